@@ -1,0 +1,1 @@
+"""nano_hindi: train a small Hindi GPT from scratch on hardware you own."""

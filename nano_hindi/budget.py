@@ -1,0 +1,131 @@
+"""What a run costs: memory, time, and how many sequences the device takes at once."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from nano_hindi.common import World
+from nano_hindi.config import GPTConfig
+from nano_hindi.errors import UserError
+from nano_hindi.model import GPT
+
+# dense tensor-core TFLOP/s in bf16 or fp16 with float32 accumulation, from NVIDIA's data sheets and architecture white papers
+PEAK_TFLOPS = {
+    "H100 PCIe": 756,
+    "H100": 989,
+    "H200": 989,
+    "A100": 312,
+    "A10G": 70,
+    "L4": 121,
+    "L40S": 362,
+    "T4": 65,
+    "V100": 125,
+    "RTX 3060": 25.6,
+    "RTX 3070": 40.6,
+    "RTX 3080": 59.5,
+    "RTX 3090": 71,
+    "RTX 4080": 97.5,
+    "RTX 4090": 165.2,
+    "RTX 5080": 112.6,
+    "RTX 5090": 209.5,
+}
+CPU_BATCH_TOKENS = 8192  # on a CPU more at once gains nothing: the loss and the attention work in chunks anyway
+MEMORY_SHARE = 0.9  # of the free device memory; the rest is fragmentation and what the libraries take for themselves
+EXPECTED_UTILISATION = 0.4  # of the matmul rate, for time estimates before anything has run
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Paper operations per second of a known GPU, else None: no MFU is shown then."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    matches = [known for known in PEAK_TFLOPS if re.search(rf"\b{known}\b", name) and "Laptop" not in name]
+    return PEAK_TFLOPS[max(matches, key=len)] * 1e12 if matches else None
+
+
+def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Measured operations per second of a square matmul, the best of a few: what this machine can do at most."""
+    n = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        c = a @ b
+        c[0, 0].item()  # waits for the product
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best
+
+
+def activation_bytes(config: GPTConfig, dtype: torch.dtype) -> int:
+    """Bytes that the trunk keeps for its backward, per sequence, without compile. Counted on the meta device, where tensors have shapes but no memory."""
+    with torch.device("meta"):
+        model = GPT(config)
+        model.compute_dtype = dtype
+        parameters = {p.untyped_storage()._cdata for p in model.parameters()}
+        kept: dict[int, torch.Tensor] = {}
+
+        def keep(tensor):
+            kept[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model.trunk(torch.zeros(1, config.sequence_len, dtype=torch.int64))
+    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in parameters)
+
+
+def state_bytes(params: dict[str, int]) -> int:
+    """Bytes of weights, gradients and optimizer states, all float32. `params` is `GPT.num_params()`."""
+    muon = params["blocks"]
+    adamw = params["total"] - muon
+    return 4 * (2 * params["total"] + 2 * adamw + muon)
+
+
+def choose_device_batch_size(
+    wanted: int | str, per_rank: int, sequence_len: int, try_step: Callable[[int], None], optimizer_bytes: int, world: World
+) -> int:
+    """Sequences that the device takes at once: a divisor of `per_rank`, the smallest of all ranks.
+
+    A number that is `wanted` is taken as it is. On a GPU "auto" runs `try_step(1)` and `try_step(2)` (forward and backward of so many sequences), and
+    reads from their peak memory what a further sequence costs. Raises UserError where not even one fits.
+    """
+    if wanted != "auto":
+        return min(wanted, per_rank)
+    fits = max(1, CPU_BATCH_TOKENS // sequence_len)
+    if world.device.type == "cuda":
+        fits = _fits_on_gpu(per_rank, try_step, optimizer_bytes, world.device)
+    if world.size > 1:
+        smallest = torch.tensor(fits, device=world.device)
+        dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
+        fits = int(smallest)
+    if fits < 1:
+        raise UserError(
+            "not even one sequence fits into the device's memory; use a smaller --config or a shorter --sequence_len, or close other programs that use the GPU"
+        )
+    return max(n for n in range(1, per_rank + 1) if per_rank % n == 0 and n <= fits)
+
+
+def _fits_on_gpu(per_rank: int, try_step: Callable[[int], None], optimizer_bytes: int, device: torch.device) -> int:
+    def peak(sequences: int) -> int:
+        torch.cuda.reset_peak_memory_stats(device)
+        try_step(sequences)
+        return torch.cuda.max_memory_allocated(device)
+
+    try:
+        one = peak(1)
+        if per_rank == 1:
+            return 1
+        further = max(1, peak(2) - one)
+    except torch.cuda.OutOfMemoryError:
+        return 0
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = total * getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(device)
+    usable = MEMORY_SHARE * min(free + torch.cuda.memory_reserved(device), allowed)
+    torch.cuda.empty_cache()
+    return 1 + int((usable - one - optimizer_bytes) // further) if usable > one + optimizer_bytes else 0

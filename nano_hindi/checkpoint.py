@@ -1,0 +1,137 @@
+"""Checkpoints: saved whole or not at all, loaded without running code, the newest few kept.
+
+A checkpoint is a dict of plain tensors, numbers, strings, lists and dicts with the keys of CHECKPOINT_KEYS; `model.pt` holds those of MODEL_KEYS.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from nano_hindi.common import replacing
+from nano_hindi.config import GPTConfig, from_dict
+from nano_hindi.errors import UserError
+
+if TYPE_CHECKING:
+    from nano_hindi.tokenizer import Tokenizer
+
+FORMAT = 1
+MODEL_KEYS = ("format", "step", "model_state_dict", "model_config", "tokenizer")
+CHECKPOINT_KEYS = (*MODEL_KEYS, "tokens_seen", "preset", "optimizers", "train_config", "rng", "metrics", "data")
+_NAME = re.compile(r"checkpoint_step(\d+)\.pt")
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of every checkpoint file of `folder`, oldest first: by number, so that 10000 is newer than 9000."""
+    if not folder.is_dir():
+        return []
+    matches = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def save_checkpoint(folder: Path, checkpoint: dict, keep: int) -> Path:
+    """Write `checkpoint_step{N}.pt`, then delete all but the newest `keep`. The file appears under its name complete or not at all."""
+    path = folder / f"checkpoint_step{checkpoint['step']}.pt"
+    _save(path, checkpoint, CHECKPOINT_KEYS)
+    older = [p for step, p in list_checkpoints(folder) if step < checkpoint["step"]]
+    for superseded in older[: max(0, len(older) - (keep - 1))]:
+        superseded.unlink(missing_ok=True)
+    return path
+
+
+def save_model(folder: Path, checkpoint: dict) -> Path:
+    """Write `model.pt`, the weights and configuration of a checkpoint, for generate.py and others."""
+    path = folder / "model.pt"
+    _save(path, {key: checkpoint[key] for key in MODEL_KEYS}, MODEL_KEYS)
+    return path
+
+
+def _save(path: Path, state: dict, keys: tuple[str, ...]) -> None:
+    if missing := set(keys) - set(state):
+        raise KeyError(f"a checkpoint needs {sorted(missing)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch's own zip writer hides the operating system's reason
+            free = shutil.disk_usage(path.parent).free
+            raise OSError(28, f"could not be written whole ({free / 1e6:.0f} MB are free there)", str(path)) from error
+
+
+def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict:
+    """The dict of a checkpoint file, its tensors mapped from the file on the CPU. No code of the file is run.
+
+    Raises UserError where the file is missing, damaged, foreign, or lacks one of `keys`.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"{path} is damaged or no checkpoint of this program ({type(error).__name__}); use an older one") from error
+    if not isinstance(state, dict) or not set(keys) <= set(state):
+        raise UserError(
+            f"{path} is no checkpoint of this program: it lacks {', '.join(sorted(set(keys) - set(state if isinstance(state, dict) else ())))}"
+        )
+    if state["format"] != FORMAT:
+        raise UserError(f"{path} has format {state['format']!r}, this program reads format {FORMAT}; use the version that wrote it")
+    return state
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path, dict] | None:
+    """The newest checkpoint of `folder` that loads, and its content. A damaged one is skipped with a warning; None where there is none."""
+    for _, path in reversed(list_checkpoints(folder)):
+        try:
+            return path, load_checkpoint(path)
+        except UserError as error:
+            warnings.warn(f"skipped: {error}", stacklevel=2)
+    return None
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What generation needs of a run."""
+
+    config: GPTConfig
+    state_dict: dict[str, torch.Tensor]
+    step: int
+    tokenizer: Tokenizer
+    path: Path
+
+
+def load_for_inference(path: Path | str) -> TrainedModel:
+    """The model of a checkpoint, of a `model.pt`, or of the later of both in a folder, with the tokenizer that lies beside it.
+
+    Raises UserError where there is none, where a file is damaged, or where the tokenizer is another than the model was trained with.
+    """
+    from nano_hindi.tokenizer import load_tokenizer
+
+    path = Path(path)
+    file = _latest_model(path) if path.is_dir() else path
+    state = load_checkpoint(file, MODEL_KEYS)
+    folder = file.parent / "tokenizer"
+    if not folder.is_dir():
+        raise UserError(f"the tokenizer of {file} is missing: the folder {folder} should hold it")
+    tokenizer = load_tokenizer(str(folder))
+    if tokenizer.fingerprint() != state["tokenizer"]["fingerprint"]:
+        raise UserError(f"{folder} is not the tokenizer that {file} was trained with (their fingerprints differ); put the right one there")
+    return TrainedModel(from_dict(GPTConfig, state["model_config"]), state["model_state_dict"], state["step"], tokenizer, file)
+
+
+def _latest_model(folder: Path) -> Path:
+    newest = newest_checkpoint(folder)
+    model = folder / "model.pt"
+    if model.is_file() and (newest is None or load_checkpoint(model, MODEL_KEYS)["step"] >= newest[1]["step"]):
+        return model
+    if newest is None:
+        raise UserError(f"there is no checkpoint in {folder}; train one first: python train.py --config 25m --checkpoint_dir {folder}")
+    return newest[0]

@@ -1,0 +1,277 @@
+"""Device, number format, processes, console, files: what every script needs before its own work starts.
+
+torch is imported inside the functions, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nano_hindi.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+IS_WINDOWS = os.name == "nt"
+
+
+# ---- scripts
+
+
+class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of a flag where there is one to show."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are one line (a UserError) and whose flags cannot be abbreviated."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=_HelpWithDefaults, **kwargs)
+
+    def error(self, message: str):
+        raise UserError(f"{message} (--help lists all flags)")
+
+
+def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Make `main(argv=None)` a command: UTF-8 console; a user's mistake or a full disk ends in one line on stderr and code 2, Ctrl-C in code 130."""
+
+    @functools.wraps(main)
+    def run(argv: list[str] | None = None) -> int:
+        use_utf8_console()
+        try:
+            return main(argv) or 0
+        except UserError as error:
+            return _fail(str(error))
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # `python generate.py | head`: the reader has left
+            sys.stdout = None
+            return 0
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EISDIR, errno.ENOTDIR):
+                raise
+            return _fail(f"{error.filename or 'the output'}: {error.strerror}; make room or choose another folder, then run the same command again")
+
+    return run
+
+
+def _fail(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def use_utf8_console() -> None:
+    """Let Devanagari through a Windows console or pipe, whose own encoding would raise at the first character."""
+    for stream in (sys.stdout, sys.stderr, sys.stdin):
+        if hasattr(stream, "reconfigure") and (stream.encoding or "").lower().replace("-", "") != "utf8":
+            stream.reconfigure(encoding="utf-8", errors="replace")
+
+
+# ---- processes
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run: this one's rank, how many there are, and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def print(self, *values) -> None:
+        """Print on the main process alone."""
+        if self.is_main:
+            print(*values, flush=True)
+
+
+@contextlib.contextmanager
+def joined_world(device_name: str | None = None) -> Iterator[World]:
+    """The World of this process: alone, or one of those that torchrun started. The process group ends with the block.
+
+    `device_name` is "cpu", "cuda", or None for CUDA where there is one. Raises UserError for a device that is not there.
+    """
+    import torch.distributed as dist
+
+    device = pick_device(device_name, int(os.environ.get("LOCAL_RANK", 0)))
+    if "RANK" not in os.environ:
+        yield World(0, 1, device)
+        return
+    nccl = device.type == "cuda" and dist.is_nccl_available()
+    dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:
+    """The device to compute on, made current. Raises UserError where it is not there."""
+    import torch
+
+    kind = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind == "cpu":
+        return torch.device("cpu")
+    if kind != "cuda":
+        raise UserError(f"there is no device {kind!r} here; use cpu or cuda")
+    if not torch.cuda.is_available():
+        raise UserError("no CUDA device is usable here (is the driver installed, and this PyTorch a CUDA build?); use --device cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}; start torchrun with that --nproc_per_node"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of the matmuls: bf16 from compute capability 8.0, fp16 (with loss scaling) on 7.x, fp32 elsewhere.
+
+    `torch.cuda.is_bf16_supported()` is not asked: it is true on a T4 too, where bf16 is emulated and slow.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return torch.float32
+    major, _ = torch.cuda.get_device_capability(device)
+    return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else torch.float32
+
+
+def can_compile(device: torch.device) -> str | None:
+    """None where torch.compile works on `device`, else the reason in a few words. Finds out by compiling something small."""
+    import torch
+
+    @torch.compile
+    def probe(x):
+        return (x * 2 + 1).relu().sum()
+
+    try:
+        x = torch.randn(64, device=device, requires_grad=True)
+        probe(x).backward()
+    except Exception as error:  # noqa: BLE001 - a missing compiler or Triton shows itself in many types
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"[:160]
+    return None
+
+
+# ---- files
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; when the block ends well, what stands there takes the name `path`, on disk to the last byte.
+
+    A block that raises leaves `path` as it was and no temporary file.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def rename(source: Path, target: Path) -> None:
+    """os.replace, patient with Windows, where a virus scanner may hold a new file for a moment; then the folder is flushed too."""
+    for wait in (0.05, 0.1, 0.2, 0.5, 1.0, None):
+        try:
+            os.replace(source, target)
+            break
+        except PermissionError:
+            if wait is None or not IS_WINDOWS:
+                raise
+            time.sleep(wait)
+    if not IS_WINDOWS:
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+# ---- words for people
+
+
+def count(n: float) -> str:
+    """A count in three digits: 999, 1.20 k, 12.6 M, 500 M, 1.26 B."""
+    for limit, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if abs(n) >= limit * 0.9995:
+            value = n / limit
+            return f"{value:.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}{unit}"
+    return f"{n:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """A time span in its two largest units: 45s, 3m 05s, 2h 10m, 3d 4h."""
+    s = int(max(0, seconds) + 0.5)
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m {s % 60:02d}s"
+    if s < 86400:
+        return f"{s // 3600}h {s % 3600 // 60:02d}m"
+    return f"{s // 86400}d {s % 86400 // 3600}h"
+
+
+class Progress:
+    """A tqdm bar on a terminal; elsewhere a plain line at most every ten seconds. Use it as a context manager.
+
+    `total` may be None. `update(n, **postfix)` adds n; the postfix is shown behind the rate and the time left.
+    """
+
+    def __init__(self, total: float | None, unit: str, description: str, *, quiet_seconds: float = 10.0):
+        from tqdm import tqdm
+
+        self.total, self.unit, self.description, self.done, self.postfix = total, unit, description, 0, {}
+        self.quiet_seconds, self.start = quiet_seconds, time.monotonic()
+        self.last_line = self.start
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self.bar = tqdm(total=total, unit=f" {unit}", desc=description, unit_scale=True, dynamic_ncols=True) if is_terminal else None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        elif exc_info[0] is None:
+            self._print_line()
+
+    def update(self, n: float, **postfix) -> None:
+        self.done += n
+        self.postfix.update(postfix)
+        if self.bar is not None:
+            self.bar.set_postfix(self.postfix, refresh=False)
+            self.bar.update(n)
+        elif time.monotonic() - self.last_line >= self.quiet_seconds:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self.last_line = time.monotonic()
+        elapsed = max(self.last_line - self.start, 1e-9)
+        rate = self.done / elapsed
+        of_total = f"/{count(self.total)}" if self.total else ""
+        left = f", {duration((self.total - self.done) / rate)} left" if self.total and rate > 0 and self.done < self.total else ""
+        extra = "".join(f", {key} {value}" for key, value in self.postfix.items())
+        print(f"{self.description}: {count(self.done)}{of_total} {self.unit} ({count(rate)}/s{left}){extra}", flush=True)

@@ -1,0 +1,286 @@
+"""What a run is: the model's shape, the training recipe, and the presets. The dataclass fields are the command-line flags.
+
+Words (used everywhere in this repo):
+    step    one batch of `batch_size` sequences of `sequence_len` tokens of the global stream, whichever GPU computes it
+    update  one optimizer step, made from `gradient_accumulation_steps` steps
+All intervals count steps and act at the first update boundary at or after their mark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+from nano_hindi.errors import UserError
+
+VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a multiple of this, for the matmul's tiles
+
+
+def _opt(default, text, parse=None):
+    """A field with its unit and meaning beside it; `parse` turns the flag's text into the value (default: the type of `default`)."""
+    return field(default=default, metadata={"help": text, "parse": parse or type(default)})
+
+
+def _auto_or_int(text: str) -> int | str:
+    return "auto" if text == "auto" else int(text)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of the network. Raises UserError for shapes that cannot be built."""
+
+    vocab_size: int = _opt(68096, "pieces of the tokenizer; train.py takes it from the data")
+    sequence_len: int = _opt(1024, "tokens of context, also the length of a training window")
+    n_layer: int = _opt(8, "transformer blocks")
+    n_head: int = _opt(6, "query heads")
+    n_kv_head: int = _opt(2, "key/value heads; divides n_head")
+    n_embd: int = _opt(384, "width of the residual stream; a multiple of n_head")
+    window_pattern: str = _opt("SSSL", "attention windows, tiled over the layers: S = sequence_len/4 keys, L = sequence_len; the last layer is L")
+
+    def __post_init__(self):
+        for name in ("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd"):
+            value = getattr(self, name)
+            _require(isinstance(value, int) and value > 0, f"{name} must be a positive whole number, not {value!r}")
+        _require(self.sequence_len >= 4, f"sequence_len must be at least 4, not {self.sequence_len}")
+        _require(
+            self.n_embd % self.n_head == 0 and self.n_embd // self.n_head % 2 == 0,
+            f"n_embd {self.n_embd} does not split into {self.n_head} heads of even width; {2 * self.n_head * max(1, self.n_embd // (2 * self.n_head))} would",
+        )
+        divisors = ", ".join(str(d) for d in range(1, self.n_head + 1) if self.n_head % d == 0)
+        _require(self.n_head % self.n_kv_head == 0, f"n_kv_head {self.n_kv_head} does not divide n_head {self.n_head}; these do: {divisors}")
+        _require(
+            bool(self.window_pattern) and set(self.window_pattern) <= {"S", "L"},
+            f"window_pattern {self.window_pattern!r} must be made of the letters S and L, for example SSSL",
+        )
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    @property
+    def padded_vocab_size(self) -> int:
+        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Keys that a query of each layer sees, its own included. FlashAttention's `left` is this minus 1."""
+        sizes = {"S": self.sequence_len // 4, "L": self.sequence_len}
+        tiled = [sizes[self.window_pattern[i % len(self.window_pattern)]] for i in range(self.n_layer)]
+        return (*tiled[:-1], self.sequence_len)
+
+    @property
+    def value_embedding_layers(self) -> tuple[int, ...]:
+        """Layers with a value embedding: every other one, the last always."""
+        return tuple(i for i in range(self.n_layer) if i % 2 == (self.n_layer - 1) % 2)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training recipe. Raises UserError for values that make no run."""
+
+    # the budget
+    total_tokens: int = _opt(500_000_000, "tokens to train on")
+    batch_size: int = _opt(64, "sequences of one step, over all GPUs")
+    sequence_len: int = _opt(1024, "tokens of a sequence; one flag sets it here and in the model")
+    gradient_accumulation_steps: int = _opt(4, "steps of one update")
+    device_batch_size: int | str = _opt("auto", "sequences a device takes at once, or auto: measured before the first update", _auto_or_int)
+    seed: int = _opt(42, "seed of the weights and of the order of the data")
+    # learning rates (at full schedule) and their shape
+    muon_lr: float = _opt(0.02, "rate of the matrices in the blocks (Muon)")
+    adamw_embedding_lr: float = _opt(0.2, "rate of wte (AdamW), times (n_embd/768)^-0.5")
+    adamw_value_embedding_lr: float = _opt(0.2, "rate of the value embeddings (AdamW), times (n_embd/768)^-0.5")
+    adamw_unembedding_lr: float = _opt(0.004, "rate of lm_head (AdamW), times (n_embd/768)^-0.5")
+    adamw_scalar_lr: float = _opt(0.5, "rate of x0_lambdas (AdamW); resid_lambdas take a hundredth of it")
+    warmup_steps: int = _opt(1000, "steps of linear warm-up, a fifth of the run at most")
+    min_lr_ratio: float = _opt(0.1, "the cosine ends at this share of each rate")
+    # the optimizers
+    muon_momentum: float = _opt(0.95, "Nesterov momentum of Muon")
+    muon_beta2: float = _opt(0.95, "decay of Muon's factored second moment (NorMuon)")
+    muon_ns_steps: int = _opt(5, "iterations of Polar Express")
+    weight_decay: float = _opt(0.0, "cautious decay of the matrices, times their rate")
+    adamw_beta1: float = _opt(0.8, "AdamW's decay of the mean gradient")
+    adamw_beta2: float = _opt(0.95, "AdamW's decay of the mean square")
+    adamw_eps: float = _opt(1e-10, "added to AdamW's root mean square")
+    grad_clip: float = _opt(1.0, "largest norm of the whole gradient; 0 turns clipping off")
+    # intervals, in steps; 0 means only at the end
+    checkpoint_interval: int = _opt(1000, "steps between checkpoints; 0: only at the end")
+    eval_interval: int = _opt(500, "steps between evaluations; 0: only at the end")
+    inference_interval: int = _opt(1000, "steps between Hindi samples; 0: only at the end")
+    log_interval: int = _opt(10, "steps between log lines; 0: only at the end")
+    eval_tokens: int = _opt(2_097_152, "tokens of val.bin in every evaluation; all of a smaller file")
+    keep_checkpoints: int = _opt(3, "newest checkpoints that stay")
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.name == "device_batch_size":
+                _require(
+                    value == "auto" or (isinstance(value, int) and value > 0),
+                    f"device_batch_size must be auto or a positive whole number, not {value!r}",
+                )
+            elif isinstance(f.default, int):
+                _require(isinstance(value, int) and value >= 0, f"{f.name} must be a whole number, 0 or more, not {value!r}")
+            else:
+                _require(math.isfinite(value) and value >= 0, f"{f.name} must be 0 or more, not {value!r}")
+        for name in ("total_tokens", "batch_size", "sequence_len", "gradient_accumulation_steps", "muon_ns_steps", "eval_tokens", "keep_checkpoints"):
+            _require(getattr(self, name) > 0, f"{name} must be at least 1")
+        for name in ("muon_momentum", "muon_beta2", "adamw_beta1", "adamw_beta2"):
+            _require(getattr(self, name) < 1, f"{name} must be below 1, not {getattr(self, name)}")
+        _require(self.min_lr_ratio <= 1, f"min_lr_ratio must be from 0 to 1, not {self.min_lr_ratio}")
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.sequence_len
+
+    @property
+    def sequences_per_update(self) -> int:
+        return self.batch_size * self.gradient_accumulation_steps
+
+    @property
+    def tokens_per_update(self) -> int:
+        return self.sequences_per_update * self.sequence_len
+
+    @property
+    def updates(self) -> int:
+        return max(1, self.total_tokens // self.tokens_per_update)
+
+    @property
+    def steps(self) -> int:
+        return self.updates * self.gradient_accumulation_steps
+
+    @property
+    def warmup_updates(self) -> int:
+        """Updates of warm-up: `warmup_steps`, but a fifth of the run at most."""
+        return min(-(-self.warmup_steps // self.gradient_accumulation_steps), self.updates // 5)
+
+    @property
+    def warmup_is_shortened(self) -> bool:
+        return self.warmup_updates * self.gradient_accumulation_steps < self.warmup_steps
+
+    def is_due(self, interval: int, update: int) -> bool:
+        """Whether a mark of `interval` steps lies in update number `update` (1-based), or the run ends with it."""
+        last, now = (update - 1) * self.gradient_accumulation_steps, update * self.gradient_accumulation_steps
+        return update == self.updates or (interval > 0 and now // interval > last // interval)
+
+    def sequences_per_rank(self, world_size: int) -> int:
+        """Sequences of an update that one of `world_size` processes computes. Raises UserError where they do not split evenly."""
+        total = self.sequences_per_update
+        works = ", ".join(str(n) for n in range(1, min(total, 64) + 1) if total % n == 0)
+        _require(
+            total % world_size == 0,
+            f"{world_size} processes cannot share the {total} sequences of an update evenly; these numbers of processes work: {works}",
+        )
+        return total // world_size
+
+
+PRESETS: dict[str, tuple[GPTConfig, TrainConfig]] = {
+    "25m": (GPTConfig(), TrainConfig()),
+    "40m": (GPTConfig(n_layer=10, n_head=8, n_embd=512), TrainConfig(total_tokens=800_000_000)),
+    "50m": (GPTConfig(n_layer=12, n_head=8, n_embd=576), TrainConfig(total_tokens=1_000_000_000)),
+    "tiny": (
+        GPTConfig(n_layer=4, n_head=4, n_embd=128, sequence_len=256),
+        TrainConfig(
+            sequence_len=256,
+            total_tokens=2_000_000,
+            batch_size=16,
+            gradient_accumulation_steps=1,
+            warmup_steps=40,
+            checkpoint_interval=200,
+            eval_interval=100,
+            inference_interval=200,
+            eval_tokens=131_072,
+        ),
+    ),
+}
+
+DEFAULT_PRESET = "25m"
+
+
+def _preset(name: str) -> tuple[GPTConfig, TrainConfig]:
+    _require(name in PRESETS, f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def get_config(name: str) -> GPTConfig:
+    """The model of a preset. Raises UserError for a name that does not exist."""
+    return _preset(name)[0]
+
+
+def get_train_config(name: str) -> TrainConfig:
+    """The recipe of a preset. Raises UserError for a name that does not exist."""
+    return _preset(name)[1]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every field of GPTConfig and TrainConfig. A flag that is not given leaves no attribute behind."""
+    seen = set()
+    for cls in (GPTConfig, TrainConfig):
+        group = parser.add_argument_group(f"{cls.__name__} (the preset decides where a flag is not given)")
+        for f in dataclasses.fields(cls):
+            if f.name not in seen:
+                group.add_argument(
+                    f"--{f.name}", type=f.metadata["parse"], default=argparse.SUPPRESS, metavar=str(f.default), help=f.metadata["help"]
+                )
+            seen.add(f.name)
+
+
+def given_flags(args: argparse.Namespace, cls: type) -> dict:
+    """The fields of `cls` that the command line named, with their values."""
+    return {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if hasattr(args, f.name)}
+
+
+def configs_for_new_run(args: argparse.Namespace, vocab_size: int | None) -> tuple[GPTConfig, TrainConfig]:
+    """Flag beats preset beats default. `vocab_size` is the data's, None where there is no data yet. Raises UserError where a flag contradicts it."""
+    preset = args.config or DEFAULT_PRESET
+    model_flags = given_flags(args, GPTConfig)
+    if vocab_size is not None:
+        asked = model_flags.setdefault("vocab_size", vocab_size)
+        _require(asked == vocab_size, f"--vocab_size {asked} differs from the data's {vocab_size}; leave the flag away, or tokenize the data again")
+    return dataclasses.replace(get_config(preset), **model_flags), dataclasses.replace(get_train_config(preset), **given_flags(args, TrainConfig))
+
+
+# what a flag may change when a run is resumed; everything else would make it another run
+CHANGEABLE_ON_RESUME = frozenset(
+    {
+        "total_tokens",
+        "device_batch_size",
+        "checkpoint_interval",
+        "eval_interval",
+        "inference_interval",
+        "log_interval",
+        "keep_checkpoints",
+    }
+)
+
+
+def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple[GPTConfig, TrainConfig]:
+    """The configuration of `checkpoint`, with those flags that may change. Raises UserError that names every other difference."""
+    model, train = from_dict(GPTConfig, checkpoint["model_config"]), from_dict(TrainConfig, checkpoint["train_config"])
+    differences = []
+    if args.config not in (None, checkpoint["preset"]):
+        differences.append(f"--config {args.config} (checkpoint: {checkpoint['preset']})")
+    for config in (model, train):
+        for name, value in given_flags(args, type(config)).items():
+            if name not in CHANGEABLE_ON_RESUME and value != getattr(config, name):
+                difference = f"--{name} {value} (checkpoint: {getattr(config, name)})"
+                differences += [difference] if difference not in differences else []
+    _require(
+        not differences,
+        f"a resumed run keeps its configuration, but these differ: {', '.join(differences)}; leave them away, or start afresh in another --checkpoint_dir",
+    )
+    changes = {name: value for name, value in given_flags(args, TrainConfig).items() if name in CHANGEABLE_ON_RESUME}
+    return model, dataclasses.replace(train, **changes)
+
+
+def from_dict(cls: type, values: dict):
+    """A config from the dict that a checkpoint keeps. Raises UserError for fields that this version does not know."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    _require(set(values) <= names, f"{cls.__name__} has no field {', '.join(sorted(set(values) - names))}: the file is from another version")
+    return cls(**values)

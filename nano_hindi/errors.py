@@ -1,0 +1,5 @@
+"""The one exception type that a script turns into one line on stderr and exit code 2."""
+
+
+class UserError(ValueError):
+    """Something the user can put right. The message says what is wrong and what to do about it."""

@@ -1,0 +1,202 @@
+"""A training run: built from flags and data, or from a checkpoint, and turned into a checkpoint again."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from nano_hindi import budget, report
+from nano_hindi.checkpoint import FORMAT, list_checkpoints, load_checkpoint, newest_checkpoint
+from nano_hindi.common import World, can_compile, compute_dtype
+from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, configs_for_new_run, configs_for_resumed_run
+from nano_hindi.dataloader import DataInfo, WindowLoader, check_data
+from nano_hindi.errors import UserError
+from nano_hindi.flash_attention import select_backend
+from nano_hindi.metrics import Metrics, WandbLog
+from nano_hindi.model import GPT
+from nano_hindi.optim import LossScale, TrainOptimizer
+from nano_hindi.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass
+class Run:
+    """Everything a training loop works with."""
+
+    preset: str
+    model_config: GPTConfig
+    config: TrainConfig
+    world: World
+    folder: Path
+    data_dir: Path
+    data: DataInfo
+    tokenizer: Tokenizer
+    model: GPT
+    optimizer: TrainOptimizer
+    loss_scale: LossScale
+    loader: WindowLoader
+    update: int = 0  # updates made so far
+    skipped: int = 0  # of them, those whose numbers were not finite
+    latest: dict = field(default_factory=dict)  # the newest figures: loss, val_loss, val_bpb
+    meter: report.Meter = field(default_factory=report.Meter)
+    metrics: Metrics | None = None  # on the main process only, like wandb
+    wandb: WandbLog | None = None
+
+    @property
+    def step(self) -> int:
+        return self.update * self.config.gradient_accumulation_steps
+
+    @property
+    def is_finished(self) -> bool:
+        return self.update >= self.config.updates
+
+    def checkpoint(self) -> dict:
+        """The state of the run as plain tensors, numbers, strings, lists and dicts. Collective: every process has to call it."""
+        return {
+            "format": FORMAT,
+            "step": self.step,
+            "tokens_seen": self.update * self.config.tokens_per_update,
+            "preset": self.preset,
+            "model_config": dataclasses.asdict(self.model_config),
+            "train_config": dataclasses.asdict(self.config),
+            "model_state_dict": dict(self.model.state_dict()),
+            "optimizers": {**self.optimizer.state_dict(), "loss_scale": self.loss_scale.state_dict()},
+            "rng": {"torch": torch.get_rng_state()},
+            "metrics": {"latest": self.latest, "meter": self.meter.state_dict(), "skipped": self.skipped},
+            "tokenizer": tokenizer_record(self.data),
+            "data": data_record(self.data),
+        }
+
+    def restore(self, checkpoint: dict) -> None:
+        """Take over the state of a checkpoint. Raises UserError where its tensors do not fit the model."""
+        try:
+            self.model.load_state_dict(checkpoint["model_state_dict"])
+            self.optimizer.load_state_dict(checkpoint["optimizers"])
+            self.loss_scale.load_state_dict(checkpoint["optimizers"]["loss_scale"])
+            torch.set_rng_state(checkpoint["rng"]["torch"])
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"the checkpoint of step {checkpoint['step']} does not fit its own configuration ({str(error).splitlines()[0]}); use an older one"
+            ) from error
+        self.update = checkpoint["tokens_seen"] // self.config.tokens_per_update
+        self.latest, self.skipped = dict(checkpoint["metrics"]["latest"]), checkpoint["metrics"]["skipped"]
+        self.meter = report.Meter(checkpoint["metrics"]["meter"])
+
+
+def tokenizer_record(data: DataInfo) -> dict:
+    """What a checkpoint remembers of its tokenizer."""
+    return {"fingerprint": data.fingerprint, "vocab_size": data.vocab_size, "bos_id": data.bos_id, "eos_id": data.eos_id}
+
+
+def data_record(data: DataInfo) -> dict:
+    """What a checkpoint remembers of its data."""
+    return {"train_tokens": data.train_tokens, "val_tokens": data.val_tokens}
+
+
+def open_run(args: argparse.Namespace, world: World) -> Run:
+    """Build the run that the flags of train.py ask for, new or resumed, and print its start page.
+
+    Raises UserError where flags, data and checkpoint do not go together.
+    """
+    data = check_data(args.data_dir)
+    saved = _checkpoint_to_resume(args, world)
+    if saved is None:
+        model_config, config = configs_for_new_run(args, data.vocab_size)
+    else:
+        model_config, config = configs_for_resumed_run(args, saved)
+        _require_same_data(saved, data, args.data_dir)
+        if (before := saved["train_config"]["total_tokens"]) != config.total_tokens:
+            world.print(
+                f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it"
+            )
+    config.sequences_per_rank(world.size)
+    loader = WindowLoader(args.data_dir / "train.bin", config.sequence_len, config.seed, data.vocab_size)
+
+    torch.manual_seed(config.seed)
+    model = GPT(model_config)
+    model.init_weights()
+    model.to(world.device)
+    model.compute_dtype = compute_dtype(world.device)
+    run = Run(
+        preset=saved["preset"] if saved else args.config or DEFAULT_PRESET,
+        model_config=model_config,
+        config=config,
+        world=world,
+        folder=args.checkpoint_dir,
+        data_dir=args.data_dir,
+        data=data,
+        tokenizer=load_tokenizer(str(args.data_dir / "tokenizer")),
+        model=model,
+        optimizer=TrainOptimizer(model, config, world),
+        loss_scale=LossScale(enabled=model.compute_dtype == torch.float16),
+        loader=loader,
+    )
+    if saved is not None:
+        run.restore(saved)
+    if not run.is_finished:
+        _prepare(run, args)
+    return run
+
+
+def _checkpoint_to_resume(args: argparse.Namespace, world: World) -> dict | None:
+    folder = args.checkpoint_dir
+    if args.resume is None:
+        if list_checkpoints(folder) or (folder / "model.pt").exists():
+            raise UserError(f"{folder} already holds a run; go on with it by --resume auto, or choose another --checkpoint_dir")
+        return None
+    if args.resume != "auto":
+        world.print(f"resuming from {args.resume}")
+        return load_checkpoint(Path(args.resume))
+    newest = newest_checkpoint(folder)
+    world.print(f"resuming from {newest[0]}" if newest else f"nothing to resume in {folder}: a new run begins")
+    return newest and newest[1]
+
+
+def _require_same_data(saved: dict, data: DataInfo, data_dir: Path) -> None:
+    differences = [
+        f"{part} {key}"
+        for part, now in (("tokenizer", tokenizer_record(data)), ("data", data_record(data)))
+        for key in now
+        if saved[part].get(key) != now[key]
+    ]
+    if differences:
+        raise UserError(
+            f"{data_dir} is not the data of this checkpoint: {', '.join(differences)} differ; give the right --data_dir, or start afresh in another --checkpoint_dir"
+        )
+
+
+def _prepare(run: Run, args: argparse.Namespace) -> None:
+    """What a run that goes on needs besides its state: backends, the size of a device batch, the files of its folder. Prints the start page."""
+    model, mc, config, world = run.model, run.model_config, run.config, run.world
+    backend = select_backend(world.device, model.compute_dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=True)
+    why_eager = "--no_compile" if args.no_compile else can_compile(world.device)
+    world.print(
+        f"nano_hindi  {run.preset} on {world.device} in {str(model.compute_dtype).removeprefix('torch.')}, {world.size} process{'es' * (world.size > 1)}"
+    )
+    world.print(f"attention   {backend}")
+    world.print(f"compile     {'on' if why_eager is None else f'off ({why_eager})'}")
+    for line in (*report.parameter_lines(model, config), *report.plan_lines(mc, config, run.data.train_tokens)):
+        world.print(line)
+    if why_eager is None:
+        model.compile_trunk()
+        run.optimizer.compile()
+    optimizer_bytes = 0 if run.update else budget.state_bytes(model.num_params()) // 2
+
+    def try_step(sequences: int) -> None:
+        x, y = run.loader.batch(0, sequences)
+        model(x.to(world.device), y.to(world.device)).backward()
+        model.zero_grad(set_to_none=True)
+
+    share = config.sequences_per_rank(world.size)
+    size = budget.choose_device_batch_size(config.device_batch_size, share, config.sequence_len, try_step, optimizer_bytes, world)
+    run.config = dataclasses.replace(config, device_batch_size=size)
+    world.print(f"at once     {size} sequences on each device")
+    if world.is_main:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(args.data_dir / "tokenizer", run.folder / "tokenizer", dirs_exist_ok=True)
+        run.metrics = Metrics(run.folder / "metrics.jsonl", run.step)
+        run.wandb = WandbLog(args.wandb, {**dataclasses.asdict(mc), **dataclasses.asdict(run.config)}, run.folder)

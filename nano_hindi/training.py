@@ -1,0 +1,201 @@
+"""The training loop. One update is `train_update`; everything else happens between updates."""
+
+from __future__ import annotations
+
+import math
+import signal
+
+import torch
+import torch.distributed as dist
+
+from nano_hindi import budget, report
+from nano_hindi.checkpoint import list_checkpoints, save_checkpoint, save_model
+from nano_hindi.dataloader import val_batches
+from nano_hindi.errors import UserError
+from nano_hindi.eval import compute_token_bytes
+from nano_hindi.eval import evaluate as evaluate_model
+from nano_hindi.optim import learning_rate_scale
+from nano_hindi.plot import draw_curves
+from nano_hindi.run import Run
+
+BAD_UPDATES_IN_A_ROW = 3  # then the run stops: something is broken that more data will not mend
+
+
+def train(run: Run) -> int:
+    """Train to the end of the budget, or until the user stops it. Returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM."""
+    config, world = run.config, run.world
+    if run.is_finished:
+        world.print(f"this run is finished: its {config.updates:,} updates are made. Try it: python generate.py --checkpoint {run.folder}")
+        return 0
+    with StopSignal() as stop:
+        make_updates(run, stop)
+    if stop.everywhere:
+        world.print(f"stopped after step {run.step}; the same command with --resume auto goes on from there")
+        return stop.exit_code
+    draw(run)
+    if world.is_main:
+        run.wandb.finish()
+    figures = f"loss {run.latest['loss']:.4f}, validation loss {run.latest['val_loss']:.4f}, {run.latest['val_bpb']:.4f} bits per byte"
+    world.print(f"done: {config.updates:,} updates; {figures}. Next: python generate.py --checkpoint {run.folder}")
+    return 0
+
+
+def make_updates(run: Run, stop: StopSignal) -> None:
+    """The loop. Between updates: log, evaluate, sample, save, each when its interval is due."""
+    config, bad_in_a_row = run.config, 0
+    while not run.is_finished and not stop.everywhere:
+        loss, norm, lr_scale = train_update(run, stop)
+        if math.isfinite(loss) and math.isfinite(norm):
+            run.meter.add(loss, config.tokens_per_update)
+            bad_in_a_row = 0
+        else:
+            bad_in_a_row = report_bad_update(run, loss, norm, lr_scale, bad_in_a_row)
+        if config.is_due(config.log_interval, run.update):
+            log(run, norm, lr_scale)
+        with run.meter.paused():
+            if config.is_due(config.eval_interval, run.update):
+                evaluate(run)
+            if config.is_due(config.inference_interval, run.update):
+                sample(run)
+            if config.is_due(config.checkpoint_interval, run.update) or stop.everywhere:
+                save(run)
+
+
+def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
+    """One update: this process computes its share of the sequences, a device batch at a time; gradients are averaged over the processes, clipped, applied.
+
+    Returns the mean loss over all processes, the norm of the whole gradient, and the factor on the learning rates.
+    """
+
+    config, world, device = run.config, run.world, run.world.device
+    share = config.sequences_per_rank(world.size)
+    first = run.update * config.sequences_per_update + world.rank * share
+    # the optimizer averages over the processes, so each one's sum of losses is divided by the targets of a process
+    factor = run.loss_scale.value * world.size / config.tokens_per_update
+    loss_sum = torch.zeros((), device=device)
+    for done in range(0, share, config.device_batch_size):
+        x, y = run.loader.batch(first + done, min(config.device_batch_size, share - done))
+        loss = run.model(x.to(device, non_blocking=True), y.to(device, non_blocking=True), loss_reduction="sum")
+        (loss * factor).backward()
+        loss_sum += loss.detach()
+    lr_scale = learning_rate_scale(run.update, config.updates, config.warmup_updates, config.min_lr_ratio)
+    norm = run.optimizer.step(lr_scale, grad_divisor=run.loss_scale.value)
+    # one readback: the sum over the processes of each one's part of the loss, of the norm, and of the wish to stop
+    figures = torch.stack([loss_sum / config.tokens_per_update, norm / world.size, torch.full_like(norm, float(stop.signal is not None))])
+    if world.size > 1:
+        dist.all_reduce(figures)
+    loss_mean, norm_value, stops = figures.tolist()
+    stop.everywhere = stops > 0
+    run.loss_scale.adjust(math.isfinite(norm_value))
+    run.update += 1
+    return loss_mean, norm_value, lr_scale
+
+
+def report_bad_update(run: Run, loss: float, norm: float, lr_scale: float, bad_in_a_row: int) -> int:
+    """Count an update that the optimizer skipped because its gradient was not finite. Raises UserError after several in a row."""
+    if run.loss_scale.enabled:  # fp16 finds its scale this way
+        return 0
+
+    run.skipped += 1
+    run.world.print(f"{report.position(run.config, run.update)} | loss {loss:.4g}, norm {norm:.4g}: skipped")
+    if bad_in_a_row + 1 >= BAD_UPDATES_IN_A_ROW:
+        saved = list_checkpoints(run.folder)
+        raise UserError(
+            f"the numbers went bad at step {run.step} (learning rate {run.config.muon_lr * lr_scale:.2e}): {BAD_UPDATES_IN_A_ROW} updates in a row had no finite "
+            f"gradient. Start again with lower rates; the last good checkpoint is {saved[-1][1] if saved else 'none yet'}"
+        )
+    return bad_in_a_row + 1
+
+
+def log(run: Run, norm: float, lr_scale: float) -> None:
+
+    loss, tokens_per_second = run.meter.read()
+    run.latest["loss"] = loss
+    peak = budget.peak_flops(run.world.device)
+    mfu = tokens_per_second * run.model.flops_per_token() / (peak * run.world.size) if peak else None
+    record = {
+        **report.where(run.config, run.update),
+        "loss": loss,
+        "lr": run.config.muon_lr * lr_scale,
+        "grad_norm": norm,
+        "tokens_per_second": tokens_per_second,
+        "skipped": run.skipped,
+    }
+    run.world.print(report.log_line(run.config, run.update, record, mfu))
+    write_record(run, record)
+
+
+def evaluate(run: Run) -> None:
+
+    config, world = run.config, run.world
+    batches = val_batches(
+        run.data_dir / "val.bin",
+        config.sequence_len,
+        config.device_batch_size,
+        config.eval_tokens,
+        run.data.vocab_size,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    result = evaluate_model(run.model, batches, compute_token_bytes(run.tokenizer, world.device))
+    run.latest.update(val_loss=result.loss, val_bpb=result.bpb)
+    world.print(f"{report.position(config, run.update)} | validation: loss {result.loss:.4f}, {result.bpb:.4f} bits per byte")
+    write_record(run, {**report.where(config, run.update), "val_loss": result.loss, "val_bpb": result.bpb})
+    draw(run)
+
+
+def write_record(run: Run, record: dict) -> None:
+    if run.world.is_main:
+        run.metrics.write(record)
+        run.wandb.log(record)
+
+
+def draw(run: Run) -> None:
+    """Redraw curves.png. A picture that fails is a line, never the end of a run."""
+
+    if run.world.is_main:
+        try:
+            draw_curves(run.folder / "metrics.jsonl", run.folder / "curves.png")
+        except Exception as error:  # noqa: BLE001 - fonts, back ends, a full disk
+            run.world.print(f"curves.png was not drawn: {type(error).__name__}: {error}")
+
+
+def sample(run: Run) -> None:
+
+    if run.world.is_main:
+        run.world.print(f"{report.position(run.config, run.update)} | samples:")
+        report.print_samples(run.model, run.tokenizer, run.world, seed=run.config.seed)
+
+
+def save(run: Run) -> None:
+
+    checkpoint = run.checkpoint()
+    if run.world.is_main:
+        if run.is_finished:  # before the checkpoint: a run that ends between the two is resumed and writes both again
+            save_model(run.folder, checkpoint)
+        run.world.print(f"saved {save_checkpoint(run.folder, checkpoint, run.config.keep_checkpoints)}")
+
+
+class StopSignal:
+    """The first Ctrl-C or SIGTERM lets the update end and saves; a second Ctrl-C quits at once. The handlers are its own only inside a `with` block."""
+
+    def __init__(self):
+        self.signal: int | None = None
+        self.everywhere = False  # whether any process was asked to stop: agreed upon once per update
+
+    def __enter__(self) -> StopSignal:
+        self.before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame) -> None:
+        if number == self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + (self.signal or signal.SIGTERM)

@@ -1,0 +1,145 @@
+"""The command wrapper, files that appear whole, words for people."""
+
+import errno
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from nano_hindi import common
+from nano_hindi.common import Parser, Progress, command_line, count, duration, replacing
+from nano_hindi.errors import UserError
+
+
+def run(body, capsys):
+    @command_line
+    def main(argv=None):
+        return body()
+
+    code = main([])
+    return code, capsys.readouterr()
+
+
+def fail(error):
+    raise error
+
+
+def test_a_mistake_of_the_user_is_one_line_and_code_2(capsys):
+    code, output = run(lambda: fail(UserError("no such\nfile; do this")), capsys)
+    assert (code, output.out, output.err) == (2, "", "error: no such file; do this\n")
+
+
+def test_a_full_disk_is_one_line_and_code_2(capsys):
+    code, output = run(lambda: fail(OSError(errno.ENOSPC, "No space left on device", "x.bin")), capsys)
+    assert code == 2
+    assert output.err.count("\n") == 1
+    assert "x.bin: No space left" in output.err
+
+
+def test_ctrl_c_is_code_130_without_a_traceback(capsys):
+    code, output = run(lambda: fail(KeyboardInterrupt()), capsys)
+    assert code == 130
+    assert "Traceback" not in output.err
+
+
+def test_a_fault_of_the_program_still_shows_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        command_line(lambda argv=None: 1 // 0)([])
+
+
+def test_flags_cannot_be_abbreviated_or_invented():
+    parser = Parser()
+    parser.add_argument("--checkpoint_dir")
+    for argv in (["--checkpoint", "x"], ["--foo"], ["--checkpoint_dir"]):
+        with pytest.raises(UserError):
+            parser.parse_args(argv)
+
+
+def test_devanagari_reaches_a_console_of_another_encoding(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="cp1252"))
+    common.use_utf8_console()
+    print("भारत", flush=True)
+    assert raw.getvalue().decode("utf-8").strip() == "भारत"
+
+
+def test_a_replaced_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        _ = 1 // 0
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+    assert path.read_bytes() == b"old"
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+    assert path.read_bytes() == b"new"
+
+
+def test_a_short_sharing_violation_on_windows_is_waited_for(tmp_path, monkeypatch):
+    calls, replace = [], os.replace
+
+    def busy_twice(source, target):
+        calls.append(source)
+        if len(calls) < 3:
+            raise PermissionError(13, "used by another process")
+        replace(source, target)
+
+    (tmp_path / "a").write_bytes(b"x")
+    monkeypatch.setattr(common.os, "replace", busy_twice)
+    monkeypatch.setattr(common.time, "sleep", lambda seconds: None)
+    with pytest.raises(PermissionError):  # on other systems a refusal is final
+        common.rename(tmp_path / "a", tmp_path / "b")
+    monkeypatch.setattr(common, "IS_WINDOWS", True)
+    common.rename(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"x"
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.00 k"), (9_999, "10.0 k"), (12_582_912, "12.6 M"), (500_000_000, "500 M"), (999_900_000, "1.00 B")],
+)
+def test_counts_have_three_digits(n, text):
+    assert count(n) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (3599.7, "1h 00m"), (7800, "2h 10m"), (273_600, "3d 4h")])
+def test_durations_have_two_units(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys):
+    with Progress(100, "tokens", "reading", quiet_seconds=0) as progress:
+        progress.update(40)
+        progress.update(60, documents=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("reading: 40/100 tokens (")
+    assert "left" in lines[0]
+    assert lines[-1].endswith("documents 3")
+    assert "\r" not in "".join(lines)
+
+
+def test_a_device_that_is_not_there_is_refused():
+    import torch
+
+    with pytest.raises(UserError, match="use cpu or cuda"):
+        common.pick_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="--device cpu"):
+            common.pick_device("cuda")
+
+
+@pytest.mark.parametrize("script", ["train.py", "generate.py", "data/download.py", "data/preprocess.py"])
+def test_help_needs_no_heavy_import(script):
+    """Start-up under a second, said without a clock: none of the slow packages is loaded."""
+    code = f"import runpy, sys; sys.argv = [{script!r}, '--help']\ntry: runpy.run_path({script!r}, run_name='__main__')\nexcept SystemExit: pass\n"
+    code += "print(sorted({'torch', 'transformers', 'datasets', 'pyarrow', 'matplotlib', 'wandb'} & set(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert output.stdout.splitlines()[-1] == "[]"
+    assert "usage:" in output.stdout

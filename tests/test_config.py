@@ -1,0 +1,184 @@
+"""Presets, derived figures, flags, and what a resumed run may change."""
+
+import argparse
+import dataclasses
+import itertools
+
+import pytest
+
+from nano_hindi.common import Parser
+from nano_hindi.config import (
+    PRESETS,
+    GPTConfig,
+    TrainConfig,
+    add_flags,
+    configs_for_new_run,
+    configs_for_resumed_run,
+    from_dict,
+    get_config,
+    get_train_config,
+)
+from nano_hindi.errors import UserError
+
+
+def parse(*argv: str) -> argparse.Namespace:
+    parser = Parser()
+    parser.add_argument("--config")
+    add_flags(parser)
+    return parser.parse_args(argv)
+
+
+def saved(preset="25m", **train):
+    model = get_config(preset)
+    return {
+        "preset": preset,
+        "model_config": dataclasses.asdict(model),
+        "train_config": dataclasses.asdict(dataclasses.replace(get_train_config(preset), **train)),
+    }
+
+
+def test_the_default_run_is_1907_updates_and_7628_steps():
+    train = get_train_config("25m")
+    assert (train.tokens_per_step, train.tokens_per_update, train.sequences_per_update) == (65_536, 262_144, 256)
+    assert (train.updates, train.steps) == (1907, 7628)
+
+
+def test_the_users_defaults_are_the_defaults():
+    model, train = GPTConfig(), TrainConfig()
+    assert dataclasses.astuple(model) == (68096, 1024, 8, 6, 2, 384, "SSSL")
+    expected = dict(
+        total_tokens=500_000_000, batch_size=64, gradient_accumulation_steps=4, muon_lr=0.02, adamw_embedding_lr=0.2, adamw_unembedding_lr=0.004,
+        warmup_steps=1000, checkpoint_interval=1000, eval_interval=500, inference_interval=1000, log_interval=10, grad_clip=1.0, keep_checkpoints=3,
+        eval_tokens=2_097_152, min_lr_ratio=0.1, device_batch_size="auto",
+    )  # fmt: skip
+    assert {name: getattr(train, name) for name in expected} == expected
+
+
+def test_a_budget_below_one_update_is_one_update():
+    assert TrainConfig(total_tokens=1).updates == 1
+
+
+@pytest.mark.parametrize("accumulation", [1, 3, 4])
+def test_an_interval_acts_once_for_every_mark_at_the_first_boundary_at_or_after_it(accumulation):
+    train = TrainConfig(gradient_accumulation_steps=accumulation, total_tokens=65_536 * accumulation * 50)
+    due = [update * accumulation for update in range(1, train.updates) if train.is_due(10, update)]
+    marks = range(10, due[-1] + 1, 10)
+    assert due == sorted({-(-mark // accumulation) * accumulation for mark in marks})
+
+
+def test_the_end_of_a_run_is_always_due_and_interval_zero_is_due_only_there():
+    train = TrainConfig(total_tokens=262_144 * 7)
+    assert [update for update in range(1, 8) if train.is_due(0, update)] == [7]
+    assert train.is_due(1_000_000, 7)
+
+
+def test_a_warm_up_longer_than_a_fifth_of_the_run_is_shortened():
+    short, long = TrainConfig(total_tokens=262_144 * 100), TrainConfig()
+    assert short.warmup_updates == 20
+    assert short.warmup_is_shortened
+    assert long.warmup_updates == 250
+    assert not long.warmup_is_shortened
+
+
+def test_world_sizes_that_do_not_divide_the_update_are_refused_with_those_that_do():
+    train = TrainConfig(batch_size=3, gradient_accumulation_steps=2)
+    assert [train.sequences_per_rank(n) for n in (1, 2, 3, 6)] == [6, 3, 2, 1]
+    with pytest.raises(UserError, match="1, 2, 3, 6"):
+        train.sequences_per_rank(4)
+
+
+def test_windows_are_tiled_and_the_last_layer_sees_everything():
+    assert GPTConfig().windows == (256, 256, 256, 1024, 256, 256, 256, 1024)
+    assert GPTConfig(n_layer=2, window_pattern="S").windows == (256, 1024)
+    assert GPTConfig(n_layer=5, window_pattern="LS").windows == (1024, 256, 1024, 256, 1024)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_second_layer_has_a_value_embedding_and_the_last_one_always(name):
+    config = get_config(name)
+    layers = config.value_embedding_layers
+    assert layers[-1] == config.n_layer - 1
+    assert all(b - a == 2 for a, b in itertools.pairwise(layers))
+    assert len(layers) == -(-config.n_layer // 2)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_model_and_recipe_of_a_preset_agree_on_the_sequence_length(name):
+    assert get_config(name).sequence_len == get_train_config(name).sequence_len
+
+
+def test_an_unknown_preset_is_refused_with_the_names():
+    for get in (get_config, get_train_config):
+        with pytest.raises(UserError, match="25m, 40m, 50m, tiny"):
+            get("26m")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_embd": 100},
+        {"n_kv_head": 4},
+        {"n_layer": 0},
+        {"vocab_size": -1},
+        {"window_pattern": "SX"},
+        {"window_pattern": ""},
+        {"sequence_len": 2},
+        {"n_embd": 18, "n_head": 6, "n_kv_head": 6},  # heads of odd width cannot be rotated
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        GPTConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 0}, {"muon_lr": -1.0}, {"muon_lr": float("nan")}, {"total_tokens": 0}, {"device_batch_size": 0}, {"device_batch_size": "many"},
+     {"adamw_beta2": 1.0}, {"min_lr_ratio": 2.0}, {"log_interval": -1}, {"keep_checkpoints": 0}],
+)  # fmt: skip
+def test_a_recipe_that_makes_no_run_is_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        TrainConfig(**wrong)
+
+
+def test_every_field_is_a_flag_with_a_meaning_and_the_type_of_its_default():
+    for cls in (GPTConfig, TrainConfig):
+        for f in dataclasses.fields(cls):
+            args = parse(f"--{f.name}", "7" if f.type != "str" else "SL")
+            assert getattr(args, f.name) in (7, 7.0, "SL")
+            assert f.metadata["help"]
+
+
+def test_flag_beats_preset_beats_default():
+    model, train = configs_for_new_run(parse("--config", "40m", "--n_layer", "3", "--muon_lr", "0.5", "--device_batch_size", "2"), None)
+    assert (model.n_layer, model.n_embd, model.n_kv_head) == (3, 512, 2)
+    assert (train.muon_lr, train.total_tokens, train.batch_size, train.device_batch_size) == (0.5, 800_000_000, 64, 2)
+
+
+def test_one_flag_sets_the_sequence_length_of_model_and_data():
+    model, train = configs_for_new_run(parse("--sequence_len", "128"), None)
+    assert model.sequence_len == train.sequence_len == 128
+
+
+def test_the_vocabulary_is_the_datas():
+    assert configs_for_new_run(parse(), 1000)[0].vocab_size == 1000
+    assert configs_for_new_run(parse("--vocab_size", "1000"), 1000)[0].vocab_size == 1000
+    with pytest.raises(UserError, match="1000"):
+        configs_for_new_run(parse("--vocab_size", "999"), 1000)
+
+
+def test_a_resumed_run_keeps_its_configuration_and_takes_new_intervals_and_budget():
+    model, train = configs_for_resumed_run(parse("--eval_interval", "7", "--total_tokens", "9999999"), saved(muon_lr=0.3))
+    assert (train.muon_lr, train.eval_interval, train.total_tokens) == (0.3, 7, 9_999_999)
+    assert model == get_config("25m")
+    assert configs_for_resumed_run(parse("--config", "25m", "--muon_lr", "0.3"), saved(muon_lr=0.3))[1].muon_lr == 0.3
+
+
+def test_a_resumed_run_refuses_every_other_difference_by_name():
+    with pytest.raises(UserError, match=r"--config 40m.*--n_layer 9 .*checkpoint: 8.*--seed 1 "):
+        configs_for_resumed_run(parse("--config", "40m", "--n_layer", "9", "--seed", "1", "--log_interval", "1"), saved())
+
+
+def test_a_configuration_of_another_version_is_refused_by_name():
+    with pytest.raises(UserError, match="n_experts"):
+        from_dict(GPTConfig, {**dataclasses.asdict(GPTConfig()), "n_experts": 8})

@@ -1,0 +1,306 @@
+"""Training as a user sees it: what a run prints and leaves, resuming, signals, processes, mistakes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, SMALL, run_script
+
+import train
+from nano_hindi import training
+from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
+
+
+def start(data_dir, folder, *flags) -> int:
+    return train.main([*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), *flags])
+
+
+def metrics(folder) -> list[dict]:
+    """The records without those that depend on the clock."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "tokens_per_second"} for record in records]
+
+
+def losses(folder) -> list[float]:
+    return [record["loss"] for record in metrics(folder) if "loss" in record]
+
+
+@pytest.fixture(scope="module")
+def straight(data_dir, tmp_path_factory):
+    """A run that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    assert start(data_dir, folder) == 0
+    return folder
+
+
+def assert_same_state(a, b, *, exact: bool) -> None:
+    for key in a:
+        if isinstance(a[key], dict):
+            assert_same_state(a[key], b[key], exact=exact)
+        elif isinstance(a[key], torch.Tensor):
+            torch.testing.assert_close(a[key], b[key], rtol=0 if exact else 1e-3, atol=0 if exact else 1e-4)
+        elif exact:
+            assert a[key] == b[key], key
+
+
+def last_state(folder) -> dict:
+    state = load_checkpoint(list_checkpoints(folder)[-1][1])
+    return {key: state[key] for key in ("step", "tokens_seen", "model_state_dict", "optimizers", "metrics", "rng")}
+
+
+def test_a_run_learns_and_leaves_its_files(straight):
+    assert sorted(p.name for p in straight.iterdir()) == [
+        "checkpoint_step10.pt", "checkpoint_step20.pt", "checkpoint_step24.pt", "curves.png", "metrics.jsonl", "model.pt", "tokenizer",
+    ]  # fmt: skip
+    curve = losses(straight)
+    assert len(curve) == 6
+    assert curve[-1] < curve[0] - 0.5
+    bpb = [record["val_bpb"] for record in metrics(straight) if "val_bpb" in record]
+    assert len(bpb) == 3
+    assert bpb[-1] < bpb[0]
+
+
+def test_intervals_act_at_the_first_boundary_at_or_after_their_mark(straight):
+    """Steps come in pairs here: marks of 4, 8 and 10 steps."""
+    assert [r["step"] for r in metrics(straight) if "loss" in r] == [4, 8, 12, 16, 20, 24]
+    assert [r["step"] for r in metrics(straight) if "val_bpb" in r] == [8, 16, 24]
+    assert all(r["tokens"] == r["step"] * 4 * 32 and r["update"] == r["step"] // 2 for r in metrics(straight))
+
+
+def test_a_checkpoint_has_the_keys_of_the_contract_and_no_wrapper_prefixes(straight):
+    state = torch.load(straight / "checkpoint_step24.pt", weights_only=True)
+    contract = {
+        "format",
+        "step",
+        "tokens_seen",
+        "model_state_dict",
+        "optimizers",
+        "model_config",
+        "train_config",
+        "rng",
+        "metrics",
+        "tokenizer",
+        "data",
+    }
+    assert contract <= set(state)
+    assert state["tokens_seen"] == 24 * 4 * 32
+    assert not any(name.startswith(("_orig_mod", "module")) for name in state["model_state_dict"])
+    assert all(tensor.dtype == torch.float32 for tensor in state["model_state_dict"].values())
+
+
+def test_the_log_shows_steps_and_updates(data_dir, tmp_path, capsys):
+    assert start(data_dir, tmp_path / "run", "--total_tokens", "1024") == 0
+    output = capsys.readouterr().out
+    assert re.search(r"step 4/8 \(update 2/4\) \| loss \d\.\d{4} \| lr 2\.00e-02 \| norm [\d.]+ \| [\d,]+ tokens/s \| .* left", output)
+    assert "warm-up     shortened" not in output or "a fifth of the run" in output
+    for words in ("parameters", "blocks", "value embeddings", "per parameter of the blocks", "attention   sdpa", "compile     off (--no_compile)"):
+        assert words in output
+
+
+def test_the_logged_loss_is_the_mean_over_the_logged_updates(data_dir, tmp_path, straight):
+    assert start(data_dir, tmp_path / "every", "--log_interval", "1") == 0
+    each = losses(tmp_path / "every")
+    assert len(each) == 12
+    assert losses(straight) == pytest.approx([(a + b) / 2 for a, b in zip(each[::2], each[1::2], strict=True)], rel=1e-6)
+
+
+def test_device_batch_size_changes_nothing_beyond_rounding(data_dir, tmp_path, straight):
+    for size in (1, 3, 8):  # 3 does not divide the 8 sequences of an update
+        assert start(data_dir, tmp_path / str(size), "--device_batch_size", str(size)) == 0
+        assert losses(tmp_path / str(size)) == pytest.approx(losses(straight), rel=1e-4)
+
+
+@pytest.mark.parametrize("stops", [[3], [6, 7], [1, 5, 11]])
+def test_a_run_that_died_and_was_resumed_equals_the_straight_run_to_the_bit(data_dir, tmp_path, straight, monkeypatch, stops):
+    """The process dies in the middle of an update; `--resume auto` goes on from the newest checkpoint, across the borders of epochs and log intervals."""
+    real = training.train_update
+
+    def dies_at(update):
+        def train_update(run, stop):
+            if run.update == update:
+                raise ZeroDivisionError
+            return real(run, stop)
+
+        return train_update
+
+    for update in stops:
+        monkeypatch.setattr(training, "train_update", dies_at(update))
+        with pytest.raises(ZeroDivisionError):
+            start(data_dir, tmp_path / "run", "--resume", "auto", "--checkpoint_interval", "3")
+    monkeypatch.setattr(training, "train_update", real)
+    assert start(data_dir, tmp_path / "run", "--resume", "auto") == 0
+    assert_same_state(last_state(straight), last_state(tmp_path / "run"), exact=True)
+    assert metrics(tmp_path / "run") == metrics(straight)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_update_says_how_to_go_on_and_the_rest_is_equal(data_dir, tmp_path, straight, number, code):
+    folder = tmp_path / "run"
+    flags = [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), "--log_interval", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
+    try:
+        for line in process.stdout:
+            if line.startswith("step 2/"):
+                process.send_signal(number)
+                break
+        output, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    if "done:" in output:
+        pytest.fail("the run ended before the signal came")
+    assert process.returncode == code, errors
+    assert "--resume auto" in output
+    assert "Traceback" not in errors
+    assert len(list_checkpoints(folder)) >= 1
+    assert run_script("train.py", *flags, "--resume", "auto", OMP_NUM_THREADS="2").returncode == 0
+    assert_same_state(last_state(straight)["model_state_dict"], last_state(folder)["model_state_dict"], exact=False)
+
+
+def test_a_finished_run_says_so_and_ends_with_0(data_dir, straight, capsys):
+    before = (straight / "metrics.jsonl").read_bytes()
+    assert start(data_dir, straight, "--resume", "auto") == 0
+    assert "finished" in capsys.readouterr().out
+    assert (straight / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_larger_budget_goes_on_with_a_notice(data_dir, tmp_path, capsys):
+    assert start(data_dir, tmp_path / "run", "--total_tokens", "512") == 0
+    assert start(data_dir, tmp_path / "run", "--resume", "auto", "--total_tokens", "1024") == 0
+    assert "notice: the budget changes from 512 to 1,024" in capsys.readouterr().out
+    assert last_state(tmp_path / "run")["tokens_seen"] == 1024
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_more_processes_make_the_same_updates(data_dir, tmp_path, straight, processes):
+    argv = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "train.py"]
+    done = run_script(*argv, *SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "run") == pytest.approx(losses(straight), rel=1e-4)
+    assert [r.get("val_bpb") for r in metrics(tmp_path / "run")] == pytest.approx([r.get("val_bpb") for r in metrics(straight)], rel=1e-4)
+    assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [step for step, _ in list_checkpoints(straight)]
+    assert done.stdout.count("done:") == 1
+
+
+def test_a_checkpoint_of_two_processes_goes_on_alone(data_dir, tmp_path, straight):
+    argv = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "train.py",
+        *SMALL,
+        "--data_dir",
+        data_dir,
+        "--checkpoint_dir",
+        tmp_path / "run",
+    ]
+    assert run_script(*argv).returncode == 0
+    for name in ("checkpoint_step24.pt", "model.pt"):
+        (tmp_path / "run" / name).unlink()
+    assert start(data_dir, tmp_path / "run", "--resume", "auto") == 0
+    assert losses(tmp_path / "run") == pytest.approx(losses(straight), rel=1e-4)
+
+
+def test_three_bad_updates_in_a_row_stop_the_run_with_the_step_and_the_last_good_checkpoint(data_dir, tmp_path, capsys, monkeypatch):
+    real = training.train_update
+
+    def train_update(run, stop):
+        if run.update >= 6:
+            run.model.lm_head.weight.data[0, 0] = float("nan")
+        return real(run, stop)
+
+    monkeypatch.setattr(training, "train_update", train_update)
+    assert start(data_dir, tmp_path / "run") == 2
+    output = capsys.readouterr()
+    assert output.out.count("skipped") == 3
+    assert "step 18" in output.err
+    assert "checkpoint_step10.pt" in output.err
+    assert "Traceback" not in output.err
+
+
+def test_the_dry_run_of_the_default_announces_its_steps_before_there_is_data(tmp_path, capsys):
+    argv = [
+        "--config",
+        "25m",
+        "--total_tokens",
+        "500000000",
+        "--dry_run",
+        "--data_dir",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--checkpoint_dir",
+        str(tmp_path / "none"),
+    ]
+    assert train.main(argv) == 0
+    output = capsys.readouterr().out
+    for words in ("1,907 updates", "7,628 steps", "99.7 M (99,7", "blocks 12.6 M", "value embeddings 34.9 M", "5.0 per parameter", "an estimate"):
+        assert words in output
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config", "26m"], "25m, 40m, 50m, tiny"),
+        (["--n_kv_head", "3"], "n_kv_head 3"),
+        (["--vocab_size", "7"], "--vocab_size 7"),
+        (["--sequence_len", "4096"], "sequence"),
+        (["--data_dir", "nowhere"], "nowhere"),
+        (["--resume", "nowhere.pt"], "nowhere.pt"),
+        (["--total_token", "5"], "--total_token"),
+        (["--muon_lr", "fast"], "--muon_lr"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(data_dir, tmp_path, capsys, flags, words):
+    assert start(data_dir, tmp_path / "run", *flags) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert words in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(data_dir, straight, capsys):
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in straight.iterdir())
+    assert start(data_dir, straight) == 2
+    assert "--resume auto" in capsys.readouterr().err
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in straight.iterdir()) == before
+
+
+def test_a_changed_recipe_is_refused_on_resume_by_name(data_dir, straight, capsys):
+    assert start(data_dir, straight, "--resume", "auto", "--muon_lr", "0.5") == 2
+    assert "--muon_lr 0.5 (checkpoint: 0.02)" in capsys.readouterr().err
+
+
+def test_too_many_processes_are_refused_with_numbers_that_work(data_dir, tmp_path):
+    argv = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=3",
+        "train.py",
+        *SMALL,
+        "--data_dir",
+        data_dir,
+        "--checkpoint_dir",
+        tmp_path / "run",
+    ]
+    begin = time.monotonic()
+    done = run_script(*argv)
+    assert done.returncode != 0
+    assert "these numbers of processes work: 1, 2, 4, 8" in done.stderr
+    assert time.monotonic() - begin < 200

@@ -1,0 +1,48 @@
+"""Train a Hindi GPT: parse the flags, build the run, loop over its updates.
+
+python train.py --config 25m --total_tokens 500000000
+torchrun --nproc_per_node=4 train.py --config 25m
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from nano_hindi.common import Parser, command_line, joined_world
+from nano_hindi.config import DEFAULT_PRESET, PRESETS, add_flags
+
+ROOT = Path(__file__).resolve().parent
+
+
+def parse(argv: list[str] | None):
+    parser = Parser(prog="train.py", description="Train a Hindi GPT from scratch. The data comes from data/download.py and data/preprocess.py.")
+    parser.add_argument("--config", metavar="NAME", help=f"preset: {', '.join(PRESETS)} (without it: {DEFAULT_PRESET})")
+    parser.add_argument("--data_dir", type=Path, default=ROOT / "data", metavar="DIR", help="folder with train.bin, val.bin and tokenizer/")
+    parser.add_argument(
+        "--checkpoint_dir", type=Path, default=ROOT / "checkpoints", metavar="DIR", help="where checkpoints, metrics.jsonl and curves.png go"
+    )
+    parser.add_argument(
+        "--resume", metavar="PATH|auto", help="go on from a checkpoint; auto: the newest good one of --checkpoint_dir, if there is one"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="without it: cuda where there is one")
+    parser.add_argument("--no_compile", action="store_true", help="do without torch.compile")
+    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
+    parser.add_argument("--dry_run", action="store_true", help="print parameters, steps, memory and time estimates, and stop")
+    add_flags(parser)
+    return parser.parse_args(argv)
+
+
+@command_line
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    with joined_world(args.device) as world:
+        from nano_hindi.report import print_dry_run
+        from nano_hindi.run import open_run
+        from nano_hindi.training import train
+
+        return print_dry_run(args, world) if args.dry_run else train(open_run(args, world))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
