@@ -17,10 +17,10 @@ from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, configs_fo
 from nano_hindi.dataloader import DataInfo, WindowLoader, check_data
 from nano_hindi.errors import UserError
 from nano_hindi.flash_attention import select_backend
+from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.metrics import Metrics, WandbLog
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
-from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass
@@ -34,7 +34,6 @@ class Run:
     folder: Path
     data_dir: Path
     data: DataInfo
-    tokenizer: Tokenizer
     model: GPT
     optimizer: TrainOptimizer
     loss_scale: LossScale
@@ -129,7 +128,6 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
         folder=args.checkpoint_dir,
         data_dir=args.data_dir,
         data=data,
-        tokenizer=load_tokenizer(str(args.data_dir / "tokenizer")),
         model=model,
         optimizer=TrainOptimizer(model, config, world),
         loss_scale=LossScale(enabled=model.compute_dtype == torch.float16),
@@ -184,6 +182,8 @@ def _prepare(run: Run, args: argparse.Namespace) -> None:
     if why_eager is None:
         model.compile_trunk()
         run.optimizer.compile()
+        if world.device.type == "cuda":  # on a CPU the eager loss works within the cache and is as fast
+            compile_loss()
     optimizer_bytes = 0 if run.update else budget.state_bytes(model.num_params()) // 2
 
     def try_step(sequences: int) -> None:

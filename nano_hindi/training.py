@@ -137,7 +137,7 @@ def evaluate(run: Run) -> None:
         rank=world.rank,
         world_size=world.size,
     )
-    result = evaluate_model(run.model, batches, compute_token_bytes(run.tokenizer, world.device))
+    result = evaluate_model(run.model, batches, compute_token_bytes(run.data.tokenizer, world.device))
     run.latest.update(val_loss=result.loss, val_bpb=result.bpb)
     world.print(f"{report.position(config, run.update)} | validation: loss {result.loss:.4f}, {result.bpb:.4f} bits per byte")
     write_record(run, {**report.where(config, run.update), "val_loss": result.loss, "val_bpb": result.bpb})
@@ -164,7 +164,7 @@ def sample(run: Run) -> None:
 
     if run.world.is_main:
         run.world.print(f"{report.position(run.config, run.update)} | samples:")
-        report.print_samples(run.model, run.tokenizer, run.world, seed=run.config.seed)
+        report.print_samples(run.model, run.data.tokenizer, run.world, seed=run.config.seed)
 
 
 def save(run: Run) -> None:

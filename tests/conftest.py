@@ -20,28 +20,17 @@ SMALL = [
 ]  # fmt: skip
 
 
-def sentences(n: int) -> list[str]:
-    """`n` different short Hindi documents."""
-    people, places = ("राम", "सीता", "मोहन", "गीता", "अली", "मीरा"), ("बाज़ार", "विद्यालय", "गाँव", "नदी", "खेत", "शहर", "घर")
-    things, times = ("किताब", "रोटी", "घंटी", "कहानी", "चिट्ठी"), ("सुबह", "शाम", "दोपहर", "रात")
-    return [
-        f"{times[i % 4]} को {people[i % 6]} {places[i % 7]} गया। वहाँ एक {things[i % 5]} मिली, संख्या {i}।\nफिर {people[(i + 1) % 6]} भी आया।"
-        for i in range(n)
-    ]
-
-
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     """A folder as data/preprocess.py leaves it: a few thousand tokens and a stand-in tokenizer."""
     import standin
-
     from data import preprocess
     from nano_hindi.corpus import write_document
 
     folder = tmp_path_factory.mktemp("data")
-    standin.make_tokenizer(folder / "standin", vocab_size=400)
+    standin.make_tokenizer(folder / "standin", vocab_size=512)
     with open(folder / "corpus.txt", "wb") as file:
-        for text in sentences(400):
+        for text in standin.documents(400):
             write_document(file, text)
     code = preprocess.main(
         ["--input", str(folder / "corpus.txt"), "--output_dir", str(folder), "--tokenizer", str(folder / "standin"), "--val_fraction", "0.1"]

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from nano_hindi import common
 from nano_hindi.common import Parser, Progress, command_line, count, duration, replacing
 from nano_hindi.errors import UserError

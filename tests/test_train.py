@@ -10,9 +10,9 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, run_script
 
 import train
+from conftest import ROOT, SMALL, run_script
 from nano_hindi import training
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 
@@ -97,7 +97,7 @@ def test_a_checkpoint_has_the_keys_of_the_contract_and_no_wrapper_prefixes(strai
 def test_the_log_shows_steps_and_updates(data_dir, tmp_path, capsys):
     assert start(data_dir, tmp_path / "run", "--total_tokens", "1024") == 0
     output = capsys.readouterr().out
-    assert re.search(r"step 4/8 \(update 2/4\) \| loss \d\.\d{4} \| lr 2\.00e-02 \| norm [\d.]+ \| [\d,]+ tokens/s \| .* left", output)
+    assert re.search(r"step 4/8 \(update 2/4\) \| loss \d\.\d{4} \| lr \d\.\d\de-\d\d \| norm [\d.]+ \| [\d,]+ tokens/s \| .* left", output)
     assert "warm-up     shortened" not in output or "a fifth of the run" in output
     for words in ("parameters", "blocks", "value embeddings", "per parameter of the blocks", "attention   sdpa", "compile     off (--no_compile)"):
         assert words in output

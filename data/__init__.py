@@ -1,0 +1,1 @@
+"""Getting data: download.py writes a corpus, preprocess.py tokenizes it."""

@@ -1,0 +1,198 @@
+"""Token files to batches. The order is a pure function of (seed, position), so a run resumes, or changes its number of GPUs, without repeating a window.
+
+N tokens of a file, T tokens of a window, W = (N - 1) // T windows: window i holds the tokens i*T ... i*T + T, both included, so inputs and targets
+(shifted by one) cover the file without gap or overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nano_hindi.common import replacing
+from nano_hindi.errors import UserError
+from nano_hindi.tokenizer import Tokenizer, load_tokenizer
+
+IGNORED = -1  # the target of a position that is padding
+TOKEN_BYTES = 4  # little-endian uint32
+
+
+class TokenFile:
+    """The tokens of a .bin file, mapped and not read. Raises UserError for a file that is missing, empty or cut within a token."""
+
+    def __init__(self, path: str | Path, vocab_size: int):
+        self.path, self.vocab_size = Path(path), vocab_size
+        size = file_size(self.path)
+        if size == 0 or size % TOKEN_BYTES:
+            raise UserError(f"{path} is damaged: {size:,} bytes are no whole number of 4-byte tokens; run data/preprocess.py again")
+        self.tokens = np.asarray(np.memmap(self.path, dtype="<u4", mode="r"))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def num_windows(self, sequence_len: int, remedy: str) -> int:
+        """W. Raises UserError, with the remedy, where not even one window fits."""
+        if len(self) <= sequence_len:
+            raise UserError(f"{self.path} holds {len(self):,} tokens, but one window needs {sequence_len + 1:,}; {remedy}")
+        return (len(self) - 1) // sequence_len
+
+    def checked(self, tokens: np.ndarray) -> np.ndarray:
+        """`tokens` as int64. Raises UserError for an id outside the vocabulary, which on a GPU would be an assertion far from its cause."""
+        highest = int(tokens.max(initial=0))
+        if highest >= self.vocab_size:
+            raise UserError(
+                f"{self.path} holds token id {highest}, but the vocabulary has {self.vocab_size} pieces; "
+                "it is damaged or made with another tokenizer, so run data/preprocess.py again"
+            )
+        return tokens.astype(np.int64)
+
+
+class WindowLoader:
+    """Training windows in an endless stream: every window once per epoch, each epoch shuffled anew by (seed, epoch)."""
+
+    def __init__(self, path: str | Path, sequence_len: int, seed: int, vocab_size: int):
+        """Raises UserError for a file that is damaged or holds no full window."""
+        self._file = TokenFile(path, vocab_size)
+        self.sequence_len, self.seed = sequence_len, seed
+        self.num_windows = self._file.num_windows(sequence_len, "get more data, or use a smaller --sequence_len")
+        self._orders: dict[int, np.ndarray] = {}  # of the newest two epochs asked for: a batch may lie across their border
+
+    def batch(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets, int64 (count, T), of the windows `start` to `start + count` of the stream.
+
+        Raises UserError for an id outside the vocabulary.
+        """
+        T, tokens = self.sequence_len, self._file.tokens
+        windows = self._windows_at(start, count)
+        rows = np.empty((count, T + 1), dtype=tokens.dtype)
+        rows[:, :T] = tokens[: self.num_windows * T].reshape(self.num_windows, T)[windows]
+        rows[:, T] = tokens[(windows + 1) * T]
+        rows = torch.from_numpy(self._file.checked(rows))
+        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+    def _windows_at(self, start: int, count: int) -> np.ndarray:
+        """The windows at the positions `start` to `start + count` of the stream."""
+        parts = []
+        while count > 0:
+            epoch, first = divmod(start, self.num_windows)
+            parts.append(self._order(epoch)[first : first + count])
+            start, count = start + len(parts[-1]), count - len(parts[-1])
+        return np.concatenate(parts)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            self._orders[epoch] = epoch_order(self.num_windows, self.seed, epoch)
+            while len(self._orders) > 2:
+                self._orders.pop(next(iter(self._orders)))
+        return self._orders[epoch]
+
+
+def epoch_order(num_windows: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of the windows, int64 (W,): the order of raw PCG64 words, which NumPy keeps for good (it does not promise that for `permutation`)."""
+    bits = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
+    return np.argsort(bits.random_raw(num_windows), kind="stable")
+
+
+def val_batches(
+    path: str | Path, sequence_len: int, batch_size: int, eval_tokens: int, vocab_size: int, rank: int = 0, world_size: int = 1
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Inputs and targets, int64 (batch_size, T), of the first `eval_tokens` targets of a file, in file order; this rank's part of them.
+
+    Each target comes once, whatever the batch and world size. What fills the last window and the last batch up has input 0 and target -1; a rank
+    with less than one batch of windows gets a batch of just those, and one without windows none.
+    Raises UserError at once for a file that is damaged or holds no full window, and on the way for an id outside the vocabulary.
+    """
+    file = TokenFile(path, vocab_size)
+    file.num_windows(sequence_len, "get more data, give data/preprocess.py a larger --val_fraction, or use a smaller --sequence_len")
+    T, targets = sequence_len, min(eval_tokens, len(file) - 1)
+    windows = -(-targets // T)
+    first, last = windows * rank // world_size, windows * (rank + 1) // world_size
+    size = min(batch_size, last - first)
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for begin in range(first, last, max(1, size)):
+            span = torch.from_numpy(file.checked(file.tokens[begin * T : min(min(begin + size, last) * T, targets) + 1]))
+            x, y = torch.zeros(size * T, dtype=torch.int64), torch.full((size * T,), IGNORED)
+            x[: len(span) - 1], y[: len(span) - 1] = span[:-1], span[1:]
+            yield x.view(size, T), y.view(size, T)
+
+    return batches()
+
+
+# ---- what data/preprocess.py leaves behind
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file of the prepared data. Raises UserError where it is missing."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; run data/download.py and data/preprocess.py first, or name the right folder")
+    return path.stat().st_size
+
+
+def write_metadata(path: str | Path, metadata: dict) -> None:
+    """Write `key: value` lines, under a temporary name first. Values are text on one line, or numbers."""
+    with replacing(Path(path)) as temporary:
+        temporary.write_text("".join(f"{key}: {value}\n" for key, value in metadata.items()), encoding="utf-8", newline="\n")
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What `write_metadata` wrote, as text. Raises UserError where the file is missing or no such file."""
+    file_size(Path(path))
+    try:
+        pairs = [line.split(":", 1) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        return {key.strip(): value.strip() for key, value in pairs}
+    except ValueError as error:  # no colon, or no UTF-8
+        raise UserError(f"{path} is not made of `key: value` lines; run the command that wrote it again") from error
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What preprocess_meta.txt says of a data folder, and the tokenizer that lies in it."""
+
+    tokenizer: Tokenizer
+    tokenizer_name: str
+    fingerprint: str
+    vocab_size: int
+    bos_id: int
+    eos_id: int
+    train_documents: int
+    train_tokens: int
+    train_bytes: int
+    val_documents: int
+    val_tokens: int
+    val_bytes: int
+    fertility: float
+
+
+def check_data(data_dir: str | Path) -> DataInfo:
+    """The facts of a data folder, after its files have been held against them.
+
+    Raises UserError, with what to do, where files are missing, have another length than preprocess_meta.txt says, or the tokenizer is another.
+    """
+    folder, again = Path(data_dir), "run data/preprocess.py again"
+    path = folder / "preprocess_meta.txt"
+    facts = read_metadata(path)
+    whole_numbers = [field.name for field in fields(DataInfo) if field.type == "int"]
+    try:
+        info = {name: int(facts[name]) for name in whole_numbers}
+        info |= {"fertility": float(facts["fertility"]), "tokenizer_name": facts["tokenizer"], "fingerprint": facts["fingerprint"]}
+    except KeyError as error:
+        raise UserError(f"{path} has no line {error.args[0]}; {again}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); {again}") from error
+    for part in ("train", "val"):
+        size, tokens = file_size(folder / f"{part}.bin"), info[f"{part}_tokens"]
+        if size != tokens * TOKEN_BYTES:
+            raise UserError(f"{folder / f'{part}.bin'} has {size:,} bytes, but {path.name} speaks of {tokens:,} tokens of {TOKEN_BYTES}; {again}")
+    tokenizer_dir = folder / "tokenizer"
+    if not tokenizer_dir.is_dir():
+        raise UserError(f"{tokenizer_dir} is missing, the copy of the tokenizer that the data was made with; {again}")
+    tokenizer = load_tokenizer(tokenizer_dir)
+    found = {"fingerprint": tokenizer.fingerprint(), "vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
+    if found.items() - info.items():
+        raise UserError(f"{tokenizer_dir} is not the tokenizer that the data was made with ({info['tokenizer_name']}); put that back, or {again}")
+    return DataInfo(tokenizer=tokenizer, **info)

@@ -1,0 +1,72 @@
+"""How good a model is: the mean loss, and bits per byte, which compares models across tokenizers.
+
+bits per byte = (sum of the losses in nats) / (ln 2 * UTF-8 bytes of the targets), over the targets that are text. Special tokens have no bytes and are
+left out of both sums; the mean loss counts every target but padding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from nano_hindi.dataloader import IGNORED
+from nano_hindi.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss in nats per target, and bits per byte; nan where there was nothing to count."""
+
+    loss: float
+    bpb: float
+
+
+def compute_token_bytes(tokenizer: Tokenizer, device: torch.device | str = "cpu") -> torch.Tensor:
+    """int32 (V,): UTF-8 bytes that each token adds to a text; special tokens 0."""
+    return torch.from_numpy(tokenizer.token_bytes()).to(device)
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], token_bytes: torch.Tensor | None = None) -> Evaluation:
+    """Loss and bits per byte over batches of inputs and targets (B, T), target -1 ignored, in one pass.
+
+    `model(x, y, loss_reduction="none")` gives the losses (B, T). Sums are float64 on the model's device and read back once. With torch.distributed
+    joined every process brings its own part and all get the result of the whole. The model is left in the mode it was in.
+    Without `token_bytes` (see `compute_token_bytes`) there are no bits per byte.
+    """
+    device = next(model.parameters()).device
+    token_bytes = None if token_bytes is None else token_bytes.to(device)
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # nats and number of all targets; nats and bytes of those that are text
+    was_training = model.training
+    model.eval()
+    try:
+        for x, y in batches:
+            x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+            is_target = y != IGNORED
+            losses = torch.where(is_target, model(x, y, loss_reduction="none"), 0)
+            target_bytes = torch.zeros_like(y) if token_bytes is None else torch.where(is_target, token_bytes[y.clamp(min=0)], 0)
+            text_losses = torch.where(target_bytes > 0, losses, 0)
+            sums += torch.stack([part.sum(dtype=torch.float64) for part in (losses, is_target, text_losses, target_bytes)])
+    finally:
+        model.train(was_training)
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    nats, targets, text_nats, text_bytes = sums.tolist()
+    return Evaluation(
+        loss=nats / targets if targets else math.nan,
+        bpb=text_nats / (math.log(2) * text_bytes) if text_bytes else math.nan,
+    )
+
+
+def evaluate_bpb(model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], token_bytes: torch.Tensor) -> float:
+    """Bits per byte alone; see `evaluate`."""
+    return evaluate(model, batches, token_bytes).bpb
+
+
+def evaluate_loss(model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """The mean loss in nats alone, without a tokenizer; see `evaluate`."""
+    return evaluate(model, batches).loss

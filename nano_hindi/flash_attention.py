@@ -1,0 +1,268 @@
+"""One attention interface, several backends: FlashAttention-3, PyTorch's variable-length kernel, or SDPA.
+
+The two functions of `flash_attn` have FlashAttention-3's own signatures (github.com/Dao-AILab/flash-attention, hopper/). Attention is
+always causal. `window_size = (left, 0)`: a query sees itself and the `left` keys before it; left = -1: all of them.
+
+Nothing is probed at import: the first call on a device asks `select_backend`, which remembers its answer.
+"""
+
+# B batch, T queries, S slots of a cache, N keys, H query heads, G key/value heads, D head width
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from nano_hindi import sdpa_attention
+from nano_hindi.errors import UserError
+
+PROBE_TOLERANCE = 0.03  # relative error of a backend's probe; bf16 rounding makes 0.005, a window off by one more than 0.1
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to compute attention. `str()` of it is the line that a program prints at its start."""
+
+    name: str
+    attend: Callable[..., Tensor]  # (q, k, v, left) -> (B, T, H, D)
+    attend_cached: Callable[..., Tensor]  # (q, k_cache, v_cache, k, v, cache_seqlens, left) -> (B, T, H, D)
+    reason: str = ""  # why the ones before it were passed over
+
+    def __str__(self) -> str:
+        return f"attention: {self.name}" + (f" ({self.reason})" if self.reason else "")
+
+
+class _UnusableError(Exception):
+    """A backend cannot run here; the message says why in a few words."""
+
+
+# ---- the interface
+
+
+def _flash_attn_func(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window_size: tuple[int, int] = (-1, -1)) -> Tensor:
+    """Causal attention within a sequence, differentiable. Raises ValueError for shapes or windows that it does not do.
+
+    q (B, T, H, D); k, v (B, T, G, D), each serving H/G neighbouring query heads; returns (B, T, H, D). Scores are scaled by D ** -0.5.
+    """
+    _check(q, k, v, causal, window_size)
+    if q.shape[1] != k.shape[1]:
+        raise ValueError(f"{q.shape[1]} queries and {k.shape[1]} keys: flash_attn_func takes as many of each")
+    wants_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    left = window_size[0] if window_size[0] < k.shape[1] - 1 else -1  # one name for "sees everything"
+    name = _backend_name(q.device, q.dtype, q.shape[3], q.shape[2], k.shape[2], wants_grad)
+    return _loaded[name].attend(q, k, v, left)
+
+
+def _flash_attn_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    cache_seqlens: int | Tensor | None = None,
+    causal: bool = True,
+    window_size: tuple[int, int] = (-1, -1),
+) -> Tensor:
+    """Write k, v into the caches in place behind the first `cache_seqlens` keys, then attend to all keys so far. Forward only.
+
+    q (B, T, H, D); caches (B, S, G, D); k, v (B, T, G, D) or None where the cache holds them already; cache_seqlens an int (no readback from
+    the device) or an int32 tensor (B,), None for a full cache. The last query stands at the last key. Returns (B, T, H, D).
+    Raises ValueError where the cache is too short, RuntimeError where a gradient is wanted.
+    """
+    _check(q, k_cache, v_cache, causal, window_size)
+    if torch.is_grad_enabled() and (q.requires_grad or k_cache.requires_grad or (k is not None and (k.requires_grad or v.requires_grad))):
+        raise RuntimeError("flash_attn_with_kvcache makes no gradients; call it under torch.no_grad() or torch.inference_mode()")
+    if cache_seqlens is None:
+        cache_seqlens = k_cache.shape[1]
+    if not isinstance(cache_seqlens, Tensor):
+        new = 0 if k is None else k.shape[1]
+        if cache_seqlens + new > k_cache.shape[1]:
+            raise ValueError(f"{cache_seqlens} + {new} keys do not fit into a cache of {k_cache.shape[1]}")
+        if cache_seqlens + new < q.shape[1]:
+            raise ValueError(f"{q.shape[1]} queries but only {cache_seqlens + new} keys in the cache")
+    name = _backend_name(q.device, q.dtype, q.shape[3], q.shape[2], k_cache.shape[2], False)
+    return _loaded[name].attend_cached(q, k_cache, v_cache, k, v, cache_seqlens, window_size[0])
+
+
+flash_attn = SimpleNamespace(flash_attn_func=_flash_attn_func, flash_attn_with_kvcache=_flash_attn_with_kvcache)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, window_size: tuple[int, int]) -> None:
+    if not causal or window_size[0] < -1 or window_size[1] not in (-1, 0):
+        raise ValueError(f"only causal attention with window_size (left, 0) or (-1, -1) is here, not causal={causal}, window_size={window_size}")
+    if q.dim() != 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3] or q.shape[2] % k.shape[2] != 0:
+        raise ValueError(f"q (B, T, H, D) and k, v (B, N, G, D) with G dividing H, not {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
+
+
+# ---- varlen: PyTorch's own flash kernel, which takes windows since about 2.12
+
+
+def _varlen_backend(varlen_attn: Callable[..., Tensor]) -> Backend:
+    takes_gqa = "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+    def attend(q, k, v, left):
+        B, T, H, D = q.shape
+        if not takes_gqa:
+            k, v = sdpa_attention.expand_heads(k, H), sdpa_attention.expand_heads(v, H)
+        bounds = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q.device)
+        packed = [x.reshape(B * T, -1, D) for x in (q, k, v)]
+        return varlen_attn(*packed, bounds, bounds, T, T, window_size=(left, 0), **({"enable_gqa": True} if takes_gqa else {})).view(B, T, H, D)
+
+    # one query against a cache needs no mask, and SDPA takes it without packing
+    return Backend("varlen", attend, functools.partial(sdpa_attention.attend_cached, attend=attend))
+
+
+def _load_varlen(device: torch.device, dtype: torch.dtype) -> Backend:
+    _require_cuda(device, dtype, range(8, 100), (torch.bfloat16, torch.float16))
+    if not torch.backends.cuda.is_flash_attention_available():
+        raise _UnusableError("this PyTorch is built without flash attention")
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        raise _UnusableError("this PyTorch has no varlen_attn") from None
+    if "window_size" not in inspect.signature(varlen_attn).parameters:
+        raise _UnusableError("this PyTorch's varlen_attn takes no window_size")
+    return _varlen_backend(varlen_attn)
+
+
+# ---- FlashAttention-3
+
+
+def _fa3_backend(module) -> Backend:
+    """`module` has FA3's functions: the package flash_attn_interface, or the hub's kernel."""
+    attend_func, attend_with_cache = module.flash_attn_func, module.flash_attn_with_kvcache
+    if not isinstance(getattr(attend_func, "__globals__", {}).get("_flash_attn_forward"), torch.library.CustomOpDef):
+        # a build that torch.compile cannot look into: leave the graph for this one call
+        attend_func = torch.compiler.disable(attend_func)
+
+    def attend(q, k, v, left):
+        out = attend_func(q, k, v, causal=True, window_size=(left, 0))
+        return out[0] if isinstance(out, tuple) else out  # older builds return (out, lse)
+
+    def attend_cached(q, k_cache, v_cache, k, v, cache_seqlens, left):
+        out = attend_with_cache(q, k_cache, v_cache, k=k, v=v, cache_seqlens=cache_seqlens, causal=True, window_size=(left, 0))
+        return out[0] if isinstance(out, tuple) else out
+
+    return Backend("fa3", attend, attend_cached)
+
+
+def _load_fa3(device: torch.device, dtype: torch.dtype) -> Backend:
+    # Hopper alone: its kernels are built for sm90a, which no later GPU runs, and a failed launch ends the process (CHECK_CUDA in hopper/cuda_check.h
+    # calls exit), so that no probe could catch it
+    _require_cuda(device, dtype, range(9, 10), (torch.bfloat16,))
+    try:
+        import flash_attn_interface as module
+    except ImportError:
+        try:
+            from kernels import get_kernel
+        except ImportError:
+            raise _UnusableError("not installed") from None
+        version = {"version": 1} if "version" in inspect.signature(get_kernel).parameters else {}
+        module = get_kernel("kernels-community/flash-attn3", **version)
+    return _fa3_backend(module)
+
+
+def _require_cuda(device: torch.device, dtype: torch.dtype, majors: range, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Raises _UnusableError unless `device` is a CUDA GPU with one of these major compute capabilities, and `dtype` one of these."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        raise _UnusableError("no CUDA")
+    major, minor = torch.cuda.get_device_capability(device)
+    if major not in majors:
+        raise _UnusableError(f"not for compute capability {major}.{minor}")
+    if dtype not in dtypes:
+        raise _UnusableError(f"does not take {str(dtype).removeprefix('torch.')}")
+
+
+# ---- the choice
+
+
+def _load_sdpa(device: torch.device, dtype: torch.dtype) -> Backend:
+    return Backend("sdpa", sdpa_attention.attend, sdpa_attention.attend_cached)
+
+
+LOADERS = {"fa3": _load_fa3, "varlen": _load_varlen, "sdpa": _load_sdpa}  # in order of preference; a new backend goes here
+
+
+def select_backend(
+    device: torch.device | str, dtype: torch.dtype, head_dim: int = 64, n_head: int = 6, n_kv_head: int = 2, training: bool = True
+) -> Backend:
+    """The first backend that passes a tiny probe with these shapes on `device`: forward, and backward too for training. Probes once.
+
+    NANO_HINDI_ATTENTION=fa3|varlen|sdpa forces one. Raises UserError for a name that is none of these, or a forced one that does not work here.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return _select(os.environ.get("NANO_HINDI_ATTENTION") or None, device, dtype, head_dim, n_head, n_kv_head, training)
+
+
+@torch.compiler.assume_constant_result  # torch.compile asks while it traces, and does not trace into the probe; it takes names, not objects
+def _backend_name(*arguments) -> str:
+    return select_backend(*arguments).name
+
+
+_loaded: dict[str, Backend] = {}  # those that were chosen so far, by name
+
+
+@functools.cache
+def _select(forced, device, dtype, head_dim, n_head, n_kv_head, training) -> Backend:
+    if forced is not None and forced not in LOADERS:
+        raise UserError(f"NANO_HINDI_ATTENTION={forced} names no attention backend; choose one of {', '.join(LOADERS)}, or unset it")
+    passed_over = []
+    for name in [forced] if forced else LOADERS:
+        try:
+            backend = LOADERS[name](device, dtype)
+            if name != "sdpa":  # sdpa is what the others are compared with
+                _probe(backend, device, dtype, head_dim, n_head, n_kv_head, training)
+        except _UnusableError as error:
+            passed_over.append(f"{name}: {error}")
+        except Exception as error:  # noqa: BLE001 - a kernel that does not fit the GPU shows itself in many types
+            passed_over.append(f"{name}: {type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"[:120])
+        else:
+            _loaded[name] = dataclasses.replace(backend, reason="forced by NANO_HINDI_ATTENTION" if forced else "; ".join(passed_over))
+            return _loaded[name]
+    raise UserError(f"NANO_HINDI_ATTENTION={forced} does not work here ({passed_over[0]}); unset it, or set it to sdpa")
+
+
+def _probe(backend: Backend, device, dtype, head_dim, n_head, n_kv_head, training) -> None:
+    """Compare the backend with SDPA in float32, on tiny shapes. Raises what the kernel raises, or _UnusableError where the numbers differ."""
+    generator = torch.Generator().manual_seed(0)  # the run's own random numbers stay untouched
+
+    def random(n, heads):
+        return torch.randn(2, n, heads, head_dim, generator=generator).to(device, dtype)
+
+    def compare(what, got, expected):
+        error = ((got.float() - expected).norm() / expected.norm()).item()
+        if not error <= PROBE_TOLERANCE:
+            raise _UnusableError(f"wrong {what} in the probe (relative error {error:.2g})")
+
+    with torch.inference_mode(False), torch.set_grad_enabled(training):
+        for left in (-1, 40):
+            q, k, v, upstream = (random(160, heads) for heads in (n_head, n_kv_head, n_kv_head, n_head))
+            ours, theirs = ([x.detach().to(kind).requires_grad_(training) for x in (q, k, v)] for kind in (torch.float32, dtype))
+            expected, got = sdpa_attention.attend(*ours, left), backend.attend(*theirs, left)
+            compare("output", got, expected)
+            if training:
+                expected.backward(upstream.float())
+                got.backward(upstream)
+                for name, a, b in zip("qkv", ours, theirs, strict=True):
+                    compare(f"gradient of {name}", b.grad, a.grad)
+            else:
+                for n in (1, 24):
+                    new = [random(n, heads) for heads in (n_head, n_kv_head, n_kv_head)]
+                    caches = [random(160, n_kv_head) for _ in range(2)]
+                    expected_out = sdpa_attention.attend_cached(
+                        new[0].float(), *(c.float() for c in caches), *(x.float() for x in new[1:]), 100, left
+                    )
+                    compare("output with a cache", backend.attend_cached(new[0], *caches, *new[1:], 100, left), expected_out)
+                    compare("key in the cache", caches[0][:, 100 : 100 + n], new[1].float())
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

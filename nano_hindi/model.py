@@ -1,0 +1,211 @@
+"""GPT: the network and nothing else. Built from a GPTConfig, it maps token ids to hidden states, logits or a loss.
+
+rotary positions   Su et al. 2021, arXiv 2104.09864       grouped-query attention  Ainslie et al. 2023, arXiv 2305.13245
+ReLU^2             So et al. 2021, arXiv 2109.08668       QK-norm                  Henry et al. 2020, arXiv 2010.04245
+value embeddings   after Zhou et al. 2024, arXiv 2410.17897 (ResFormer), with a gate that looks at the input
+soft-cap           Gemma 2, arXiv 2408.00118
+"""
+
+# B batch, T time, C width, H query heads, G key/value heads, D head width, V vocabulary
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nano_hindi.config import GPTConfig
+from nano_hindi.flash_attention import flash_attn
+from nano_hindi.loss import softcapped_cross_entropy
+
+if TYPE_CHECKING:
+    from nano_hindi.engine import KVCache
+
+ROPE_BASE = 100_000.0
+SOFTCAP = 15.0
+MLP_FACTOR = 4
+GATE_CHANNELS = 32  # of the normed input, which the gate of a value embedding looks at
+# initial values; the projections back into the residual stream begin at zero, so every block begins as the identity
+WTE_STD = 1.0
+LM_HEAD_STD = 0.001  # first logits near zero: the first loss is ln V
+RESID_LAMBDA, X0_LAMBDA = 1.0, 0.1
+
+
+class Linear(nn.Linear):
+    """A linear layer without bias whose float32 weight takes part in the dtype of its input."""
+
+    def __init__(self, n_in: int, n_out: int):
+        super().__init__(n_in, n_out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """x over its root mean square along the last dimension, without weights."""
+    return F.rms_norm(x, (x.size(-1),))
+
+
+def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """cos and sin (T, D/2), float32, of integer positions (T,), however far along the text they are."""
+    frequencies = ROPE_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim)
+    angles = positions.float()[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each pair (x[d], x[d + D/2]) of x (B, T, H, D) by the angle of its position; cos and sin (T, D/2)."""
+    first, second = x.float().chunk(2, dim=-1)
+    cos, sin = cos[:, None], sin[:, None]  # the same for all heads
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__()
+        self.layer, self.head_dim, self.left = layer, config.head_dim, config.windows[layer] - 1
+        self.c_q = Linear(config.n_embd, config.n_head * config.head_dim)
+        self.c_k = Linear(config.n_embd, config.n_kv_head * config.head_dim)
+        self.c_v = Linear(config.n_embd, config.n_kv_head * config.head_dim)
+        self.c_proj = Linear(config.n_head * config.head_dim, config.n_embd)
+        self.ve_gate = Linear(min(GATE_CHANNELS, config.n_embd), config.n_kv_head) if layer in config.value_embedding_layers else None
+
+    def forward(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor, kv_cache: KVCache | None) -> Tensor:
+        """x (B, T, C), value embedding (B, T, G*D) or None -> (B, T, C)."""
+        q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.c_q, self.c_k, self.c_v))
+        if ve is not None:
+            gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))  # (B, T, G), from 0 to 2; 1 at the start
+            v = v + gate[..., None] * ve.view_as(v)
+        q, k = rms_norm(apply_rope(q, cos, sin)), rms_norm(apply_rope(k, cos, sin))
+        if kv_cache is None:
+            y = flash_attn.flash_attn_func(q, k, v, causal=True, window_size=(self.left, 0))
+        else:
+            y = kv_cache.attend(self.layer, q, k, v)
+        return self.c_proj(y.flatten(-2))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.c_fc = Linear(config.n_embd, MLP_FACTOR * config.n_embd)
+        self.c_proj = Linear(MLP_FACTOR * config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.relu(self.c_fc(x)).square())
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__()
+        self.attn = Attention(config, layer)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor, kv_cache: KVCache | None) -> Tensor:
+        x = x + self.attn(rms_norm(x), ve, cos, sin, kv_cache)
+        return x + self.mlp(rms_norm(x))
+
+
+class GPT(nn.Module):
+    """The language model. Weights are float32; the matmuls run in `compute_dtype`, which the scripts set to what the device likes.
+
+    After construction the weights are whatever was in memory: call `init_weights()`, or load a state dict.
+    """
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config, self.compute_dtype = config, torch.float32
+        rows = config.padded_vocab_size
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(rows, config.n_embd),
+                "h": nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
+            }
+        )
+        self.value_embeds = nn.ModuleDict(
+            {str(layer): nn.Embedding(rows, config.n_kv_head * config.head_dim) for layer in config.value_embedding_layers}
+        )
+        self.lm_head = Linear(config.n_embd, rows)
+        self.resid_lambdas = nn.Parameter(torch.empty(config.n_layer))
+        self.x0_lambdas = nn.Parameter(torch.empty(config.n_layer))
+        self._compiled_trunk = None
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Fill all weights from torch's default random generator."""
+        bound = (3 / self.config.n_embd) ** 0.5  # a uniform distribution with standard deviation n_embd^-0.5
+        nn.init.normal_(self.transformer.wte.weight, std=WTE_STD)
+        nn.init.normal_(self.lm_head.weight, std=LM_HEAD_STD)
+        for block in self.transformer.h:
+            for linear in (block.attn.c_q, block.attn.c_k, block.attn.c_v, block.mlp.c_fc):
+                nn.init.uniform_(linear.weight, -bound, bound)
+            for linear in (block.attn.c_proj, block.mlp.c_proj, block.attn.ve_gate):
+                if linear is not None:
+                    nn.init.zeros_(linear.weight)
+        for embedding in self.value_embeds.values():
+            nn.init.uniform_(embedding.weight, -bound, bound)
+        self.resid_lambdas.fill_(RESID_LAMBDA)
+        self.x0_lambdas.fill_(X0_LAMBDA)
+
+    def trunk(self, idx: Tensor, kv_cache: KVCache | None = None) -> Tensor:
+        """Token ids (B, T) -> normed hidden states (B, T, C) in the compute dtype. With a cache, ids are those that follow what it holds."""
+        start = 0 if kv_cache is None else kv_cache.position
+        cos, sin = rope_angles(torch.arange(start, start + idx.size(1), device=idx.device), self.config.head_dim)
+        x = x0 = rms_norm(self.transformer.wte(idx).to(self.compute_dtype))
+        resid_lambdas, x0_lambdas = self.resid_lambdas.to(x.dtype), self.x0_lambdas.to(x.dtype)
+        for layer, block in enumerate(self.transformer.h):
+            x = resid_lambdas[layer] * x + x0_lambdas[layer] * x0
+            ve = self.value_embeds[str(layer)](idx).to(x.dtype) if str(layer) in self.value_embeds else None
+            x = block(x, ve, cos, sin, kv_cache)
+        if kv_cache is not None:
+            kv_cache.position += idx.size(1)
+        return rms_norm(x)
+
+    def compile_trunk(self) -> None:
+        """Run the trunk through torch.compile from now on, where there is no cache. Names in the state dict stay as they are."""
+        self._compiled_trunk = torch.compile(self.trunk, dynamic=False)
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None, kv_cache: KVCache | None = None, loss_reduction: str = "mean") -> Tensor:
+        """Token ids (B, T) -> float32 soft-capped logits (B, T, V); with targets (B, T), -1 ignored, the loss in nats.
+
+        loss_reduction: "mean" or "sum", a float32 scalar; "none", (B, T), without gradients.
+        """
+        x = self.trunk(idx, kv_cache) if kv_cache is not None or self._compiled_trunk is None else self._compiled_trunk(idx)
+        if targets is None:
+            return self.logits(x)
+        loss = softcapped_cross_entropy(
+            x.flatten(0, 1), self.lm_head.weight, targets.flatten(), softcap=SOFTCAP, reduction=loss_reduction, vocab_size=self.config.vocab_size
+        )
+        return loss.view(targets.shape) if loss_reduction == "none" else loss
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Hidden states (B, T, C) -> float32 soft-capped logits (B, T, V)."""
+        return SOFTCAP * torch.tanh(self.lm_head(x)[..., : self.config.vocab_size].float() / SOFTCAP)
+
+    def generate(self, tokens: Sequence[int], max_tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 42) -> Iterator[int]:
+        """Yield `max_tokens` tokens that continue `tokens`, one by one; see `engine.generate_tokens`."""
+        from nano_hindi.engine import generate_tokens
+
+        return generate_tokens(self, tokens, max_tokens, temperature, top_k, seed)
+
+    def num_params(self) -> dict[str, int]:
+        """Parameters by kind, and in total."""
+        parts = {
+            "wte": [self.transformer.wte.weight],
+            "lm_head": [self.lm_head.weight],
+            "value_embeds": self.value_embeds.parameters(),
+            "blocks": self.transformer.h.parameters(),
+            "scalars": [self.resid_lambdas, self.x0_lambdas],
+        }
+        counts = {kind: sum(p.numel() for p in parameters) for kind, parameters in parts.items()}
+        return counts | {"total": sum(counts.values())}
+
+    def flops_per_token(self) -> int:
+        """Operations of forward and backward per token: 6 for each weight of a matmul, 12 H D for each key of a layer's window.
+
+        The count of Chowdhery et al. 2022, arXiv 2204.02311, appendix B; a window counts in full, as if every position saw all of it.
+        """
+        counts, width = self.num_params(), self.config.n_head * self.config.head_dim
+        return 6 * (counts["blocks"] + counts["lm_head"]) + 12 * width * sum(self.config.windows)

@@ -1,0 +1,292 @@
+"""Muon: momentum whose every update is made (nearly) orthogonal, for the matrices of the blocks. DistMuon shares the work over processes.
+
+One update of a matrix W with gradient G:
+    momentum       M <- mu M + (1 - mu) G,  U = mu M + (1 - mu) G      Nesterov; K. Jordan 2024, kellerjordan.github.io/posts/muon. There M is a plain
+                                                                      sum; this average points the same way, and the next line forgets lengths
+    polar factor   U <- about U (U'U)^-1/2                             Polar Express, Amsel et al. 2025, arXiv 2505.16932
+    variance       v <- beta2 v + (1 - beta2) mean(U^2), U <- U / sqrt(v), stretched back to its old Frobenius norm      NorMuon, arXiv 2510.05491
+    cautious decay W <- W - lr wd W, only where U and W agree in sign  Chen et al. 2025, arXiv 2510.12402
+    step           W <- W - lr sqrt(max(1, rows/cols)) U
+
+Same-shaped matrices are stacked, and the kernel treats a stack at once.
+
+Shapes: N matrices of one shape, K of them owned by this process (K = N where it is alone), R rows, C columns
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nano_hindi.common import compute_dtype
+from nano_hindi.errors import UserError
+
+# Polynomials a x + b x^3 + c x^5 that, one after the other, bring singular values from [1e-3, 1] to within 0.134 of 1: each is the minimax one for the
+# interval that those before it leave (Amsel et al., theorem 4.1 and algorithm 3), with the paper's two guards against rounding (section 4.4): a safety
+# factor of 1.01 on every step but the last, and a cushion of 0.02407 (its appendix G). tests/test_muon.py derives them again.
+POLAR_EXPRESS = (
+    (8.205160414005569, -22.90193498705604, 16.460724910180307),
+    (4.066915619879591, -2.8612845345884783, 0.5183804464778612),
+    (3.9134926112054647, -2.8242518767230895, 0.5248485625148539),
+    (3.3060139701337676, -2.430227567449683, 0.4869515205509475),
+    (2.3270569820839184, -1.692496733182747, 0.4213605389287794),
+)
+POLAR_LIMIT = (15 / 8, -10 / 8, 3 / 8)  # what the minimax polynomials tend to as the interval closes in on 1: every iteration beyond the fifth
+NORM_SAFETY = 1.01  # rounding may not lift a singular value above 1, where the first polynomial is steep (the paper's algorithm 1)
+TINY = 1e-20  # keeps a division by the norm of an all-zero matrix finite
+MIN_MEAN_SQUARE = 1e-10  # floor of the second moment (NorMuon's epsilon): a live row's is about 1 / max(R, C)
+
+
+def polar_express(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The orthogonal polar factor of each matrix (K, R, C), approximately: singular vectors kept, singular values near 1. Returns `dtype`.
+
+    After 5 steps a singular value of at least 1.01e-3 times the matrix's Frobenius norm is within 0.134 of 1; smaller ones are lifted less, zeros stay zero.
+    """
+    is_tall = matrices.size(-2) > matrices.size(-1)
+    x = matrices.mT if is_tall else matrices  # so that the products below are the small ones
+    norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+    x = (x / (NORM_SAFETY * norm).clamp_min(TINY)).to(dtype)
+    for a, b, c in itertools.islice(itertools.chain(POLAR_EXPRESS, itertools.repeat(POLAR_LIMIT)), steps):
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b XX' + c (XX')^2
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.mT if is_tall else x
+
+
+def second_moment_dim(rows: int, cols: int) -> int:
+    """The dimension that NorMuon's second moment averages over: each row's columns, but each column's rows where a matrix is wide.
+
+    The paper keeps one value per row. The rows of a wide matrix with orthogonal rows all have length 1, so there is nothing to even out; its columns differ.
+    """
+    return -1 if rows >= cols else -2
+
+
+def muon_update(
+    weights: Tensor,
+    gradients: Tensor,
+    momentum_buffer: Tensor,
+    second_moment: Tensor,
+    lr: Tensor,
+    grad_scale: Tensor,
+    *,
+    momentum: float,
+    nesterov: bool,
+    ns_steps: int,
+    beta2: float,
+    weight_decay: float,
+    dtype: torch.dtype,
+) -> None:
+    """One update of a stack of matrices, in place: weights, gradients and momentum (K, R, C), second moment (K, R, 1) or (K, 1, C), lr and grad_scale 0-d.
+
+    Where grad_scale is not finite nothing changes, without asking the device. The products are computed in `dtype`, everything else as stored.
+    """
+    rows, cols = weights.shape[-2:]
+    is_good = torch.isfinite(grad_scale)
+    gradients = gradients * grad_scale
+    new_momentum = torch.lerp(momentum_buffer, gradients, 1 - momentum)
+    direction = torch.lerp(gradients, new_momentum, momentum) if nesterov else new_momentum
+    update = polar_express(direction, ns_steps, dtype).to(weights.dtype)
+
+    mean_square = update.square().mean(dim=second_moment_dim(rows, cols), keepdim=True)
+    new_second_moment = torch.lerp(second_moment, mean_square, 1 - beta2)
+    shrink = new_second_moment.clamp_min(MIN_MEAN_SQUARE).rsqrt()
+    # both Frobenius norms follow from the mean squares, up to the same factor
+    norm_before, norm_after = (x.sum(dim=(-2, -1), keepdim=True) for x in (mean_square, mean_square * shrink.square()))
+    update = update * (shrink * (norm_before / norm_after.clamp_min(TINY)).sqrt())
+
+    step = lr * max(1, rows / cols) ** 0.5 * update
+    if weight_decay:
+        step = step + lr * weight_decay * torch.where(update * weights >= 0, weights, 0)
+    weights.sub_(torch.where(is_good, step, 0))
+    momentum_buffer.copy_(torch.where(is_good, new_momentum, momentum_buffer))
+    second_moment.copy_(torch.where(is_good, new_second_moment, second_moment))
+
+
+@dataclass
+class _Pending:
+    """A tensor that a collective may still be filling; `source` is what it reads, kept alive until then, `divisor` turns a sum into a mean."""
+
+    result: Tensor
+    work: dist.Work | None = None
+    source: Tensor | None = None
+    divisor: int = 1
+
+    def wait(self) -> Tensor:
+        if self.work is not None:
+            self.work.wait()
+            self.work = self.source = None
+            if self.divisor > 1:
+                self.result.div_(self.divisor)
+        return self.result
+
+
+def _stack(tensors: list[Tensor], slots: int, like: Tensor) -> Tensor:
+    """`tensors` stacked into (slots, R, C); slots that are left over hold zeros, which the kernel keeps zero."""
+    stack = torch.empty((slots, *like.shape), dtype=like.dtype, device=like.device)
+    if tensors:
+        torch.stack(tensors, out=stack[: len(tensors)])
+    stack[len(tensors) :].zero_()
+    return stack
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon on one process. `params`: matrices, or (name, matrix) pairs; the state is kept by name, an unnamed matrix's name is its index.
+
+    Each shape is one of `param_groups`. Raises ValueError for a parameter that is not a matrix.
+    Every matrix must have a gradient when the step is made: a missing one raises RuntimeError, since a stack moves as a whole.
+    """
+
+    rank, world_size = 0, 1
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[tuple[str, Tensor]],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+        beta2: float = 0.95,
+        weight_decay: float = 0.0,
+    ):
+        by_shape: dict[tuple, list[tuple[str, Tensor]]] = {}
+        for i, entry in enumerate(params):
+            name, p = entry if isinstance(entry, tuple) else (str(i), entry)
+            if p.ndim != 2:
+                raise ValueError(f"Muon is for matrices, but {name} has shape {tuple(p.shape)}")
+            by_shape.setdefault((p.shape, p.dtype, p.device), []).append((name, p))
+        defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, "beta2": beta2, "weight_decay": weight_decay}
+        super().__init__([{"params": named} for named in by_shape.values()], defaults)
+
+        self._momentum, self._second_moment = [], []  # one stack per group, this process's matrices only
+        for group in self.param_groups:
+            first = group["params"][0]
+            self._momentum.append(_stack([], self._slots(group), first))
+            self._second_moment.append(_stack([], self._slots(group), first[..., :1] if second_moment_dim(*first.shape) == -1 else first[:1]))
+        self._gradients: list[_Pending] = []
+        self._kernel = muon_update
+
+    def compile_kernel(self) -> None:
+        """Compile the update, once per shape, at its next use. Call it where torch.compile is known to work."""
+        self._kernel = torch.compile(muon_update, dynamic=False)
+
+    # ---- one update: reduce_gradients, grad_sq_norm, step
+
+    @torch.no_grad()
+    def reduce_gradients(self) -> None:
+        """Stack the gradients, and average them over the processes if there are several; returns while that is under way. A second call does nothing."""
+        if self._gradients:
+            return
+        for group in self.param_groups:
+            for name, p in zip(group["param_names"], group["params"], strict=True):
+                if p.grad is None:
+                    raise RuntimeError(f"{name} has no gradient: Muon needs one for every matrix before each step (was backward called?)")
+        for group in self.param_groups:
+            gradients = [p.grad for p in group["params"]]
+            self._gradients.append(self._reduce_scatter(_stack(gradients, self._slots(group) * self.world_size, group["params"][0])))
+
+    def grad_sq_norm(self) -> Tensor:
+        """Squared norm of the averaged gradients of the matrices that this process owns, 0-d float32: each matrix counts on one process."""
+        self.reduce_gradients()
+        return torch.stack([torch.linalg.vector_norm(pending.wait(), dtype=torch.float32) for pending in self._gradients]).square().sum()
+
+    @torch.no_grad()
+    def step(self, grad_scale: Tensor | float | None = None) -> None:
+        """Update every matrix with its gradient times `grad_scale` (0-d tensor or number). Where that is not finite, weights and state stay as they are.
+
+        Reduces the gradients if that was not done. Waits for no device.
+        """
+        self.reduce_gradients()
+        device = self.param_groups[0]["params"][0].device
+        scale = torch.full((), 1.0 if grad_scale is None else grad_scale, device=device) if not isinstance(grad_scale, Tensor) else grad_scale
+        updated = []
+        for group, pending, momentum, second_moment in zip(self.param_groups, self._gradients, self._momentum, self._second_moment, strict=True):
+            weights = _stack(self._own(group, group["params"]), self._slots(group), group["params"][0])
+            lr = torch.full((), group["lr"], device=device)  # a tensor: a number would be compiled in
+            settings = {key: group[key] for key in ("momentum", "nesterov", "ns_steps", "beta2", "weight_decay")}
+            self._kernel(weights, pending.wait(), momentum, second_moment, lr, scale, **settings, dtype=compute_dtype(device))
+            updated.append(self._all_gather(weights))
+        for group, pending in zip(self.param_groups, updated, strict=True):
+            for p, new in zip(group["params"], pending.wait(), strict=False):  # what remains is padding
+                p.copy_(new)
+        self._gradients = []
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """{"momentum", "second_moment"}, each {name: full tensor of its own}. Collective: every process calls it and gets the same, whatever their number.
+
+        Rates and betas are not in it: they belong to the configuration.
+        """
+        return {
+            kind: {
+                name: tensor.clone()
+                for group, stack in zip(self.param_groups, stacks, strict=True)
+                for name, tensor in zip(group["param_names"], self._all_gather(stack).wait(), strict=False)
+            }
+            for kind, stacks in self._state()
+        }
+
+    def load_state_dict(self, state_dict: dict[str, dict[str, Tensor]]) -> None:
+        """Go on from a `state_dict()`, made by any number of processes. Raises UserError where its names or shapes are those of another model."""
+        for kind, stacks in self._state():
+            tensors = state_dict[kind]
+            expected = {name for group in self.param_groups for name in group["param_names"]}
+            if different := expected ^ tensors.keys():
+                raise UserError(f"the saved {kind} of Muon belongs to another model: {', '.join(sorted(different))} stands on one side only")
+            for group, stack in zip(self.param_groups, stacks, strict=True):
+                for name, slot in zip(self._own(group, group["param_names"]), stack, strict=False):
+                    if tensors[name].shape != slot.shape:
+                        raise UserError(f"the saved {kind} of {name} has shape {tuple(tensors[name].shape)}, this model's is {tuple(slot.shape)}")
+                    slot.copy_(tensors[name])
+
+    def _state(self) -> Iterator[tuple[str, list[Tensor]]]:
+        yield "momentum", self._momentum
+        yield "second_moment", self._second_moment
+
+    # ---- who owns what: process r has the slots r K to (r + 1) K of every group
+
+    def _slots(self, group: dict) -> int:
+        return -(-len(group["params"]) // self.world_size)
+
+    def _own(self, group: dict, items: list) -> list:
+        slots = self._slots(group)
+        return items[self.rank * slots : (self.rank + 1) * slots]
+
+    def _reduce_scatter(self, stack: Tensor) -> _Pending:
+        """Gradients (K * world size, R, C) of this process -> the mean over all processes for its own slots (K, R, C)."""
+        return _Pending(stack)
+
+    def _all_gather(self, own: Tensor) -> _Pending:
+        """Own slots (K, R, C) -> everybody's (K * world size, R, C)."""
+        return _Pending(own)
+
+
+class DistMuon(Muon):
+    """Muon over the processes of the default group: the same arguments, and the same result as Muon with the mean of their gradients.
+
+    Each shape is padded to a multiple of the number of processes. Each matrix is whole on one process, which gets its mean gradient by reduce-scatter,
+    keeps its state and computes its update; the new weights are all-gathered. All processes must hold the same parameters in the same order.
+    Gloo has no true reduce-scatter: PyTorch makes it from an all-reduce, twice the bytes.
+    Raises RuntimeError outside a process group.
+    """
+
+    def __init__(self, *args, **kwargs):
+        if not (dist.is_available() and dist.is_initialized()):
+            raise RuntimeError("DistMuon needs a process group (torchrun, then init_process_group); one process alone uses Muon")
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        super().__init__(*args, **kwargs)
+
+    def _reduce_scatter(self, stack: Tensor) -> _Pending:
+        own = stack.new_empty((stack.size(0) // self.world_size, *stack.shape[1:]))
+        collective = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # the new name since torch 2.13
+        return _Pending(own, collective(own, stack, async_op=True), stack, self.world_size)  # a sum first: gloo has no mean
+
+    def _all_gather(self, own: Tensor) -> _Pending:
+        everything = own.new_empty((own.size(0) * self.world_size, *own.shape[1:]))
+        collective = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        return _Pending(everything, collective(everything, own, async_op=True), own)

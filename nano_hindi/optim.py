@@ -1,0 +1,211 @@
+"""The optimizers of a run behind one `step`: Muon for the matrices of the blocks, AdamW for everything else. Schedule, clipping, loss scale.
+
+An update on N processes: every gradient is averaged over them once (Muon's by reduce-scatter, AdamW's by all-reduce), the squared norms are summed,
+one factor clips everything, the steps are made. Nothing here reads a value back from the device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from nano_hindi.common import World, count
+from nano_hindi.config import TrainConfig
+from nano_hindi.errors import UserError
+from nano_hindi.muon import DistMuon, Muon
+
+REFERENCE_WIDTH = 768  # the rates of the embedding-like weights are given for this width and scale with (n_embd / 768)^-0.5
+RESID_LAMBDA_RATE = 0.01  # share of adamw_scalar_lr: these multiply the residual stream in every layer (nanochat's value)
+X0_LAMBDA_BETA1 = 0.96  # slower than the rest: a handful of scalars with noisy gradients (nanochat's value)
+
+# torch.amp.GradScaler's values, but the interval: a default run has only 1,907 updates
+FIRST_LOSS_SCALE = 2.0**16
+LOSS_SCALE_INTERVAL = 200
+
+
+def learning_rate_scale(update: int, updates: int, warmup_updates: int, min_lr_ratio: float) -> float:
+    """Factor on every learning rate in update number `update` (from 0) of `updates`: linear warm-up that is never 0, then a cosine.
+
+    Update `warmup_updates` is the first at 1, the last of the run has exactly `min_lr_ratio`; a run of a single update has 1.
+    """
+    if update < warmup_updates:
+        return (update + 1) / (warmup_updates + 1)
+    progress = min(1.0, (update - warmup_updates) / max(1, updates - 1 - warmup_updates))
+    return min_lr_ratio + (1 - min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """What the start page says about the parameters that share an optimizer and a rate."""
+
+    name: str
+    optimizer: str
+    count: int
+    lr: float
+
+    def __str__(self) -> str:
+        return f"{self.name}: {count(self.count)}, {self.optimizer}, rate {self.lr:.3g}"
+
+
+class TrainOptimizer:
+    """Muon (DistMuon where world.size > 1) and AdamW over all parameters of a GPT. Raises ValueError for a parameter that it has no place for."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, world: World):
+        self.grad_clip, self.world = config.grad_clip, world
+        named = {"blocks": [], "wte": [], "value_embeds": [], "lm_head": [], "resid_lambdas": [], "x0_lambdas": []}
+        for name, p in model.named_parameters():
+            top = name.removeprefix("transformer.").split(".")[0]
+            kind = "blocks" if top == "h" else top
+            if kind not in named or (kind == "blocks" and p.ndim != 2):
+                raise ValueError(f"no optimizer takes the parameter {name} of shape {tuple(p.shape)}")
+            named[kind].append((name, p))
+
+        width_factor = (model.transformer.wte.weight.size(1) / REFERENCE_WIDTH) ** -0.5
+        betas = (config.adamw_beta1, config.adamw_beta2)
+        recipes = {
+            "wte": (config.adamw_embedding_lr * width_factor, betas),
+            "value_embeds": (config.adamw_value_embedding_lr * width_factor, betas),
+            "lm_head": (config.adamw_unembedding_lr * width_factor, betas),
+            "resid_lambdas": (config.adamw_scalar_lr * RESID_LAMBDA_RATE, betas),
+            "x0_lambdas": (config.adamw_scalar_lr, (X0_LAMBDA_BETA1, config.adamw_beta2)),
+        }
+        groups = [{"params": named[kind], "kind": kind, "lr": lr, "betas": betas} for kind, (lr, betas) in recipes.items() if named[kind]]
+        self.adamw = torch.optim.AdamW(groups, eps=config.adamw_eps, weight_decay=0.0, fused=True)
+        self.muon = (DistMuon if world.size > 1 else Muon)(
+            named["blocks"],
+            lr=config.muon_lr,
+            momentum=config.muon_momentum,
+            ns_steps=config.muon_ns_steps,
+            beta2=config.muon_beta2,
+            weight_decay=config.weight_decay,
+        )
+        for group in self._groups():
+            group["initial_lr"] = group["lr"]
+
+    def compile(self) -> None:
+        """Compile Muon's kernel (AdamW's is a fused one). Call it where torch.compile is known to work."""
+        self.muon.compile_kernel()
+
+    @property
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The parameters by kind, with their number and full rate; print them."""
+        matrices = sum(p.numel() for group in self.muon.param_groups for p in group["params"])
+        return [ParameterGroup("blocks", "Muon", matrices, self.muon.param_groups[0]["initial_lr"])] + [
+            ParameterGroup(group["kind"], "AdamW", sum(p.numel() for p in group["params"]), group["initial_lr"]) for group in self.adamw.param_groups
+        ]
+
+    # ---- one update
+
+    @torch.no_grad()
+    def step(self, lr_scale: float, grad_divisor: float = 1.0) -> Tensor:
+        """Make one update from the gradients of all processes, averaged and divided by `grad_divisor` (the loss scale), then forget them.
+
+        Returns the norm of that gradient over all parameters, before clipping: 0-d float32, the same on every process. Where it is not finite,
+        weights, moments and step counts stay as they are; the device decides that by itself. Raises RuntimeError for a parameter without a gradient.
+        """
+        for group in self._groups():
+            group["lr"] = group["initial_lr"] * lr_scale
+        self._average_gradients()
+        norm = self._grad_norm() / grad_divisor
+        clip = (self.grad_clip / norm).clamp_max(1.0) if self.grad_clip else torch.ones_like(norm)
+        is_good = torch.isfinite(norm)
+        scale = torch.where(is_good, clip / grad_divisor, torch.nan)
+        self.muon.step(scale)
+        # the fused kernel divides by grad_scale and leaves everything alone where found_inf is 1: the hooks that GradScaler uses
+        self.adamw.grad_scale, self.adamw.found_inf = scale.reciprocal(), (~is_good).float()
+        self.adamw.step()
+        self.zero_grad()
+        return norm
+
+    def zero_grad(self) -> None:
+        """Forget all gradients and free their memory."""
+        self.adamw.zero_grad(set_to_none=True)
+        self.muon.zero_grad(set_to_none=True)
+
+    def _average_gradients(self) -> None:
+        """Every gradient becomes its mean over the processes (Muon's: those that this process owns). All transfers are under way together."""
+        for name, p in self._adamw_parameters():
+            if p.grad is None:
+                raise RuntimeError(f"{name} has no gradient: every parameter needs one before each step (was backward called?)")
+        gradients = [p.grad for _, p in self._adamw_parameters()]
+        if self.world.size > 1:
+            transfers = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
+        self.muon.reduce_gradients()
+        if self.world.size > 1:
+            for transfer, gradient in zip(transfers, gradients, strict=True):
+                transfer.wait()
+                gradient.div_(self.world.size)  # a sum first: gloo has no mean
+
+    def _grad_norm(self) -> Tensor:
+        """Norm of the averaged gradient of all parameters: each matrix of Muon counts on its owner, AdamW's on the main process."""
+        square = self.muon.grad_sq_norm()
+        if self.world.is_main:
+            norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for _, p in self._adamw_parameters()]
+            square = square + torch.stack(norms).square().sum()
+        if self.world.size > 1:
+            dist.all_reduce(square)
+        return square.sqrt()
+
+    # ---- state
+
+    def state_dict(self) -> dict:
+        """{"muon": see Muon, "adamw": {name: {"step", "exp_avg", "exp_avg_sq"}}}. Collective; the same for any number of processes.
+
+        AdamW's tensors are the live ones, as in torch.optim: save them before the next step. Before the first step AdamW has no state.
+        """
+        return {
+            "muon": self.muon.state_dict(),
+            "adamw": {name: dict(self.adamw.state[p]) for name, p in self._adamw_parameters() if p in self.adamw.state},
+        }
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Go on from a `state_dict()`, made by any number of processes. Raises UserError where it belongs to another model."""
+        parameters, saved = dict(self._adamw_parameters()), state_dict["adamw"]
+        if saved and saved.keys() != parameters.keys():
+            raise UserError(
+                f"the saved state of AdamW belongs to another model: {', '.join(sorted(saved.keys() ^ parameters.keys()))} stands on one side only"
+            )
+        for name, tensors in saved.items():
+            if tensors["exp_avg"].shape != parameters[name].shape:
+                raise UserError(
+                    f"the saved state of {name} has shape {tuple(tensors['exp_avg'].shape)}, this model's is {tuple(parameters[name].shape)}"
+                )
+        self.muon.load_state_dict(state_dict["muon"])
+        state = {i: {key: tensor.clone() for key, tensor in saved[name].items()} for i, name in enumerate(parameters) if saved}
+        self.adamw.load_state_dict({"state": state, "param_groups": self.adamw.state_dict()["param_groups"]})
+
+    def _adamw_parameters(self) -> list[tuple[str, Tensor]]:
+        return [named for group in self.adamw.param_groups for named in zip(group["param_names"], group["params"], strict=True)]
+
+    def _groups(self) -> list[dict]:
+        return [*self.muon.param_groups, *self.adamw.param_groups]
+
+
+class LossScale:
+    """The factor on the loss that keeps fp16 gradients representable; 1 where it is not `enabled`. Halves at an overflow, doubles after 200 good updates."""
+
+    def __init__(self, enabled: bool):
+        self.enabled, self.good_updates = enabled, 0
+        self.value = FIRST_LOSS_SCALE if enabled else 1.0
+
+    def adjust(self, is_finite: bool) -> None:
+        """Take note of an update: whether its gradient norm was finite."""
+        if not self.enabled:
+            return
+        self.good_updates = self.good_updates + 1 if is_finite else 0
+        if not is_finite:
+            self.value /= 2
+        elif self.good_updates == LOSS_SCALE_INTERVAL:
+            self.value, self.good_updates = self.value * 2, 0
+
+    def state_dict(self) -> dict:
+        return {"enabled": self.enabled, "value": self.value, "good_updates": self.good_updates}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Go on from a `state_dict()`; a run that comes from, or goes to, a device without fp16 begins anew."""
+        if self.enabled and state_dict["enabled"]:
+            self.value, self.good_updates = state_dict["value"], state_dict["good_updates"]

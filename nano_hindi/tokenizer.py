@@ -1,0 +1,277 @@
+"""Text to tokens and back: load, save and fingerprint a tokenizer; the bytes of each token; text that streams.
+
+Two kinds are read, both through the `tokenizers` library:
+    SentencePiece style  Llama, Sarvam-1: `▁` stands for a space, a document starts with a dummy one, `<0x41>` is a byte of a rare character
+    byte level           GPT-2: a piece is written in 256 printable letters, one for each byte
+Either way a token is a fixed string of bytes, and a text is the bytes of its tokens in a row, less the dummy space. Decoding, streaming and bits per
+byte are all that one table. (A `▁` in a text is read back as a space: SentencePiece uses that character for itself.)
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import functools
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nano_hindi.common import replacing
+from nano_hindi.errors import UserError
+
+SPACE = "▁"  # U+2581, how SentencePiece writes a space
+BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# in it: matras, conjuncts, nukta, ZWJ, danda, two kinds of digits, spaces of all kinds, an emoji, the names of special tokens
+PROBE = "  भारत की क्‍या ज़रूरत है?\n\tहाँ। १२३ 1,234.5  the end 👩‍🌾 </s><s> <|endoftext|> <0x41>\r\nक"
+
+
+class Tokenizer:
+    """A `tokenizers.Tokenizer` with what training and generation ask of it; see `load_tokenizer`.
+
+    `vocab_size` is the largest id + 1. `bos_id` begins a document and `eos_id` ends it; where a tokenizer has one of them only, it is both.
+    """
+
+    def __init__(self, backend, name: str, bos_id: int | None, eos_id: int | None):
+        """`backend` is taken over. Raises UserError for a tokenizer without bos and eos, or of a kind that is not read here."""
+        if bos_id is None and eos_id is None:
+            raise UserError(f"the tokenizer {name} has neither a bos nor an eos token to part documents with; use another")
+        self.name, self._backend = name, backend
+        self.bos_id, self.eos_id = bos_id if bos_id is not None else eos_id, eos_id if eos_id is not None else bos_id
+        self._ids = backend.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(self._ids.values()) + 1
+        added = backend.get_added_tokens_decoder()
+        unknown = self._ids.get(_unknown_piece(json.loads(backend.to_str())["model"]))
+        self.special_ids = frozenset({i for i, token in added.items() if token.special} | {self.bos_id, self.eos_id, unknown} - {None})
+        self._encoder = _plain_text_encoder(backend)
+        self._doubles_space = False  # for now: the next two lines ask the plain encoder
+        self._has_dummy_space = self._bytes_of("क").startswith(b" ")
+        self._doubles_space = self._has_dummy_space and self._bytes_of(" क") == b" " + "क".encode()
+        if self.special_ids - {unknown} & set(self.encode_batch([" ".join(added[i].content for i in added)])[0]):
+            raise UserError(f"the tokenizer {name} cannot tell its special tokens from the same letters in a text; use another")
+
+    # ---- text to tokens
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, nothing added; `</s>` in a text is four letters. Raises UserError for text that UTF-8 cannot hold."""
+        if self._doubles_space:  # transformers 5 gives no dummy space to a text that starts with a space, and decoding takes one away
+            texts = [" " + text if text.startswith((" ", SPACE)) else text for text in texts]
+        encode = getattr(self._encoder, "encode_batch_fast", self._encoder.encode_batch)  # without offsets; tokenizers 0.20 and later
+        try:
+            return [encoding.ids for encoding in encode(list(texts), add_special_tokens=False)]
+        except TypeError as error:  # what `tokenizers` says to half a surrogate pair
+            raise UserError("a text is not valid Unicode (half a surrogate pair); save it as UTF-8") from error
+
+    def document(self, ids: Sequence[int]) -> list[int]:
+        """bos + ids + eos; where bos and eos are the same token, it stands at the beginning alone."""
+        return [self.bos_id, *ids] if self.bos_id == self.eos_id else [self.bos_id, *ids, self.eos_id]
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a text that a document begins with: bos first, once."""
+        return [self.bos_id, *self.encode_batch([text])[0]]
+
+    # ---- tokens to text
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`: special tokens and the dummy space left out, broken characters as U+FFFD."""
+        stream = self.text_stream()
+        return "".join([stream.push(i) for i in ids]) + stream.flush()
+
+    def text_stream(self, after: Sequence[int] = ()) -> TextStream:
+        """Text from tokens that come one by one. `after`: tokens before the first one, whose text is out already (a prompt): with text
+        in them, a leading space of what follows is a real one."""
+        stream = TextStream(self._pieces, strip_space=self._has_dummy_space)
+        for i in after:
+            stream.push(i)
+        return stream
+
+    def token_bytes(self) -> np.ndarray:
+        """int32 (vocab_size,): UTF-8 bytes that each token adds to a text; special and unknown tokens 0. The dummy space counts as one."""
+        return np.array([len(piece) for piece in self._pieces], dtype=np.int32)
+
+    @functools.cached_property
+    def _pieces(self) -> list[bytes]:
+        """The bytes of each token, by id."""
+        pieces = [b""] * self.vocab_size
+        piece_bytes = _piece_reader(json.loads(self._backend.to_str()), self.name)
+        added = self._backend.get_added_tokens_decoder()
+        for piece, i in self._ids.items():
+            if i not in self.special_ids:
+                pieces[i] = added[i].content.encode() if i in added else piece_bytes(piece)
+        return pieces
+
+    def _bytes_of(self, text: str) -> bytes:
+        return b"".join(self._pieces[i] for i in self.encode_batch([text])[0])
+
+    # ---- identity
+
+    def fingerprint(self) -> str:
+        """A hash of the pieces, the special ids and the ids of a fixed text: what makes the same ids of the same text, whatever the files."""
+        pieces = sorted(self._ids.items(), key=lambda item: (item[1], item[0]))
+        facts = [pieces, sorted(self.special_ids), self.bos_id, self.eos_id, self.encode_batch([PROBE])[0]]
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write a copy into `folder` (made if missing) that `load_tokenizer`, and AutoTokenizer of transformers 4 and 5, read to the same ids."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is, where LlamaTokenizer of transformers 5 builds it anew
+            "bos_token": self._backend.id_to_token(self.bos_id),
+            "eos_token": self._backend.id_to_token(self.eos_id),
+            "add_prefix_space": self._has_dummy_space,  # or transformers 4 turns it off in a byte-level tokenizer
+            "clean_up_tokenization_spaces": False,
+        }
+        for name, text in (("tokenizer.json", self._backend.to_str()), ("tokenizer_config.json", json.dumps(config, indent=1, ensure_ascii=False))):
+            with replacing(folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+class TextStream:
+    """Text from tokens: `push` gives whole characters only, `flush` the tail; together they are `Tokenizer.decode` of all ids."""
+
+    def __init__(self, pieces: list[bytes], strip_space: bool):
+        self._pieces, self._strip_space = pieces, strip_space
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """The characters that `token` completes, "" where there is none yet."""
+        piece = self._pieces[token]
+        if self._strip_space and piece:
+            piece, self._strip_space = piece.removeprefix(b" "), False
+        return self._decoder.decode(piece)
+
+    def flush(self) -> str:
+        """What is left of a character that never became whole: U+FFFD, or "". The stream can go on after it."""
+        return self._decoder.decode(b"", final=True)
+
+
+def load_tokenizer(name: str | Path) -> Tokenizer:
+    """The tokenizer of a local folder (the network is left alone) or of a name on the Hugging Face hub, through AutoTokenizer.
+
+    Raises UserError, with what to do, where there is none to be had.
+    """
+    name, folder = str(name), Path(name).expanduser()
+    if folder.is_file():
+        raise UserError(f"{name} is a file; give the folder that holds tokenizer.json")
+    if not folder.is_dir() and not re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?", name):
+        raise UserError(
+            f"there is no tokenizer folder {name}; give a folder that holds tokenizer.json, or a name on the hub such as sarvamai/sarvam-1"
+        )
+    is_local = folder.is_dir()
+    try:
+        with _quiet_libraries():
+            from huggingface_hub import try_to_load_from_cache
+            from tokenizers import Tokenizer as Backend
+
+            auto = _auto_tokenizer(str(folder.resolve()) if is_local else name, is_local)
+            if not auto.is_fast:
+                raise ValueError("it has no tokenizer.json")
+            backend = Backend.from_str(auto.backend_tokenizer.to_str())
+            # transformers 5 builds Llama tokenizers anew from pieces and merges; the file says what the tokenizer really is
+            file = folder / "tokenizer.json" if is_local else try_to_load_from_cache(name, "tokenizer.json")
+            if file and Path(file).is_file():
+                from_file = Backend.from_file(str(file))
+                if auto.get_vocab().items() <= from_file.get_vocab(with_added_tokens=True).items():
+                    backend = from_file
+    except Exception as error:
+        raise UserError(_why_no_tokenizer(name, is_local, error)) from error
+    bos_id, eos_id = (backend.token_to_id(str(token)) if token is not None else None for token in (auto.bos_token, auto.eos_token))
+    return Tokenizer(backend, name, bos_id, eos_id)
+
+
+def _auto_tokenizer(source: str, is_local: bool):
+    """AutoTokenizer of a folder or a name: from the disk where it is there, so that what was had once needs no network."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    except Exception:
+        if is_local:
+            raise
+    with contextlib.suppress(EntryNotFoundError):  # asked once, because AutoTokenizer tries a hub that is not there for most of a minute
+        get_hf_file_metadata(hf_hub_url(source, "tokenizer_config.json"), timeout=20)
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+
+
+def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
+    if is_local:
+        return f"the folder {name} holds no tokenizer that can be read ({reason}); it needs tokenizer.json and tokenizer_config.json"
+    return (
+        f"the tokenizer {name} is no folder here and could not be had from the hub ({reason}); give a folder that holds its tokenizer.json, "
+        "or check the name, the connection (HF_ENDPOINT names a mirror), and HF_TOKEN if it is gated"
+    )
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep the advice of transformers and huggingface_hub off the user's screen, and leave their settings as they were."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging as transformers_logging
+
+    loggers = (transformers_logging, hub_logging)
+    levels = [logger.get_verbosity() for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.set_verbosity_error()
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.set_verbosity(level)
+
+
+# ---- what is inside a tokenizer.json
+
+
+def _plain_text_encoder(backend):
+    """A copy of `backend` that knows no added tokens, so that every text is text. It only encodes: decoding needs the added tokens."""
+    description = json.loads(backend.to_str())
+    description |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    return type(backend).from_str(json.dumps(description))
+
+
+def _unknown_piece(model: dict) -> str | None:
+    """The piece that stands for characters the tokenizer does not know. It has no bytes of its own."""
+    if model.get("type") == "Unigram":
+        return model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else None
+    return model.get("unk_token")
+
+
+def _types(part: dict | None) -> set[str]:
+    """The names of all components in a normalizer, pre-tokenizer or decoder, nested ones too."""
+    if part is None:
+        return set()
+    nested = [child for key in ("normalizers", "pretokenizers", "decoders") for child in part.get(key, [])]
+    return {part["type"]}.union(*map(_types, nested))
+
+
+def _piece_reader(description: dict, name: str):
+    """The function from a piece to its bytes. Raises UserError for a kind of tokenizer that is not read here."""
+    decoders = _types(description["decoder"])
+    if "ByteLevel" in decoders:
+        byte_of = {letter: byte for byte, letter in enumerate(_byte_level_letters())}
+        return lambda piece: bytes(byte_of[c] for c in piece) if all(c in byte_of for c in piece) else piece.encode()
+    if "Metaspace" not in decoders and f'"{SPACE}"' not in json.dumps(description["decoder"], ensure_ascii=False):
+        raise UserError(f"the tokenizer {name} is neither SentencePiece-style nor byte-level, and its tokens have no fixed bytes; use another")
+    has_bytes = "ByteFallback" in decoders
+
+    def read(piece: str) -> bytes:
+        byte = BYTE_PIECE.fullmatch(piece) if has_bytes else None
+        return bytes([int(byte[1], 16)]) if byte else piece.replace(SPACE, " ").encode()
+
+    return read
+
+
+def _byte_level_letters() -> list[str]:
+    """The letter of each byte in byte-level BPE: printable Latin-1 stands for itself, the other bytes take the letters from U+0100 on, in order."""
+    itself = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in itself else next(others)) for byte in range(256)]

@@ -1,0 +1,248 @@
+"""Batches: every window once per epoch, a pure function of (seed, position); the prepared data is held against its metadata."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+import standin
+from nano_hindi.dataloader import IGNORED, WindowLoader, check_data, epoch_order, read_metadata, val_batches, write_metadata
+from nano_hindi.errors import UserError
+from nano_hindi.tokenizer import load_tokenizer
+
+T, VOCAB = 8, 1000
+
+
+@pytest.fixture(scope="module")
+def token_file(tmp_path_factory):
+    """37 windows of 8 and 5 tokens over; every token differs from its neighbours."""
+    return write_tokens(tmp_path_factory.mktemp("tokens") / "train.bin", np.arange(37 * T + 6) * 7 % VOCAB)
+
+
+def write_tokens(path, tokens):
+    path.write_bytes(np.asarray(tokens).astype("<u4").tobytes())
+    return path
+
+
+def raw(path):
+    return np.frombuffer(path.read_bytes(), dtype="<u4").astype(np.int64)
+
+
+def loader(path, seed=1):
+    return WindowLoader(path, T, seed, VOCAB)
+
+
+# ---- training windows
+
+
+def test_an_epoch_holds_every_window_exactly_once_and_targets_are_the_next_tokens(token_file):
+    tokens, windows = raw(token_file), loader(token_file)
+    assert windows.num_windows == 37
+    for epoch in range(3):
+        x, y = windows.batch(epoch * 37, 37)
+        assert x.dtype == y.dtype == torch.int64
+        assert x.is_contiguous()
+        assert y.is_contiguous()
+        expected = {tuple(tokens[i * T : i * T + T + 1]) for i in range(37)}
+        assert {(*a, b[-1]) for a, b in zip(x.tolist(), y.tolist(), strict=True)} == expected
+        assert torch.equal(x[:, 1:], y[:, :-1])
+
+
+def test_the_last_window_uses_the_last_token_of_the_file(tmp_path):
+    x, y = loader(write_tokens(tmp_path / "t.bin", range(2 * T + 1))).batch(0, 2)
+    assert sorted(y[:, -1].tolist()) == [T, 2 * T]
+    assert sorted(x[:, 0].tolist()) == [0, T]
+    assert loader(write_tokens(tmp_path / "t.bin", range(2 * T))).num_windows == 1  # no token is left to be the second one's last target
+
+
+def test_orders_differ_by_seed_and_by_epoch_and_are_shuffled(token_file):
+    orders = [tuple(epoch_order(1000, seed, epoch).tolist()) for seed in range(4) for epoch in range(4)]
+    assert len(set(orders)) == 16
+    assert all(sorted(order) == list(range(1000)) for order in orders)
+    assert all(sum(a + 1 == b for a, b in pairwise(order)) < 10 for order in orders)
+    assert not torch.equal(loader(token_file).batch(0, 37)[0], loader(token_file).batch(37, 37)[0])
+    assert not torch.equal(loader(token_file, seed=1).batch(0, 37)[0], loader(token_file, seed=2).batch(0, 37)[0])
+
+
+def test_the_order_is_the_same_for_good():
+    """A resumed run must find the order of the run it goes on with, whatever NumPy is installed."""
+    words = np.random.PCG64(np.random.SeedSequence([42, 3])).random_raw(9)
+    assert epoch_order(9, 42, 3).tolist() == sorted(range(9), key=lambda i: int(words[i]))
+    assert epoch_order(9, 42, 3).tolist() == [0, 8, 6, 5, 1, 3, 7, 4, 2]
+
+
+def test_a_batch_is_its_windows_one_by_one_also_across_epochs(token_file):
+    windows = loader(token_file)
+    for start, count in ((0, 5), (30, 20), (35, 100), (36, 1), (74, 3), (3700, 40)):
+        x, y = windows.batch(start, count)
+        assert x.shape == y.shape == (count, T)
+        singles = [loader(token_file).batch(position, 1) for position in range(start, start + count)]
+        assert torch.equal(x, torch.cat([a for a, _ in singles]))
+        assert torch.equal(y, torch.cat([b for _, b in singles]))
+
+
+def test_what_was_read_before_does_not_matter(token_file):
+    fresh, used = loader(token_file), loader(token_file)
+    for start in (0, 500, 30, 36, 1000):
+        used.batch(start, 10)
+    assert torch.equal(used.batch(33, 8)[0], fresh.batch(33, 8)[0])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
+def test_any_number_of_ranks_reads_the_same_stream(token_file, world_size):
+    whole, share = loader(token_file).batch(24, 24)[0], 24 // world_size
+    parts = [loader(token_file).batch(24 + rank * share, share)[0] for rank in range(world_size)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_an_id_outside_the_vocabulary_never_reaches_the_model(tmp_path):
+    tokens = np.arange(5 * T + 1)
+    tokens[3 * T + 2] = VOCAB
+    path = write_tokens(tmp_path / "train.bin", tokens)
+    with pytest.raises(UserError, match=rf"train\.bin holds token id {VOCAB}, but the vocabulary has {VOCAB} pieces"):
+        loader(path).batch(0, 5)
+    with pytest.raises(UserError, match=f"id {VOCAB}"):
+        list(val_batches(path, T, 2, 10**6, VOCAB))
+    tokens[3 * T + 2] = 2**32 - 1  # would be -1 if it were read as a signed number
+    with pytest.raises(UserError, match="id 4294967295"):
+        loader(write_tokens(path, tokens)).batch(0, 5)
+    tokens[3 * T + 2] = VOCAB - 1
+    loader(write_tokens(path, tokens)).batch(0, 5)
+
+
+def test_a_damaged_or_short_file_is_an_error_that_says_what_to_do(tmp_path):
+    path = tmp_path / "train.bin"
+    with pytest.raises(UserError, match=r"missing; run data/download\.py and data/preprocess\.py"):
+        loader(path)
+    for size in (0, 101):
+        path.write_bytes(bytes(size))
+        with pytest.raises(UserError, match="damaged"):
+            loader(path)
+    write_tokens(path, range(T))
+    with pytest.raises(UserError, match="holds 8 tokens, but one window needs 9; get more data, or use a smaller --sequence_len"):
+        loader(path)
+    with pytest.raises(UserError, match="--val_fraction"):  # at once, not at the first batch
+        val_batches(path, T, 4, 100, VOCAB)
+
+
+# ---- validation
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 64])
+@pytest.mark.parametrize("eval_tokens", [5, 4 * T, 4 * T + 3, 10**9])
+@pytest.mark.parametrize("length", [T + 1, 9 * T, 9 * T + 1, 9 * T + 5])
+def test_validation_reads_every_target_once_in_file_order(tmp_path, length, eval_tokens, batch_size, world_size):
+    path = write_tokens(tmp_path / "val.bin", np.arange(1, length + 1))
+    batches = [batch for rank in range(world_size) for batch in val_batches(path, T, batch_size, eval_tokens, VOCAB, rank, world_size)]
+    x, y = torch.cat([a for a, _ in batches]), torch.cat([b for _, b in batches])
+    seen = y[y != IGNORED].tolist()
+    assert seen == list(range(2, 2 + min(eval_tokens, length - 1)))
+    assert torch.equal(x[y != IGNORED], y[y != IGNORED] - 1)
+    assert set(x[y == IGNORED].tolist()) <= {0}
+    assert all(len(a) <= batch_size for a, _ in batches)
+
+
+def test_a_target_has_the_same_context_whatever_the_batch_and_world_size(tmp_path):
+    path = write_tokens(tmp_path / "val.bin", np.arange(1, 7 * T))
+    rows = set()
+    for batch_size, world_size in ((1, 1), (4, 1), (3, 2), (64, 5)):
+        batches = [batch for rank in range(world_size) for batch in val_batches(path, T, batch_size, 10**6, VOCAB, rank, world_size)]
+        real = [row for a, b in batches for row in torch.cat([a, b], 1).tolist() if row[T] != IGNORED]
+        rows.add(tuple(map(tuple, real)))
+    assert len(rows) == 1
+
+
+def test_batches_of_a_rank_have_one_shape(tmp_path):
+    path = write_tokens(tmp_path / "val.bin", np.arange(10 * T + 3))
+    assert {tuple(x.shape) for x, _ in val_batches(path, T, 4, 10**6, VOCAB)} == {(4, T)}
+    assert {tuple(x.shape) for x, _ in val_batches(path, T, 4, 10**6, VOCAB, 4, 5)} == {(3, T)}
+
+
+# ---- metadata
+
+
+def test_metadata_comes_back(tmp_path):
+    facts = {"tokenizer": "C:\\a: b\\टोकन", "fingerprint": "ab12", "train_tokens": 12_000_000_000, "fertility": 1.3125}
+    write_metadata(tmp_path / "m.txt", facts)
+    assert read_metadata(tmp_path / "m.txt") == {key: str(value) for key, value in facts.items()}
+    assert (tmp_path / "m.txt").read_bytes() == "".join(f"{key}: {value}\n" for key, value in facts.items()).encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["m.txt"]
+
+
+def test_a_file_that_is_no_metadata_is_refused(tmp_path):
+    with pytest.raises(UserError, match="missing"):
+        read_metadata(tmp_path / "none.txt")
+    for content in (b"no colon here\n", b"a: \xff\n"):
+        (tmp_path / "m.txt").write_bytes(content)
+        with pytest.raises(UserError, match="not made of"):
+            read_metadata(tmp_path / "m.txt")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """What data/preprocess.py leaves behind, made here by other means."""
+    folder = tmp_path / "data"
+    tokenizer = load_tokenizer(standin.make_tokenizer(tmp_path / "standin"))
+    tokenizer.save(folder / "tokenizer")
+    write_tokens(folder / "train.bin", range(100))
+    write_tokens(folder / "val.bin", range(50))
+    facts = {"tokenizer": "standin", "fingerprint": tokenizer.fingerprint(), "vocab_size": 640, "bos_id": 1, "eos_id": 2}
+    facts |= {"train_documents": 9, "train_tokens": 100, "train_bytes": 400, "val_documents": 3, "val_tokens": 50, "val_bytes": 200, "fertility": 1.5}
+    write_metadata(folder / "preprocess_meta.txt", facts)
+    return folder
+
+
+def test_good_data_is_described(folder):
+    data = check_data(folder)
+    assert (data.vocab_size, data.bos_id, data.eos_id, data.train_tokens, data.val_tokens) == (640, 1, 2, 100, 50)
+    assert (data.train_documents, data.train_bytes, data.val_documents, data.val_bytes, data.fertility) == (9, 400, 3, 200, 1.5)
+    assert data.tokenizer_name == "standin"
+    assert data.tokenizer.fingerprint() == data.fingerprint
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin", "preprocess_meta.txt"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=rf"{name} is missing; run data/download\.py and data/preprocess\.py"):
+        check_data(folder)
+
+
+def test_a_cut_file_is_named(folder):
+    write_tokens(folder / "train.bin", range(99))
+    with pytest.raises(UserError, match=r"train\.bin has 396 bytes, but .* 100 tokens.*run data/preprocess\.py again"):
+        check_data(folder)
+
+
+def test_a_foreign_or_missing_tokenizer_is_refused(folder, tmp_path):
+    standin.make_tokenizer(folder / "tokenizer", vocab_size=639)
+    with pytest.raises(UserError, match=r"tokenizer is not the tokenizer that the data was made with \(standin\)"):
+        check_data(folder)
+    standin.make_tokenizer(folder / "tokenizer")
+    check_data(folder)
+    path = folder / "tokenizer" / "tokenizer.json"  # the same pieces, another order of merges: only the ids of a text tell
+    description = json.loads(path.read_text(encoding="utf-8"))
+    description["model"]["merges"] = description["model"]["merges"][:50]
+    path.write_text(json.dumps(description), encoding="utf-8")
+    with pytest.raises(UserError, match="not the tokenizer"):
+        check_data(folder)
+    (folder / "tokenizer").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"tokenizer is missing.*run data/preprocess\.py again"):
+        check_data(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("vocab_size: 640", "", "no line vocab_size"),
+        ("val_tokens: 50", "val_tokens: many", "damaged"),
+        ("bos_id: 1", "bos_id: 5", "not the tokenizer"),
+    ],
+)
+def test_damaged_metadata_is_refused(folder, old, new, says):
+    path = folder / "preprocess_meta.txt"
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    with pytest.raises(UserError, match=says):
+        check_data(folder)

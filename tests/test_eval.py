@@ -1,0 +1,173 @@
+"""Bits per byte against its definition, counted by hand in float64."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+import standin
+from nano_hindi.dataloader import val_batches
+from nano_hindi.eval import compute_token_bytes, evaluate, evaluate_bpb, evaluate_loss
+from nano_hindi.tokenizer import load_tokenizer
+
+T = 16
+
+
+class PairModel(torch.nn.Module):
+    """A bigram table: the loss of a target is a number of its own for every pair of tokens. As in GPT, ignored targets cost nothing."""
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.randn(vocab_size, vocab_size, generator=torch.Generator().manual_seed(0)).abs() * 5)
+        self.modes = []
+
+    def forward(self, x, y, loss_reduction="mean"):
+        assert loss_reduction == "none"
+        assert not torch.is_grad_enabled()
+        self.modes.append(self.training)
+        return torch.where(y == -1, torch.nan, self.table[x, y.clamp(min=0)])  # nan where a real model gives anything: it must not be counted
+
+
+@pytest.fixture(scope="module", params=["bpe", "byte_level"])
+def world(request, tmp_path_factory):
+    """A tokenizer, a val.bin of some documents, the model, and the numbers that evaluation should find."""
+    folder = tmp_path_factory.mktemp(request.param)
+    tokenizer = load_tokenizer(standin.make_tokenizer(folder / "tokenizer", kind=request.param))
+    texts = [*standin.documents(20, seed=4), "👩‍🌾 </s>", ""]
+    ids = [i for document in tokenizer.encode_batch(texts) for i in tokenizer.document(document)]
+    (folder / "val.bin").write_bytes(np.array(ids, dtype="<u4").tobytes())
+    return tokenizer, folder / "val.bin", PairModel(tokenizer.vocab_size), ids, texts
+
+
+def batches(world, batch_size=4, rank=0, world_size=1, eval_tokens=10**9):
+    return val_batches(world[1], T, batch_size, eval_tokens, world[0].vocab_size, rank, world_size)
+
+
+def by_definition(world, eval_tokens=10**9):
+    """Loss and bits per byte, token by token, the bytes taken from the text itself."""
+    tokenizer, _, model, ids, _ = world
+    nats, text_nats, text_bytes = [], [], 0
+    for previous, target in list(pairwise(ids))[:eval_tokens]:
+        nats.append(model.table[previous, target].double().item())
+        if target not in tokenizer.special_ids:
+            text_nats.append(nats[-1])
+            text_bytes += len(tokenizer._pieces[target])
+    return math.fsum(nats) / len(nats), math.fsum(text_nats) / math.log(2) / text_bytes, text_bytes
+
+
+@pytest.mark.parametrize("eval_tokens", [50, 10**9])
+@pytest.mark.parametrize("batch_size", [1, 4, 1000])
+def test_loss_and_bits_per_byte_equal_their_definition_at_any_batch_size(world, batch_size, eval_tokens):
+    loss, bpb, _ = by_definition(world, eval_tokens)
+    found = evaluate(world[2], batches(world, batch_size, eval_tokens=eval_tokens), compute_token_bytes(world[0]))
+    assert found.loss == pytest.approx(loss, rel=1e-12)
+    assert found.bpb == pytest.approx(bpb, rel=1e-12)
+
+
+def test_the_bytes_counted_are_those_of_the_texts(world):
+    """All of val.bin: a loss of one bit per token gives text tokens over bytes of the texts."""
+    tokenizer, _, _, ids, texts = world
+    dummy_spaces = sum(1 for text in texts if text and tokenizer._has_dummy_space)
+    expected_bytes = sum(len(text.encode()) for text in texts) + dummy_spaces
+    assert by_definition(world)[2] == expected_bytes
+    one_bit = PairModel(tokenizer.vocab_size)
+    torch.nn.init.constant_(one_bit.table, math.log(2))
+    text_tokens = sum(i not in tokenizer.special_ids for i in ids)
+    assert evaluate_bpb(one_bit, batches(world), compute_token_bytes(tokenizer)) == pytest.approx(text_tokens / expected_bytes, rel=1e-6)
+
+
+def test_special_targets_count_in_the_loss_and_not_in_bits_per_byte(world):
+    tokenizer, model = world[0], world[2]
+    costly = PairModel(tokenizer.vocab_size)
+    with torch.no_grad():
+        costly.table.copy_(model.table)
+        costly.table[:, sorted(tokenizer.special_ids)] += 1000
+    token_bytes = compute_token_bytes(tokenizer)
+    before, after = evaluate(model, batches(world), token_bytes), evaluate(costly, batches(world), token_bytes)
+    assert after.bpb == before.bpb
+    assert after.loss > before.loss + 1
+
+
+def test_padding_counts_nowhere_also_where_token_0_is_text():
+    model = PairModel(3)
+    x, y = torch.tensor([[0, 1, 0, 0]]), torch.tensor([[1, 0, -1, -1]])
+    nats = model.table[0, 1].double().item() + model.table[1, 0].double().item()
+    found = evaluate(model, [(x, y)], torch.tensor([3, 5, 7]))
+    assert found.loss == pytest.approx(nats / 2, rel=1e-12)
+    assert found.bpb == pytest.approx(nats / (8 * math.log(2)), rel=1e-12)
+
+
+def test_the_parts_are_the_whole(world):
+    both = evaluate(world[2], batches(world), compute_token_bytes(world[0]))
+    assert evaluate_loss(world[2], batches(world)) == both.loss
+    assert evaluate_bpb(world[2], batches(world), compute_token_bytes(world[0])) == both.bpb
+
+
+def test_sums_do_not_lose_digits(world):
+    """A float32 sum of 2 million losses would be off in the fifth digit."""
+    tokenizer = world[0]
+    model = PairModel(tokenizer.vocab_size)
+    torch.nn.init.constant_(model.table, 3.1)
+    x = torch.full((1000, 2048), 600)
+    one = torch.tensor(3.1).double().item()
+    assert evaluate_loss(model, [(x, x)]) == pytest.approx(one, rel=1e-12)
+
+
+def test_the_model_comes_back_in_the_mode_it_was_in(world):
+    for mode in (True, False):
+        model = PairModel(world[0].vocab_size).train(mode)
+        evaluate_loss(model, batches(world))
+        assert model.training is mode
+        assert set(model.modes) == {False}
+
+    def broken():
+        yield next(batches(world))
+        raise RuntimeError("the disk is gone")
+
+    model.train()
+    with pytest.raises(RuntimeError):
+        evaluate_loss(model, broken())
+    assert model.training
+
+
+def test_nothing_to_count_is_nan_and_no_crash(world):
+    found = evaluate(world[2], [], compute_token_bytes(world[0]))
+    assert math.isnan(found.loss)
+    assert math.isnan(found.bpb)
+    padding = torch.full((2, T), -1)
+    assert math.isnan(evaluate(world[2], [(padding.clamp(min=0), padding)], compute_token_bytes(world[0])).bpb)
+
+
+def test_token_bytes_are_the_tokenizers(world):
+    token_bytes = compute_token_bytes(world[0], torch.device("cpu"))
+    assert token_bytes.dtype == torch.int32
+    assert token_bytes.tolist() == world[0].token_bytes().tolist()
+
+
+def _one_of_two(rank, store, world, queue):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    try:
+        queue.put(evaluate(world[2], batches(world, 4, rank, 2), compute_token_bytes(world[0])))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", ["bpe"], indirect=True)
+def test_two_processes_find_what_one_finds(world, tmp_path):
+    alone = evaluate(world[2], batches(world), compute_token_bytes(world[0]))
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    processes = [context.Process(target=_one_of_two, args=(rank, tmp_path / "store", world, queue)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    found = [queue.get() for _ in range(2)]
+    assert found[0] == found[1]
+    assert found[0].loss == pytest.approx(alone.loss, rel=1e-12)
+    assert found[0].bpb == pytest.approx(alone.bpb, rel=1e-12)

@@ -1,0 +1,411 @@
+"""Attention against explicit float64 masks, forward and backward, and the choice of the backend."""
+
+import itertools
+import random
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nano_hindi import flash_attention, sdpa_attention
+from nano_hindi.errors import UserError
+from nano_hindi.flash_attention import Backend, flash_attn, select_backend
+
+
+@pytest.fixture(autouse=True)
+def fresh_choice(monkeypatch):
+    monkeypatch.delenv("NANO_HINDI_ATTENTION", raising=False)
+    flash_attention._select.cache_clear()
+    yield
+    flash_attention._select.cache_clear()
+
+
+def make(T, H, G, D, *, B=2, N=None, dtype=torch.float64, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return [torch.randn(B, n, heads, D, generator=g, dtype=torch.float64).to(dtype) for n, heads in ((T, H), (N or T, G), (N or T, G))]
+
+
+def reference(q, k, v, left, positions=None):
+    """Explicit mask and softmax, one query, head and row at a time in their roles; query i of row b stands at positions[b][i]."""
+    B, T, H, D = q.shape
+    N, G = k.shape[1], k.shape[2]
+    positions = torch.arange(T).expand(B, T) if positions is None else positions
+    rows = []
+    for b in range(B):
+        heads = []
+        for h in range(H):
+            kv = h // (H // G)
+            scores = q[b, :, h] @ k[b, :, kv].T / D**0.5
+            i, j = positions[b][:, None], torch.arange(N)[None]
+            seen = (j <= i) & ((j >= i - left) if left >= 0 else torch.ones(1, dtype=torch.bool))
+            heads.append(torch.softmax(scores.masked_fill(~seen, float("-inf")), 1) @ v[b, :, kv])
+        rows.append(torch.stack(heads, 1))
+    return torch.stack(rows)
+
+
+def cases():
+    fixed = [(200, left) for left in (-1, 0, 1, 127, 128, 129, 198, 199, 200, 5000)] + [(1, 0), (1, -1), (128, 64), (129, 1), (385, 255)]
+    rng = random.Random(0)
+    drawn = [(rng.randint(2, 400), rng.randint(0, 300)) for _ in range(8)]
+    return [(T, left, *rng.choice([(6, 2, 16), (4, 4, 8), (3, 1, 16), (8, 2, 24)])) for T, left in fixed + drawn]
+
+
+@pytest.mark.parametrize(("T", "left", "H", "G", "D"), cases())
+def test_output_and_gradients_equal_the_explicit_mask(T, left, H, G, D):
+    tensors = [x.requires_grad_() for x in make(T, H, G, D)]
+    expected = reference(*tensors, left)
+    upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected_grads = torch.autograd.grad(expected, tensors, upstream)
+    got = flash_attn.flash_attn_func(*tensors, causal=True, window_size=(left, 0))
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+    for name, a, b in zip("qkv", torch.autograd.grad(got, tensors, upstream), expected_grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12, msg=lambda m, name=name: f"gradient of {name}: {m}")
+    with torch.no_grad():
+        torch.testing.assert_close(flash_attn.flash_attn_func(*tensors, window_size=(left, 0)), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrow_dtypes_agree_with_float64_to_their_rounding(dtype):
+    tensors = make(300, 6, 2, 64, dtype=dtype)
+    got = flash_attn.flash_attn_func(*tensors, window_size=(100, 0))
+    assert got.dtype == dtype
+    expected = reference(*(x.double() for x in tensors), 100)
+    assert (got.double() - expected).norm() / expected.norm() < (1e-6 if dtype == torch.float32 else 1e-2)
+
+
+def test_left_w_sees_itself_and_w_earlier_keys():
+    T, W = 300, 130
+    q, k, v = make(T, 2, 1, 8)
+    base = flash_attn.flash_attn_func(q, k, v, window_size=(W, 0))
+    changed = v.clone()
+    changed[:, 50] += 1
+    moved = (flash_attn.flash_attn_func(q, k, changed, window_size=(W, 0)) - base).abs().amax((0, 2, 3)) > 0
+    assert moved.nonzero().flatten().tolist() == list(range(50, 50 + W + 1))
+
+
+@pytest.mark.parametrize("left", [-1, 299, 300, 4000])
+def test_a_window_that_covers_everything_takes_the_plain_causal_path(monkeypatch, left):
+    monkeypatch.setattr(sdpa_attention, "_attend_window", None)
+    q, k, v = make(300, 2, 1, 8)
+    torch.testing.assert_close(flash_attn.flash_attn_func(q, k, v, window_size=(left, 0)), reference(q, k, v, -1))
+
+
+class LargestTensor(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.numel, self.shapes = 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(x, torch.Tensor):
+                self.numel = max(self.numel, x.untyped_storage().nbytes() // x.element_size())
+                self.shapes.add(tuple(x.shape))
+        return out
+
+
+def test_a_window_never_makes_anything_as_large_as_the_square_of_the_context():
+    T, left = 2048, 255
+    tensors = [x.requires_grad_() for x in make(T, 6, 2, 16, B=1, dtype=torch.float32)]
+    with LargestTensor() as watch:
+        flash_attn.flash_attn_func(*tensors, window_size=(left, 0)).sum().backward()
+    assert watch.numel <= 6 * T * 16, "larger than q itself"
+    assert not any(sum(size >= T for size in shape) >= 2 for shape in watch.shapes), watch.shapes
+
+
+def test_a_decoded_token_touches_only_the_keys_of_its_window():
+    q, k_new, v_new = make(1, 6, 2, 16, B=1)
+    k_cache, v_cache = torch.full((1, 1000, 2, 16), float("nan"), dtype=q.dtype), torch.full((1, 1000, 2, 16), float("nan"), dtype=q.dtype)
+    k_cache[:, 690:700], v_cache[:, 690:700] = 0.5, 1.0
+    with LargestTensor() as watch:
+        out = flash_attn.flash_attn_with_kvcache(q, k_cache, v_cache, k_new, v_new, cache_seqlens=700, window_size=(10, 0))
+    assert out.isfinite().all()
+    assert watch.shapes, "the watch saw nothing"
+    torch.testing.assert_close(out, reference(q, k_cache[:, 690:701], v_cache[:, 690:701], 10, torch.tensor([[10]])))
+
+
+# ---- the cache
+
+
+@pytest.mark.parametrize("left", [-1, 0, 5, 130, 4000])
+@pytest.mark.parametrize("kind", ["int", "tensor"])
+def test_reading_in_chunks_with_a_cache_equals_reading_at_once(left, kind):
+    T, B = 420, 2
+    q, k, v = make(T, 6, 2, 16, B=B)
+    expected = reference(q, k, v, left)
+    k_cache, v_cache = (torch.full((B, 450, 2, 16), 7.0, dtype=q.dtype) for _ in range(2))
+    position, outs = 0, []
+    for n in (3, 200, 1, 1, 150, 2, 1, 62):
+        chunk = slice(position, position + n)
+        lengths = position if kind == "int" else torch.full((B,), position, dtype=torch.int32)
+        outs.append(flash_attn.flash_attn_with_kvcache(q[:, chunk], k_cache, v_cache, k[:, chunk], v[:, chunk], lengths, window_size=(left, 0)))
+        position += n
+    assert position == T
+    torch.testing.assert_close(torch.cat(outs, 1), expected, rtol=1e-10, atol=1e-12)
+    assert torch.equal(k_cache[:, :T], k)
+    assert torch.equal(v_cache[:, :T], v)
+    assert (k_cache[:, T:] == 7).all(), "slots behind the last key were written"
+
+
+@pytest.mark.parametrize("left", [-1, 0, 9, 60, 200])
+@pytest.mark.parametrize("n", [1, 5, 140])
+def test_rows_of_different_lengths_each_continue_at_their_own(left, n):
+    S, lengths = 300, [0, 17, 150]
+    q, k_new, v_new = make(n, 4, 2, 8, B=3)
+    _, k_cache, v_cache = make(1, 4, 2, 8, B=3, N=S, seed=5)
+    k_all, v_all = k_cache.clone(), v_cache.clone()
+    for b, length in enumerate(lengths):
+        k_all[b, length : length + n], v_all[b, length : length + n] = k_new[b], v_new[b]
+    positions = torch.tensor(lengths)[:, None] + torch.arange(n)
+    seqlens = torch.tensor(lengths, dtype=torch.int32)
+    out = flash_attn.flash_attn_with_kvcache(q, k_cache, v_cache, k_new, v_new, cache_seqlens=seqlens, window_size=(left, 0))
+    torch.testing.assert_close(out, reference(q, k_all, v_all, left, positions), rtol=1e-10, atol=1e-12)
+    assert torch.equal(k_cache, k_all)
+    assert torch.equal(v_cache, v_all)
+    assert seqlens.tolist() == lengths, "the caller's lengths are his to advance"
+
+
+def test_without_new_keys_the_last_query_stands_at_the_last_key():
+    q, _, _ = make(4, 4, 2, 8)
+    _, k_cache, v_cache = make(1, 4, 2, 8, N=50, seed=3)
+    for lengths, n in ((30, 30), (torch.full((2,), 30, dtype=torch.int32), 30), (None, 50)):
+        positions = (torch.arange(4) + n - 4).expand(2, 4)
+        out = flash_attn.flash_attn_with_kvcache(q, k_cache, v_cache, cache_seqlens=lengths, window_size=(12, 0))
+        torch.testing.assert_close(out, reference(q, k_cache, v_cache, 12, positions))
+
+
+def test_misuse_is_refused():
+    q, k, v = make(4, 4, 2, 8)
+    cache = torch.zeros(2, 5, 2, 8, dtype=q.dtype)
+    with pytest.raises(ValueError, match="do not fit"):
+        flash_attn.flash_attn_with_kvcache(q, cache, cache.clone(), k, v, cache_seqlens=2)
+    with pytest.raises(ValueError, match="only causal"):
+        flash_attn.flash_attn_func(q, k, v, causal=False)
+    with pytest.raises(ValueError, match="window_size"):
+        flash_attn.flash_attn_func(q, k, v, window_size=(4, 4))
+    with pytest.raises(ValueError, match="dividing"):
+        flash_attn.flash_attn_func(q[:, :, :3], k, v)
+    with pytest.raises(RuntimeError, match="no gradients"):
+        flash_attn.flash_attn_with_kvcache(q.requires_grad_(), cache, cache.clone(), k, v, cache_seqlens=0)
+
+
+# ---- compile
+
+
+def test_compiled_without_a_graph_break_it_equals_eager():
+    torch._dynamo.reset()
+
+    def run(*tensors):
+        return flash_attn.flash_attn_func(*tensors, window_size=(100, 0)) + flash_attn.flash_attn_func(*tensors, window_size=(-1, -1))
+
+    tensors = [x.requires_grad_() for x in make(300, 6, 2, 16, dtype=torch.float32)]
+    expected = run(*tensors)
+    got = torch.compile(run, fullgraph=True, backend="aot_eager")(*tensors)
+    torch.testing.assert_close(got, expected)
+    for a, b in zip(torch.autograd.grad(got.sum(), tensors), torch.autograd.grad(expected.sum(), tensors), strict=True):
+        torch.testing.assert_close(a, b)
+    torch._dynamo.reset()
+
+
+def test_the_probe_runs_once_and_outside_the_graph_when_a_compiled_function_asks_first(monkeypatch):
+    torch._dynamo.reset()
+    probed = []
+    real_probe = flash_attention._probe
+    monkeypatch.setattr(flash_attention, "_probe", lambda *args: (probed.append(args[-1]), real_probe(*args)))
+    monkeypatch.setattr(
+        flash_attention,
+        "LOADERS",
+        {"good": lambda *_: Backend("good", sdpa_attention.attend, sdpa_attention.attend_cached), **flash_attention.LOADERS},
+    )
+
+    def run(*tensors):
+        return flash_attn.flash_attn_func(*tensors, window_size=(20, 0)) * 2
+
+    tensors = [x.requires_grad_() for x in make(64, 6, 2, 16, dtype=torch.float32)]
+    graphs = []
+    compiled = torch.compile(run, fullgraph=True, backend=lambda gm, _: (graphs.append(gm), gm.forward)[1])
+    torch.testing.assert_close(compiled(*tensors), run(*tensors))
+    assert probed == [True]
+    assert sum("scaled_dot_product" in str(node.target) for node in graphs[0].graph.nodes) == 1, "the probe's own calls are in the graph"
+    torch._dynamo.reset()
+
+
+# ---- the choice of the backend
+
+
+def broken(change):
+    """A backend that works but for `change(q, k, v, left)` of its inputs."""
+
+    def attend(*args):
+        return sdpa_attention.attend(*change(*args))
+
+    def attend_cached(q, k_cache, v_cache, k, v, n, left):
+        return sdpa_attention.attend_cached(q, k_cache, v_cache, k, v, n, change(None, None, None, left)[3])
+
+    return Backend("fa3", attend, attend_cached)
+
+
+def offer(monkeypatch, backend):
+    def load(device, dtype):
+        if isinstance(backend, Exception):
+            raise backend
+        return backend
+
+    monkeypatch.setitem(flash_attention.LOADERS, "fa3", load)
+
+
+def test_on_a_cpu_only_sdpa_is_there_and_no_gpu_code_runs(monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("GPU code was touched")
+
+    for name in ("is_available", "get_device_capability", "current_device", "synchronize", "_lazy_init"):
+        monkeypatch.setattr(torch.cuda, name, forbidden)
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", None)
+    backend = select_backend("cpu", torch.float32)
+    assert str(backend) == "attention: sdpa (fa3: no CUDA; varlen: no CUDA)"
+
+
+def test_a_backend_that_passes_the_probe_wins(monkeypatch):
+    offer(monkeypatch, broken(lambda *args: args))
+    assert select_backend("cpu", torch.float32).name == "fa3"
+    assert select_backend("cpu", torch.bfloat16, 72, 8, 2, training=False).name == "fa3"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_window_off_by_one_does_not_pass_even_in_bf16(monkeypatch, training):
+    for step in (-1, 1):
+        flash_attention._select.cache_clear()
+        offer(monkeypatch, broken(lambda q, k, v, left, step=step: (q, k, v, left + step if left >= 0 else left)))
+        backend = select_backend("cpu", torch.bfloat16, training=training)
+        assert backend.name == "sdpa"
+        assert "fa3: wrong output" in backend.reason
+
+
+def test_a_kernel_that_goes_wrong_with_a_cache_alone_does_not_pass(monkeypatch):
+    def ahead(q, k_cache, v_cache, k, v, n, left):
+        return sdpa_attention.attend_cached(q, k_cache, v_cache, k, v, n + 1, left)
+
+    offer(monkeypatch, Backend("fa3", sdpa_attention.attend, ahead))
+    assert "with a cache" in select_backend("cpu", torch.float32, training=False).reason
+
+
+def test_kv_heads_in_the_wrong_order_do_not_pass(monkeypatch):
+    offer(monkeypatch, broken(lambda q, k, v, left: (q, k.flip(2), v.flip(2), left) if q is not None else (q, k, v, left)))
+    assert select_backend("cpu", torch.float32).name == "sdpa"
+
+
+def test_a_forward_only_kernel_serves_generation_but_not_training(monkeypatch):
+    class NoBackward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, q, k, v, left):
+            return sdpa_attention.attend(q, k, v, left)
+
+        @staticmethod
+        def backward(ctx, upstream):
+            raise NotImplementedError("backward is not built")
+
+    offer(monkeypatch, Backend("fa3", NoBackward.apply, sdpa_attention.attend_cached))
+    training = select_backend("cpu", torch.float32, training=True)
+    assert training.name == "sdpa"
+    assert "fa3: NotImplementedError: backward is not built" in str(training)
+    with torch.inference_mode():
+        assert select_backend("cpu", torch.float32, training=False).name == "fa3"
+
+
+def test_a_wrong_gradient_does_not_pass(monkeypatch):
+    class HalfGradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, upstream):
+            return upstream * 0.9
+
+    offer(monkeypatch, broken(lambda q, k, v, left: (q, HalfGradient.apply(k) if k is not None else None, v, left)))
+    assert "wrong gradient of k" in select_backend("cpu", torch.float32).reason
+
+
+def test_a_crash_while_loading_is_told_and_passed_over(monkeypatch):
+    offer(monkeypatch, OSError("libcudart.so.12: cannot open shared object file"))
+    assert "fa3: OSError: libcudart.so.12" in str(select_backend("cpu", torch.float32))
+
+
+def test_the_environment_forces_a_backend_and_a_wrong_value_is_the_users_mistake(monkeypatch):
+    monkeypatch.setenv("NANO_HINDI_ATTENTION", "sdpa")
+    assert str(select_backend("cpu", torch.float32)) == "attention: sdpa (forced by NANO_HINDI_ATTENTION)"
+    monkeypatch.setenv("NANO_HINDI_ATTENTION", "fa2")
+    with pytest.raises(UserError, match="fa2 names no attention backend; choose one of fa3, varlen, sdpa"):
+        select_backend("cpu", torch.float32)
+    monkeypatch.setenv("NANO_HINDI_ATTENTION", "varlen")
+    with pytest.raises(UserError, match=r"varlen does not work here .*no CUDA"):
+        flash_attn.flash_attn_func(*make(4, 2, 2, 8))
+
+
+def test_the_probe_leaves_the_random_numbers_of_the_run_alone(monkeypatch):
+    offer(monkeypatch, broken(lambda *args: args))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    select_backend("cpu", torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- the calls that the GPU backends make, seen by stand-ins with the kernels' signatures
+
+
+@pytest.mark.parametrize("takes_gqa", [True, False])
+@pytest.mark.parametrize("left", [-1, 0, 20])
+def test_varlen_packs_rows_and_passes_flash_attentions_window(takes_gqa, left):
+    seen = []
+
+    def attend_packed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size):
+        seen.append(key.shape[1])
+        assert isinstance(window_size, tuple), "varlen_attn compares with the tuple (-1, 0)"
+        assert window_size[1] == 0
+        assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+        rows = [slice(int(a), int(b)) for a, b in itertools.pairwise(cu_seq_q)]
+        assert all(r.stop - r.start == max_q == max_k for r in rows)
+        return torch.cat([reference(query[r][None], key[r][None], value[r][None], window_size[0])[0] for r in rows])
+
+    def with_gqa(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1), enable_gqa=False):
+        assert enable_gqa
+        return attend_packed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size)
+
+    def without_gqa(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):
+        return attend_packed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size)
+
+    backend = flash_attention._varlen_backend(with_gqa if takes_gqa else without_gqa)
+    q, k, v = make(40, 6, 2, 8, B=3)
+    torch.testing.assert_close(backend.attend(q, k, v, left), reference(q, k, v, left))
+    assert seen == [2 if takes_gqa else 6]
+
+
+def test_fa3_gets_its_own_arguments_and_may_return_a_tuple():
+    calls = []
+
+    def flash_attn_func(q, k, v, softmax_scale=None, causal=False, window_size=(-1, -1)):
+        calls.append((causal, window_size))
+        return reference(q, k, v, window_size[0]), "lse"
+
+    def flash_attn_with_kvcache(q, k_cache, v_cache, k=None, v=None, cache_seqlens=None, causal=False, window_size=(-1, -1)):
+        calls.append((causal, window_size))
+        return sdpa_attention.attend_cached(q, k_cache, v_cache, k, v, cache_seqlens, window_size[0])
+
+    backend = flash_attention._fa3_backend(SimpleNamespace(flash_attn_func=flash_attn_func, flash_attn_with_kvcache=flash_attn_with_kvcache))
+    q, k, v = make(10, 4, 2, 8)
+    torch.testing.assert_close(backend.attend(q, k, v, 3), reference(q, k, v, 3))
+    cache = torch.zeros(2, 20, 2, 8, dtype=q.dtype)
+    torch.testing.assert_close(backend.attend_cached(q, cache, cache.clone(), k, v, 0, -1), reference(q, k, v, -1))
+    assert calls == [(True, (3, 0)), (True, (-1, 0))]
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "why"), [((8, 6), torch.bfloat16, "8.6"), ((12, 0), torch.bfloat16, "12.0"), ((9, 0), torch.float16, "float16")]
+)
+def test_fa3_is_left_alone_where_its_kernels_would_end_the_process(monkeypatch, capability, dtype, why):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with pytest.raises(flash_attention._UnusableError, match=why):
+        flash_attention._load_fa3(torch.device("cuda", 0), dtype)

@@ -1,0 +1,327 @@
+"""The chunked loss against the plain float64 formula, and against the promise that no table of all logits is ever made."""
+
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nano_hindi import loss as loss_module
+from nano_hindi.loss import softcapped_cross_entropy
+
+
+def make(N, C, V, *, padding=0, ignored=0.0, scale=1.0, dtype=torch.float32, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(N, C, generator=g).to(dtype)
+    weight = torch.randn(V + padding, C, generator=g) * scale
+    targets = torch.randint(0, V, (N,), generator=g)
+    targets[torch.rand(N, generator=g) < ignored] = -1
+    return x.requires_grad_(), weight.requires_grad_(), targets
+
+
+def reference(x, weight, targets, softcap=15.0, vocab_size=None):
+    """Losses (N,) in float64 by the definition."""
+    logits = x.double() @ weight.double()[:vocab_size].T
+    capped = softcap * torch.tanh(logits / softcap)
+    return F.cross_entropy(capped, targets, ignore_index=-1, reduction="none")
+
+
+def gradients_of(value, x, weight):
+    return torch.autograd.grad(value, (x, weight))
+
+
+@pytest.fixture
+def tiny_chunks(monkeypatch):
+    """A few tokens to a chunk, fewer rows to a part of it: every seam is crossed."""
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", {"cpu": 16 * 4 * 100})
+    monkeypatch.setattr(loss_module, "ROWS_BYTES", {"cpu": 3 * 4 * 100})
+
+
+def draw_cases():
+    rng = random.Random(0)
+    for seed in range(12):
+        N, C, V = rng.randint(1, 90), rng.randint(1, 40), rng.randint(2, 200)
+        yield pytest.param(N, C, V, rng.choice([0, 1, 37]), rng.choice([0.0, 0.3]), rng.choice([5.0, 15.0, 30.0]), rng.choice([0.1, 1.0, 3.0]), seed)
+
+
+@pytest.mark.usefixtures("tiny_chunks")
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize(("N", "C", "V", "padding", "ignored", "softcap", "scale", "seed"), list(draw_cases()))
+def test_value_and_gradients_equal_the_float64_formula(N, C, V, padding, ignored, softcap, scale, seed, reduction):
+    x, weight, targets = make(N, C, V, padding=padding, ignored=ignored, scale=scale, seed=seed)
+    expected = reference(x, weight, targets, softcap, V).sum()
+    if reduction == "mean":
+        expected = expected / max(1, (targets >= 0).sum().item())
+    got = softcapped_cross_entropy(x, weight, targets, softcap=softcap, reduction=reduction, vocab_size=V if padding else None)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), expected, rtol=3e-6, atol=1e-6)
+    for name, a, b in zip(("x", "weight"), gradients_of(got, x, weight), gradients_of(expected, x, weight), strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6 * max(1.0, b.abs().max().item()), msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_padding_rows_take_no_part_and_get_zero_gradient():
+    x, weight, targets = make(20, 8, 50, padding=14)
+    plain = softcapped_cross_entropy(x, weight[:50], targets)
+    with torch.no_grad():
+        weight[50:] = 1e6
+    padded = softcapped_cross_entropy(x, weight, targets, vocab_size=50)
+    assert torch.equal(plain, padded)
+    grad = gradients_of(padded, x, weight)[1]
+    assert grad.shape == weight.shape
+    assert (grad[50:] == 0).all()
+    assert (grad[:50] != 0).any(1).all()
+
+
+def test_none_gives_each_tokens_loss_and_zero_where_ignored():
+    x, weight, targets = make(40, 8, 70, ignored=0.4)
+    with torch.no_grad():
+        got = softcapped_cross_entropy(x, weight, targets, reduction="none")
+        assert got.shape == (40,)
+        torch.testing.assert_close(got.double(), reference(x, weight, targets), rtol=2e-6, atol=1e-6)
+        assert (got[targets == -1] == 0).all()
+        torch.testing.assert_close(softcapped_cross_entropy(x, weight, targets, reduction="sum"), got.sum())
+
+
+def test_none_refuses_to_lose_a_gradient_that_is_wanted():
+    x, weight, targets = make(4, 8, 7)
+    with pytest.raises(RuntimeError, match="makes no gradients"):
+        softcapped_cross_entropy(x, weight, targets, reduction="none")
+    softcapped_cross_entropy(x.detach(), weight.detach(), targets, reduction="none")
+
+
+def test_a_batch_in_which_no_target_counts_gives_zero_and_zero_gradients():
+    x, weight, targets = make(6, 8, 7)
+    for reduction in ("mean", "sum"):
+        value = softcapped_cross_entropy(x, weight, targets.fill_(-1), reduction=reduction)
+        assert value.item() == 0
+        assert all((grad == 0).all() for grad in gradients_of(value, x, weight))
+    empty = softcapped_cross_entropy(x[:0], weight, targets[:0])
+    assert empty.item() == 0
+    assert all((grad == 0).all() for grad in gradients_of(empty, x, weight))
+
+
+def test_extreme_logits_stay_finite():
+    x, weight, targets = make(30, 8, 70, scale=1e6)
+    value = softcapped_cross_entropy(x, weight, targets, softcap=60.0)
+    torch.testing.assert_close(value.double(), reference(x, weight, targets, 60.0).mean(), rtol=1e-5, atol=0)
+    assert all(grad.isfinite().all() for grad in gradients_of(value, x, weight))
+
+
+def test_only_the_gradients_that_are_wanted_are_made():
+    x, weight, targets = make(10, 8, 30)
+    expected = gradients_of(softcapped_cross_entropy(x, weight, targets), x, weight)
+    for i, wanted in enumerate((x, weight)):
+        arguments = [x.detach(), weight.detach()]
+        arguments[i] = wanted
+        with Watch() as watch:
+            (grad,) = torch.autograd.grad(softcapped_cross_entropy(*arguments, targets), wanted)
+        torch.testing.assert_close(grad, expected[i])
+        assert watch.matmuls == 2
+    with Watch() as watch, torch.no_grad():
+        softcapped_cross_entropy(x, weight, targets)
+    assert watch.matmuls == 1
+
+
+# ---- memory
+
+
+class Watch(TorchDispatchMode):
+    """The largest new tensor, and how many matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = self.matmuls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.matmuls += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        known = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
+        if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() not in known:
+            self.numel = max(self.numel, out.untyped_storage().nbytes() // out.element_size())
+        return out
+
+
+def test_all_logits_never_exist_forward_or_backward():
+    N, C, V = 20_000, 4, 8192
+    x, weight, targets = make(N, C, V)
+    limit = loss_module.CHUNK_BYTES["cpu"] // 4
+    assert 8 * limit < N * V, "the test would prove nothing"
+    with Watch() as watch:
+        softcapped_cross_entropy(x, weight, targets).backward()
+    assert 0 < watch.numel <= limit
+    with Watch() as watch, torch.no_grad():
+        softcapped_cross_entropy(x, weight, targets, reduction="none")
+    assert 0 < watch.numel <= limit
+
+
+@pytest.mark.usefixtures("tiny_chunks")
+def test_backward_makes_no_product_and_no_second_copy():
+    x, weight, targets = make(64, 8, 100)
+    value = softcapped_cross_entropy(x, weight, targets)
+    with Watch() as watch:
+        value.backward()
+    assert watch.matmuls == 0
+    assert watch.numel <= 1, "backward allocated more than numbers"
+
+
+def test_the_result_does_not_depend_on_the_chunks(monkeypatch):
+    x, weight, targets = make(100, 16, 300, ignored=0.1)
+    results = []
+    for tokens in (1, 7, 64, 1000):
+        monkeypatch.setattr(loss_module, "CHUNK_BYTES", {"cpu": tokens * 300 * 4})
+        monkeypatch.setattr(loss_module, "ROWS_BYTES", {"cpu": 5 * 300 * 4})
+        value = softcapped_cross_entropy(x, weight, targets)
+        results.append((value, *gradients_of(value, x, weight)))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-5, atol=1e-7)
+
+
+def test_a_chunk_of_the_default_vocabulary_is_256_tokens_on_a_cpu():
+    assert loss_module._chunk_tokens(1024, 68096, torch.empty(0)) == 256
+    assert loss_module._chunk_tokens(100, 68096, torch.empty(0)) == 100
+
+
+# ---- backward
+
+
+def test_gradients_match_finite_differences():
+    x, weight, targets = make(5, 4, 9, ignored=0.2, seed=3)
+    x, weight = (t.detach().double().requires_grad_() for t in (x, weight))
+    targets = targets.clamp(max=6)
+    value = softcapped_cross_entropy(x, weight, targets, softcap=3.0, vocab_size=7)  # cuts off two rows
+    grads = gradients_of(value, x, weight)
+    for tensor, grad in zip((x, weight), grads, strict=True):
+        numeric = torch.zeros_like(tensor)
+        for i in range(tensor.numel()):
+            sides = []
+            for step in (1e-5, -1e-5):
+                with torch.no_grad():
+                    tensor.view(-1)[i] += step
+                    sides.append(softcapped_cross_entropy(x, weight, targets, softcap=3.0, vocab_size=7).item())
+                    tensor.view(-1)[i] -= step
+            numeric.view(-1)[i] = (sides[0] - sides[1]) / 2e-5
+        torch.testing.assert_close(grad, numeric, rtol=1e-6, atol=1e-9)
+
+
+def test_the_incoming_gradient_scales_both():
+    x, weight, targets = make(10, 8, 30)
+    expected = gradients_of(reference(x, weight, targets).sum() * -2.5, x, weight)
+    got = gradients_of(softcapped_cross_entropy(x, weight, targets, reduction="sum") * -2.5, x, weight)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_accumulate_over_micro_batches_as_over_one_batch():
+    x, weight, targets = make(40, 8, 30, ignored=0.2)
+    (whole,) = torch.autograd.grad(softcapped_cross_entropy(x, weight, targets, reduction="sum"), weight)
+    for part in (slice(0, 15), slice(15, 40)):
+        softcapped_cross_entropy(x[part], weight, targets[part], reduction="sum").backward()
+    torch.testing.assert_close(weight.grad, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_second_backward_is_refused_clearly():
+    x, weight, targets = make(10, 8, 30)
+    value = softcapped_cross_entropy(x, weight, targets, reduction="sum")
+    value.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="compute the loss again"):
+        value.backward()
+
+
+# ---- compute dtypes
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("upstream", [1.0, 1 / 65536, 1024.0])
+def test_narrow_dtypes_keep_the_gradients_to_their_rounding(dtype, upstream):
+    x, weight, targets = make(256, 32, 500, scale=0.3, dtype=dtype)
+    # what rounding of x and of the weight does to the truth is not the loss's fault
+    true_x, true_weight = x.detach().double().requires_grad_(), weight.detach().to(dtype).double().requires_grad_()
+    expected = reference(true_x, true_weight, targets).mean()
+    value = softcapped_cross_entropy(x, weight, targets)
+    torch.testing.assert_close(value.double(), expected, rtol=2e-3, atol=0)
+    grads = torch.autograd.grad(value * upstream, (x, weight))
+    assert [grad.dtype for grad in grads] == [dtype, torch.float32]
+    for name, a, b in zip(("x", "weight"), grads, torch.autograd.grad(expected * upstream, (true_x, true_weight)), strict=True):
+        if name == "x" and dtype == torch.float16 and upstream < 1:
+            continue  # 1/65536 of a mean is below what fp16 can hold: that is what loss scaling is for
+        assert (a.double() - b).norm() / b.norm() < 0.01, name
+
+
+def test_the_weights_gradient_is_summed_in_float32_over_many_chunks(monkeypatch):
+    x, weight, targets = make(2048, 16, 50, scale=0.3, dtype=torch.bfloat16)
+    with torch.no_grad():
+        x += 1  # all chunks push the same way: a narrow sum would lose the later ones
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", {"cpu": 16 * 50 * 2})
+    true_weight = weight.detach().bfloat16().double().requires_grad_()
+    (expected,) = torch.autograd.grad(reference(x.detach().double(), true_weight, targets).mean(), true_weight)
+    (got,) = torch.autograd.grad(softcapped_cross_entropy(x, weight, targets), weight)
+    assert (got.double() - expected).norm() / expected.norm() < 0.002  # summed in bf16: 0.015
+
+
+def test_with_a_loss_scale_of_1024_fp16_keeps_the_gradients_of_rare_pieces():
+    """The softmax of a rare piece, 1e-7 here, is a subnormal of fp16 with one bit left, unless it is lifted first."""
+    V, C = 2000, 16
+    x, weight, targets = make(64, C, V, scale=0.1, dtype=torch.float16)
+    with torch.no_grad():
+        x[:, 0] = 2.0
+        weight[:, 0] = -4.0
+        weight[:3, 0] = 4.0
+        targets.random_(0, 3, generator=torch.Generator().manual_seed(0))
+    true_x, true_weight = x.detach().double(), weight.detach().half().double().requires_grad_()
+    (expected,) = torch.autograd.grad(reference(true_x, true_weight, targets).mean() * 1024, true_weight)
+    (got,) = torch.autograd.grad(softcapped_cross_entropy(x, weight, targets) * 1024, weight)
+    rare = slice(3, None)
+    assert (got[rare].double() - expected[rare]).norm() / expected[rare].norm() < 0.03
+
+
+def test_autocast_around_it_changes_nothing():
+    x, weight, targets = make(30, 8, 50)
+    plain = softcapped_cross_entropy(x, weight, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = softcapped_cross_entropy(x, weight, targets)
+    assert torch.equal(plain, inside)
+
+
+# ---- the form for compilers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_the_fused_form_equals_the_eager_one(dtype, with_gradient):
+    _, _, targets = make(20, 4, 300, ignored=0.3)
+    z = (torch.randn(20, 300, generator=torch.Generator().manual_seed(0)) * 10).to(dtype)
+    ours, theirs = z.clone(), z.clone()
+    eager = loss_module._cap_rows(ours, targets, 15.0, 8.0, with_gradient)
+    fused = loss_module._cap_fused(theirs, targets, 15.0, 8.0, with_gradient)
+    torch.testing.assert_close(eager, fused)
+    if with_gradient:
+        torch.testing.assert_close(ours, theirs, rtol=1e-5 if dtype == torch.float32 else 0.01, atol=1e-6)
+
+
+def test_compile_kernels_puts_the_compiled_form_to_work(monkeypatch):
+    x, weight, targets = make(40, 8, 60, ignored=0.2)
+    value = softcapped_cross_entropy(x, weight, targets)
+    expected = (value, *gradients_of(value, x, weight))
+    compiled = []
+    monkeypatch.setattr(loss_module, "_compiled_cap", None)
+    monkeypatch.setattr(torch, "compile", lambda f: lambda *args: (compiled.append(f), f(*args))[1])
+    loss_module.compile_kernels()
+    value = softcapped_cross_entropy(x, weight, targets)
+    torch.testing.assert_close((value, *gradients_of(value, x, weight)), expected)
+    assert compiled == [loss_module._cap_fused]
+
+
+def test_misuse_is_refused():
+    x, weight, targets = make(4, 8, 7)
+    for arguments, options in [
+        ((x[None], weight, targets[None]), {}),
+        ((x, weight[:, :4], targets), {}),
+        ((x, weight, targets), {"reduction": "avg"}),
+        ((x, weight, targets), {"softcap": 0.0}),
+        ((x, weight, targets), {"softcap": 90.0}),
+        ((x, weight, targets), {"vocab_size": 8}),
+    ]:
+        with pytest.raises(ValueError):
+            softcapped_cross_entropy(*arguments, **options)

@@ -1,0 +1,408 @@
+"""Muon against float64 formulas (numpy, singular value decompositions) and DistMuon against Muon."""
+
+import contextlib
+import math
+import shutil
+
+import dist_muon_worker as worker
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nano_hindi.errors import UserError
+from nano_hindi.muon import POLAR_EXPRESS, DistMuon, Muon, muon_update, polar_express
+
+ERROR = 0.13363  # of POLAR_EXPRESS on [1e-3, 1]
+SHAPES = {"tall": (40, 12), "wide": (12, 40), "square": (24, 24)}
+CUSHION = 0.02407327424182761  # Amsel et al., appendix G
+
+
+def minimax_quintic(low: float, high: float) -> tuple[np.ndarray, float]:
+    """a, b, c of the odd quintic nearest to 1 on [low, high], and its error: alternate between the values at four points and the extrema (algorithm 3)."""
+    q, r = low + (high - low) / 4, low + 3 * (high - low) / 4
+    for _ in range(100):
+        points = np.array([low, q, r, high])
+        a, b, c, error = np.linalg.solve(np.stack([points, points**3, points**5, [1, -1, 1, -1]], axis=1), np.ones(4))
+        q, r = np.sqrt((-3 * b + np.array([-1, 1]) * math.sqrt(9 * b * b - 20 * a * c)) / (10 * c))
+    return np.array([a, b, c]), error
+
+
+def value(coefficients, x):
+    a, b, c = coefficients
+    return a * x + b * x**3 + c * x**5
+
+
+def greedy_minimax(steps: int, low: float, safety: float) -> tuple[list[np.ndarray], list[tuple[float, float]]]:
+    """The paper's composition for singular values in [low, 1] with its two guards, and the interval that each polynomial is for."""
+    high, polynomials, intervals = 1.0, [], []
+    for step in range(steps):
+        intervals.append((low, high))
+        p, _ = minimax_quintic(max(low, CUSHION * high), high)
+        if CUSHION * high > low:
+            p = p * 2 / (value(p, low) + value(p, high))  # centred on 1 again
+        if step < steps - 1:
+            p = p / np.array([safety, safety**3, safety**5])
+        polynomials.append(p)
+        low = value(p, low)
+        high = 2 - low
+    return polynomials, intervals
+
+
+def exact_polar(x: torch.Tensor) -> torch.Tensor:
+    u, _, vt = torch.linalg.svd(x.double(), full_matrices=False)
+    return u @ vt
+
+
+def matrix_with(singular_values: torch.Tensor, rows: int, cols: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    u, _ = torch.linalg.qr(torch.randn(rows, len(singular_values), generator=generator, dtype=torch.float64))
+    v, _ = torch.linalg.qr(torch.randn(cols, len(singular_values), generator=generator, dtype=torch.float64))
+    return (u * singular_values.double()) @ v.mT
+
+
+class Formula:
+    """Muon for one matrix in float64 numpy, written from the papers; the polynomials act on singular values, not on matrices."""
+
+    def __init__(self, weight, lr, momentum=0.95, nesterov=True, beta2=0.95, weight_decay=0.0):
+        self.w, self.lr, self.mu, self.nesterov, self.beta2, self.wd = weight.double().numpy(), lr, momentum, nesterov, beta2, weight_decay
+        self.m, self.v = np.zeros_like(self.w), 0.0
+
+    def step(self, gradient):
+        g, (rows, cols) = gradient.double().numpy(), self.w.shape
+        self.m = self.mu * self.m + g  # Keller Jordan's sum, not our average
+        u, s, vt = np.linalg.svd(g + self.mu * self.m if self.nesterov else self.m, full_matrices=False)
+        s = s / (1.01 * np.sqrt((s**2).sum()))
+        for p in POLAR_EXPRESS:
+            s = value(p, s)
+        o = u @ np.diag(s) @ vt
+        self.v = self.beta2 * self.v + (1 - self.beta2) * (o**2).mean(axis=1 if rows >= cols else 0, keepdims=True)
+        update = o / np.sqrt(self.v)
+        update *= np.linalg.norm(o) / np.linalg.norm(update)
+        decay = np.where(np.sign(update) == np.sign(self.w), self.w, 0)
+        self.w = self.w - self.lr * self.wd * decay - self.lr * max(1, rows / cols) ** 0.5 * update
+
+
+def run_kernel(weights, gradients_of_updates, lr=0.02, scale=1.0, **changes):
+    """Several float64 updates of a stack by the kernel alone. Returns (weights, momentum, second moment)."""
+    weights = weights.clone()
+    settings = {"momentum": 0.95, "nesterov": True, "ns_steps": 5, "beta2": 0.95, "weight_decay": 0.0, "dtype": torch.float64} | changes
+    momentum = torch.zeros_like(weights)
+    second_moment = torch.zeros_like(weights[..., :1] if weights.size(1) >= weights.size(2) else weights[:, :1])
+    for gradients in gradients_of_updates:
+        muon_update(weights, gradients, momentum, second_moment, torch.tensor(lr), torch.tensor(scale), **settings)
+    return weights, momentum, second_moment
+
+
+def some(shape, updates=4, n=3):
+    """(weights, gradients of several updates) for n matrices, float64."""
+    generator = torch.Generator().manual_seed(7)
+    draw = torch.randn(updates + 1, n, *shape, generator=generator, dtype=torch.float64)
+    return draw[0], list(draw[1:])
+
+
+def parameters(*shapes, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(3)
+    return [nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in shapes]
+
+
+def give_gradients(params, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator)
+
+
+# ---- Polar Express
+
+
+def test_the_coefficients_are_the_papers_minimax_polynomials():
+    printed = [
+        (8.28721201814563, -23.595886519098837, 17.300387312530933),
+        (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    ]  # 1st and 5th
+    without_safety, _ = greedy_minimax(5, 1e-3, safety=1.0)
+    np.testing.assert_allclose([without_safety[0], without_safety[4]], printed, rtol=1e-10)
+    derived, _ = greedy_minimax(5, 1e-3, safety=1.01)
+    np.testing.assert_allclose(POLAR_EXPRESS, derived, rtol=1e-10)
+
+
+def test_no_other_last_quintic_is_nearer_to_one():
+    """The problem is convex, so a polynomial that nothing nearby beats is the best."""
+    _, intervals = greedy_minimax(5, 1e-3, safety=1.01)
+    x = np.linspace(*intervals[-1], 20001)
+    best = abs(value(POLAR_EXPRESS[-1], x) - 1).max()
+    directions = np.random.default_rng(0).normal(size=(300, 3))
+    for size in (1e-2, 1e-4, 1e-6):
+        assert all(abs(value(POLAR_EXPRESS[-1] + size * d, x) - 1).max() >= best - 1e-9 for d in directions)
+
+
+def test_singular_values_from_a_thousandth_to_one_come_within_the_known_error_of_one():
+    x = np.geomspace(1e-3, 1, 200_001)
+    for p in POLAR_EXPRESS:
+        x = value(p, x)
+    assert 0.1336 < abs(x - 1).max() < ERROR
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_the_update_is_the_polar_factor_within_the_polynomials_error(shape):
+    gaussian, _ = some(shape)
+    spread = torch.stack([matrix_with(torch.logspace(0, -2.4, min(shape)), *shape, seed) for seed in range(3)])
+    for matrices in (gaussian, spread, 1e-9 * spread, 1e9 * gaussian):
+        got = polar_express(matrices.float()).double()
+        distance = torch.linalg.matrix_norm(got - exact_polar(matrices), ord=2)
+        assert distance.max() < ERROR + 1e-3
+        u, _, vt = torch.linalg.svd(matrices, full_matrices=False)
+        rotated = u.mT @ got @ vt.mT  # the same singular vectors: diagonal
+        assert (rotated - torch.diag_embed(rotated.diagonal(dim1=1, dim2=2))).abs().max() < 1e-3
+
+
+def test_iterations_beyond_the_fifth_go_on_towards_the_exact_polar_factor():
+    matrices, _ = some((12, 30))
+    errors = [torch.linalg.matrix_norm(polar_express(matrices, steps, torch.float64) - exact_polar(matrices), ord=2).max() for steps in (5, 6, 7)]
+    assert errors[0] < ERROR
+    assert errors[1] < 0.01
+    assert errors[2] < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rank", [1, 2, 32])
+def test_half_precision_rounding_does_not_blow_up(dtype, rank):
+    matrices = torch.stack([matrix_with(torch.logspace(0, -2, rank), 32, 64, seed) for seed in range(4)]).float()
+    got = torch.linalg.svdvals(polar_express(matrices, dtype=dtype).double())
+    assert (got[:, :rank] - 1).abs().max() < ERROR + 0.02
+    assert got.max() < 1 + ERROR + 0.02
+
+
+# ---- the whole update
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_several_updates_equal_the_formula_in_float64(shape, nesterov):
+    weights, gradients = some(shape)
+    got, _, _ = run_kernel(weights, gradients, weight_decay=0.3, nesterov=nesterov, beta2=0.8, momentum=0.9)
+    for i, weight in enumerate(weights):
+        formula = Formula(weight, 0.02, weight_decay=0.3, nesterov=nesterov, beta2=0.8, momentum=0.9)
+        for g in gradients:
+            formula.step(g[i])
+        np.testing.assert_allclose(got[i], formula.w, rtol=0, atol=1e-9)  # an update moves numbers by about 4e-3
+
+
+def test_the_optimizer_in_float32_equals_the_formula():
+    shapes = [(40, 12), (12, 40), (24, 24), (40, 12)]
+    params = parameters(*shapes)
+    optimizer, formulas = Muon(params, lr=0.1), [Formula(p.detach(), 0.1) for p in params]
+    for update in range(4):
+        give_gradients(params, update)
+        for p, formula in zip(params, formulas, strict=True):
+            formula.step(p.grad)
+        optimizer.step()
+    for p, formula in zip(params, formulas, strict=True):
+        np.testing.assert_allclose(p.detach(), formula.w, rtol=0, atol=2e-5)
+
+
+def test_momentum_is_the_average_and_the_update_looks_ahead():
+    weights, gradients = some((8, 8), updates=3)
+    _, momentum, _ = run_kernel(weights, gradients, momentum=0.9)
+    expected = sum(0.1 * 0.9 ** (2 - i) * g for i, g in enumerate(gradients))
+    torch.testing.assert_close(momentum, expected, rtol=1e-12, atol=1e-12)
+    ahead, behind = (run_kernel(weights, gradients, nesterov=n)[0] for n in (True, False))
+    assert (ahead - behind).abs().max() > 1e-3
+
+
+def test_decay_only_where_update_and_weight_agree():
+    weights, gradients = some((20, 30), updates=1)
+    without, _, _ = run_kernel(weights, gradients, lr=0.5)
+    decayed, _, _ = run_kernel(weights, gradients, lr=0.5, weight_decay=0.1)
+    agree = (weights - without) * weights > 0
+    torch.testing.assert_close(without - decayed, torch.where(agree, 0.5 * 0.1 * weights, 0), rtol=1e-6, atol=1e-12)
+    assert 0.3 < agree.double().mean() < 0.7
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_variance_reduction_evens_out_lines_and_keeps_the_frobenius_norm(shape):
+    rows, cols = shape
+    weights, gradients = some(shape, updates=1)
+    after, _, second_moment = run_kernel(weights, gradients, lr=1.0)
+    update = (weights - after) / max(1, rows / cols) ** 0.5
+    plain = polar_express(gradients[0], dtype=torch.float64)
+    torch.testing.assert_close(torch.linalg.matrix_norm(update), torch.linalg.matrix_norm(plain))
+    dim = -1 if rows >= cols else -2
+    assert second_moment.numel() == 3 * max(rows, cols)  # factored: a value per row, or per column of a wide matrix
+    lengths, before = torch.linalg.vector_norm(update, dim=dim), torch.linalg.vector_norm(plain, dim=dim)
+    assert (lengths / lengths.mean(-1, keepdim=True) - 1).abs().max() < 1e-9  # exactly even in the first update, whose squares are the moment
+    assert (before / before.mean(-1, keepdim=True) - 1).abs().max() > 0.05
+
+
+def test_a_stack_equals_its_matrices_one_by_one():
+    shapes = [(16, 24)] * 5 + [(24, 16)] * 2
+    together, single = parameters(*shapes), parameters(*shapes)
+    optimizers = [Muon(together, weight_decay=0.1), *(Muon([p], weight_decay=0.1) for p in single)]
+    assert [len(o.param_groups) for o in optimizers] == [2] + [1] * 7
+    for update in range(3):
+        give_gradients(together, update)
+        give_gradients(single, update)
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b in zip(together, single, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_grad_scale_multiplies_the_gradient():
+    """Seen in the momentum: a first update does not depend on the length of its gradient."""
+    scaled, plain = parameters((6, 9)), parameters((6, 9))
+    a, b = Muon(scaled), Muon(plain)
+    give_gradients(scaled)
+    give_gradients(plain)
+    plain[0].grad *= 0.25
+    a.step(grad_scale=0.25)
+    b.step()
+    torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(scaled[0], plain[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_scale_that_is_not_finite_changes_nothing(bad):
+    params = parameters((6, 9), (9, 6), (6, 9))
+    optimizer = Muon(params, weight_decay=0.1)
+    give_gradients(params)
+    optimizer.step()
+    before = [p.detach().clone() for p in params], optimizer.state_dict()
+    give_gradients(params)
+    params[0].grad[0, 0] = bad
+    optimizer.step(grad_scale=torch.tensor(bad))
+    torch.testing.assert_close(([p.detach() for p in params], optimizer.state_dict()), before, rtol=0, atol=0)
+
+
+def test_an_update_reads_nothing_back_from_the_device():
+    """The meta device has no values to read: asking for one raises."""
+    params = [nn.Parameter(torch.empty(8, 4, device="meta")) for _ in range(2)]
+    optimizer = Muon(params, weight_decay=0.1)
+    for p in params:
+        p.grad = torch.empty_like(p)
+    norm = optimizer.grad_sq_norm().sqrt()
+    optimizer.step(grad_scale=1 / norm)
+    with pytest.raises(RuntimeError):
+        norm.item()
+
+
+def test_a_matrix_whose_gradient_is_zero_stays():
+    params = parameters((6, 9), (6, 9))
+    before = params[1].detach().clone()
+    give_gradients(params)
+    params[1].grad.zero_()
+    Muon(params).step()
+    assert torch.equal(params[1], before)
+
+
+def test_grad_sq_norm_counts_every_matrix():
+    params = parameters((6, 9), (9, 6), (6, 9))
+    optimizer = Muon(params)
+    give_gradients(params)
+    expected = sum(p.grad.double().square().sum() for p in params)
+    assert optimizer.grad_sq_norm().item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="bias has shape"):
+        Muon([("bias", nn.Parameter(torch.zeros(3)))])
+    params = parameters((6, 9), (6, 9))
+    optimizer = Muon([("first", params[0]), ("second", params[1])])
+    params[0].grad = torch.zeros(6, 9)
+    with pytest.raises(RuntimeError, match="second has no gradient"):
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="process group"):
+        DistMuon(params)
+
+
+# ---- state
+
+
+def test_state_goes_through_a_file_by_name_and_continues_bit_for_bit(tmp_path):
+    names = ["a", "b", "c"]
+    params = dict(zip(names, parameters((6, 9), (9, 6), (6, 9)), strict=True))
+    optimizer = Muon(params.items())
+    give_gradients(params.values())
+    optimizer.step()
+    torch.save({"weights": params, "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert saved["optimizer"].keys() == {"momentum", "second_moment"}
+    assert all(saved["optimizer"]["momentum"][name].shape == params[name].shape for name in names)
+
+    copies = {name: nn.Parameter(saved["weights"][name].detach().clone()) for name in reversed(names)}  # another order
+    other = Muon(copies.items())
+    other.load_state_dict(saved["optimizer"])
+    for update in range(2):
+        for name in names:
+            give_gradients([params[name], copies[name]], update)
+            copies[name].grad = params[name].grad.clone()
+        optimizer.step()
+        other.step()
+    for name in names:
+        torch.testing.assert_close(copies[name], params[name], rtol=0, atol=1e-6)  # stacked in another order
+    torch.testing.assert_close(other.state_dict(), optimizer.state_dict(), rtol=0, atol=1e-6)
+
+
+def test_a_saved_state_does_not_change_with_further_updates():
+    params = parameters((6, 9))
+    optimizer = Muon(params)
+    give_gradients(params)
+    optimizer.step()
+    state = optimizer.state_dict()
+    copy = {kind: {name: t.clone() for name, t in tensors.items()} for kind, tensors in state.items()}
+    give_gradients(params, 8)
+    optimizer.step()
+    torch.testing.assert_close(state, copy, rtol=0, atol=0)
+
+
+def test_the_state_of_another_model_is_refused():
+    state = Muon(parameters((6, 9), (9, 6))).state_dict()
+    with pytest.raises(UserError, match="another model: 2"):
+        Muon(parameters((6, 9), (9, 6), (6, 9))).load_state_dict(state)
+    with pytest.raises(UserError, match="of 1 has shape"):
+        Muon(parameters((6, 9), (9, 7))).load_state_dict(state)
+
+
+# ---- several processes
+
+
+def assert_same_training(results: list[dict], expected: dict) -> None:
+    """Weights equal on all processes to the bit, weights and state equal to those of one process up to rounding."""
+    for result in results:
+        torch.testing.assert_close(result["weights"], results[0]["weights"], rtol=0, atol=0)
+        torch.testing.assert_close(result["weights"], expected["weights"], rtol=0, atol=5e-5)  # four updates of up to 0.1
+        torch.testing.assert_close(result["state"], expected["state"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_dist_muon_equals_muon_with_the_mean_gradient(processes):
+    results, expected = [result["muon"] for result in worker.launched(processes)], worker.alone().muon
+    assert_same_training(results, expected)
+    squares = torch.tensor([result["squares"] for result in results]).sum(0)  # each matrix counts on one process
+    torch.testing.assert_close(squares, torch.tensor(expected["squares"]), rtol=1e-5, atol=0)
+
+
+def test_state_saved_by_three_processes_continues_on_two():
+    assert_same_training([result["muon_resumed"] for result in worker.launched(2)], worker.alone().muon)
+
+
+def test_state_saved_by_three_processes_continues_in_one():
+    assert_same_training([worker.train_muon(0, 1, worker.launched(3)[0]["muon"]["saved"])], worker.alone().muon)
+
+
+# ---- compiled
+
+
+@pytest.mark.skipif(not any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl")), reason="no C++ compiler for torch.compile")
+def test_the_compiled_kernel_equals_the_eager_one():
+    eager, compiled = parameters((8, 24), (8, 24)), parameters((8, 24), (8, 24))
+    optimizers = Muon(eager, weight_decay=0.1, ns_steps=2), Muon(compiled, weight_decay=0.1, ns_steps=2)
+    optimizers[1].compile_kernel()
+    for update in range(3):
+        for params, optimizer in zip((eager, compiled), optimizers, strict=True):
+            give_gradients(params, update)
+            optimizer.param_groups[0]["lr"] = 0.02 / (1 + update)
+            with torch._dynamo.config.patch(error_on_recompile=update > 0) if optimizer is optimizers[1] else contextlib.nullcontext():
+                optimizer.step(grad_scale=0.5)
+    for a, b in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)

@@ -1,0 +1,315 @@
+"""The schedule against its formula, the combined step against PyTorch's own clipping and AdamW, and several processes against one."""
+
+import copy
+import itertools
+import math
+
+import dist_muon_worker as worker
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from nano_hindi.common import World
+from nano_hindi.config import TrainConfig
+from nano_hindi.errors import UserError
+from nano_hindi.muon import Muon
+from nano_hindi.optim import LossScale, TrainOptimizer, learning_rate_scale
+
+ALONE = World(0, 1, torch.device("cpu"))
+WIDTH_FACTOR = (16 / 768) ** -0.5  # of the stand-in
+
+
+def make(**changes):
+    model = worker.StandIn()
+    return model, TrainOptimizer(model, TrainConfig(**changes), ALONE)
+
+
+def give_gradients(model, update=0, factor=1.0):
+    worker.set_gradients(dict(model.named_parameters()), update)
+    for p in model.parameters():
+        p.grad *= factor
+
+
+def snapshot(model, optimizer):
+    return worker.weights(dict(model.named_parameters())), worker.copied(optimizer.state_dict())
+
+
+def assert_equal(a, b, **tolerance):
+    torch.testing.assert_close(a, b, **({"rtol": 0, "atol": 0} | tolerance))
+
+
+# ---- schedule
+
+
+def test_the_schedule_is_a_linear_warm_up_and_a_cosine():
+    updates, warmup = 1907, 250
+    scale = [learning_rate_scale(update, updates, warmup, 0.1) for update in range(updates)]
+    assert scale[0] == 1 / 251
+    assert scale[124] == pytest.approx(125 / 251)
+    assert scale[250] == max(scale) == 1
+    assert scale[-1] == pytest.approx(0.1, abs=1e-12)
+    middle = 250 + (1906 - 250) // 2
+    assert scale[middle] == pytest.approx(0.55)
+    assert scale[250 + (1906 - 250) // 4] == pytest.approx(0.1 + 0.9 * math.cos(math.pi / 8) ** 2)  # half angle: (1 + cos x) / 2
+    rises = [b - a for a, b in itertools.pairwise(scale)]
+    assert rises[:250] == pytest.approx([1 / 251] * 250)
+    assert max(rises[250:]) < 0
+
+
+@pytest.mark.parametrize(("updates", "warmup"), [(1, 0), (2, 0), (5, 1), (10, 2)])
+def test_no_update_of_a_short_run_is_wasted(updates, warmup):
+    scale = [learning_rate_scale(update, updates, warmup, 0.1) for update in range(updates)]
+    assert all(0 < s <= 1 for s in scale)
+    assert max(scale) == 1
+    assert updates == 1 or scale[-1] == pytest.approx(0.1)
+
+
+# ---- groups and rates
+
+
+def test_every_parameter_has_one_optimizer_and_the_contracts_rate():
+    model, optimizer = make(adamw_value_embedding_lr=0.3, adamw_beta1=0.7, adamw_beta2=0.9)
+    rates, betas, names = {}, {}, []
+    for group in optimizer.adamw.param_groups + optimizer.muon.param_groups:
+        names += group["param_names"]
+        for name in group["param_names"]:
+            rates[name], betas[name] = group["lr"], group.get("betas")
+    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+    assert rates["transformer.wte.weight"] == pytest.approx(0.2 * WIDTH_FACTOR)
+    assert rates["value_embeds.2.weight"] == pytest.approx(0.3 * WIDTH_FACTOR)
+    assert rates["lm_head.weight"] == pytest.approx(0.004 * WIDTH_FACTOR)
+    assert rates["resid_lambdas"] == pytest.approx(0.005)
+    assert rates["x0_lambdas"] == 0.5
+    assert betas["x0_lambdas"] == (0.96, 0.9)
+    assert betas["lm_head.weight"] == betas["resid_lambdas"] == (0.7, 0.9)
+    blocks = [name for name in names if name.startswith("transformer.h.")]
+    assert len(blocks) == 3 * 7
+    assert all(rates[name] == 0.02 and betas[name] is None for name in blocks)
+
+
+def test_the_start_page_counts_every_parameter():
+    model, optimizer = make()
+    groups = {group.name: group for group in optimizer.parameter_groups}
+    assert sum(group.count for group in groups.values()) == sum(p.numel() for p in model.parameters())
+    assert str(groups["blocks"]) == f"blocks: {groups['blocks'].count / 1e3:.2f} k, Muon, rate 0.02"
+    assert groups["x0_lambdas"].optimizer == "AdamW"
+
+
+def test_a_parameter_without_a_place_is_named():
+    model = worker.StandIn()
+    model.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"extra\.weight"):
+        TrainOptimizer(model, TrainConfig(), ALONE)
+
+
+def test_lr_scale_multiplies_every_rate():
+    model, optimizer = make()
+    before = [group["lr"] for group in optimizer.adamw.param_groups + optimizer.muon.param_groups]
+    for scale in (0.5, 0.25):
+        give_gradients(model)
+        optimizer.step(scale)
+        assert [group["lr"] for group in optimizer.adamw.param_groups + optimizer.muon.param_groups] == [lr * scale for lr in before]
+
+
+# ---- one update
+
+
+@pytest.mark.parametrize("grad_clip", [0.0, 0.5, 1e6])
+def test_the_step_equals_clip_grad_norm_and_the_two_optimizers_apart(grad_clip):
+    model, optimizer = make(grad_clip=grad_clip, weight_decay=0.1)
+    other = copy.deepcopy(model)
+    names = dict(other.named_parameters())
+    blocks = {name: p for name, p in names.items() if name.startswith("transformer.h.")}
+    width = {"transformer.wte.weight": 0.2, "value_embeds.0.weight": 0.2, "value_embeds.2.weight": 0.2, "lm_head.weight": 0.004}
+    groups = [{"params": [names[name]], "lr": lr * WIDTH_FACTOR * 0.5} for name, lr in width.items()]
+    groups += [{"params": [names["resid_lambdas"]], "lr": 0.0025}, {"params": [names["x0_lambdas"]], "lr": 0.25, "betas": (0.96, 0.95)}]
+    adamw = torch.optim.AdamW(groups, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, foreach=False, fused=False)
+    muon = Muon(blocks.items(), lr=0.01, weight_decay=0.1)
+    for update in range(3):
+        give_gradients(model, update)
+        give_gradients(other, update)
+        norm = optimizer.step(0.5)
+        expected = torch.nn.utils.clip_grad_norm_(other.parameters(), grad_clip or math.inf)
+        assert norm.shape == ()
+        assert norm.dtype == torch.float32
+        assert norm.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert all(p.grad is None for p in model.parameters())
+        adamw.step()
+        muon.step()
+    for (name, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["transformer.h.1.mlp.c_fc.weight", "lm_head.weight", "x0_lambdas"])
+@pytest.mark.parametrize("grad_clip", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad, where, grad_clip):
+    model, optimizer = make(grad_clip=grad_clip, weight_decay=0.1)
+    for update in (0, 1):
+        give_gradients(model, update)
+        assert optimizer.step(1.0).isfinite()
+    before = snapshot(model, optimizer)
+    give_gradients(model, 2)
+    dict(model.named_parameters())[where].grad.view(-1)[-1] = bad
+    assert not optimizer.step(1.0).isfinite()
+    assert_equal(snapshot(model, optimizer), before)
+    assert {state["step"].item() for state in before[1]["adamw"].values()} == {2.0}
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_bad_first_update_leaves_a_fresh_optimizer():
+    (model, optimizer), (fresh_model, fresh) = make(), make()
+    give_gradients(model, 0, factor=math.nan)
+    optimizer.step(1.0)
+    for m, o in ((model, optimizer), (fresh_model, fresh)):
+        give_gradients(m, 1)
+        o.step(1.0)
+    assert_equal(snapshot(model, optimizer), snapshot(fresh_model, fresh))
+
+
+def test_the_divisor_undoes_a_loss_scale():
+    (model, optimizer), (scaled_model, scaled) = make(), make()
+    for update in range(3):
+        give_gradients(model, update)
+        give_gradients(scaled_model, update, factor=2.0**10)
+        assert_equal(scaled.step(1.0, grad_divisor=2.0**10), optimizer.step(1.0))
+    assert_equal(snapshot(scaled_model, scaled), snapshot(model, optimizer), rtol=1e-6, atol=1e-7)
+
+
+def test_a_missing_gradient_is_named():
+    model, optimizer = make()
+    give_gradients(model)
+    model.lm_head.weight.grad = None
+    with pytest.raises(RuntimeError, match=r"lm_head\.weight has no gradient"):
+        optimizer.step(1.0)
+
+
+def test_an_update_reads_nothing_back_from_the_device():
+    """Fake tensors have no values: asking for one raises."""
+    with FakeTensorMode():
+        model, optimizer = make()
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        norm = optimizer.step(1.0)
+        with pytest.raises(DataDependentOutputException):
+            norm.item()
+
+
+# ---- state
+
+
+def test_state_goes_through_a_file_and_continues_bit_for_bit(tmp_path):
+    model, optimizer = make(weight_decay=0.1)
+    for update in (0, 1):
+        give_gradients(model, update)
+        optimizer.step(1.0)
+    torch.save({"model": model.state_dict(), "optimizers": optimizer.state_dict()}, tmp_path / "state.pt")
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    kept = worker.copied(saved["optimizers"])
+    other_model, other = make(weight_decay=0.1)
+    other_model.load_state_dict(saved["model"])
+    other.load_state_dict(saved["optimizers"])
+    assert_equal(snapshot(other_model, other), snapshot(model, optimizer))
+    for update in (2, 3):
+        for m, o in ((model, optimizer), (other_model, other)):
+            give_gradients(m, update)
+            o.step(0.3)
+    assert_equal(snapshot(other_model, other), snapshot(model, optimizer))
+    assert_equal(saved["optimizers"], kept)  # loading took copies
+
+
+def test_state_before_the_first_update_is_that_of_a_fresh_optimizer():
+    (model, optimizer), (other_model, other) = make(), make()
+    state = optimizer.state_dict()
+    give_gradients(other_model)
+    other.step(1.0)
+    other_model.load_state_dict(model.state_dict())
+    other.load_state_dict(state)
+    for m, o in ((model, optimizer), (other_model, other)):
+        give_gradients(m)
+        o.step(1.0)
+    assert_equal(snapshot(other_model, other), snapshot(model, optimizer))
+
+
+def test_the_state_of_another_model_is_refused():
+    small = worker.StandIn(vocab_size=10)
+    optimizer = TrainOptimizer(small, TrainConfig(), ALONE)
+    give_gradients(small)
+    optimizer.step(1.0)
+    with pytest.raises(UserError, match="wte"):
+        make()[1].load_state_dict(optimizer.state_dict())
+
+
+# ---- several processes
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_make_the_updates_of_one(processes):
+    results, expected = [result["all"] for result in worker.launched(processes)], worker.alone().all
+    for result in results:
+        assert_equal(result["weights"], results[0]["weights"])
+        assert_equal(result["weights"], expected["weights"], atol=1e-4)
+        assert_equal(result["state"], expected["state"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_norm_is_that_of_the_mean_gradient_on_every_process(processes):
+    expected = torch.stack(worker.alone().all["norms"])
+    for result in worker.launched(processes):
+        norms = torch.stack(result["all"]["norms"])
+        assert_equal(norms, torch.stack(worker.launched(processes)[0]["all"]["norms"]), equal_nan=True)
+        assert_equal(norms, expected, rtol=1e-5, equal_nan=True)
+    parameters = dict(worker.StandIn().named_parameters())
+    worker.set_gradients(parameters, 0)
+    assert expected[0].item() == pytest.approx(math.sqrt(sum(p.grad.double().square().sum().item() for p in parameters.values())), rel=1e-5)
+    assert expected.isnan().tolist() == [update == worker.BAD_UPDATE for update in range(worker.UPDATES)]
+
+
+def test_state_saved_by_three_processes_continues_on_two_and_on_one():
+    saved = worker.launched(3)[0]["all"]["saved"]
+    expected = worker.launched(3)[0]["all"]
+    for result in [worker.train_all(0, 1, saved), *(result["all_resumed"] for result in worker.launched(2))]:
+        assert_equal(result["weights"], expected["weights"], atol=1e-4)
+        assert_equal(result["state"], expected["state"], rtol=1e-3, atol=1e-5)
+
+
+def test_each_gradient_crosses_once():
+    model = worker.StandIn()
+    embedding_like = sorted(p.numel() for name, p in model.named_parameters() if not name.startswith("transformer.h."))
+    of_a_shape = {}
+    for name, p in model.named_parameters():
+        if name.startswith("transformer.h."):
+            of_a_shape.setdefault(p.shape, []).append(p.numel())
+    for processes in (2, 3):
+        padded = sorted(-(-len(sizes) // processes) * processes * sizes[0] for sizes in of_a_shape.values())
+        for sent in worker.launched(processes)[0]["all"]["sent"]:
+            assert sorted(sent["all_reduce"]) == sorted([*embedding_like, 1])  # and the squared norm
+            assert sorted(sent["reduce_scatter"]) == padded
+            assert sorted(size * processes for size in sent["all_gather"]) == padded
+
+
+# ---- loss scale
+
+
+def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_a_good_stretch():
+    scale = LossScale(enabled=True)
+    start = scale.value
+    scale.adjust(False)
+    assert scale.value == start / 2
+    for _ in range(199):
+        scale.adjust(True)
+    assert scale.value == start / 2
+    other = LossScale(enabled=True)
+    other.load_state_dict(scale.state_dict())
+    other.adjust(True)
+    assert other.value == start
+
+
+def test_a_loss_scale_that_is_off_stays_one():
+    scale, on = LossScale(enabled=False), LossScale(enabled=True)
+    scale.load_state_dict(on.state_dict())
+    scale.adjust(False)
+    assert scale.value == 1
+    start = on.value
+    on.load_state_dict(scale.state_dict())
+    assert on.value == start

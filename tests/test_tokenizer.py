@@ -1,0 +1,318 @@
+"""Tokens and text: bytes add up, text comes back, special tokens stay out, streams equal the whole."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer as Backend
+from transformers import AutoTokenizer
+
+import standin
+from conftest import ROOT
+from nano_hindi.errors import UserError
+from nano_hindi.tokenizer import load_tokenizer
+
+TEXTS = [
+    *("", "a", " ", " a", "   three", "\n", "\n\na", "\ta\tb  c\r\n", "भारत", " भारत एक", "क्‍या ख़ुशी ज़रूरत बड़ा।॥", "क्\u200cष शक्\u200dति"),
+    *("👍🏽 👩‍🌾 🇮🇳", "१२३ 1,234.5", "</s>", "<s>राम</s> <unk>", " </s>", "<|endoftext|>", "<0x41> <0x0A>", "\\<|endoftext|>"),
+    *("एक अनोखा  पेड़ अनोखा", "अनोखा"),
+    *("हिन्दी, English, 中文, عربى", "\x00\x01\x7f\x85\u2028", "\ufeffBOM", "é e\u0301", "\u00a0x\u3000y", "\U0010ffff", "ꣻऀ", "x" * 3000),
+    *standin.documents(50, seed=7),
+]
+
+
+def change(folder, edit):
+    """Edit the tokenizer.json in `folder`."""
+    path = folder / "tokenizer.json"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    edit(description)
+    path.write_text(json.dumps(description), encoding="utf-8")
+
+
+def metaspace_folder(folder):
+    """As transformers 5 saves a Llama tokenizer: no dummy space for a text that starts with a space."""
+    standin.make_tokenizer(folder)
+    space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
+    change(folder, lambda d: d.update(normalizer=None, pre_tokenizer=space))
+    return folder
+
+
+def prefixed_byte_level_folder(folder):
+    """As RoBERTa and BLOOM have it: byte-level with a dummy space."""
+    standin.make_tokenizer(folder, kind="byte_level")
+    change(folder, lambda d: d["pre_tokenizer"].update(add_prefix_space=True))
+    return folder
+
+
+def added_tokens_folder(folder):
+    """With added tokens that are not special: they would part a text, and eat spaces."""
+    standin.make_tokenizer(folder)
+    token = {"single_word": False, "lstrip": True, "rstrip": True, "normalized": False, "special": False}
+    change(folder, lambda d: d["added_tokens"].append({"id": len(d["model"]["vocab"]), "content": "अनोखा", **token}))
+    return folder
+
+
+KINDS = {
+    "bpe": lambda folder: standin.make_tokenizer(folder),
+    "byte_level": lambda folder: standin.make_tokenizer(folder, kind="byte_level"),
+    "metaspace": metaspace_folder,
+    "prefixed_byte_level": prefixed_byte_level_folder,
+    "added_tokens": added_tokens_folder,
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def tokenizer(request, tmp_path_factory):
+    return load_tokenizer(KINDS[request.param](tmp_path_factory.mktemp(request.param)))
+
+
+@pytest.fixture(scope="module")
+def bpe(tmp_path_factory):
+    return load_tokenizer(standin.make_tokenizer(tmp_path_factory.mktemp("bpe")))
+
+
+def has_dummy_space(tokenizer) -> bool:
+    backend = Backend.from_str(tokenizer._backend.to_str())
+    return backend.encode("a", add_special_tokens=False).tokens[0][0] in "▁Ġ"
+
+
+def test_the_bytes_of_the_tokens_add_up_to_the_text(tokenizer):
+    token_bytes = tokenizer.token_bytes()
+    assert token_bytes.dtype == np.int32
+    assert token_bytes.shape == (tokenizer.vocab_size,)
+    for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
+        dummy = 1 if text and has_dummy_space(tokenizer) else 0
+        assert token_bytes[ids].sum() == len(text.encode("utf-8")) + dummy, repr(text)
+
+
+def test_special_tokens_have_no_bytes_and_all_others_have_some(tokenizer):
+    without = set(np.flatnonzero(tokenizer.token_bytes() == 0))
+    assert without == tokenizer.special_ids
+
+
+def test_every_text_comes_back_from_its_document(tokenizer):
+    for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
+        assert tokenizer.decode(tokenizer.document(ids)) == text
+
+
+def test_the_library_decodes_the_same_text(tokenizer):
+    backend = Backend.from_str(tokenizer._backend.to_str())
+    keeps_dummy_space = has_dummy_space(tokenizer) and "ByteLevel" in str(backend.decoder)  # the library does not take it away again there
+    for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
+        theirs = backend.decode(tokenizer.document(ids), skip_special_tokens=True)
+        assert theirs == (" " + text if keeps_dummy_space and text else text)
+
+
+def test_names_of_special_tokens_in_a_text_are_text(tokenizer):
+    names = [tokenizer._backend.id_to_token(i) for i in tokenizer.special_ids]
+    for ids in tokenizer.encode_batch(["".join(names), *names, f"x {names[0]} y"]):
+        assert not tokenizer.special_ids & set(ids)
+
+
+def test_ids_are_those_of_the_library_where_no_special_name_is_in_the_text(bpe):
+    auto = AutoTokenizer.from_pretrained(bpe.name)
+    texts = standin.documents(100, seed=3)
+    assert bpe.encode_batch(texts) == [auto.encode(text, add_special_tokens=False) for text in texts]
+    assert [bpe.encode_prompt(text) for text in texts] == [auto.encode(text) for text in texts]  # the library adds bos by itself: never twice
+
+
+def test_a_document_has_bos_and_eos_or_one_token_that_is_both(tmp_path, bpe):
+    assert bpe.document([7, 8]) == [1, 7, 8, 2]
+    both = load_tokenizer(standin.make_tokenizer(tmp_path, kind="byte_level"))
+    assert (both.bos_id, both.eos_id) == (0, 0)
+    assert both.document([7, 8]) == [0, 7, 8]
+    assert both.encode_prompt("") == [0]
+
+
+def config_without(folder, *names):
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in config.items() if key not in names}
+    path.write_text(json.dumps({**kept, "tokenizer_class": "PreTrainedTokenizerFast"}), encoding="utf-8")
+    return folder
+
+
+def test_a_tokenizer_with_one_of_bos_and_eos_uses_it_for_both(tmp_path):
+    only_eos = load_tokenizer(config_without(standin.make_tokenizer(tmp_path / "eos"), "bos_token"))
+    only_bos = load_tokenizer(config_without(standin.make_tokenizer(tmp_path / "bos"), "eos_token"))
+    assert (only_eos.bos_id, only_eos.eos_id) == (2, 2)
+    assert (only_bos.bos_id, only_bos.eos_id) == (1, 1)
+
+
+def test_a_tokenizer_without_bos_and_eos_is_refused(tmp_path):
+    with pytest.raises(UserError, match="neither a bos nor an eos"):
+        load_tokenizer(config_without(standin.make_tokenizer(tmp_path), "bos_token", "eos_token"))
+
+
+def test_vocab_size_is_the_largest_id_plus_one(tmp_path):
+    assert load_tokenizer(added_tokens_folder(tmp_path)).vocab_size == 641
+
+
+# ---- streams
+
+
+def streamed(tokenizer, ids, after=()):
+    stream = tokenizer.text_stream(after)
+    return [stream.push(i) for i in ids], stream.flush()
+
+
+def test_a_stream_gives_whole_characters_only_and_all_of_the_text(tokenizer):
+    for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
+        pieces, tail = streamed(tokenizer, tokenizer.document(ids))
+        assert "".join(pieces) == text
+        assert tail == ""
+        assert "\ufffd" not in "".join(pieces)
+
+
+def test_streamed_random_tokens_equal_their_decoding_to_the_last_byte(tokenizer):
+    rng = random.Random(0)
+    raw = [i for i, n in enumerate(tokenizer.token_bytes()) if n == 1]
+    for _ in range(300):
+        ids = [rng.choice(raw) if rng.random() < 0.7 else rng.randrange(tokenizer.vocab_size) for _ in range(rng.randint(1, 30))]
+        pieces, tail = streamed(tokenizer, ids)
+        whole = b"".join(tokenizer._pieces[i] for i in ids).decode("utf-8", errors="replace")  # in one go, without any stream
+        assert "".join(pieces) + tail == tokenizer.decode(ids) == (whole.removeprefix(" ") if has_dummy_space(tokenizer) else whole)
+
+
+def test_an_incomplete_character_is_kept_back_and_flushed(bpe):
+    byte = {n: bpe._ids[f"<0x{n:02X}>"] for n in (0xE0, 0xA4, 0x95)}
+    stream = bpe.text_stream()
+    assert [stream.push(byte[n]) for n in (0xE0, 0xA4, 0x95, 0xE0, 0xA4)] == ["", "", "क", "", ""]
+    assert stream.flush() == "\ufffd"
+    assert stream.flush() == ""
+
+
+def test_the_first_space_is_dropped_at_the_start_and_kept_after_a_prompt(bpe):
+    ids = bpe.encode_batch(["भारत में"])[0]
+    assert "".join(streamed(bpe, ids)[0]) == "भारत में"
+    assert "".join(streamed(bpe, ids, after=bpe.encode_prompt("राम"))[0]) == " भारत में"
+    assert "".join(streamed(bpe, ids, after=[bpe.bos_id])[0]) == "भारत में"
+    space = bpe._ids["▁"]
+    assert streamed(bpe, [bpe.bos_id, space, space, ids[0]])[0] == ["", "", " ", " भारत"]
+
+
+# ---- identity and loading
+
+
+def test_a_copy_has_the_same_fingerprint_ids_and_bytes(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "copy")
+    copy = load_tokenizer(tmp_path / "copy")
+    assert copy.fingerprint() == tokenizer.fingerprint()
+    assert copy.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
+    assert (copy.token_bytes() == tokenizer.token_bytes()).all()
+    assert (copy.bos_id, copy.eos_id, copy.special_ids) == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.special_ids)
+
+
+def test_autotokenizer_reads_a_copy_to_the_same_ids(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    auto = AutoTokenizer.from_pretrained(tmp_path)
+    assert (auto.bos_token_id, auto.eos_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
+    texts = standin.documents(40, seed=5)
+    assert [auto.encode(text, add_special_tokens=False) for text in texts] == tokenizer.encode_batch(texts)
+
+
+def test_fingerprints_tell_pieces_merges_and_special_ids_apart_and_do_not_mind_files(tmp_path, bpe):
+    def fingerprint(name, edit):
+        change(standin.make_tokenizer(tmp_path / name), edit)
+        return load_tokenizer(tmp_path / name).fingerprint()
+
+    def rename_last_piece(d):
+        d["model"]["merges"].pop()
+        piece = max(d["model"]["vocab"], key=d["model"]["vocab"].get)
+        d["model"]["vocab"]["नयापन"] = d["model"]["vocab"].pop(piece)
+
+    swapped = config_without(standin.make_tokenizer(tmp_path / "swapped"), "eos_token")
+    found = [
+        bpe.fingerprint(),
+        fingerprint("pieces", rename_last_piece),
+        fingerprint("merges", lambda d: d["model"].update(merges=d["model"]["merges"][:20])),
+        load_tokenizer(swapped).fingerprint(),
+        load_tokenizer(standin.make_tokenizer(tmp_path / "other", vocab_size=600)).fingerprint(),
+    ]
+    assert len(set(found)) == len(found)
+    assert (
+        fingerprint(
+            "same", lambda d: d.update(padding=None, truncation={"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0})
+        )
+        == found[0]
+    )
+    assert len(found[0]) == 32
+    int(found[0], 16)
+
+
+def test_a_folder_is_read_without_the_network(tmp_path, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    assert load_tokenizer(standin.make_tokenizer(tmp_path)).vocab_size == 640
+
+
+def test_what_cannot_be_loaded_is_an_error_that_says_what_to_do(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"holds no tokenizer .*needs tokenizer\.json"):
+        load_tokenizer(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"no tokenizer folder .*a name on the hub"):
+        load_tokenizer(tmp_path / "missing")
+    with pytest.raises(UserError, match="give the folder"):
+        load_tokenizer(standin.make_tokenizer(tmp_path / "made") / "tokenizer.json")
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error_that_offers_a_folder(tmp_path):
+    code = "from nano_hindi.tokenizer import load_tokenizer; load_tokenizer('someone/something')"
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"  # nobody listens there
+    env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, encoding="utf-8", timeout=100
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert "UserError" in last
+    assert "someone/something" in last
+    assert "folder that holds its tokenizer.json" in last
+    assert "HF_ENDPOINT" in last
+
+
+def test_loading_says_nothing_and_importing_changes_nothing(tmp_path):
+    code = (
+        "import os, sys; before = dict(os.environ)\n"
+        "import nano_hindi.tokenizer\n"
+        "assert dict(os.environ) == before and not {'transformers', 'tokenizers', 'torch', 'huggingface_hub'} & set(sys.modules)\n"
+        "nano_hindi.tokenizer.load_tokenizer(sys.argv[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(standin.make_tokenizer(tmp_path))], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_half_a_surrogate_pair_and_foreign_kinds_are_refused(tmp_path, bpe):
+    with pytest.raises(UserError, match="not valid Unicode"):
+        bpe.encode_batch(["\ud83d"])
+    change(standin.make_tokenizer(tmp_path), lambda d: d.update(decoder={"type": "WordPiece", "prefix": "##", "cleanup": True}))
+    with pytest.raises(UserError, match="neither SentencePiece-style nor byte-level"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_split_pre_tokenizer_of_the_library_is_kept(tmp_path):
+    """tokenizer.json is what counts, also where a library version would build the tokenizer anew."""
+    folder = standin.make_tokenizer(tmp_path)
+    change(folder, lambda d: d.update(pre_tokenizer={"type": "Digits", "individual_digits": True}))
+    tokenizer = load_tokenizer(folder)
+    tokenizer.save(tmp_path / "copy")
+    ids = tokenizer.encode_batch(["1947"])[0]
+    assert [tokenizer._backend.id_to_token(i) for i in ids][-3:] == ["9", "4", "7"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "copy").encode("1947", add_special_tokens=False) == ids
+
+
+def test_an_added_token_is_its_own_letters_also_where_pieces_are_bytes(tmp_path):
+    token = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    change(standin.make_tokenizer(tmp_path, kind="byte_level"), lambda d: d["added_tokens"].append({"id": 640, "content": "«é»", **token}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.decode([640]) == "«é»"
+    assert tokenizer.token_bytes()[640] == 6
