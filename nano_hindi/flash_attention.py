@@ -37,7 +37,7 @@ class Backend:
     reason: str = ""  # why the ones before it were passed over
 
     def __str__(self) -> str:
-        return f"attention: {self.name}" + (f" ({self.reason})" if self.reason else "")
+        return self.name + (f" ({self.reason})" if self.reason else "")
 
 
 class _UnusableError(Exception):

@@ -14,7 +14,7 @@ from nano_hindi import budget, report
 from nano_hindi.checkpoint import FORMAT, list_checkpoints, load_checkpoint, newest_checkpoint
 from nano_hindi.common import World, can_compile, compute_dtype
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, configs_for_new_run, configs_for_resumed_run
-from nano_hindi.dataloader import DataInfo, WindowLoader, check_data
+from nano_hindi.dataloader import DataInfo, WindowLoader, check_data, val_batches
 from nano_hindi.errors import UserError
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.loss import compile_kernels as compile_loss
@@ -113,6 +113,7 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
                 f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it"
             )
     config.sequences_per_rank(world.size)
+    val_batches(args.data_dir / "val.bin", config.sequence_len, 1, config.eval_tokens, data.vocab_size)  # says now what would else end the first evaluation
     loader = WindowLoader(args.data_dir / "train.bin", config.sequence_len, config.seed, data.vocab_size)
 
     torch.manual_seed(config.seed)

@@ -264,7 +264,7 @@ def test_on_a_cpu_only_sdpa_is_there_and_no_gpu_code_runs(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, forbidden)
     monkeypatch.setitem(sys.modules, "flash_attn_interface", None)
     backend = select_backend("cpu", torch.float32)
-    assert str(backend) == "attention: sdpa (fa3: no CUDA; varlen: no CUDA)"
+    assert str(backend) == "sdpa (fa3: no CUDA; varlen: no CUDA)"
 
 
 def test_a_backend_that_passes_the_probe_wins(monkeypatch):
@@ -335,7 +335,7 @@ def test_a_crash_while_loading_is_told_and_passed_over(monkeypatch):
 
 def test_the_environment_forces_a_backend_and_a_wrong_value_is_the_users_mistake(monkeypatch):
     monkeypatch.setenv("NANO_HINDI_ATTENTION", "sdpa")
-    assert str(select_backend("cpu", torch.float32)) == "attention: sdpa (forced by NANO_HINDI_ATTENTION)"
+    assert str(select_backend("cpu", torch.float32)) == "sdpa (forced by NANO_HINDI_ATTENTION)"
     monkeypatch.setenv("NANO_HINDI_ATTENTION", "fa2")
     with pytest.raises(UserError, match="fa2 names no attention backend; choose one of fa3, varlen, sdpa"):
         select_backend("cpu", torch.float32)

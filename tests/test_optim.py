@@ -10,8 +10,9 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from nano_hindi.common import World
-from nano_hindi.config import TrainConfig
+from nano_hindi.config import PRESETS, TrainConfig, get_config, get_train_config
 from nano_hindi.errors import UserError
+from nano_hindi.model import GPT
 from nano_hindi.muon import Muon
 from nano_hindi.optim import LossScale, TrainOptimizer, learning_rate_scale
 
@@ -93,6 +94,17 @@ def test_the_start_page_counts_every_parameter():
     assert sum(group.count for group in groups.values()) == sum(p.numel() for p in model.parameters())
     assert str(groups["blocks"]) == f"blocks: {groups['blocks'].count / 1e3:.2f} k, Muon, rate 0.02"
     assert groups["x0_lambdas"].optimizer == "AdamW"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_parameter_of_the_presets_has_a_place(preset):
+    with torch.device("meta"):
+        model = GPT(get_config(preset))
+    counts = {group.name: group.count for group in TrainOptimizer(model, get_train_config(preset), ALONE).parameter_groups}
+    expected = model.num_params()
+    assert counts.pop("resid_lambdas") + counts.pop("x0_lambdas") == expected.pop("scalars")
+    assert sum(counts.values()) + 2 * model.config.n_layer == expected.pop("total")
+    assert counts == expected
 
 
 def test_a_parameter_without_a_place_is_named():
