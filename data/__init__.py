@@ -1,1 +1,1 @@
-"""Getting data: download.py writes a corpus, preprocess.py tokenizes it."""
+"""The scripts that get text and turn it into tokens; what they write lands in this folder too, and git ignores it."""

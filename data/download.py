@@ -1,184 +1,217 @@
-"""Get Hindi text: stream Sangraha from the Hugging Face hub, or read files of your own, into one corpus file.
+"""Get a corpus: Hindi documents from the hub or from files of your own, counted in tokens, in one text file.
 
 python data/download.py --max_tokens 600000000
-python data/download.py --source stories.txt news.jsonl wiki.parquet
+python data/download.py --source stories.txt more.jsonl pages.parquet
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from nano_hindi.common import Parser, Progress, command_line, count, replacing
+from nano_hindi.corpus import batches, read_source, write_document
 from nano_hindi.errors import UserError
 
-DATASET, DATA_DIR, SPLIT = "ai4bharat/sangraha", "verified/hin", "train"
-TOKENIZER = "sarvamai/sarvam-1"
-BATCH_DOCUMENTS = 256  # that are counted at once
+if TYPE_CHECKING:
+    from nano_hindi.tokenizer import Tokenizer
+
+HUB_SOURCE = "sangraha"
+HUB_DATASET, HUB_FOLDER, HUB_LICENCE = (
+    "ai4bharat/sangraha",
+    "verified/hin",
+    "CC BY 4.0, ai4bharat/sangraha (https://huggingface.co/datasets/ai4bharat/sangraha)",
+)
+HUB_ROWS = 500  # documents that are decoded at once
+HUB_TIMEOUT = 20.0  # seconds for the question whether the hub is there; the libraries would try for most of a minute
 
 
 def parse(argv: list[str] | None):
-    parser = Parser(prog="download.py", description="Write a corpus of Hindi text: data/raw/hindi_corpus.txt and metadata.txt.")
+    parser = Parser(prog="data/download.py", description="Write hindi_corpus.txt and metadata.txt. Next: data/preprocess.py.")
     parser.add_argument(
         "--source",
         nargs="+",
-        default=["sangraha"],
-        metavar="sangraha|PATH",
-        help="sangraha, or .txt, .jsonl (field text) and .parquet (column text) files",
+        default=[HUB_SOURCE],
+        metavar="NAME|PATH",
+        help=f"{HUB_SOURCE}: {HUB_FOLDER} of {HUB_DATASET} on the hub; or .txt, .jsonl (field text), .parquet (column text) files",
     )
-    parser.add_argument("--output_dir", type=Path, default=ROOT / "data/raw", metavar="DIR", help="where the corpus goes")
-    parser.add_argument("--max_tokens", type=int, default=600_000_000, metavar="N", help="stop with the document that reaches so many tokens")
-    parser.add_argument(
-        "--tokenizer", default=TOKENIZER, metavar="NAME|DIR", help="counts the tokens: name on the Hugging Face hub, or a local folder"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is there already")
+    parser.add_argument("--output_dir", type=Path, default=ROOT / "data" / "raw", metavar="DIR", help="where the corpus goes")
+    parser.add_argument("--max_tokens", type=int, default=600_000_000, metavar="N", help="stop with the document that reaches this many tokens")
+    parser.add_argument("--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR", help="counts the tokens")
+    parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is already there")
     args = parser.parse_args(argv)
-    if args.max_tokens <= 0:
-        raise UserError(f"--max_tokens must be at least 1, not {args.max_tokens}")
+    if args.max_tokens < 1:
+        raise UserError(f"--max_tokens {args.max_tokens} would take nothing; give a positive number")
+    if HUB_SOURCE in args.source and len(args.source) > 1:
+        raise UserError(f"--source takes either {HUB_SOURCE} or files, not both")
     return args
 
 
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    corpus = args.output_dir / "hindi_corpus.txt"
+    from nano_hindi.dataloader import read_metadata, write_metadata  # brings torch along: after parsing, and before the long work
+
+    from_hub = args.source == [HUB_SOURCE]
+    corpus, facts_file = args.output_dir / "hindi_corpus.txt", args.output_dir / "metadata.txt"
+    asked = {
+        "source": f"{HUB_DATASET} {HUB_FOLDER}" if from_hub else ", ".join(str(Path(p).resolve()) for p in args.source),
+        "max_tokens": args.max_tokens,
+    }
     if corpus.exists() and not args.overwrite:
-        raise UserError(f"{corpus} is there already; go on with data/preprocess.py, or give --overwrite to replace it, or another --output_dir")
-    is_local = args.source != ["sangraha"]
-    documents = local_documents(args.source) if is_local else sangraha_documents()
-    tokenizer = tokenizer_for_counting(args.tokenizer, is_local)
+        facts = read_metadata(facts_file) if facts_file.is_file() else {}
+        if any(facts.get(key) != str(value) for key, value in asked.items()):
+            raise UserError(f"{corpus} is already there, from another source or budget; --overwrite replaces it, another --output_dir keeps both")
+        print(f"{corpus} is already there, made by the same command: {facts.get('documents')} documents; --overwrite makes it again")
+        return 0
+
+    if from_hub:
+        asked |= {"revision": hub_revision(), "licence": HUB_LICENCE}
+        documents, tokenizer = hub_documents(), load_tokenizer(args.tokenizer)
+        progress = Progress(args.max_tokens, "tokens", "downloading")
+    else:
+        sources = [read_source(path) for path in args.source]  # a missing file is found before the work
+        documents, tokenizer = (text for source in sources for text in source), tokenizer_or_none(args.tokenizer)
+        progress = Progress(local_size(args.source), "bytes", "reading")
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    totals = write_corpus(documents, corpus, tokenizer, args.max_tokens)
-    if not totals["documents"]:
-        raise UserError(f"there is no text in {', '.join(args.source)}")
-    write_facts(args, corpus, totals, tokenizer, is_local)
+    with replacing(corpus) as temporary:
+        with progress, open(temporary, "wb") as file:
+            totals = write_corpus(file, documents, tokenizer, args.max_tokens, report=progress_of(progress))
+        if not totals.documents:
+            raise UserError(f"there is no text in {', '.join(args.source)}; give other files")
+        facts_file.unlink(missing_ok=True)  # so that it never speaks of another corpus
+    counted = {"tokens": totals.tokens, "tokenizer": tokenizer.name} if tokenizer else {}
+    sizes = {"documents": totals.documents, **counted, "words": totals.words, "characters": totals.characters, "bytes": totals.bytes}
+    write_metadata(
+        facts_file, {**asked, **sizes, "empty_documents_left_out": totals.empty, "created": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    )
+    in_tokens = f"{totals.tokens:,} tokens of {tokenizer.name}, " if tokenizer else ""
+    empty = f" ({totals.empty:,} empty ones left out)" if totals.empty else ""
+    print(f"{corpus}: {totals.documents:,} documents{empty}, {in_tokens}{totals.words:,} words, {totals.bytes / 1e6:,.2f} MB")
+    if (tokens_or_words := totals.tokens if tokenizer else totals.words) < args.max_tokens:
+        print(f"that is the whole source; --max_tokens {args.max_tokens:,} was not reached" if from_hub else "that is the whole source")
+    print("next: python data/preprocess.py")
     return 0
 
 
-# ---- where documents come from
+# ---- counting and writing
 
 
-def local_documents(paths: list[str]) -> Iterator[str]:
-    """The documents of the files, in the order of the command line. Raises UserError at once for a file that is missing or of another kind."""
-    from nano_hindi.corpus import read_source
+@dataclass
+class Totals:
+    """What a corpus holds. Tokens count bos and eos, as they will stand in the token files; they stay 0 without a tokenizer."""
 
-    for path in paths:
-        if not Path(path).is_file():
-            raise UserError(f"there is no file {path}; --source takes sangraha, or paths of .txt, .jsonl and .parquet files")
-    sources = [read_source(path) for path in paths]
-    return (text for source in sources for text in source)
-
-
-def sangraha_documents() -> Iterator[str]:
-    """The texts of Sangraha's verified Hindi part, streamed. Raises UserError where the hub cannot be reached."""
-    import datasets
-
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    with hub_errors():
-        stream = datasets.load_dataset(DATASET, data_dir=DATA_DIR, split=SPLIT, streaming=True)
-    return stream_texts(stream)
+    documents: int = 0
+    tokens: int = 0
+    words: int = 0
+    characters: int = 0
+    bytes: int = 0
+    empty: int = 0  # documents that were nothing but space, and are not in the corpus
 
 
-def stream_texts(stream) -> Iterator[str]:
-    with hub_errors():
-        for row in stream:
-            yield row["text"]
+def write_corpus(
+    file: BinaryIO, documents: Iterable[str], tokenizer: Tokenizer | None, max_tokens: int, report: Callable[[Totals], None] = lambda totals: None
+) -> Totals:
+    """Append `documents` to a corpus, up to and including the one that reaches `max_tokens` (without a tokenizer, that many words, each of which is at
+    least one token). Documents without a letter are left out. `report` hears of the totals after each batch."""
+    totals = Totals()
 
+    def not_empty() -> Iterator[str]:
+        for text in documents:
+            if text and not text.isspace():
+                yield text
+            else:
+                totals.empty += 1
 
-@contextlib.contextmanager
-def hub_errors() -> Iterator[None]:
-    """One line for the many ways in which a hub is out of reach."""
-    import httpx
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        yield
-    except (DatasetsError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-            raise  # a full disk and the like: a file of ours
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(
-            f"{DATASET} could not be had from the hub ({reason}); check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs you in), "
-            "or use text of your own: --source PATH"
-        ) from error
-
-
-def tokenizer_for_counting(name: str, is_local: bool):
-    """The tokenizer, or None for local sources where it cannot be had and none was asked for."""
-    from nano_hindi.tokenizer import load_tokenizer
-
-    try:
-        return load_tokenizer(name)
-    except UserError:
-        if not is_local or name != TOKENIZER:
-            raise
-        print(f"the tokenizer {name} cannot be had here: counting words and bytes instead of tokens (--tokenizer names another)", flush=True)
-        return None
-
-
-# ---- the corpus
-
-
-def write_corpus(documents: Iterator[str], corpus: Path, tokenizer, max_tokens: int) -> dict[str, int]:
-    """Write documents until `max_tokens` tokens are there (words, without a tokenizer). Returns the totals of what was written."""
-    from nano_hindi.corpus import write_document
-
-    unit = "tokens" if tokenizer else "words"
-    totals = {"documents": 0, "words": 0, "bytes": 0, "tokens": 0, "empty_documents": 0}
-    with replacing(corpus) as temporary, open(temporary, "wb") as file, Progress(max_tokens if tokenizer else None, unit, "reading") as progress:
-        for batch in batched(documents, BATCH_DOCUMENTS):
-            texts = [text for text in batch if text.strip()]
-            totals["empty_documents"] += len(batch) - len(texts)
-            lengths = [len(tokenizer.document(ids)) for ids in tokenizer.encode_batch(texts)] if tokenizer else [0] * len(texts)
-            before = totals[unit]
-            for text, tokens in zip(texts, lengths, strict=True):
-                write_document(file, text)
-                totals["documents"] += 1
-                totals["words"] += len(text.split())
-                totals["bytes"] += len(text.encode("utf-8"))
-                totals["tokens"] += tokens
-                if totals[unit] >= max_tokens:
-                    break
-            progress.update(totals[unit] - before, documents=count(totals["documents"]), MB=f"{totals['bytes'] / 1e6:.1f}")
-            if totals[unit] >= max_tokens:
-                break
+    for batch in batches(not_empty()):
+        ids = tokenizer.encode_batch(batch) if tokenizer else [None] * len(batch)
+        for text, text_ids in zip(batch, ids, strict=True):
+            write_document(file, text)
+            totals.documents += 1
+            totals.tokens += len(tokenizer.document(text_ids)) if tokenizer else 0
+            totals.words += len(text.split())
+            totals.characters += len(text)
+            totals.bytes += len(text.encode())
+            if (totals.tokens if tokenizer else totals.words) >= max_tokens:
+                report(totals)
+                return totals
+        report(totals)
     return totals
 
 
-def batched(documents: Iterator[str], size: int) -> Iterator[list[str]]:
-    batch = []
-    for text in documents:
-        batch.append(text)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def progress_of(progress: Progress) -> Callable[[Totals], None]:
+    """A `report` for `write_corpus` that moves a bar in its own unit and shows the others behind it."""
+
+    def report(totals: Totals) -> None:
+        others = {"tokens": count(totals.tokens)} if progress.unit == "bytes" and totals.tokens else {}
+        done = getattr(totals, progress.unit)
+        progress.update(done - progress.done, documents=count(totals.documents), **others, MB=f"{totals.bytes / 1e6:,.1f}")
+
+    return report
 
 
-def write_facts(args, corpus: Path, totals: dict[str, int], tokenizer, is_local: bool) -> None:
-    """metadata.txt beside the corpus, and the last lines on the screen."""
-    from nano_hindi.dataloader import write_metadata
+# ---- sources
 
-    if tokenizer is None:
-        del totals["tokens"]
-    facts = {
-        "source": " ".join(args.source) if is_local else f"{DATASET} {DATA_DIR} (CC BY 4.0)",
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "tokenizer": tokenizer.name if tokenizer else "none",
-        **totals,
-    }
-    write_metadata(args.output_dir / "metadata.txt", facts)
-    tokens = f", {totals['tokens']:,} tokens" if tokenizer else ""
-    print(f"{corpus}: {totals['documents']:,} documents, {totals['words']:,} words{tokens}, {totals['bytes'] / 1e6:.1f} MB")
+
+def local_size(paths: list[str]) -> int | None:
+    """The bytes of text in the files, where their size tells."""
+    return sum(Path(path).stat().st_size for path in paths) if all(path.lower().endswith(".txt") for path in paths) else None
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    from nano_hindi.tokenizer import load_tokenizer
+
+    return load_tokenizer(name)
+
+
+def tokenizer_or_none(name: str) -> Tokenizer | None:
+    """The tokenizer, or None with a notice: to take text from a file, nobody needs one."""
+    try:
+        return load_tokenizer(name)
+    except UserError as error:
+        print(
+            f"notice: {error}\nnotice: without a tokenizer, words and bytes are counted, and --max_tokens bounds the words (each is at least one token)"
+        )
+        return None
+
+
+def hub_revision() -> str:
+    """The commit of the data set on the hub. Asks once, so that a hub that is not there is known at once. Raises UserError where it cannot be had."""
+    try:
+        from huggingface_hub import HfApi
+
+        return HfApi().dataset_info(HUB_DATASET, timeout=HUB_TIMEOUT).sha or "unknown"
+    except Exception as error:
+        raise hub_error(error) from error
+
+
+def hub_documents() -> Iterator[str]:
+    """The documents of the data set, streamed. Lost connections are tried again by the libraries; raises UserError when they give up."""
+    try:
+        import datasets
+
+        datasets.utils.logging.set_verbosity_error()
+        datasets.utils.logging.disable_progress_bar()
+        rows = datasets.load_dataset(HUB_DATASET, data_dir=HUB_FOLDER, split="train", streaming=True)
+        for batch in rows.iter(batch_size=HUB_ROWS):
+            yield from (text or "" for text in batch["text"])
+    except Exception as error:
+        raise hub_error(error) from error
+
+
+def hub_error(error: Exception) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
+    return UserError(
+        f"{HUB_DATASET} cannot be had from the hub ({reason}); check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in) and run the same "
+        "command again, or take texts of your own: --source PATH"
+    )
 
 
 if __name__ == "__main__":

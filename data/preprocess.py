@@ -1,147 +1,156 @@
-"""Tokenize a corpus into train.bin and val.bin, the memmaps that train.py reads.
+"""Turn the corpus into tokens: train.bin, val.bin, a copy of the tokenizer, and the facts about them.
 
-    python data/preprocess.py
-    python data/preprocess.py --input my_corpus.txt --output_dir my_data --tokenizer path/to/tokenizer
-
-Both files are little-endian uint32 without a header, each document bos + tokens + eos. Memory does not grow with the corpus.
+python data/preprocess.py
+python data/preprocess.py --input data/raw/hindi_corpus.txt --output_dir data --tokenizer path/to/tokenizer
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from nano_hindi.common import Parser, Progress, command_line, count, replacing
+from nano_hindi.corpus import MARKER, batches, read_documents
 from nano_hindi.errors import UserError
 
-BATCH_BYTES = 4_000_000  # of text that are tokenized at once
+if TYPE_CHECKING:
+    from nano_hindi.tokenizer import Tokenizer
 
-
-@dataclass
-class Part:
-    """What went into one of the two files."""
-
-    documents: int = 0
-    tokens: int = 0
-    bytes: int = 0
-    words: int = 0
+USUAL_WINDOW = 1024  # tokens; with less than one and its target, training with the default --sequence_len has nothing to evaluate on
 
 
 def parse(argv: list[str] | None):
-    parser = Parser(prog="preprocess.py", description="Tokenize a corpus into train.bin and val.bin.")
-    parser.add_argument("--input", type=Path, default=ROOT / "data/raw/hindi_corpus.txt", metavar="FILE", help="corpus of data/download.py")
+    parser = Parser(prog="data/preprocess.py", description="Tokenize a corpus. Before: data/download.py. Next: train.py.")
+    parser.add_argument("--input", type=Path, default=ROOT / "data" / "raw" / "hindi_corpus.txt", metavar="FILE", help="the corpus")
     parser.add_argument("--output_dir", type=Path, default=ROOT / "data", metavar="DIR", help="where train.bin, val.bin and tokenizer/ go")
-    parser.add_argument("--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR", help="name on the Hugging Face hub, or a local folder")
-    parser.add_argument("--val_fraction", type=float, default=0.01, metavar="SHARE", help="share of the documents for validation")
+    parser.add_argument("--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR", help="a name on the hub, or a folder with tokenizer.json")
+    parser.add_argument("--val_fraction", type=float, default=0.01, metavar="SHARE", help="share of the documents that is kept for validation")
     args = parser.parse_args(argv)
     if not 0 < args.val_fraction < 1:
-        raise UserError(f"--val_fraction must lie between 0 and 1, not {args.val_fraction}")
+        raise UserError(f"--val_fraction {args.val_fraction} leaves no text to train or to validate on; give a share between 0 and 1, such as 0.01")
     return args
 
 
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    from nano_hindi.corpus import read_documents
+    if not args.input.is_file():
+        raise UserError(f"there is no corpus {args.input}; run data/download.py first, or name the file with --input")
+    documents = at_least_two(read_documents(args.input), args.input)
+    from nano_hindi.dataloader import write_metadata
     from nano_hindi.tokenizer import load_tokenizer
 
-    if not args.input.is_file():
-        raise UserError(f"there is no corpus {args.input}; make one with data/download.py, or name yours with --input")
     tokenizer = load_tokenizer(args.tokenizer)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    parts = write_bins(read_documents(args.input), args.input.stat().st_size, tokenizer, args.output_dir, args.val_fraction)
-    report(parts, tokenizer, args.output_dir)
-    return 0
-
-
-def is_validation(text: str, val_fraction: float) -> bool:
-    """Whether a document is held out: by a BLAKE2b hash of its text, read as a number from 0 to 1. The same text always falls on the same side."""
-    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8, person=b"nano_hindi").digest()
-    return int.from_bytes(digest, "big") < val_fraction * 2**64
-
-
-def write_bins(documents: Iterable[str], total_bytes: int, tokenizer, folder: Path, val_fraction: float) -> dict[str, Part]:
-    """Tokenize `documents` into the files of `folder`, which take their names when everything is there; the metadata last, so that nobody takes a half for all.
-
-    Raises UserError where nothing is left for training or for validation.
-    """
-    import numpy as np
-
-    from nano_hindi.dataloader import write_metadata
-
-    parts = {"train": Part(), "val": Part()}
-    metadata = folder / "preprocess_meta.txt"
-    with replacing(folder / "train.bin") as train_bin, replacing(folder / "val.bin") as val_bin:
-        with (
-            open(train_bin, "wb") as train_file,
-            open(val_bin, "wb") as val_file,
-            Progress(total_bytes / 1e6, "MB", "tokenizing") as progress,
-        ):
-            files = {"train": train_file, "val": val_file}
-            for batch in batches(documents):
-                for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
-                    name = "val" if is_validation(text, val_fraction) else "train"
-                    tokens = np.array(tokenizer.document(ids), dtype="<u4")
-                    tokens.tofile(files[name])
-                    part = parts[name]
-                    part.documents += 1
-                    part.tokens += len(tokens)
-                    part.bytes += len(text.encode("utf-8"))
-                    part.words += len(text.split())
-                progress.update(sum(len(text.encode("utf-8")) for text in batch) / 1e6, tokens=count(parts["train"].tokens + parts["val"].tokens))
-        for name, part in parts.items():
-            if part.documents == 0:
-                raise UserError(
-                    f"no document falls into the {name} part ({parts['train'].documents + parts['val'].documents} documents in all, --val_fraction {val_fraction}); "
-                    "documents are separated by lines <|endoftext|>: give more of them, or another --val_fraction"
-                )
-        metadata.unlink(missing_ok=True)
-    tokenizer.save(folder / "tokenizer")
-    words, tokens = (sum(getattr(part, key) for part in parts.values()) for key in ("words", "tokens"))
+    folder = args.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    facts_file = folder / "preprocess_meta.txt"
+    with replacing(folder / "train.bin") as train_file, replacing(folder / "val.bin") as val_file:
+        with open(train_file, "wb") as a, open(val_file, "wb") as b, Progress(args.input.stat().st_size, "bytes", "tokenizing") as progress:
+            train, val = Part(a), Part(b)
+            words = tokenize(documents, tokenizer, args.val_fraction, train, val, progress)
+        check_split(train, val, args.val_fraction)
+        facts_file.unlink(missing_ok=True)  # written last: a folder without it is not ready, whatever else lies there
+    if not same_folder(args.tokenizer, folder / "tokenizer"):
+        tokenizer.save(folder / "tokenizer")
     facts = {
         "tokenizer": tokenizer.name,
         "fingerprint": tokenizer.fingerprint(),
         "vocab_size": tokenizer.vocab_size,
         "bos_id": tokenizer.bos_id,
         "eos_id": tokenizer.eos_id,
-        **{f"{name}_{key}": getattr(part, key) for name, part in parts.items() for key in ("documents", "tokens", "bytes")},
-        "val_fraction": val_fraction,
-        "fertility": f"{tokens / max(1, words):.4f}",
+        **{f"{name}_{key}": getattr(part, key) for name, part in (("train", train), ("val", val)) for key in ("documents", "tokens", "bytes")},
+        "words": words,
+        "fertility": f"{(train.text_tokens + val.text_tokens) / max(words, 1):.4f}",
+        "bytes_per_token": f"{(train.bytes + val.bytes) / max(train.text_tokens + val.text_tokens, 1):.4f}",
+        "val_fraction": args.val_fraction,
     }
-    write_metadata(metadata, facts)
-    return parts
-
-
-def batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Documents in lists of about BATCH_BYTES; empty ones are left out."""
-    batch, size = [], 0
-    for text in documents:
-        if not text.strip():
-            continue
-        batch.append(text)
-        size += len(text.encode("utf-8"))
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def report(parts: dict[str, Part], tokenizer, folder: Path) -> None:
-    for name, part in parts.items():
-        print(f"{folder / f'{name}.bin'}: {part.documents:,} documents, {part.tokens:,} tokens, {part.bytes / 1e6:.1f} MB of text")
-    tokens, words, size = (sum(getattr(part, key) for part in parts.values()) for key in ("tokens", "words", "bytes"))
+    write_metadata(facts_file, facts)
     print(
-        f"fertility {tokens / max(1, words):.2f} tokens per word, {size / tokens:.2f} bytes per token, {tokenizer.vocab_size:,} pieces ({tokenizer.name})"
+        f"fertility   {float(facts['fertility']):.3f} tokens per word, {float(facts['bytes_per_token']):.2f} bytes per token, with {tokenizer.name}"
     )
-    if parts["val"].tokens <= 1024:
-        print(f"notice: val.bin has only {parts['val'].tokens:,} tokens, less than a window of 1,025; use a larger --val_fraction or more text")
+    for name, part in (("train", train), ("val", val)):
+        print(f"{name + '.bin':<11} {part.documents:,} documents, {part.tokens:,} tokens, {part.bytes / 1e6:,.2f} MB of text")
+    if val.tokens <= USUAL_WINDOW:
+        print(
+            f"notice: val.bin is shorter than one window of {USUAL_WINDOW} tokens; give a larger --val_fraction, or train with a smaller --sequence_len"
+        )
+    print(f"{folder} is ready; next: python train.py")
+    return 0
+
+
+@dataclass
+class Part:
+    """One of the two token files, and what went into it."""
+
+    file: BinaryIO
+    documents: int = 0
+    tokens: int = 0  # with bos and eos
+    text_tokens: int = 0  # without
+    bytes: int = 0  # of text
+
+    def write(self, ids: list[int], document: list[int], size: int) -> None:
+        import numpy as np
+
+        self.file.write(np.array(document, dtype="<u4").tobytes())
+        self.documents += 1
+        self.tokens += len(document)
+        self.text_tokens += len(ids)
+        self.bytes += size
+
+
+def tokenize(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float, train: Part, val: Part, progress: Progress) -> int:
+    """Write the tokens of each document to one of the two parts, in the order of the corpus. Returns the number of words."""
+    words = 0
+    for batch in batches(documents):
+        read = 0
+        for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
+            raw = text.encode()
+            part = val if is_for_validation(raw, val_fraction) else train
+            part.write(ids, tokenizer.document(ids), len(raw))
+            words += len(text.split())
+            read += len(raw) + len(MARKER) + 2
+        progress.update(read, tokens=count(train.tokens + val.tokens))
+    return words
+
+
+def is_for_validation(raw: bytes, val_fraction: float) -> bool:
+    """Whether a document, as UTF-8, belongs to the validation share: the first 8 bytes of its BLAKE2b hash, read as a big-endian number, over 2**64 are less
+    than `val_fraction`. The same text always falls on the same side."""
+    return int.from_bytes(hashlib.blake2b(raw).digest()[:8], "big") < val_fraction * 2**64
+
+
+def at_least_two(documents: Iterator[str], path: Path) -> Iterator[str]:
+    """`documents`, after a look at the first two. Raises UserError where there are fewer: the split needs whole documents."""
+    first = list(itertools.islice(documents, 2))
+    if not first:
+        raise UserError(f"{path} holds no text; run data/download.py again, or give another --input")
+    if len(first) == 1:
+        raise UserError(
+            f"{path} is one single document, and validation needs documents of its own; part the text with lines {MARKER.decode()}, or give more"
+        )
+    return itertools.chain(first, documents)
+
+
+def check_split(train: Part, val: Part, val_fraction: float) -> None:
+    """Raises UserError where all documents fell on one side."""
+    for part, name, change in ((val, "validation", "larger"), (train, "training", "smaller")):
+        if part.documents == 0:
+            raise UserError(
+                f"none of the {train.documents + val.documents:,} documents fell to {name}; give a {change} --val_fraction than {val_fraction:g}, or more documents"
+            )
+
+
+def same_folder(name: str, folder: Path) -> bool:
+    """Whether the tokenizer came from `folder` itself, which then stays as its owner made it."""
+    return Path(name).is_dir() and folder.is_dir() and Path(name).samefile(folder)
 
 
 if __name__ == "__main__":

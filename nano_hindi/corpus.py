@@ -2,23 +2,30 @@ r"""Documents in and out of files.
 
 The corpus: UTF-8, each document followed by a line `<|endoftext|>`. A line of a document that is that marker, with any number of `\` before it, gets one
 more `\` when it is written; readers take one away. Any document comes back as it was, to the byte. A text file without a marker is one document.
+Lines end with `\n`; a marker line that a Windows editor ended with `\r\n` counts too, for readers and for the escaping.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from nano_hindi.errors import UserError
 
 MARKER = b"<|endoftext|>"
-_MARKER_LINE = re.compile(rb"(?m)^(\\*)" + re.escape(MARKER) + rb"$")
-_ESCAPED_LINE = re.compile(rb"(?m)^\\(\\*)" + re.escape(MARKER) + rb"$")
+_MARKER_LINE = re.compile(rb"(?m)^\\*" + re.escape(MARKER) + rb"\r?$")
+_ESCAPED_LINE = re.compile(rb"(?m)^\\(\\*" + re.escape(MARKER) + rb"\r?)$")
+_DOCUMENT_ENDS = (MARKER + b"\n", MARKER + b"\r\n", MARKER)  # the last one where a file stops without a newline
+BOM = "\ufeff"  # Notepad begins a UTF-8 file with it; it is no part of the text
 TEXT_COLUMN = "text"
 PARQUET_ROWS = 1000  # documents that are read at once
+BATCH_CHARACTERS = 1_000_000  # of Hindi text: 2.6 MB, and some 250,000 tokens
+
+
+# ---- the corpus
 
 
 def write_document(file: BinaryIO, text: str) -> int:
@@ -27,53 +34,77 @@ def write_document(file: BinaryIO, text: str) -> int:
         raw = text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(f"a document is not valid Unicode ({error.reason}); save it as UTF-8") from error
-    return file.write(_MARKER_LINE.sub(rb"\\\g<0>", raw) + b"\n" + MARKER + b"\n")
+    if MARKER in raw:  # rare, and the search is far faster than the substitution
+        raw = _MARKER_LINE.sub(rb"\\\g<0>", raw)
+    return file.write(raw + b"\n" + MARKER + b"\n")
 
 
 def read_documents(path: str | Path) -> Iterator[str]:
     """The documents of a corpus, or of any text file, one by one: memory is that of the longest document.
 
-    Raises UserError where the file is missing, or is not UTF-8.
+    Text behind the last marker is a document too, unless it is blank. Raises UserError where the file is missing, or is not UTF-8.
     """
     with _open(path) as file:
         lines: list[bytes] = []
         number = 0
         for number, line in enumerate(file, 1):
-            if line in (MARKER + b"\n", MARKER + b"\r\n", MARKER):
-                yield _document(lines, path, number)
+            if line in _DOCUMENT_ENDS:
+                # what write_document, or the Windows editor, put between the text and the marker
+                yield _document(b"".join(lines).removesuffix(b"\r\n" if line.endswith(b"\r\n") else b"\n"), path, number)
                 lines = []
             else:
                 lines.append(line)
-        if lines:  # the last marker is missing: a plain text file, or somebody's own corpus
-            yield _document(lines, path, number, ends_with_marker=False)
+        rest = b"".join(lines)
+        if rest.strip():
+            yield _document(rest, path, number)
 
 
-def _document(lines: list[bytes], path: str | Path, number: int, ends_with_marker: bool = True) -> str:
-    raw = b"".join(lines)
-    if ends_with_marker:
-        raw = raw.removesuffix(b"\n")  # the one that write_document put before the marker
+def _document(raw: bytes, path: str | Path, last_line: int) -> str:
     try:
-        return _ESCAPED_LINE.sub(rb"\g<1>" + MARKER, raw).decode("utf-8")
+        return (_ESCAPED_LINE.sub(rb"\g<1>", raw) if MARKER in raw else raw).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (in the document that ends at line {number:,}: {error.reason}); convert it first") from error
+        raise UserError(f"{path} is not UTF-8 (in the document that ends at line {last_line:,}: {error.reason}); convert it first") from error
+
+
+# ---- files of other people
 
 
 def read_source(path: str | Path) -> Iterator[str]:
     """The documents of a `.txt` (see `read_documents`), `.jsonl` (field `text`) or `.parquet` (column `text`) file.
 
-    Raises UserError for another ending, a missing file, and content that is not what the ending says.
+    Raises UserError at once for a missing file and for another ending, and on the way for content that is not what the ending says.
     """
-    readers = {".txt": read_documents, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    if not Path(path).is_file():
+        raise UserError(f"there is no file {path}; check the name")
     reader = readers.get(Path(path).suffix.lower())
     if reader is None:
         raise UserError(f"{path}: documents are read from {', '.join(readers)} files; rename or convert it")
     return reader(path)
 
 
+def batches(documents: Iterable[str], characters: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
+    """`documents` in lists of about `characters` characters: enough to keep a tokenizer's threads busy, little enough for any memory."""
+    batch, size = [], 0
+    for text in documents:
+        batch.append(text)
+        size += len(text) + 1
+        if size >= characters:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 def _open(path: str | Path) -> BinaryIO:
     if not Path(path).is_file():
-        raise UserError(f"there is no file {path}")
+        raise UserError(f"there is no file {path}; check the name")
     return open(path, "rb")
+
+
+def _read_text(path: str | Path) -> Iterator[str]:
+    for number, text in enumerate(read_documents(path)):
+        yield text.removeprefix(BOM) if number == 0 else text
 
 
 def _read_jsonl(path: str | Path) -> Iterator[str]:
@@ -82,11 +113,12 @@ def _read_jsonl(path: str | Path) -> Iterator[str]:
             if not line.strip():
                 continue
             try:
-                text = json.loads(line)[TEXT_COLUMN]
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise UserError(f"{path}, line {number:,}: expected a JSON object with the field {TEXT_COLUMN!r} ({type(error).__name__})") from error
-            if not isinstance(text, str):
-                raise UserError(f"{path}, line {number:,}: the field {TEXT_COLUMN!r} is not a text")
+                text = json.loads(line.decode("utf-8-sig"))[TEXT_COLUMN]
+                text.encode()  # JSON can spell half a surrogate pair, UTF-8 cannot
+            except UnicodeError as error:
+                raise UserError(f"{path}, line {number:,}: not valid UTF-8 ({error.reason}); convert the file, or leave the line out") from error
+            except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+                raise UserError(f"{path}, line {number:,}: expected a JSON object with a text in the field {TEXT_COLUMN!r}") from error
             yield text
 
 
@@ -101,7 +133,11 @@ def _read_parquet(path: str | Path) -> Iterator[str]:
                 raise UserError(f"{path} has no column {TEXT_COLUMN!r}, only {', '.join(table.schema_arrow.names)}")
             for batch in table.iter_batches(PARQUET_ROWS, columns=[TEXT_COLUMN]):
                 for text in batch.column(0).to_pylist():
-                    if text is not None:
+                    if isinstance(text, str):
                         yield text
+                    elif text is not None:
+                        raise UserError(f"{path}: the column {TEXT_COLUMN!r} holds {type(text).__name__}, not text")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: the column {TEXT_COLUMN!r} is not UTF-8 ({error.reason}); convert it first") from error
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{path} is no parquet file that can be read ({str(error).splitlines()[0][:120]})") from error
+            raise UserError(f"{path} is no parquet file that can be read ({str(error).splitlines()[0][:120]}); get it again") from error

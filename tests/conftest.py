@@ -39,6 +39,16 @@ def data_dir(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def straight(data_dir, tmp_path_factory) -> Path:
+    """The folder of a small run that nothing disturbed."""
+    import train
+
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    assert train.main([*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder)]) == 0
+    return folder
+
+
 def run_script(*argv, timeout: float = 300, **env) -> subprocess.CompletedProcess:
     """A real command: `python SCRIPT ARGUMENTS...` from the repo's root."""
     return subprocess.run(

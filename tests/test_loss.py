@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nano_hindi import loss as loss_module

@@ -31,14 +31,6 @@ def losses(folder) -> list[float]:
     return [record["loss"] for record in metrics(folder) if "loss" in record]
 
 
-@pytest.fixture(scope="module")
-def straight(data_dir, tmp_path_factory):
-    """A run that nothing disturbs."""
-    folder = tmp_path_factory.mktemp("runs") / "straight"
-    assert start(data_dir, folder) == 0
-    return folder
-
-
 def assert_same_state(a, b, *, exact: bool) -> None:
     for key in a:
         if isinstance(a[key], dict):

@@ -1,0 +1,222 @@
+"""A Hugging Face hub on the loopback interface: enough of its HTTP API for the real `datasets` (streaming) and `transformers` clients.
+
+    with Hub({"datasets/ai4bharat/sangraha": folder, "sarvamai/sarvam-1": other}) as hub:
+        subprocess.run([...], env={**os.environ, **hub.environment(home)})
+
+`HF_ENDPOINT` is read when the libraries are imported, so clients run as processes of their own. `hub.faults` makes it misbehave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+COMMIT = "c0ffee" * 6 + "cafe"  # the revision of everything
+API = re.compile(r"/api/(?P<kind>datasets|models)/(?P<repo>[^/]+/[^/]+)(?P<rest>(/.*)?)")
+RESOLVE = re.compile(r"/(?P<repo>(datasets/)?[^/]+/[^/]+)/resolve/[^/]+/(?P<path>.+)")
+
+
+@dataclass
+class Fault:
+    """The first `times` requests whose "METHOD /path" matches `pattern` go wrong: with a status, or with a body that stops after `cut` bytes, or late."""
+
+    pattern: str
+    times: int
+    status: int | None = None
+    cut: int | None = None
+    delay: float = 0.0
+
+
+@dataclass
+class Hub:
+    """`repos` maps "OWNER/NAME" (a model) or "datasets/OWNER/NAME" to the folder that holds its files."""
+
+    repos: dict[str, Path]
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)  # "METHOD /path bytes=first-last" of each, in order
+
+    def __enter__(self) -> Hub:
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.server.daemon_threads = True
+        self.lock = threading.Lock()
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """What a client needs to take this for the hub, with its caches under `home`."""
+        return {
+            "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_address[1]}",
+            "HF_HOME": str(home),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    def fault_for(self, request: str) -> Fault | None:
+        """The fault that this request meets, used up by it."""
+        with self.lock:
+            self.requests.append(request)
+            for fault in self.faults:
+                if fault.times > 0 and re.search(fault.pattern, request):
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def files(self, repo: str) -> dict[str, Path]:
+        """The files of a repository by their name in it."""
+        folder = self.repos[repo]
+        return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 60
+
+        def do_GET(self) -> None:  # noqa: N802 - http.server's name
+            self.answer(b"")
+
+        def do_HEAD(self) -> None:  # noqa: N802
+            self.answer(b"")
+
+        def do_POST(self) -> None:  # noqa: N802
+            self.answer(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+
+        def log_message(self, *args) -> None:
+            pass
+
+        def answer(self, body: bytes) -> None:
+            url = urlsplit(self.path)
+            path = unquote(url.path)
+            self.fault = hub.fault_for(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client had enough
+                if self.fault:
+                    time.sleep(self.fault.delay)
+                if self.fault and self.fault.status:
+                    self.error(self.fault.status, "Fault")
+                elif match := API.fullmatch(path):
+                    repo = match["repo"] if match["kind"] == "models" else f"datasets/{match['repo']}"
+                    self.api(repo, match["repo"], match["rest"], body)
+                elif (match := RESOLVE.fullmatch(path)) and match["repo"] in hub.repos:
+                    self.file(hub.files(match["repo"]).get(match["path"]))
+                else:
+                    self.error(404, "RepoNotFound")
+
+        # ---- the API
+
+        def api(self, repo: str, name: str, rest: str, body: bytes) -> None:
+            if repo not in hub.repos:
+                self.error(404, "RepoNotFound")
+                return
+            files = hub.files(repo)
+            if rest == "" or re.fullmatch("/revision/[^/]+", rest):
+                siblings = [{"rfilename": file} for file in files]
+                self.json({"id": name, "sha": COMMIT, "private": False, "gated": False, "disabled": False, "tags": [], "siblings": siblings})
+            elif match := re.fullmatch("/tree/[^/]+(/(?P<folder>.*))?", rest):
+                folder = (match["folder"] or "").strip("/")
+                entries = list(tree(files, folder, recursive="recursive=true" in urlsplit(self.path).query.lower()))
+                self.json(entries) if entries or not folder else self.error(404, "EntryNotFound")
+            elif re.fullmatch("/paths-info/[^/]+", rest):
+                wanted = json.loads(body) if body.startswith(b"{") else parse_qs(body.decode())
+                everything = {entry["path"]: entry for entry in tree(files, "", recursive=True)}
+                self.json([everything[path] for path in wanted["paths"] if path in everything])
+            else:
+                self.error(404, "EntryNotFound")
+
+        # ---- files, whole or in ranges
+
+        def file(self, path: Path | None) -> None:
+            if path is None:
+                self.error(404, "EntryNotFound")
+                return
+            content, status, headers = path.read_bytes(), 200, {"ETag": f'"{oid(path)}"', "Accept-Ranges": "bytes"}
+            if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+                first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+                if first > last:
+                    self.error(416, "Range")
+                    return
+                headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+                content, status = content[first : last + 1], 206
+            self.send(status, content, {"Content-Type": "application/octet-stream", **headers})
+
+        # ---- answers
+
+        def json(self, value) -> None:
+            self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+        def error(self, status: int, code: str) -> None:
+            self.send(status, json.dumps({"error": code}).encode(), {"Content-Type": "application/json", "X-Error-Code": code, "Retry-After": "0"})
+
+        def send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for key, value in {**headers, "Content-Length": str(len(content)), "X-Repo-Commit": COMMIT, "X-Request-Id": "loopback"}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            if self.fault and self.fault.cut is not None:
+                content, self.close_connection = content[: self.fault.cut], True
+            self.wfile.write(content)
+
+    return Handler
+
+
+def oid(path: Path) -> str:
+    """A name for the content of a file, as git and LFS have one."""
+    return hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def tree(files: dict[str, Path], folder: str, recursive: bool) -> Iterator[dict]:
+    """The entries of a folder of a repository, as the tree API lists them."""
+    prefix = f"{folder}/" if folder else ""
+    seen: set[str] = set()
+    for name, path in files.items():
+        if not name.startswith(prefix):
+            continue
+        parts = name.removeprefix(prefix).split("/")
+        for depth in range(1, len(parts) if recursive else min(2, len(parts))):
+            directory = prefix + "/".join(parts[:depth])
+            if directory not in seen:
+                seen.add(directory)
+                yield {"type": "directory", "oid": hashlib.sha1(directory.encode(), usedforsecurity=False).hexdigest(), "size": 0, "path": directory}
+        if recursive or len(parts) == 1:
+            yield {"type": "file", "oid": oid(path), "size": path.stat().st_size, "path": name}
+
+
+# ---- what lies on the hub
+
+
+def make_sangraha(folder: Path, hindi: list[list[str]], other: Callable[[int], str] = "not Hindi {}".format, rows_per_group: int = 20) -> Path:
+    """`ai4bharat/sangraha` as it is laid out: a parquet file in verified/hin for each list of `hindi`, and other languages and parts beside it."""
+    import pyarrow
+    import pyarrow.parquet
+
+    def write(path: Path, texts: list[str]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns = {"doc_id": [f"{path.stem}-{i}" for i in range(len(texts))], "text": texts, "type": ["web"] * len(texts)}
+        pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=rows_per_group)
+
+    for i, texts in enumerate(hindi):
+        write(folder / f"verified/hin/data-{i}.parquet", texts)
+    for name in ("verified/asm", "verified/hin_extra", "unverified/hin", "synthetic/hin_Deva"):
+        write(folder / name / "data-0.parquet", [other(i) for i in range(40)])
+    card = ["---", "license: cc-by-4.0", "language: [as, hi]", "configs:"]
+    for part in ("verified", "unverified"):
+        card += [f"- config_name: {part}", "  data_files:"]
+        card += [f"  - split: {code}\n    path: {part}/{code}/*.parquet" for code in ("asm", "hin")]
+    (folder / "README.md").write_text("\n".join([*card, "---", "# Sangraha"]) + "\n", encoding="utf-8")
+    return folder

@@ -1,0 +1,130 @@
+"""generate.py as a user sees it: text that streams in whole characters, repeats by seed, stops at eos, and mistakes in one line."""
+
+import io
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import generate
+from conftest import ROOT, run_script
+from nano_hindi import engine
+from nano_hindi.checkpoint import load_for_inference
+
+
+def text_of(capsys, *argv) -> str:
+    assert generate.main([*map(str, argv), "--device", "cpu"]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_prompt_is_continued_and_the_same_seed_repeats_it(straight, capsys):
+    argv = ("--checkpoint", straight, "--prompt", "भारत एक", "--max_tokens", 30)
+    first, again, other = (text_of(capsys, *argv, "--seed", seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert first.startswith("भारत एक")
+    assert len(first) > 20
+
+
+def test_greedy_text_is_the_models_likeliest_continuation(straight, capsys):
+    """Against the logits of the whole text so far, without a cache."""
+    trained = load_for_inference(straight)
+    model = generate.build_model(trained, torch.device("cpu"))
+    ids = trained.tokenizer.encode_prompt("राम")
+    assert ids[0] == trained.tokenizer.bos_id
+    for _ in range(12):
+        token = int(model(torch.tensor([ids]))[0, -1].argmax())
+        if token == trained.tokenizer.eos_id:
+            break
+        ids.append(token)
+    printed = text_of(capsys, "--checkpoint", straight, "--prompt", "राम", "--max_tokens", 12, "--temperature", 0)
+    assert printed == trained.tokenizer.decode(ids) + "\n"
+
+
+def test_every_kind_of_checkpoint_is_taken(straight, capsys):
+    argv = ("--prompt", "राम", "--max_tokens", 5, "--seed", 3)
+    texts = {text_of(capsys, "--checkpoint", straight / name, *argv) for name in ("model.pt", "checkpoint_step24.pt", "")}
+    assert len(texts) == 1
+
+
+def test_generation_stops_at_eos(straight, capsys, monkeypatch):
+    tokenizer = load_for_inference(straight).tokenizer
+    letters = tokenizer.encode_batch(["कख"])[0]
+    script = iter([*letters, tokenizer.eos_id, *letters])
+    monkeypatch.setattr(engine, "sample_token", lambda *_: torch.tensor([next(script)]))
+    assert text_of(capsys, "--checkpoint", straight, "--prompt", "").replace(" ", "") == "कख\n"
+
+
+def test_a_character_of_several_tokens_is_printed_whole(straight, capsys, monkeypatch):
+    tokenizer = load_for_inference(straight).tokenizer
+    emoji = tokenizer.encode_batch(["क👩‍🌾ज़"])[0]
+    writes = []
+    monkeypatch.setattr(generate, "print", lambda *values, **_: writes.append("".join(values)), raising=False)
+    script = iter([*emoji, tokenizer.eos_id])
+    monkeypatch.setattr(engine, "sample_token", lambda *_: torch.tensor([next(script)]))
+    assert generate.main(["--checkpoint", str(straight), "--prompt", "", "--device", "cpu"]) == 0
+    assert "".join(writes).strip() == "क👩‍🌾ज़"
+    assert all("\ufffd" not in piece for piece in writes)
+    assert len([piece for piece in writes if piece]) < len(emoji)
+
+
+def test_the_prompt_may_come_from_stdin_and_without_one_there_are_demos(straight, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("भारत एक\n"))
+    assert text_of(capsys, "--checkpoint", straight, "--prompt", "-", "--max_tokens", 3).startswith("भारत एक")
+    demos = text_of(capsys, "--checkpoint", straight, "--max_tokens", 3)
+    assert all(prompt in demos for prompt in generate.DEMO_PROMPTS)
+
+
+def test_interactive_answers_until_quit(straight):
+    talk = subprocess.run(
+        [sys.executable, "generate.py", "--checkpoint", str(straight), "--interactive", "--max_tokens", "4", "--device", "cpu"],
+        cwd=ROOT, input="भारत\n\n/quit\n", capture_output=True, text=True, encoding="utf-8", timeout=120,
+    )  # fmt: skip
+    assert talk.returncode == 0, talk.stderr
+    assert "भारत" in talk.stdout
+    assert "Traceback" not in talk.stderr
+
+
+def test_a_pipe_that_closes_early_is_no_error(straight):
+    command = f"{sys.executable} generate.py --checkpoint {straight} --device cpu --prompt 'भारत' --max_tokens 60 | head -c 5"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, timeout=120)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--max_tokens", "0"], "--max_tokens"),
+        (["--temperature", "-1"], "--temperature"),
+        (["--temperature", "nan"], "--temperature"),
+        (["--top_k", "-1"], "--top_k"),
+        (["--prompt", "x", "--interactive"], "not allowed with"),
+        (["--checkpoint", "nowhere"], "no checkpoint nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(straight, capsys, flags, words):
+    assert generate.main(["--checkpoint", str(straight), *flags]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert words in errors
+
+
+def test_a_foreign_tokenizer_is_refused(straight, tmp_path, capsys):
+    import standin
+
+    shutil.copytree(straight, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "tokenizer")
+    assert generate.main(["--checkpoint", str(tmp_path / "run")]) == 2
+    assert "tokenizer" in capsys.readouterr().err
+    standin.make_tokenizer(tmp_path / "run" / "tokenizer", vocab_size=513)
+    assert generate.main(["--checkpoint", str(tmp_path / "run")]) == 2
+    assert "fingerprints differ" in capsys.readouterr().err
+
+
+def test_it_works_as_a_real_command(straight):
+    done = run_script("generate.py", "--checkpoint", straight, "--prompt", "भारत", "--max_tokens", 5, "--seed", 1, "--device", "cpu", timeout=120)
+    assert done.returncode == 0
+    assert done.stdout.startswith("भारत")
+    assert done.stderr == ""
