@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
     trained = load_for_inference(args.checkpoint)
     model, tokenizer = build_model(trained, pick_device(args.device)), trained.tokenizer
+    del trained  # its tensors are mapped from the file, and Windows would not let a training run delete that
     if args.interactive:
         talk(model, tokenizer, args)
     elif args.prompt is None:
@@ -67,11 +68,12 @@ def build_model(trained, device):
     config = trained.config
     with torch.device("meta"):
         model = GPT(config)
+    model.to_empty(device=device)
     try:
-        model.load_state_dict(trained.state_dict, assign=True)
+        model.load_state_dict(trained.state_dict)
     except RuntimeError as error:
         raise UserError(f"the weights of {trained.path} do not fit its own configuration; use another checkpoint") from error
-    model.to(device).eval()
+    model.eval()
     model.compute_dtype = compute_dtype(device)
     select_backend(device, model.compute_dtype, head_dim=config.head_dim, n_head=config.n_head, n_kv_head=config.n_kv_head, training=False)
     return model

@@ -6,6 +6,7 @@ python data/download.py --source stories.txt more.jsonl pages.parquet
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -38,15 +39,15 @@ def parse(argv: list[str] | None):
     parser.add_argument(
         "--source",
         nargs="+",
-        default=[HUB_SOURCE],
         metavar="NAME|PATH",
-        help=f"{HUB_SOURCE}: {HUB_FOLDER} of {HUB_DATASET} on the hub; or .txt, .jsonl (field text), .parquet (column text) files",
+        help=f"{HUB_SOURCE} (the default): {HUB_FOLDER} of {HUB_DATASET} on the hub; or .txt, .jsonl (field text), .parquet (column text) files",
     )
     parser.add_argument("--output_dir", type=Path, default=ROOT / "data" / "raw", metavar="DIR", help="where the corpus goes")
     parser.add_argument("--max_tokens", type=int, default=600_000_000, metavar="N", help="stop with the document that reaches this many tokens")
     parser.add_argument("--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR", help="counts the tokens")
     parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is already there")
     args = parser.parse_args(argv)
+    args.source = args.source or [HUB_SOURCE]
     if args.max_tokens < 1:
         raise UserError(f"--max_tokens {args.max_tokens} would take nothing; give a positive number")
     if HUB_SOURCE in args.source and len(args.source) > 1:
@@ -57,47 +58,47 @@ def parse(argv: list[str] | None):
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    from nano_hindi.dataloader import read_metadata, write_metadata  # brings torch along: after parsing, and before the long work
+    from nano_hindi.dataloader import write_metadata  # brings torch along: after parsing, and before the long work
 
     from_hub = args.source == [HUB_SOURCE]
+    source = f"{HUB_DATASET} {HUB_FOLDER}" if from_hub else ", ".join(str(Path(path).resolve()) for path in args.source)
     corpus, facts_file = args.output_dir / "hindi_corpus.txt", args.output_dir / "metadata.txt"
-    asked = {
-        "source": f"{HUB_DATASET} {HUB_FOLDER}" if from_hub else ", ".join(str(Path(p).resolve()) for p in args.source),
-        "max_tokens": args.max_tokens,
-    }
+    facts = {"source": source, "max_tokens": args.max_tokens}
     if corpus.exists() and not args.overwrite:
-        facts = read_metadata(facts_file) if facts_file.is_file() else {}
-        if any(facts.get(key) != str(value) for key, value in asked.items()):
-            raise UserError(f"{corpus} is already there, from another source or budget; --overwrite replaces it, another --output_dir keeps both")
-        print(f"{corpus} is already there, made by the same command: {facts.get('documents')} documents; --overwrite makes it again")
-        return 0
+        return leave_alone(corpus, facts_file, facts)
 
     if from_hub:
-        asked |= {"revision": hub_revision(), "licence": HUB_LICENCE}
+        facts |= {"revision": hub_revision(), "licence": HUB_LICENCE}
         documents, tokenizer = hub_documents(), load_tokenizer(args.tokenizer)
         progress = Progress(args.max_tokens, "tokens", "downloading")
     else:
-        sources = [read_source(path) for path in args.source]  # a missing file is found before the work
-        documents, tokenizer = (text for source in sources for text in source), tokenizer_or_none(args.tokenizer)
+        readers = [read_source(path) for path in args.source]  # a missing file is found before the work
+        documents, tokenizer = itertools.chain.from_iterable(readers), tokenizer_or_none(args.tokenizer)
         progress = Progress(local_size(args.source), "bytes", "reading")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with replacing(corpus) as temporary:
         with progress, open(temporary, "wb") as file:
-            totals = write_corpus(file, documents, tokenizer, args.max_tokens, report=progress_of(progress))
+            totals = write_corpus(file, documents, tokenizer, args.max_tokens, report=reporter(progress))
         if not totals.documents:
             raise UserError(f"there is no text in {', '.join(args.source)}; give other files")
         facts_file.unlink(missing_ok=True)  # so that it never speaks of another corpus
-    counted = {"tokens": totals.tokens, "tokenizer": tokenizer.name} if tokenizer else {}
-    sizes = {"documents": totals.documents, **counted, "words": totals.words, "characters": totals.characters, "bytes": totals.bytes}
-    write_metadata(
-        facts_file, {**asked, **sizes, "empty_documents_left_out": totals.empty, "created": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-    )
-    in_tokens = f"{totals.tokens:,} tokens of {tokenizer.name}, " if tokenizer else ""
+    write_metadata(facts_file, facts | totals.facts(tokenizer) | {"created": datetime.now(timezone.utc).isoformat(timespec="seconds")})
+
     empty = f" ({totals.empty:,} empty ones left out)" if totals.empty else ""
-    print(f"{corpus}: {totals.documents:,} documents{empty}, {in_tokens}{totals.words:,} words, {totals.bytes / 1e6:,.2f} MB")
-    if (tokens_or_words := totals.tokens if tokenizer else totals.words) < args.max_tokens:
-        print(f"that is the whole source; --max_tokens {args.max_tokens:,} was not reached" if from_hub else "that is the whole source")
+    tokens = f"{totals.tokens:,} tokens of {tokenizer.name}, " if tokenizer else ""
+    print(f"{corpus}: {totals.documents:,} documents{empty}, {tokens}{totals.words:,} words, {totals.bytes / 1e6:,.2f} MB")
     print("next: python data/preprocess.py")
+    return 0
+
+
+def leave_alone(corpus: Path, facts_file: Path, asked: dict) -> int:
+    """Say that the corpus is there already, when the same source and budget made it. Raises UserError when it is another one."""
+    from nano_hindi.dataloader import read_metadata
+
+    facts = read_metadata(facts_file) if facts_file.is_file() else {}
+    if any(facts.get(key) != str(value) for key, value in asked.items()):
+        raise UserError(f"{corpus} is already there, from another source or budget; --overwrite replaces it, another --output_dir keeps both")
+    print(f"{corpus} is already there, from the same source and budget: {facts.get('documents')} documents; --overwrite makes it again")
     return 0
 
 
@@ -106,21 +107,28 @@ def main(argv: list[str] | None = None) -> int:
 
 @dataclass
 class Totals:
-    """What a corpus holds. Tokens count bos and eos, as they will stand in the token files; they stay 0 without a tokenizer."""
+    """What a corpus holds."""
 
     documents: int = 0
-    tokens: int = 0
+    tokens: int = 0  # with bos and eos, as they will stand in the token files; 0 without a tokenizer
     words: int = 0
     characters: int = 0
-    bytes: int = 0
+    bytes: int = 0  # of text
+    written: int = 0  # bytes of the file, markers and all
     empty: int = 0  # documents that were nothing but space, and are not in the corpus
+
+    def facts(self, tokenizer: Tokenizer | None) -> dict:
+        """The lines of metadata.txt."""
+        counted = {"tokenizer": tokenizer.name, "tokens": self.tokens} if tokenizer else {"tokenizer": "none: max_tokens bounded the words"}
+        sizes = {"words": self.words, "characters": self.characters, "bytes": self.bytes, "empty_documents_left_out": self.empty}
+        return {"documents": self.documents, **counted, **sizes}
 
 
 def write_corpus(
     file: BinaryIO, documents: Iterable[str], tokenizer: Tokenizer | None, max_tokens: int, report: Callable[[Totals], None] = lambda totals: None
 ) -> Totals:
-    """Append `documents` to a corpus, up to and including the one that reaches `max_tokens` (without a tokenizer, that many words, each of which is at
-    least one token). Documents without a letter are left out. `report` hears of the totals after each batch."""
+    """Append `documents` to a corpus, up to and including the one that reaches `max_tokens` (without a tokenizer: that many words, each of which is at
+    least one token). Documents that are nothing but space are left out. `report` hears of the totals after each batch."""
     totals = Totals()
 
     def not_empty() -> Iterator[str]:
@@ -131,11 +139,11 @@ def write_corpus(
                 totals.empty += 1
 
     for batch in batches(not_empty()):
-        ids = tokenizer.encode_batch(batch) if tokenizer else [None] * len(batch)
-        for text, text_ids in zip(batch, ids, strict=True):
-            write_document(file, text)
+        encoded = tokenizer.encode_batch(batch) if tokenizer else [[]] * len(batch)
+        for text, ids in zip(batch, encoded, strict=True):
+            totals.written += write_document(file, text)
             totals.documents += 1
-            totals.tokens += len(tokenizer.document(text_ids)) if tokenizer else 0
+            totals.tokens += len(tokenizer.document(ids)) if tokenizer else 0
             totals.words += len(text.split())
             totals.characters += len(text)
             totals.bytes += len(text.encode())
@@ -146,12 +154,12 @@ def write_corpus(
     return totals
 
 
-def progress_of(progress: Progress) -> Callable[[Totals], None]:
-    """A `report` for `write_corpus` that moves a bar in its own unit and shows the others behind it."""
+def reporter(progress: Progress) -> Callable[[Totals], None]:
+    """A `report` for `write_corpus` that moves a bar of tokens, or of bytes of the file, with the other figures behind it."""
 
     def report(totals: Totals) -> None:
-        others = {"tokens": count(totals.tokens)} if progress.unit == "bytes" and totals.tokens else {}
-        done = getattr(totals, progress.unit)
+        done = totals.tokens if progress.unit == "tokens" else totals.written
+        others = {} if progress.unit == "tokens" else {"tokens": count(totals.tokens)} if totals.tokens else {"words": count(totals.words)}
         progress.update(done - progress.done, documents=count(totals.documents), **others, MB=f"{totals.bytes / 1e6:,.1f}")
 
     return report
@@ -198,7 +206,7 @@ def hub_documents() -> Iterator[str]:
         import datasets
 
         datasets.utils.logging.set_verbosity_error()
-        datasets.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
         rows = datasets.load_dataset(HUB_DATASET, data_dir=HUB_FOLDER, split="train", streaming=True)
         for batch in rows.iter(batch_size=HUB_ROWS):
             yield from (text or "" for text in batch["text"])
@@ -207,7 +215,8 @@ def hub_documents() -> Iterator[str]:
 
 
 def hub_error(error: Exception) -> UserError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    reason = f"it answers {status}" if status else (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
     return UserError(
         f"{HUB_DATASET} cannot be had from the hub ({reason}); check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in) and run the same "
         "command again, or take texts of your own: --source PATH"

@@ -14,6 +14,7 @@ from nano_hindi.flash_attention import flash_attn
 from nano_hindi.model import GPT
 
 PREFILL_TOKENS = 512  # of a prompt that go through the model at once: bounds the slack of the caches
+MIN_TEMPERATURE = 1e-6  # below it float32 overflows, and the likeliest token wins anyway
 
 
 class KVCache:
@@ -47,11 +48,20 @@ def sample_token(logits: Tensor, temperature: float, top_k: int | None, generato
     """One token (B,) for each row of logits (B, V): the likeliest at temperature 0, else drawn from the `top_k` likeliest (None or 0: from all)."""
     if temperature == 0:
         return logits.argmax(dim=-1)
+    logits = logits / max(temperature, MIN_TEMPERATURE)
     if not top_k or top_k >= logits.size(-1):
-        return torch.multinomial((logits / temperature).softmax(dim=-1), 1, generator=generator).squeeze(1)
+        return _draw(logits, generator)
     likeliest, ids = logits.topk(top_k, dim=-1)
-    choice = torch.multinomial((likeliest / temperature).softmax(dim=-1), 1, generator=generator)
-    return ids.gather(1, choice).squeeze(1)
+    return ids.gather(1, _draw(likeliest, generator)[:, None]).squeeze(1)
+
+
+def _draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A column (B,) of each row of logits (B, n), with the probabilities of their softmax: column i rings first among alarms that ring at rate p[i].
+
+    torch.multinomial does the same, and may stop a GPU to look for bad probabilities.
+    """
+    p = logits.softmax(dim=-1)
+    return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(dim=-1)
 
 
 def generate_tokens(

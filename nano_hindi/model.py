@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ROPE_BASE = 100_000.0
 SOFTCAP = 15.0
+RMS_EPS = torch.finfo(torch.float32).eps  # in every dtype; the default of PyTorch has changed with the version, and was 0.008 in bf16
 MLP_FACTOR = 4
 GATE_CHANNELS = 32  # of the normed input, which the gate of a value embedding looks at
 # initial values; the projections back into the residual stream begin at zero, so every block begins as the identity
@@ -46,7 +47,7 @@ class Linear(nn.Linear):
 
 def rms_norm(x: Tensor) -> Tensor:
     """x over its root mean square along the last dimension, without weights."""
-    return F.rms_norm(x, (x.size(-1),))
+    return F.rms_norm(x, (x.size(-1),), eps=RMS_EPS)
 
 
 def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:

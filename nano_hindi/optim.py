@@ -21,6 +21,9 @@ from nano_hindi.muon import DistMuon, Muon
 REFERENCE_WIDTH = 768  # the rates of the embedding-like weights are given for this width and scale with (n_embd / 768)^-0.5
 RESID_LAMBDA_RATE = 0.01  # share of adamw_scalar_lr: these multiply the residual stream in every layer (nanochat's value)
 X0_LAMBDA_BETA1 = 0.96  # slower than the rest: a handful of scalars with noisy gradients (nanochat's value)
+# The blocks begin as the identity and the final norm cancels every scale, so in the first update the gradient of these scalars is nothing but rounding
+# (measured: 1e-10, against 1e-3 from the second update on). With AdamW's tiny eps each would make a full step in a random direction.
+SCALAR_EPS = 1e-5
 
 # torch.amp.GradScaler's values, but the interval: a default run has only 1,907 updates
 FIRST_LOSS_SCALE = 2.0**16
@@ -67,14 +70,16 @@ class TrainOptimizer:
         width_factor = (model.transformer.wte.weight.size(1) / REFERENCE_WIDTH) ** -0.5
         betas = (config.adamw_beta1, config.adamw_beta2)
         recipes = {
-            "wte": (config.adamw_embedding_lr * width_factor, betas),
-            "value_embeds": (config.adamw_value_embedding_lr * width_factor, betas),
-            "lm_head": (config.adamw_unembedding_lr * width_factor, betas),
-            "resid_lambdas": (config.adamw_scalar_lr * RESID_LAMBDA_RATE, betas),
-            "x0_lambdas": (config.adamw_scalar_lr, (X0_LAMBDA_BETA1, config.adamw_beta2)),
+            "wte": (config.adamw_embedding_lr * width_factor, betas, config.adamw_eps),
+            "value_embeds": (config.adamw_value_embedding_lr * width_factor, betas, config.adamw_eps),
+            "lm_head": (config.adamw_unembedding_lr * width_factor, betas, config.adamw_eps),
+            "resid_lambdas": (config.adamw_scalar_lr * RESID_LAMBDA_RATE, betas, SCALAR_EPS),
+            "x0_lambdas": (config.adamw_scalar_lr, (X0_LAMBDA_BETA1, config.adamw_beta2), SCALAR_EPS),
         }
-        groups = [{"params": named[kind], "kind": kind, "lr": lr, "betas": betas} for kind, (lr, betas) in recipes.items() if named[kind]]
-        self.adamw = torch.optim.AdamW(groups, eps=config.adamw_eps, weight_decay=0.0, fused=True)
+        groups = [
+            {"params": named[kind], "kind": kind, "lr": lr, "betas": betas, "eps": eps} for kind, (lr, betas, eps) in recipes.items() if named[kind]
+        ]
+        self.adamw = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         self.muon = (DistMuon if world.size > 1 else Muon)(
             named["blocks"],
             lr=config.muon_lr,

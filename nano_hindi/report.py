@@ -27,8 +27,8 @@ def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
     )
     return [
         f"parameters  {count(n['total'])} ({n['total']:,}): {kinds}, scalars {n['scalars']}",
-        f"tokens      {count(train.updates * train.tokens_per_update)}: {train.updates * train.tokens_per_update / n['total']:.1f} per parameter, "
-        f"{train.updates * train.tokens_per_update / n['blocks']:.1f} per parameter of the blocks",
+        f"tokens      {count(train.updates * train.tokens_per_update)}: {train.updates * train.tokens_per_update / n['total']:.3g} per parameter, "
+        f"{train.updates * train.tokens_per_update / n['blocks']:.3g} per parameter of the blocks",
     ]
 
 

@@ -113,7 +113,9 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
                 f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it"
             )
     config.sequences_per_rank(world.size)
-    val_batches(args.data_dir / "val.bin", config.sequence_len, 1, config.eval_tokens, data.vocab_size)  # says now what would else end the first evaluation
+    val_batches(
+        args.data_dir / "val.bin", config.sequence_len, 1, config.eval_tokens, data.vocab_size
+    )  # says now what would else end the first evaluation
     loader = WindowLoader(args.data_dir / "train.bin", config.sequence_len, config.seed, data.vocab_size)
 
     torch.manual_seed(config.seed)

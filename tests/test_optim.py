@@ -134,7 +134,10 @@ def test_the_step_equals_clip_grad_norm_and_the_two_optimizers_apart(grad_clip):
     blocks = {name: p for name, p in names.items() if name.startswith("transformer.h.")}
     width = {"transformer.wte.weight": 0.2, "value_embeds.0.weight": 0.2, "value_embeds.2.weight": 0.2, "lm_head.weight": 0.004}
     groups = [{"params": [names[name]], "lr": lr * WIDTH_FACTOR * 0.5} for name, lr in width.items()]
-    groups += [{"params": [names["resid_lambdas"]], "lr": 0.0025}, {"params": [names["x0_lambdas"]], "lr": 0.25, "betas": (0.96, 0.95)}]
+    groups += [
+        {"params": [names["resid_lambdas"]], "lr": 0.0025, "eps": 1e-5},
+        {"params": [names["x0_lambdas"]], "lr": 0.25, "betas": (0.96, 0.95), "eps": 1e-5},
+    ]
     adamw = torch.optim.AdamW(groups, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, foreach=False, fused=False)
     muon = Muon(blocks.items(), lr=0.01, weight_decay=0.1)
     for update in range(3):
@@ -325,3 +328,17 @@ def test_a_loss_scale_that_is_off_stays_one():
     start = on.value
     on.load_state_dict(scale.state_dict())
     assert on.value == start
+
+
+def test_rounding_noise_in_the_gradient_of_a_scalar_does_not_move_it():
+    """In the first update of a run the true gradient of the scalars is 0, and what is there is noise; its sign must not decide where they go."""
+    moved = []
+    for noise in (1e-10, -1e-10):
+        model, optimizer = make()
+        before = model.x0_lambdas.detach().clone()
+        give_gradients(model)
+        model.x0_lambdas.grad.fill_(noise)
+        model.resid_lambdas.grad.fill_(noise)
+        optimizer.step(1.0)
+        moved.append((model.x0_lambdas.detach() - before).abs().max().item())
+    assert max(moved) < 1e-4
