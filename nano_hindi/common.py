@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import errno
 import functools
+import gc
 import os
 import sys
 import time
@@ -118,8 +119,10 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
     dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
+        dist.barrier()  # nobody leaves while another one still saves or samples
     finally:
         dist.destroy_process_group()
+        gc.collect()  # frees gloo's threads now: at exit some would be ended the hard way, with SIGABRT
 
 
 def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:

@@ -4,6 +4,7 @@ import io
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,6 +85,47 @@ def test_interactive_answers_until_quit(straight):
     assert talk.returncode == 0, talk.stderr
     assert "भारत" in talk.stdout
     assert "Traceback" not in talk.stderr
+
+
+def test_ctrl_c_stops_an_answer_but_not_the_talk(straight, capsys, monkeypatch):
+    tokenizer = load_for_inference(straight).tokenizer
+    script = iter(tokenizer.encode_batch(["कख"])[0])
+
+    def sample(*_):
+        for token in script:
+            return torch.tensor([token])
+        raise KeyboardInterrupt
+
+    asked, prompts = [], iter(["भारत", "राम", "/quit"])
+    monkeypatch.setattr(engine, "sample_token", sample)
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or next(prompts))
+    shown = text_of(capsys, "--checkpoint", straight, "--interactive")
+    assert len(asked) == 3
+    assert "भारत" + tokenizer.decode(tokenizer.encode_batch(["भारतकख"])[0]).removeprefix("भारत") in shown.replace(" ", "")
+    assert shown.count("[stopped]") == 2
+    assert shown.index("[stopped]") < shown.index("राम")
+
+
+def test_ctrl_d_leaves_the_talk(straight, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert text_of(capsys, "--checkpoint", straight, "--interactive").endswith("\n")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_checkpoint_is_let_go_once_it_is_read(straight, capsys, monkeypatch):
+    """Windows cannot delete or replace a file that is mapped, and training deletes its older checkpoints."""
+    mapped, sample = [], engine.sample_token
+    monkeypatch.setattr(engine, "sample_token", lambda *a: mapped.append("model.pt" in Path("/proc/self/maps").read_text()) or sample(*a))
+    text_of(capsys, "--checkpoint", straight / "model.pt", "--prompt", "राम", "--max_tokens", 2)
+    assert mapped
+    assert not any(mapped)
+
+
+def test_an_extreme_temperature_is_no_error(straight, capsys):
+    argv = ("--checkpoint", straight, "--prompt", "राम", "--max_tokens", 6)
+    greedy = text_of(capsys, *argv, "--temperature", 0)
+    assert text_of(capsys, *argv, "--temperature", 1e-42) == greedy
+    assert text_of(capsys, *argv, "--temperature", 1e30, "--seed", 1).startswith("राम")
 
 
 def test_a_pipe_that_closes_early_is_no_error(straight):

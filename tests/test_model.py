@@ -1,5 +1,6 @@
 """The network: against a second implementation in float64, and what it may and may not see."""
 
+import itertools
 import math
 
 import pytest
@@ -97,7 +98,7 @@ def test_logits_equal_a_float64_implementation(config):
     for row, ids in zip(logits, idx, strict=True):
         expected = reference_logits(config, model.state_dict(), ids.tolist())
         assert expected.std() > 1  # there is something to compare
-        torch.testing.assert_close(row.double(), expected, atol=1e-3, rtol=0)
+        torch.testing.assert_close(row.double(), expected, atol=1e-4, rtol=0)
 
 
 def test_a_narrow_compute_dtype_leaves_the_master_weights_alone_and_the_logits_close():
@@ -205,7 +206,7 @@ def test_value_embeddings_sit_on_every_other_layer_and_on_the_last():
         layers = [i for i, block in enumerate(model.transformer.h) if block.attn.ve_gate is not None]
         assert layers == [int(name) for name in model.value_embeds]
         assert layers[-1] == model.config.n_layer - 1
-        assert {b - a for a, b in zip(layers, layers[1:], strict=False)} == {2}
+        assert {b - a for a, b in itertools.pairwise(layers)} == {2}
 
 
 def test_a_gate_looks_at_its_first_channels_and_begins_open_at_one():
@@ -347,8 +348,14 @@ def test_a_compiled_trunk_is_one_graph_keeps_all_names_and_trains_alike(monkeypa
     assert list(compiled.state_dict()) == names
     for name in names:
         torch.testing.assert_close(compiled.get_parameter(name).grad, eager.get_parameter(name).grad, atol=1e-5, rtol=1e-4, msg=name)
-    compiled._compiled_trunk = None  # with a cache the eager trunk is used: it must not miss the compiled one
-    assert list(compiled.generate([1, 2, 3], 4, temperature=0)) == list(eager.generate([1, 2, 3], 4, temperature=0))
+    with torch.no_grad():
+        monkeypatch.setattr(compiled, "_compiled_trunk", None)
+        expected = compiled(idx)
+        monkeypatch.setattr(
+            compiled, "_compiled_trunk", lambda *_: pytest.fail("generation takes the eager trunk: its shapes change with every call")
+        )
+        torch.testing.assert_close(compiled(idx, kv_cache=KVCache(CONFIG, 2, "cpu", torch.float32)), expected, atol=1e-4, rtol=0)
+        assert len(list(compiled.generate([1, 2, 3], 4))) == 4
 
 
 # ---- counts

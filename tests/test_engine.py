@@ -1,0 +1,196 @@
+"""Generation: the cache against recomputing everything, sampling against its probabilities."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from nano_hindi import engine
+from nano_hindi.config import GPTConfig
+from nano_hindi.engine import KVCache, generate_tokens, sample_token
+from nano_hindi.model import GPT
+
+# windows 4, 4, 4, 16, 4, 16: both kinds, and a pattern that ends early
+CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=6, n_head=6, n_kv_head=2, n_embd=48)
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    """Random weights large enough that the likeliest token depends on what came before."""
+    torch.manual_seed(0)
+    model = GPT(CONFIG)
+    model.init_weights()
+    with torch.no_grad():
+        for block in model.transformer.h:
+            for linear in (block.attn.c_proj, block.mlp.c_proj, block.attn.ve_gate):
+                if linear is not None:
+                    nn.init.normal_(linear.weight, std=0.2)
+        nn.init.normal_(model.lm_head.weight, std=1.0)
+    return model
+
+
+def random_ids(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(0, CONFIG.vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- the cache
+
+
+@pytest.mark.parametrize("prefill", [8, 512])
+@pytest.mark.parametrize("prompt", [1, 3, 15, 16, 17, 70])
+def test_greedy_text_with_the_cache_is_that_of_recomputing_the_whole_text(model, monkeypatch, prompt, prefill):
+    """From prompts shorter than, as long as and longer than sequence_len, far past it. With little slack the cache moves its window many times."""
+    monkeypatch.setattr(engine, "PREFILL_TOKENS", prefill)
+    ids = random_ids(prompt).tolist()
+    made = list(generate_tokens(model, ids, 60, temperature=0))
+    assert len(made) == 60
+    assert len(set(made)) > 5  # not one token over and over
+    with torch.no_grad():
+        logits = model(torch.tensor([ids + made]))[0]  # causal: one pass over the finished text shows what every step should have seen
+        for n in (0, 1, 30, 59):  # and it is the same as recomputing the text so far
+            torch.testing.assert_close(model(torch.tensor([ids + made[:n]]))[0, -1], logits[prompt + n - 1], atol=1e-4, rtol=0)
+    assert logits[prompt - 1 : -1].argmax(-1).tolist() == made
+
+
+@pytest.mark.parametrize("prefill", [5, 64])
+def test_hidden_states_with_the_cache_equal_those_without_however_the_text_is_cut(model, monkeypatch, prefill):
+    """Three rows at once, 400 tokens in pieces of all sizes."""
+    monkeypatch.setattr(engine, "PREFILL_TOKENS", prefill)
+    idx, cache = random_ids(3, 400), KVCache(CONFIG, 3, "cpu", torch.float32)
+    sizes = itertools.cycle([prefill, 1, 2, 1, 1, prefill - 1, 1, 3])
+    pieces = []
+    with torch.no_grad():
+        while cache.position < 400:
+            piece = idx[:, cache.position : cache.position + next(sizes)]
+            pieces.append(model.trunk(piece, cache))
+        torch.testing.assert_close(torch.cat(pieces, dim=1), model.trunk(idx), atol=2e-4, rtol=0)
+    assert cache.position == 400
+
+
+def test_a_prompt_longer_than_the_prefill_goes_through_in_pieces(model, monkeypatch):
+    """With the real piece size; the logits after it are those of the whole prompt."""
+    lengths, trunk = [], model.trunk
+    monkeypatch.setattr(model, "trunk", lambda idx, cache: lengths.append(idx.size(1)) or trunk(idx, cache))
+    ids = random_ids(1300).tolist()
+    first, second = generate_tokens(model, ids, 2, temperature=0)
+    monkeypatch.undo()
+    assert lengths == [512, 512, 276, 1]
+    with torch.no_grad():
+        assert model(torch.tensor([ids]))[0, -1].argmax() == first
+        assert model(torch.tensor([[*ids, first]]))[0, -1].argmax() == second
+
+
+def test_the_cache_keeps_windows_not_texts(model, monkeypatch):
+    """Its memory does not grow with the text, and layers that see a quarter keep no more than that and their slack."""
+    monkeypatch.setattr(engine, "PREFILL_TOKENS", 2)
+    cache = KVCache(CONFIG, 2, "cpu", torch.bfloat16)
+    slots = [keys.size(1) for keys in cache._keys]
+    assert slots == [2 * window for window in CONFIG.windows]
+    assert {keys.dtype for keys in cache._keys + cache._values} == {torch.bfloat16}
+    pointers = [keys.data_ptr() for keys in cache._keys]
+    q, kv = torch.randn(2, 1, 6, 8, dtype=torch.bfloat16), torch.randn(2, 1, 2, 8, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        for _ in range(200):
+            assert cache.attend(0, q, kv, kv).shape == q.shape
+    assert [keys.data_ptr() for keys in cache._keys] == pointers
+
+
+def test_generation_in_a_narrow_dtype_follows_the_same_text(model, monkeypatch):
+    """bf16 keys against bf16 recomputing: close, though not bit for bit."""
+    monkeypatch.setattr(model, "compute_dtype", torch.bfloat16)
+    idx, cache = random_ids(1, 90), KVCache(CONFIG, 1, "cpu", torch.bfloat16)
+    with torch.no_grad():
+        cached = torch.cat([model.trunk(piece, cache) for piece in idx.split(1, dim=1)], dim=1).float()
+        whole = model.trunk(idx).float()
+    assert (cached - whole).norm() / whole.norm() < 3e-2
+
+
+# ---- sampling
+
+
+@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, 0), (2.0, 100), (0.8, 3), (1.0, 6)])
+def test_tokens_are_drawn_with_the_probabilities_of_the_softmax(temperature, top_k):
+    logits, draws = torch.tensor([0.3, -1.0, 2.0, 1.4, -3.0, 0.9]), 40_000
+    p = (logits.double() / temperature).exp()
+    if top_k == 3:
+        p[[0, 1, 4]] = 0
+    p /= p.sum()
+    drawn = sample_token(logits.expand(draws, 6), temperature, top_k, torch.Generator().manual_seed(0))
+    assert drawn.shape == (draws,)
+    counts = torch.bincount(drawn, minlength=6).double()
+    assert (counts[p == 0] == 0).all()
+    possible = p > 0
+    chi_square = ((counts - draws * p)[possible].square() / (draws * p)[possible]).sum()
+    assert chi_square < 25  # five degrees of freedom: one seed in 7,000 would exceed it by chance
+
+
+def test_the_likeliest_token_wins_at_temperature_zero_and_with_top_k_one():
+    logits = torch.randn(500, 101, generator=torch.Generator().manual_seed(0))
+    best = logits.argmax(-1)
+    for temperature, top_k in ((0, None), (0, 50), (1.0, 1), (5.0, 1), (1e-9, None), (1e-42, 50)):
+        assert (sample_token(logits * 15, temperature, top_k, torch.Generator().manual_seed(1)) == best).all()
+
+
+def test_the_same_seed_gives_the_same_text_and_the_global_generator_has_no_say(model):
+    def text(seed):
+        return list(generate_tokens(model, [1, 2, 3], 30, temperature=1.5, top_k=50, seed=seed))
+
+    torch.manual_seed(0)
+    first, state = text(5), torch.get_rng_state()
+    torch.manual_seed(1)
+    assert text(5) == first
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing was drawn from it
+    assert text(6) != first
+    assert list(model.generate([1, 2, 3], 30, temperature=1.5, top_k=50, seed=5)) == first
+    assert list(model.generate([1, 2, 3], 30)) == list(generate_tokens(model, [1, 2, 3], 30, 1.0, None, 42))
+
+
+def test_any_top_k_that_takes_in_the_whole_vocabulary_changes_nothing(model):
+    texts = [list(generate_tokens(model, [7], 20, temperature=1.2, top_k=k, seed=3)) for k in (None, 0, CONFIG.vocab_size, 10_000)]
+    assert all(text == texts[0] for text in texts)
+
+
+def test_tokens_come_one_by_one_end_before_a_stop_token_and_never_exceed_their_number(model, monkeypatch):
+    calls, trunk = [], model.trunk
+    monkeypatch.setattr(model, "trunk", lambda *arguments: calls.append(1) or trunk(*arguments))
+    tokens = generate_tokens(model, [1, 2, 3], 20, temperature=0)
+    assert not calls
+    first = next(tokens)
+    assert len(calls) == 1  # the first token does not wait for the second
+    text = [first, *tokens]
+    assert len(text) == len(calls) == 20  # the last one is not fed to the model
+    stop = text[10]
+    assert list(generate_tokens(model, [1, 2, 3], 20, temperature=0, stop_ids=(stop,))) == text[: text.index(stop)]
+    assert list(generate_tokens(model, [1, 2, 3], 0)) == []
+
+
+def test_a_text_has_to_start_from_something(model):
+    with pytest.raises(ValueError, match="at least one token"):
+        next(generate_tokens(model, [], 5))
+
+
+def test_generation_leaves_mode_gradients_and_weights_as_they_were(model):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()
+    for _ in generate_tokens(model, [1, 2], 3):
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()  # whoever reads the tokens computes as usual
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    model(torch.tensor([[1, 2]]), torch.tensor([[2, 3]])).backward()
+    model.zero_grad(set_to_none=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a CPU never waits for itself")
+def test_on_a_gpu_nothing_but_reading_the_token_waits_for_the_device(model):
+    logits, generator = torch.randn(1, 101, device="cuda"), torch.Generator("cuda").manual_seed(0)
+    for top_k in (None, 5):
+        sample_token(logits, 0.8, top_k, generator)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            sample_token(logits, 0.8, top_k, generator)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
