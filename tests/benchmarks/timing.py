@@ -1,0 +1,23 @@
+"""Times of rivals, interleaved in one run: on a shared machine only their ratios mean something."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+
+def medians(rivals: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each rival over `rounds` rounds, in which each has its turn; one round before them does not count."""
+    seconds = {name: [] for name in rivals}
+    for i in range(rounds + 1):
+        for name, work in rivals.items():
+            start = time.perf_counter()
+            work()
+            if i:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
