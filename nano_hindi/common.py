@@ -216,6 +216,14 @@ def rename(source: Path, target: Path) -> None:
 # ---- words for people
 
 
+def shown(path: Path) -> str:
+    """A path as a person would type it: from the current folder where it lies below that."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
 def count(n: float) -> str:
     """A count in three digits: 999, 1.20 k, 12.6 M, 500 M, 1.26 B."""
     for limit, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):

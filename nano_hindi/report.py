@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from nano_hindi.budget import EXPECTED_UTILISATION, activation_bytes, matmul_flops, state_bytes
+from nano_hindi.budget import EXPECTED_UTILISATION, MEMORY_SHARE, activation_bytes, choose_device_batch_size, matmul_flops, state_bytes
 from nano_hindi.common import World, compute_dtype, count, duration
 from nano_hindi.config import GPTConfig, TrainConfig, configs_for_new_run
 from nano_hindi.dataloader import check_data
@@ -51,17 +51,25 @@ def plan_lines(model_config: GPTConfig, train: TrainConfig, train_tokens: int | 
 def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: World, dtype: torch.dtype) -> list[str]:
     """Rough memory and time of the run on this device, from counted bytes and a measured matmul rate."""
     state, activations = state_bytes(model.num_params()), activation_bytes(config, dtype)
-    share = train.sequences_per_update // world.size
-    sequences = share if train.device_batch_size == "auto" else min(share, train.device_batch_size)
+    sequences = _expected_at_once(train, world, state, activations)
     rate = matmul_flops(world.device, dtype)
     tokens_per_second = EXPECTED_UTILISATION * rate / model.flops_per_token() * world.size
     seconds = train.updates * train.tokens_per_update / tokens_per_second
     return [
-        f"memory      {state / 1e9:.2f} GB of weights, gradients and optimizer states + {activations / 1e9:.3f} GB for each sequence the device takes at once "
-        f"(counted without compile; {sequences} would take {(state + sequences * activations) / 1e9:.1f} GB)",
+        f"memory      {state / 1e9:.2f} GB of weights, gradients and optimizer states + {activations / 1e9:.3f} GB for each sequence "
+        f"(counted without compile): {(state + sequences * activations) / 1e9:.1f} GB with {sequences} at once",
         f"time        about {duration(seconds)} at {count(tokens_per_second)} tokens/s: an estimate from {EXPECTED_UTILISATION:.0%} of this device's measured "
         f"{rate / 1e12:.3g} TFLOP/s, {model.flops_per_token() / 1e6:.0f} MFLOP per token",
     ]
+
+
+def _expected_at_once(train: TrainConfig, world: World, state: int, activations: int) -> int:
+    """Sequences that the device is likely to take at once; on a GPU "auto" measures them when the run starts, here its memory is only divided."""
+    share = train.sequences_per_rank(world.size)
+    if train.device_batch_size != "auto" or world.device.type != "cuda":
+        return choose_device_batch_size(train.device_batch_size, share, train.sequence_len, lambda sequences: None, 0, World(0, 1, world.device))
+    memory = torch.cuda.get_device_properties(world.device).total_memory
+    return max(1, min(share, int((MEMORY_SHARE * memory - state) // activations)))
 
 
 class Meter:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from nano_hindi import budget, report
 from nano_hindi.checkpoint import list_checkpoints, save_checkpoint, save_model
+from nano_hindi.common import shown
 from nano_hindi.dataloader import val_batches
 from nano_hindi.errors import UserError
 from nano_hindi.eval import compute_token_bytes
@@ -25,7 +26,7 @@ def train(run: Run) -> int:
     """Train to the end of the budget, or until the user stops it. Returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM."""
     config, world = run.config, run.world
     if run.is_finished:
-        world.print(f"this run is finished: its {config.updates:,} updates are made. Try it: python generate.py --checkpoint {run.folder}")
+        world.print(f"this run is finished: its {config.updates:,} updates are made. Try it: python generate.py --checkpoint {shown(run.folder)}")
         return 0
     with StopSignal() as stop:
         make_updates(run, stop)
@@ -36,7 +37,7 @@ def train(run: Run) -> int:
     if world.is_main:
         run.wandb.finish()
     figures = f"loss {run.latest['loss']:.4f}, validation loss {run.latest['val_loss']:.4f}, {run.latest['val_bpb']:.4f} bits per byte"
-    world.print(f"done: {config.updates:,} updates; {figures}. Next: python generate.py --checkpoint {run.folder}")
+    world.print(f"done: {config.updates:,} updates; {figures}. Next: python generate.py --checkpoint {shown(run.folder)}")
     return 0
 
 
@@ -173,7 +174,7 @@ def save(run: Run) -> None:
     if run.world.is_main:
         if run.is_finished:  # before the checkpoint: a run that ends between the two is resumed and writes both again
             save_model(run.folder, checkpoint)
-        run.world.print(f"saved {save_checkpoint(run.folder, checkpoint, run.config.keep_checkpoints)}")
+        run.world.print(f"saved {shown(save_checkpoint(run.folder, checkpoint, run.config.keep_checkpoints))}")
 
 
 class StopSignal:
