@@ -5,6 +5,7 @@ A checkpoint is a dict of plain tensors, numbers, strings, lists and dicts with 
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 import shutil
@@ -62,7 +63,7 @@ def _save(path: Path, state: dict, keys: tuple[str, ...]) -> None:
             torch.save(state, temporary)
         except RuntimeError as error:  # torch's own zip writer hides the operating system's reason
             free = shutil.disk_usage(path.parent).free
-            raise OSError(28, f"could not be written whole ({free / 1e6:.0f} MB are free there)", str(path)) from error
+            raise OSError(errno.ENOSPC, f"could not be written whole ({free / 1e6:.0f} MB are free there)", str(path)) from error
 
 
 def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict:

@@ -63,7 +63,7 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
             sys.stdout = None
             return 0
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EISDIR, errno.ENOTDIR):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EISDIR, errno.ENOTDIR, errno.ENOENT):
                 raise
             return _fail(f"{error.filename or 'the output'}: {error.strerror}; make room or choose another folder, then run the same command again")
 
