@@ -48,7 +48,7 @@ class Tokenizer:
         unknown = self._ids.get(_unknown_piece(json.loads(backend.to_str())["model"]))
         self.special_ids = frozenset({i for i, token in added.items() if token.special} | {self.bos_id, self.eos_id, unknown} - {None})
         self._encoder = _plain_text_encoder(backend)
-        self._doubles_space = False  # for now: the next two lines ask the plain encoder
+        self._doubles_space = False  # until the next two lines have asked the plain encoder
         self._has_dummy_space = self._bytes_of("क").startswith(b" ")
         self._doubles_space = self._has_dummy_space and self._bytes_of(" क") == b" " + "क".encode()
         if self.special_ids - {unknown} & set(self.encode_batch([" ".join(added[i].content for i in added)])[0]):
