@@ -80,26 +80,29 @@ def activation_bytes(config: GPTConfig, dtype: torch.dtype) -> int:
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in parameters)
 
 
+def optimizer_bytes(params: dict[str, int]) -> int:
+    """Bytes of the optimizers' states: a momentum for Muon's matrices, two moments for the rest. `params` is `GPT.num_params()`."""
+    return 4 * (params["blocks"] + 2 * (params["total"] - params["blocks"]))
+
+
 def state_bytes(params: dict[str, int]) -> int:
-    """Bytes of weights, gradients and optimizer states, all float32. `params` is `GPT.num_params()`."""
-    muon = params["blocks"]
-    adamw = params["total"] - muon
-    return 4 * (2 * params["total"] + 2 * adamw + muon)
+    """Bytes of weights, gradients and optimizer states, all float32."""
+    return 4 * 2 * params["total"] + optimizer_bytes(params)
 
 
 def choose_device_batch_size(
-    wanted: int | str, per_rank: int, sequence_len: int, try_step: Callable[[int], None], optimizer_bytes: int, world: World
+    wanted: int | str, per_rank: int, sequence_len: int, try_step: Callable[[int], None], bytes_to_come: int, world: World
 ) -> int:
     """Sequences that the device takes at once: a divisor of `per_rank`, the smallest of all ranks.
 
     A number that is `wanted` is taken as it is. On a GPU "auto" runs `try_step(1)` and `try_step(2)` (forward and backward of so many sequences), and
-    reads from their peak memory what a further sequence costs. Raises UserError where not even one fits.
+    reads from their peak memory what a further sequence costs; `bytes_to_come` are kept free for the optimizers. Raises UserError where not even one fits.
     """
     if wanted != "auto":
         return min(wanted, per_rank)
     fits = max(1, CPU_BATCH_TOKENS // sequence_len)
     if world.device.type == "cuda":
-        fits = _fits_on_gpu(per_rank, try_step, optimizer_bytes, world.device)
+        fits = _fits_on_gpu(per_rank, try_step, bytes_to_come, world.device)
     if world.size > 1:
         smallest = torch.tensor(fits, device=world.device)
         dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
@@ -111,7 +114,7 @@ def choose_device_batch_size(
     return max(n for n in range(1, per_rank + 1) if per_rank % n == 0 and n <= fits)
 
 
-def _fits_on_gpu(per_rank: int, try_step: Callable[[int], None], optimizer_bytes: int, device: torch.device) -> int:
+def _fits_on_gpu(per_rank: int, try_step: Callable[[int], None], bytes_to_come: int, device: torch.device) -> int:
     def peak(sequences: int) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         try_step(sequences)
@@ -128,4 +131,4 @@ def _fits_on_gpu(per_rank: int, try_step: Callable[[int], None], optimizer_bytes
     allowed = total * getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(device)
     usable = MEMORY_SHARE * min(free + torch.cuda.memory_reserved(device), allowed)
     torch.cuda.empty_cache()
-    return 1 + int((usable - one - optimizer_bytes) // further) if usable > one + optimizer_bytes else 0
+    return 1 + int((usable - one - bytes_to_come) // further) if usable > one + bytes_to_come else 0

@@ -113,9 +113,8 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
                 f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it"
             )
     config.sequences_per_rank(world.size)
-    val_batches(
-        args.data_dir / "val.bin", config.sequence_len, 1, config.eval_tokens, data.vocab_size
-    )  # says now what would else end the first evaluation
+    # a val.bin that is too short is found now, not at the first evaluation
+    val_batches(args.data_dir / "val.bin", config.sequence_len, 1, config.eval_tokens, data.vocab_size)
     loader = WindowLoader(args.data_dir / "train.bin", config.sequence_len, config.seed, data.vocab_size)
 
     torch.manual_seed(config.seed)
@@ -187,7 +186,7 @@ def _prepare(run: Run, args: argparse.Namespace) -> None:
         run.optimizer.compile()
         if world.device.type == "cuda":  # on a CPU the eager loss works within the cache and is as fast
             compile_loss()
-    optimizer_bytes = 0 if run.update else budget.state_bytes(model.num_params()) // 2
+    optimizer_bytes = 0 if run.update else budget.optimizer_bytes(model.num_params())  # made by the first update
 
     def try_step(sequences: int) -> None:
         x, y = run.loader.batch(0, sequences)

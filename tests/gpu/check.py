@@ -150,7 +150,7 @@ def check_updates(updates: int) -> str:
             model.zero_grad(set_to_none=True)
 
         size = budget.choose_device_batch_size(
-            "auto", train.sequences_per_update, train.sequence_len, try_step, budget.state_bytes(model.num_params()) // 2, world
+            "auto", train.sequences_per_update, train.sequence_len, try_step, budget.optimizer_bytes(model.num_params()), world
         )
         train = dataclasses.replace(train, device_batch_size=size)
         run = Run("25m", config, train, world, Path(folder), Path(folder), None, model, optimizer, LossScale(dtype == torch.float16), loader)
