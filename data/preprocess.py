@@ -2,6 +2,7 @@
 
 python data/preprocess.py
 python data/preprocess.py --input data/raw/hindi_corpus.txt --output_dir data --tokenizer path/to/tokenizer
+python data/preprocess.py --train_tokenizer 8192
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def parse(argv: list[str] | None):
     parser = Parser(prog="data/preprocess.py", description="Tokenize a corpus. Before: data/download.py. Next: train.py.")
     parser.add_argument("--input", type=Path, default=ROOT / "data" / "raw" / "hindi_corpus.txt", metavar="FILE", help="the corpus")
     parser.add_argument("--output_dir", type=Path, default=ROOT / "data", metavar="DIR", help="where train.bin, val.bin and tokenizer/ go")
-    parser.add_argument("--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR", help="a name on the hub, or a folder with tokenizer.json")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR", help="a name on the hub, or a folder with tokenizer.json")
+    which.add_argument("--train_tokenizer", type=int, metavar="VOCAB_SIZE", help="train one on the corpus itself, of so many pieces; needs no hub")
     parser.add_argument("--val_fraction", type=float, default=0.01, metavar="SHARE", help="share of the documents that is kept for validation")
     args = parser.parse_args(argv)
     if not 0 < args.val_fraction < 1:
@@ -47,8 +50,12 @@ def main(argv: list[str] | None = None) -> int:
     documents = at_least_two(read_documents(args.input), args.input)
     from nano_hindi.dataloader import write_metadata
     from nano_hindi.tokenizer import load_tokenizer
+    from nano_hindi.tokenizer_training import train_tokenizer
 
-    tokenizer = load_tokenizer(args.tokenizer)
+    if args.train_tokenizer is None:
+        tokenizer = load_tokenizer(args.tokenizer)
+    else:
+        tokenizer = train_tokenizer(read_documents(args.input), args.train_tokenizer)
     folder = args.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     facts_file = folder / "preprocess_meta.txt"
@@ -58,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
             words = tokenize(documents, tokenizer, args.val_fraction, train, val, progress)
         check_split(train, val, args.val_fraction)
         facts_file.unlink(missing_ok=True)  # written last: a folder without it is not ready, whatever else lies there
-    if not same_folder(args.tokenizer, folder / "tokenizer"):
+    if args.train_tokenizer is not None or not same_folder(args.tokenizer, folder / "tokenizer"):
         tokenizer.save(folder / "tokenizer")
     facts = {
         "tokenizer": tokenizer.name,
