@@ -107,22 +107,46 @@ class World:
 def joined_world(device_name: str | None = None) -> Iterator[World]:
     """The World of this process: alone, or one of those that torchrun started. The process group ends with the block.
 
-    `device_name` is "cpu", "cuda", or None for CUDA where there is one. Raises UserError for a device that is not there.
+    `device_name` is "cpu", "cuda", or None for CUDA where there is one. Raises UserError for a device that is not there, and where the processes
+    do not find each other.
     """
+    local_rank, started_by_torchrun = _check_torchrun()
     import torch.distributed as dist
 
-    device = pick_device(device_name, int(os.environ.get("LOCAL_RANK", 0)))
-    if "RANK" not in os.environ:
+    device = pick_device(device_name, local_rank)
+    if not started_by_torchrun:
         yield World(0, 1, device)
         return
     nccl = device.type == "cuda" and dist.is_nccl_available()
-    dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
+    try:
+        dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(f"the processes do not meet at {address} ({str(error).splitlines()[0][:120]}); {_TORCHRUN_HINT}") from error
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
         dist.barrier()  # nobody leaves while another one still saves or samples
     finally:
         dist.destroy_process_group()
         gc.collect()  # frees gloo's threads now: at exit some would be ended the hard way, with SIGABRT
+
+
+_TORCHRUN_HINT = "torchrun sets RANK and its companions: start `torchrun --nproc_per_node=N train.py ...`, or unset RANK and LOCAL_RANK to train alone"
+
+
+def _check_torchrun() -> tuple[int, bool]:
+    """LOCAL_RANK, and whether torchrun started this process. Raises UserError for variables it would not set: torch would wait for long, or speak in tracebacks."""
+    names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")
+    given = {name: os.environ[name] for name in names if name in os.environ}
+    for name, value in given.items():
+        if not value.isdecimal():
+            raise UserError(f"{name}={value!r} is no whole number; {_TORCHRUN_HINT}")
+    if "RANK" in given:
+        if missing := [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+            raise UserError(f"RANK is set, but {', '.join(missing)} is not; {_TORCHRUN_HINT}")
+        if int(given["RANK"]) >= int(given["WORLD_SIZE"]):
+            raise UserError(f"RANK={given['RANK']} is no rank of WORLD_SIZE={given['WORLD_SIZE']} processes; {_TORCHRUN_HINT}")
+    return int(given.get("LOCAL_RANK", 0)), "RANK" in given
 
 
 def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:

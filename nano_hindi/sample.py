@@ -1,0 +1,67 @@
+"""The offline sample: short Hindi stories from a grammar of our own, so that everything can be tried without a network.
+
+Each story takes one of the plots of sample_stories.py, a cast from sample_words.py, and one of the ways to say each thing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+from nano_hindi import sample_words as words
+from nano_hindi.sample_grammar import Noun
+from nano_hindi.sample_stories import PLOTS
+
+
+def stories(seed: int = 0) -> Iterator[str]:
+    """Stories without end, none of them twice; the same ones, in the same order, for the same seed and any version of Python."""
+    rng = random.Random(seed)
+    told = set()
+    while True:
+        text = tell(rng)
+        if text not in told:
+            told.add(text)
+            yield text
+
+
+def tell(rng: random.Random) -> str:
+    """One story: a few sentences, and its moral in a line of its own."""
+    plot, extras = _pick(rng, PLOTS)
+    cast = _cast(rng, extras)
+    return " ".join(sentence.format_map(cast) for sentence in _choose(rng, plot) if sentence).replace(" \n ", "\n")
+
+
+def _pick(rng: random.Random, items: Sequence):
+    return items[int(rng.random() * len(items))]  # rng.choice may change between versions of Python, rng.random does not
+
+
+def _choose(rng: random.Random, plot: str | list | tuple) -> Iterator[str]:
+    """The sentences of a plot, one of each choice."""
+    if isinstance(plot, str):
+        yield plot
+    elif isinstance(plot, list):
+        yield from _choose(rng, _pick(rng, plot))
+    else:
+        for part in plot:
+            yield from _choose(rng, part)
+
+
+def _cast(rng: random.Random, extras: dict[str, list]) -> dict:
+    """Who and what a story is about; no two of them are called the same."""
+    cast = {}
+    for name, candidates in ({"h": words.PEOPLE, "f": words.PEOPLE, "e": words.FAMILY} | extras).items():
+        taken = [str(other) for other in cast.values()]
+        cast[name] = _pick(rng, [candidate for candidate in candidates if str(candidate) not in taken])
+    cast["k"] = _pick(rng, [trade for trade in words.TRADES if trade.gender == cast["h"].gender])
+    cast["t"] = cast["k"].tool
+    for name, (one, other) in {"d": "hf", "he": "he", "ab": "ab", "ca": "ca"}.items():
+        if one in cast and other in cast:
+            cast[name] = _both(cast[one], cast[other])
+    for name, texts in {"v": words.VILLAGES, "p": words.PLACES, "forest": words.FORESTS, "age": words.AGES, "virtue": words.VIRTUES}.items():
+        cast[name] = _pick(rng, texts).format_map(cast)
+    return cast
+
+
+def _both(one: Noun, other: Noun) -> Noun:
+    """The two as one noun; a man among them makes it masculine."""
+    return Noun("दोनों", "f" if one.gender == other.gender == "f" else "m", fixed=True, plural=True)

@@ -1,0 +1,133 @@
+"""Hindi agreement for the sample stories: nouns with their cases, and words that take a noun's gender and number.
+
+A story is a template in which every word that agrees stands in the masculine singular, with the noun that rules it:
+
+    "{h:ने} {x} {x:देखा} और {h:हँसने} ..."
+
+`{h}` is the noun in the direct case, `{h:ने}` (को, से, में, पर, का, ...) its oblique case with that postposition, `{h:गया था}` a verb and
+`{h:वह}` a pronoun that agree with it, `{x:+अपना} {x}` an attribute that stands before it. Agreement is computed here and nowhere else.
+The rules are those of any school grammar of Hindi, for example R. S. McGregor, Outline of Hindi Grammar, Oxford 1995.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+POSTPOSITIONS = ("ने", "को", "से", "में", "पर", "का", "के", "की", "तक")
+
+# masculine singular -> masculine plural, feminine singular, feminine plural; what the rules of `agree` would get wrong
+IRREGULAR = {
+    "है": ("हैं", "है", "हैं"),
+    "था": ("थे", "थी", "थीं"),
+    "हुआ": ("हुए", "हुई", "हुईं"),
+    "किया": ("किए", "की", "कीं"),
+    "लिया": ("लिए", "ली", "लीं"),
+    "दिया": ("दिए", "दी", "दीं"),
+    "पिया": ("पिए", "पी", "पीं"),
+    # pronouns know number, not gender
+    "वह": ("वे", "वह", "वे"),
+    "उसने": ("उन्होंने", "उसने", "उन्होंने"),
+    "उसे": ("उन्हें", "उसे", "उन्हें"),
+    "उससे": ("उनसे", "उससे", "उनसे"),
+    "उसका": ("उनका", "उसका", "उनका"),
+    "उसके": ("उनके", "उसके", "उनके"),
+    "उसकी": ("उनकी", "उसकी", "उनकी"),
+    "उस": ("उन", "उस", "उन"),
+}
+
+
+def agree(word: str, gender: str, plural: bool, *, finite: bool) -> str:
+    """A word of the masculine singular (or, for तुम, of the plural: रहे) in another gender and number. `finite` verbs of the feminine plural end in ीं."""
+    if word in IRREGULAR and (finite or word in ("किया", "लिया", "दिया", "पिया", "हुआ")):
+        masculine_plural, feminine, feminine_plural = IRREGULAR[word]
+        if not plural:
+            return feminine if gender == "f" else word
+        return masculine_plural if gender == "m" else feminine_plural if finite else feminine
+    for ending, masculine_plural, feminine, feminine_plural in (
+        ("ऊँगा", "ऊँगा", "ऊँगी", "ऊँगी"),
+        ("ूँगा", "ूँगा", "ूँगी", "ूँगी"),
+        ("एगा", "एँगे", "एगी", "एँगी"),
+        ("ेगा", "ेंगे", "ेगी", "ेंगी"),
+        ("या", "ए", "ई", "ईं"),
+        ("आ", "ए", "ई", "ईं"),
+        ("ा", "े", "ी", "ीं"),
+        ("ए", "ए", "ई", "ईं"),
+        ("े", "े", "ी", "ीं"),
+    ):
+        if word.endswith(ending):
+            stem = word.removesuffix(ending)
+            if gender == "f":
+                return stem + (feminine_plural if plural and (finite or "ग" in ending) else feminine)
+            return stem + masculine_plural if plural else word
+    return word
+
+
+@dataclass(frozen=True)
+class Noun:
+    """A noun or a name. `fixed` ones never change (names, राजा, and whatever carries जी); an `honorific` one is singular and agrees as a plural.
+
+    `plural` is its number.
+    """
+
+    word: str
+    gender: str  # m, f
+    fixed: bool = False
+    honorific: bool = False
+    plural: bool = False
+
+    @property
+    def many(self) -> Noun:
+        """The plural."""
+        return dataclasses.replace(self, plural=True)
+
+    @property
+    def one(self) -> Noun:
+        """Without honour: how an elder speaks of himself (मैं ... हूँ)."""
+        return dataclasses.replace(self, honorific=False)
+
+    @property
+    def direct(self) -> str:
+        return self.word if self.fixed or not self.plural else self._inflected(1)
+
+    @property
+    def oblique(self) -> str:
+        return self.word if self.fixed else self._inflected(2 if self.plural else 0)
+
+    def _inflected(self, case: int) -> str:
+        """The oblique singular (0), direct plural (1) or oblique plural (2)."""
+        for gender, ending, *forms in (
+            ("m", "आँ", "एँ", "एँ", "ओं"),
+            ("m", "आ", "ए", "ए", "ओं"),
+            ("m", "ा", "े", "े", "ों"),
+            ("f", "िया", "िया", "ियाँ", "ियों"),
+            ("f", "ा", "ा", "ाएँ", "ाओं"),
+            ("f", "ी", "ी", "ियाँ", "ियों"),
+            ("m", "ी", "ी", "ी", "ियों"),
+            ("f", "ई", "ई", "इयाँ", "इयों"),
+            ("m", "ई", "ई", "ई", "इयों"),
+            ("f", "ू", "ू", "ुएँ", "ुओं"),
+            ("m", "ू", "ू", "ू", "ुओं"),
+            ("f", "ु", "ु", "ुएँ", "ुओं"),
+            ("m", "ु", "ु", "ु", "ुओं"),
+            ("f", "", "", "ें", "ों"),
+            ("m", "", "", "", "ों"),
+        ):
+            if gender == self.gender and self.word.endswith(ending):
+                return self.word.removesuffix(ending) + forms[case]
+        raise ValueError(f"{self.word}: the gender is {self.gender!r}, not m or f")
+
+    def __format__(self, spec: str) -> str:
+        words = spec.split(" ")
+        if not spec:
+            return self.direct
+        if words[0] in POSTPOSITIONS:
+            return f"{self.oblique} {spec}"
+        plural = self.plural or self.honorific
+        if spec.startswith("+"):
+            return " ".join(agree(word, self.gender, plural, finite=False) for word in spec[1:].split(" "))
+        *first, last = words
+        return " ".join([*(agree(word, self.gender, plural, finite=False) for word in first), agree(last, self.gender, plural, finite=True)])
+
+    def __str__(self) -> str:
+        return self.direct

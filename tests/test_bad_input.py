@@ -1,0 +1,529 @@
+"""What a user can get wrong, as a table over the four scripts: each row ends in one line that names the fault and says what to do, code 2, and no harm."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import generate
+import standin
+import train
+from conftest import SMALL, run_script
+from data import download, preprocess
+from nano_hindi.checkpoint import list_checkpoints
+from nano_hindi.common import World
+from nano_hindi.corpus import write_document
+
+MAINS = {"data/download.py": download.main, "data/preprocess.py": preprocess.main, "train.py": train.main, "generate.py": generate.main}
+LONG = "n" * 300  # longer than a file system takes for a name
+HINDI = "नदी के किनारे एक पुराना पेड़ था।"
+
+
+class Scene:
+    """A folder of its own for one mistake: everything the command may touch lies in it. The methods build what is wrong and give its path."""
+
+    def __init__(self, folder: Path, data_dir: Path, run: Path, monkeypatch):
+        self.folder, self._data_dir, self._run, self.monkeypatch = folder, data_dir, run, monkeypatch
+        self.out = folder / "out"
+        self.texts = [HINDI, "दो", "तीन और चार"] * 20
+        monkeypatch.chdir(folder)
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NANO_HINDI_ATTENTION"):
+            monkeypatch.delenv(name, raising=False)
+
+    # ---- files
+
+    def file(self, name: str, content: str | bytes = HINDI) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def subfolder(self, name: str) -> Path:
+        (self.folder / name).mkdir(parents=True)
+        return self.folder / name
+
+    def link(self, name: str, target: str) -> Path:
+        try:
+            (self.folder / name).symlink_to(target)
+        except OSError:
+            pytest.skip("no symbolic links here")
+        return self.folder / name
+
+    def forbidden(self, path: Path, mode: int) -> Path:
+        """`path` with the access rights `mode`, and nobody above them: root becomes another user until the test ends."""
+        if os.name == "nt":
+            pytest.skip("Windows keeps access rights elsewhere")
+        self.as_nobody = os.geteuid() == 0
+        path.chmod(mode)
+        return path
+
+    as_nobody = False
+
+    @contextlib.contextmanager
+    def rights(self) -> Iterator[None]:
+        """The rights that the command runs with."""
+        if not self.as_nobody:
+            yield
+            return
+        for parent in self.folder.parents:  # pytest closes its folders to everybody else
+            if not parent.stat().st_mode & stat.S_IXOTH:
+                parent.chmod(parent.stat().st_mode | stat.S_IXOTH)
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    def parquet(self, columns: dict) -> Path:
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table(columns), self.folder / "pages.parquet")
+        return self.folder / "pages.parquet"
+
+    def corpus(self, texts: list[str] | None = None) -> Path:
+        with open(self.folder / "corpus.txt", "wb") as file:
+            for text in self.texts if texts is None else texts:
+                write_document(file, text)
+        return self.folder / "corpus.txt"
+
+    def tokenizer(self, change: Callable[[dict], object] | None = None, config: dict | None = None) -> Path:
+        """A stand-in tokenizer whose tokenizer.json went through `change`; `config` replaces tokenizer_config.json."""
+        folder = standin.make_tokenizer(self.folder / "tokenizer", vocab_size=512)
+        if change:
+            description = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+            change(description)
+            (folder / "tokenizer.json").write_text(json.dumps(description), encoding="utf-8")
+        if config is not None:
+            (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return folder
+
+    # ---- prepared data and runs
+
+    def data(self, change: Callable[[Path], object] = lambda folder: None) -> Path:
+        """A copy of good data, after `change`."""
+        folder = self.folder / "data"
+        if not folder.exists():
+            folder.mkdir()
+            for name in ("train.bin", "val.bin", "preprocess_meta.txt"):
+                shutil.copyfile(self._data_dir / name, folder / name)
+            shutil.copytree(self._data_dir / "tokenizer", folder / "tokenizer")
+        change(folder)
+        return folder
+
+    def facts(self, **changes) -> Path:
+        """A copy of good data whose preprocess_meta.txt says something else."""
+
+        def change(folder: Path) -> None:
+            lines = (folder / "preprocess_meta.txt").read_text(encoding="utf-8").splitlines()
+            lines = [f"{key}: {changes[key]}" if (key := line.split(":")[0]) in changes else line for line in lines]
+            (folder / "preprocess_meta.txt").write_text("\n".join(lines), encoding="utf-8")
+
+        return self.data(change)
+
+    def ids(self, name: str, highest: int) -> Path:
+        """A copy of good data whose token file `name` holds an id above the vocabulary."""
+
+        def change(folder: Path) -> None:
+            raw = bytearray((folder / name).read_bytes())
+            raw[400:404] = highest.to_bytes(4, "little")
+            (folder / name).write_bytes(raw)
+
+        return self.data(change)
+
+    def other_tokenizer(self, folder: Path) -> Path:
+        shutil.rmtree(folder / "tokenizer")
+        standin.make_tokenizer(folder / "tokenizer", vocab_size=513)
+        return folder
+
+    def run(self) -> Path:
+        """A folder that holds a run: the last checkpoint and its tokenizer."""
+        folder = self.subfolder("run")
+        shutil.copyfile(self.good_checkpoint, folder / self.good_checkpoint.name)
+        shutil.copytree(self._run / "tokenizer", folder / "tokenizer")
+        return folder
+
+    @property
+    def good_checkpoint(self) -> Path:
+        return list_checkpoints(self._run)[0][1]
+
+    def checkpoint(self, content: bytes | Callable[[dict], object]) -> Path:
+        """A run whose checkpoint holds `content`, or went through it; the path of the file."""
+        path = self.run() / self.good_checkpoint.name
+        if callable(content):
+            state = torch.load(path, weights_only=True)
+            content(state)
+            torch.save(state, path)
+        else:
+            path.write_bytes(content)
+        return path
+
+    def bomb(self) -> bytes:
+        """A pickle that would make a folder if anybody ran it."""
+        target = self.folder / "the pickle was run"
+
+        class Bomb:
+            def __reduce__(self):
+                return os.mkdir, (str(target),)
+
+        buffer = io.BytesIO()
+        torch.save({"format": Bomb()}, buffer)
+        return buffer.getvalue()
+
+    # ---- surroundings
+
+    def env(self, **values: str) -> Scene:
+        for name, value in values.items():
+            self.monkeypatch.setenv(name, value)
+        return self
+
+    def hub(self, endpoint: str | None = None) -> Scene:
+        """A hub that cannot be had, for this process (which has read its settings long ago) and for those it starts. Without `endpoint`: it refuses."""
+        from huggingface_hub import constants
+
+        if endpoint is None:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+        self.monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        self.monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+        self.monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        return self.env(HF_ENDPOINT=endpoint, HF_HOME=str(self.folder.parent / "hub"), HF_HUB_OFFLINE="0", NO_PROXY="127.0.0.1")
+
+    def world(self, size: int) -> Scene:
+        """Pretend that torchrun started `size` processes."""
+
+        @contextlib.contextmanager
+        def joined(device_name):
+            yield World(0, size, torch.device("cpu"))
+
+        self.monkeypatch.setattr(train, "joined_world", joined)
+        return self
+
+    def stdin(self, raw: bytes) -> Scene:
+        self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"))
+        return self
+
+    # ---- the command
+
+    def command(self, script: str, flags: list) -> list[str]:
+        """`flags`, and what the script needs besides."""
+        needed = {
+            "data/download.py": lambda: {"--output_dir": self.out, "--tokenizer": "no/such/folder"},
+            "data/preprocess.py": lambda: {"--output_dir": self.out, "--input": self.corpus} | ({} if "--train_tokenizer" in flags else {"--tokenizer": self.tokenizer}),
+            "train.py": lambda: {"--data_dir": self.data, "--checkpoint_dir": self.out},
+            "generate.py": lambda: {"--checkpoint": self.run, "--max_tokens": 5, "--prompt": "एक", "--device": "cpu"},
+        }[script]()
+        if "--interactive" in flags:
+            del needed["--prompt"]
+        filled = [x for flag, value in needed.items() if flag not in flags for x in (flag, value() if callable(value) else value)]
+        return [str(x) for x in [*(SMALL if script == "train.py" else []), *filled, *flags]]
+
+    def contents(self) -> dict[str, str]:
+        """What lies in the folder: the name, kind, size and hash of everything."""
+        found = {}
+        for path in sorted(self.folder.rglob("*")):
+            is_file = path.is_file() and not path.is_symlink()
+            found[str(path.relative_to(self.folder))] = f"{path.stat().st_size} {hashlib.sha256(path.read_bytes()).hexdigest()}" if is_file else "-"
+        return found
+
+
+def read_only_parent(s: Scene) -> Path:
+    return s.forbidden(s.subfolder("read-only"), 0o555) / "out"
+
+
+def drop(*keys: str) -> Callable[[dict], object]:
+    return lambda state: [state.pop(key) for key in keys]
+
+
+# claim: (what makes the flags, the words that name the fault and the way out)
+DOWNLOAD = {
+    # flags
+    "an unknown flag": (lambda s: ["--tokens", 5], "--tokens", "--help"),
+    "an abbreviated flag": (lambda s: ["--max_tok", 5], "--max_tok", "--help"),
+    "a flag without its value": (lambda s: ["--max_tokens"], "--max_tokens", "expected one argument"),
+    "a word for a number": (lambda s: ["--max_tokens", "many"], "--max_tokens", "many"),
+    "a number in scientific notation": (lambda s: ["--max_tokens", "6e8"], "--max_tokens", "6e8", "int"),
+    "a budget of zero": (lambda s: ["--max_tokens", 0], "--max_tokens 0", "positive"),
+    "a negative budget": (lambda s: ["--max_tokens", -5], "--max_tokens -5", "positive"),
+    "the hub and a file at once": (lambda s: ["--source", "sangraha", s.file("a.txt")], "--source", "not both"),
+    "an empty source": (lambda s: ["--source", ""], "there is no file ''", "check the name"),
+    "an empty output folder": (lambda s: ["--source", s.file("a.txt"), "--output_dir", ""], "--output_dir", "folder"),
+    # files
+    "a file that is not there": (lambda s: ["--source", "storys.txt"], "there is no file", "storys.txt", "check the name"),
+    "one of two files is not there": (lambda s: ["--source", s.file("a.txt"), "b.txt"], "there is no file", "b.txt", "check the name"),
+    "a folder as the source": (lambda s: ["--source", s.subfolder("stories")], "stories is a folder", "the files in it"),
+    "a folder whose name ends like a file": (lambda s: ["--source", s.subfolder("stories.txt")], "stories.txt is a folder", "the files in it"),
+    "a link to nothing": (lambda s: ["--source", s.link("a.txt", "gone.txt")], "a.txt", "check the name"),
+    "a link to itself": (lambda s: ["--source", s.link("a.txt", "a.txt")], "a.txt", "check the name"),
+    "a name that no file system takes": (lambda s: ["--source", f"{LONG}.txt"], LONG, "too long", "name"),
+    "a file nobody may read": (lambda s: ["--source", s.forbidden(s.file("secret.txt"), 0)], "secret.txt", "ermission", "read"),
+    "an empty file": (lambda s: ["--source", s.file("a.txt", "")], "there is no text in", "a.txt", "give other files"),
+    "a file of another kind": (lambda s: ["--source", s.file("a.docx")], "a.docx", ".jsonl", "convert"),
+    "an output folder that is a file": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.file("out")], "out", "another folder"),
+    "an output folder below a file": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.file("b") / "out"], "out", "another folder"),
+    "an output folder that may not be made": (lambda s: ["--source", s.file("a.txt"), "--output_dir", read_only_parent(s)], "ermission", "another folder"),
+    "an output folder that is read-only": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.forbidden(s.subfolder("out"), 0o555)], "ermission", "another folder"),
+    "an output folder with too long a name": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.folder / LONG], LONG, "too long", "another"),
+    "a folder in the place of the corpus": (lambda s: ["--source", s.file("a.txt"), "--overwrite"] * bool(s.subfolder("out/hindi_corpus.txt")), "hindi_corpus.txt", "folder"),
+    "a corpus of another source": (lambda s: ["--source", s.file("a.txt")] * bool(s.file("out/hindi_corpus.txt")), "hindi_corpus.txt", "--overwrite", "--output_dir"),
+    "a corpus whose metadata are no metadata": (lambda s: ["--source", s.file("a.txt")] * all([s.file("out/hindi_corpus.txt"), s.file("out/metadata.txt", "?")]), "metadata.txt", "again"),
+    # encodings
+    "a text in cp1252": (lambda s: ["--source", s.file("a.txt", "caf\xe9".encode("cp1252"))], "a.txt is not UTF-8", "convert"),
+    "a text in UTF-16": (lambda s: ["--source", s.file("a.txt", HINDI.encode("utf-16"))], "a.txt is not UTF-8", "convert"),
+    "one bad byte in the middle of a text": (lambda s: ["--source", s.file("a.txt", (HINDI + "\n").encode() * 500 + b"\xe0\xa4\n" + HINDI.encode())], "not UTF-8", "line", "convert"),
+    "half a surrogate pair in jsonl": (lambda s: ["--source", s.file("a.jsonl", r'{"text": "\ud800"}')], "a.jsonl", "line 1", "convert"),
+    "jsonl in UTF-16": (lambda s: ["--source", s.file("a.jsonl", '{"text": "अ"}'.encode("utf-16"))], "a.jsonl, line 1", "convert"),
+    "a jsonl file of NUL bytes": (lambda s: ["--source", s.file("a.jsonl", bytes(64))], "a.jsonl, line 1", "'text'"),
+    # data
+    "jsonl without the field": (lambda s: ["--source", s.file("a.jsonl", '{"text": "एक"}\n{"body": "दो"}\n')], "a.jsonl, line 2", "'text'"),
+    "a cut line of jsonl": (lambda s: ["--source", s.file("a.jsonl", '{"text": "एक"}\n{"text": "द')], "a.jsonl, line 2", "JSON"),
+    "jsonl nested without end": (lambda s: ["--source", s.file("a.jsonl", "[" * 100_000)], "a.jsonl, line 1", "JSON"),
+    "a text that calls itself parquet": (lambda s: ["--source", s.file("a.parquet")], "a.parquet", "get it again"),
+    "a cut parquet file": (lambda s: ["--source", s.file("b.parquet", s.parquet({"text": [HINDI] * 99}).read_bytes()[:-20])], "b.parquet", "get it again"),
+    "parquet without the column": (lambda s: ["--source", s.parquet({"body": ["एक"]})], "pages.parquet", "no column 'text'", "body"),
+    "parquet with numbers for text": (lambda s: ["--source", s.parquet({"text": [1, 2]})], "pages.parquet", "'text'", "int"),
+    # the hub
+    "a hub that refuses": (lambda s: ["--source", "sangraha"] * bool(s.hub()), "ai4bharat/sangraha", "HF_ENDPOINT", "--source sample", "--source PATH"),
+    "a hub whose address is none": (lambda s: ["--source", "sangraha"] * bool(s.hub("the mirror")), "ai4bharat/sangraha", "HF_ENDPOINT", "--source sample", "--source PATH"),
+    "a hub token of two lines": (lambda s: ["--source", "sangraha"] * bool(s.hub().env(HF_TOKEN="hf_\u0905")), "ai4bharat/sangraha", "HF_TOKEN", "--source sample"),
+}
+
+PREPROCESS = {
+    # flags
+    "an unknown flag": (lambda s: ["--corpus", "a.txt"], "--corpus", "--help"),
+    "an abbreviated flag": (lambda s: ["--val", 0.1], "--val", "--help"),
+    "a share of nothing": (lambda s: ["--val_fraction", 0], "--val_fraction", "between 0 and 1"),
+    "a share of all": (lambda s: ["--val_fraction", 1], "--val_fraction", "between 0 and 1"),
+    "a negative share": (lambda s: ["--val_fraction", -0.1], "--val_fraction", "between 0 and 1"),
+    "a share that is no number": (lambda s: ["--val_fraction", "nan"], "--val_fraction nan", "between 0 and 1"),
+    "an infinite share": (lambda s: ["--val_fraction", "inf"], "--val_fraction inf", "between 0 and 1"),
+    "a share in per cent": (lambda s: ["--val_fraction", "1%"], "--val_fraction", "1%"),
+    "a share too small for any document": (lambda s: ["--val_fraction", 1e-12], "validation", "larger --val_fraction"),
+    "a vocabulary of zero": (lambda s: ["--train_tokenizer", 0], "vocabulary of 0", "at least 512"),
+    "a negative vocabulary": (lambda s: ["--train_tokenizer", -8192], "vocabulary of -8192", "at least 512"),
+    "a huge vocabulary": (lambda s: ["--train_tokenizer", 10**30], "vocabulary of 1000", "at most"),
+    "two tokenizers at once": (lambda s: ["--train_tokenizer", 600, "--tokenizer", s.tokenizer()], "--tokenizer", "not allowed with", "--train_tokenizer"),
+    # files
+    "a corpus that is not there": (lambda s: ["--input", "corpse.txt"], "there is no corpus corpse.txt", "data/download.py", "--input"),
+    "a folder as the corpus": (lambda s: ["--input", s.subfolder("raw")], "raw", "data/download.py", "--input"),
+    "an empty name for the corpus": (lambda s: ["--input", ""], "there is no corpus", "--input"),
+    "an empty corpus": (lambda s: ["--input", s.file("a.txt", "")], "holds no text", "data/download.py", "--input"),
+    "a corpus of blank lines": (lambda s: ["--input", s.file("a.txt", "\n \n\n")], "holds no text", "data/download.py", "--input"),
+    "a link to nothing": (lambda s: ["--input", s.link("a.txt", "gone.txt")], "there is no corpus", "a.txt", "--input"),
+    "a corpus nobody may read": (lambda s: ["--input", s.forbidden(s.file("secret.txt"), 0)], "secret.txt", "ermission", "read"),
+    "a name that no file system takes": (lambda s: ["--input", LONG], LONG, "too long", "name"),
+    "an output folder that is a file": (lambda s: ["--output_dir", s.file("out")], "out", "another folder"),
+    "an output folder that is read-only": (lambda s: ["--output_dir", s.forbidden(s.subfolder("out"), 0o555)], "ermission", "another folder"),
+    "a folder in the place of train.bin": (lambda s: ["--output_dir", s.data(lambda d: [(d / "train.bin").unlink(), (d / "train.bin").mkdir()])], "train.bin", "folder"),
+    "a folder in the place of preprocess_meta.txt": (lambda s: ["--output_dir", s.subfolder("out/preprocess_meta.txt").parent], "preprocess_meta.txt", "folder"),
+    "a file in the place of the tokenizer's copy": (lambda s: ["--output_dir", s.data(lambda d: [shutil.rmtree(d / "tokenizer"), (d / "tokenizer").touch()])], "tokenizer", "another"),
+    # encodings
+    "a corpus in cp1252": (lambda s: ["--input", s.file("a.txt", "caf\xe9".encode("cp1252"))], "a.txt is not UTF-8", "convert"),
+    "a corpus in UTF-16": (lambda s: ["--input", s.file("a.txt", HINDI.encode("utf-16"))], "a.txt is not UTF-8", "convert"),
+    "a bad byte after many good documents": (lambda s: ["--input", s.file("a.txt", s.corpus().read_bytes() * 30 + b"\xff")], "a.txt is not UTF-8", "line", "convert"),
+    "a bad byte while a tokenizer is trained": (lambda s: ["--train_tokenizer", 600, "--input", s.file("a.txt", s.corpus().read_bytes() + b"\xff")], "not UTF-8", "convert"),
+    # data
+    "a corpus of one document": (lambda s: ["--input", s.corpus([HINDI])], "one single document", "<|endoftext|>"),
+    "a corpus without markers": (lambda s: ["--input", s.file("a.txt", (HINDI + "\n") * 99)], "one single document", "<|endoftext|>"),
+    # tokenizers
+    "a tokenizer folder that is not there": (lambda s: ["--tokenizer", "./tokens"], "no tokenizer folder ./tokens", "tokenizer.json"),
+    "a tokenizer folder without tokenizer.json": (lambda s: ["--tokenizer", s.subfolder("tokens")], "tokens", "tokenizer.json"),
+    "a broken tokenizer.json": (lambda s: ["--tokenizer", s.file("tokens/tokenizer.json", "{").parent], "tokens", "tokenizer.json"),
+    "tokenizer.json itself for its folder": (lambda s: ["--tokenizer", s.tokenizer() / "tokenizer.json"], "is a file", "the folder that holds"),
+    "a tokenizer without bos and eos": (lambda s: ["--tokenizer", s.tokenizer(config={"tokenizer_class": "PreTrainedTokenizerFast"})], "bos", "eos", "use another"),
+    "a tokenizer that names a missing special token": (lambda s: ["--tokenizer", s.tokenizer(config={"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": 5})], "tokenizer", "use another"),
+    "a tokenizer whose tokens have no fixed bytes": (lambda s: ["--tokenizer", s.tokenizer(lambda d: d.update(decoder=None))], "no fixed bytes", "use another"),
+    "a tokenizer that brings code along": (lambda s: ["--tokenizer", s.file("tokens/tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["x.Y", null]}, "tokenizer_class": "Y"}').parent], "tokens", "tokenizer.json"),
+    "an empty name for the tokenizer": (lambda s: ["--tokenizer", ""], "--tokenizer", "--train_tokenizer"),
+    "an absurd name for the tokenizer": (lambda s: ["--tokenizer", "https://huggingface.co/gpt2?x=1"], "no tokenizer folder", "--tokenizer FOLDER", "--train_tokenizer N"),
+    "too long a name for the tokenizer": (lambda s: ["--tokenizer", LONG] * bool(s.hub()), LONG, "tokenizer"),
+    "a name on a hub that refuses": (lambda s: ["--tokenizer", "sarvamai/sarvam-1"] * bool(s.hub()), "sarvamai/sarvam-1", "--tokenizer FOLDER", "--train_tokenizer N"),
+    "a name on a hub whose address is none": (lambda s: ["--tokenizer", "sarvamai/sarvam-1"] * bool(s.hub("the mirror")), "HF_ENDPOINT", "--tokenizer FOLDER", "--train_tokenizer N"),
+}
+
+TRAIN = {
+    # flags
+    "an unknown flag": (lambda s: ["--learning_rate", 0.1], "--learning_rate", "--help"),
+    "an abbreviated flag": (lambda s: ["--check", "x"], "--check", "--help"),
+    "a flag without its value": (lambda s: ["--resume"], "--resume", "expected one argument"),
+    "an unknown preset": (lambda s: ["--config", "26m"], "26m", "25m, 40m, 50m, tiny"),
+    "an empty preset": (lambda s: ["--config", ""], "''", "25m, 40m, 50m, tiny"),
+    "an unknown device": (lambda s: ["--device", "tpu"], "--device", "tpu", "cpu"),
+    "a word for a rate": (lambda s: ["--muon_lr", "fast"], "--muon_lr", "fast"),
+    "a rate that is no number": (lambda s: ["--muon_lr", "nan"], "muon_lr", "0 or more"),
+    "an infinite rate": (lambda s: ["--adamw_embedding_lr", "inf"], "adamw_embedding_lr", "0 or more"),
+    "a decay of one": (lambda s: ["--muon_momentum", 1], "muon_momentum", "below 1"),
+    "a negative batch": (lambda s: ["--batch_size", -4], "batch_size", "0 or more"),
+    "a budget of zero": (lambda s: ["--total_tokens", 0], "total_tokens", "at least 1"),
+    "a budget in scientific notation": (lambda s: ["--total_tokens", "5e8"], "--total_tokens", "5e8", "int"),
+    "a seed of a hundred digits": (lambda s: ["--seed", 10**100], "seed", "below"),
+    "a word for the device batch": (lambda s: ["--device_batch_size", "big"], "--device_batch_size", "big"),
+    "no device batch": (lambda s: ["--device_batch_size", 0], "device_batch_size", "auto"),
+    "heads that do not divide the width": (lambda s: ["--n_head", 3], "n_head" if False else "3 heads", "would"),
+    "key heads that do not divide the heads": (lambda s: ["--n_kv_head", 3], "n_kv_head 3", "these do"),
+    "windows of unknown letters": (lambda s: ["--window_pattern", "SXL"], "window_pattern", "SSSL"),
+    "no windows": (lambda s: ["--window_pattern", ""], "window_pattern", "SSSL"),
+    "a model larger than any memory": (lambda s: ["--n_embd", 2**23], "memory", "smaller"),
+    "a network of no layers": (lambda s: ["--n_layer", 0], "n_layer", "positive"),
+    "a vocabulary that is not the data's": (lambda s: ["--vocab_size", 7], "--vocab_size 7", "leave the flag away"),
+    "a sequence longer than the data": (lambda s: ["--sequence_len", 10**6], "tokens", "smaller --sequence_len"),
+    # surroundings
+    "an attention backend that does not exist": (lambda s: [] if s.env(NANO_HINDI_ATTENTION="nonsense") else 0, "NANO_HINDI_ATTENTION=nonsense", "sdpa", "unset"),
+    "FlashAttention 3 on a CPU": (lambda s: [] if s.env(NANO_HINDI_ATTENTION="fa3") else 0, "NANO_HINDI_ATTENTION=fa3", "unset it"),
+    "RANK without its companions": (lambda s: [] if s.env(RANK="0") else 0, "WORLD_SIZE", "torchrun"),
+    "a RANK that is no number": (lambda s: [] if s.env(RANK="first", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29555") else 0, "RANK", "first", "torchrun"),
+    "a RANK beyond the world": (lambda s: [] if s.env(RANK="2", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29555") else 0, "RANK", "torchrun"),
+    "a port that is no number": (lambda s: [] if s.env(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="x") else 0, "MASTER_PORT", "torchrun"),
+    "a LOCAL_RANK that is no number": (lambda s: [] if s.env(LOCAL_RANK="mine") else 0, "LOCAL_RANK", "mine", "torchrun"),
+    "a number of processes that does not divide the batch": (lambda s: [] if s.world(3) else 0, "3 processes", "these numbers of processes work: 1, 2, 4, 8"),
+    # files
+    "a data folder that is not there": (lambda s: ["--data_dir", "nowhere"], "nowhere", "data/preprocess.py"),
+    "a data folder that is a file": (lambda s: ["--data_dir", s.file("data.bin")], "data.bin", "data/preprocess.py"),
+    "a data folder nobody may enter": (lambda s: ["--data_dir", s.forbidden(s.data(), 0)], "data", "ermission"),
+    "an empty data folder": (lambda s: ["--data_dir", s.subfolder("empty")], "preprocess_meta.txt is missing", "data/preprocess.py"),
+    "a checkpoint folder that is a file": (lambda s: ["--checkpoint_dir", s.file("run")], "run", "another"),
+    "a checkpoint folder that may not be made": (lambda s: ["--checkpoint_dir", read_only_parent(s)], "ermission", "another"),
+    "a checkpoint folder with too long a name": (lambda s: ["--checkpoint_dir", s.folder / LONG], LONG, "too long", "another"),
+    "a file in the place of the run's tokenizer": (lambda s: ["--checkpoint_dir", s.file("run/tokenizer").parent], "tokenizer", "another"),
+    "a folder in the place of metrics.jsonl": (lambda s: ["--checkpoint_dir", s.subfolder("run/metrics.jsonl").parent], "metrics.jsonl", "another"),
+    # data
+    "train.bin is missing": (lambda s: ["--data_dir", s.data(lambda d: (d / "train.bin").unlink())], "train.bin is missing", "data/preprocess.py"),
+    "val.bin is missing": (lambda s: ["--data_dir", s.data(lambda d: (d / "val.bin").unlink())], "val.bin is missing", "data/preprocess.py"),
+    "train.bin is a link to nothing": (lambda s: ["--data_dir", s.data(lambda d: [(d / "train.bin").unlink(), s.link("data/train.bin", "gone")])], "train.bin is missing", "data/preprocess.py"),
+    "train.bin is cut between tokens": (lambda s: ["--data_dir", s.data(lambda d: os.truncate(d / "train.bin", 4000))], "train.bin has 4,000 bytes", "data/preprocess.py"),
+    "train.bin is cut within a token": (lambda s: ["--data_dir", s.data(lambda d: os.truncate(d / "train.bin", 4001))], "train.bin has 4,001 bytes", "data/preprocess.py"),
+    "train.bin has no bytes": (lambda s: ["--data_dir", s.data(lambda d: os.truncate(d / "train.bin", 0))], "train.bin has 0 bytes", "data/preprocess.py"),
+    "train.bin has no tokens and the facts agree": (lambda s: ["--data_dir", s.facts(train_tokens=0)] * (os.truncate(s.data() / "train.bin", 0) is None), "train.bin is damaged", "data/preprocess.py"),
+    "an id above the vocabulary in train.bin": (lambda s: ["--data_dir", s.ids("train.bin", 512)], "train.bin holds token id 512", "data/preprocess.py"),
+    "an id above the vocabulary in val.bin": (lambda s: ["--data_dir", s.ids("val.bin", 2**32 - 1)], "val.bin holds token id 4294967295", "data/preprocess.py"),
+    "val.bin is too short for a window": (lambda s: ["--data_dir", s.facts(val_tokens=20)] * (os.truncate(s.data() / "val.bin", 80) is None), "val.bin holds 20 tokens", "--val_fraction", "--sequence_len"),
+    "preprocess_meta.txt is cut": (lambda s: ["--data_dir", s.data(lambda d: os.truncate(d / "preprocess_meta.txt", 90))], "preprocess_meta.txt", "data/preprocess.py"),
+    "preprocess_meta.txt is empty": (lambda s: ["--data_dir", s.data(lambda d: os.truncate(d / "preprocess_meta.txt", 0))], "preprocess_meta.txt", "data/preprocess.py"),
+    "preprocess_meta.txt is garbage": (lambda s: ["--data_dir", s.data(lambda d: (d / "preprocess_meta.txt").write_bytes(bytes(range(256))))], "preprocess_meta.txt", "again"),
+    "preprocess_meta.txt has words for numbers": (lambda s: ["--data_dir", s.facts(train_tokens="plenty")], "preprocess_meta.txt", "plenty", "data/preprocess.py"),
+    "preprocess_meta.txt has a negative number": (lambda s: ["--data_dir", s.facts(val_tokens=-1)], "val.bin", "-1 tokens", "data/preprocess.py"),
+    "preprocess_meta.txt has another vocabulary": (lambda s: ["--data_dir", s.facts(vocab_size=99)], "not the tokenizer", "data/preprocess.py"),
+    "the data's tokenizer is missing": (lambda s: ["--data_dir", s.data(lambda d: shutil.rmtree(d / "tokenizer"))], "tokenizer is missing", "data/preprocess.py"),
+    "the data's tokenizer is another": (lambda s: ["--data_dir", s.data(s.other_tokenizer)], "not the tokenizer", "data/preprocess.py"),
+    "the data's tokenizer is broken": (lambda s: ["--data_dir", s.data(lambda d: os.truncate(d / "tokenizer/tokenizer.json", 500))], "tokenizer", "tokenizer.json"),
+    # checkpoints
+    "a checkpoint that is not there": (lambda s: ["--resume", "checkpoint_step5.pt"], "no checkpoint checkpoint_step5.pt", "--resume auto"),
+    "an empty name for the checkpoint": (lambda s: ["--resume", ""], "no checkpoint", "--resume auto"),
+    "a folder as the checkpoint": (lambda s: ["--resume", s.run()], "is a folder", "--resume auto", "--checkpoint_dir"),
+    "a cut checkpoint": (lambda s: ["--resume", s.checkpoint(s.good_checkpoint.read_bytes()[:5000])], "is damaged", "use an older one"),
+    "a checkpoint of no bytes": (lambda s: ["--resume", s.checkpoint(b"")], "is damaged", "use an older one"),
+    "a text as the checkpoint": (lambda s: ["--resume", s.file("notes.txt")], "notes.txt is damaged", "use an older one"),
+    "a checkpoint that would run code": (lambda s: ["--resume", s.checkpoint(s.bomb())], "is damaged", "use an older one"),
+    "a list for a checkpoint": (lambda s: ["--resume", s.checkpoint(lambda state: None)] * (torch.save([1], s.file("list.pt")) or 0) or ["--resume", s.folder / "list.pt"], "no checkpoint of this program", "use"),
+    "a checkpoint without optimizers": (lambda s: ["--resume", s.checkpoint(drop("optimizers"))], "lacks optimizers", "use"),
+    "a checkpoint of another format": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(format=99))], "format 99", "use the version"),
+    "a checkpoint with a field of the future": (lambda s: ["--resume", s.checkpoint(lambda c: c["train_config"].update(magic=1))], "magic", "another version"),
+    "a checkpoint without a field of its model": (lambda s: ["--resume", s.checkpoint(lambda c: c["model_state_dict"].popitem())], "does not fit", "use an older one"),
+    "a checkpoint with other shapes": (lambda s: ["--resume", s.checkpoint(lambda c: c["model_state_dict"].update({"lm_head.weight": torch.zeros(2, 2)}))], "does not fit", "use an older one"),
+    "a checkpoint with a list for its weights": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(model_state_dict=[1]))], "does not fit", "use an older one"),
+    "a checkpoint with a word for its step": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(step="ten", tokens_seen="some"))], "does not fit", "use an older one"),
+    "a checkpoint with a number for its recipe": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(train_config=7))], "does not fit", "use an older one"),
+    "a checkpoint with words in its recipe": (lambda s: ["--resume", s.checkpoint(lambda c: c["train_config"].update(muon_lr="fast"))], "muon_lr", "fast"),
+    "a checkpoint without its figures": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(metrics={}))], "does not fit", "use an older one"),
+    "a checkpoint without random numbers": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(rng={}))], "does not fit", "use an older one"),
+    "a checkpoint with a word for its optimizers": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(optimizers="good"))], "does not fit", "use an older one"),
+    "a checkpoint with half of AdamW's state": (lambda s: ["--resume", s.checkpoint(lambda c: c["optimizers"]["adamw"].popitem())], "AdamW", "use an older one"),
+    "a checkpoint with other shapes in Muon": (lambda s: ["--resume", s.checkpoint(lambda c: [c["optimizers"]["muon"]["momentum"].update({k: torch.zeros(1) for k in c["optimizers"]["muon"]["momentum"]})])], "momentum", "use an older one"),
+    "the weights alone": (lambda s: ["--resume", s._run / "model.pt"], "model.pt", "lacks", "optimizers"),
+    "a checkpoint of another preset": (lambda s: ["--resume", s.good_checkpoint, "--config", "25m"], "--config 25m (checkpoint: tiny)", "--checkpoint_dir"),
+    "another rate than the checkpoint's": (lambda s: ["--resume", s.good_checkpoint, "--muon_lr", 0.5], "--muon_lr 0.5 (checkpoint: 0.02)", "--checkpoint_dir"),
+    "a checkpoint of other data": (lambda s: ["--resume", s.checkpoint(lambda c: c["data"].update(train_tokens=5))], "train_tokens", "--data_dir"),
+    "a checkpoint of another vocabulary": (lambda s: ["--resume", s.checkpoint(lambda c: c["tokenizer"].update(vocab_size=5))], "tokenizer vocab_size", "--data_dir"),
+    "a checkpoint of another tokenizer": (lambda s: ["--resume", s.checkpoint(lambda c: c["tokenizer"].update(fingerprint="x"))], "tokenizer fingerprint", "--data_dir"),
+    "a checkpoint that says nothing of its tokenizer": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(tokenizer=None))], "does not fit", "use an older one"),
+    "a folder that holds a run": (lambda s: ["--checkpoint_dir", s.run()], "already holds a run", "--resume auto", "--checkpoint_dir"),
+}
+
+GENERATE = {
+    # flags
+    "an unknown flag": (lambda s: ["--length", 5], "--length", "--help"),
+    "an abbreviated flag": (lambda s: ["--temp", 1], "--temp", "--help"),
+    "no tokens": (lambda s: ["--max_tokens", 0], "--max_tokens", "at least 1"),
+    "a word for a number": (lambda s: ["--max_tokens", "all"], "--max_tokens", "all"),
+    "a negative temperature": (lambda s: ["--temperature", -1], "--temperature", "0 or more"),
+    "a temperature that is no number": (lambda s: ["--temperature", "nan"], "--temperature", "0 or more"),
+    "an infinite temperature": (lambda s: ["--temperature", "inf"], "--temperature", "0 or more"),
+    "a negative top_k": (lambda s: ["--top_k", -1], "--top_k", "0 or more"),
+    "a seed of a hundred digits": (lambda s: ["--seed", 10**100], "--seed", "below"),
+    "a prompt and a talk at once": (lambda s: ["--prompt", "x", "--interactive"], "--interactive", "not allowed with"),
+    "a prompt with bytes that are no text": (lambda s: ["--prompt", "\udcff"], "Unicode", "UTF-8"),
+    "a prompt from stdin that is not UTF-8": (lambda s: ["--prompt", "-"] * bool(s.stdin(b"\xe0\xa4\xff")), "stdin", "UTF-8"),
+    "a talk with bytes that are no text": (lambda s: ["--interactive"] * bool(s.stdin(b"\xe0\xa4\xff\n")), "stdin", "UTF-8"),
+    # surroundings
+    "an attention backend that does not exist": (lambda s: [] if s.env(NANO_HINDI_ATTENTION="nonsense") else 0, "NANO_HINDI_ATTENTION=nonsense", "unset"),
+    # checkpoints
+    "a checkpoint that is not there": (lambda s: ["--checkpoint", "nowhere"], "no checkpoint nowhere", "train.py"),
+    "an empty name for the checkpoint": (lambda s: ["--checkpoint", ""], "no checkpoint", "train.py"),
+    "a folder without checkpoints": (lambda s: ["--checkpoint", s.subfolder("empty")], "no checkpoint in", "train.py"),
+    "a folder whose only checkpoint is cut": (lambda s: ["--checkpoint", s.checkpoint(s.good_checkpoint.read_bytes()[:5000]).parent], "damaged", "train.py"),
+    "a name that no file system takes": (lambda s: ["--checkpoint", LONG], LONG, "too long", "name"),
+    "a link to nothing": (lambda s: ["--checkpoint", s.link("a.pt", "gone.pt")], "a.pt", "no checkpoint"),
+    "a checkpoint nobody may read": (lambda s: ["--checkpoint", s.forbidden(s.checkpoint(lambda c: None), 0)], "checkpoint_step10.pt", "ermission", "read"),
+    "a folder nobody may enter": (lambda s: ["--checkpoint", s.forbidden(s.run(), 0)], "run", "ermission"),
+    "a cut checkpoint": (lambda s: ["--checkpoint", s.checkpoint(s.good_checkpoint.read_bytes()[:5000])], "is damaged", "use"),
+    "a checkpoint of no bytes": (lambda s: ["--checkpoint", s.checkpoint(b"")], "is damaged", "use"),
+    "a text as the checkpoint": (lambda s: ["--checkpoint", s.file("notes.txt")], "notes.txt is damaged", "use"),
+    "a checkpoint that would run code": (lambda s: ["--checkpoint", s.checkpoint(s.bomb())], "is damaged", "use"),
+    "a checkpoint without weights": (lambda s: ["--checkpoint", s.checkpoint(drop("model_state_dict"))], "lacks model_state_dict", "use"),
+    "a checkpoint with other shapes": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c["model_state_dict"].update({"lm_head.weight": torch.zeros(2, 2)}))], "do not fit", "use another"),
+    "a checkpoint with a list for its weights": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c.update(model_state_dict=[1]))], "fit", "use another"),
+    "a checkpoint with a word for its width": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c["model_config"].update(n_embd="wide"))], "n_embd", "wide"),
+    "a checkpoint with a number for its model": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c.update(model_config=7))], "fit", "use another"),
+    "a checkpoint that says nothing of its tokenizer": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c.update(tokenizer=None))], "fit", "use another"),
+    # tokenizers
+    "the tokenizer is missing": (lambda s: ["--checkpoint", s.checkpoint(lambda c: shutil.rmtree(s.folder / "run/tokenizer"))], "tokenizer", "missing", "should hold it"),
+    "the tokenizer is another": (lambda s: ["--checkpoint", s.other_tokenizer(s.run())], "fingerprints differ", "put the right one there"),
+    "the tokenizer is broken": (lambda s: ["--checkpoint", s.file("run/tokenizer/tokenizer.json", "{}").parent.parent] * bool(s.run()), "tokenizer", "tokenizer.json"),
+}  # fmt: skip
+
+TABLE = {"data/download.py": DOWNLOAD, "data/preprocess.py": PREPROCESS, "train.py": TRAIN, "generate.py": GENERATE}
+CASES = [pytest.param(script, *row, id=f"{script}: {claim}") for script, rows in TABLE.items() for claim, row in rows.items()]
+
+
+@pytest.fixture
+def scene(tmp_path, data_dir, straight, monkeypatch) -> Iterator[Scene]:
+    (tmp_path / "scene").mkdir(mode=0o755)
+    yield Scene(tmp_path / "scene", data_dir, straight, monkeypatch)
+    for path in (tmp_path / "scene").rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o755)
+
+
+def assert_one_line(code: int, errors: str, words: tuple[str, ...]) -> None:
+    assert code == 2, errors
+    assert errors.startswith("error: "), errors
+    assert errors.count("\n") == 1, errors
+    assert errors.endswith("\n")
+    assert "Traceback" not in errors
+    for word in words:
+        assert word in errors
+
+
+@pytest.mark.parametrize(("script", "arguments", "words"), [pytest.param(p.values[0], p.values[1], p.values[2:], id=p.id) for p in CASES])
+def test_a_mistake_is_one_line_that_says_what_to_do_and_changes_nothing(scene, capfd, script, arguments, words):
+    argv = scene.command(script, arguments(scene))
+    before = scene.contents()
+    capfd.readouterr()
+    with scene.rights():
+        code = MAINS[script](argv)
+    assert_one_line(code, capfd.readouterr().err, words)
+    assert scene.contents() == before
