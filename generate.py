@@ -18,7 +18,11 @@ DEMO_PROMPTS = ("भारत एक", "एक समय की बात है
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="generate.py", description="Continue Hindi text with a trained model. Without a prompt: a few prompts of its own.")
+    parser = Parser(
+        may_be_empty=("--prompt",),
+        prog="generate.py",
+        description="Continue Hindi text with a trained model. Without a prompt: a few prompts of its own.",
+    )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE|DIR", help="a checkpoint, a model.pt, or a folder that holds them")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--prompt", metavar="TEXT", help="text to continue; - reads it from stdin, an empty one starts from nothing")
@@ -35,6 +39,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise UserError(f"--temperature must be 0 or more, not {args.temperature}")
     if args.top_k < 0:
         raise UserError(f"--top_k must be 0 or more, not {args.top_k}")
+    if args.seed is not None and abs(args.seed) >= 2**63:
+        raise UserError(f"--seed must be below 2**63 and above -2**63, not {args.seed}")
     return args
 
 

@@ -2,11 +2,13 @@
 
 python data/download.py --max_tokens 600000000
 python data/download.py --source stories.txt more.jsonl pages.parquet
+python data/download.py --source sample --output_dir data/sample/raw
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,21 +17,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_DIR = ROOT / "data" / "raw"
 sys.path.insert(0, str(ROOT))
 
-from nano_hindi.common import Parser, Progress, command_line, count, replacing
+from nano_hindi.common import Parser, Progress, command_line, count, replacing, shown
 from nano_hindi.corpus import batches, read_source, write_document
 from nano_hindi.errors import UserError
+from nano_hindi.sample import stories
 
 if TYPE_CHECKING:
     from nano_hindi.tokenizer import Tokenizer
 
-HUB_SOURCE = "sangraha"
+HUB_SOURCE, SAMPLE_SOURCE = "sangraha", "sample"
+SAMPLE_WORDS = 1_000_000  # of the sample, where --max_tokens is not given
 HUB_DATASET, HUB_FOLDER, HUB_LICENCE = (
     "ai4bharat/sangraha",
     "verified/hin",
     "CC BY 4.0, ai4bharat/sangraha (https://huggingface.co/datasets/ai4bharat/sangraha)",
 )
+TOKENIZER = "sarvamai/sarvam-1"
 HUB_ROWS = 500  # documents that are decoded at once
 HUB_TIMEOUT = 20.0  # seconds for the question whether the hub is there; the libraries would try for most of a minute
 
@@ -40,18 +46,30 @@ def parse(argv: list[str] | None):
         "--source",
         nargs="+",
         metavar="NAME|PATH",
-        help=f"{HUB_SOURCE} (the default): {HUB_FOLDER} of {HUB_DATASET} on the hub; or .txt, .jsonl (field text), .parquet (column text) files",
+        help=f"{HUB_SOURCE} (the default): {HUB_FOLDER} of {HUB_DATASET} on the hub; {SAMPLE_SOURCE}: stories that this program writes itself, offline; "
+        "or .txt, .jsonl (field text), .parquet (column text) files",
     )
-    parser.add_argument("--output_dir", type=Path, default=ROOT / "data" / "raw", metavar="DIR", help="where the corpus goes")
-    parser.add_argument("--max_tokens", type=int, default=600_000_000, metavar="N", help="stop with the document that reaches this many tokens")
-    parser.add_argument("--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR", help="counts the tokens")
+    parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="where the corpus goes")
+    parser.add_argument(
+        "--max_tokens",
+        type=int,
+        metavar="N",
+        help=f"stop with the document that reaches this many (default: 600000000; {SAMPLE_WORDS} words of the sample)",
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="NAME|DIR", help=f"counts the tokens (default: {TOKENIZER}, but none for the sample, whose words are counted)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample: another one tells other stories")
     parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is already there")
     args = parser.parse_args(argv)
     args.source = args.source or [HUB_SOURCE]
+    if args.max_tokens is None:
+        args.max_tokens = SAMPLE_WORDS if args.source == [SAMPLE_SOURCE] else 600_000_000
     if args.max_tokens < 1:
         raise UserError(f"--max_tokens {args.max_tokens} would take nothing; give a positive number")
-    if HUB_SOURCE in args.source and len(args.source) > 1:
-        raise UserError(f"--source takes either {HUB_SOURCE} or files, not both")
+    for name in (HUB_SOURCE, SAMPLE_SOURCE):
+        if name in args.source and len(args.source) > 1:
+            raise UserError(f"--source takes {name} alone, or files, not both")
     return args
 
 
@@ -60,8 +78,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     from nano_hindi.dataloader import write_metadata  # brings torch along: after parsing, and before the long work
 
-    from_hub = args.source == [HUB_SOURCE]
-    source = f"{HUB_DATASET} {HUB_FOLDER}" if from_hub else ", ".join(str(Path(path).resolve()) for path in args.source)
+    from_hub, from_sample = args.source == [HUB_SOURCE], args.source == [SAMPLE_SOURCE]
+    source = ", ".join(os.path.realpath(path) for path in args.source)
+    if from_hub:
+        source = f"{HUB_DATASET} {HUB_FOLDER}"
+    elif from_sample:
+        source = f"sample, seed {args.seed}"
     corpus, facts_file = args.output_dir / "hindi_corpus.txt", args.output_dir / "metadata.txt"
     facts = {"source": source, "max_tokens": args.max_tokens}
     if corpus.exists() and not args.overwrite:
@@ -69,11 +91,15 @@ def main(argv: list[str] | None = None) -> int:
 
     if from_hub:
         facts |= {"revision": hub_revision(), "licence": HUB_LICENCE}
-        documents, tokenizer = hub_documents(), load_tokenizer(args.tokenizer)
+        documents, tokenizer = hub_documents(), load_tokenizer(args.tokenizer or TOKENIZER)
         progress = Progress(args.max_tokens, "tokens", "downloading")
+    elif from_sample:
+        facts |= {"licence": "MIT, written by nano_hindi/sample"}
+        documents, tokenizer = stories(args.seed), load_tokenizer(args.tokenizer) if args.tokenizer else None
+        progress = Progress(args.max_tokens, "tokens" if tokenizer else "words", "writing stories")
     else:
         readers = [read_source(path) for path in args.source]  # a missing file is found before the work
-        documents, tokenizer = itertools.chain.from_iterable(readers), tokenizer_or_none(args.tokenizer)
+        documents, tokenizer = itertools.chain.from_iterable(readers), tokenizer_or_none(args.tokenizer or TOKENIZER)
         progress = Progress(local_size(args.source), "bytes", "reading")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with replacing(corpus) as temporary:
@@ -87,8 +113,15 @@ def main(argv: list[str] | None = None) -> int:
     empty = f" ({totals.empty:,} empty ones left out)" if totals.empty else ""
     tokens = f"{totals.tokens:,} tokens of {tokenizer.name}, " if tokenizer else ""
     print(f"{corpus}: {totals.documents:,} documents{empty}, {tokens}{totals.words:,} words, {totals.bytes / 1e6:,.2f} MB")
-    print("next: python data/preprocess.py")
+    print(f"next: python data/preprocess.py{next_flags(args)}")
     return 0
+
+
+def next_flags(args) -> str:
+    """What data/preprocess.py needs to be told about this corpus."""
+    if args.source == [SAMPLE_SOURCE]:
+        return f" --input {shown(args.output_dir / 'hindi_corpus.txt')} --output_dir {shown(args.output_dir.parent)} --train_tokenizer 4096"
+    return "" if args.output_dir == DEFAULT_DIR else f" --input {shown(args.output_dir / 'hindi_corpus.txt')}"
 
 
 def leave_alone(corpus: Path, facts_file: Path, asked: dict) -> int:
@@ -155,11 +188,12 @@ def write_corpus(
 
 
 def reporter(progress: Progress) -> Callable[[Totals], None]:
-    """A `report` for `write_corpus` that moves a bar of tokens, or of bytes of the file, with the other figures behind it."""
+    """A `report` for `write_corpus` that moves a bar of tokens, of words, or of bytes of the file, with the other figures behind it."""
 
     def report(totals: Totals) -> None:
-        done = totals.tokens if progress.unit == "tokens" else totals.written
-        others = {} if progress.unit == "tokens" else {"tokens": count(totals.tokens)} if totals.tokens else {"words": count(totals.words)}
+        done = {"tokens": totals.tokens, "words": totals.words, "bytes": totals.written}[progress.unit]
+        counted = "tokens" if totals.tokens else "words"
+        others = {} if progress.unit == counted else {counted: count(getattr(totals, counted))}
         progress.update(done - progress.done, documents=count(totals.documents), **others, MB=f"{totals.bytes / 1e6:,.1f}")
 
     return report
@@ -219,7 +253,7 @@ def hub_error(error: Exception) -> UserError:
     reason = f"it answers {status}" if status else (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
     return UserError(
         f"{HUB_DATASET} cannot be had from the hub ({reason}); check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in) and run the same "
-        "command again, or take texts of your own: --source PATH"
+        "command again, or do without the hub: --source sample, --source PATH"
     )
 
 

@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         tokenizer = train_tokenizer(read_documents(args.input), args.train_tokenizer)
     folder = args.output_dir
+    if (folder / "tokenizer").is_file():  # known before the long work
+        raise UserError(f"{folder / 'tokenizer'} is a file, where the copy of the tokenizer goes; move it, or choose another --output_dir")
     folder.mkdir(parents=True, exist_ok=True)
     facts_file = folder / "preprocess_meta.txt"
     with replacing(folder / "train.bin") as train_file, replacing(folder / "val.bin") as val_file:

@@ -90,6 +90,23 @@ def state_bytes(params: dict[str, int]) -> int:
     return 4 * 2 * params["total"] + optimizer_bytes(params)
 
 
+def require_memory(config: GPTConfig, device: torch.device) -> None:
+    """Raises UserError where not even the model's weights, gradients and optimizer states fit the device; to fill them first could take the machine down.
+
+    Memory that is asked for and not touched costs nothing.
+    """
+    try:
+        with torch.device("meta"):
+            needed = state_bytes(GPT(config).num_params())
+        torch.empty(needed, dtype=torch.uint8, device=device)
+    except RuntimeError as error:  # OutOfMemoryError of CUDA is one too; on the meta device: sizes that no number holds
+        raise UserError(
+            "the model is too large for the memory of this device; use a smaller --config, or a smaller --n_embd, --n_layer or vocabulary"
+        ) from error
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def choose_device_batch_size(
     wanted: int | str, per_rank: int, sequence_len: int, try_step: Callable[[int], None], bytes_to_come: int, world: World
 ) -> int:
@@ -111,7 +128,7 @@ def choose_device_batch_size(
         raise UserError(
             "not even one sequence fits into the device's memory; use a smaller --config or a shorter --sequence_len, or close other programs that use the GPU"
         )
-    return max(n for n in range(1, per_rank + 1) if per_rank % n == 0 and n <= fits)
+    return max(n for n in range(1, min(per_rank, fits) + 1) if per_rank % n == 0)
 
 
 def _fits_on_gpu(per_rank: int, try_step: Callable[[int], None], bytes_to_come: int, device: torch.device) -> int:

@@ -10,6 +10,7 @@ import pickle
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MODEL_KEYS = ("format", "step", "model_state_dict", "model_config", "tokenizer")
+_TYPES = {"format": int, "step": int, "tokens_seen": int, "preset": str}  # all others are dicts
 CHECKPOINT_KEYS = (*MODEL_KEYS, "tokens_seen", "preset", "optimizers", "train_config", "rng", "metrics", "data")
 _NAME = re.compile(r"checkpoint_step(\d+)\.pt")
 
@@ -71,30 +73,35 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
 
     Raises UserError where the file is missing, damaged, foreign, or lacks one of `keys`.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a checkpoint in it, or let train.py find the newest: --checkpoint_dir {path} --resume auto")
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
+        raise UserError(f"there is no checkpoint {path}; name one that train.py wrote (its --resume auto finds the newest)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except PermissionError:
+        raise
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
         raise UserError(f"{path} is damaged or no checkpoint of this program ({type(error).__name__}); use an older one") from error
-    if not isinstance(state, dict) or not set(keys) <= set(state):
-        raise UserError(
-            f"{path} is no checkpoint of this program: it lacks {', '.join(sorted(set(keys) - set(state if isinstance(state, dict) else ())))}"
-        )
+    state = state if isinstance(state, dict) else {}
+    if missing := [key for key in keys if key not in state]:
+        raise UserError(f"{path} is no checkpoint of this program: it lacks {', '.join(missing)}; use another one")
     if state["format"] != FORMAT:
         raise UserError(f"{path} has format {state['format']!r}, this program reads format {FORMAT}; use the version that wrote it")
+    if wrong := [key for key in keys if not isinstance(state[key], _TYPES.get(key, dict))]:
+        raise UserError(f"{path} is damaged: its {', '.join(wrong)} cannot be used; use an older one")
     return state
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path, dict] | None:
-    """The newest checkpoint of `folder` that loads, and its content. A damaged one is skipped with a warning; None where there is none."""
+def newest_checkpoint(folder: Path, tell: Callable[[str], None] = print) -> tuple[Path, dict] | None:
+    """The newest checkpoint of `folder` that loads, and its content. A damaged one is skipped, and `tell` hears of it; None where there is none."""
     for _, path in reversed(list_checkpoints(folder)):
         try:
             return path, load_checkpoint(path)
         except UserError as error:
-            warnings.warn(f"skipped: {error}", stacklevel=2)
+            tell(f"notice: skipped: {error}")
     return None
 
 
@@ -123,7 +130,7 @@ def load_for_inference(path: Path | str) -> TrainedModel:
     if not folder.is_dir():
         raise UserError(f"the tokenizer of {file} is missing: the folder {folder} should hold it")
     tokenizer = load_tokenizer(str(folder))
-    if tokenizer.fingerprint() != state["tokenizer"]["fingerprint"]:
+    if tokenizer.fingerprint() != state["tokenizer"].get("fingerprint"):
         raise UserError(f"{folder} is not the tokenizer that {file} was trained with (their fingerprints differ); put the right one there")
     return TrainedModel(from_dict(GPTConfig, state["model_config"]), state["model_state_dict"], state["step"], tokenizer, file)
 
@@ -134,5 +141,6 @@ def _latest_model(folder: Path) -> Path:
     if model.is_file() and (newest is None or load_checkpoint(model, MODEL_KEYS)["step"] >= newest[1]["step"]):
         return model
     if newest is None:
-        raise UserError(f"there is no checkpoint in {folder}; train one first: python train.py --config 25m --checkpoint_dir {folder}")
+        which = "no checkpoint that loads" if list_checkpoints(folder) else "no checkpoint"
+        raise UserError(f"there is {which} in {folder}; train one first: python train.py --config 25m --checkpoint_dir {folder}")
     return newest[0]

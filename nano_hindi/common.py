@@ -37,13 +37,34 @@ class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are one line (a UserError) and whose flags cannot be abbreviated."""
+    """An ArgumentParser whose complaints are one line (a UserError), whose flags cannot be abbreviated, and take an empty value only if they
+    `may_be_empty`: it is mostly a shell variable that is not set, and as a path it would be the current folder."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, may_be_empty: tuple[str, ...] = (), **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=_HelpWithDefaults, **kwargs)
+        self.may_be_empty = may_be_empty
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else list(args)
+        for before, word in zip(["", *words], words, strict=False):
+            flag = word[:-1] if word.startswith("--") and word.endswith("=") else before if word == "" else None
+            if flag is not None and flag not in self.may_be_empty:
+                self.error(f"there is an empty value after {flag or 'the name of the program'}; fill it in, or leave the flag away")
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str):
         raise UserError(f"{message} (--help lists all flags)")
+
+
+_PLACE = "choose another folder, then run the same command again"
+_REMEDIES = {  # what the operating system may say about a file, and what its user can do
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), f"make room, or {_PLACE}"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), f"give yourself the right to read or write it, or {_PLACE}"),
+    **dict.fromkeys(
+        (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT), f"something else has that name, or it is not there: move it, or {_PLACE}"
+    ),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), f"give another name, or {_PLACE}"),
+}
 
 
 def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
@@ -63,9 +84,9 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
             sys.stdout = None
             return 0
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EISDIR, errno.ENOTDIR, errno.ENOENT):
+            if error.errno not in _REMEDIES:
                 raise
-            return _fail(f"{error.filename or 'the output'}: {error.strerror}; make room or choose another folder, then run the same command again")
+            return _fail(f"{error.filename or 'the output'}: {error.strerror}; {_REMEDIES[error.errno]}")
 
     return run
 
@@ -76,10 +97,15 @@ def _fail(message: str) -> int:
 
 
 def use_utf8_console() -> None:
-    """Let Devanagari through a Windows console or pipe, whose own encoding would raise at the first character."""
-    for stream in (sys.stdout, sys.stderr, sys.stdin):
+    """Let Devanagari through a Windows console or pipe, whose own encoding would raise at the first character.
+
+    Bytes from stdin that are no UTF-8 come in as those of the command line do: as surrogates, which the tokenizer refuses by name.
+    """
+    for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure") and (stream.encoding or "").lower().replace("-", "") != "utf8":
             stream.reconfigure(encoding="utf-8", errors="replace")
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 # ---- processes
@@ -131,7 +157,9 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
         gc.collect()  # frees gloo's threads now: at exit some would be ended the hard way, with SIGABRT
 
 
-_TORCHRUN_HINT = "torchrun sets RANK and its companions: start `torchrun --nproc_per_node=N train.py ...`, or unset RANK and LOCAL_RANK to train alone"
+_TORCHRUN_HINT = (
+    "torchrun sets RANK and its companions: start `torchrun --nproc_per_node=N train.py ...`, or unset RANK and LOCAL_RANK to train alone"
+)
 
 
 def _check_torchrun() -> tuple[int, bool]:
@@ -205,8 +233,10 @@ def can_compile(device: torch.device) -> str | None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; when the block ends well, what stands there takes the name `path`, on disk to the last byte.
 
-    A block that raises leaves `path` as it was and no temporary file.
+    A block that raises leaves `path` as it was and no temporary file. Raises IsADirectoryError at once, not after the work, where a folder has the name.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(path.name + ".tmp")
     try:
         yield temporary

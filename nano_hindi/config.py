@@ -56,7 +56,7 @@ class GPTConfig:
         divisors = ", ".join(str(d) for d in range(1, self.n_head + 1) if self.n_head % d == 0)
         _require(self.n_head % self.n_kv_head == 0, f"n_kv_head {self.n_kv_head} does not divide n_head {self.n_head}; these do: {divisors}")
         _require(
-            bool(self.window_pattern) and set(self.window_pattern) <= {"S", "L"},
+            isinstance(self.window_pattern, str) and bool(self.window_pattern) and set(self.window_pattern) <= {"S", "L"},
             f"window_pattern {self.window_pattern!r} must be made of the letters S and L, for example SSSL",
         )
 
@@ -128,11 +128,12 @@ class TrainConfig:
             elif isinstance(f.default, int):
                 _require(isinstance(value, int) and value >= 0, f"{f.name} must be a whole number, 0 or more, not {value!r}")
             else:
-                _require(math.isfinite(value) and value >= 0, f"{f.name} must be 0 or more, not {value!r}")
+                _require(isinstance(value, int | float) and math.isfinite(value) and value >= 0, f"{f.name} must be 0 or more, not {value!r}")
         for name in ("total_tokens", "batch_size", "sequence_len", "gradient_accumulation_steps", "muon_ns_steps", "eval_tokens", "keep_checkpoints"):
             _require(getattr(self, name) > 0, f"{name} must be at least 1")
         for name in ("muon_momentum", "muon_beta2", "adamw_beta1", "adamw_beta2"):
             _require(getattr(self, name) < 1, f"{name} must be below 1, not {getattr(self, name)}")
+        _require(self.seed < 2**63, f"seed must be below 2**63, not {self.seed}")
         _require(self.min_lr_ratio <= 1, f"min_lr_ratio must be from 0 to 1, not {self.min_lr_ratio}")
 
     @property

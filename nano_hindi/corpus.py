@@ -75,8 +75,7 @@ def read_source(path: str | Path) -> Iterator[str]:
     Raises UserError at once for a missing file and for another ending, and on the way for content that is not what the ending says.
     """
     readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    if not Path(path).is_file():
-        raise UserError(f"there is no file {path}; check the name")
+    _require_file(path)
     reader = readers.get(Path(path).suffix.lower())
     if reader is None:
         raise UserError(f"{path}: documents are read from {', '.join(readers)} files; rename or convert it")
@@ -96,9 +95,15 @@ def batches(documents: Iterable[str], characters: int = BATCH_CHARACTERS) -> Ite
         yield batch
 
 
-def _open(path: str | Path) -> BinaryIO:
+def _require_file(path: str | Path) -> None:
+    if Path(path).is_dir():
+        raise UserError(f"there is no file {path}: it is a folder; name the files in it")
     if not Path(path).is_file():
         raise UserError(f"there is no file {path}; check the name")
+
+
+def _open(path: str | Path) -> BinaryIO:
+    _require_file(path)
     return open(path, "rb")
 
 

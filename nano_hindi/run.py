@@ -77,13 +77,13 @@ class Run:
             self.optimizer.load_state_dict(checkpoint["optimizers"])
             self.loss_scale.load_state_dict(checkpoint["optimizers"]["loss_scale"])
             torch.set_rng_state(checkpoint["rng"]["torch"])
-        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+            self.update = checkpoint["tokens_seen"] // self.config.tokens_per_update
+            self.latest, self.skipped = dict(checkpoint["metrics"]["latest"]), checkpoint["metrics"]["skipped"]
+            self.meter = report.Meter(checkpoint["metrics"]["meter"])
+        except (UserError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"the checkpoint of step {checkpoint['step']} does not fit its own configuration ({str(error).splitlines()[0]}); use an older one"
             ) from error
-        self.update = checkpoint["tokens_seen"] // self.config.tokens_per_update
-        self.latest, self.skipped = dict(checkpoint["metrics"]["latest"]), checkpoint["metrics"]["skipped"]
-        self.meter = report.Meter(checkpoint["metrics"]["meter"])
 
 
 def tokenizer_record(data: DataInfo) -> dict:
@@ -108,7 +108,7 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
     else:
         model_config, config = configs_for_resumed_run(args, saved)
         _require_same_data(saved, data, args.data_dir)
-        if (before := saved["train_config"]["total_tokens"]) != config.total_tokens:
+        if (before := saved["train_config"].get("total_tokens", config.total_tokens)) != config.total_tokens:
             world.print(
                 f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it"
             )
@@ -117,6 +117,7 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
     val_batches(args.data_dir / "val.bin", config.sequence_len, 1, config.eval_tokens, data.vocab_size)
     loader = WindowLoader(args.data_dir / "train.bin", config.sequence_len, config.seed, data.vocab_size)
 
+    budget.require_memory(model_config, world.device)
     torch.manual_seed(config.seed)
     model = GPT(model_config)
     model.init_weights()
@@ -151,7 +152,7 @@ def _checkpoint_to_resume(args: argparse.Namespace, world: World) -> dict | None
     if args.resume != "auto":
         world.print(f"resuming from {args.resume}")
         return load_checkpoint(Path(args.resume))
-    newest = newest_checkpoint(folder)
+    newest = newest_checkpoint(folder, world.print)
     world.print(f"resuming from {newest[0]}" if newest else f"nothing to resume in {folder}: a new run begins")
     return newest and newest[1]
 

@@ -149,6 +149,9 @@ class TextStream:
         return self._decoder.decode(b"", final=True)
 
 
+_TRAIN_ONE = "train one on your own corpus, without the hub: data/preprocess.py --train_tokenizer N"
+
+
 def load_tokenizer(name: str | Path) -> Tokenizer:
     """The tokenizer of a local folder (the network is left alone) or of a name on the Hugging Face hub, through AutoTokenizer.
 
@@ -159,7 +162,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         raise UserError(f"{name} is a file; give the folder that holds tokenizer.json")
     if not folder.is_dir() and not re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?", name):
         raise UserError(
-            f"there is no tokenizer folder {name}; give a folder that holds tokenizer.json, or a name on the hub such as sarvamai/sarvam-1"
+            f"there is no tokenizer folder {name}; give one that holds tokenizer.json (--tokenizer FOLDER), a name on the hub such as "
+            f"sarvamai/sarvam-1, or {_TRAIN_ONE}"
         )
     is_local = folder.is_dir()
     try:
@@ -204,8 +208,8 @@ def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:
     if is_local:
         return f"the folder {name} holds no tokenizer that can be read ({reason}); it needs tokenizer.json and tokenizer_config.json"
     return (
-        f"the tokenizer {name} is no folder here and could not be had from the hub ({reason}); give a folder that holds its tokenizer.json, "
-        "or check the name, the connection (HF_ENDPOINT names a mirror), and HF_TOKEN if it is gated"
+        f"the tokenizer {name} is no folder here and could not be had from the hub ({reason}); check the name, the connection (HF_ENDPOINT names a "
+        f"mirror), and HF_TOKEN if it is gated, or give a folder that holds its tokenizer.json (--tokenizer FOLDER), or {_TRAIN_ONE}"
     )
 
 

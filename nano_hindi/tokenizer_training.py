@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SPECIAL_PIECES = ("<unk>", "<s>", "</s>")
 BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 MIN_VOCABULARY = 512  # the pieces above, the letters of Hindi and English, and a few words
+MAX_VOCABULARY = 1_000_000  # the learner asks for its memory at once, and ends the program where there is not so much
 TRAINING_CHARACTERS = 100_000_000  # of the corpus that are looked at: more changes the pieces little, and memory a lot
 # Where words end: before a space (written as a mark on the next word), and between letters, digits and the rest. A letter keeps its matra, virama and
 # nukta (\p{M}) and its joiners (ZWNJ, ZWJ); digits stand alone, so that numbers are read alike whatever their length.
@@ -23,7 +24,7 @@ WORDS = "▁?[\\p{L}\\p{M}\u200c\u200d]+|▁?\\p{N}|▁?[^\\p{L}\\p{M}\\p{N}▁\
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     """A tokenizer of `vocab_size` pieces (fewer where the text has no more to give), the same for the same documents.
 
-    Raises UserError for a vocabulary that is too small to be one, and for documents without any text.
+    Raises UserError for a vocabulary that is too small or too large to be one, and for documents without any text.
     """
     from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
     from tokenizers import Tokenizer as Backend
@@ -34,6 +35,8 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
         raise UserError(
             f"a vocabulary of {vocab_size} pieces is too small: {len(SPECIAL_PIECES + BYTE_PIECES)} are taken already; give at least {MIN_VOCABULARY}"
         )
+    if vocab_size > MAX_VOCABULARY:
+        raise UserError(f"a vocabulary of {vocab_size} pieces is too large; give at most {MAX_VOCABULARY}, a good number is 8192")
     learner = Backend(models.BPE())
     words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
     learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme="always", split=False), words])

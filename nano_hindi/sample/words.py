@@ -1,10 +1,10 @@
-"""The words of the sample stories: who lives in them, where, with what. The stories stand in sample_stories.py, the grammar in sample_grammar.py."""
+"""The words of the sample stories: who lives in them, where, with what. The stories stand in plots.py, the grammar in grammar.py."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nano_hindi.sample_grammar import Noun
+from nano_hindi.sample.grammar import Noun
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
 """The offline sample: short Hindi stories from a grammar of our own, so that everything can be tried without a network.
 
-Each story takes one of the plots of sample_stories.py, a cast from sample_words.py, and one of the ways to say each thing.
+Each story takes one of the plots of plots.py, a cast from words.py, and one of the ways to say each thing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator, Sequence
 
-from nano_hindi import sample_words as words
-from nano_hindi.sample_grammar import Noun
-from nano_hindi.sample_stories import PLOTS
+from nano_hindi.sample import words
+from nano_hindi.sample.grammar import Noun
+from nano_hindi.sample.plots import PLOTS
 
 
 def stories(seed: int = 0) -> Iterator[str]:
@@ -19,8 +20,9 @@ def stories(seed: int = 0) -> Iterator[str]:
     told = set()
     while True:
         text = tell(rng)
-        if text not in told:
-            told.add(text)
+        mark = hashlib.blake2b(text.encode(), digest_size=8).digest()  # in place of the text, for the sake of memory
+        if mark not in told:
+            told.add(mark)
             yield text
 
 

@@ -1,0 +1,99 @@
+@echo off
+rem From nothing to Hindi text: environment, data, training, samples. What is there already is not made again, and a run goes on where it stopped.
+setlocal EnableExtensions DisableDelayedExpansion
+chcp 65001 >nul 2>nul
+cd /d "%~dp0"
+set "PYTHONUTF8=1"
+set "py=%~dp0venv\Scripts\python.exe"
+rem setup_env.bat must not wait for a key of its own
+set "wait=1"
+if "%NO_PAUSE%"=="1" set "wait="
+set "NO_PAUSE=1"
+set "rc=0"
+if "%~1"=="--help" goto usage
+if "%~1"=="-h" goto usage
+if "%~1"=="/?" goto usage
+
+set "data=data"
+set "checkpoints=checkpoints"
+set "raw=data\raw"
+set "download="
+set "preprocess="
+set "train="
+if not "%~1"=="sample" goto words
+shift
+set "data=data\sample"
+set "checkpoints=checkpoints\sample"
+set "raw=data\sample\raw"
+set "download=--source sample --output_dir data\sample\raw"
+set "preprocess=--input data\sample\raw\hindi_corpus.txt --output_dir data\sample --train_tokenizer 4096"
+set "train=--config tiny --data_dir data\sample --checkpoint_dir checkpoints\sample"
+
+:words
+rem the further words, each with the quotes it came in
+set "words="
+set "own_data="
+set "dry_run="
+:next_word
+if "%~1"=="" goto setup
+set words=%words% %1
+set "word=%~1"
+if "%word%"=="--dry_run" set "dry_run=1"
+if "%word%"=="--data_dir" set "own_data=%~2"
+if "%word:~0,11%"=="--data_dir=" set "own_data=%word:~11%"
+if "%word%"=="--checkpoint_dir" set "checkpoints=%~2"
+if "%word:~0,17%"=="--checkpoint_dir=" set "checkpoints=%word:~17%"
+shift
+goto next_word
+
+:setup
+call ".\setup_env.bat"
+set "rc=%errorlevel%"
+if not "%rc%"=="0" goto end
+if defined own_data set "data=%own_data%"
+rem preprocess_meta.txt is written last: without it, the data is not finished
+if exist "%data%\preprocess_meta.txt" goto train
+if defined own_data goto no_data
+if not exist "%raw%\hindi_corpus.txt" goto download
+if exist "%raw%\metadata.txt" goto preprocess
+rem without its metadata the corpus is not finished
+set "download=%download% --overwrite"
+:download
+echo training: getting the text, into %raw%
+"%py%" data\download.py %download%
+set "rc=%errorlevel%"
+if not "%rc%"=="0" goto end
+:preprocess
+echo training: turning the text into tokens, into %data%
+"%py%" data\preprocess.py %preprocess%
+set "rc=%errorlevel%"
+if not "%rc%"=="0" goto end
+
+:train
+"%py%" train.py %train% --resume auto%words%
+set "rc=%errorlevel%"
+rem -1073741510 is Ctrl-C before Python could answer it
+if "%rc%"=="-1073741510" set "rc=130"
+if "%rc%"=="130" echo training: stopped; start me again to go on
+if not "%rc%"=="0" goto end
+if defined dry_run goto end
+echo training: samples of "%checkpoints%"
+"%py%" generate.py --checkpoint "%checkpoints%"
+set "rc=%errorlevel%"
+goto end
+
+:no_data
+>&2 echo error: there is no prepared data in "%data%", no preprocess_meta.txt: make it with data\preprocess.py --output_dir, or leave --data_dir out
+set "rc=2"
+goto end
+:usage
+echo usage: run_training.bat [sample] [flags of train.py ...]
+echo   nothing     Sangraha from the Hugging Face hub, the 25m model
+echo   sample      a small corpus of stories made here, the tiny model: minutes, no hub
+echo Flags go on to train.py, such as --total_tokens 100000000, --checkpoint_dir DIR, --dry_run; paths count from the folder of this file.
+echo With --data_dir DIR, nothing is prepared: DIR holds the output of data\preprocess.py.
+echo Start it again to go on after a stop. NO_PAUSE=1: do not wait for a key at the end.
+echo Exit codes: those of setup_env.bat, then of the script that failed; 130 after Ctrl-C.
+:end
+if defined wait pause
+exit /b %rc%

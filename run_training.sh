@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# From nothing to Hindi text: environment, data, training, samples. What is there already is not made again, and a run goes on where it stopped.
+usage="usage: bash run_training.sh [sample] [flags of train.py ...]
+  (nothing)   Sangraha from the Hugging Face hub, the 25m model
+  sample      a small corpus of stories made here, the tiny model: minutes, no hub
+Flags go on to train.py, such as --total_tokens 100000000, --checkpoint_dir DIR, --dry_run; paths count from the folder of this file.
+With --data_dir DIR, nothing is prepared: DIR holds the output of data/preprocess.py.
+Start it again to go on after a stop. Exit codes: those of setup_env.sh, then of the script that failed; 130 after Ctrl-C."
+case "${1:-}" in -h | --help)
+    echo "$usage"
+    exit 0
+    ;;
+esac
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
+export PYTHONUTF8=1
+trap : INT # Ctrl-C is for the script at work, whose exit code then ends this one too
+
+if [ "${1:-}" = sample ]; then
+    shift
+    data=data/sample checkpoints=checkpoints/sample raw=data/sample/raw
+    download=(--source sample --output_dir "$raw")
+    preprocess=(--input "$raw/hindi_corpus.txt" --output_dir "$data" --train_tokenizer 4096)
+    train=(--config tiny --data_dir "$data" --checkpoint_dir "$checkpoints")
+else
+    data=data checkpoints=checkpoints raw=data/raw
+    download=() preprocess=() train=()
+fi
+own_data='' dry_run='' previous=''
+for word in "$@"; do
+    case "$previous" in --data_dir) data=$word own_data=1 ;; --checkpoint_dir) checkpoints=$word ;; esac
+    case "$word" in
+        --data_dir=*) data=${word#*=} own_data=1 ;;
+        --checkpoint_dir=*) checkpoints=${word#*=} ;;
+        --dry_run) dry_run=1 ;;
+    esac
+    previous=$word
+done
+
+bash setup_env.sh || exit $?
+python="${VENV:-venv}/bin/python"
+
+if [ ! -f "$data/preprocess_meta.txt" ]; then # written last: without it, the data is not finished
+    if [ -n "$own_data" ]; then
+        echo "error: there is no prepared data in $data (no preprocess_meta.txt): make it with data/preprocess.py --output_dir, or leave --data_dir out" >&2
+        exit 2
+    fi
+    if [ ! -f "$raw/hindi_corpus.txt" ] || [ ! -f "$raw/metadata.txt" ]; then
+        echo "training: getting the text, into $raw"
+        [ ! -e "$raw/hindi_corpus.txt" ] || download+=(--overwrite) # without its metadata it is not finished
+        "$python" data/download.py ${download[@]+"${download[@]}"} || exit $?
+    fi
+    echo "training: turning the text into tokens, into $data"
+    "$python" data/preprocess.py ${preprocess[@]+"${preprocess[@]}"} || exit $?
+fi
+
+rc=0
+"$python" train.py ${train[@]+"${train[@]}"} --resume auto "$@" || rc=$?
+if [ "$rc" = 130 ]; then echo "training: stopped; start me again to go on"; fi
+if [ "$rc" != 0 ] || [ -n "$dry_run" ]; then exit "$rc"; fi
+echo "training: samples of $checkpoints"
+"$python" generate.py --checkpoint "$checkpoints"
