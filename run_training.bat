@@ -33,12 +33,13 @@ set "train=--config tiny --data_dir data\sample --checkpoint_dir checkpoints\sam
 rem the further words, each with the quotes it came in
 set "words="
 set "own_data="
-set "dry_run="
+set "no_samples="
 :next_word
 if "%~1"=="" goto setup
 set words=%words% %1
 set "word=%~1"
-if "%word%"=="--dry_run" set "dry_run=1"
+if "%word%"=="--dry_run" set "no_samples=1"
+if "%word%"=="--help" set "no_samples=1"
 if "%word%"=="--data_dir" set "own_data=%~2"
 if "%word:~0,11%"=="--data_dir=" set "own_data=%word:~11%"
 if "%word%"=="--checkpoint_dir" set "checkpoints=%~2"
@@ -76,7 +77,7 @@ rem -1073741510 is Ctrl-C before Python could answer it
 if "%rc%"=="-1073741510" set "rc=130"
 if "%rc%"=="130" echo training: stopped; start me again to go on
 if not "%rc%"=="0" goto end
-if defined dry_run goto end
+if defined no_samples goto end
 echo training: samples of "%checkpoints%"
 "%py%" generate.py --checkpoint "%checkpoints%"
 set "rc=%errorlevel%"

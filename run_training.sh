@@ -26,13 +26,13 @@ else
     data=data checkpoints=checkpoints raw=data/raw
     download=() preprocess=() train=()
 fi
-own_data='' dry_run='' previous=''
+own_data='' no_samples='' previous=''
 for word in "$@"; do
     case "$previous" in --data_dir) data=$word own_data=1 ;; --checkpoint_dir) checkpoints=$word ;; esac
     case "$word" in
         --data_dir=*) data=${word#*=} own_data=1 ;;
         --checkpoint_dir=*) checkpoints=${word#*=} ;;
-        --dry_run) dry_run=1 ;;
+        --dry_run | --help) no_samples=1 ;;
     esac
     previous=$word
 done
@@ -57,6 +57,6 @@ fi
 rc=0
 "$python" train.py ${train[@]+"${train[@]}"} --resume auto "$@" || rc=$?
 if [ "$rc" = 130 ]; then echo "training: stopped; start me again to go on"; fi
-if [ "$rc" != 0 ] || [ -n "$dry_run" ]; then exit "$rc"; fi
+if [ "$rc" != 0 ] || [ -n "$no_samples" ]; then exit "$rc"; fi
 echo "training: samples of $checkpoints"
 "$python" generate.py --checkpoint "$checkpoints"

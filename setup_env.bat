@@ -100,7 +100,7 @@ if not "%rc%"=="0" goto pip_failed
 rem Triton for Windows, of the minor version that this torch was released with: .ci/docker/triton_version.txt of pytorch
 set "minor="
 set "triton=3.7"
-for /d %%d in ("venv\Lib\site-packages\torch-*.dist-info") do for /f "tokens=2 delims=." %%m in ("%%~nxd") do set "minor=%%m"
+for /d %%d in (venv\Lib\site-packages\torch-*.dist-info) do for /f "tokens=2 delims=." %%m in ("%%~nxd") do set "minor=%%m"
 if "%minor%"=="9" set "triton=3.5"
 if "%minor%"=="10" set "triton=3.6"
 if "%minor%"=="11" set "triton=3.6"

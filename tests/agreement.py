@@ -48,6 +48,10 @@ TRANSITIVE = {stem + e for stem in ("दि", "कि", "लि", "बता", "
     stem + e for stem in ("कह", "पूछ", "देख", "रख", "सोच", "निकाल", "खरीद", "सुन", "बाँध", "माँग") for e in ("ा", "े", "ी", "ीं")
 } | {"दी", "दीं", "की", "कीं", "ली", "लीं"}  # fmt: skip
 
+FEMININE_STEM = re.compile(
+    r"(?<!\S)(गी|खी|जी|ली|उठी|बनी|बताई|लगाई|दिखी) (रही|ली|दी|सकती|पाई|चुकी)(?![^\s।,])"
+)  # a bare stem has no gender: गा रही, उठा ली
+
 counted: Counter = Counter()
 
 
@@ -83,6 +87,7 @@ def mistakes(text: str) -> list[str]:
             found += _case(words) + _possession(words) + _attribute(words) + _subject(words) + _ergative(words) + _honour(words)
         for first, second in itertools.pairwise(clauses):
             found += _joined(first, second)
+    found += [("stem", [match.group()]) for match in FEMININE_STEM.finditer(text)]
     return [f"{rule}: {' '.join(words)}" for rule, words in found]
 
 

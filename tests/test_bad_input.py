@@ -209,6 +209,16 @@ class Scene:
         self.monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         return self.env(HF_ENDPOINT=endpoint, HF_HOME=str(self.folder.parent / "hub"), HF_HUB_OFFLINE="0", NO_PROXY="127.0.0.1")
 
+    def taken_port(self) -> Scene:
+        """What torchrun sets, with a port where somebody else listens."""
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        return self.env(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(self.listener.getsockname()[1]))
+
+    def no_gpu(self) -> Scene:
+        if torch.cuda.is_available():
+            pytest.skip("there is a GPU here")
+        return self
+
     def world(self, size: int) -> Scene:
         """Pretend that torchrun started `size` processes."""
 
@@ -248,7 +258,7 @@ class Scene:
         for path in sorted(self.folder.rglob("*")):
             if path.is_dir() and not path.is_symlink() and path.is_relative_to(self.out) and not any(p.is_file() for p in path.rglob("*")):
                 continue
-            is_file = path.is_file() and not path.is_symlink()
+            is_file = path.is_file() and not path.is_symlink() and os.access(path, os.R_OK)
             found[str(path.relative_to(self.folder))] = f"{path.stat().st_size} {hashlib.sha256(path.read_bytes()).hexdigest()}" if is_file else "-"
         return found
 
@@ -383,6 +393,7 @@ TRAIN = {
     "an unknown preset": (["--config", "26m"], "26m", "25m, 40m, 50m, tiny"),
     "an empty preset": (["--config", ""], "empty value after --config", "leave the flag away"),
     "an unknown device": (["--device", "tpu"], "--device", "tpu", "cpu"),
+    "a GPU where there is none": (lambda s: s.no_gpu().flags("--device", "cuda"), "no CUDA device", "use --device cpu"),
     "a word for a rate": (["--muon_lr", "fast"], "--muon_lr", "fast"),
     "a rate that is no number": (["--muon_lr", "nan"], "muon_lr", "0 or more"),
     "an infinite rate": (["--adamw_embedding_lr", "inf"], "adamw_embedding_lr", "0 or more"),
@@ -408,6 +419,7 @@ TRAIN = {
     "a RANK that is no number": (lambda s: s.env(RANK="first", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29555").flags(), "RANK", "first", "torchrun"),
     "a RANK beyond the world": (lambda s: s.env(RANK="2", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29555").flags(), "RANK", "torchrun"),
     "a port that is no number": (lambda s: s.env(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="x").flags(), "MASTER_PORT", "torchrun"),
+    "a port that somebody else has": (lambda s: s.taken_port().flags(), "do not meet at 127.0.0.1:", "torchrun"),
     "a LOCAL_RANK that is no number": (lambda s: s.env(LOCAL_RANK="mine").flags(), "LOCAL_RANK", "mine", "torchrun"),
     "a number of processes that does not divide the batch": (lambda s: s.world(3).flags(), "3 processes", "these numbers of processes work: 1, 2, 4, 8"),
     # files
@@ -430,7 +442,7 @@ TRAIN = {
     "an id above the vocabulary in train.bin": (lambda s: ["--data_dir", s.ids("train.bin", 512)], "train.bin holds token id 512", "data/preprocess.py"),
     "an id above the vocabulary in val.bin": (lambda s: ["--data_dir", s.ids("val.bin", 2**32 - 1)], "val.bin holds token id 4294967295", "data/preprocess.py"),
     "val.bin is too short for a window": (lambda s: ["--data_dir", s.cut("val.bin", 80, val_tokens=20)], "val.bin holds 20 tokens", "--val_fraction", "--sequence_len"),
-    "preprocess_meta.txt is cut": (lambda s: ["--data_dir", s.cut("preprocess_meta.txt", 90)], "preprocess_meta.txt", "data/preprocess.py"),
+    "preprocess_meta.txt is cut": (lambda s: ["--data_dir", s.cut("preprocess_meta.txt", 90)], "preprocess_meta.txt", "again"),
     "preprocess_meta.txt is empty": (lambda s: ["--data_dir", s.cut("preprocess_meta.txt", 0)], "preprocess_meta.txt", "data/preprocess.py"),
     "preprocess_meta.txt is garbage": (lambda s: ["--data_dir", s.data(lambda d: (d / "preprocess_meta.txt").write_bytes(bytes(range(256))))], "preprocess_meta.txt", "again"),
     "preprocess_meta.txt has words for numbers": (lambda s: ["--data_dir", s.facts(train_tokens="plenty")], "preprocess_meta.txt", "plenty", "data/preprocess.py"),
@@ -483,6 +495,7 @@ GENERATE = {
     "an infinite temperature": (["--temperature", "inf"], "--temperature", "0 or more"),
     "a negative top_k": (["--top_k", -1], "--top_k", "0 or more"),
     "a seed of a hundred digits": (["--seed", 10**100], "--seed", "below"),
+    "a GPU where there is none": (lambda s: s.no_gpu().flags("--device", "cuda"), "no CUDA device", "use --device cpu"),
     "a prompt and a talk at once": (["--prompt", "x", "--interactive"], "--interactive", "not allowed with"),
     "a prompt with bytes that are no text": (["--prompt", "\udcff"], "Unicode", "UTF-8"),
     "a prompt from stdin that is not UTF-8": (lambda s: s.stdin(b"\xe0\xa4\xff").flags("--prompt", "-"), "Unicode", "UTF-8"),

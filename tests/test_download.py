@@ -140,8 +140,8 @@ def test_what_ends_early_leaves_the_old_corpus_and_nothing_half_written(tmp_path
     ("argv", "message"),
     [
         (["--source", "missing.txt"], "there is no file missing.txt"),
-        (["--source", "sample"], "there is no file sample"),
-        (["--source", "sangraha", "a.txt"], "either sangraha or files"),
+        (["--source", "samples"], "there is no file samples"),
+        (["--source", "sangraha", "a.txt"], "sangraha alone, or files"),
         (["--max_tokens", "0"], "--max_tokens 0"),
         (["--max_tokens", "many"], "invalid int value"),
         (["--source"], "expected at least one argument"),

@@ -90,6 +90,11 @@ def test_honour_is_the_plural_of_the_verb_and_not_of_the_noun():
     assert f"{grandmother.one:करूँगा}" == "करूँगी"
 
 
+def test_a_stem_inside_of_the_braces_is_refused():
+    with pytest.raises(ValueError, match="in front of the braces"):
+        f"{Noun('मैना', 'f'):गा रहा था}"
+
+
 def test_second_person_of_a_woman():
     assert [agree(word, "f", False, finite=True) for word in ("करोगे", "रहे", "सकते", "अकेले")] == ["करोगी", "रही", "सकती", "अकेली"]
 
@@ -153,6 +158,8 @@ def test_agreement_in_thousands_of_stories(many):
         ("दादी हँसकर बोली।", "दादी हँसकर बोलीं।"),
         ("गुरु जी घर पर नहीं था।", "गुरु जी घर पर नहीं थे।"),
         ("माँ बैठी है।", "माँ बैठी हैं।"),
+        ("मैना गीत गी रही थी।", "मैना गीत गा रही थी।"),
+        ("सीता ने गेंद उठी ली।", "सीता ने गेंद उठा ली।"),
         ("मोहन घर गया और सारी बात बताई।", "मोहन घर गया और उसने सारी बात बताई।"),
         ("मीना ने किताब उठाई और हँसने लगी।", "मीना ने किताब उठाई और वह हँसने लगी।"),
     ],

@@ -2,7 +2,7 @@
 
 A story is a template in which every word that agrees stands in the masculine singular, with the noun that rules it:
 
-    "{h:ने} {x} {x:देखा} और {h:हँसने} ..."
+    "{h:ने} {x} {x:देखा}। {h:वह} {h:खड़ा हो गया}।"
 
 `{h}` is the noun in the direct case, `{h:ने}` (को, से, में, पर, का, ...) its oblique case with that postposition, `{h:गया था}` a verb and
 `{h:वह}` a pronoun that agree with it, `{x:+अपना} {x}` an attribute that stands before it. Agreement is computed here and nowhere else.
@@ -12,9 +12,11 @@ The rules are those of any school grammar of Hindi, for example R. S. McGregor, 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 POSTPOSITIONS = ("ने", "को", "से", "में", "पर", "का", "के", "की", "तक")
+AFTER_A_STEM = ("रहा", "लिया", "दिया", "सकता", "पाया", "चुका")  # गा रहा था, उठा लिया: what stands before is no participle
 
 # masculine singular -> masculine plural, feminine singular, feminine plural; what the rules of `agree` would get wrong
 IRREGULAR = {
@@ -126,6 +128,9 @@ class Noun:
         plural = self.plural or self.honorific
         if spec.startswith("+"):
             return " ".join(agree(word, self.gender, plural, finite=False) for word in spec[1:].split(" "))
+        for word, auxiliary in itertools.pairwise(words):
+            if auxiliary in AFTER_A_STEM and word.endswith("ा") and not word.endswith("ता"):
+                raise ValueError(f"{spec}: a bare stem agrees with nothing; write {word} in front of the braces")
         *first, last = words
         return " ".join([*(agree(word, self.gender, plural, finite=False) for word in first), agree(last, self.gender, plural, finite=True)])
 

@@ -7,9 +7,11 @@ h and e, ab and ca two animals. v is a village, p and forest are places. `e.one`
 
 from nano_hindi.sample.animals import GREED, PRIDE, WINTER_STORE
 from nano_hindi.sample.children import CONTEST, FAIR, LOST_CHILD, QUARREL, RIDDLE, SAPLING, TRUTH
+from nano_hindi.sample.home import CAGE, LAMPS, MEDICINE, READING, SCALES, STORM
 from nano_hindi.sample.village import DROUGHT, GUEST, LOST_TOOL, RESCUE
 from nano_hindi.sample.words import (
     BIRDS,
+    CAGED,
     CONTESTS,
     DILIGENT,
     ELDERS,
@@ -45,4 +47,10 @@ PLOTS = (
     (GUEST, {}),
     (LOST_CHILD, {}),
     (RIDDLE, {"riddle": RIDDLES}),
+    (STORM, {}),
+    (READING, {}),
+    (LAMPS, {}),
+    (MEDICINE, {}),
+    (CAGE, {"bird": CAGED}),
+    (SCALES, {}),
 )

@@ -126,6 +126,7 @@ LAZY = [Animal("टिड्डा", "m"), Animal("मेंढक", "m"), Anima
 HUMBLE = [*DILIGENT, Animal("कछुआ", "m")]
 SWIMMERS = [Animal("कछुआ", "m", food="हरे पत्ते"), Animal("मछली", "f", food="आटे की गोलियाँ"), Animal("बत्तख", "f", food="भीगे चने")]
 THIEVES = [Animal("बंदर", "m"), Animal("कौआ", "m"), Animal("चील", "f"), Animal("कुत्ता", "m")]
+CAGED = [Animal("तोता", "m"), Animal("मैना", "f"), Animal("बुलबुल", "f")]
 NESTERS = [Animal("मैना", "f"), Animal("कबूतर", "m"), Animal("कौआ", "m"), Animal("गौरैया", "f"), Animal("बुलबुल", "f")]
 
 TOYS = [*feminine("पतंग", "गुड़िया", "बाँसुरी", "गेंद", "ढोलक", "सीटी"), *masculine("खिलौना", "डमरू", "लट्टू")]
