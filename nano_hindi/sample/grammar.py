@@ -16,7 +16,8 @@ import itertools
 from dataclasses import dataclass
 
 POSTPOSITIONS = ("ने", "को", "से", "में", "पर", "का", "के", "की", "तक")
-AFTER_A_STEM = ("रहा", "लिया", "दिया", "सकता", "पाया", "चुका")  # गा रहा था, उठा लिया: what stands before is no participle
+AFTER_A_STEM = ("रहा", "लिया", "दिया", "गया", "सकता", "पाया", "चुका")  # गा रहा था, उठा लिया: what stands before is no participle
+PARTICIPLES = ("ता", "चला")  # endings of what is one all the same: सोचता रहा, चला गया
 
 # masculine singular -> masculine plural, feminine singular, feminine plural; what the rules of `agree` would get wrong
 IRREGULAR = {
@@ -129,7 +130,7 @@ class Noun:
         if spec.startswith("+"):
             return " ".join(agree(word, self.gender, plural, finite=False) for word in spec[1:].split(" "))
         for word, auxiliary in itertools.pairwise(words):
-            if auxiliary in AFTER_A_STEM and word.endswith("ा") and not word.endswith("ता"):
+            if auxiliary in AFTER_A_STEM and word.endswith("ा") and not word.endswith(PARTICIPLES):
                 raise ValueError(f"{spec}: a bare stem agrees with nothing; write {word} in front of the braces")
         *first, last = words
         return " ".join([*(agree(word, self.gender, plural, finite=False) for word in first), agree(last, self.gender, plural, finite=True)])

@@ -1,0 +1,498 @@
+"""The launchers: the .sh ones really run, with stand-ins for Python and nvidia-smi; the .bat ones are read, and run under Wine where RUN_BAT names
+a program that does so (`RUN_BAT=../shared/windows/run_bat.sh`, called as run_bat.sh [--venv] [--env K=V] [--json FILE] FOLDER FILE.bat ARGUMENTS)."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH_FILES = sorted(path for path in ROOT.rglob("*.bat") if not {"venv", ".venv", "site-packages"} & set(path.parts))
+POSIX = pytest.mark.skipif(os.name == "nt", reason="the .sh launchers are for Linux and macOS")
+WHL = "https://download.pytorch.org/whl/"
+
+# Logs its arguments, makes a "venv" out of itself, and ends with the code that FAKE_RC has for what it was asked ("train=130 pip=1").
+FAKE_PYTHON = r"""#!/bin/bash
+case "$*" in
+    --version) echo "${FAKE_VERSION-Python 3.11.9}"; exit ;;
+    "-m venv "*) key=venv ;;
+    "-m pip "*) key=pip ;;
+    "-m "*) key=$2 ;;
+    "-c import pip"*) key=works ;;
+    "-c import ensurepip"*) key=ensurepip ;;
+    -c*) key=import ;;
+    *) key=${1##*/} key=${key%.py} ;;
+esac
+{ printf '%s\x1f' "$0" "$@"; echo; } | tr -d '\n' >>"$FAKE_LOG"; echo >>"$FAKE_LOG"
+[ "$PYTHONUTF8" = 1 ] || echo "PYTHONUTF8 is not set" >&2
+[ "$key" != "${FAKE_HANG-}" ] || { trap 'exit 130' INT; touch "$FAKE_LOG.hangs"; sleep 20 & wait; }
+for rule in ${FAKE_RC-}; do [ "${rule%=*}" != "$key" ] || { echo "stub $key fails"; exit "${rule#*=}"; }; done
+[ "$key" != venv ] || { mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python"; }
+"""
+
+
+class Machine:
+    """A copy of the launchers in a folder with a difficult name, and a PATH with nothing on it but a few tools and what a test puts there."""
+
+    TOOLS = ("bash", "dirname", "cmp", "cp", "rm", "uname", "mkdir", "tr", "touch", "sleep", "timeout")
+
+    def __init__(self, folder: Path):
+        self.repo, self.bin, self.log = folder / "my & (own) it's नैनो", folder / "bin", folder / "log"
+        self.repo.mkdir()
+        self.bin.mkdir()
+        for path in [*ROOT.glob("*.sh"), ROOT / "requirements.txt"]:
+            shutil.copy(path, self.repo)
+        for tool in self.TOOLS:
+            (self.bin / tool).symlink_to(shutil.which(tool))
+        self.put(FAKE_PYTHON, self.bin / "python3")
+
+    def put(self, script: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(script, encoding="utf-8")
+        path.chmod(0o755)
+
+    def gpus(self, *lines: str) -> None:
+        wanted = "--query-gpu=driver_version,compute_cap --format=csv,noheader"
+        answer = "\n".join(f"echo '{line}'" for line in lines)
+        self.put(f'#!/bin/bash\n[ "$*" = "{wanted}" ] || exit 9\n{answer}\n', self.bin / "nvidia-smi")
+
+    def make(self, *names: str) -> None:
+        for name in names:
+            (self.repo / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.repo / name).write_text("made by the test\n")
+
+    def start(self, script: str, *arguments: str, **env: str) -> subprocess.Popen:
+        self.log.write_text("")
+        return subprocess.Popen(
+            ["bash", str(self.repo / script), *arguments],
+            cwd=self.bin,  # never the repo's own folder
+            env={"PATH": str(self.bin), "HOME": str(self.bin), "LC_ALL": "C.UTF-8", "FAKE_LOG": str(self.log), **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def run(self, script: str, *arguments: str, **env: str) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        process = self.start(script, *arguments, **env)
+        out, err = process.communicate(timeout=20)
+        return process.returncode, out, err
+
+    def calls(self) -> list[list[str]]:
+        """The words of every call of a Python but `--version`, most telling ones only: without the interpreter."""
+        return [line.split("\x1f")[1:-1] for line in self.log.read_text(encoding="utf-8").splitlines()]
+
+    def scripts(self) -> list[list[str]]:
+        return [call for call in self.calls() if call[0].endswith(".py")]
+
+
+@pytest.fixture
+def machine(tmp_path) -> Machine:
+    return Machine(tmp_path)
+
+
+@pytest.fixture
+def ready(machine) -> Machine:
+    """A machine whose environment is made."""
+    assert machine.run("setup_env.sh")[0] == 0
+    return machine
+
+
+# ---- setup_env.sh
+
+
+@POSIX
+def test_a_first_start_makes_the_environment_and_a_second_says_and_does_nothing(machine):
+    code, out, err = machine.run("setup_env.sh")
+    assert (code, err) == (0, "")
+    assert all(line.startswith("setup: ") for line in out.splitlines())
+    asked = [call[:3] for call in machine.calls()]
+    assert asked[0] == ["-m", "venv", "--clear"]
+    assert [call for call in asked[1:] if call[0] == "-m"] == [["-m", "pip", "install"]] * 2
+    assert (machine.repo / "venv/.requirements").read_bytes() == (ROOT / "requirements.txt").read_bytes()
+    assert machine.run("setup_env.sh") == (0, "", "")
+    assert [call[0] for call in machine.calls()] == ["-c"], "a second start calls pip or makes something"
+
+
+@POSIX
+@pytest.mark.parametrize("damage", ["empty folder", "python is no program", "python is gone", "other requirements", "no stamp", "python lost pip"])
+def test_a_damaged_or_outdated_environment_is_made_whole(ready, damage):
+    venv, env = ready.repo / "venv", {}
+    if damage == "empty folder":
+        shutil.rmtree(venv)
+        venv.mkdir()
+    elif damage == "python is no program":
+        (venv / "bin/python").write_text("")
+    elif damage == "python is gone":
+        (venv / "bin/python").unlink()
+        (venv / "bin/python").symlink_to("/usr/bin/python3.0")
+    elif damage == "other requirements":
+        (venv / ".requirements").write_text("torch\n")
+    elif damage == "no stamp":
+        (venv / ".requirements").unlink()
+    else:
+        env = {"FAKE_RC": "works=1"}
+    code, _, err = ready.run("setup_env.sh", **env)
+    assert (code, err) == (0, "")
+    made = ["-m", "venv"] in [call[:2] for call in ready.calls()]
+    assert made == (damage not in ("other requirements", "no stamp"))
+    assert sum(call[:2] == ["-m", "pip"] for call in ready.calls()) == 2
+    assert (venv / ".requirements").exists()
+
+
+@POSIX
+def test_a_set_up_that_was_killed_goes_on_at_the_next_start(machine):
+    process = machine.start("setup_env.sh", FAKE_HANG="pip")
+    wait_for(machine.log.with_name("log.hangs"))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert (machine.repo / "venv/bin/python").exists()
+    assert not (machine.repo / "venv/.requirements").exists()
+    code, out, _ = machine.run("setup_env.sh")
+    assert code == 0
+    assert "installing PyTorch" in out
+    assert (machine.repo / "venv/.requirements").exists()
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("env", "code", "message"),
+    [
+        ({"FAKE_VERSION": "Python 3.9.18"}, 1, "Python 3.9.18 is too old"),
+        ({"FAKE_VERSION": "Python 2.7.18"}, 1, "Python 2.7.18 is too old"),
+        ({"PYTHON": "/nowhere/python"}, 1, "/nowhere/python is no Python"),
+        ({"FAKE_RC": "venv=1 ensurepip=1"}, 3, "apt install python3-venv"),
+        ({"FAKE_RC": "venv=1"}, 3, "stub venv fails"),
+        ({"FAKE_RC": "pip=1"}, 4, "pip could not install"),
+        ({"FAKE_RC": "import=1"}, 5, "do not work"),
+    ],
+)
+def test_each_failure_has_its_code_and_one_line_that_says_what_to_do_and_leaves_no_stamp(machine, env, code, message):
+    got, _, err = machine.run("setup_env.sh", **env)
+    assert got == code
+    assert message in err
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert not (machine.repo / "venv/.requirements").exists()
+    assert machine.run("run_training.sh", **env)[0] == code, "run_training passes the code on"
+    assert not machine.scripts()
+
+
+@POSIX
+def test_without_any_python_the_message_says_what_to_install(machine):
+    (machine.bin / "python3").unlink()
+    code, _, err = machine.run("setup_env.sh")
+    assert code == 1
+    assert "there is no Python here: install Python 3.10 or newer" in err
+
+
+@POSIX
+def test_a_newer_python_beside_one_that_is_too_old_is_found(machine):
+    machine.put("#!/bin/bash\necho Python 3.8.10\n", machine.bin / "python3")
+    machine.put(FAKE_PYTHON, machine.bin / "python3.12")
+    code, out, _ = machine.run("setup_env.sh")
+    assert code == 0
+    assert "with python3.12" in out
+
+
+# ---- which PyTorch
+
+# what nvidia-smi says, the build to take, a word of the notice
+GPUS = [
+    (["580.65, 8.9"], "cu130", None),
+    (["581.15, 12.0"], "cu130", None),
+    (["595.02, 7.5"], "cu130", None),
+    (["579.99, 8.9"], "cu128", None),
+    (["570.133.20, 7.5"], "cu128", None),
+    (["572.83, 12.0"], "cu128", None),
+    (["569.99, 8.6"], "cu126", None),
+    (["560.35.03, 9.0"], "cu126", None),
+    (["581.15, 6.1"], "cu126", None),
+    (["572.83, 7.0"], "cu126", None),
+    (["581.15, 5.0"], "cu126", None),
+    (["551.23, 8.6"], "cu126", "update the NVIDIA driver"),
+    (["525.60.13, 9.0"], "cu126", "update the NVIDIA driver"),
+    (["566.36, 12.0"], "cpu", "update the NVIDIA driver"),
+    (["522.06, 8.6"], "cpu", "update the NVIDIA driver"),
+    (["470.256.02, 3.5"], "cpu", "too old for PyTorch"),
+    (["581.15, 8.6", "581.15, 12.0"], "cu130", None),
+    (["581.15, 12.0", "581.15, 6.1"], "cu126", "no build fits all GPUs"),
+    (["572.83, 6.1", "572.83, 8.6"], "cu126", None),
+    (['Field "compute_cap" is not a valid field to query.'], "cpu", "no usable GPU"),
+    (["NVIDIA-SMI has failed because it could not talk to the NVIDIA driver."], "cpu", "no usable GPU"),
+    (["581.15, [N/A]"], "cpu", "no usable GPU"),
+    ([], "cpu", None),
+]
+
+
+def index_options(call: list[str]) -> list[str]:
+    """What stands between the constraint and the name torch: where it is taken from."""
+    assert call[-1] == "torch"
+    assert call[call.index("--constraint") + 1] == "requirements.txt", "the version range is that of requirements.txt"
+    return call[call.index("--constraint") + 2 : -1]
+
+
+@POSIX
+@pytest.mark.parametrize(("gpus", "build", "notice"), GPUS)
+def test_driver_and_compute_capability_choose_the_build_on_linux(machine, gpus, build, notice):
+    if gpus:
+        machine.gpus(*gpus)
+    code, _, err = machine.run("setup_env.sh")
+    assert code == 0
+    torch, others = (call for call in machine.calls() if call[:2] == ["-m", "pip"])
+    expected = {"cu130": [], "cpu": ["--retries", "0", "--extra-index-url", WHL + "cpu"]}.get(build, ["--index-url", WHL + build])
+    assert index_options(torch) == expected
+    assert others[-2:] == ["--requirement", "requirements.txt"]
+    assert err.count("notice: ") == err.count("\n") == (notice is not None)
+    assert (notice or "") in err
+
+
+@POSIX
+def test_torch_index_url_beats_the_gpu_and_a_mac_takes_the_default(machine):
+    machine.gpus("572.83, 8.9")
+    assert machine.run("setup_env.sh", TORCH_INDEX_URL="https://mirror/a b?x=1&y=2")[0] == 0
+    torch = next(call for call in machine.calls() if call[-1] == "torch")
+    assert index_options(torch) == ["--index-url", "https://mirror/a b?x=1&y=2"]
+    (machine.bin / "nvidia-smi").unlink()
+    (machine.bin / "uname").unlink()
+    machine.put("#!/bin/bash\necho Darwin\n", machine.bin / "uname")
+    assert machine.run("setup_env.sh", VENV="other venv")[0] == 0
+    torch = next(call for call in machine.calls() if call[-1] == "torch")
+    assert index_options(torch) == []
+
+
+def test_both_launchers_choose_from_the_same_builds_by_the_same_limits():
+    shell, batch = ((ROOT / name).read_text(encoding="utf-8") for name in ("setup_env.sh", "setup_env.bat"))
+    row = re.compile(r'"(cu\d+ \d+ \d+ \d+)"')
+    assert row.findall(shell) == row.findall(batch)
+    assert len(row.findall(shell)) == 3
+    # the limits of the notices
+    assert re.findall(r"driver < (\d+)|low < (\d+)", shell) == [("560", ""), ("", "50")]
+    assert re.findall(r"%driver% lss (\d+)", batch) == ["560"]
+    assert re.findall(r"%low% lss (\d+)", batch) == ["50"]
+    # and the chosen row is the first that fits, in words of Python
+    for gpus, build, _ in GPUS:
+        cards = [re.fullmatch(r"(\d+)\.[\d.]+, (\d+)\.(\d)", gpu) for gpu in gpus]
+        if not cards or not all(cards):
+            continue
+        driver, low = int(cards[0][1]), min(int(card[2] + card[3]) for card in cards)
+        rows = [(name, *map(int, limits)) for name, *limits in map(str.split, row.findall(batch))]
+        assert next((name for name, least, first, last in rows if driver >= least and first <= low <= last), "cpu") == build
+
+
+@pytest.mark.skipif("RUN_BAT" not in os.environ, reason="needs Wine: RUN_BAT=.../run_bat.sh runs the batch files")
+@pytest.mark.parametrize(("gpus", "build", "notice"), GPUS)
+def test_driver_and_compute_capability_choose_the_build_on_windows(tmp_path, gpus, build, notice):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("setup_env.bat", "requirements.txt"):
+        shutil.copy(ROOT / name, folder)
+    if gpus:
+        (folder / "nvidia-smi.bat").write_bytes("".join(f"@echo {line}\r\n" for line in gpus).encode())
+    result = tmp_path / "result.json"
+    command = [os.environ["RUN_BAT"], "--venv", "--env", "NO_PAUSE=1", "--json", result, folder, "setup_env.bat"]
+    subprocess.run(list(map(str, command)), capture_output=True, check=True, timeout=300)
+    ran = json.loads(result.read_text(encoding="utf-8"))
+    torch = next(call["args"] for call in ran["calls"] if call["args"][-1] == "torch")
+    assert index_options(torch) == ["--index-url", WHL + build]
+    assert ran["out"].count("notice: ") == (notice is not None)
+    assert (notice or "") in ran["out"]
+
+
+# ---- run_training.sh
+
+DOWNLOAD, PREPROCESS = ["data/download.py"], ["data/preprocess.py"]
+TRAIN, GENERATE = ["train.py", "--resume", "auto"], ["generate.py", "--checkpoint", "checkpoints"]
+
+
+@POSIX
+def test_a_first_start_downloads_prepares_trains_and_shows_samples(machine):
+    code, out, err = machine.run("run_training.sh")
+    assert (code, err) == (0, "")
+    assert machine.scripts() == [DOWNLOAD, PREPROCESS, TRAIN, GENERATE]
+    assert "training: samples of checkpoints" in out
+
+
+@POSIX
+def test_sample_does_it_all_offline_in_folders_of_its_own(ready):
+    assert ready.run("run_training.sh", "sample", "--total_tokens", "1000")[0] == 0
+    assert ready.scripts() == [
+        ["data/download.py", "--source", "sample", "--output_dir", "data/sample/raw"],
+        ["data/preprocess.py", "--input", "data/sample/raw/hindi_corpus.txt", "--output_dir", "data/sample", "--train_tokenizer", "4096"],
+        ["train.py", "--config", "tiny", "--data_dir", "data/sample", "--checkpoint_dir", "checkpoints/sample", "--resume", "auto"]
+        + ["--total_tokens", "1000"],
+        ["generate.py", "--checkpoint", "checkpoints/sample"],
+    ]
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("there", "made"),
+    [
+        (["data/raw/hindi_corpus.txt"], [[*DOWNLOAD, "--overwrite"], PREPROCESS]),
+        (["data/raw/metadata.txt"], [DOWNLOAD, PREPROCESS]),
+        (["data/raw/hindi_corpus.txt.tmp"], [DOWNLOAD, PREPROCESS]),
+        (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt"], [PREPROCESS]),
+        (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt", "data/train.bin", "data/val.bin"], [PREPROCESS]),
+        (["data/train.bin", "data/val.bin", "data/preprocess_meta.txt"], []),
+        (["data/sample/preprocess_meta.txt"], [DOWNLOAD, PREPROCESS]),
+    ],
+)
+def test_only_finished_data_is_taken_as_it_is(ready, there, made):
+    ready.make(*there)
+    assert ready.run("run_training.sh")[0] == 0
+    assert ready.scripts() == [*made, TRAIN, GENERATE]
+
+
+@POSIX
+@pytest.mark.parametrize("key", ["download", "preprocess", "train", "generate"])
+def test_the_first_failure_ends_it_with_its_own_code(ready, key):
+    code, _, _ = ready.run("run_training.sh", FAKE_RC=f"{key}=2")
+    assert code == 2
+    assert ready.scripts()[-1][0].endswith(f"{key}.py")
+
+
+@POSIX
+def test_ctrl_c_lets_training_end_itself_and_says_how_to_go_on(ready):
+    ready.make("data/preprocess_meta.txt")
+    process = ready.start("run_training.sh", FAKE_HANG="train")
+    wait_for(ready.log.with_name("log.hangs"))
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert out.splitlines()[-1] == "training: stopped; start me again to go on"
+    assert ready.scripts() == [TRAIN]
+
+
+@POSIX
+def test_further_words_reach_train_py_as_they_are(ready):
+    ready.make("data/preprocess_meta.txt")
+    words = ["--note", "a  b & c", "", "*", "$HOME", "--x=it's", "नमस्ते"]
+    assert ready.run("run_training.sh", *words)[0] == 0
+    assert ready.scripts()[0] == [*TRAIN, *words]
+
+
+@POSIX
+@pytest.mark.parametrize("form", [["--checkpoint_dir", "out & x"], ["--checkpoint_dir=out & x"]])
+@pytest.mark.parametrize("mode", [[], ["sample"]])
+def test_samples_come_from_the_folder_that_was_trained_into(ready, form, mode):
+    ready.make("data/preprocess_meta.txt", "data/sample/preprocess_meta.txt")
+    assert ready.run("run_training.sh", *mode, *form)[0] == 0
+    assert ready.scripts()[-1] == ["generate.py", "--checkpoint", "out & x"]
+
+
+@POSIX
+@pytest.mark.parametrize("form", [["--data_dir", "my data"], ["--data_dir=my data"]])
+@pytest.mark.parametrize("mode", [[], ["sample"]])
+def test_data_of_ones_own_is_used_or_missed_but_never_made(ready, form, mode):
+    code, _, err = ready.run("run_training.sh", *mode, *form)
+    assert (code, ready.scripts()) == (2, [])
+    assert "there is no prepared data in my data" in err
+    ready.make("my data/preprocess_meta.txt")
+    assert ready.run("run_training.sh", *mode, *form)[0] == 0
+    assert [call[0] for call in ready.scripts()] == ["train.py", "generate.py"]
+
+
+@POSIX
+@pytest.mark.parametrize("word", ["--dry_run", "--help"])
+def test_no_samples_where_nothing_was_trained(ready, word):
+    ready.make("data/preprocess_meta.txt")
+    assert ready.run("run_training.sh", word if word != "--help" else "--no_compile", word)[0] == 0
+    assert [call[0] for call in ready.scripts()] == ["train.py"]
+
+
+@POSIX
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_comes_first_and_needs_nothing(machine, word):
+    code, out, err = machine.run("run_training.sh", word)
+    assert (code, err, machine.calls()) == (0, "", [])
+    assert out.startswith("usage: bash run_training.sh [sample]")
+
+
+@POSIX
+def test_run_tests_makes_its_environment_by_setup_env(machine):
+    assert machine.run("run_tests.sh", "tests/test_x.py", VENV="its own")[0] == 0
+    assert machine.calls()[-1] == ["-m", "pytest", "tests/test_x.py"]
+    assert (machine.repo / "its own/.requirements").exists()
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 15
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} never came"
+        time.sleep(0.02)
+
+
+# ---- the batch files, read
+
+
+def test_there_are_batch_files():
+    assert {path.name for path in BATCH_FILES} >= {"setup_env.bat", "run_training.bat"}
+
+
+@pytest.fixture(params=BATCH_FILES, ids=lambda path: path.name)
+def batch(request) -> list[str]:
+    """The lines of a batch file, without their ends."""
+    raw = request.param.read_bytes()
+    assert raw.isascii(), "cmd reads a batch file in the console's own code page"
+    assert raw.endswith(b"\r\n")
+    assert raw.count(b"\n") == raw.count(b"\r\n") == raw.count(b"\r"), "with bare line feeds cmd misses labels"
+    return [line.strip() for line in raw.decode().splitlines()]
+
+
+def commands(lines: list[str]) -> list[str]:
+    return [line for line in lines if line and not line.startswith("rem ")]
+
+
+RUNS = re.compile(r'^("%py%"|%base%|call "[^"]+"|copy|py\b|python)')
+
+
+def test_a_batch_file_speaks_utf8_before_the_first_python_and_keeps_exclamation_marks(batch):
+    lines = commands(batch)
+    assert lines[:4] == ["@echo off", "setlocal EnableExtensions DisableDelayedExpansion", "chcp 65001 >nul 2>nul", 'cd /d "%~dp0"']
+    assert lines[4] == 'set "PYTHONUTF8=1"'
+
+
+def test_a_batch_file_saves_every_exit_code_at_once_and_ends_with_it(batch):
+    lines = commands(batch)
+    ran = [number for number, line in enumerate(lines) if RUNS.match(line)]
+    assert ran
+    for number in ran:
+        assert lines[number + 1] == 'set "rc=%errorlevel%"', f"after: {lines[number]}"
+    assert [line for line in lines if re.search(r"\bexit\b(?!\()", line) and "sys.exit" not in line] == ["exit /b %rc%"]
+    assert not any("||" in line or "&&" in line for line in lines)
+
+
+def test_a_batch_file_calls_the_python_of_its_venv_by_path_and_never_activates(batch):
+    lines = commands(batch)
+    assert 'set "py=%~dp0venv\\Scripts\\python.exe"' in lines
+    assert not any("activate" in line.lower() for line in lines)
+    assert not any(re.search(r'(?<!")%py%|%py%(?!")', line) for line in lines), "the path may have spaces"
+
+
+def test_a_batch_file_has_no_blocks_and_every_label_is_there_and_used(batch):
+    lines = commands(batch)
+    assert not any(line.endswith("(") or line.startswith(")") for line in lines), "a ) in an echo would end a block"
+    labels = [line[1:].lower() for line in lines if line.startswith(":")]
+    used = {word.lower() for line in lines for word in re.findall(r"(?:goto|call) :?([a-z_]\w*)", line)} - {"eof"}
+    assert len(labels) == len(set(labels))
+    assert used == set(labels)
+
+
+def test_a_batch_file_waits_for_a_key_in_one_place_only_where_it_may(batch):
+    lines = commands(batch)
+    pauses = [line for line in lines if line.endswith("pause") and "rem" not in line]
+    assert len(pauses) == 1
+    assert pauses[0].startswith("if ")
+    assert lines[lines.index(pauses[0]) + 1] == "exit /b %rc%"
+    assert any('"%NO_PAUSE%"=="1"' in line for line in lines)
