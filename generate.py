@@ -11,7 +11,8 @@ import secrets
 import sys
 from pathlib import Path
 
-from nano_hindi.common import Parser, command_line, pick_device
+from nano_hindi.command import Parser, command_line
+from nano_hindi.common import pick_device
 from nano_hindi.errors import UserError
 
 DEMO_PROMPTS = ("भारत एक", "एक समय की बात है", "आज सुबह", "मेरे गाँव में", "विज्ञान और तकनीक")

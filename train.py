@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nano_hindi.common import Parser, command_line, joined_world
+from nano_hindi.command import Parser, command_line
+from nano_hindi.common import joined_world
 from nano_hindi.config import DEFAULT_PRESET, PRESETS, add_flags
 
 ROOT = Path(__file__).resolve().parent

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_DIR = ROOT / "data" / "raw"
 sys.path.insert(0, str(ROOT))
 
-from nano_hindi.common import Parser, Progress, command_line, count, replacing, shown
+from nano_hindi.command import Parser, command_line
+from nano_hindi.common import Progress, count, replacing, shown
 from nano_hindi.corpus import batches, read_source, write_document
 from nano_hindi.errors import UserError
 from nano_hindi.sample import stories

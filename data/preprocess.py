@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, BinaryIO
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from nano_hindi.common import Parser, Progress, command_line, count, replacing
+from nano_hindi.command import Parser, command_line
+from nano_hindi.common import Progress, count, replacing
 from nano_hindi.corpus import MARKER, batches, read_documents
 from nano_hindi.errors import UserError
 

@@ -31,9 +31,9 @@ case "$*" in
 esac
 { printf '%s\x1f' "$0" "$@"; echo; } | tr -d '\n' >>"$FAKE_LOG"; echo >>"$FAKE_LOG"
 [ "$PYTHONUTF8" = 1 ] || echo "PYTHONUTF8 is not set" >&2
-[ "$key" != "${FAKE_HANG-}" ] || { trap 'exit 130' INT; touch "$FAKE_LOG.hangs"; sleep 20 & wait; }
+[ "$key" != "${FAKE_HANG-}" ] || { trap 'kill $!; exit 130' INT; touch "$FAKE_LOG.hangs"; sleep 20 >&- 2>&- & wait; }
 for rule in ${FAKE_RC-}; do [ "${rule%=*}" != "$key" ] || { echo "stub $key fails"; exit "${rule#*=}"; }; done
-[ "$key" != venv ] || { mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python"; }
+[ "$key" != venv ] || { rm -rf "${@: -1}" && mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python"; }
 """
 
 
@@ -89,7 +89,7 @@ class Machine:
         return process.returncode, out, err
 
     def calls(self) -> list[list[str]]:
-        """The words of every call of a Python but `--version`, most telling ones only: without the interpreter."""
+        """The words of every call of a Python after its name, but those for its version."""
         return [line.split("\x1f")[1:-1] for line in self.log.read_text(encoding="utf-8").splitlines()]
 
     def scripts(self) -> list[list[str]]:
@@ -132,7 +132,7 @@ def test_a_damaged_or_outdated_environment_is_made_whole(ready, damage):
         shutil.rmtree(venv)
         venv.mkdir()
     elif damage == "python is no program":
-        (venv / "bin/python").write_text("")
+        (venv / "bin/python").write_text("half a program")
     elif damage == "python is gone":
         (venv / "bin/python").unlink()
         (venv / "bin/python").symlink_to("/usr/bin/python3.0")
@@ -325,12 +325,12 @@ def test_a_first_start_downloads_prepares_trains_and_shows_samples(machine):
 
 @POSIX
 def test_sample_does_it_all_offline_in_folders_of_its_own(ready):
+    words = ["--config", "tiny", "--data_dir", "data/sample", "--checkpoint_dir", "checkpoints/sample"]
     assert ready.run("run_training.sh", "sample", "--total_tokens", "1000")[0] == 0
     assert ready.scripts() == [
         ["data/download.py", "--source", "sample", "--output_dir", "data/sample/raw"],
         ["data/preprocess.py", "--input", "data/sample/raw/hindi_corpus.txt", "--output_dir", "data/sample", "--train_tokenizer", "4096"],
-        ["train.py", "--config", "tiny", "--data_dir", "data/sample", "--checkpoint_dir", "checkpoints/sample", "--resume", "auto"]
-        + ["--total_tokens", "1000"],
+        ["train.py", *words, "--resume", "auto", "--total_tokens", "1000"],
         ["generate.py", "--checkpoint", "checkpoints/sample"],
     ]
 
