@@ -15,8 +15,6 @@ from nano_hindi.command import Parser, command_line
 from nano_hindi.common import pick_device
 from nano_hindi.errors import UserError
 
-DEMO_PROMPTS = ("भारत एक", "एक समय की बात है", "आज सुबह", "मेरे गाँव में", "विज्ञान और तकनीक")
-
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
@@ -56,7 +54,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.interactive:
         talk(model, tokenizer, args)
     elif args.prompt is None:
-        for prompt in DEMO_PROMPTS:
+        from nano_hindi.report import SAMPLE_PROMPTS
+
+        for prompt in SAMPLE_PROMPTS:
             stream(model, tokenizer, prompt, args)
             print()
     else:

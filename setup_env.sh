@@ -8,6 +8,7 @@
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
 export PYTHONUTF8=1
+trap 'echo "setup: stopped; start me again to go on" >&2; exit 130' INT
 
 fail() { # code, message
     echo "error: $2" >&2

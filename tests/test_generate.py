@@ -13,6 +13,7 @@ import generate
 from conftest import ROOT, run_script
 from nano_hindi import engine
 from nano_hindi.checkpoint import load_for_inference
+from nano_hindi.report import SAMPLE_PROMPTS
 
 
 def text_of(capsys, *argv) -> str:
@@ -74,7 +75,7 @@ def test_the_prompt_may_come_from_stdin_and_without_one_there_are_demos(straight
     monkeypatch.setattr(sys, "stdin", io.StringIO("भारत एक\n"))
     assert text_of(capsys, "--checkpoint", straight, "--prompt", "-", "--max_tokens", 3).startswith("भारत एक")
     demos = text_of(capsys, "--checkpoint", straight, "--max_tokens", 3)
-    assert all(prompt in demos for prompt in generate.DEMO_PROMPTS)
+    assert all(prompt in demos for prompt in SAMPLE_PROMPTS)
 
 
 def test_interactive_answers_until_quit(straight):

@@ -31,7 +31,7 @@ case "$*" in
 esac
 { printf '%s\x1f' "$0" "$@"; echo; } | tr -d '\n' >>"$FAKE_LOG"; echo >>"$FAKE_LOG"
 [ "$PYTHONUTF8" = 1 ] || echo "PYTHONUTF8 is not set" >&2
-[ "$key" != "${FAKE_HANG-}" ] || { trap 'kill $!; exit 130' INT; touch "$FAKE_LOG.hangs"; sleep 20 >&- 2>&- & wait; }
+[ "$key" != "${FAKE_HANG-}" ] || { trap 'kill $!; [ "$FAKE_END" != signal ] || { trap - INT; kill -INT $$; }; exit 130' INT; sleep 20 >&- 2>&- & touch "$FAKE_LOG.hangs"; wait; }
 for rule in ${FAKE_RC-}; do [ "${rule%=*}" != "$key" ] || { echo "stub $key fails"; exit "${rule#*=}"; }; done
 [ "$key" != venv ] || { rm -rf "${@: -1}" && mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python"; }
 """
@@ -165,6 +165,16 @@ def test_a_set_up_that_was_killed_goes_on_at_the_next_start(machine):
 
 
 @POSIX
+def test_ctrl_c_in_the_set_up_is_no_failure_of_pip(machine):
+    process = machine.start("run_training.sh", FAKE_HANG="pip")
+    wait_for(machine.log.with_name("log.hangs"))
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "setup: stopped; start me again to go on\n")
+    assert not (machine.repo / "venv/.requirements").exists()
+
+
+@POSIX
 @pytest.mark.parametrize(
     ("env", "code", "message"),
     [
@@ -259,8 +269,9 @@ def test_driver_and_compute_capability_choose_the_build_on_linux(machine, gpus, 
 
 @POSIX
 def test_torch_index_url_beats_the_gpu_and_a_mac_takes_the_default(machine):
-    machine.gpus("572.83, 8.9")
-    assert machine.run("setup_env.sh", TORCH_INDEX_URL="https://mirror/a b?x=1&y=2")[0] == 0
+    machine.gpus("522.06, 8.9")
+    code, _, err = machine.run("setup_env.sh", TORCH_INDEX_URL="https://mirror/a b?x=1&y=2")
+    assert (code, err) == (0, "")
     torch = next(call for call in machine.calls() if call[-1] == "torch")
     assert index_options(torch) == ["--index-url", "https://mirror/a b?x=1&y=2"]
     (machine.bin / "nvidia-smi").unlink()
@@ -363,9 +374,10 @@ def test_the_first_failure_ends_it_with_its_own_code(ready, key):
 
 
 @POSIX
-def test_ctrl_c_lets_training_end_itself_and_says_how_to_go_on(ready):
+@pytest.mark.parametrize("end", ["code", "signal"])
+def test_ctrl_c_lets_training_end_itself_and_says_how_to_go_on(ready, end):
     ready.make("data/preprocess_meta.txt")
-    process = ready.start("run_training.sh", FAKE_HANG="train")
+    process = ready.start("run_training.sh", FAKE_HANG="train", FAKE_END=end)
     wait_for(ready.log.with_name("log.hangs"))
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=20)

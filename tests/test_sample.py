@@ -6,9 +6,9 @@ import subprocess
 import sys
 import unicodedata
 
-import agreement
 import pytest
 
+import agreement
 from conftest import ROOT, run_script
 from data import download, preprocess
 from nano_hindi.corpus import read_documents

@@ -1,0 +1,122 @@
+"""Every command of the README that is meant for bash runs as it stands there, one after the other, in a fresh copy of the repo.
+
+What would take hours is made small by flags that are put behind the command; the hub is the one of tests/hub.py.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import standin
+from conftest import ROOT
+from hub import Hub, make_sangraha
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BASH = [
+    command
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if (command := line.split("  #")[0].strip()) and not command.startswith("#")
+]
+TINY = (
+    "--n_layer 2 --n_head 2 --n_kv_head 1 --n_embd 32 --sequence_len 32 --batch_size 4 --gradient_accumulation_steps 2 --total_tokens 1024 --eval_tokens 640 "
+    "--inference_interval 0 --device cpu --no_compile --checkpoint_dir {checkpoints}"
+)
+# what makes a command end within seconds: words behind it, or another command in its place, with the reason
+BEHIND = {
+    "bash run_training.sh sample": "--total_tokens 8192 --no_compile --device cpu",
+    "bash run_training.sh": TINY.format(checkpoints="checkpoints/launched"),
+    "train.py": TINY.format(checkpoints="checkpoints"),
+}
+INSTEAD = {
+    "bash run_tests.sh": None,  # is running already
+    "python tests/gpu/check.py": None,  # needs a GPU
+    "bash setup_env.sh && source venv/bin/activate": None,  # the environment is that of the tests
+    "bash run_tests.sh tests/test_muon.py -k formula": "python -m pytest -q tests/test_muon.py -k nesterov",
+}
+
+
+def small(command: str) -> str:
+    """`command`, with what keeps it short."""
+    for start, words in BEHIND.items():
+        if command.startswith(start) or (start == "train.py" and " train.py " in command):
+            return f"{command} {words}"
+    return command
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the repo as it comes, in a folder with a space in its name; its venv is the environment of these tests."""
+    folder = tmp_path_factory.mktemp("read me") / "nano_hindi"
+    folder.mkdir()
+    for path in [*ROOT.glob("*.*"), ROOT / "LICENSE", *ROOT.glob("nano_hindi/**/*.py"), *ROOT.glob("data/*.py"), *ROOT.glob("tests/**/*.py")]:
+        if path.is_file():
+            (folder / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / path.relative_to(ROOT))
+    (folder / "venv" / "bin").mkdir(parents=True)
+    python = folder / "venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    shutil.copy(folder / "requirements.txt", folder / "venv" / ".requirements")
+    texts = standin.documents(600)
+    (folder / "stories.txt").write_text("\n<|endoftext|>\n".join(texts[:300]), encoding="utf-8")
+    (folder / "more.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[300:]), encoding="utf-8")
+    standin.make_tokenizer(folder / "path" / "to" / "tokenizer")
+    return folder
+
+
+def test_the_two_commands_come_first():
+    assert BASH[:2] == ["bash run_training.sh sample", "bash run_tests.sh"]
+    assert README.index("```bash") < 200
+
+
+def test_every_bash_command_works(checkout, tmp_path):
+    """In the order of the README: what one makes, the next may use."""
+    repos = {
+        "datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "sangraha", [standin.documents(200, seed) for seed in range(4)]),
+        "sarvamai/sarvam-1": standin.make_tokenizer(tmp_path / "sarvam-1"),
+    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and name != "VENV"}
+    ran = []
+    with Hub(repos) as hub:
+        environment |= hub.environment(tmp_path / "home") | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+        }
+        for command in BASH:
+            command = INSTEAD.get(command, small(command))
+            if command is None:
+                continue
+            if command.startswith("python data/download.py"):
+                command += " --overwrite"  # another corpus lies there from before
+            if "--config 25m" in command and "--resume" not in command:
+                shutil.rmtree(checkout / "checkpoints")
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=checkout, env=environment, capture_output=True, encoding="utf-8", timeout=240, stdin=subprocess.DEVNULL
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            assert "Traceback" not in done.stderr, command
+            ran.append(command)
+    assert len(ran) >= 10
+    assert any("torchrun" in command for command in ran)
+
+
+def test_every_file_that_the_readme_names_is_there():
+    named = set(re.findall(r"(?:nano_hindi|data|tests)/[\w/]+\.(?:py|md)|\w+\.(?:sh|bat)\b", README)) - {"hindi_corpus.txt"}
+    assert len(named) > 20
+    for name in named:
+        assert (ROOT / name).is_file(), name
+
+
+def test_the_presets_of_the_readme_are_those_of_the_code():
+    from nano_hindi.config import PRESETS
+
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\d+ \| \d+ \| \d+ / \d+) \|", README, re.MULTILINE))
+    assert rows == {name: f"{model.n_layer} | {model.n_embd} | {model.n_head} / {model.n_kv_head}" for name, (model, _) in PRESETS.items()}
