@@ -39,7 +39,6 @@ INSTEAD = {
     "bash run_tests.sh": None,  # is running already
     "python tests/gpu/check.py": None,  # needs a GPU
     "bash setup_env.sh && source venv/bin/activate": None,  # the environment is that of the tests
-    "bash run_tests.sh tests/test_muon.py -k formula": "python -m pytest -q tests/test_muon.py -k nesterov",
 }
 
 
