@@ -88,8 +88,11 @@ echo notice: nvidia-smi names no usable GPU: the CPU build of PyTorch; if there 
 set "index=https://download.pytorch.org/whl/%build%"
 
 :install
+rem torch with the versions that requirements.txt gives
+set "torch=torch"
+for /f "usebackq tokens=1" %%r in ("requirements.txt") do for /f "delims=<>=~!" %%n in ("%%r") do if "%%n"=="torch" set "torch=%%r"
 echo setup: installing PyTorch from "%index%"
-"%py%" -m pip install --disable-pip-version-check --no-deps --constraint requirements.txt --index-url "%index%" torch
+"%py%" -m pip install --disable-pip-version-check --no-deps --index-url "%index%" "%torch%"
 set "rc=%errorlevel%"
 if not "%rc%"=="0" goto pip_failed
 echo setup: installing the other packages
@@ -136,7 +139,10 @@ exit /b %rc%
 rem a command: sets base to it when it is a Python of 3.10 or newer, else old or store
 set "answer="
 set "minor="
-for /f "delims=" %%a in ('^"%* --version 2^>^&1^"') do set "answer=%%a"
+set "file=%TEMP%\nano_hindi_%RANDOM%.txt"
+%* --version >"%file%" 2>&1
+set /p "answer=" <"%file%"
+del /q "%file%"
 if not defined answer goto :eof
 if not "%answer:Microsoft Store=%"=="%answer%" set "store=1"
 if "%answer:~0,9%"=="Python 2." set "old=%answer%"

@@ -102,8 +102,9 @@ quiet=-qq # errors alone; on a terminal pip shows how far its downloads are
 [ ! -t 1 ] || quiet=
 pip=("$python" -m pip install $quiet --disable-pip-version-check)
 no_pip="pip could not install the packages (its reason is above): check the connection and the room on the disk, then start me again"
+while read -r torch _ && [[ ! $torch =~ ^torch($|[^a-z]) ]]; do :; done <requirements.txt # with the versions given there
 echo "setup: installing PyTorch, $what"
-"${pip[@]}" --no-deps --constraint requirements.txt ${from[@]+"${from[@]}"} torch || fail 4 "$no_pip"
+"${pip[@]}" --no-deps ${from[@]+"${from[@]}"} "$torch" || fail 4 "$no_pip"
 echo "setup: installing the other packages"
 "${pip[@]}" --requirement requirements.txt || fail 4 "$no_pip"
 "$python" -c "

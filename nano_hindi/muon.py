@@ -51,11 +51,34 @@ def polar_express(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
     x = matrices.mT if is_tall else matrices  # so that the products below are the small ones
     norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
     x = (x / (NORM_SAFETY * norm).clamp_min(TINY)).to(dtype)
-    for a, b, c in itertools.islice(itertools.chain(POLAR_EXPRESS, itertools.repeat(POLAR_LIMIT)), steps):
-        gram = x @ x.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b XX' + c (XX')^2
-        x = torch.baddbmm(x, polynomial, x, beta=a)
+    coefficients = list(itertools.islice(itertools.chain(POLAR_EXPRESS, itertools.repeat(POLAR_LIMIT)), steps))
+    if dtype == torch.float32 and x.size(-1) >= 2 * x.size(-2):
+        x = _product_of_polynomials(x @ x.mT, coefficients) @ x
+    else:
+        for a, b, c in coefficients:
+            x = torch.baddbmm(x, _quadratic(x @ x.mT, b, c), x, beta=a)
     return x.mT if is_tall else x
+
+
+def _quadratic(gram: Tensor, b: float, c: float) -> Tensor:
+    """b G + c G^2 for each G (K, R, R)."""
+    return torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+
+
+def _product_of_polynomials(gram: Tensor, coefficients: list[tuple[float, float, float]]) -> Tensor:
+    """What all iterations together multiply X (K, R, C) by, found from G = X X' (K, R, R) alone: two products with C columns are left, not ten.
+
+    An iteration X <- P X with P = a I + b G + c G^2 turns G into P G P, and P commutes with every G. In half precision the smallest singular values would
+    drown in the rounding of G, where they stand squared; in float32 the result differs from the iteration's by 1e-3 at most, at a condition of 1e7.
+    """
+    product = None
+    for i, (a, b, c) in enumerate(coefficients):
+        polynomial = _quadratic(gram, b, c)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = polynomial if product is None else polynomial @ product
+        if i + 1 < len(coefficients):
+            gram = polynomial @ gram @ polynomial
+    return product
 
 
 def second_moment_dim(rows: int, cols: int) -> int:

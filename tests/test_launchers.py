@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BATCH_FILES = sorted(path for path in ROOT.rglob("*.bat") if not {"venv", ".venv", "site-packages"} & set(path.parts))
 POSIX = pytest.mark.skipif(os.name == "nt", reason="the .sh launchers are for Linux and macOS")
+TORCH = next(line.split()[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("torch"))  # with its versions
 WHL = "https://download.pytorch.org/whl/"
 
 # Logs its arguments, makes a "venv" out of itself, and ends with the code that FAKE_RC has for what it was asked ("train=130 pip=1").
@@ -246,10 +247,9 @@ GPUS = [
 
 
 def index_options(call: list[str]) -> list[str]:
-    """What stands between the constraint and the name torch: where it is taken from."""
-    assert call[-1] == "torch"
-    assert call[call.index("--constraint") + 1] == "requirements.txt", "the version range is that of requirements.txt"
-    return call[call.index("--constraint") + 2 : -1]
+    """What stands between --no-deps and the name of torch: where it is taken from."""
+    assert call[-1] == TORCH
+    return call[call.index("--no-deps") + 1 : -1]
 
 
 @POSIX
@@ -272,13 +272,13 @@ def test_torch_index_url_beats_the_gpu_and_a_mac_takes_the_default(machine):
     machine.gpus("522.06, 8.9")
     code, _, err = machine.run("setup_env.sh", TORCH_INDEX_URL="https://mirror/a b?x=1&y=2")
     assert (code, err) == (0, "")
-    torch = next(call for call in machine.calls() if call[-1] == "torch")
+    torch = next(call for call in machine.calls() if call[-1] == TORCH)
     assert index_options(torch) == ["--index-url", "https://mirror/a b?x=1&y=2"]
     (machine.bin / "nvidia-smi").unlink()
     (machine.bin / "uname").unlink()
     machine.put("#!/bin/bash\necho Darwin\n", machine.bin / "uname")
     assert machine.run("setup_env.sh", VENV="other venv")[0] == 0
-    torch = next(call for call in machine.calls() if call[-1] == "torch")
+    torch = next(call for call in machine.calls() if call[-1] == TORCH)
     assert index_options(torch) == []
 
 
@@ -314,7 +314,7 @@ def test_driver_and_compute_capability_choose_the_build_on_windows(tmp_path, gpu
     command = [os.environ["RUN_BAT"], "--venv", "--env", "NO_PAUSE=1", "--json", result, folder, "setup_env.bat"]
     subprocess.run(list(map(str, command)), capture_output=True, check=True, timeout=300)
     ran = json.loads(result.read_text(encoding="utf-8"))
-    torch = next(call["args"] for call in ran["calls"] if call["args"][-1] == "torch")
+    torch = next(call["args"] for call in ran["calls"] if call["args"][-1] == TORCH)
     assert index_options(torch) == ["--index-url", WHL + build]
     assert ran["out"].count("notice: ") == (notice is not None)
     assert (notice or "") in ran["out"]

@@ -164,6 +164,18 @@ def test_iterations_beyond_the_fifth_go_on_towards_the_exact_polar_factor():
     assert errors[2] < 1e-5
 
 
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16), (24, 48)])
+@pytest.mark.parametrize("decades", [0.1, 3, 7, 12])
+def test_the_short_cut_for_wide_matrices_equals_the_iteration_in_float64(shape, decades):
+    """Also where singular values span more than float32 can tell apart, and for zeros."""
+    matrices = torch.stack(
+        [*(matrix_with(torch.logspace(0, -decades, min(shape)), *shape, seed) for seed in range(4)), torch.zeros(shape, dtype=torch.float64)]
+    )
+    distance = torch.linalg.matrix_norm(polar_express(matrices.float()).double() - polar_express(matrices, dtype=torch.float64))
+    assert distance.max() < 2e-3 * min(shape) ** 0.5  # the Frobenius norm of the factor is about that root
+    assert distance[-1] == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("rank", [1, 2, 32])
 def test_half_precision_rounding_does_not_blow_up(dtype, rank):
