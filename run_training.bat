@@ -55,11 +55,8 @@ if defined own_data set "data=%own_data%"
 rem preprocess_meta.txt is written last: without it, the data is not finished
 if exist "%data%\preprocess_meta.txt" goto train
 if defined own_data goto no_data
-if not exist "%raw%\hindi_corpus.txt" goto download
-if exist "%raw%\metadata.txt" goto preprocess
-rem without its metadata the corpus is not finished
-set "download=%download% --overwrite"
-:download
+rem the corpus takes its name when it is whole
+if exist "%raw%\hindi_corpus.txt" goto preprocess
 echo training: getting the text, into %raw%
 "%py%" data\download.py %download%
 set "rc=%errorlevel%"

@@ -45,9 +45,8 @@ if [ ! -f "$data/preprocess_meta.txt" ]; then # written last: without it, the da
         echo "error: there is no prepared data in $data (no preprocess_meta.txt): make it with data/preprocess.py --output_dir, or leave --data_dir out" >&2
         exit 2
     fi
-    if [ ! -f "$raw/hindi_corpus.txt" ] || [ ! -f "$raw/metadata.txt" ]; then
+    if [ ! -f "$raw/hindi_corpus.txt" ]; then # it takes that name when it is whole
         echo "training: getting the text, into $raw"
-        [ ! -e "$raw/hindi_corpus.txt" ] || download+=(--overwrite) # without its metadata it is not finished
         "$python" data/download.py ${download[@]+"${download[@]}"} || exit $?
     fi
     echo "training: turning the text into tokens, into $data"

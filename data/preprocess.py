@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_DIR = ROOT / "data"
 sys.path.insert(0, str(ROOT))
 
 from nano_hindi.command import Parser, command_line
-from nano_hindi.common import Progress, count, replacing
+from nano_hindi.common import Progress, count, replacing, shown
 from nano_hindi.corpus import MARKER, batches, read_documents
 from nano_hindi.errors import UserError
 
@@ -32,7 +33,7 @@ USUAL_WINDOW = 1024  # tokens; with less than one and its target, training with 
 def parse(argv: list[str] | None):
     parser = Parser(prog="data/preprocess.py", description="Tokenize a corpus. Before: data/download.py. Next: train.py.")
     parser.add_argument("--input", type=Path, default=ROOT / "data" / "raw" / "hindi_corpus.txt", metavar="FILE", help="the corpus")
-    parser.add_argument("--output_dir", type=Path, default=ROOT / "data", metavar="DIR", help="where train.bin, val.bin and tokenizer/ go")
+    parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="where train.bin, val.bin and tokenizer/ go")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR", help="a name on the hub, or a folder with tokenizer.json")
     which.add_argument("--train_tokenizer", type=int, metavar="VOCAB_SIZE", help="train one on the corpus itself, of so many pieces; needs no hub")
@@ -92,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
         print(
             f"notice: val.bin is shorter than one window of {USUAL_WINDOW} tokens; give a larger --val_fraction, or train with a smaller --sequence_len"
         )
-    print(f"{folder} is ready; next: python train.py")
+    data_dir = "" if folder == DEFAULT_DIR else f" --data_dir {shown(folder)}"
+    print(f"{shown(folder)} is ready; next: python train.py{data_dir}")
     return 0
 
 

@@ -138,7 +138,8 @@ def can_compile(device: torch.device) -> str | None:
         x = torch.randn(64, device=device, requires_grad=True)
         probe(x).backward()
     except Exception as error:  # noqa: BLE001 - a missing compiler or Triton shows itself in many types
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"[:160]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.rstrip().endswith("raised:")]
+        return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:160]
     return None
 
 

@@ -350,8 +350,8 @@ def test_sample_does_it_all_offline_in_folders_of_its_own(ready):
 @pytest.mark.parametrize(
     ("there", "made"),
     [
-        (["data/raw/hindi_corpus.txt"], [[*DOWNLOAD, "--overwrite"], PREPROCESS]),
-        (["data/raw/metadata.txt"], [DOWNLOAD, PREPROCESS]),
+        (["data/raw/hindi_corpus.txt"], [PREPROCESS]),
+        (["data/raw/hindi_corpus.txt.tmp", "data/raw/metadata.txt"], [DOWNLOAD, PREPROCESS]),
         (["data/raw/hindi_corpus.txt.tmp"], [DOWNLOAD, PREPROCESS]),
         (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt"], [PREPROCESS]),
         (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt", "data/train.bin", "data/val.bin"], [PREPROCESS]),
