@@ -6,6 +6,7 @@ import argparse
 import errno
 import functools
 import sys
+import warnings
 from collections.abc import Callable
 
 from nano_hindi.errors import UserError
@@ -56,7 +57,9 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
     def run(argv: list[str] | None = None) -> int:
         use_utf8_console()
         try:
-            return main(argv) or 0
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # its compiler warns of PyTorch's own code
+                return main(argv) or 0
         except UserError as error:
             return _fail(str(error))
         except KeyboardInterrupt:

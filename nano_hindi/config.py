@@ -196,6 +196,7 @@ PRESETS: dict[str, tuple[GPTConfig, TrainConfig]] = {
             checkpoint_interval=200,
             eval_interval=100,
             inference_interval=200,
+            log_interval=20,
             eval_tokens=131_072,
         ),
     ),
