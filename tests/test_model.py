@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nano_hindi import model as network
 from nano_hindi.config import PRESETS, GPTConfig, get_config
 from nano_hindi.engine import KVCache
-from nano_hindi.model import GATE_CHANNELS, GPT, ROPE_BASE, SOFTCAP, apply_rope, rms_norm, rope_angles
+from nano_hindi.model import GATE_CHANNELS, GPT, ROPE_BASE, SOFTCAP, Linear, apply_rope, rms_norm, rope_angles
 
 # more layers than the pattern, three query heads for each K/V head, a vocabulary that needs padding, more channels than the gates look at
 CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=5, n_head=6, n_kv_head=2, n_embd=48, window_pattern="SSL")
@@ -392,3 +393,18 @@ def test_operations_per_token_are_those_that_pytorch_counts():
     matmuls = sum(n for operation, n in counted.items() if str(operation) in ("aten.mm", "aten.addmm"))
     attention = 12 * 48 * (4 + 4 + 16)
     assert model.flops_per_token() == matmuls / idx.numel() + attention
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(48, 128), (384, 1536), (48, 2)])  # the last is not in blocks
+def test_a_single_row_takes_another_way_to_the_same_product(n_in, n_out, monkeypatch):
+    layer, x = Linear(n_in, n_out), torch.randn(1, 1, n_in)
+    nn.init.normal_(layer.weight)
+    exact = (x.double() @ layer.weight.double().T).detach()
+    calls = []
+    monkeypatch.setattr(network, "_one_row", lambda *args, original=network._one_row: calls.append(1) or original(*args))
+    with torch.no_grad():
+        assert layer(x).shape == (1, 1, n_out)
+        assert (layer(x) - exact).abs().max() < 1e-4
+        layer(torch.randn(1, 2, n_in))
+    layer(x).sum().backward()  # with gradients, and for several rows, it is the usual product
+    assert len(calls) == (2 if n_out % 64 == 0 else 0)
