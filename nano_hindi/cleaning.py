@@ -1,0 +1,129 @@
+"""Cleaning of documents, for `data/download.py --clean`: two rules mend a text, four drop it, and each counts what it took.
+
+Everything that is dropped is wrong for a Hindi model whatever its purpose; taste (bad words, quality, boilerplate) is not judged here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+
+MIN_CHARACTERS = 50  # a shorter document is a caption or the rest of a menu
+MIN_DEVANAGARI = 0.5  # of the letters and marks
+MAX_BROKEN = 0.001  # of the characters; a replacement character now and then is a typing error of somebody else
+
+# C0 and C1 controls but tab and newline; soft hyphen, zero-width space, marks of direction, byte order mark. ZWJ and ZWNJ are Hindi spelling and stay.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
+_LINE_ENDS = re.compile("\r\n?|\u2028|\u2029")
+# U+FFFD, code points that belong to nobody, and UTF-8 of Devanagari (E0 A4 .., E0 A5 ..) that was read as Latin-1 or cp1252
+_BROKEN = re.compile("\ufffd|[\ufdd0-\ufdef\ufffe\uffff]|\u00e0[\u00a4\u00a5].")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_DEVANAGARI = re.compile("[\u0900-\u0963\u0970-\u097f]+")  # letters and their marks, no dandas and digits
+_OTHER_LETTERS = re.compile(r"[^\W\d_\u0900-\u097f]+")
+
+
+@dataclass
+class Count:
+    """What a rule did."""
+
+    documents: int = 0  # mended, or dropped
+    bytes: int = 0  # of UTF-8, that the documents lost
+
+
+class Cleaner:
+    """`cleaner(text)` is the text mended, or None where it is dropped. `counts` has a Count for each rule, in the order in which they are applied."""
+
+    def __init__(self):
+        self.counts = {rule: Count() for rule in ("control characters", "not NFC", "broken encoding", "not Devanagari", "too short", "duplicate")}
+        self._seen = Seen()
+
+    def __call__(self, text: str) -> str | None:
+        mended = _CONTROL.sub("", _LINE_ENDS.sub("\n", text))
+        composed = unicodedata.normalize("NFC", mended)
+        for rule, before, after in (("control characters", text, mended), ("not NFC", mended, composed)):
+            if before != after:
+                self._count(rule, _size(before) - _size(after))
+        rule = self._why_not(composed)
+        if rule is None:
+            return composed
+        self._count(rule, _size(composed))
+        return None
+
+    def remember(self, text: str) -> None:
+        """Know a document as one that was kept before: a download that goes on after a stop sees duplicates of its first part too."""
+        self._seen.add(text)
+
+    def _count(self, rule: str, size: int) -> None:
+        self.counts[rule].documents += 1
+        self.counts[rule].bytes += size
+
+    def _why_not(self, text: str) -> str | None:
+        """The rule that drops `text`, None where it may stay."""
+        if _length(_BROKEN, text) > MAX_BROKEN * len(text) or _SURROGATE.search(text):
+            return "broken encoding"
+        devanagari = _length(_DEVANAGARI, text)
+        if devanagari == 0 or devanagari < MIN_DEVANAGARI * (devanagari + _length(_OTHER_LETTERS, text)):
+            return "not Devanagari"
+        if len(text.strip()) < MIN_CHARACTERS:
+            return "too short"
+        return None if self._seen.add(text) else "duplicate"
+
+    def lines(self) -> list[str]:
+        """The counts as lines for people."""
+        return [
+            f"{'cleaned' if i == 0 else '':<10} {rule}: {n.documents:,} documents, {n.bytes:,} bytes"
+            for i, (rule, n) in enumerate(self.counts.items())
+        ]
+
+    def facts(self) -> dict[str, int]:
+        """The counts for metadata.txt."""
+        return {
+            f"cleaned_{rule.replace(' ', '_').lower()}_{key}": getattr(n, key) for rule, n in self.counts.items() for key in ("documents", "bytes")
+        }
+
+
+def _size(text: str) -> int:
+    """Bytes of UTF-8; half a surrogate pair, which JSON can spell, counts as three."""
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _length(pattern: re.Pattern, text: str) -> int:
+    """Characters of `text` that lie in runs of `pattern`."""
+    return sum(map(len, pattern.findall(text)))
+
+
+class Seen:
+    """A set of texts by 64 bits of their BLAKE2b hash, in 16 to 32 bytes each: thirty million documents, all of Sangraha's, take 0.5 to 1 GB.
+
+    Two different texts among so many share a hash with a chance of 1 in 40,000. Open addressing with steps of one.
+    """
+
+    def __init__(self):
+        self._table, self._used = np.zeros(1024, dtype=np.uint64), 0
+
+    def add(self, text: str) -> bool:
+        """Remember `text`. Returns whether it is new."""
+        key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1  # 0 marks an empty place
+        if not self._insert(key):
+            return False
+        self._used += 1
+        if 2 * self._used > len(self._table):
+            keys = self._table[self._table != 0]
+            self._table = np.zeros(2 * len(self._table), dtype=np.uint64)
+            for old in keys.tolist():
+                self._insert(old)
+        return True
+
+    def _insert(self, key: int) -> bool:
+        mask = len(self._table) - 1
+        place = key & mask
+        while (there := int(self._table[place])) != 0:
+            if there == key:
+                return False
+            place = (place + 1) & mask
+        self._table[place] = key
+        return True
