@@ -11,8 +11,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -24,7 +23,9 @@ from nano_hindi.command import Parser, command_line
 from nano_hindi.common import Progress, count, replacing, shown
 from nano_hindi.corpus import batches, read_source, write_document
 from nano_hindi.errors import UserError
+from nano_hindi.hub import Snapshot, fingerprint, say
 from nano_hindi.sample import stories
+from nano_hindi.unfinished import Unfinished, write_facts
 
 if TYPE_CHECKING:
     from nano_hindi.tokenizer import Tokenizer
@@ -37,8 +38,6 @@ HUB_DATASET, HUB_FOLDER, HUB_LICENCE = (
     "CC BY 4.0, ai4bharat/sangraha (https://huggingface.co/datasets/ai4bharat/sangraha)",
 )
 TOKENIZER = "sarvamai/sarvam-1"
-HUB_ROWS = 500  # documents that are decoded at once
-HUB_TIMEOUT = 20.0  # seconds for the question whether the hub is there; the libraries would try for most of a minute
 
 
 def parse(argv: list[str] | None):
@@ -60,8 +59,8 @@ def parse(argv: list[str] | None):
     parser.add_argument(
         "--tokenizer", metavar="NAME|DIR", help=f"counts the tokens (default: {TOKENIZER}, but none for the sample, whose words are counted)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample: another one tells other stories")
-    parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is already there")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help=f"another one draws another part of {HUB_SOURCE}, or tells other stories")
+    parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is already there, or the part of another one")
     args = parser.parse_args(argv)
     args.source = args.source or [HUB_SOURCE]
     if args.max_tokens is None:
@@ -77,25 +76,38 @@ def parse(argv: list[str] | None):
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    from nano_hindi.dataloader import write_metadata  # brings torch along: after parsing, and before the long work
-
-    from_hub, from_sample = args.source == [HUB_SOURCE], args.source == [SAMPLE_SOURCE]
+    from_hub = args.source == [HUB_SOURCE]
     source = ", ".join(os.path.realpath(path) for path in args.source)
     if from_hub:
         source = f"{HUB_DATASET} {HUB_FOLDER}"
-    elif from_sample:
+    elif args.source == [SAMPLE_SOURCE]:
         source = f"sample, seed {args.seed}"
-    corpus, facts_file = args.output_dir / "hindi_corpus.txt", args.output_dir / "metadata.txt"
-    facts = {"source": source, "max_tokens": args.max_tokens}
-    if corpus.exists() and not args.overwrite:
-        return leave_alone(corpus, facts_file, facts)
-
+    corpus = args.output_dir / "hindi_corpus.txt"
+    asked = {"source": source, "max_tokens": args.max_tokens}
     if from_hub:
-        facts |= {"revision": hub_revision(), "licence": HUB_LICENCE}
-        documents, tokenizer = hub_documents(), load_tokenizer(args.tokenizer or TOKENIZER)
-        progress = Progress(args.max_tokens, "tokens", "downloading")
-    elif from_sample:
-        facts |= {"licence": "MIT, written by nano_hindi/sample"}
+        asked |= {"seed": args.seed, "tokenizer": args.tokenizer or TOKENIZER}
+    unfinished = Unfinished(corpus)
+    if not (unfinished.is_complete and unfinished.is_of(asked)):
+        if corpus.exists() and not args.overwrite:
+            return leave_alone(corpus, asked)
+        unfinished.claim(asked, args.overwrite)
+        if from_hub:
+            download(args, asked, unfinished)
+    facts = unfinished.finish() if from_hub else gather(args, asked, corpus)
+
+    documents, words, size, empty = (int(facts[key]) for key in ("documents", "words", "bytes", "empty_documents_left_out"))
+    left_out = f" ({empty:,} empty ones left out)" if empty else ""
+    tokens = f"{int(facts['tokens']):,} tokens of {facts['tokenizer']}, " if "tokens" in facts else ""
+    print(f"{corpus}: {documents:,} documents{left_out}, {tokens}{words:,} words, {size / 1e6:,.2f} MB")
+    print(f"next: python data/preprocess.py{next_flags(args)}")
+    return 0
+
+
+def gather(args, asked: dict, corpus: Path) -> dict:
+    """Make a corpus of local files, or of the sample, in one go. Returns the facts for metadata.txt."""
+    facts = asked
+    if args.source == [SAMPLE_SOURCE]:
+        facts = asked | {"licence": "MIT, written by nano_hindi/sample"}
         documents, tokenizer = stories(args.seed), load_tokenizer(args.tokenizer) if args.tokenizer else None
         progress = Progress(args.max_tokens, "tokens" if tokenizer else "words", "writing stories")
     else:
@@ -104,18 +116,59 @@ def main(argv: list[str] | None = None) -> int:
         progress = Progress(local_size(args.source), "bytes", "reading")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with replacing(corpus) as temporary:
+        totals = Totals()
         with progress, open(temporary, "wb") as file:
-            totals = write_corpus(file, documents, tokenizer, args.max_tokens, report=reporter(progress))
+            write_corpus(file, documents, tokenizer, args.max_tokens, totals, reporter(progress))
         if not totals.documents:
             raise UserError(f"there is no text in {', '.join(args.source)}; give other files")
+        facts_file = corpus.with_name("metadata.txt")
         facts_file.unlink(missing_ok=True)  # so that it never speaks of another corpus
-    write_metadata(facts_file, facts | totals.facts(tokenizer) | {"created": datetime.now(timezone.utc).isoformat(timespec="seconds")})
+    facts |= totals.facts(tokenizer)
+    write_facts(facts_file, facts)
+    return facts
 
-    empty = f" ({totals.empty:,} empty ones left out)" if totals.empty else ""
-    tokens = f"{totals.tokens:,} tokens of {tokenizer.name}, " if tokenizer else ""
-    print(f"{corpus}: {totals.documents:,} documents{empty}, {tokens}{totals.words:,} words, {totals.bytes / 1e6:,.2f} MB")
-    print(f"next: python data/preprocess.py{next_flags(args)}")
-    return 0
+
+def download(args, asked: dict, unfinished: Unfinished) -> None:
+    """Complete the part file: each part of the data set (see `hub.plan`) is recorded as soon as it is on disk, and a stop costs no more than one."""
+    begun = unfinished.recorded
+    snapshot = Snapshot(HUB_DATASET, HUB_FOLDER, begun.get("revision"), say)
+    tokenizer = load_tokenizer(asked["tokenizer"])
+    parts = snapshot.plan(args.seed, args.max_tokens * bytes_per_token(tokenizer))
+    facts = asked | {"revision": snapshot.revision, "licence": HUB_LICENCE}
+    facts |= {"tokenizer_fingerprint": tokenizer.fingerprint(), "order": fingerprint(parts), "parts": len(parts)}
+    done, totals = unfinished.number("parts_finished"), Totals.recorded(begun)
+    if done:
+        if not unfinished.is_of(facts):
+            raise unfinished.foreign("its tokenizer, or this program, has changed since")
+        say(f"going on with {unfinished.part}: {done:,} of {len(parts):,} parts and {totals.documents:,} documents are there")
+
+    def record(complete: bool = False) -> None:
+        state = {"complete": "yes" if complete else "no", "parts_finished": done}
+        unfinished.record(file, state | facts | totals.facts(tokenizer) | {"written": totals.written})
+
+    with unfinished.open(totals.written) as file, Progress(args.max_tokens - totals.tokens, "tokens", "downloading") as progress:
+        report = reporter(progress, totals.tokens)
+        try:
+            for documents in snapshot.read(parts[done:]):
+                write_corpus(file, documents, tokenizer, args.max_tokens, totals, report)
+                if totals.tokens >= args.max_tokens:
+                    break
+                done += 1
+                record()
+        except KeyboardInterrupt:
+            say(f"{unfinished.part} stays; the same command goes on with it")
+            raise
+        if totals.documents:
+            record(complete=True)
+    if not totals.documents:
+        unfinished.discard()
+        raise UserError(f"there is no text in {HUB_FOLDER} of {HUB_DATASET}; is HF_ENDPOINT a full mirror?")
+
+
+def bytes_per_token(tokenizer: Tokenizer) -> float:
+    """About how many bytes of Hindi a token has."""
+    texts = list(itertools.islice(stories(), 20))
+    return sum(len(text.encode()) for text in texts) / sum(map(len, tokenizer.encode_batch(texts)))
 
 
 def next_flags(args) -> str:
@@ -125,14 +178,17 @@ def next_flags(args) -> str:
     return "" if args.output_dir == DEFAULT_DIR else f" --input {shown(args.output_dir / 'hindi_corpus.txt')}"
 
 
-def leave_alone(corpus: Path, facts_file: Path, asked: dict) -> int:
+def leave_alone(corpus: Path, asked: dict) -> int:
     """Say that the corpus is there already, when the same source and budget made it. Raises UserError when it is another one."""
     from nano_hindi.dataloader import read_metadata
 
+    facts_file = corpus.with_name("metadata.txt")
     facts = read_metadata(facts_file) if facts_file.is_file() else {}
     if any(facts.get(key) != str(value) for key, value in asked.items()):
-        raise UserError(f"{corpus} is already there, from another source or budget; --overwrite replaces it, another --output_dir keeps both")
-    print(f"{corpus} is already there, from the same source and budget: {facts.get('documents')} documents; --overwrite makes it again")
+        raise UserError(
+            f"{corpus} is already there, from another source, budget, seed or tokenizer; --overwrite replaces it, another --output_dir keeps both"
+        )
+    print(f"{corpus} is already there, from the same command: {facts.get('documents')} documents; --overwrite makes it again")
     return 0
 
 
@@ -149,30 +205,35 @@ class Totals:
     characters: int = 0
     bytes: int = 0  # of text
     written: int = 0  # bytes of the file, markers and all
-    empty: int = 0  # documents that were nothing but space, and are not in the corpus
+    empty_documents_left_out: int = 0  # nothing but space
+
+    @classmethod
+    def recorded(cls, facts: dict[str, str]) -> Totals:
+        """Those of a progress file, or of none."""
+        return cls(**{field.name: int(facts.get(field.name, 0)) for field in fields(cls)})
 
     def facts(self, tokenizer: Tokenizer | None) -> dict:
         """The lines of metadata.txt."""
         counted = {"tokenizer": tokenizer.name, "tokens": self.tokens} if tokenizer else {"tokenizer": "none: max_tokens bounded the words"}
-        sizes = {"words": self.words, "characters": self.characters, "bytes": self.bytes, "empty_documents_left_out": self.empty}
-        return {"documents": self.documents, **counted, **sizes}
+        others = ("words", "characters", "bytes", "empty_documents_left_out")
+        return {"documents": self.documents, **counted, **{name: getattr(self, name) for name in others}}
 
 
 def write_corpus(
-    file: BinaryIO, documents: Iterable[str], tokenizer: Tokenizer | None, max_tokens: int, report: Callable[[Totals], None] = lambda totals: None
-) -> Totals:
-    """Append `documents` to a corpus, up to and including the one that reaches `max_tokens` (without a tokenizer: that many words, each of which is at
-    least one token). Documents that are nothing but space are left out. `report` hears of the totals after each batch."""
-    totals = Totals()
+    file: BinaryIO, documents: Iterable[str], tokenizer: Tokenizer | None, max_tokens: int, totals: Totals, report: Callable[[Totals], None]
+) -> None:
+    """Append `documents` to a corpus and to its `totals`, up to and including the one that reaches `max_tokens` (without a tokenizer: that many words,
+    each of which is at least one token). Documents that are nothing but space are left out. `report` hears of the totals after each batch."""
 
-    def not_empty() -> Iterator[str]:
+    def taken() -> Iterator[str]:
+        """All documents pass here, whatever their source, in the order of the corpus."""
         for text in documents:
             if text and not text.isspace():
                 yield text
             else:
-                totals.empty += 1
+                totals.empty_documents_left_out += 1
 
-    for batch in batches(not_empty()):
+    for batch in batches(taken()):
         encoded = tokenizer.encode_batch(batch) if tokenizer else [[]] * len(batch)
         for text, ids in zip(batch, encoded, strict=True):
             totals.written += write_document(file, text)
@@ -183,16 +244,16 @@ def write_corpus(
             totals.bytes += len(text.encode())
             if (totals.tokens if tokenizer else totals.words) >= max_tokens:
                 report(totals)
-                return totals
+                return
         report(totals)
-    return totals
 
 
-def reporter(progress: Progress) -> Callable[[Totals], None]:
-    """A `report` for `write_corpus` that moves a bar of tokens, of words, or of bytes of the file, with the other figures behind it."""
+def reporter(progress: Progress, before: int = 0) -> Callable[[Totals], None]:
+    """A `report` for `write_corpus` that moves a bar of tokens (from those that were there `before`), of words, or of bytes of the file, with the other
+    figures behind it."""
 
     def report(totals: Totals) -> None:
-        done = {"tokens": totals.tokens, "words": totals.words, "bytes": totals.written}[progress.unit]
+        done = {"tokens": totals.tokens - before, "words": totals.words, "bytes": totals.written}[progress.unit]
         counted = "tokens" if totals.tokens else "words"
         others = {} if progress.unit == counted else {counted: count(getattr(totals, counted))}
         progress.update(done - progress.done, documents=count(totals.documents), **others, MB=f"{totals.bytes / 1e6:,.1f}")
@@ -223,39 +284,6 @@ def tokenizer_or_none(name: str) -> Tokenizer | None:
             f"notice: {error}\nnotice: without a tokenizer, words and bytes are counted, and --max_tokens bounds the words (each is at least one token)"
         )
         return None
-
-
-def hub_revision() -> str:
-    """The commit of the data set on the hub. Asks once, so that a hub that is not there is known at once. Raises UserError where it cannot be had."""
-    try:
-        from huggingface_hub import HfApi
-
-        return HfApi().dataset_info(HUB_DATASET, timeout=HUB_TIMEOUT).sha or "unknown"
-    except Exception as error:
-        raise hub_error(error) from error
-
-
-def hub_documents() -> Iterator[str]:
-    """The documents of the data set, streamed. Lost connections are tried again by the libraries; raises UserError when they give up."""
-    try:
-        import datasets
-
-        datasets.utils.logging.set_verbosity_error()
-        datasets.disable_progress_bars()
-        rows = datasets.load_dataset(HUB_DATASET, data_dir=HUB_FOLDER, split="train", streaming=True)
-        for batch in rows.iter(batch_size=HUB_ROWS):
-            yield from (text or "" for text in batch["text"])
-    except Exception as error:
-        raise hub_error(error) from error
-
-
-def hub_error(error: Exception) -> UserError:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    reason = f"it answers {status}" if status else (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
-    return UserError(
-        f"{HUB_DATASET} cannot be had from the hub ({reason}); check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in) and run the same "
-        "command again, or do without the hub: --source sample, --source PATH"
-    )
 
 
 if __name__ == "__main__":

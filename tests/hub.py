@@ -20,19 +20,25 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-COMMIT = "c0ffee" * 6 + "cafe"  # the revision of everything
+COMMIT = "c0ffee" * 6 + "cafe"  # the newest revision, until a test says otherwise
 API = re.compile(r"/api/(?P<kind>datasets|models)/(?P<repo>[^/]+/[^/]+)(?P<rest>(/.*)?)")
-RESOLVE = re.compile(r"/(?P<repo>(datasets/)?[^/]+/[^/]+)/resolve/[^/]+/(?P<path>.+)")
+RESOLVE = re.compile(r"/(?P<repo>(datasets/)?[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
 
 @dataclass
 class Fault:
-    """The first `times` requests whose "METHOD /path" matches `pattern` go wrong: with a status, or with a body that stops after `cut` bytes, or late."""
+    """The first `times` requests whose "METHOD /path bytes=first-last" matches `pattern` go wrong, after the first `spare` of them: with a status, with a
+    body that ends after `cut` bytes, or that says no more after `stall` bytes, or with a connection that closes without a word, or late."""
 
     pattern: str
     times: int
     status: int | None = None
     cut: int | None = None
+    stall: int | None = None
+    hang_up: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
+    spare: int = 0
+    every: int = 1  # only each so many of them
     delay: float = 0.0
 
 
@@ -43,15 +49,24 @@ class Hub:
     repos: dict[str, Path]
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)  # "METHOD /path bytes=first-last" of each, in order
+    commit: str = COMMIT
+    earlier: dict[str, dict[str, Path]] = field(default_factory=dict)  # `repos` as they were at other commits
+    headers: list[dict[str, str]] = field(default_factory=list)  # of each request
+    port: int = 0
+    strip: str = ""  # what addresses begin with when clients take this for their proxy
 
     def __enter__(self) -> Hub:
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        ThreadingHTTPServer.handle_error = lambda *args: None  # clients that are killed
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), _handler(self))
         self.server.daemon_threads = True
+        self.port = self.server.server_address[1]  # the same one when it comes back
+        self.closing = threading.Event()
         self.lock = threading.Lock()
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 
     def __exit__(self, *exc_info) -> None:
+        self.closing.set()  # those that stall may go
         self.server.shutdown()
         self.server.server_close()
 
@@ -72,18 +87,26 @@ class Hub:
             self.requests.append(request)
             for fault in self.faults:
                 if fault.times > 0 and re.search(fault.pattern, request):
+                    if fault.spare > 0:
+                        fault.spare -= 1
+                        continue
+                    fault.spare = fault.every - 1
                     fault.times -= 1
                     return fault
         return None
 
-    def files(self, repo: str) -> dict[str, Path]:
-        """The files of a repository by their name in it."""
-        folder = self.repos[repo]
+    def files(self, repo: str, revision: str = "main") -> dict[str, Path] | None:
+        """The files of a repository by their name in it, None where there is no such revision."""
+        if revision not in ("main", self.commit, *self.earlier):
+            return None
+        folder = self.earlier.get(revision, self.repos)[repo]
         return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        disable_nagle_algorithm = True  # or an answer waits 40 ms for the acknowledgement of its first packet
+        commit = hub.commit
         protocol_version = "HTTP/1.1"
         timeout = 60
 
@@ -100,19 +123,24 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             pass
 
         def answer(self, body: bytes) -> None:
+            self.path = self.path.removeprefix(hub.strip)
             url = urlsplit(self.path)
             path = unquote(url.path)
+            hub.headers.append({key.lower(): value for key, value in self.headers.items()})
             self.fault = hub.fault_for(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client had enough
                 if self.fault:
                     time.sleep(self.fault.delay)
-                if self.fault and self.fault.status:
+                if self.fault and self.fault.hang_up:
+                    self.close_connection = True
+                elif self.fault and self.fault.status:
                     self.error(self.fault.status, "Fault")
                 elif match := API.fullmatch(path):
                     repo = match["repo"] if match["kind"] == "models" else f"datasets/{match['repo']}"
                     self.api(repo, match["repo"], match["rest"], body)
                 elif (match := RESOLVE.fullmatch(path)) and match["repo"] in hub.repos:
-                    self.file(hub.files(match["repo"]).get(match["path"]))
+                    self.commit = hub.commit if match["revision"] == "main" else match["revision"]
+                    self.file((hub.files(match["repo"], match["revision"]) or {}).get(match["path"]))
                 else:
                     self.error(404, "RepoNotFound")
 
@@ -122,10 +150,19 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if repo not in hub.repos:
                 self.error(404, "RepoNotFound")
                 return
-            files = hub.files(repo)
+            revision = re.fullmatch("/[^/]+/([^/]+).*", rest)
+            revision = revision[1] if revision else "main"
+            files = hub.files(repo, revision)
+            if files is None:
+                self.error(404, "RevisionNotFound")
+                return
+            self.commit = hub.commit if revision == "main" else revision
             if rest == "" or re.fullmatch("/revision/[^/]+", rest):
-                siblings = [{"rfilename": file} for file in files]
-                self.json({"id": name, "sha": COMMIT, "private": False, "gated": False, "disabled": False, "tags": [], "siblings": siblings})
+                with_sizes = "blobs=true" in urlsplit(self.path).query.lower()
+                siblings = [
+                    {"rfilename": file} | ({"size": path.stat().st_size, "blobId": oid(path)} if with_sizes else {}) for file, path in files.items()
+                ]
+                self.json({"id": name, "sha": self.commit, "private": False, "gated": False, "disabled": False, "tags": [], "siblings": siblings})
             elif match := re.fullmatch("/tree/[^/]+(/(?P<folder>.*))?", rest):
                 folder = (match["folder"] or "").strip("/")
                 entries = list(tree(files, folder, recursive="recursive=true" in urlsplit(self.path).query.lower()))
@@ -159,17 +196,32 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
         def error(self, status: int, code: str) -> None:
-            self.send(status, json.dumps({"error": code}).encode(), {"Content-Type": "application/json", "X-Error-Code": code, "Retry-After": "0"})
+            self.send(
+                status,
+                json.dumps({"error": code}).encode(),
+                {"Content-Type": "application/json", "X-Error-Code": code} | (self.fault.headers if self.fault else {}),
+            )
 
         def send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(content)), "X-Repo-Commit": COMMIT, "X-Request-Id": "loopback"}.items():
+            for key, value in {
+                **headers,
+                "Content-Length": str(len(content)),
+                "X-Repo-Commit": self.commit,
+                "X-Request-Id": "loopback",
+                "X-HF-Warning": "Loopback; set HF_TOKEN",
+            }.items():
                 self.send_header(key, value)
             self.end_headers()
             if self.command == "HEAD":
                 return
             if self.fault and self.fault.cut is not None:
                 content, self.close_connection = content[: self.fault.cut], True
+            if self.fault and self.fault.stall is not None:
+                self.wfile.write(content[: self.fault.stall])
+                hub.closing.wait(60)
+                self.close_connection = True
+                return
             self.wfile.write(content)
 
     return Handler

@@ -1,15 +1,21 @@
 """data/download.py: which documents, how many, what is said about them; and a hub that is there, slow, broken, or not there."""
 
+import collections
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import nano_hindi.hub
 import standin
 from conftest import ROOT, run_script
 from data import download
@@ -34,7 +40,11 @@ def tokenizer_dir(tmp_path_factory) -> Path:
 
 
 def run(out: Path, *argv) -> int:
-    return download.main([*map(str, argv), "--output_dir", str(out)])
+    code = download.main([*map(str, argv), "--output_dir", str(out)])
+    for thread in threading.enumerate():  # what it has fetched ahead for nothing would end with its process: here it must not ask the next test's hub
+        if isinstance(thread, nano_hindi.hub.Later):
+            thread.join(20)
+    return code
 
 
 # ---- files of one's own
@@ -183,7 +193,7 @@ def test_importing_the_scripts_brings_no_heavy_library_along():
 
 
 HINDI = [standin.documents(11, seed=100 + i) for i in range(18)]  # with so many files the libraries would draw progress bars of their own
-ALL_HINDI = [text for name in sorted(f"data-{i}" for i in range(len(HINDI))) for text in HINDI[int(name[5:])]]  # data-1, data-10, data-11 ...
+ALL_HINDI = sorted(text for texts in HINDI for text in texts)
 
 
 @pytest.fixture(scope="module")
@@ -191,23 +201,25 @@ def repos(tmp_path_factory, tokenizer_dir) -> dict[str, Path]:
     return {"datasets/ai4bharat/sangraha": make_sangraha(tmp_path_factory.mktemp("sangraha"), HINDI), "sarvamai/sarvam-1": tokenizer_dir}
 
 
-def from_hub(hub: Hub, tmp_path: Path, *argv, script: str = "data/download.py", timeout: float = 60) -> subprocess.CompletedProcess:
-    return run_script(script, "--output_dir", tmp_path / "raw", *argv, timeout=timeout, **hub.environment(tmp_path / "home"))
+def from_hub(hub: Hub, tmp_path: Path, *argv, script: str = "data/download.py", timeout: float = 60, **env) -> subprocess.CompletedProcess:
+    return run_script(script, "--output_dir", tmp_path / "raw", *argv, timeout=timeout, **hub.environment(tmp_path / "home"), **env)
 
 
 def test_the_hub_gives_the_verified_hindi_documents_and_nothing_else(tmp_path, repos):
     with Hub(repos) as hub:
-        result = from_hub(hub, tmp_path)
+        result = from_hub(hub, tmp_path, HF_TOKEN="hf_secret")
         assert result.returncode == 0, result.stderr
-        assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
+        assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
         assert result.stderr == ""  # the libraries' advice stays off the screen
         parquet = {re.sub(" bytes.*", "", r).split("/", 6)[-1] for r in hub.requests if ".parquet" in r}
         assert parquet == {f"verified/hin/data-{i}.parquet" for i in range(len(HINDI))}
+        assert {headers.get("authorization") for headers in hub.headers} == {"Bearer hf_secret"}
         facts = read_metadata(tmp_path / "raw" / "metadata.txt")
         assert facts["source"] == "ai4bharat/sangraha verified/hin"
         assert facts["licence"].startswith("CC BY 4.0")
-        assert re.fullmatch("[0-9a-f]{40}", facts["revision"])
+        assert facts["revision"] == hub.commit
         assert facts["tokenizer"] == "sarvamai/sarvam-1"
+        assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["hindi_corpus.txt", "metadata.txt"]
 
         # and on, with the tokenizer of the hub: its defaults are all that is needed
         argv = ["--input", tmp_path / "raw" / "hindi_corpus.txt", "--output_dir", tmp_path / "data", "--val_fraction", "0.2"]
@@ -219,27 +231,37 @@ def test_the_hub_gives_the_verified_hindi_documents_and_nothing_else(tmp_path, r
     assert data.train_tokens + data.val_tokens == int(facts["tokens"])
 
 
-def test_a_budget_ends_the_stream_cleanly(tmp_path, repos, tokenizer_dir):
-    sizes = [len(ids) + 2 for ids in load_tokenizer(tokenizer_dir).encode_batch(ALL_HINDI)]
+def test_a_hub_behind_a_proxy_is_asked_through_it(tmp_path, repos):
     with Hub(repos) as hub:
-        result = from_hub(hub, tmp_path, "--max_tokens", sum(sizes[:33]))
+        proxy = hub.environment(tmp_path / "home")["HF_ENDPOINT"]
+        hub.strip = "http://hub.invalid"  # a proxy is asked for whole addresses
+        env = {
+            **hub.environment(tmp_path / "home"),
+            "HF_ENDPOINT": hub.strip,
+            "HTTP_PROXY": proxy,
+            "http_proxy": proxy,
+            "NO_PROXY": "",
+            "no_proxy": "",
+        }
+        result = run_script("data/download.py", "--output_dir", tmp_path / "raw", timeout=60, **env)
         assert result.returncode == 0, result.stderr
-        assert result.stderr == ""
-        assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI[:33]
+    assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
 
 
 def test_busy_answers_and_dropped_connections_do_not_change_the_corpus(tmp_path, repos):
     faults = [
-        Fault("GET .*data-0.parquet", times=1, cut=1000),
+        Fault("GET .*data-0.parquet", times=1, cut=100, spare=2),
         Fault("GET .*data-1.parquet", times=1, status=503),
         Fault("GET .*tokenizer.json", times=1, cut=3000),
-        Fault("GET .*/tree/", times=1, status=429),
+        Fault("GET /api/datasets", times=1, status=429),
     ]
     with Hub(repos, faults) as hub:
         result = from_hub(hub, tmp_path, timeout=100)
         assert result.returncode == 0, result.stderr
+        assert result.stderr == ""
         assert [fault.times for fault in faults] == [0, 0, 0, 0]  # each of them did happen
-        assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
+        assert result.stdout.count("trying again in 1 s (1 of 8)") == 3
+        assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
 
 
 @pytest.mark.parametrize(
@@ -247,12 +269,13 @@ def test_busy_answers_and_dropped_connections_do_not_change_the_corpus(tmp_path,
     [
         (Fault("/api/datasets", times=99, status=404), "it answers 404"),
         (Fault("/api/datasets", times=99, status=401), "it answers 401"),
-        (Fault("data-1.parquet", times=99, status=403), "it answers 403"),  # in the middle of the work
+        (Fault("data-1.parquet", times=99, status=403), "it answers 403"),
     ],
 )
-def test_a_hub_that_refuses_is_one_line_and_nothing_stays(tmp_path, repos, fault, message):
+def test_a_hub_that_refuses_is_one_line_at_once_and_nothing_stays(tmp_path, repos, fault, message):
     with Hub(repos, [fault]) as hub:
         result = from_hub(hub, tmp_path)
+    assert fault.times == 98
     assert result.returncode == 2
     assert message in result.stderr
     assert "--source PATH" in result.stderr
@@ -279,17 +302,468 @@ def test_a_hub_that_is_not_there_is_one_line_at_once(tmp_path, repos):
     assert "1 documents, 2 words" in result.stdout
 
 
-@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_ctrl_c_during_a_download_leaves_nothing_half_written(tmp_path, repos):
-    with Hub(repos, [Fault("GET .*data-1.parquet", times=1, delay=30)]) as hub:
-        command = [sys.executable, "data/download.py", "--output_dir", str(tmp_path / "raw")]
-        env = {**os.environ, **hub.environment(tmp_path / "home")}
-        process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        until = time.monotonic() + 30
-        while not any("data-1.parquet" in request for request in hub.requests) and time.monotonic() < until:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        error = process.communicate(timeout=20)[1]
-    assert process.returncode == 130, error
-    assert error.strip() == "stopped"
-    assert not list(tmp_path.glob("raw/*"))
+# ---- a larger data set, and a hub in trouble: the program runs in this process, or in a fork of it, without waiting between tries
+
+GROUPED = [standin.documents(40, seed=500 + i) for i in range(6)]  # eight row groups of five documents in each of six files
+EVERY = sorted(text for texts in GROUPED for text in texts)
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory) -> dict[str, Path]:
+    return {"datasets/ai4bharat/sangraha": make_sangraha(tmp_path_factory.mktemp("grouped"), GROUPED, rows_per_group=5)}
+
+
+@pytest.fixture
+def hub(grouped, monkeypatch) -> Iterator[Hub]:
+    with Hub(grouped) as hub:
+        take_for_the_hub(hub, monkeypatch)
+        yield hub
+
+
+def take_for_the_hub(hub: Hub, monkeypatch) -> None:
+    """What `hub.environment` does for another process, for this one, which has read its settings long ago."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    close_session()
+    endpoint = hub.environment(Path())["HF_ENDPOINT"]
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """The seconds that the program wanted to wait; it does not."""
+    waited = []
+    monkeypatch.setattr(nano_hindi.hub, "time", SimpleNamespace(sleep=waited.append))
+    return waited
+
+
+@pytest.fixture(scope="module")
+def undisturbed(grouped, tokenizer_dir, tmp_path_factory) -> dict[int, bytes]:
+    """The corpus of each budget that is used below, from a hub without faults."""
+    found = {}
+    with pytest.MonkeyPatch.context() as monkeypatch, Hub(grouped) as hub:
+        take_for_the_hub(hub, monkeypatch)
+        for budget in (SMALL_BUDGET, ALL):
+            folder = tmp_path_factory.mktemp("undisturbed")
+            assert run(folder, "--tokenizer", tokenizer_dir, "--max_tokens", budget) == 0
+            found[budget] = (folder / "hindi_corpus.txt").read_bytes()
+    return found
+
+
+ALL, SMALL_BUDGET = 10**6, 400
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of this process")
+
+
+def data_requests(hub: Hub) -> list[str]:
+    """What was asked of the parquet files, but for their footers, the first two requests for each of them."""
+    seen, found = collections.Counter(), []
+    for request in hub.requests:
+        if ".parquet" in request:
+            name = request.split()[1]
+            seen[name] += 1
+            if seen[name] > 2:
+                found.append(request.split("/")[-1])
+    return found
+
+
+class Fork:
+    """`data/download.py ARGV` in a fork of this process, after `prepare()` there."""
+
+    def __init__(self, folder: Path, *argv, prepare: Callable[[], None] = lambda: None):
+        self.outputs = folder.with_suffix(".out"), folder.with_suffix(".err")
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or it warns of the fork
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 99
+            try:
+                sys.stdout, sys.stderr = (path.open("w", encoding="utf-8") for path in self.outputs)
+                prepare()
+                code = run(folder, *argv)
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+
+    def wait(self) -> int:
+        """The exit code; minus the signal that ended it."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def kill(self, number: int) -> int:
+        os.kill(self.pid, number)
+        return self.wait()
+
+    @property
+    def out(self) -> str:
+        return self.outputs[0].read_text(encoding="utf-8")
+
+    @property
+    def err(self) -> str:
+        return self.outputs[1].read_text(encoding="utf-8")
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def corpus_in(folder: Path) -> bytes:
+    """The corpus, once the folder holds nothing else but metadata.txt."""
+    assert sorted(path.name for path in folder.iterdir()) == ["hindi_corpus.txt", "metadata.txt"]
+    return (folder / "hindi_corpus.txt").read_bytes()
+
+
+# which part of the data set
+
+
+def test_a_budget_for_all_takes_each_document_once_and_each_row_group_in_one_request(tmp_path, hub, tokenizer_dir):
+    assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir) == 0
+    assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == EVERY
+    assert len(data_requests(hub)) == len(set(data_requests(hub))) == 6 * 8
+
+
+@pytest.mark.parametrize("rows_per_group", [5, 100], ids=["in small row groups", "in one large row group each"])
+def test_a_tenth_comes_from_every_file_about_equally_and_another_seed_takes_another_tenth(tmp_path, tokenizer_dir, monkeypatch, rows_per_group):
+    files = [[f"{text} {i}.{n}" for n, text in enumerate(standin.documents(100, seed=900 + i))] for i in range(6)]
+    tokenizer = load_tokenizer(tokenizer_dir)
+    tokens = [[len(ids) + 2 for ids in tokenizer.encode_batch(texts)] for texts in files]
+    file_of = {text: i for i, texts in enumerate(files) for text in texts}
+    folder = make_sangraha(tmp_path / "hub", files, rows_per_group=rows_per_group)
+    if rows_per_group > 5:
+        monkeypatch.setattr(nano_hindi.hub, "BLOCK", 300)
+        monkeypatch.setattr(download, "bytes_per_token", lambda tokenizer: sum(len(text.encode()) for text in files[0]) / sum(tokens[0]))
+    with Hub({"datasets/ai4bharat/sangraha": folder}) as hub:
+        take_for_the_hub(hub, monkeypatch)
+        taken = {}
+        for seed, again in ((0, ""), (0, "again"), (1, "")):
+            raw = tmp_path / f"raw{seed}{again}"
+            assert run(raw, "--tokenizer", tokenizer_dir, "--max_tokens", sum(map(sum, tokens)) // 10, "--seed", seed) == 0
+            taken[raw.name] = list(read_documents(raw / "hindi_corpus.txt"))
+    assert taken["raw0"] == taken["raw0again"]
+    assert taken["raw0"] != taken["raw1"]
+    if rows_per_group == 5:  # a large row group can only be read from its beginning
+        assert len(set(taken["raw0"]) & set(taken["raw1"])) < 0.4 * len(taken["raw0"])
+    for name in ("raw0", "raw1"):
+        assert len(set(taken[name])) == len(taken[name])
+        counts = collections.Counter(file_of[text] for text in taken[name])
+        assert len(counts) == 6
+        assert min(counts.values()) >= 0.45 * max(counts.values())
+        assert 0.08 < len(taken[name]) / 600 < 0.12
+
+
+def test_any_beginning_of_the_order_is_even_over_the_files():
+    groups = {f"{i}.parquet": [(10, 10)] * 30 for i in range(7)}
+    order = nano_hindi.hub.plan(groups, seed=3)
+    assert sorted((part.file, part.group, part.first, part.end) for part in order) == [
+        (file, group, 0, 10) for file in sorted(groups) for group in range(30)
+    ]
+    for n in range(1, len(order) + 1):
+        counts = collections.Counter(part.file for part in order[:n])
+        assert max(counts.values()) - min(counts[file] for file in groups) <= 1
+    assert [part.group for part in order if part.file == "0.parquet"] != [part.group for part in order if part.file == "1.parquet"]
+    first = collections.Counter(nano_hindi.hub.plan(groups, seed)[0].file for seed in range(300))
+    assert len(first) == 7
+    assert max(first.values()) < 80
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7, 0.3, 0.01])
+def test_the_order_has_every_row_once_whatever_the_share(share):
+    sizes = {"a.parquet": [7, 1, 100], "b.parquet": [], "c.parquet": [3]}
+    groups = {file: [(rows, math.ceil(share * rows)) for rows in sizes[file]] for file in sizes}
+    rows = [(part.file, part.group, row) for part in nano_hindi.hub.plan(groups, 0) for row in range(part.first, part.end)]
+    assert sorted(rows) == [(file, group, row) for file in sizes for group, n in enumerate(sizes[file]) for row in range(n)]
+
+
+def test_the_order_is_the_same_for_all_time():
+    """A part file of yesterday goes on today: this changes only together with a way to begin again."""
+    assert (
+        nano_hindi.hub.fingerprint(nano_hindi.hub.plan({"a.parquet": [(10, 4), (20, 20), (30, 9)], "b.parquet": [(5, 5)]}, 1)) == "3311fd8100ce209c"
+    )
+
+
+def test_a_large_row_group_comes_in_pieces_and_equals_a_whole_one(tmp_path, hub, tokenizer_dir, undisturbed, monkeypatch):
+    monkeypatch.setattr(nano_hindi.hub, "AHEAD", 700)
+    monkeypatch.setattr(nano_hindi.hub, "BLOCK", 1000)
+    assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", ALL) == 0
+    assert corpus_in(tmp_path / "raw") == undisturbed[ALL]
+    ranges = [tuple(map(int, re.findall(r"(\d+)-(\d+)$", request)[0])) for request in hub.requests if "bytes=" in request]
+    assert max(last - first for first, last in ranges) < 1000
+
+
+# stopped and started again
+
+
+@forks
+def test_killed_at_any_moment_and_started_again_it_loses_repeats_and_fetches_nothing_twice(tmp_path, hub, tokenizer_dir, undisturbed):
+    argv = ["--tokenizer", tokenizer_dir, "--max_tokens", SMALL_BUDGET]
+    moments = 0
+
+    def killed_at(moment: int) -> Callable[[], None]:
+        """Ends the process before its `moment`th call that touches the disk."""
+
+        def prepare():
+            calls = 0
+
+            def wrap(real):
+                def wrapped(*args, **kwargs):
+                    nonlocal calls
+                    calls += 1
+                    if calls == moment:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return real(*args, **kwargs)
+
+                return wrapped
+
+            os.fsync, os.replace, os.unlink, download.write_document = map(wrap, (os.fsync, os.replace, os.unlink, download.write_document))
+            Path.unlink = wrap(Path.unlink)
+
+        return prepare
+
+    everything = set()
+    while True:
+        folder = tmp_path / f"raw{moments}"
+        hub.requests.clear()
+        code = Fork(folder, *argv, prepare=killed_at(moments)).wait() if moments else Fork(folder, *argv).wait()
+        if moments == 0:
+            everything = set(data_requests(hub))
+        elif code == 0:
+            break
+        else:
+            assert code == -signal.SIGKILL
+            before = list(data_requests(hub))
+            progress = folder / "hindi_corpus.progress.txt"
+            finished = int(read_metadata(progress)["parts_finished"]) if progress.exists() else 0
+            complete = progress.exists() and read_metadata(progress)["complete"] == "yes"
+            whole = (folder / "hindi_corpus.txt").exists() and (folder / "metadata.txt").exists()
+            hub.requests.clear()
+            assert run(folder, *argv) == 0
+            again = data_requests(hub)
+            if complete or whole:
+                assert hub.requests == []
+            else:
+                assert len(again) == len(everything) - finished
+                assert len(set(before) & set(again)) <= 2 + 1  # the one it was at, and those that came in the background
+        assert corpus_in(folder) == undisturbed[SMALL_BUDGET], moments
+        facts = read_metadata(folder / "metadata.txt")
+        assert int(facts["documents"]) == len(list(read_documents(folder / "hindi_corpus.txt")))
+        assert facts.keys() == read_metadata(tmp_path / "raw0" / "metadata.txt").keys()
+        moments += 1
+    assert moments > 25
+
+
+@forks
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)], ids=["SIGKILL", "Ctrl-C"])
+@pytest.mark.parametrize("trouble", ["stall", "back-off"])
+def test_stopped_while_it_waits_for_the_hub_it_goes_on_from_there(tmp_path, hub, tokenizer_dir, undisturbed, number, code, trouble):
+    folder, argv = tmp_path / "raw", ["--tokenizer", tokenizer_dir, "--max_tokens", ALL]
+    fault = Fault(
+        r"data-3.parquet bytes", times=99, spare=5, **({"stall": 100} if trouble == "stall" else {"status": 503, "headers": {"Retry-After": "99"}})
+    )
+    hub.faults.append(fault)
+    fork = Fork(folder, *argv)
+    progress = folder / "hindi_corpus.progress.txt"
+    wait_for(lambda: fault.times < 99 and progress.exists() and int(read_metadata(progress)["parts_finished"]) >= 18)
+    time.sleep(0.3)  # until nothing is left to do but to wait
+    begin = time.monotonic()
+    assert fork.kill(number) == code
+    assert time.monotonic() - begin < 3
+    if number == signal.SIGINT:
+        assert fork.err.strip() == "stopped"
+        assert "hindi_corpus.txt.part stays; the same command goes on with it" in fork.out
+    finished = int(read_metadata(progress)["parts_finished"])
+    hub.faults.clear()
+    hub.requests.clear()
+    assert run(folder, *argv) == 0
+    assert len(data_requests(hub)) == 48 - finished
+    assert corpus_in(folder) == undisturbed[ALL]
+
+
+def test_it_says_where_it_goes_on(tmp_path, hub, tokenizer_dir, undisturbed, waits, capsys):
+    argv = ["--tokenizer", tokenizer_dir, "--max_tokens", ALL]
+    hub.faults.append(Fault("data-2.parquet bytes", times=1, status=403, spare=6))
+    assert run(tmp_path / "raw", *argv) == 2
+    assert "the same command again: it goes on where it stopped" in capsys.readouterr().err
+    progress = read_metadata(tmp_path / "raw" / "hindi_corpus.progress.txt")
+    part = (tmp_path / "raw" / "hindi_corpus.txt.part").stat().st_size
+    assert int(progress["parts_finished"]) >= 20
+    assert progress | {"source": "ai4bharat/sangraha verified/hin", "seed": "0", "parts": "48", "written": str(part), "complete": "no"} == progress
+    assert run(tmp_path / "raw", *argv) == 0
+    assert f"{progress['parts_finished']} of 48 parts and {progress['documents']} documents are there" in capsys.readouterr().out
+    assert corpus_in(tmp_path / "raw") == undisturbed[ALL]
+
+
+def interrupted(folder: Path, hub: Hub, tokenizer_dir: Path) -> None:
+    """A download of everything that ended in the middle."""
+    hub.faults.append(Fault("data-2.parquet bytes", times=1, status=403, spare=6))
+    assert run(folder, "--tokenizer", tokenizer_dir, "--max_tokens", ALL) == 2
+    assert int(read_metadata(folder / "hindi_corpus.progress.txt")["parts_finished"]) >= 20
+
+
+def test_a_part_of_another_command_is_left_alone_and_the_line_says_what_to_do(tmp_path, hub, tokenizer_dir, undisturbed, capsys):
+    folder, same = tmp_path / "raw", ["--tokenizer", tokenizer_dir, "--max_tokens", ALL]
+    interrupted(folder, hub, tokenizer_dir)
+    other_tokenizer = standin.make_tokenizer(tmp_path / "other", vocab_size=512)
+    story = write_texts(tmp_path / "a.txt", ["एक"])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.requests.clear()
+    others = {
+        "max_tokens was 1000000": [*same[:3], 5000],
+        "seed was 0": [*same, "--seed", 1],
+        f"tokenizer was {tokenizer_dir}": ["--tokenizer", other_tokenizer, "--max_tokens", ALL],
+        "source was ai4bharat/sangraha": ["--source", story, *NO_TOKENIZER],
+    }
+    for words, argv in others.items():
+        capsys.readouterr()
+        assert run(folder, *argv) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert words in error
+        assert "run the command that began it, to go on; --overwrite starts over" in error
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert hub.requests == []
+    assert run(folder, *same, "--overwrite") == 0  # the same command goes on all the same
+    assert len(data_requests(hub)) < 30
+    assert corpus_in(folder) == undisturbed[ALL]
+
+    (folder / "hindi_corpus.txt").unlink()
+    interrupted(folder, hub, tokenizer_dir)
+    assert run(folder, *others["source was ai4bharat/sangraha"], "--overwrite") == 0
+    assert list(read_documents(folder / "hindi_corpus.txt")) == ["एक"]
+    corpus_in(folder)
+
+
+def test_a_tokenizer_that_changed_under_its_name_does_not_go_on(tmp_path, hub, tokenizer_dir, capsys):
+    tokenizer = standin.make_tokenizer(tmp_path / "tokenizer")
+    interrupted(tmp_path / "raw", hub, tokenizer)
+    standin.make_tokenizer(tmp_path / "tokenizer", vocab_size=512)
+    assert run(tmp_path / "raw", "--tokenizer", tokenizer, "--max_tokens", ALL) == 2
+    assert "its tokenizer, or this program, has changed since" in capsys.readouterr().err
+
+
+def test_a_hub_that_moved_on_gives_the_revision_that_was_begun(tmp_path, grouped, hub, tokenizer_dir, undisturbed):
+    interrupted(tmp_path / "raw", hub, tokenizer_dir)
+    hub.earlier[hub.commit] = dict(hub.repos)
+    hub.repos = {"datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "new", [standin.documents(9, seed=77)])}
+    began, hub.commit = hub.commit, "feed" * 10
+    assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", ALL) == 0
+    assert corpus_in(tmp_path / "raw") == undisturbed[ALL]
+    assert read_metadata(tmp_path / "raw" / "metadata.txt")["revision"] == began
+    assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", ALL, "--overwrite") == 0  # a new one takes the new one
+    assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == sorted(standin.documents(9, seed=77))
+
+
+@forks
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
+def test_a_full_disk_is_one_line_and_more_room_lets_it_go_on(tmp_path, hub, tokenizer_dir, undisturbed, share):
+    import resource
+
+    folder, argv = tmp_path / "raw", ["--tokenizer", tokenizer_dir, "--max_tokens", ALL]
+    limit = int(len(undisturbed[ALL]) * share)
+    fork = Fork(folder, *argv, prepare=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert fork.wait() == 2
+    assert re.fullmatch(r"error: .*File too large; make room, or choose another folder, then run the same command again\n", fork.err)
+    progress = folder / "hindi_corpus.progress.txt"
+    finished = int(read_metadata(progress)["parts_finished"]) if progress.exists() else 0
+    assert (finished > 20) == (share > 0.4)
+    hub.requests.clear()
+    assert run(folder, *argv) == 0
+    assert len(data_requests(hub)) == 48 - finished
+    assert corpus_in(folder) == undisturbed[ALL]
+
+
+# a hub in trouble
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("parquet bytes", times=12, every=3, cut=0),
+        Fault("parquet bytes", times=12, every=3, cut=5),
+        Fault("parquet bytes", times=12, every=3, hang_up=True),
+        Fault("parquet bytes", times=12, every=3, status=429),
+        Fault("parquet bytes", times=12, every=3, status=500),
+        Fault("parquet bytes", times=12, every=3, status=503),
+        Fault("parquet bytes", times=2, every=3, stall=10),
+        Fault("parquet bytes", times=2, every=3, delay=1.5),
+        Fault("/api/datasets", times=5, status=503),
+        Fault("/api/datasets", times=2, hang_up=True),
+        Fault("/api/datasets", times=1, stall=20),
+    ],
+    ids=lambda fault: ", ".join(f"{key}={value}" for key, value in vars(fault).items() if value),
+)
+def test_trouble_that_passes_does_not_change_the_corpus(tmp_path, hub, tokenizer_dir, undisturbed, waits, monkeypatch, capsys, fault):
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.setattr(nano_hindi.hub, "FOOTERS_AT_ONCE", 2)
+    times = fault.times
+    hub.faults.append(fault)
+    assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", ALL) == 0
+    assert fault.times == 0
+    assert corpus_in(tmp_path / "raw") == undisturbed[ALL]
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert output.out.count("notice: the hub falters") == len(waits) == times
+
+
+def test_a_storm_ends_in_one_line_after_a_few_minutes_and_the_same_command_goes_on(tmp_path, hub, tokenizer_dir, undisturbed, waits, capsys):
+    argv = ["--tokenizer", tokenizer_dir, "--max_tokens", ALL]
+    storm = Fault(r"data-1.parquet bytes", times=10**6, status=503, spare=7)
+    hub.faults.append(storm)
+    assert run(tmp_path / "raw", *argv) == 2
+    output = capsys.readouterr()
+    assert re.fullmatch(r"error: .*it answers 503.*run the same command again: it goes on where it stopped.*\n", output.err)
+    assert waits == list(nano_hindi.hub.BACKOFF)
+    assert 120 < sum(waits) < 300
+    assert 10**6 - storm.times == len(waits) + 1  # no retry storm of ours either
+    assert output.out.count("notice: the hub falters (it answers 503); trying again in") == len(waits)
+    hub.faults.clear()
+    hub.requests.clear()
+    finished = int(read_metadata(tmp_path / "raw" / "hindi_corpus.progress.txt")["parts_finished"])
+    assert run(tmp_path / "raw", *argv) == 0
+    assert len(data_requests(hub)) == 48 - finished < 24
+    assert corpus_in(tmp_path / "raw") == undisturbed[ALL]
+
+
+@pytest.mark.parametrize(
+    ("headers", "wanted"),
+    [({}, 1), ({"Retry-After": "77"}, 77), ({"Retry-After": "99999"}, 300), ({"RateLimit": '"api";r=0;t=55'}, 55), ({"Retry-After": "soon"}, 1)],
+)
+def test_it_waits_as_long_as_it_is_asked_to_within_reason(tmp_path, hub, tokenizer_dir, waits, headers, wanted):
+    hub.faults.append(Fault("/api/datasets", times=1, status=429, headers=headers))
+    assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", 50) == 0
+    assert waits == [wanted]
+
+
+def test_a_hub_that_vanishes_in_the_middle_and_comes_back(tmp_path, grouped, tokenizer_dir, undisturbed, monkeypatch):
+    hub, waited = Hub(grouped), []
+    hub.__enter__()
+    take_for_the_hub(hub, monkeypatch)
+    real = hub.fault_for
+
+    def vanish(request: str) -> Fault | None:
+        if len(hub.requests) == 40:
+            hub.server.socket.close()
+            hub.server.shutdown()
+        return real(request) if len(hub.requests) < 40 else Fault("", 1, hang_up=True)
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 5:
+            hub.__enter__()
+
+    hub.fault_for = vanish
+    monkeypatch.setattr(nano_hindi.hub, "time", SimpleNamespace(sleep=sleep))
+
+    def come_back() -> None:
+        hub.fault_for = real
+
+    hub.__enter__, enter = (lambda: (come_back(), enter())), hub.__enter__
+    assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", ALL) == 0
+    hub.__exit__()
+    assert len(waited) >= 5
+    assert corpus_in(tmp_path / "raw") == undisturbed[ALL]
