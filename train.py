@@ -38,11 +38,15 @@ def parse(argv: list[str] | None):
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     with joined_world(args.device) as world:
+        from nano_hindi.lock import only_run_in
         from nano_hindi.report import print_dry_run
         from nano_hindi.run import open_run
         from nano_hindi.training import train
 
-        return print_dry_run(args, world) if args.dry_run else train(open_run(args, world))
+        if args.dry_run:
+            return print_dry_run(args, world)
+        with only_run_in(args.checkpoint_dir, world):
+            return train(open_run(args, world))
 
 
 if __name__ == "__main__":

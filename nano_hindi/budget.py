@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from nano_hindi.common import World
+from nano_hindi.common import IS_WINDOWS, World
 from nano_hindi.config import GPTConfig
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
@@ -36,6 +37,7 @@ PEAK_TFLOPS = {
 }
 CPU_BATCH_TOKENS = 8192  # on a CPU more at once gains nothing: the loss and the attention work in chunks anyway
 MEMORY_SHARE = 0.9  # of the free device memory; the rest is fragmentation and what the libraries take for themselves
+SPILL_ROOM = 2**28  # bytes of it that stay free of PyTorch's allocator on Windows: kernels and libraries load into them
 EXPECTED_UTILISATION = 0.4  # of the matmul rate, for time estimates before anything has run
 
 
@@ -107,6 +109,21 @@ def require_memory(config: GPTConfig, device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def forbid_spilling(device: torch.device) -> None:
+    """Let what goes beyond the free memory of a GPU raise OutOfMemoryError also on Windows, and Linux within it (WSL), whose driver would quietly move it to
+    the memory of the system, where training crawls. A smaller fraction that is set already stays."""
+    if device.type != "cuda" or not (IS_WINDOWS or "microsoft" in platform.release().lower()):
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = max(0, free + torch.cuda.memory_reserved(device) - SPILL_ROOM) / total
+    torch.cuda.set_per_process_memory_fraction(min(allowed, torch.cuda.get_per_process_memory_fraction(device)), device)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device's memory ran out: PyTorch's own error, or what Triton, cuBLAS and a compiler around them make of it."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+
+
 def choose_device_batch_size(
     wanted: int | str, per_rank: int, sequence_len: int, try_step: Callable[[int], None], bytes_to_come: int, world: World
 ) -> int:
@@ -132,20 +149,20 @@ def choose_device_batch_size(
 
 
 def _fits_on_gpu(per_rank: int, try_step: Callable[[int], None], bytes_to_come: int, device: torch.device) -> int:
-    def peak(sequences: int) -> int:
-        torch.cuda.reset_peak_memory_stats(device)
-        try_step(sequences)
-        return torch.cuda.max_memory_allocated(device)
-
+    peaks = []
     try:
-        one = peak(1)
-        if per_rank == 1:
-            return 1
-        further = max(1, peak(2) - one)
-    except torch.cuda.OutOfMemoryError:
-        return 0
+        for sequences in range(1, min(per_rank, 2) + 1):
+            torch.cuda.reset_peak_memory_stats(device)
+            try_step(sequences)
+            peaks.append(torch.cuda.max_memory_allocated(device))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    if len(peaks) < 2:
+        return len(peaks)
+    one, further = peaks[0], max(1, peaks[1] - peaks[0])
     free, total = torch.cuda.mem_get_info(device)
-    allowed = total * getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(device)
+    allowed = total * torch.cuda.get_per_process_memory_fraction(device)
     usable = MEMORY_SHARE * min(free + torch.cuda.memory_reserved(device), allowed)
     torch.cuda.empty_cache()
     return 1 + int((usable - one - bytes_to_come) // further) if usable > one + bytes_to_come else 0

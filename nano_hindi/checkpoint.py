@@ -5,6 +5,7 @@ A checkpoint is a dict of plain tensors, numbers, strings, lists and dicts with 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import pickle
 import re
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nano_hindi.common import replacing
-from nano_hindi.config import GPTConfig, from_dict
+from nano_hindi.common import World, replacing
+from nano_hindi.config import GPTConfig, TrainConfig, from_dict
 from nano_hindi.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def save_checkpoint(folder: Path, checkpoint: dict, keep: int) -> Path:
     _save(path, checkpoint, CHECKPOINT_KEYS)
     older = [p for step, p in list_checkpoints(folder) if step < checkpoint["step"]]
     for superseded in older[: max(0, len(older) - (keep - 1))]:
-        superseded.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Windows: somebody reads it; the next save tries again
+            superseded.unlink()
     return path
 
 
@@ -59,8 +61,8 @@ def save_model(folder: Path, checkpoint: dict) -> Path:
 def _save(path: Path, state: dict, keys: tuple[str, ...]) -> None:
     if missing := set(keys) - set(state):
         raise KeyError(f"a checkpoint needs {sorted(missing)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
+        open(temporary, "wb").close()  # a folder that is gone or read-only says so here
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # torch's own zip writer hides the operating system's reason
@@ -68,10 +70,19 @@ def _save(path: Path, state: dict, keys: tuple[str, ...]) -> None:
             raise OSError(errno.ENOSPC, f"could not be written whole ({free / 1e6:.0f} MB are free there)", str(path)) from error
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete the half-written files that a killed process left behind. Only for the one that holds the folder's lock."""
+    for path in folder.glob("*.tmp"):
+        if _NAME.fullmatch(path.stem) or path.stem in ("model.pt", "metrics.jsonl", "curves.png"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict:
     """The dict of a checkpoint file, its tensors mapped from the file on the CPU. No code of the file is run.
 
-    Raises UserError where the file is missing, damaged, foreign, or lacks one of `keys`.
+    Raises UserError where the file is missing, damaged, foreign, or lacks one of `keys`, and where the tensors of a whole checkpoint do not fit its own
+    configuration: what this returns can be taken over.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a checkpoint in it, or let train.py find the newest: --checkpoint_dir {path} --resume auto")
@@ -92,14 +103,66 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
         raise UserError(f"{path} has format {state['format']!r}, this program reads format {FORMAT}; use the version that wrote it")
     if wrong := [key for key in keys if not isinstance(state[key], _TYPES.get(key, dict))]:
         raise UserError(f"{path} is damaged: its {', '.join(wrong)} cannot be used; use an older one")
+    if keys == CHECKPOINT_KEYS:
+        try:
+            _require_sound(state)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{path} does not fit its own configuration ({reason}); use an older one") from error
     return state
 
 
-def newest_checkpoint(folder: Path, tell: Callable[[str], None] = print) -> tuple[Path, dict] | None:
+def _require_sound(state: dict) -> None:
+    """Raises UserError, or what building a model raises, where names, shapes or types are others than the checkpoint's configuration asks for."""
+    from nano_hindi.model import GPT
+    from nano_hindi.optim import LossScale, TrainOptimizer
+
+    config, recipe = from_dict(GPTConfig, state["model_config"]), from_dict(TrainConfig, state["train_config"])
+    if config.n_layer > len(state["model_state_dict"]):  # before so many are built
+        raise UserError(f"n_layer is {config.n_layer}, but there are {len(state['model_state_dict'])} tensors")
+    with torch.device("meta"):  # shapes without memory
+        model = GPT(config)
+    weights, muon = dict(model.state_dict()), TrainOptimizer(model, recipe, World(0, 1, torch.device("meta"))).muon.state_dict()
+    moments = {
+        name: {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight} for name, weight in weights.items() if name not in muon["momentum"]
+    }
+    expected = {
+        "model_state_dict": weights,
+        "optimizers": {
+            "muon": muon,
+            "adamw": moments if state["optimizers"].get("adamw") else {},
+            "loss_scale": LossScale(enabled=False).state_dict(),
+        },
+        "rng": {"torch": torch.get_rng_state()},
+        "metrics": {"latest": dict.fromkeys(state["metrics"].get("latest", ()), 0.0), "meter": {"loss_sum": 0.0, "updates": 0}, "skipped": 0},
+    }
+    for key, content in expected.items():
+        _require_alike(state[key], content, key)
+    torch.Generator().set_state(state["rng"]["torch"])
+    if state["step"] < 0 or state["tokens_seen"] != state["step"] * recipe.batch_size * recipe.sequence_len:
+        raise UserError(f"step {state['step']} is not where {state['tokens_seen']} tokens lead")
+
+
+def _require_alike(found: object, expected: object, place: str) -> None:
+    """Raises UserError where `found` is of another type, or its tensors have other shapes or dtypes, than `expected`; names the place."""
+    if type(found) is not type(expected):
+        raise UserError(f"{place} is a {type(found).__name__}, not a {type(expected).__name__}")
+    if isinstance(expected, dict):
+        if different := sorted(map(str, found.keys() ^ expected.keys())):
+            raise UserError(f"{place}: {', '.join(different[:3])} {'is' if len(different) == 1 else 'are'} missing or too much")
+        for key, content in expected.items():
+            _require_alike(found[key], content, f"{place} {key}")
+    elif isinstance(expected, torch.Tensor):
+        form, expected_form = ((tuple(t.shape), t.dtype, t.layout) for t in (found, expected))
+        if form != expected_form:
+            raise UserError(f"{place} is {form[1]} {form[0]} ({form[2]}), not {expected_form[1]} {expected_form[0]}")
+
+
+def newest_checkpoint(folder: Path, tell: Callable[[str], None] = print, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> tuple[Path, dict] | None:
     """The newest checkpoint of `folder` that loads, and its content. A damaged one is skipped, and `tell` hears of it; None where there is none."""
     for _, path in reversed(list_checkpoints(folder)):
         try:
-            return path, load_checkpoint(path)
+            return path, load_checkpoint(path, keys)
         except UserError as error:
             tell(f"notice: skipped: {error}")
     return None
@@ -136,7 +199,7 @@ def load_for_inference(path: Path | str) -> TrainedModel:
 
 
 def _latest_model(folder: Path) -> Path:
-    newest = newest_checkpoint(folder)
+    newest = newest_checkpoint(folder, keys=MODEL_KEYS)
     model = folder / "model.pt"
     if model.is_file() and (newest is None or load_checkpoint(model, MODEL_KEYS)["step"] >= newest[1]["step"]):
         return model

@@ -204,9 +204,16 @@ def select_backend(
     return _select(os.environ.get("NANO_HINDI_ATTENTION") or None, device, dtype, head_dim, n_head, n_kv_head, training)
 
 
-@torch.compiler.assume_constant_result  # torch.compile asks while it traces, and does not trace into the probe; it takes names, not objects
 def _backend_name(*arguments) -> str:
     return select_backend(*arguments).name
+
+
+def expect_compile() -> None:
+    """To be called before torch.compile traces attention: it then asks for the backend's name while it traces, and does not trace into the probe.
+
+    No decorator does it, since that brings torch's compiler along: a second and more, which generation can do without.
+    """
+    torch.compiler.assume_constant_result(_backend_name)
 
 
 _loaded: dict[str, Backend] = {}  # those that were chosen so far, by name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -29,15 +30,23 @@ class Metrics:
     """Appends to `metrics.jsonl`. A resumed run first cuts the file back to the checkpoint's step, so that the curve has no doubles."""
 
     def __init__(self, path: Path, resumed_step: int = 0):
-        self.path = path
+        self.path, self._unwritten = path, b""
         kept = [record for record in read_metrics(path) if record["step"] <= resumed_step]
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8", newline="\n")
 
     def write(self, record: dict[str, Any]) -> None:
-        with open(self.path, "ab") as file:
-            file.write((json.dumps(record) + "\n").encode())
+        """Append a line. Where that fails it is kept for the next time, and `flush` says why."""
+        self._unwritten += (json.dumps(record) + "\n").encode()
+        with contextlib.suppress(OSError):
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring all lines to the file. Raises OSError where that fails: a checkpoint may only be saved after the lines that lead up to it."""
+        while self._unwritten:
+            with open(self.path, "ab", buffering=0) as file:  # a full disk may take half a line: the other half follows when there is room
+                self._unwritten = self._unwritten[file.write(self._unwritten) :]
 
 
 class WandbLog:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nano_hindi.config import GPTConfig
-from nano_hindi.flash_attention import flash_attn
+from nano_hindi.flash_attention import expect_compile, flash_attn
 from nano_hindi.loss import softcapped_cross_entropy
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class Linear(nn.Linear):
     def __init__(self, n_in: int, n_out: int):
         super().__init__(n_in, n_out, bias=False)
 
+    def reset_parameters(self) -> None:
+        """Nothing: `GPT.init_weights` fills all weights."""
+
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.to(x.dtype)
         if x.device.type == "cpu" and x.numel() == self.in_features and not torch.is_grad_enabled() and self.out_features % ROW_BLOCKS == 0:
@@ -57,6 +60,11 @@ def _one_row(x: Tensor, weight: Tensor) -> Tensor:
     """
     column = x.reshape(1, -1).T.expand(ROW_BLOCKS, -1, 1)
     return torch.bmm(weight.view(ROW_BLOCKS, -1, weight.size(1)), column).view(*x.shape[:-1], -1)
+
+
+class Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        """Nothing, as in Linear. On the meta device the usual filling would import torch's compiler, a second of every start."""
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -135,12 +143,12 @@ class GPT(nn.Module):
         rows = config.padded_vocab_size
         self.transformer = nn.ModuleDict(
             {
-                "wte": nn.Embedding(rows, config.n_embd),
+                "wte": Embedding(rows, config.n_embd),
                 "h": nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
             }
         )
         self.value_embeds = nn.ModuleDict(
-            {str(layer): nn.Embedding(rows, config.n_kv_head * config.head_dim) for layer in config.value_embedding_layers}
+            {str(layer): Embedding(rows, config.n_kv_head * config.head_dim) for layer in config.value_embedding_layers}
         )
         self.lm_head = Linear(config.n_embd, rows)
         self.resid_lambdas = nn.Parameter(torch.empty(config.n_layer))
@@ -180,6 +188,7 @@ class GPT(nn.Module):
 
     def compile_trunk(self) -> None:
         """Run the trunk through torch.compile from now on, where there is no cache. Names in the state dict stay as they are."""
+        expect_compile()
         self._compiled_trunk = torch.compile(self.trunk, dynamic=False)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None, kv_cache: KVCache | None = None, loss_reduction: str = "mean") -> Tensor:

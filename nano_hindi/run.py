@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from nano_hindi import budget, report
-from nano_hindi.checkpoint import FORMAT, list_checkpoints, load_checkpoint, newest_checkpoint
+from nano_hindi.checkpoint import FORMAT, list_checkpoints, load_checkpoint, newest_checkpoint, remove_leftovers
 from nano_hindi.common import World, can_compile, compute_dtype
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, configs_for_new_run, configs_for_resumed_run
 from nano_hindi.dataloader import DataInfo, WindowLoader, check_data, val_batches
@@ -21,6 +22,8 @@ from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.metrics import Metrics, WandbLog
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
+from nano_hindi.prefetch import Prefetcher, pinned
+from nano_hindi.saving import Saver
 
 
 @dataclass
@@ -42,8 +45,12 @@ class Run:
     skipped: int = 0  # of them, those whose numbers were not finite
     latest: dict = field(default_factory=dict)  # the newest figures: loss, val_loss, val_bpb
     meter: report.Meter = field(default_factory=report.Meter)
+    saver: Saver | None = None
     metrics: Metrics | None = None  # on the main process only, like wandb
     wandb: WandbLog | None = None
+
+    def __post_init__(self):
+        self.prefetcher = Prefetcher(self.device_batches)
 
     @property
     def step(self) -> int:
@@ -52,6 +59,27 @@ class Run:
     @property
     def is_finished(self) -> bool:
         return self.update >= self.config.updates
+
+    def device_batches(self, update: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """This process's share of an update: inputs and targets, int64 (device batch, T) on the CPU; in pinned memory where the device is a GPU."""
+        share = self.config.sequences_per_rank(self.world.size)
+        first, size = update * self.config.sequences_per_update + self.world.rank * share, self.config.device_batch_size
+        for done in range(0, share, size):
+            batch = self.loader.batch(first + done, min(size, share - done))
+            yield pinned(batch) if self.world.device.type == "cuda" else batch
+
+    def halve_device_batch_size(self) -> None:
+        """After the device ran out of memory: the largest divisor of this process's share up to the half. Raises UserError where it is 1 already."""
+        size, share = self.config.device_batch_size, self.config.sequences_per_rank(self.world.size)
+        if size == 1:
+            raise UserError(
+                "the device has no memory for a single sequence; use a smaller --config or a shorter --sequence_len, or close other programs that use it, "
+                "then --resume auto goes on from the last checkpoint"
+            )
+        smaller = max(n for n in range(1, size // 2 + 1) if share % n == 0)
+        self.config = dataclasses.replace(self.config, device_batch_size=smaller)
+        self.prefetcher.close()  # what it has read ahead is too large
+        print(f"notice: out of memory on {self.world.device} with {size} sequences at once; going on with {smaller}", flush=True)
 
     def checkpoint(self) -> dict:
         """The state of the run as plain tensors, numbers, strings, lists and dicts. Collective: every process has to call it."""
@@ -102,6 +130,8 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
     Raises UserError where flags, data and checkpoint do not go together.
     """
     data = check_data(args.data_dir)
+    if world.is_main:
+        remove_leftovers(args.checkpoint_dir)
     saved = _checkpoint_to_resume(args, world)
     if saved is None:
         model_config, config = configs_for_new_run(args, data.vocab_size)
@@ -151,7 +181,10 @@ def _checkpoint_to_resume(args: argparse.Namespace, world: World) -> dict | None
         return None
     if args.resume != "auto":
         world.print(f"resuming from {args.resume}")
-        return load_checkpoint(Path(args.resume))
+        saved = load_checkpoint(Path(args.resume))
+        if later := [path for step, path in list_checkpoints(folder) if step > saved["step"]]:
+            raise UserError(f"{later[-1]} comes after {args.resume}, and two futures would mix; move it away, or choose another --checkpoint_dir")
+        return saved
     newest = newest_checkpoint(folder, world.print)
     world.print(f"resuming from {newest[0]}" if newest else f"nothing to resume in {folder}: a new run begins")
     return newest and newest[1]
@@ -191,15 +224,18 @@ def _prepare(run: Run, args: argparse.Namespace) -> None:
 
     def try_step(sequences: int) -> None:
         x, y = run.loader.batch(0, sequences)
-        model(x.to(world.device), y.to(world.device)).backward()
-        model.zero_grad(set_to_none=True)
+        try:
+            model(x.to(world.device), y.to(world.device)).backward()
+        finally:
+            model.zero_grad(set_to_none=True)
 
+    budget.forbid_spilling(world.device)
     share = config.sequences_per_rank(world.size)
     size = budget.choose_device_batch_size(config.device_batch_size, share, config.sequence_len, try_step, optimizer_bytes, world)
     run.config = dataclasses.replace(config, device_batch_size=size)
     world.print(f"at once     {size} sequences on each device")
+    run.saver = Saver(run.folder, config.keep_checkpoints, world.print)
     if world.is_main:
-        run.folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(args.data_dir / "tokenizer", run.folder / "tokenizer", dirs_exist_ok=True)
         run.metrics = Metrics(run.folder / "metrics.jsonl", run.step)
         run.wandb = WandbLog(args.wandb, {**dataclasses.asdict(mc), **dataclasses.asdict(run.config)}, run.folder)

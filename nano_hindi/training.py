@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
 import signal
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from nano_hindi import budget, report
-from nano_hindi.checkpoint import list_checkpoints, save_checkpoint, save_model
+from nano_hindi.checkpoint import list_checkpoints
 from nano_hindi.common import shown
 from nano_hindi.dataloader import val_batches
 from nano_hindi.errors import UserError
-from nano_hindi.eval import compute_token_bytes
+from nano_hindi.eval import Evaluation, compute_token_bytes
 from nano_hindi.eval import evaluate as evaluate_model
 from nano_hindi.optim import learning_rate_scale
 from nano_hindi.plot import draw_curves
 from nano_hindi.run import Run
 
+Result = TypeVar("Result")
 BAD_UPDATES_IN_A_ROW = 3  # then the run stops: something is broken that more data will not mend
 
 
@@ -26,16 +32,20 @@ def train(run: Run) -> int:
     """Train to the end of the budget, or until the user stops it. Returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM."""
     config, world = run.config, run.world
     if run.is_finished:
+        draw(run)  # it may have been killed before that
         world.print(f"this run is finished: its {config.updates:,} updates are made. Try it: python generate.py --checkpoint {shown(run.folder)}")
         return 0
-    with StopSignal() as stop:
+    with StopSignal() as stop, run.saver, run.prefetcher, garbage_collected_by_hand():
         make_updates(run, stop)
     if stop.everywhere:
-        world.print(f"stopped after step {run.step}; the same command with --resume auto goes on from there")
+        place = "there" if run.saver.failure is None else f"the last checkpoint: {run.saver.failure}"
+        world.print(f"stopped after step {run.step}; the same command with --resume auto goes on from {place}")
         return stop.exit_code
     draw(run)
     if world.is_main:
         run.wandb.finish()
+    if run.saver.failure is not None:
+        raise UserError(f"the run is at its end, but {run.saver.failure}; mend that, then --resume auto goes on from the last checkpoint")
     figures = f"loss {run.latest['loss']:.4f}, validation loss {run.latest['val_loss']:.4f}, {run.latest['val_bpb']:.4f} bits per byte"
     world.print(f"done: {config.updates:,} updates; {figures}. Next: python generate.py --checkpoint {shown(run.folder)}")
     return 0
@@ -54,31 +64,23 @@ def make_updates(run: Run, stop: StopSignal) -> None:
         if config.is_due(config.log_interval, run.update):
             log(run, norm, lr_scale)
         with run.meter.paused():
-            if config.is_due(config.eval_interval, run.update):
+            if evaluates := config.is_due(config.eval_interval, run.update):
                 evaluate(run)
             if config.is_due(config.inference_interval, run.update):
                 sample(run)
-            if config.is_due(config.checkpoint_interval, run.update) or stop.everywhere:
+            if saves := config.is_due(config.checkpoint_interval, run.update) or stop.everywhere:
                 save(run)
+            if evaluates or saves or not gc.get_freeze_count():
+                collect_garbage()
 
 
 def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
-    """One update: this process computes its share of the sequences, a device batch at a time; gradients are averaged over the processes, clipped, applied.
+    """One update: gradients of this process's share of the sequences, averaged over the processes, clipped, applied.
 
     Returns the mean loss over all processes, the norm of the whole gradient, and the factor on the learning rates.
     """
-
-    config, world, device = run.config, run.world, run.world.device
-    share = config.sequences_per_rank(world.size)
-    first = run.update * config.sequences_per_update + world.rank * share
-    # the optimizer averages over the processes, so each one's sum of losses is divided by the targets of a process
-    factor = run.loss_scale.value * world.size / config.tokens_per_update
-    loss_sum = torch.zeros((), device=device)
-    for done in range(0, share, config.device_batch_size):
-        x, y = run.loader.batch(first + done, min(config.device_batch_size, share - done))
-        loss = run.model(x.to(device, non_blocking=True), y.to(device, non_blocking=True), loss_reduction="sum")
-        (loss * factor).backward()
-        loss_sum += loss.detach()
+    config, world = run.config, run.world
+    loss_sum = within_memory(run, lambda: accumulate_gradients(run))
     lr_scale = learning_rate_scale(run.update, config.updates, config.warmup_updates, config.min_lr_ratio)
     norm = run.optimizer.step(lr_scale, grad_divisor=run.loss_scale.value)
     # one readback: the sum over the processes of each one's part of the loss, of the norm, and of the wish to stop
@@ -92,6 +94,56 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
     return loss_mean, norm_value, lr_scale
 
 
+def accumulate_gradients(run: Run) -> Tensor:
+    """Forward and backward of this process's sequences of the next update, a device batch at a time. Returns the sum of their losses, 0-d."""
+    device = run.world.device
+    # the optimizer averages over the processes, so each one's sum of losses is divided by the targets of a process
+    factor = run.loss_scale.value * run.world.size / run.config.tokens_per_update
+    loss_sum = torch.zeros((), device=device)
+    for x, y in run.prefetcher.of(run.update):
+        loss = run.model(x.to(device, non_blocking=True), y.to(device, non_blocking=True), loss_reduction="sum")
+        (loss * factor).backward()
+        loss_sum += loss.detach()
+    return loss_sum
+
+
+def within_memory(run: Run, work: Callable[[], Result]) -> Result:
+    """`work()`; where the device runs out of memory, the same once more from its beginning with half the device batch size, until it fits.
+
+    No process has to ask the others: `work` computes a sum over this process's own sequences, whose value no device batch size changes, and the others
+    meet it only behind the last batch. There they wait a little longer. Raises UserError where a single sequence does not fit.
+    """
+    while True:
+        try:
+            return work()
+        except RuntimeError as error:
+            if not budget.is_out_of_memory(error):
+                raise
+        # only here, behind the `except` block, are the tensors free that the frames of the exception held
+        run.model.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+        run.halve_device_batch_size()
+
+
+@contextlib.contextmanager
+def garbage_collected_by_hand() -> Iterator[None]:
+    """Python's cyclic collector, which would halt the loop at moments of its own, runs between updates, where `make_updates` says so."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.enable()
+
+
+def collect_garbage() -> None:
+    """What is left after the first time, the model and the compiler's work, is set aside to the end of the run: to look through it takes a second."""
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
+
+
 def report_bad_update(run: Run, loss: float, norm: float, lr_scale: float, bad_in_a_row: int) -> int:
     """Count an update that the optimizer skipped because its gradient was not finite. Raises UserError after several in a row."""
     if run.loss_scale.enabled:  # fp16 finds its scale this way
@@ -100,6 +152,7 @@ def report_bad_update(run: Run, loss: float, norm: float, lr_scale: float, bad_i
     run.skipped += 1
     run.world.print(f"{report.position(run.config, run.update)} | loss {loss:.4g}, norm {norm:.4g}: skipped")
     if bad_in_a_row + 1 >= BAD_UPDATES_IN_A_ROW:
+        run.saver.wait()
         saved = list_checkpoints(run.folder)
         raise UserError(
             f"the numbers went bad at step {run.step} (learning rate {run.config.muon_lr * lr_scale:.2e}): {BAD_UPDATES_IN_A_ROW} updates in a row had no finite "
@@ -109,7 +162,6 @@ def report_bad_update(run: Run, loss: float, norm: float, lr_scale: float, bad_i
 
 
 def log(run: Run, norm: float, lr_scale: float) -> None:
-
     loss, tokens_per_second = run.meter.read()
     run.latest["loss"] = loss
     peak = budget.peak_flops(run.world.device)
@@ -123,22 +175,27 @@ def log(run: Run, norm: float, lr_scale: float) -> None:
         "skipped": run.skipped,
     }
     run.world.print(report.log_line(run.config, run.update, record, mfu))
+    run.saver.report()
     write_record(run, record)
 
 
 def evaluate(run: Run) -> None:
-
     config, world = run.config, run.world
-    batches = val_batches(
-        run.data_dir / "val.bin",
-        config.sequence_len,
-        config.device_batch_size,
-        config.eval_tokens,
-        run.data.vocab_size,
-        rank=world.rank,
-        world_size=world.size,
-    )
-    result = evaluate_model(run.model, batches, compute_token_bytes(run.data.tokenizer, world.device))
+    token_bytes = compute_token_bytes(run.data.tokenizer, world.device)
+
+    def once() -> Evaluation:
+        batches = val_batches(
+            run.data_dir / "val.bin",
+            config.sequence_len,
+            run.config.device_batch_size,
+            config.eval_tokens,
+            run.data.vocab_size,
+            rank=world.rank,
+            world_size=world.size,
+        )
+        return evaluate_model(run.model, batches, token_bytes)
+
+    result = within_memory(run, once)
     run.latest.update(val_loss=result.loss, val_bpb=result.bpb)
     world.print(f"{report.position(config, run.update)} | validation: loss {result.loss:.4f}, {result.bpb:.4f} bits per byte")
     write_record(run, {**report.where(config, run.update), "val_loss": result.loss, "val_bpb": result.bpb})
@@ -162,19 +219,15 @@ def draw(run: Run) -> None:
 
 
 def sample(run: Run) -> None:
-
     if run.world.is_main:
         run.world.print(f"{report.position(run.config, run.update)} | samples:")
         report.print_samples(run.model, run.data.tokenizer, run.world, seed=run.config.seed)
 
 
 def save(run: Run) -> None:
-
     checkpoint = run.checkpoint()
     if run.world.is_main:
-        if run.is_finished:  # before the checkpoint: a run that ends between the two is resumed and writes both again
-            save_model(run.folder, checkpoint)
-        run.world.print(f"saved {shown(save_checkpoint(run.folder, checkpoint, run.config.keep_checkpoints))}")
+        run.saver.save(checkpoint, run.metrics.flush, with_model=run.is_finished)
 
 
 class StopSignal:

@@ -472,7 +472,7 @@ TRAIN = {
     "a checkpoint without its figures": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(metrics={}))], "does not fit", "use an older one"),
     "a checkpoint without random numbers": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(rng={}))], "does not fit", "use an older one"),
     "a checkpoint with a word for its optimizers": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(optimizers="good"))], "optimizers cannot be used", "use an older one"),
-    "a checkpoint with half of AdamW's state": (lambda s: ["--resume", s.checkpoint(lambda c: c["optimizers"]["adamw"].popitem())], "AdamW", "use an older one"),
+    "a checkpoint with half of AdamW's state": (lambda s: ["--resume", s.checkpoint(lambda c: c["optimizers"]["adamw"].popitem())], "adamw", "use an older one"),
     "a checkpoint with other shapes in Muon": (lambda s: ["--resume", s.checkpoint(lambda c: [c["optimizers"]["muon"]["momentum"].update({k: torch.zeros(1) for k in c["optimizers"]["muon"]["momentum"]})])], "momentum", "use an older one"),
     "the weights alone": (lambda s: ["--resume", s._run / "model.pt"], "model.pt", "lacks", "optimizers"),
     "a checkpoint of another preset": (lambda s: ["--resume", s.good_checkpoint, "--config", "25m"], "--config 25m (checkpoint: tiny)", "--checkpoint_dir"),

@@ -121,3 +121,21 @@ def test_the_meter_leaves_pauses_out_and_goes_on_from_its_state(monkeypatch):
     with meter.paused():
         pass
     assert meter.read() == (3.0, 1000 / 20)
+
+
+def test_on_windows_what_does_not_fit_the_gpu_raises(monkeypatch):
+    """Its driver would move memory to the system's instead; 6 of 8 GB are free here, of which 1 GB is ours, and a little stays for the driver."""
+    fractions = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(5e9), int(8e9)))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: int(1e9))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: before, raising=False)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: fractions.append(fraction))
+    before = 1.0
+    budget.forbid_spilling(torch.device("cuda", 0))  # elsewhere the driver says no by itself
+    monkeypatch.setattr(budget, "IS_WINDOWS", True)
+    budget.forbid_spilling(torch.device("cpu"))
+    assert fractions == []
+    budget.forbid_spilling(torch.device("cuda", 0))
+    before = 0.5
+    budget.forbid_spilling(torch.device("cuda", 0))
+    assert fractions == [(6e9 - budget.SPILL_ROOM) / 8e9, 0.5]

@@ -1,5 +1,6 @@
 """Checkpoints appear whole, load without running code, and the newest stay."""
 
+import dataclasses
 import os
 import pickle
 
@@ -7,12 +8,38 @@ import pytest
 import torch
 
 from nano_hindi import checkpoint as ckpt
+from nano_hindi.common import World
+from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.errors import UserError
+from nano_hindi.model import GPT
+from nano_hindi.optim import LossScale, TrainOptimizer
+
+CONFIG = GPTConfig(sequence_len=16, vocab_size=32, n_layer=2, n_head=1, n_kv_head=1, n_embd=8)
+RECIPE = TrainConfig(sequence_len=16, batch_size=2, total_tokens=64)
 
 
 def state(step: int) -> dict:
-    full = {key: {} for key in ckpt.CHECKPOINT_KEYS}
-    return {**full, "format": ckpt.FORMAT, "step": step, "tokens_seen": 0, "preset": "tiny", "model_state_dict": {"w": torch.arange(12.0).view(3, 4)}}
+    """A whole checkpoint of a very small model after its first update."""
+    torch.manual_seed(0)
+    model = GPT(CONFIG)
+    model.init_weights()
+    optimizer = TrainOptimizer(model, RECIPE, World(0, 1, torch.device("cpu")))
+    model(torch.zeros(1, 16, dtype=torch.int64), torch.ones(1, 16, dtype=torch.int64)).backward()
+    optimizer.step(1.0)
+    return {
+        "format": ckpt.FORMAT,
+        "step": step,
+        "tokens_seen": step * 2 * 16,
+        "preset": "tiny",
+        "model_config": dataclasses.asdict(CONFIG),
+        "train_config": dataclasses.asdict(RECIPE),
+        "model_state_dict": dict(model.state_dict()),
+        "optimizers": {**optimizer.state_dict(), "loss_scale": LossScale(False).state_dict()},
+        "rng": {"torch": torch.get_rng_state()},
+        "metrics": {"latest": {"loss": 3.0}, "meter": {"loss_sum": 0.0, "updates": 0}, "skipped": 0},
+        "tokenizer": {},
+        "data": {},
+    }
 
 
 def steps(folder) -> list[int]:
@@ -24,7 +51,11 @@ def test_a_checkpoint_comes_back_to_the_bit_with_weights_only(tmp_path):
     assert path.name == "checkpoint_step8.pt"
     plain = torch.load(path, weights_only=True)
     assert set(plain) == set(ckpt.CHECKPOINT_KEYS)
-    assert torch.equal(ckpt.load_checkpoint(path)["model_state_dict"]["w"], state(8)["model_state_dict"]["w"])
+    loaded, original = ckpt.load_checkpoint(path), state(8)
+    for name, weight in original["model_state_dict"].items():
+        assert torch.equal(loaded["model_state_dict"][name], weight)
+    assert torch.equal(loaded["optimizers"]["adamw"]["lm_head.weight"]["exp_avg"], original["optimizers"]["adamw"]["lm_head.weight"]["exp_avg"])
+    assert loaded["metrics"] == original["metrics"]
 
 
 def test_the_newest_three_by_number_stay(tmp_path):
@@ -97,6 +128,95 @@ def test_a_file_of_another_kind_or_version_is_refused(tmp_path):
             ckpt.load_checkpoint(path)
     with pytest.raises(UserError, match="no checkpoint"):
         ckpt.load_checkpoint(tmp_path / "nowhere.pt")
+
+
+def change(*path, to):
+    """A function that puts `to`, or what it makes of the old value, at `path` of a dict; without it when `to` is None."""
+
+    def apply(content: dict) -> None:
+        for key in path[:-1]:
+            content = content[key]
+        if to is None:
+            del content[path[-1]]
+        else:
+            content[path[-1]] = to(content[path[-1]]) if callable(to) else to
+
+    return apply
+
+
+MISFITS = {
+    "a weight of another shape": (change("model_state_dict", "lm_head.weight", to=lambda w: w[:-1]), "lm_head.weight"),
+    "a weight of a wild shape that takes no memory": (
+        change("model_state_dict", "lm_head.weight", to=torch.zeros(1).expand(2**40, 8)),
+        "lm_head.weight",
+    ),
+    "a weight of another dtype": (change("model_state_dict", "lm_head.weight", to=lambda w: w.double()), "float64"),
+    "a weight of whole numbers": (change("model_state_dict", "lm_head.weight", to=lambda w: w.to(torch.int8)), "int8"),
+    "a complex weight": (change("model_state_dict", "lm_head.weight", to=lambda w: w.to(torch.complex64)), "complex64"),
+    "a sparse weight": (change("model_state_dict", "lm_head.weight", to=lambda w: w.to_sparse()), "sparse"),
+    "a word for a weight": (change("model_state_dict", "lm_head.weight", to="heavy"), "lm_head.weight is a str"),
+    "a weight too few": (change("model_state_dict", "lm_head.weight", to=None), "lm_head.weight is missing"),
+    "a weight too many": (lambda s: s["model_state_dict"].update(spy=torch.zeros(2)), "spy"),
+    "a moment of another shape": (change("optimizers", "adamw", "lm_head.weight", "exp_avg_sq", to=lambda w: w.t()), "exp_avg_sq"),
+    "a moment too few": (change("optimizers", "adamw", "lm_head.weight", "exp_avg", to=None), "exp_avg"),
+    "a count of steps for each column": (change("optimizers", "adamw", "lm_head.weight", "step", to=torch.zeros(8)), "lm_head.weight step"),
+    "a parameter too few in AdamW": (change("optimizers", "adamw", "lm_head.weight", to=None), "lm_head.weight"),
+    "no Muon": (change("optimizers", "muon", to=None), "muon"),
+    "momentum of another dtype": (change("optimizers", "muon", "momentum", "transformer.h.0.attn.c_q.weight", to=lambda w: w.half()), "float16"),
+    "a word for the loss scale": (change("optimizers", "loss_scale", "value", to="large"), "loss_scale value"),
+    "random numbers of another kind": (change("rng", "torch", to=lambda r: r.float()), "rng torch"),
+    "random numbers that are none": (change("rng", "torch", to=lambda r: torch.full_like(r, 255)), "state"),
+    "a word for a count": (change("metrics", "skipped", to="few"), "metrics skipped"),
+    "a word for a figure": (change("metrics", "latest", "loss", to="low"), "metrics latest loss"),
+    "no figures": (change("metrics", to={}), "metrics"),
+    "more layers than tensors": (change("model_config", "n_layer", to=10**9), "n_layer is 1000000000"),
+    "a width beyond all numbers": (change("model_config", "n_embd", to=2**62), "does not fit"),
+    "an unknown setting": (lambda s: s["train_config"].update(seeed=1), "seeed"),
+    "tokens that are not its steps'": (change("tokens_seen", to=7), "step 6"),
+    "a negative step": (lambda s: s.update(step=-6, tokens_seen=-6 * 32), "step -6"),
+}
+
+
+@pytest.mark.parametrize("claim", MISFITS)
+def test_what_does_not_fit_its_own_configuration_is_refused_by_name_and_never_the_newest(tmp_path, capsys, claim):
+    damage, words = MISFITS[claim]
+    ckpt.save_checkpoint(tmp_path, state(5), keep=9)
+    damaged = state(6)
+    damage(damaged)
+    path = tmp_path / "checkpoint_step6.pt"
+    torch.save(damaged, path)
+    with pytest.raises(UserError, match="does not fit its own configuration") as refusal:
+        ckpt.load_checkpoint(path)
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert ckpt.newest_checkpoint(tmp_path)[1]["step"] == 5
+    assert "notice: skipped" in capsys.readouterr().out
+
+
+def test_the_halves_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
+    halves = ["checkpoint_step7.pt.tmp", "model.pt.tmp", "metrics.jsonl.tmp", "curves.png.tmp"]
+    others = ["notes.tmp", "my_checkpoint_step7.pt.tmp", "checkpoint_step7.pt", "model.pt"]
+    for name in [*halves, *others]:
+        (tmp_path / name).write_bytes(b"x")
+    ckpt.remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
+
+
+def test_a_checkpoint_that_somebody_reads_on_windows_goes_with_the_next_save(tmp_path, monkeypatch):
+    ckpt.save_checkpoint(tmp_path, state(1), keep=1)
+    unlink = ckpt.Path.unlink
+
+    def in_use(path, missing_ok=False):
+        if path.name == "checkpoint_step1.pt":
+            raise PermissionError(13, "in use", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(ckpt.Path, "unlink", in_use)
+    ckpt.save_checkpoint(tmp_path, state(2), keep=1)
+    assert steps(tmp_path) == [1, 2]
+    monkeypatch.undo()
+    ckpt.save_checkpoint(tmp_path, state(3), keep=1)
+    assert steps(tmp_path) == [3]
 
 
 def test_an_empty_folder_has_no_newest_checkpoint(tmp_path):

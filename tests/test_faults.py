@@ -1,0 +1,521 @@
+"""Faults, made for real: the process killed, the disk full, the folder gone or closed, two runs at once. Nothing is lost and nothing is half."""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from benchmarks.kill_resume import differences, kill_and_resume, make_data
+
+import train
+from conftest import ROOT, SMALL
+from nano_hindi import common, lock, saving, training
+from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
+from nano_hindi.common import World
+from nano_hindi.errors import UserError
+from nano_hindi.metrics import Metrics, read_metrics
+
+posix = pytest.mark.skipif(os.name == "nt", reason="needs the limits, users and signals of POSIX")
+
+
+def start(data_dir, folder, *flags) -> int:
+    return train.main([*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), *map(str, flags)])
+
+
+def command(data_dir, folder, *flags) -> list[str]:
+    return [sys.executable, "train.py", *SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), *map(str, flags)]
+
+
+def steps(folder) -> list[int]:
+    return [step for step, _ in list_checkpoints(folder)]
+
+
+def curve(folder) -> list[dict]:
+    return [{key: value for key, value in record.items() if key != "tokens_per_second"} for record in read_metrics(folder / "metrics.jsonl")]
+
+
+def assert_equal_runs(a, b) -> None:
+    """Weights, moments, random numbers and figures of the last checkpoints, and the curves, to the bit."""
+    kept = ("step", "tokens_seen", "model_state_dict", "optimizers", "rng", "metrics")
+    last = [{key: load_checkpoint(list_checkpoints(folder)[-1][1])[key] for key in kept} for folder in (a, b)]
+    assert list(differences(*last)) == []
+    assert curve(a) == curve(b)
+
+
+def assert_all_whole(folder) -> None:
+    """Nothing half under a final name, nothing left under a temporary one."""
+    for _, path in list_checkpoints(folder):
+        load_checkpoint(path)
+    assert not list(folder.glob("*.tmp"))
+
+
+@contextlib.contextmanager
+def at_update(monkeypatch, number: int, act):
+    """Call `act` before the update after `number` updates."""
+    real = training.train_update
+
+    def train_update(run, stop):
+        if run.update == number:
+            act(run)
+        return real(run, stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_update", train_update)
+        yield
+
+
+# ---- killed
+
+
+@posix
+def test_runs_killed_ten_times_and_resumed_equal_the_straight_run_to_the_bit(tmp_path):
+    (tmp_path / "data").mkdir()
+    tally, found = kill_and_resume(tmp_path, make_data(tmp_path / "data", 60), kills=10, seed=time.time_ns())
+    assert tally.kills >= 10
+    assert found == []
+
+
+@posix
+def test_a_save_that_was_cut_off_by_a_kill_is_cleared_away_and_the_metrics_go_back_to_the_checkpoint(data_dir, tmp_path, straight):
+    """Killed between the copy and the rename, by its own hand; the half of a line that a power cut leaves is added."""
+    folder = tmp_path / "run"
+    script = (
+        "import os, signal, sys, train; from nano_hindi import common\n"
+        "real = common.rename\n"
+        "def rename(source, target):\n"
+        "    if target.name == 'checkpoint_step20.pt': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    real(source, target)\n"
+        "common.rename = rename\n"
+        "train.main(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *command(data_dir, folder)[2:]], cwd=ROOT, capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert steps(folder) == [10]
+    assert (folder / "checkpoint_step20.pt.tmp").exists()
+    assert max(record["step"] for record in read_metrics(folder / "metrics.jsonl")) >= 20
+    with open(folder / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 24, "lo')
+    (folder / "checkpoint_step16.pt.tmp").write_bytes(b"half")  # another interval is not written over
+    assert start(data_dir, folder, "--resume", "auto") == 0
+    assert_equal_runs(folder, straight)
+    assert_all_whole(folder)
+
+
+def test_an_exception_in_training_waits_for_the_checkpoint_that_is_being_written(data_dir, tmp_path, straight, monkeypatch):
+    folder, write = tmp_path / "run", saving.Saver._write
+
+    def slowly(*args):
+        time.sleep(0.5)
+        write(*args)
+
+    def fail(run):
+        assert steps(folder) == []
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(saving.Saver, "_write", slowly)
+    with at_update(monkeypatch, 6, fail), pytest.raises(ZeroDivisionError):  # the checkpoint of step 10 is under way
+        start(data_dir, folder, "--log_interval", "0")
+    assert steps(folder) == [10]
+    monkeypatch.undo()
+    assert start(data_dir, folder, "--resume", "auto", "--log_interval", "4") == 0
+    assert list(differences(*[load_checkpoint(list_checkpoints(f)[-1][1])["model_state_dict"] for f in (folder, straight)])) == []
+
+
+# ---- the copy
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_changes_nothing_of_it(data_dir, tmp_path, straight, monkeypatch, capsys):
+    """The writer is held back until two more updates are made; what it writes is the state of its step, and `saved` comes after it."""
+    folder, write, go_on = tmp_path / "run", saving.Saver._write, threading.Event()
+
+    def held_back(self, checkpoint, with_model):
+        assert go_on.wait(60)
+        write(self, checkpoint, with_model)
+
+    def check(run):
+        assert not list_checkpoints(folder)
+        assert "saved" not in capsys.readouterr().out
+        go_on.set()
+
+    monkeypatch.setattr(saving.Saver, "_write", held_back)
+    with at_update(monkeypatch, 7, check):
+        assert start(data_dir, folder, "--keep_checkpoints", "9") == 0
+    assert re.findall(r"(?m)^saved .*checkpoint_step(\d+)", capsys.readouterr().out) == ["10", "20", "24"]
+    for (_, mine), (_, other) in zip(list_checkpoints(folder), list_checkpoints(straight), strict=True):
+        a, b = load_checkpoint(mine), load_checkpoint(other)
+        a.pop("train_config"), b.pop("train_config")
+        assert list(differences(a, b)) == []
+
+
+def test_a_copy_shares_nothing_with_what_it_is_a_copy_of():
+    live = {"a": [torch.zeros(3), {"b": torch.ones(2, 2).t()}], "n": 1, "d": {"x": 1.0}}
+    copy = saving.host_copy(live)
+    live["a"][0] += 1
+    live["a"][1]["b"].mul_(5)
+    live["d"]["x"] = 2.0
+    assert torch.equal(copy["a"][0], torch.zeros(3))
+    assert torch.equal(copy["a"][1]["b"], torch.ones(2, 2))
+    assert copy["d"] == {"x": 1.0}
+
+
+def test_where_there_is_no_memory_for_a_copy_training_waits_for_the_disk(data_dir, tmp_path, straight, monkeypatch):
+    def no_memory(value):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(saving, "host_copy", no_memory)
+    assert start(data_dir, tmp_path / "run") == 0
+    assert_equal_runs(tmp_path / "run", straight)
+
+
+def test_one_checkpoint_is_written_at_a_time(data_dir, tmp_path, monkeypatch):
+    write, inside, most = saving.Saver._write, [], []
+
+    def counted(*args):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.1)
+        write(*args)
+        inside.pop()
+
+    monkeypatch.setattr(saving.Saver, "_write", counted)
+    assert start(data_dir, tmp_path / "run", "--checkpoint_interval", "2") == 0
+    assert most == [1] * 12
+    assert steps(tmp_path / "run") == [20, 22, 24]
+
+
+@posix
+@pytest.mark.parametrize(
+    ("signals", "seconds", "code", "saved"),
+    [([signal.SIGTERM], 3, 143, 1), ([signal.SIGINT, signal.SIGINT], 1, 130, 1), ([signal.SIGINT, signal.SIGINT], 60, 130, 0)],
+)
+def test_a_stop_waits_for_a_slow_disk_and_a_second_ctrl_c_not_for_long(data_dir, tmp_path, signals, seconds, code, saved):
+    script = (
+        "import sys, time, torch, train; from nano_hindi import saving\n"
+        "write = saving.Saver._write\n"
+        "def slow(*args):\n"
+        "    print('writing', flush=True)\n"
+        f"    end = time.monotonic() + {seconds}\n"
+        f"    while time.monotonic() < end: torch.save([torch.zeros(10**6)] * 2, {str(tmp_path / 'other')!r})\n"  # in C++, not asleep
+        "    write(*args)\n"
+        f"saving.Saver._write, saving.PATIENCE = slow, {30 if saved else 2}\n"
+        "sys.exit(train.main(sys.argv[1:]))"
+    )
+    argv = [sys.executable, "-c", script, *command(data_dir, tmp_path / "run", "--log_interval", 2, "--checkpoint_interval", 0)[2:]]
+    argv += ["--total_tokens", str(32 * 8 * 5000)]
+    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8")
+    try:
+        for line in process.stdout:
+            if line.startswith("step 4/"):
+                process.send_signal(signals[0])
+            if line.startswith("writing"):
+                break
+        for number in signals[1:]:
+            process.send_signal(number)
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == code, output
+    assert len(steps(tmp_path / "run")) == saved
+    assert "Traceback" not in output
+
+
+# ---- disks and folders
+
+
+def limited(data_dir, folder, limit: int, *flags) -> subprocess.CompletedProcess:
+    """A real run in a process that may write no file above `limit` bytes: what a full disk does to a checkpoint."""
+    import resource
+
+    argv = command(data_dir, folder, *flags)
+    return subprocess.run(
+        argv, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+
+
+@posix
+def test_a_full_disk_is_told_at_every_save_and_training_goes_on_to_its_end(data_dir, tmp_path, straight):
+    folder = tmp_path / "run"
+    done = limited(data_dir, folder, 200_000)
+    assert [int(step) for step in re.findall(r"notice: step (\d+) is not saved .*; training goes on", done.stdout)] == [10, 20, 24]
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: the run is at its end, but step 24 is not saved .*--resume auto.*\n", done.stderr), done.stderr
+    assert curve(folder) == curve(straight)
+    assert steps(folder) == []
+    assert_all_whole(folder)
+    assert not (folder / "model.pt").exists()
+    assert start(data_dir, folder, "--resume", "auto") == 0  # room again
+    assert_equal_runs(folder, straight)
+
+
+@posix
+def test_a_disk_that_fills_up_keeps_the_checkpoints_it_has(data_dir, tmp_path, straight):
+    """A small file system of its own, filled when the first checkpoint lies there."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = (
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, text=True)
+        if shutil.which("mount")
+        else None
+    )
+    if mounted is None or mounted.returncode:
+        pytest.skip("no file system may be mounted here")
+    script = (
+        "import pathlib, sys, train; from nano_hindi import training\n"
+        "real, disk = training.train_update, pathlib.Path(sys.argv.pop(1))\n"
+        "def train_update(run, stop):\n"
+        "    if run.update == 6:\n"
+        "        run.saver.wait()\n"
+        "        try: (disk / 'film').write_bytes(bytes(1 << 23))\n"
+        "        except OSError: pass\n"
+        "    if run.update == 11: (disk / 'film').unlink()\n"
+        "    return real(run, stop)\n"
+        "training.train_update = train_update\n"
+        "sys.exit(train.main(sys.argv[1:]))"
+    )
+    try:
+        argv = [sys.executable, "-c", script, str(disk), *command(data_dir, disk / "run", "--keep_checkpoints", 2)[2:]]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert re.findall(r"step (\d+) is not saved", done.stdout) == ["20"]
+        assert re.findall(r"(?m)^saved .*checkpoint_step(\d+)", done.stdout) == ["10", "24"]
+        assert steps(disk / "run") == [10, 24]
+        assert_equal_runs(disk / "run", straight)  # the lines that found no room came later
+        assert_all_whole(disk / "run")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@posix
+def test_a_metrics_file_that_takes_half_a_line_gets_the_other_half_later(tmp_path):
+    script = (
+        "import resource, sys; from pathlib import Path; from nano_hindi.metrics import Metrics\n"
+        "metrics = Metrics(Path(sys.argv[1]))\n"
+        "metrics.write({'step': 1, 'loss': 2.5})\n"
+        "limit = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
+        "limit(40)\n"
+        "metrics.write({'step': 2, 'loss': 1.5}); metrics.write({'step': 3, 'loss': 0.5})\n"
+        "size = Path(sys.argv[1]).stat().st_size\n"
+        "try: metrics.flush()\n"
+        "except OSError as error: print(size, error.errno)\n"
+        "limit(resource.RLIM_INFINITY)\n"
+        "metrics.flush()"
+    )
+    path = tmp_path / "metrics.jsonl"
+    done = subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["40", "27"], done.stderr
+    assert read_metrics(path) == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 1.5}, {"step": 3, "loss": 0.5}]
+
+
+def test_a_checkpoint_is_not_saved_before_the_lines_that_lead_up_to_it(data_dir, tmp_path, straight, monkeypatch, capsys):
+    """The metrics find no room at steps 8 and 10, and the process dies after 20: what --resume auto finds is complete all the same."""
+    folder, full = tmp_path / "run", [False]
+    flush = Metrics.flush
+
+    def flush_or_fail(self):
+        if full[0]:
+            raise OSError(28, "No space left on device", str(self.path))
+        flush(self)
+
+    monkeypatch.setattr(Metrics, "flush", flush_or_fail)
+
+    def fault(run):
+        full[0] = run.update == 3
+        if run.update == 9:
+            raise ZeroDivisionError
+
+    with at_update(monkeypatch, 3, fault), at_update(monkeypatch, 9, fault), pytest.raises(ZeroDivisionError):
+        start(data_dir, folder)
+    output = capsys.readouterr().out
+    assert "step 10 is not saved" in output
+    assert "metrics.jsonl: No space left" in output
+    assert steps(folder) == []
+    monkeypatch.undo()
+    assert start(data_dir, folder, "--resume", "auto") == 0
+    assert_equal_runs(folder, straight)
+
+
+def test_a_folder_that_vanishes_is_told_at_every_save_and_one_that_comes_back_is_used(data_dir, tmp_path, straight, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    with at_update(monkeypatch, 4, lambda run: shutil.rmtree(folder)), at_update(monkeypatch, 11, lambda run: folder.mkdir()):
+        assert start(data_dir, folder) == 0
+    assert re.findall(r"notice: step (\d+) is not saved .*No such file.*; training goes on", capsys.readouterr().out) == ["10", "20"]
+    assert steps(folder) == [24]
+    assert list(differences(*[load_checkpoint(f / "checkpoint_step24.pt")["model_state_dict"] for f in (folder, straight)])) == []
+
+
+def test_a_folder_that_stays_away_ends_in_one_line_and_code_2(data_dir, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    with at_update(monkeypatch, 4, lambda run: shutil.rmtree(folder)):
+        assert start(data_dir, folder) == 2
+    output = capsys.readouterr()
+    assert output.out.count("is not saved") == 3
+    assert output.err.count("\n") == 1
+    assert "the run is at its end, but step 24 is not saved" in output.err
+    assert not folder.exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_left_alone(data_dir, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+
+    def replace(run):
+        shutil.rmtree(folder)
+        folder.write_text("mine")
+
+    with at_update(monkeypatch, 4, replace):
+        assert start(data_dir, folder) == 2
+    assert capsys.readouterr().out.count("is not saved") == 3
+    assert folder.read_text() == "mine"
+
+
+@posix
+def test_a_folder_that_becomes_read_only_is_told_at_every_save(data_dir, tmp_path, straight, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    user = os.geteuid()
+    for path in (tmp_path, *tmp_path.parents, data_dir):  # pytest closes its folders to everybody else
+        if path.stat().st_uid == user and path.stat().st_mode & 0o011 != 0o011:
+            path.chmod(path.stat().st_mode | 0o011)
+
+    def close(run):
+        run.saver.wait()
+        folder.chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)  # root heeds no modes
+
+    def open_again(run):
+        os.seteuid(user)
+        folder.chmod(0o755)
+
+    try:
+        with at_update(monkeypatch, 6, close), at_update(monkeypatch, 11, open_again):
+            assert start(data_dir, folder) == 0
+    finally:
+        os.seteuid(user)
+    output = capsys.readouterr().out
+    assert re.findall(r"notice: step (\d+) is not saved .*ermission denied.*; training goes on", output) == ["20"]
+    assert steps(folder) == [10, 24]
+    assert_equal_runs(folder, straight)
+
+
+def test_a_rename_that_windows_forbids_for_a_moment_is_repeated_and_for_good_is_told(data_dir, tmp_path, straight, monkeypatch, capsys):
+    """A virus scanner holds each new file twice, and the checkpoint of step 20 for ever."""
+    replace, tries = os.replace, {}
+
+    def held(source, target):
+        name = os.path.basename(target)
+        tries[name] = tries.get(name, 0) + 1
+        if name == "checkpoint_step20.pt" or (name.endswith(".pt") and tries[name] <= 2):
+            raise PermissionError(13, "The process cannot access the file because it is being used by another process", str(source))
+        replace(source, target)
+
+    monkeypatch.setattr(common, "IS_WINDOWS", True)
+    monkeypatch.setattr(common.os, "replace", held)
+    monkeypatch.setattr(common.time, "sleep", lambda seconds: None)
+    assert start(data_dir, tmp_path / "run") == 0
+    assert re.findall(r"step (\d+) is not saved .*used by another process", capsys.readouterr().out) == ["20"]
+    assert steps(tmp_path / "run") == [10, 24]
+    assert tries["checkpoint_step24.pt"] == 3
+    assert_equal_runs(tmp_path / "run", straight)
+    assert_all_whole(tmp_path / "run")
+
+
+# ---- two runs in one folder
+
+
+@contextlib.contextmanager
+def holder(data_dir, folder):
+    """Another process that trains in `folder` for long."""
+    argv = command(data_dir, folder, "--total_tokens", 32 * 8 * 10**6)
+    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, encoding="utf-8", env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        for line in process.stdout:
+            if line.startswith("saved"):
+                break
+        threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would stop it
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume", "auto"]])
+def test_a_second_run_in_a_folder_names_the_first_and_changes_nothing(data_dir, tmp_path, capsys, flags):
+    import generate
+
+    folder = tmp_path / "run"
+    with holder(data_dir, folder) as first:
+        before = (folder / "metrics.jsonl").stat().st_ino
+        assert start(data_dir, folder, *flags) == 2
+        errors = capsys.readouterr().err
+        assert re.search(rf"^error: .*run is in use: process {first.pid}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d, is training there", errors), errors
+        assert errors.count("\n") == 1
+        assert first.poll() is None
+        assert (folder / "metrics.jsonl").stat().st_ino == before
+        checkpoint = shutil.copy(list_checkpoints(folder)[-1][1], folder / "mine.pt")  # the run may delete its own
+        assert generate.main(["--checkpoint", str(checkpoint), "--prompt", "एक", "--max_tokens", "3", "--device", "cpu"]) == 0
+    # it was killed, and a dead process is no obstacle
+    assert (folder / lock.FACTS).exists()
+    step = steps(folder)[-1]
+    assert start(data_dir, folder, "--resume", "auto", "--total_tokens", 4 * 32 * step) == 0
+
+
+def test_a_run_leaves_no_lock_and_a_new_folder_that_stays_empty_goes_again(tmp_path):
+    world = World(0, 1, torch.device("cpu"))
+    with lock.only_run_in(tmp_path / "a/b", world):
+        assert (tmp_path / "a/b" / lock.LOCK).exists()
+        with pytest.raises(UserError, match=f"process {os.getpid()}, since"), lock.only_run_in(tmp_path / "a/b", world):
+            pass
+        assert (tmp_path / "a/b" / lock.FACTS).exists()
+    assert list(tmp_path.iterdir()) == []
+    with lock.only_run_in(tmp_path / "a", world):
+        (tmp_path / "a/checkpoint").touch()
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["checkpoint"]
+
+
+def test_a_drive_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
+    import filelock
+
+    def no_locks(self, timeout):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
+    with lock.only_run_in(tmp_path, World(0, 1, torch.device("cpu"))):
+        pass
+    assert "without file locks" in capsys.readouterr().out
+
+
+def test_two_processes_of_one_run_are_refused_together(data_dir, tmp_path):
+    """Under torchrun the main process alone takes the lock; none of the others waits for it when it is refused."""
+    with lock.only_run_in(tmp_path, World(0, 1, torch.device("cpu"))):
+        argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *command(data_dir, tmp_path)[1:]]
+        begin = time.monotonic()
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert f"process {os.getpid()}, since" in done.stderr
+    assert done.stderr.count("is training there") == 2
+    assert time.monotonic() - begin < 60
+
+
+# ---- an older checkpoint by name
+
+
+def test_an_older_checkpoint_is_not_resumed_beside_its_own_future(data_dir, tmp_path, straight, capsys):
+    folder = shutil.copytree(straight, tmp_path / "run")
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert start(data_dir, folder, "--resume", folder / "checkpoint_step10.pt") == 2
+    assert "checkpoint_step24.pt comes after" in capsys.readouterr().err
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    for step in (20, 24):
+        (folder / f"checkpoint_step{step}.pt").unlink()
+    assert start(data_dir, folder, "--resume", folder / "checkpoint_step10.pt") == 0
+    assert_equal_runs(folder, straight)
+    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 24

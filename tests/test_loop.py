@@ -1,0 +1,176 @@
+"""The loop around an update: batches that are read ahead, memory that runs out, garbage that is collected between updates."""
+
+import gc
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from test_train import bits_per_byte, last_state, losses, start
+
+from conftest import ROOT, SMALL
+from nano_hindi import training
+from nano_hindi.model import GPT
+from nano_hindi.prefetch import AHEAD, Prefetcher
+
+# ---- batches that are read ahead
+
+
+def batches_of(update: int) -> list[str]:
+    return [f"{update}.{i}" for i in range(update % 3 + 1)]
+
+
+def prefetch_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_batches_come_in_order_from_wherever_one_begins():
+    with Prefetcher(batches_of) as prefetcher:
+        for update in (4, 5, 6, 2, 3, 3, 8):  # on, back, the same again, and ahead
+            assert list(prefetcher.of(update)) == batches_of(update)
+    assert not prefetch_threads()
+
+
+def test_an_update_that_was_left_half_way_begins_again():
+    with Prefetcher(batches_of) as prefetcher:
+        assert next(prefetcher.of(5)) == "5.0"
+        assert list(prefetcher.of(5)) == batches_of(5)
+        assert list(prefetcher.of(6)) == batches_of(6)
+
+
+def test_it_reads_ahead_but_not_without_end():
+    read = []
+    with Prefetcher(lambda update: (read.append((update, i)) or i for i in range(10))) as prefetcher:
+        next(prefetcher.of(0))
+        deadline = time.monotonic() + 10
+        while len(read) < AHEAD + 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        assert AHEAD < len(read) <= AHEAD + 2  # in the queue, in the hand of the thread, and the one that was taken
+    assert not prefetch_threads()
+
+
+def test_what_the_loader_raises_reaches_the_loop_behind_the_batches_before_it():
+    def broken(update):
+        yield "good"
+        raise ValueError("page 7 cannot be read")
+
+    with Prefetcher(broken) as prefetcher:
+        batches = prefetcher.of(0)
+        assert next(batches) == "good"
+        with pytest.raises(ValueError, match="page 7"):
+            next(batches)
+    assert not prefetch_threads()
+
+
+def test_a_run_ends_its_thread(data_dir, tmp_path, monkeypatch):
+    def dies(run, stop):
+        raise ZeroDivisionError
+
+    assert start(data_dir, tmp_path / "a") == 0
+    real = training.accumulate_gradients
+    monkeypatch.setattr(training, "accumulate_gradients", lambda run: (real(run), dies(run, None)))
+    with pytest.raises(ZeroDivisionError):
+        start(data_dir, tmp_path / "b")
+    assert not prefetch_threads()
+
+
+# ---- memory that runs out
+
+
+class Memory:
+    """Makes the model raise what CUDA raises, where more than `limit` sequences are at once; in the backward pass with `in_backward`."""
+
+    def __init__(self, monkeypatch, limit: int, *, in_backward: bool = False, evaluation_only: bool = False):
+        self.failures, forward = 0, GPT.forward
+
+        def fail(*_):
+            self.failures += 1
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        def limited(model, idx, targets=None, **kwargs):
+            too_large = targets is not None and idx.size(0) > limit and not (evaluation_only and torch.is_grad_enabled())
+            if too_large and not (in_backward and torch.is_grad_enabled()):
+                fail()
+            loss = forward(model, idx, targets, **kwargs)
+            if too_large:
+                loss.register_hook(fail)
+            return loss
+
+        monkeypatch.setattr(GPT, "forward", limited)
+
+
+@pytest.mark.parametrize("kind", [{}, {"in_backward": True}, {"evaluation_only": True}], ids=["forward", "backward", "evaluation"])
+def test_out_of_memory_halves_the_device_batch_and_loses_no_token(data_dir, tmp_path, straight, monkeypatch, capsys, kind):
+    memory = Memory(monkeypatch, limit=2, **kind)
+    assert start(data_dir, tmp_path) == 0
+    assert memory.failures == 2  # at 8 and at 4
+    output = capsys.readouterr().out
+    assert "out of memory on cpu with 8 sequences at once; going on with 4" in output
+    assert "going on with 2" in output
+    assert losses(tmp_path) == pytest.approx(losses(straight), rel=1e-4)
+    assert bits_per_byte(tmp_path) == pytest.approx(bits_per_byte(straight), rel=1e-4)
+    assert last_state(tmp_path)["tokens_seen"] == last_state(straight)["tokens_seen"]
+
+
+def test_memory_that_runs_out_in_the_middle_of_an_update_repeats_no_sequence(data_dir, tmp_path, straight, monkeypatch):
+    forward, calls = GPT.forward, itertools.count(1)
+
+    def limited(model, idx, targets=None, **kwargs):
+        if targets is not None and torch.is_grad_enabled() and next(calls) in (4, 11):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return forward(model, idx, targets, **kwargs)
+
+    monkeypatch.setattr(GPT, "forward", limited)
+    assert start(data_dir, tmp_path, "--device_batch_size", "4") == 0  # two device batches an update: the fourth is the second one of an update
+    assert losses(tmp_path) == pytest.approx(losses(straight), rel=1e-4)
+
+
+def test_where_not_one_sequence_fits_the_user_hears_what_to_do(data_dir, tmp_path, monkeypatch, capsys):
+    Memory(monkeypatch, limit=0)
+    assert start(data_dir, tmp_path) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert "no memory for a single sequence" in errors
+    assert "--sequence_len" in errors
+
+
+def test_one_process_of_two_may_run_out_of_memory(data_dir, tmp_path, straight):
+    """It tries again on its own, while the other one waits for its gradients."""
+    script = tmp_path / "limited.py"
+    script.write_text(
+        "import os, sys, torch, train\n"
+        "from nano_hindi.model import GPT\n"
+        "forward = GPT.forward\n"
+        "def limited(model, idx, targets=None, **kwargs):\n"
+        "    if os.environ['RANK'] == '1' and targets is not None and idx.size(0) > 1:\n"
+        "        raise torch.cuda.OutOfMemoryError('CUDA out of memory')\n"
+        "    return forward(model, idx, targets, **kwargs)\n"
+        "GPT.forward = limited\n"
+        "sys.exit(train.main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script), *SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path / "run")],
+        cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("going on with") == 2  # from 4 to 2 to 1, on one process
+    assert losses(tmp_path / "run") == pytest.approx(losses(straight), rel=1e-4)
+    assert bits_per_byte(tmp_path / "run") == pytest.approx(bits_per_byte(straight), rel=1e-4)
+
+
+# ---- garbage
+
+
+def test_garbage_is_collected_between_updates_only(data_dir, tmp_path, monkeypatch):
+    seen, real = [], training.accumulate_gradients
+    monkeypatch.setattr(training, "accumulate_gradients", lambda run: (seen.append(gc.isenabled()), real(run))[1])
+    assert start(data_dir, tmp_path) == 0
+    assert len(seen) == 12
+    assert not any(seen)
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
