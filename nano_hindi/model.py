@@ -153,7 +153,7 @@ class GPT(nn.Module):
         self.lm_head = Linear(config.n_embd, rows)
         self.resid_lambdas = nn.Parameter(torch.empty(config.n_layer))
         self.x0_lambdas = nn.Parameter(torch.empty(config.n_layer))
-        self._compiled_trunk = None
+        self._compiled_blocks = None
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -174,29 +174,38 @@ class GPT(nn.Module):
 
     def trunk(self, idx: Tensor, kv_cache: KVCache | None = None) -> Tensor:
         """Token ids (B, T) -> normed hidden states (B, T, C) in the compute dtype. With a cache, ids are those that follow what it holds."""
+        through_blocks = self._through_blocks if kv_cache is not None or self._compiled_blocks is None else self._compiled_blocks
+        x0 = self.transformer.wte(idx).to(self.compute_dtype)
+        value_embeddings = {layer: table(idx).to(self.compute_dtype) for layer, table in self.value_embeds.items()}
+        return through_blocks(x0, value_embeddings, kv_cache)
+
+    def _through_blocks(self, x0: Tensor, value_embeddings: dict[str, Tensor], kv_cache: KVCache | None) -> Tensor:
+        """Embeddings x0 (B, T, C), value embeddings (B, T, G*D) by layer -> normed hidden states (B, T, C)."""
         start = 0 if kv_cache is None else kv_cache.position
-        cos, sin = rope_angles(torch.arange(start, start + idx.size(1), device=idx.device), self.config.head_dim)
-        x = x0 = rms_norm(self.transformer.wte(idx).to(self.compute_dtype))
+        cos, sin = rope_angles(torch.arange(start, start + x0.size(1), device=x0.device), self.config.head_dim)
+        x = x0 = rms_norm(x0)
         resid_lambdas, x0_lambdas = self.resid_lambdas.to(x.dtype), self.x0_lambdas.to(x.dtype)
         for layer, block in enumerate(self.transformer.h):
             x = resid_lambdas[layer] * x + x0_lambdas[layer] * x0
-            ve = self.value_embeds[str(layer)](idx).to(x.dtype) if str(layer) in self.value_embeds else None
-            x = block(x, ve, cos, sin, kv_cache)
+            x = block(x, value_embeddings.get(str(layer)), cos, sin, kv_cache)
         if kv_cache is not None:
-            kv_cache.position += idx.size(1)
+            kv_cache.position += x.size(1)
         return rms_norm(x)
 
-    def compile_trunk(self) -> None:
-        """Run the trunk through torch.compile from now on, where there is no cache. Names in the state dict stay as they are."""
+    def compile_blocks(self) -> None:
+        """Run the blocks through torch.compile from now on, where there is no cache. Names in the state dict stay as they are.
+
+        The lookups stay outside: compiled, their backward adds up the gradients of a row in whatever order the threads come, and no run could be repeated.
+        """
         expect_compile()
-        self._compiled_trunk = torch.compile(self.trunk, dynamic=False)
+        self._compiled_blocks = torch.compile(self._through_blocks, dynamic=False)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None, kv_cache: KVCache | None = None, loss_reduction: str = "mean") -> Tensor:
         """Token ids (B, T) -> float32 soft-capped logits (B, T, V); with targets (B, T), -1 ignored, the loss in nats.
 
         loss_reduction: "mean" or "sum", a float32 scalar; "none", (B, T), without gradients.
         """
-        x = self.trunk(idx, kv_cache) if kv_cache is not None or self._compiled_trunk is None else self._compiled_trunk(idx)
+        x = self.trunk(idx, kv_cache)
         if targets is None:
             return self.logits(x)
         loss = softcapped_cross_entropy(

@@ -216,7 +216,7 @@ def _prepare(run: Run, args: argparse.Namespace) -> None:
     for line in (*report.parameter_lines(model, config), *report.plan_lines(mc, config, run.data.train_tokens)):
         world.print(line)
     if why_eager is None:
-        model.compile_trunk()
+        model.compile_blocks()
         run.optimizer.compile()
         if world.device.type == "cuda":  # on a CPU the eager loss works within the cache and is as fast
             compile_loss()

@@ -1,7 +1,9 @@
 """The network: against a second implementation in float64, and what it may and may not see."""
 
+import dataclasses
 import itertools
 import math
+import shutil
 
 import pytest
 import torch
@@ -330,7 +332,7 @@ def test_names_of_the_state_dict_are_the_contracts():
     assert names == expected
 
 
-def test_a_compiled_trunk_is_one_graph_keeps_all_names_and_trains_alike(monkeypatch):
+def test_the_compiled_blocks_are_one_graph_and_the_model_keeps_all_names_and_trains_alike(monkeypatch):
     compile_function, calls = torch.compile, []
 
     def whole_graph(function, **options):  # without the machine code, which takes a minute to make
@@ -340,7 +342,7 @@ def test_a_compiled_trunk_is_one_graph_keeps_all_names_and_trains_alike(monkeypa
     monkeypatch.setattr(torch, "compile", whole_graph)
     eager, compiled, idx = random_model(), random_model(), random_ids(2, 24)
     names = list(eager.state_dict())
-    compiled.compile_trunk()
+    compiled.compile_blocks()
     assert len(calls) == 1
     losses = [model(idx, idx) for model in (eager, compiled)]
     for loss in losses:
@@ -350,13 +352,31 @@ def test_a_compiled_trunk_is_one_graph_keeps_all_names_and_trains_alike(monkeypa
     for name in names:
         torch.testing.assert_close(compiled.get_parameter(name).grad, eager.get_parameter(name).grad, atol=1e-5, rtol=1e-4, msg=name)
     with torch.no_grad():
-        monkeypatch.setattr(compiled, "_compiled_trunk", None)
+        monkeypatch.setattr(compiled, "_compiled_blocks", None)
         expected = compiled(idx)
         monkeypatch.setattr(
-            compiled, "_compiled_trunk", lambda *_: pytest.fail("generation takes the eager trunk: its shapes change with every call")
+            compiled, "_compiled_blocks", lambda *_: pytest.fail("generation takes the eager blocks: its shapes change with every call")
         )
         torch.testing.assert_close(compiled(idx, kv_cache=KVCache(CONFIG, 2, "cpu", torch.float32)), expected, atol=1e-4, rtol=0)
         assert len(list(compiled.generate([1, 2, 3], 4))) == 4
+
+
+@pytest.mark.skipif(not any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl")), reason="no C++ compiler for torch.compile")
+def test_a_compiled_model_gives_the_same_gradients_each_time_to_the_bit():
+    """Also with several threads, and many positions that share a row of the embeddings."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(2, threads))
+    try:
+        config = dataclasses.replace(CONFIG, n_layer=1, sequence_len=256)
+        model, idx = random_model(config), random_ids(16, 256) % 3
+        model.compile_blocks()
+        parameters = list(model.parameters())
+        first, *others = (torch.autograd.grad(model(idx, idx), parameters) for _ in range(8))
+    finally:
+        torch.set_num_threads(threads)
+    for gradients in others:
+        for (name, _), gradient, expected in zip(model.named_parameters(), gradients, first, strict=True):
+            assert torch.equal(gradient, expected), name
 
 
 # ---- counts

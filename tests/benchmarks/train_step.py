@@ -41,9 +41,8 @@ class Bench:
         self.model.compute_dtype = compute_dtype(device)
         self.optimizer = TrainOptimizer(self.model, get_train_config(args.config), World(0, 1, device))
         if args.compile:
-            self.model.compile_trunk()
+            self.model.compile_blocks()
             self.optimizer.compile()
-        self.run_trunk = self.model._compiled_trunk or self.model.trunk
         rng = np.random.default_rng(0)
         rng.integers(self.config.vocab_size, size=2_000_000, dtype=np.uint32).tofile(folder / "train.bin")
         self.loader, self.size = WindowLoader(folder / "train.bin", self.config.sequence_len, 0, self.config.vocab_size), args.batch
@@ -61,7 +60,7 @@ class Bench:
             embedding(self.x)
 
     def trunk(self) -> None:
-        self.hidden = self.run_trunk(self.x)
+        self.hidden = self.model.trunk(self.x)
 
     def head(self) -> None:
         """Loss with its gradients, which are made in the forward pass."""
@@ -90,7 +89,7 @@ class Bench:
 
     def step_with_all_logits(self) -> None:
         self.read()
-        logits = self.model.lm_head(self.run_trunk(self.x)).float()
+        logits = self.model.lm_head(self.model.trunk(self.x)).float()
         F.cross_entropy((SOFTCAP * torch.tanh(logits / SOFTCAP)).flatten(0, 1), self.y.flatten()).backward()
         self.optimize()
 

@@ -117,7 +117,7 @@ def check_model(dtype: torch.dtype) -> str:
         return f"{words}; compile off: {why}"
     parameters = list(model.parameters())
     before = torch.autograd.grad(model(idx, idx), parameters)
-    model.compile_trunk()
+    model.compile_blocks()
     after = torch.autograd.grad(model(idx, idx), parameters)
     worst = max(relative_error(a, b.double()) for a, b in zip(after, before, strict=True))
     assert worst < 1e-1, f"a gradient of the compiled model is off by {worst:.2g}"
@@ -139,7 +139,7 @@ def check_updates(updates: int) -> str:
         select_backend(DEVICE, dtype, head_dim=config.head_dim, n_head=config.n_head, n_kv_head=config.n_kv_head, training=True)
         optimizer = TrainOptimizer(model, train, world)
         if can_compile(DEVICE) is None:
-            model.compile_trunk()
+            model.compile_blocks()
             optimizer.compile()
             compile_kernels()
         loader = WindowLoader(path, train.sequence_len, train.seed, config.vocab_size)
