@@ -19,9 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_DIR = ROOT / "data" / "raw"
 sys.path.insert(0, str(ROOT))
 
+from nano_hindi.cleaning import Cleaner
 from nano_hindi.command import Parser, command_line
 from nano_hindi.common import Progress, count, replacing, shown
-from nano_hindi.corpus import batches, read_source, write_document
+from nano_hindi.corpus import batches, read_documents, read_source, write_document
 from nano_hindi.errors import UserError
 from nano_hindi.hub import Snapshot, fingerprint, say
 from nano_hindi.sample import stories
@@ -60,6 +61,11 @@ def parse(argv: list[str] | None):
         "--tokenizer", metavar="NAME|DIR", help=f"counts the tokens (default: {TOKENIZER}, but none for the sample, whose words are counted)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help=f"another one draws another part of {HUB_SOURCE}, or tells other stories")
+    parser.add_argument(
+        "--clean",
+        action="store_true",
+        help="mend control characters and spellings that are not NFC, drop what is broken, not Hindi, very short, or there already; says how much of each",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a corpus that is already there, or the part of another one")
     args = parser.parse_args(argv)
     args.source = args.source or [HUB_SOURCE]
@@ -83,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     elif args.source == [SAMPLE_SOURCE]:
         source = f"sample, seed {args.seed}"
     corpus = args.output_dir / "hindi_corpus.txt"
-    asked = {"source": source, "max_tokens": args.max_tokens}
+    asked = {"source": source, "max_tokens": args.max_tokens, "cleaned": "yes" if args.clean else "no"}
     if from_hub:
         asked |= {"seed": args.seed, "tokenizer": args.tokenizer or TOKENIZER}
     unfinished = Unfinished(corpus)
@@ -95,6 +101,8 @@ def main(argv: list[str] | None = None) -> int:
             download(args, asked, unfinished)
     facts = unfinished.finish() if from_hub else gather(args, asked, corpus)
 
+    if args.clean:
+        print("\n".join(Cleaner.recorded(facts).lines()))
     documents, words, size, empty = (int(facts[key]) for key in ("documents", "words", "bytes", "empty_documents_left_out"))
     left_out = f" ({empty:,} empty ones left out)" if empty else ""
     tokens = f"{int(facts['tokens']):,} tokens of {facts['tokenizer']}, " if "tokens" in facts else ""
@@ -116,14 +124,15 @@ def gather(args, asked: dict, corpus: Path) -> dict:
         progress = Progress(local_size(args.source), "bytes", "reading")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with replacing(corpus) as temporary:
-        totals = Totals()
+        totals, cleaner = Totals(), Cleaner() if args.clean else None
         with progress, open(temporary, "wb") as file:
-            write_corpus(file, documents, tokenizer, args.max_tokens, totals, reporter(progress))
+            write_corpus(file, documents, tokenizer, args.max_tokens, totals, cleaner, reporter(progress))
         if not totals.documents:
-            raise UserError(f"there is no text in {', '.join(args.source)}; give other files")
+            why = "there is no text" if cleaner is None else "nothing is left of the text"
+            raise UserError(f"{why} in {', '.join(args.source)}; give other files{'' if cleaner is None else ', or leave --clean out'}")
         facts_file = corpus.with_name("metadata.txt")
         facts_file.unlink(missing_ok=True)  # so that it never speaks of another corpus
-    facts |= totals.facts(tokenizer)
+    facts |= counted(totals, tokenizer, cleaner)
     write_facts(facts_file, facts)
     return facts
 
@@ -137,6 +146,7 @@ def download(args, asked: dict, unfinished: Unfinished) -> None:
     facts = asked | {"revision": snapshot.revision, "licence": HUB_LICENCE}
     facts |= {"tokenizer_fingerprint": tokenizer.fingerprint(), "order": fingerprint(parts), "parts": len(parts)}
     done, totals = unfinished.number("parts_finished"), Totals.recorded(begun)
+    cleaner = Cleaner.recorded(begun) if args.clean else None
     if done:
         if not unfinished.is_of(facts):
             raise unfinished.foreign("its tokenizer, or this program, has changed since")
@@ -144,13 +154,16 @@ def download(args, asked: dict, unfinished: Unfinished) -> None:
 
     def record(complete: bool = False) -> None:
         state = {"complete": "yes" if complete else "no", "parts_finished": done}
-        unfinished.record(file, state | facts | totals.facts(tokenizer) | {"written": totals.written})
+        unfinished.record(file, state | facts | counted(totals, tokenizer, cleaner) | {"written": totals.written})
 
     with unfinished.open(totals.written) as file, Progress(args.max_tokens - totals.tokens, "tokens", "downloading") as progress:
+        if cleaner is not None and done:
+            for text in read_documents(unfinished.part):
+                cleaner.remember(text)
         report = reporter(progress, totals.tokens)
         try:
             for documents in snapshot.read(parts[done:]):
-                write_corpus(file, documents, tokenizer, args.max_tokens, totals, report)
+                write_corpus(file, documents, tokenizer, args.max_tokens, totals, cleaner, report)
                 if totals.tokens >= args.max_tokens:
                     break
                 done += 1
@@ -186,7 +199,7 @@ def leave_alone(corpus: Path, asked: dict) -> int:
     facts = read_metadata(facts_file) if facts_file.is_file() else {}
     if any(facts.get(key) != str(value) for key, value in asked.items()):
         raise UserError(
-            f"{corpus} is already there, from another source, budget, seed or tokenizer; --overwrite replaces it, another --output_dir keeps both"
+            f"{corpus} is already there, from another source, budget, seed or tokenizer, or cleaned otherwise; --overwrite replaces it, another --output_dir keeps both"
         )
     print(f"{corpus} is already there, from the same command: {facts.get('documents')} documents; --overwrite makes it again")
     return 0
@@ -219,19 +232,33 @@ class Totals:
         return {"documents": self.documents, **counted, **{name: getattr(self, name) for name in others}}
 
 
+def counted(totals: Totals, tokenizer: Tokenizer | None, cleaner: Cleaner | None) -> dict:
+    """What metadata.txt says of the corpus's content."""
+    return totals.facts(tokenizer) | (cleaner.facts() if cleaner else {})
+
+
 def write_corpus(
-    file: BinaryIO, documents: Iterable[str], tokenizer: Tokenizer | None, max_tokens: int, totals: Totals, report: Callable[[Totals], None]
+    file: BinaryIO,
+    documents: Iterable[str],
+    tokenizer: Tokenizer | None,
+    max_tokens: int,
+    totals: Totals,
+    cleaner: Cleaner | None,
+    report: Callable[[Totals], None],
 ) -> None:
     """Append `documents` to a corpus and to its `totals`, up to and including the one that reaches `max_tokens` (without a tokenizer: that many words,
-    each of which is at least one token). Documents that are nothing but space are left out. `report` hears of the totals after each batch."""
+    each of which is at least one token). Documents that are nothing but space are left out, and those that `cleaner` drops. `report` hears of the
+    totals after each batch."""
 
     def taken() -> Iterator[str]:
         """All documents pass here, whatever their source, in the order of the corpus."""
         for text in documents:
-            if text and not text.isspace():
-                yield text
-            else:
+            if not text or text.isspace():
                 totals.empty_documents_left_out += 1
+            elif cleaner is None:
+                yield text
+            elif (cleaned := cleaner(text)) is not None:
+                yield cleaned
 
     for batch in batches(taken()):
         encoded = tokenizer.encode_batch(batch) if tokenizer else [[]] * len(batch)

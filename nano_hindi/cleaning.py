@@ -9,8 +9,10 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy
 
 MIN_CHARACTERS = 50  # a shorter document is a caption or the rest of a menu
 MIN_DEVANAGARI = 0.5  # of the letters and marks
@@ -72,18 +74,26 @@ class Cleaner:
             return "too short"
         return None if self._seen.add(text) else "duplicate"
 
-    def lines(self) -> list[str]:
-        """The counts as lines for people."""
-        return [
-            f"{'cleaned' if i == 0 else '':<10} {rule}: {n.documents:,} documents, {n.bytes:,} bytes"
-            for i, (rule, n) in enumerate(self.counts.items())
-        ]
-
     def facts(self) -> dict[str, int]:
-        """The counts for metadata.txt."""
-        return {
-            f"cleaned_{rule.replace(' ', '_').lower()}_{key}": getattr(n, key) for rule, n in self.counts.items() for key in ("documents", "bytes")
-        }
+        """The counts as lines of metadata.txt."""
+        return {_key(rule, kind): getattr(n, kind) for rule, n in self.counts.items() for kind in ("documents", "bytes")}
+
+    @classmethod
+    def recorded(cls, facts: dict[str, str]) -> Cleaner:
+        """One with the counts of `facts()`, read back, or with none. The documents that were kept are to be remembered."""
+        cleaner = cls()
+        for rule in cleaner.counts:
+            cleaner.counts[rule] = Count(*(int(facts.get(_key(rule, kind), 0)) for kind in ("documents", "bytes")))
+        return cleaner
+
+    def lines(self) -> list[str]:
+        """The counts as a table for people."""
+        rows = [(f"{rule} ({'mended' if i < 2 else 'dropped'})", n) for i, (rule, n) in enumerate(self.counts.items())]
+        return [f"cleaned  {'documents':>11} {'bytes':>15}", *(f"         {n.documents:>11,} {n.bytes:>15,}  {words}" for words, n in rows)]
+
+
+def _key(rule: str, kind: str) -> str:
+    return f"cleaned_{rule.replace(' ', '_').lower()}_{kind}"
 
 
 def _size(text: str) -> int:
@@ -103,7 +113,7 @@ class Seen:
     """
 
     def __init__(self):
-        self._table, self._used = np.zeros(1024, dtype=np.uint64), 0
+        self._table, self._used = _table(1024), 0
 
     def add(self, text: str) -> bool:
         """Remember `text`. Returns whether it is new."""
@@ -113,7 +123,7 @@ class Seen:
         self._used += 1
         if 2 * self._used > len(self._table):
             keys = self._table[self._table != 0]
-            self._table = np.zeros(2 * len(self._table), dtype=np.uint64)
+            self._table = _table(2 * len(self._table))
             for old in keys.tolist():
                 self._insert(old)
         return True
@@ -127,3 +137,9 @@ class Seen:
             place = (place + 1) & mask
         self._table[place] = key
         return True
+
+
+def _table(places: int) -> numpy.ndarray:
+    import numpy  # not before the command line is read
+
+    return numpy.zeros(places, dtype=numpy.uint64)

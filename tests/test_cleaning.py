@@ -89,7 +89,8 @@ def test_the_bytes_of_all_rules_are_the_bytes_that_went():
     dropped = sum(cleaner.counts[rule].documents for rule in ("broken encoding", "not Devanagari", "too short", "duplicate"))
     assert dropped == len(texts) - len(kept)
     assert len(kept) == len(set(kept))
-    assert len(cleaner.lines()) == len(cleaner.counts)
+    assert len(cleaner.lines()) == len(cleaner.counts) + 1
+    assert Cleaner.recorded({key: str(value) for key, value in cleaner.facts().items()}).counts == cleaner.counts
     assert sum(value for key, value in cleaner.facts().items() if key.endswith("bytes")) == size
 
 

@@ -302,6 +302,57 @@ def test_a_hub_that_is_not_there_is_one_line_at_once(tmp_path, repos):
     assert "1 documents, 2 words" in result.stdout
 
 
+# ---- --clean
+
+
+LONG = "एक गाँव में मोहन नाम का एक लड़का रहता था और रोज़ नदी के किनारे जाता था। "
+DIRTY = [LONG + "पहला।", "होम | संपर्क", LONG + "\x00दूसरा।", LONG + "पहला।", "The river is long. " * 9, LONG.encode().decode("latin-1")]
+
+
+def test_clean_mends_and_drops_and_says_how_much_by_rule(tmp_path, capsys):
+    source = write_texts(tmp_path / "a.txt", DIRTY)
+    assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER, "--clean") == 0
+    assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == [LONG + "पहला।", LONG + "दूसरा।"]
+    table = {row.split("  ")[-1]: row.split()[:2] for row in capsys.readouterr().out.splitlines() if row.startswith("    ")}
+    controls = 2 * sum("\x7f" < character < "\xa0" for character in DIRTY[5])  # UTF-8 that was read as Latin-1 is full of them
+    assert table == {
+        "control characters (mended)": ["2", str(1 + controls)],
+        "not NFC (mended)": ["0", "0"],
+        "broken encoding (dropped)": ["1", str(len(DIRTY[5].encode()) - controls)],
+        "not Devanagari (dropped)": ["1", str(9 * 19)],
+        "too short (dropped)": ["1", str(len(DIRTY[1].encode()))],
+        "duplicate (dropped)": ["1", str(len(DIRTY[0].encode()))],
+    }
+    facts = read_metadata(tmp_path / "raw" / "metadata.txt")
+    assert facts | {"cleaned": "yes", "documents": "2", "cleaned_duplicate_documents": "1", "cleaned_not_devanagari_bytes": "171"} == facts
+    assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 2  # what is there is another corpus
+    assert "cleaned otherwise" in capsys.readouterr().err
+    source = write_texts(tmp_path / "b.txt", DIRTY[4:])
+    assert run(tmp_path / "none", "--source", source, *NO_TOKENIZER, "--clean") == 2
+    assert "leave --clean out" in capsys.readouterr().err
+
+
+def test_a_cleaned_download_that_is_stopped_finds_the_duplicates_of_its_first_part_too(tmp_path, tokenizer_dir, monkeypatch, capsys):
+    texts = [LONG + f"{i % 25}।" for i in range(40)]
+    repos = {"datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "hub", [[*texts, *DIRTY], texts[::-1], [*DIRTY, *texts]], rows_per_group=5)}
+    argv = ["--tokenizer", tokenizer_dir, "--max_tokens", ALL, "--clean"]
+    with Hub(repos) as hub:
+        take_for_the_hub(hub, monkeypatch)
+        assert run(tmp_path / "straight", *argv) == 0
+        straight = read_metadata(tmp_path / "straight" / "metadata.txt")
+        assert straight["documents"] == "27"
+        for spare in (3, 6, 9):
+            hub.faults[:] = [Fault("data-1.parquet bytes", times=1, status=403, spare=spare)]
+            assert run(tmp_path / "raw", *argv) == 2
+            assert run(tmp_path / "raw", *argv[:-1]) == 2
+            assert "cleaned was yes" in capsys.readouterr().err
+            assert run(tmp_path / "raw", *argv) == 0
+            assert corpus_in(tmp_path / "raw") == corpus_in(tmp_path / "straight")
+            facts = read_metadata(tmp_path / "raw" / "metadata.txt")
+            assert {**facts, "created": ""} == {**straight, "created": ""}
+            (tmp_path / "raw" / "hindi_corpus.txt").unlink()
+
+
 # ---- a larger data set, and a hub in trouble: the program runs in this process, or in a fork of it, without waiting between tries
 
 GROUPED = [standin.documents(40, seed=500 + i) for i in range(6)]  # eight row groups of five documents in each of six files
