@@ -111,7 +111,7 @@ if "%minor%"=="11" set "triton=3.6"
 set "rc=%errorlevel%"
 if not "%rc%"=="0" echo notice: triton-windows %triton% could not be installed: on a GPU, training works without torch.compile, more slowly
 
-"%py%" -c "import datasets, torch, transformers; cuda = getattr(torch, 'cuda', None); print('setup: torch', torch.__version__, 'on', cuda.get_device_name() if cuda and cuda.is_available() else 'CPU')"
+"%py%" -c "import pyarrow, torch, transformers; cuda = getattr(torch, 'cuda', None); print('setup: torch', torch.__version__, 'on', cuda.get_device_name() if cuda and cuda.is_available() else 'CPU')"
 set "rc=%errorlevel%"
 if "%rc%"=="0" goto stamp
 >&2 echo error: the packages are installed but do not work, the reason is above: delete the folder venv and start me again

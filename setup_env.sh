@@ -108,7 +108,7 @@ echo "setup: installing PyTorch, $what"
 echo "setup: installing the other packages"
 "${pip[@]}" --requirement requirements.txt || fail 4 "$no_pip"
 "$python" -c "
-import datasets, torch, transformers
+import pyarrow, torch, transformers
 cuda = getattr(torch, 'cuda', None)
 print('setup: torch', torch.__version__, 'on', torch.cuda.get_device_name() if cuda and cuda.is_available() else 'CPU')
 " || fail 5 "the packages are installed but do not work (the reason is above): delete $venv and start me again"

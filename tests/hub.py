@@ -1,4 +1,4 @@
-"""A Hugging Face hub on the loopback interface: enough of its HTTP API for the real `datasets` (streaming) and `transformers` clients.
+"""A Hugging Face hub on the loopback interface: enough of its HTTP API for the real `huggingface_hub` and `transformers` clients.
 
     with Hub({"datasets/ai4bharat/sangraha": folder, "sarvamai/sarvam-1": other}) as hub:
         subprocess.run([...], env={**os.environ, **hub.environment(home)})
@@ -54,6 +54,7 @@ class Hub:
     headers: list[dict[str, str]] = field(default_factory=list)  # of each request
     port: int = 0
     strip: str = ""  # what addresses begin with when clients take this for their proxy
+    redirects: bool = False  # parquet files come from another host, as large files of the real hub do
 
     def __enter__(self) -> Hub:
         ThreadingHTTPServer.handle_error = lambda *args: None  # clients that are killed
@@ -78,7 +79,7 @@ class Hub:
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1,localhost",
         }
 
     def fault_for(self, request: str) -> Fault | None:
@@ -138,6 +139,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 elif match := API.fullmatch(path):
                     repo = match["repo"] if match["kind"] == "models" else f"datasets/{match['repo']}"
                     self.api(repo, match["repo"], match["rest"], body)
+                elif hub.redirects and path.endswith(".parquet") and "127.0.0.1" in self.headers["Host"]:
+                    self.send(302, b"", {"Location": f"http://localhost:{hub.port}{self.path}"})
                 elif (match := RESOLVE.fullmatch(path)) and match["repo"] in hub.repos:
                     self.commit = hub.commit if match["revision"] == "main" else match["revision"]
                     self.file((hub.files(match["repo"], match["revision"]) or {}).get(match["path"]))

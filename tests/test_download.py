@@ -302,6 +302,18 @@ def test_a_hub_that_is_not_there_is_one_line_at_once(tmp_path, repos):
     assert "1 documents, 2 words" in result.stdout
 
 
+def test_files_that_the_hub_keeps_elsewhere_are_asked_for_there_without_the_token(tmp_path, repos):
+    with Hub(repos, redirects=True) as hub:
+        result = from_hub(hub, tmp_path, HF_TOKEN="hf_secret")
+        assert result.returncode == 0, result.stderr
+    assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
+    elsewhere = [headers for headers in hub.headers if headers["host"].startswith("localhost")]
+    parquet = [headers for headers in elsewhere if "range" in headers]
+    assert len(parquet) >= 3
+    assert not any("authorization" in headers for headers in elsewhere)
+    assert any(headers.get("authorization") == "Bearer hf_secret" for headers in hub.headers)
+
+
 # ---- --clean
 
 

@@ -5,7 +5,7 @@
 
 Each attention backend that the device offers against float64; the model in the device's dtype against float32; compiled against eager; the optimizer's
 kernel against eager; then full updates of the default `25m` on random tokens, with tokens/s, MFU and peak memory. Exit code 1 where a check fails.
-It needs no data, no hub, no datasets, no wandb. Copy the table into tests/benchmarks/RESULTS.md.
+It needs no data, no hub, no wandb. Copy the table into tests/benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
