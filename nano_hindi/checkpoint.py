@@ -44,11 +44,16 @@ def save_checkpoint(folder: Path, checkpoint: dict, keep: int) -> Path:
     """Write `checkpoint_step{N}.pt`, then delete all but the newest `keep`. The file appears under its name complete or not at all."""
     path = folder / f"checkpoint_step{checkpoint['step']}.pt"
     _save(path, checkpoint, CHECKPOINT_KEYS)
-    older = [p for step, p in list_checkpoints(folder) if step < checkpoint["step"]]
+    remove_superseded(folder, checkpoint["step"], keep)
+    return path
+
+
+def remove_superseded(folder: Path, step: int, keep: int) -> None:
+    """Delete the oldest checkpoints before that of `step`, which is whole, so that `keep` stay with it."""
+    older = [path for earlier, path in list_checkpoints(folder) if earlier < step]
     for superseded in older[: max(0, len(older) - (keep - 1))]:
         with contextlib.suppress(OSError):  # Windows: somebody reads it; the next save tries again
             superseded.unlink()
-    return path
 
 
 def save_model(folder: Path, checkpoint: dict) -> Path:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nano_hindi import budget, report
-from nano_hindi.checkpoint import list_checkpoints
+from nano_hindi.checkpoint import list_checkpoints, remove_superseded
 from nano_hindi.common import shown
 from nano_hindi.dataloader import val_batches
 from nano_hindi.errors import UserError
@@ -32,7 +32,9 @@ def train(run: Run) -> int:
     """Train to the end of the budget, or until the user stops it. Returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM."""
     config, world = run.config, run.world
     if run.is_finished:
-        draw(run)  # it may have been killed before that
+        draw(run)  # it may have been killed before that, and before the last save was through
+        if world.is_main:
+            remove_superseded(run.folder, run.step, config.keep_checkpoints)
         world.print(f"this run is finished: its {config.updates:,} updates are made. Try it: python generate.py --checkpoint {shown(run.folder)}")
         return 0
     with StopSignal() as stop, run.saver, run.prefetcher, garbage_collected_by_hand():

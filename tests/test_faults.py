@@ -110,6 +110,16 @@ def test_a_save_that_was_cut_off_by_a_kill_is_cleared_away_and_the_metrics_go_ba
     assert_all_whole(folder)
 
 
+def test_a_run_killed_at_its_very_last_deletion_makes_up_for_it(data_dir, tmp_path, straight):
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    *_, last = list_checkpoints(folder)
+    for step in (2, 4, 6):
+        shutil.copy(last[1], folder / f"checkpoint_step{step}.pt")
+    assert start(data_dir, folder, "--resume", "auto") == 0
+    assert steps(folder) == sorted([2, 4, 6, *steps(straight)])[-3:]
+
+
 def test_an_exception_in_training_waits_for_the_checkpoint_that_is_being_written(data_dir, tmp_path, straight, monkeypatch):
     folder, write = tmp_path / "run", saving.Saver._write
 
