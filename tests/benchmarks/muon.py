@@ -68,6 +68,7 @@ class Plain:
                     beta1, beta2 = group["betas"]
                     corrections = (torch.tensor(1 - beta**self.steps) for beta in (beta1, beta2))
                     self.adamw(p, p.grad, *self.state[name], group["lr"], beta1, beta2, group["eps"], *corrections)
+                p.grad = None
 
 
 def main() -> None:
