@@ -94,6 +94,7 @@ class Chat:
                 print(self.text[printed:], end="", flush=True)
                 printed = len(self.text)
         print(flush=True)
+        self.text = self.text.rstrip("\ufffd")  # a character that was cut off is not what the model goes on from
         made = len(times) - 2  # the first piece is the prompt's, the last what was kept back
         tokens = "1 token" if made == 1 else f"{made} tokens"
         rate = f", {(made - 1) / (times[-2] - times[1]):.0f} tokens/s" if made > 1 else ""
