@@ -7,7 +7,6 @@ python generate.py --checkpoint checkpoints --interactive
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 from pathlib import Path
 
@@ -31,10 +30,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--num_samples", type=int, default=1, metavar="N", help="texts for each prompt, written at once, with a line --- between them"
     )
     for name, setting in SETTINGS.items():
-        parse_flag = functools.partial(parse_setting, name, f"--{name}")
-        parser.add_argument(f"--{name}", type=parse_flag, default=setting.default, metavar=setting.metadata["metavar"], help=setting.metadata["help"])
+        parser.add_argument(f"--{name}", default=setting.default, metavar=setting.metadata["metavar"], help=setting.metadata["help"])
     parser.add_argument("--device", choices=("cpu", "cuda"), help="without it: cuda where there is one")
     args = parser.parse_args(argv)
+    given = {name: text for name, text in vars(args).items() if name in SETTINGS and text != SETTINGS[name].default}
+    args.settings = Settings(**{name: parse_setting(name, f"--{name}", text) for name, text in given.items()})
     if args.num_samples < 1:
         raise UserError(f"--num_samples must be at least 1, not {args.num_samples}")
     if args.interactive and args.num_samples > 1:
@@ -50,16 +50,15 @@ def main(argv: list[str] | None = None) -> int:
     trained = load_for_inference(args.checkpoint)
     model, tokenizer = build_model(trained, pick_device(args.device)), trained.tokenizer
     del trained  # its tensors are mapped from the file, and Windows would not let a training run delete that
-    settings = Settings(**{name: getattr(args, name) for name in SETTINGS})
     if args.interactive:
         from nano_hindi.chat import talk
 
-        talk(model, tokenizer, settings)
+        talk(model, tokenizer, args.settings)
         return 0
     for number, prompt in enumerate(read_prompts(args.prompt)):
         if number > 0:
             print()
-        print_texts(model, tokenizer, prompt, settings, args.num_samples)
+        print_texts(model, tokenizer, prompt, args.settings, args.num_samples)
     return 0
 
 

@@ -38,13 +38,15 @@ def talk(model, tokenizer, settings: Settings) -> None:
     with contextlib.suppress(ImportError):  # Windows has none; its console edits lines by itself
         import readline  # noqa: F401 - gives input() line editing and history
     chat = Chat(model, tokenizer, settings)
-    question = "\n> " if sys.stdin.isatty() and sys.stdout.isatty() else ""
-    _note(f"Type the beginning of a text. Ctrl-C stops the model, {LEAVE} leaves, /help shows more.")
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if is_terminal:
+        _note(f"Type the beginning of a text. Ctrl-C stops the model, {LEAVE} leaves, /help shows more.")
     while True:
         try:
-            line = input(question)
+            line = input("\n> " if is_terminal else "")
         except EOFError:
-            _note("")
+            if is_terminal:
+                print()
             return
         except KeyboardInterrupt:
             _note(f"\n[{LEAVE} or /quit leaves]")
