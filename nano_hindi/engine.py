@@ -54,17 +54,16 @@ def sample_token(logits: Tensor, temperature: float, top_k: int | None, generato
     of these from the fewest that together reach the probability `top_p` (Holtzman et al. 2020, arXiv 1904.09751)."""
     if temperature == 0:
         return logits.argmax(dim=-1)
+    ids = None
+    if top_k and top_k < logits.size(-1):
+        logits, ids = logits.topk(top_k)
     p = (logits / max(temperature, MIN_TEMPERATURE)).softmax(dim=-1)
-    if top_k and top_k < p.size(-1):
-        p, ids = p.topk(top_k)
-        p = p / p.sum(dim=-1, keepdim=True)
-    elif top_p < 1:
-        p, ids = _likeliest(p, top_p)
-    else:
-        return _draw(p, generator)
     if top_p < 1:
+        if ids is None:
+            p, ids = _likeliest(p, top_p)
         p = p * (p.cumsum(dim=-1) - p < top_p)
-    return ids.gather(1, _draw(p, generator)[:, None]).squeeze(1)
+    column = _draw(p, generator)
+    return column if ids is None else ids.gather(1, column[:, None]).squeeze(1)
 
 
 def _likeliest(p: Tensor, total: float) -> tuple[Tensor, Tensor]:
@@ -126,8 +125,12 @@ def generate_batch(
     device = model.lm_head.weight.device
     generator = torch.Generator(device).manual_seed(seed)
     cache = KVCache(model.config, 1, device, model.compute_dtype)
-    new = torch.tensor([list(tokens)], device=device)
-    used = None if repetition_penalty == 1 else torch.zeros(n_texts, model.config.vocab_size, dtype=torch.bool, device=device)
+    reach = 1 + sum(window - 1 for window in model.config.windows)  # of the last token, through all layers: nothing before it has any effect
+    new = torch.tensor([list(tokens[-reach:])], device=device)
+    used = None
+    if repetition_penalty != 1:
+        used = torch.zeros(n_texts, model.config.vocab_size, dtype=torch.bool, device=device)
+        used[:, list(tokens)] = True
     has_ended = [False] * n_texts
     for made in range(max_tokens):
         with torch.inference_mode():

@@ -68,17 +68,26 @@ def test_hidden_states_with_the_cache_equal_those_without_however_the_text_is_cu
     assert cache.position == 400
 
 
-def test_a_prompt_longer_than_the_prefill_goes_through_in_pieces(model, monkeypatch):
-    """With the real piece size; the logits after it are those of the whole prompt."""
+def test_a_long_prompt_goes_through_in_pieces_as_far_back_as_the_windows_reach(model, monkeypatch):
+    """1 + 4 x 3 + 2 x 15 tokens; the logits after them are those of the whole prompt, and with one less they would not be."""
+    monkeypatch.setattr(engine, "PREFILL_TOKENS", 16)
     lengths, trunk = [], model.trunk
     monkeypatch.setattr(model, "trunk", lambda idx, cache: lengths.append(idx.size(1)) or trunk(idx, cache))
     ids = random_ids(1300).tolist()
     first, second = generate_tokens(model, ids, 2, temperature=0)
     monkeypatch.undo()
-    assert lengths == [512, 512, 276, 1]
+    assert lengths == [16, 16, 11, 1]
     with torch.no_grad():
-        assert model(torch.tensor([ids]))[0, -1].argmax() == first
+        whole = model(torch.tensor([ids]))[0, -1]
+        assert whole.argmax() == first
         assert model(torch.tensor([[*ids, first]]))[0, -1].argmax() == second
+        torch.testing.assert_close(model(torch.tensor([ids[-43:]]))[0, -1], whole, atol=1e-4, rtol=0)
+        changed = torch.tensor([ids]).repeat(3, 1)
+        for row, back in ((1, 43), (2, 44)):
+            changed[row, -back] = (changed[row, -back] + 1) % CONFIG.vocab_size
+        same, nearer, farther = model(changed)[:, -1]
+    assert torch.equal(same, farther)
+    assert not torch.equal(same, nearer)
 
 
 def test_the_cache_keeps_windows_not_texts(model, monkeypatch):
