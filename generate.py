@@ -7,13 +7,13 @@ python generate.py --checkpoint checkpoints --interactive
 from __future__ import annotations
 
 import argparse
-import secrets
 import sys
 from pathlib import Path
 
 from nano_hindi.command import Parser, command_line
 from nano_hindi.common import pick_device
 from nano_hindi.errors import UserError
+from nano_hindi.writing import SETTINGS, Settings, collected_interrupts, parse_setting, write
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -25,21 +25,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE|DIR", help="a checkpoint, a model.pt, or a folder that holds them")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--prompt", metavar="TEXT", help="text to continue; - reads it from stdin, an empty one starts from nothing")
-    what.add_argument("--interactive", action="store_true", help="ask for prompts until Ctrl-D")
-    parser.add_argument("--max_tokens", type=int, default=200, metavar="N", help="tokens to write at most")
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 always takes the likeliest token; higher is more surprising")
-    parser.add_argument("--top_k", type=int, default=50, metavar="K", help="draw from the K likeliest tokens; 0 draws from all")
-    parser.add_argument("--seed", type=int, metavar="S", help="repeats a text; without it every text is new")
+    what.add_argument("--interactive", action="store_true", help="write a text together, line by line")
+    parser.add_argument(
+        "--num_samples", type=int, default=1, metavar="N", help="texts for each prompt, written at once, with a line --- between them"
+    )
+    for name, setting in SETTINGS.items():
+        parser.add_argument(f"--{name}", default=setting.default, metavar=setting.metadata["metavar"], help=setting.metadata["help"])
     parser.add_argument("--device", choices=("cpu", "cuda"), help="without it: cuda where there is one")
     args = parser.parse_args(argv)
-    if args.max_tokens < 1:
-        raise UserError(f"--max_tokens must be at least 1, not {args.max_tokens}")
-    if not 0 <= args.temperature < float("inf"):
-        raise UserError(f"--temperature must be 0 or more, not {args.temperature}")
-    if args.top_k < 0:
-        raise UserError(f"--top_k must be 0 or more, not {args.top_k}")
-    if args.seed is not None and abs(args.seed) >= 2**63:
-        raise UserError(f"--seed must be below 2**63 and above -2**63, not {args.seed}")
+    given = {name: text for name, text in vars(args).items() if name in SETTINGS and text != SETTINGS[name].default}
+    args.settings = Settings(**{name: parse_setting(name, f"--{name}", text) for name, text in given.items()})
+    if args.num_samples < 1:
+        raise UserError(f"--num_samples must be at least 1, not {args.num_samples}")
+    if args.interactive and args.num_samples > 1:
+        raise UserError("--interactive writes one text; leave --num_samples away")
     return args
 
 
@@ -52,16 +51,23 @@ def main(argv: list[str] | None = None) -> int:
     model, tokenizer = build_model(trained, pick_device(args.device)), trained.tokenizer
     del trained  # its tensors are mapped from the file, and Windows would not let a training run delete that
     if args.interactive:
-        talk(model, tokenizer, args)
-    elif args.prompt is None:
+        from nano_hindi.chat import talk
+
+        talk(model, tokenizer, args.settings)
+        return 0
+    for number, prompt in enumerate(read_prompts(args.prompt)):
+        if number > 0:
+            print()
+        print_texts(model, tokenizer, prompt, args.settings, args.num_samples)
+    return 0
+
+
+def read_prompts(prompt: str | None) -> tuple[str, ...]:
+    if prompt is None:
         from nano_hindi.report import SAMPLE_PROMPTS
 
-        for prompt in SAMPLE_PROMPTS:
-            stream(model, tokenizer, prompt, args)
-            print()
-    else:
-        stream(model, tokenizer, sys.stdin.read().rstrip("\r\n") if args.prompt == "-" else args.prompt, args)
-    return 0
+        return SAMPLE_PROMPTS
+    return (sys.stdin.read().removeprefix("\ufeff").rstrip("\r\n") if prompt == "-" else prompt,)  # PowerShell begins a pipe with U+FEFF
 
 
 def build_model(trained, device):
@@ -86,36 +92,19 @@ def build_model(trained, device):
     return model
 
 
-def stream(model, tokenizer, prompt: str, args: argparse.Namespace) -> None:
-    """Print the prompt and its continuation, whole characters as they come, up to eos."""
-    from nano_hindi.engine import generate_tokens
+def print_texts(model, tokenizer, prompt: str, settings: Settings, n_texts: int) -> None:
+    """Print the prompt and its continuation as it comes; further texts, written at the same time, follow when all are done.
 
-    tokens = tokenizer.encode_prompt(prompt)
-    text = tokenizer.text_stream(after=tokens)
-    print(prompt, end="", flush=True)
-    seed = secrets.randbits(32) if args.seed is None else args.seed
-    try:
-        for token in generate_tokens(model, tokens, args.max_tokens, args.temperature, args.top_k, seed, stop_ids=(tokenizer.eos_id,)):
-            print(text.push(token), end="", flush=True)
-    finally:
-        print(text.flush(), flush=True)
-
-
-def talk(model, tokenizer, args: argparse.Namespace) -> None:
-    """Ask for a prompt, continue it, ask again. Ctrl-C stops a text, Ctrl-D or /quit ends the program."""
-    print("Type the beginning of a text. Ctrl-C stops an answer, /quit or Ctrl-D leaves.")
-    while True:
-        try:
-            prompt = input("\n> ")
-        except EOFError:
-            print()
-            return
-        if prompt.strip() == "/quit":
-            return
-        try:
-            stream(model, tokenizer, prompt, args)
-        except KeyboardInterrupt:
-            print("[stopped]")
+    Raises KeyboardInterrupt after Ctrl-C, when all that was written is out.
+    """
+    waiting = [""] * (n_texts - 1)
+    with collected_interrupts() as stop:
+        for piece, *others in write(model, tokenizer, prompt, settings, n_texts, stop):
+            print(piece, end="", flush=True)
+            waiting = [text + new for text, new in zip(waiting, others, strict=True)]
+        print("".join(f"\n---\n{text}" for text in waiting), flush=True)
+    if stop.is_set():
+        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

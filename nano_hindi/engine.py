@@ -43,24 +43,45 @@ class KVCache:
         self._lengths[layer] += k.size(1)
         return y
 
+    def repeat(self, n: int) -> None:
+        """Make n rows of each: texts that begin alike share the work of their beginning."""
+        if n > 1:
+            self._keys, self._values = ([cache.repeat(n, 1, 1, 1) for cache in caches] for caches in (self._keys, self._values))
 
-def sample_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
-    """One token (B,) for each row of logits (B, V): the likeliest at temperature 0, else drawn from the `top_k` likeliest (None or 0: from all)."""
+
+def sample_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None, top_p: float = 1.0) -> Tensor:
+    """One token (B,) for each row of logits (B, V): the likeliest at temperature 0, else drawn from the `top_k` likeliest (None or 0: from all), and
+    of these from the fewest that together reach the probability `top_p` (Holtzman et al. 2020, arXiv 1904.09751)."""
     if temperature == 0:
         return logits.argmax(dim=-1)
-    logits = logits / max(temperature, MIN_TEMPERATURE)
-    if not top_k or top_k >= logits.size(-1):
-        return _draw(logits, generator)
-    likeliest, ids = logits.topk(top_k, dim=-1)
-    return ids.gather(1, _draw(likeliest, generator)[:, None]).squeeze(1)
+    ids = None
+    if top_k and top_k < logits.size(-1):
+        logits, ids = logits.topk(top_k)
+    p = (logits / max(temperature, MIN_TEMPERATURE)).softmax(dim=-1)
+    if top_p < 1:
+        if ids is None:
+            p, ids = _likeliest(p, top_p)
+        p = p * (p.cumsum(dim=-1) - p < top_p)
+    column = _draw(p, generator)
+    return column if ids is None else ids.gather(1, column[:, None]).squeeze(1)
 
 
-def _draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A column (B,) of each row of logits (B, n), with the probabilities of their softmax: column i rings first among alarms that ring at rate p[i].
+def _likeliest(p: Tensor, total: float) -> tuple[Tensor, Tensor]:
+    """The largest of each row of p (B, V) in order, and their ids (B, n): enough of them for the sum `total`. Sorting all 68,096 takes a CPU as long
+    as the rest of a token."""
+    for n in (1024, 8192):
+        if n < p.size(-1):
+            largest, ids = p.topk(n)
+            if (largest.sum(dim=-1) >= total).all():
+                return largest, ids
+    return p.sort(dim=-1, descending=True)
+
+
+def _draw(p: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A column (B,) of each row of p (B, n), with these probabilities, whatever their sum: column i rings first among alarms that ring at rate p[i].
 
     torch.multinomial does the same, and may stop a GPU to look for bad probabilities.
     """
-    p = logits.softmax(dim=-1)
     return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(dim=-1)
 
 
@@ -72,25 +93,63 @@ def generate_tokens(
     top_k: int | None = None,
     seed: int = 42,
     stop_ids: Collection[int] = (),
+    **options,
 ) -> Iterator[int]:
-    """Yield up to `max_tokens` tokens that continue `tokens` (at least one), and end before a token of `stop_ids`. The same seed gives the same tokens.
+    """Yield up to `max_tokens` tokens that continue `tokens`, and end before a token of `stop_ids`: `generate_batch` with a single text."""
+    for (token,) in generate_batch(model, tokens, 1, max_tokens, temperature, top_k, seed, stop_ids, **options):
+        yield token
 
-    Neither the prompt nor the text has a length limit. Raises ValueError for an empty prompt.
+
+def generate_batch(
+    model: GPT,
+    tokens: Sequence[int],
+    n_texts: int,
+    max_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 42,
+    stop_ids: Collection[int] = (),
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    first_ids: Sequence[int] | None = None,
+) -> Iterator[list[int | None]]:
+    """Yield up to `max_tokens` times the next token of each of `n_texts` texts that begin with `tokens` (at least one). A text ends before a token of
+    `stop_ids`, and has None from then on; the last step is that before all have ended. The same seed gives the same tokens.
+
+    `repetition_penalty` divides positive and multiplies negative logits of tokens that are in the text already, the prompt included (Keskar et al.
+    2019, arXiv 1909.05858, section 4.1). `first_ids`: those that may come first (None: all). Neither prompt nor text has a length limit. Raises
+    ValueError for an empty prompt.
     """
     if not tokens:
         raise ValueError("generation needs at least one token to start from, such as bos")
     device = model.lm_head.weight.device
     generator = torch.Generator(device).manual_seed(seed)
     cache = KVCache(model.config, 1, device, model.compute_dtype)
-    new = torch.tensor([list(tokens)], device=device)
+    reach = 1 + sum(window - 1 for window in model.config.windows)  # of the last token, through all layers: nothing before it has any effect
+    new = torch.tensor([list(tokens[-reach:])], device=device)
+    used = None
+    if repetition_penalty != 1:
+        used = torch.zeros(n_texts, model.config.vocab_size, dtype=torch.bool, device=device)
+        used[:, list(tokens)] = True
+    has_ended = [False] * n_texts
     for made in range(max_tokens):
         with torch.inference_mode():
-            token = sample_token(_next_logits(model, new, cache), temperature, top_k, generator)
-        if (value := int(token)) in stop_ids:
+            logits = _next_logits(model, new, cache)
+            if made == 0:
+                cache.repeat(n_texts)
+                new, logits = new.expand(n_texts, -1), logits.expand(n_texts, -1)
+                if first_ids is not None:
+                    first = torch.tensor(first_ids, device=device).expand(n_texts, -1)
+                    logits = torch.full_like(logits, float("-inf")).scatter(1, first, logits.gather(1, first))
+            if used is not None:
+                used.scatter_(1, new, True)
+                logits = torch.where(used, torch.where(logits > 0, logits / repetition_penalty, logits * repetition_penalty), logits)
+            new = sample_token(logits, temperature, top_k, generator, top_p)[:, None]
+        step = new[:, 0].tolist()
+        has_ended = [ended or token in stop_ids for ended, token in zip(has_ended, step, strict=True)]
+        if all(has_ended):
             return
-        yield value
-        if made + 1 < max_tokens:
-            new = token[:, None]
+        yield [None if ended else token for ended, token in zip(has_ended, step, strict=True)]
 
 
 def _next_logits(model: GPT, new: Tensor, cache: KVCache) -> Tensor:

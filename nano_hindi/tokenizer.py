@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 
 from nano_hindi.common import replacing
 from nano_hindi.errors import UserError
+from nano_hindi.streaming import Clusters
 
 SPACE = "▁"  # U+2581, how SentencePiece writes a space
 BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -74,20 +76,26 @@ class Tokenizer:
         """The ids of a text that a document begins with: bos first, once."""
         return [self.bos_id, *self.encode_batch([text])[0]]
 
+    def encode_open(self, text: str) -> tuple[list[int], list[int] | None]:
+        """The ids of a text that goes on, in NFC and behind bos, and the ids that may come first after them (None: all).
+
+        Words were learnt with the space before them, hardly ever behind a space of its own. So such a space at the end is left to the next token.
+        """
+        ids = self.encode_prompt(unicodedata.normalize("NFC", text))
+        if self._pieces[ids[-1]] != b" ":
+            return ids, None
+        return ids[:-1], [i for i, piece in enumerate(self._pieces) if piece.startswith(b" ")]
+
     # ---- tokens to text
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`: special tokens and the dummy space left out, broken characters as U+FFFD."""
-        stream = self.text_stream()
-        return "".join([stream.push(i) for i in ids]) + stream.flush()
+        text = b"".join([self._pieces[i] for i in ids])
+        return (text.removeprefix(b" ") if self._has_dummy_space else text).decode("utf-8", errors="replace")
 
-    def text_stream(self, after: Sequence[int] = ()) -> TextStream:
-        """Text from tokens that come one by one. `after`: tokens before the first one, whose text is out already (a prompt): with text
-        in them, a leading space of what follows is a real one."""
-        stream = TextStream(self._pieces, strip_space=self._has_dummy_space)
-        for i in after:
-            stream.push(i)
-        return stream
+    def text_stream(self) -> TextStream:
+        """Text from tokens that come one by one, those of a prompt first."""
+        return TextStream(self._pieces, strip_space=self._has_dummy_space)
 
     def token_bytes(self) -> np.ndarray:
         """int32 (vocab_size,): UTF-8 bytes that each token adds to a text; special and unknown tokens 0. The dummy space counts as one."""
@@ -131,22 +139,22 @@ class Tokenizer:
 
 
 class TextStream:
-    """Text from tokens: `push` gives whole characters only, `flush` the tail; together they are `Tokenizer.decode` of all ids."""
+    """Text from tokens: `push` gives whole characters only, `flush` the rest; together they are `Tokenizer.decode` of all ids."""
 
     def __init__(self, pieces: list[bytes], strip_space: bool):
         self._pieces, self._strip_space = pieces, strip_space
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder, self._clusters = codecs.getincrementaldecoder("utf-8")(errors="replace"), Clusters()
 
     def push(self, token: int) -> str:
-        """The characters that `token` completes, "" where there is none yet."""
+        """The characters, as a reader counts them, that are whole now that `token` has come. The last one is kept until the next begins."""
         piece = self._pieces[token]
         if self._strip_space and piece:
             piece, self._strip_space = piece.removeprefix(b" "), False
-        return self._decoder.decode(piece)
+        return self._clusters.push(self._decoder.decode(piece))
 
     def flush(self) -> str:
-        """What is left of a character that never became whole: U+FFFD, or "". The stream can go on after it."""
-        return self._decoder.decode(b"", final=True)
+        """The last character, and U+FFFD for bytes that never became one. The stream can go on after it."""
+        return self._clusters.push(self._decoder.decode(b"", final=True)) + self._clusters.flush()
 
 
 _TRAIN_ONE = "train one on your own corpus, without the hub: data/preprocess.py --train_tokenizer N"

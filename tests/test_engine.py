@@ -68,17 +68,26 @@ def test_hidden_states_with_the_cache_equal_those_without_however_the_text_is_cu
     assert cache.position == 400
 
 
-def test_a_prompt_longer_than_the_prefill_goes_through_in_pieces(model, monkeypatch):
-    """With the real piece size; the logits after it are those of the whole prompt."""
+def test_a_long_prompt_goes_through_in_pieces_as_far_back_as_the_windows_reach(model, monkeypatch):
+    """1 + 4 x 3 + 2 x 15 tokens; the logits after them are those of the whole prompt, and with one less they would not be."""
+    monkeypatch.setattr(engine, "PREFILL_TOKENS", 16)
     lengths, trunk = [], model.trunk
     monkeypatch.setattr(model, "trunk", lambda idx, cache: lengths.append(idx.size(1)) or trunk(idx, cache))
     ids = random_ids(1300).tolist()
     first, second = generate_tokens(model, ids, 2, temperature=0)
     monkeypatch.undo()
-    assert lengths == [512, 512, 276, 1]
+    assert lengths == [16, 16, 11, 1]
     with torch.no_grad():
-        assert model(torch.tensor([ids]))[0, -1].argmax() == first
+        whole = model(torch.tensor([ids]))[0, -1]
+        assert whole.argmax() == first
         assert model(torch.tensor([[*ids, first]]))[0, -1].argmax() == second
+        torch.testing.assert_close(model(torch.tensor([ids[-43:]]))[0, -1], whole, atol=1e-4, rtol=0)
+        changed = torch.tensor([ids]).repeat(3, 1)
+        for row, back in ((1, 43), (2, 44)):
+            changed[row, -back] = (changed[row, -back] + 1) % CONFIG.vocab_size
+        same, nearer, farther = model(changed)[:, -1]
+    assert torch.equal(same, farther)
+    assert not torch.equal(same, nearer)
 
 
 def test_the_cache_keeps_windows_not_texts(model, monkeypatch):
@@ -123,6 +132,105 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_softmax(temperature, top
     possible = p > 0
     chi_square = ((counts - draws * p)[possible].square() / (draws * p)[possible]).sum()
     assert chi_square < 25  # five degrees of freedom: one seed in 7,000 would exceed it by chance
+
+
+@pytest.mark.parametrize(("top_k", "top_p", "kept"), [(None, 0.75, 2), (0, 0.5, 1), (4, 0.93, 3), (3, 0.85, 2), (None, 0.99999, 5), (2, 1.0, 2)])
+def test_top_p_draws_from_the_fewest_likeliest_that_reach_it(top_k, top_p, kept):
+    """Of these probabilities .55, .25, .12, .06, .02, or of those that top_k leaves."""
+    order, draws = [3, 0, 4, 2, 1], 20_000
+    p = torch.tensor([0.25, 0.02, 0.06, 0.55, 0.12])
+    drawn = sample_token(p.log().expand(draws, 5), 1.0, top_k, torch.Generator().manual_seed(0), top_p)
+    counts = torch.bincount(drawn, minlength=5).double()
+    assert set(order[:kept]) == set(counts.nonzero().flatten().tolist())
+    share = p.double()[order[:kept]]
+    assert (counts[order[:kept]] / draws - share / share.sum()).abs().max() < 0.015
+
+
+def test_the_nucleus_of_a_large_vocabulary_is_that_of_a_full_sort():
+    """It needs a few, a thousand or tens of thousands of the tokens, in rows of one batch too."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 68_096, generator=generator) * torch.tensor([[6.0], [2.0], [0.5]])
+    for rows in (logits, logits[:1], logits[1:2]):
+        for top_p in (0.3, 0.9, 0.99):
+            p, ids = engine._likeliest(rows.softmax(-1), top_p)
+            kept = torch.zeros_like(rows, dtype=torch.bool).scatter(1, ids, p.cumsum(-1) - p < top_p)
+            ordered, order = rows.double().softmax(-1).sort(-1, descending=True)
+            expected = torch.zeros_like(kept).scatter(1, order, ordered.cumsum(-1) - ordered < top_p)
+            assert ((kept ^ expected).sum(-1) <= 1e-3 * expected.sum(-1) + 1).all()  # float32 sums end a token earlier or later
+
+
+def test_the_repetition_penalty_makes_tokens_of_the_text_less_likely(model):
+    """Against the formula on the logits of the whole text, prompt included; and 1 changes nothing."""
+    prompt = random_ids(20).tolist()
+    made = list(generate_tokens(model, prompt, 25, temperature=0, repetition_penalty=1.3))
+    ids = list(prompt)
+    for token in made:
+        with torch.no_grad():
+            logits = model(torch.tensor([ids]))[0, -1].double()
+        for used in set(ids):
+            logits[used] = logits[used] / 1.3 if logits[used] > 0 else logits[used] * 1.3
+        assert int(logits.argmax()) == token
+        ids.append(token)
+    plain = list(generate_tokens(model, prompt, 25, temperature=0))
+    assert list(generate_tokens(model, prompt, 25, temperature=0, repetition_penalty=1.0)) == plain != made
+
+
+def test_the_first_token_may_be_restricted(model):
+    for temperature in (0, 1.0):
+        for seed in range(5):
+            first, *_ = generate_tokens(model, [1, 2, 3], 4, temperature=temperature, top_k=50, seed=seed, first_ids=[7, 9])
+            assert first in (7, 9)
+    with torch.no_grad():
+        logits = model(torch.tensor([[1, 2, 3]]))[0, -1]
+    assert next(generate_tokens(model, [1, 2, 3], 1, temperature=0, first_ids=[7, 9])) == max((7, 9), key=lambda i: logits[i])
+
+
+# ---- several texts at once
+
+
+def test_greedy_texts_of_a_batch_are_all_the_single_one(model, monkeypatch):
+    monkeypatch.setattr(engine, "PREFILL_TOKENS", 8)
+    prompt = random_ids(30).tolist()
+    single = list(generate_tokens(model, prompt, 60, temperature=0))
+    steps = list(engine.generate_batch(model, prompt, 4, 60, temperature=0))
+    assert [list(row) for row in zip(*steps, strict=True)] == [single] * 4
+
+
+def test_texts_of_a_batch_are_drawn_like_single_ones(model):
+    """Pairs of tokens: 4,000 in one batch against the probabilities of the model."""
+    prompt, n = [5, 6, 7], 4000
+    with torch.no_grad():
+        first = model(torch.tensor([prompt]))[0, -1].topk(2)
+        second = model(torch.tensor([[*prompt, int(i)] for i in first.indices]))[:, -1].topk(2)
+    steps = list(engine.generate_batch(model, prompt, n, 2, top_k=2, seed=3))
+    drawn = torch.tensor(steps).T  # (n, 2)
+    for a in range(2):
+        for b in range(2):
+            expected = n * first.values.softmax(-1)[a] * second.values.softmax(-1)[a, b]
+            count = (drawn == torch.stack((first.indices[a], second.indices[a, b]))).all(dim=1).sum()
+            assert abs(count - expected) < 4.5 * expected.sqrt() + 1
+
+
+def test_each_text_of_a_batch_goes_on_from_its_own_tokens_until_its_own_end(model):
+    prompt, stop = [5, 6, 7], 3
+    steps = list(engine.generate_batch(model, prompt, 6, 80, temperature=1.2, seed=1, stop_ids=(stop, *range(10, 14))))
+    lengths = []
+    for row in zip(*steps, strict=True):
+        length = row.index(None) if None in row else len(row)
+        assert all(token is None for token in row[length:])
+        assert not {stop, *range(10, 14)} & set(row)
+        lengths.append(length)
+    assert max(lengths) == len(steps)
+    assert len(set(lengths)) > 2
+    greedy_steps = engine.generate_batch(model, prompt, 2, 30, temperature=0)
+    assert len(list(greedy_steps)) == 30
+
+
+def test_a_batch_reads_its_prompt_once(model, monkeypatch):
+    shapes, trunk = [], model.trunk
+    monkeypatch.setattr(model, "trunk", lambda idx, cache: shapes.append(tuple(idx.shape)) or trunk(idx, cache))
+    list(engine.generate_batch(model, [1, 2, 3], 5, 3))
+    assert shapes == [(1, 3), (5, 1), (5, 1)]
 
 
 def test_the_likeliest_token_wins_at_temperature_zero_and_with_top_k_one():

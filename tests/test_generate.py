@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import generate
-from conftest import ROOT, run_script
+from conftest import ROOT, assert_parted_between_characters, run_script, spelled
 from nano_hindi import engine
 from nano_hindi.checkpoint import load_for_inference
 from nano_hindi.report import SAMPLE_PROMPTS
@@ -58,58 +58,68 @@ def test_generation_stops_at_eos(straight, capsys, monkeypatch):
     assert text_of(capsys, "--checkpoint", straight, "--prompt", "").replace(" ", "") == "कख\n"
 
 
-def test_a_character_of_several_tokens_is_printed_whole(straight, capsys, monkeypatch):
-    tokenizer = load_for_inference(straight).tokenizer
-    emoji = tokenizer.encode_batch(["क👩‍🌾ज़"])[0]
+def test_what_is_printed_is_whole_characters_and_all_of_the_text(spelling, capsys, monkeypatch):
     writes = []
     monkeypatch.setattr(generate, "print", lambda *values, **_: writes.append("".join(values)), raising=False)
-    script = iter([*emoji, tokenizer.eos_id])
-    monkeypatch.setattr(engine, "sample_token", lambda *_: torch.tensor([next(script)]))
-    assert generate.main(["--checkpoint", str(straight), "--prompt", "", "--device", "cpu"]) == 0
-    assert "".join(writes).strip() == "क👩‍🌾ज़"
-    assert all("\ufffd" not in piece for piece in writes)
-    assert len([piece for piece in writes if piece]) < len(emoji)
+    for n in (*range(1, 16), 40):
+        writes.clear()
+        argv = ["--checkpoint", str(spelling), "--prompt", "राम", "--max_tokens", str(n), "--temperature", "0", "--device", "cpu"]
+        assert generate.main(argv) == 0
+        assert "".join(writes) == "राम" + spelled(n)
+        assert_parted_between_characters(writes)
+        assert len([piece for piece in writes if piece]) > n / 4
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("राम", "राम क्षि"),
+        ("राम ", "राम क्षि"),  # its space is that of the next word
+        ("राम।", "राम। क्षि"),
+        ("राम\n", "राम\n क्षि"),
+        ("", "क्षि"),
+        ("राम1", "राम1️⃣ॐ"),  # in the middle of a character
+        ("क्", "क्षि"),
+        ("\u0958", "\u0915\u093c क्षि"),  # NFC
+    ],
+)
+def test_spacing_behind_a_prompt_is_right(spelling, capsys, prompt, text):
+    shown = text_of(capsys, "--checkpoint", spelling, "--prompt", prompt, "--max_tokens", 12, "--temperature", 0)
+    assert shown.startswith(text)
+
+
+def test_a_space_at_the_end_of_a_prompt_is_followed_by_a_word_and_no_further_space(straight, capsys):
+    """Even by a model that would go on with a matra or a second space."""
+    for seed in range(5):
+        argv = ("--checkpoint", straight, "--prompt", "भारत एक ", "--max_tokens", 3, "--top_k", 0, "--temperature", 3, "--seed", seed)
+        assert text_of(capsys, *argv).startswith("भारत एक ")
+        trained = load_for_inference(straight)
+        ids, first_ids = trained.tokenizer.encode_open("भारत एक ")
+        logits = generate.build_model(trained, torch.device("cpu"))(torch.tensor([ids]))[0, -1].detach()
+        best = max(first_ids, key=lambda i: logits[i])
+        greedy = text_of(capsys, "--checkpoint", straight, "--prompt", "भारत एक ", "--max_tokens", 1, "--temperature", 0)
+        assert greedy == trained.tokenizer.decode([*ids, best]) + "\n"
+
+
+def test_samples_are_one_batch_and_greedy_ones_are_all_the_single(spelling, straight, capsys, monkeypatch):
+    rows, sample = [], engine.sample_token
+    monkeypatch.setattr(engine, "sample_token", lambda logits, *rest: rows.append(len(logits)) or sample(logits, *rest))
+    argv = ("--checkpoint", straight, "--prompt", "भारत", "--max_tokens", 8)
+    single = text_of(capsys, *argv, "--temperature", 0)
+    assert text_of(capsys, *argv, "--temperature", 0, "--num_samples", 3) == "---\n".join([single] * 3)
+    assert set(rows) == {1, 3}
+    assert rows.count(3) == rows.count(1)
+    drawn = text_of(capsys, *argv, "--seed", 5, "--num_samples", 3).split("\n---\n")
+    assert len(set(drawn)) == 3
+    assert all(text.startswith("भारत") for text in drawn)
+    assert text_of(capsys, "--checkpoint", spelling, "--prompt", "अ", "--num_samples", 2) == "अ\n---\nअ\n"
 
 
 def test_the_prompt_may_come_from_stdin_and_without_one_there_are_demos(straight, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("भारत एक\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffभारत एक\n"))  # as PowerShell sends it
     assert text_of(capsys, "--checkpoint", straight, "--prompt", "-", "--max_tokens", 3).startswith("भारत एक")
     demos = text_of(capsys, "--checkpoint", straight, "--max_tokens", 3)
     assert all(prompt in demos for prompt in SAMPLE_PROMPTS)
-
-
-def test_interactive_answers_until_quit(straight):
-    talk = subprocess.run(
-        [sys.executable, "generate.py", "--checkpoint", str(straight), "--interactive", "--max_tokens", "4", "--device", "cpu"],
-        cwd=ROOT, input="भारत\n\n/quit\n", capture_output=True, text=True, encoding="utf-8", timeout=120,
-    )  # fmt: skip
-    assert talk.returncode == 0, talk.stderr
-    assert "भारत" in talk.stdout
-    assert "Traceback" not in talk.stderr
-
-
-def test_ctrl_c_stops_an_answer_but_not_the_talk(straight, capsys, monkeypatch):
-    tokenizer = load_for_inference(straight).tokenizer
-    script = iter(tokenizer.encode_batch(["कख"])[0])
-
-    def sample(*_):
-        for token in script:
-            return torch.tensor([token])
-        raise KeyboardInterrupt
-
-    asked, prompts = [], iter(["भारत", "राम", "/quit"])
-    monkeypatch.setattr(engine, "sample_token", sample)
-    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or next(prompts))
-    shown = text_of(capsys, "--checkpoint", straight, "--interactive")
-    assert len(asked) == 3
-    assert "भारत" + tokenizer.decode(tokenizer.encode_batch(["भारतकख"])[0]).removeprefix("भारत") in shown.replace(" ", "")
-    assert shown.count("[stopped]") == 2
-    assert shown.index("[stopped]") < shown.index("राम")
-
-
-def test_ctrl_d_leaves_the_talk(straight, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert text_of(capsys, "--checkpoint", straight, "--interactive").endswith("\n")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -143,6 +153,12 @@ def test_a_pipe_that_closes_early_is_no_error(straight):
         (["--temperature", "-1"], "--temperature"),
         (["--temperature", "nan"], "--temperature"),
         (["--top_k", "-1"], "--top_k"),
+        (["--top_p", "0"], "--top_p"),
+        (["--top_p", "1.1"], "--top_p"),
+        (["--repetition_penalty", "0"], "--repetition_penalty"),
+        (["--seed", "one"], "--seed"),
+        (["--num_samples", "0"], "--num_samples"),
+        (["--num_samples", "2", "--interactive"], "--num_samples"),
         (["--prompt", "x", "--interactive"], "not allowed with"),
         (["--checkpoint", "nowhere"], "no checkpoint nowhere"),
     ],

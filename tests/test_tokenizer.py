@@ -6,6 +6,7 @@ import random
 import socket
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
 import standin
-from conftest import ROOT
+from conftest import ROOT, assert_parted_between_characters
 from nano_hindi.errors import UserError
 from nano_hindi.tokenizer import load_tokenizer
 
@@ -156,44 +157,62 @@ def test_vocab_size_is_the_largest_id_plus_one(tmp_path):
 # ---- streams
 
 
-def streamed(tokenizer, ids, after=()):
-    stream = tokenizer.text_stream(after)
-    return [stream.push(i) for i in ids], stream.flush()
+def streamed(tokenizer, ids) -> list[str]:
+    """What each token brings, and the rest."""
+    stream = tokenizer.text_stream()
+    return [stream.push(i) for i in ids] + [stream.flush()]
 
 
-def test_a_stream_gives_whole_characters_only_and_all_of_the_text(tokenizer):
+def test_a_stream_gives_all_of_the_text_in_whole_characters(tokenizer):
     for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
-        pieces, tail = streamed(tokenizer, tokenizer.document(ids))
+        pieces = streamed(tokenizer, tokenizer.document(ids))
         assert "".join(pieces) == text
-        assert tail == ""
-        assert "\ufffd" not in "".join(pieces)
+        assert "\ufffd" not in text
+        assert_parted_between_characters(pieces)
 
 
 def test_streamed_random_tokens_equal_their_decoding_to_the_last_byte(tokenizer):
+    """Half of them single bytes, so that most characters are broken, and a third parts of Hindi letters, conjuncts and emoji."""
     rng = random.Random(0)
     raw = [i for i, n in enumerate(tokenizer.token_bytes()) if n == 1]
+    parts = tokenizer.encode_batch(["".join(rng.choices("कषर्य\u200d\u200cिंा़ \n👩🏽🌾🇮🇳️⃣", k=2000))])[0]
     for _ in range(300):
-        ids = [rng.choice(raw) if rng.random() < 0.7 else rng.randrange(tokenizer.vocab_size) for _ in range(rng.randint(1, 30))]
-        pieces, tail = streamed(tokenizer, ids)
-        whole = b"".join(tokenizer._pieces[i] for i in ids).decode("utf-8", errors="replace")  # in one go, without any stream
-        assert "".join(pieces) + tail == tokenizer.decode(ids) == (whole.removeprefix(" ") if has_dummy_space(tokenizer) else whole)
+        ids = [rng.choice(rng.choice((raw, raw, raw, parts, parts, range(tokenizer.vocab_size)))) for _ in range(rng.randint(1, 40))]
+        pieces = streamed(tokenizer, ids)
+        whole = b"".join(tokenizer._pieces[i] for i in ids).decode("utf-8", errors="replace")
+        assert "".join(pieces) == tokenizer.decode(ids) == (whole.removeprefix(" ") if has_dummy_space(tokenizer) else whole)
+        assert_parted_between_characters(pieces)
 
 
-def test_an_incomplete_character_is_kept_back_and_flushed(bpe):
+def test_the_last_character_is_kept_back_and_what_is_broken_is_flushed(bpe):
     byte = {n: bpe._ids[f"<0x{n:02X}>"] for n in (0xE0, 0xA4, 0x95)}
     stream = bpe.text_stream()
-    assert [stream.push(byte[n]) for n in (0xE0, 0xA4, 0x95, 0xE0, 0xA4)] == ["", "", "क", "", ""]
-    assert stream.flush() == "\ufffd"
+    assert [stream.push(byte[n]) for n in (0xE0, 0xA4, 0x95, 0xE0, 0xA4)] == [""] * 5
+    assert stream.flush() == "क\ufffd"
     assert stream.flush() == ""
 
 
 def test_the_first_space_is_dropped_at_the_start_and_kept_after_a_prompt(bpe):
     ids = bpe.encode_batch(["भारत में"])[0]
-    assert "".join(streamed(bpe, ids)[0]) == "भारत में"
-    assert "".join(streamed(bpe, ids, after=bpe.encode_prompt("राम"))[0]) == " भारत में"
-    assert "".join(streamed(bpe, ids, after=[bpe.bos_id])[0]) == "भारत में"
+    assert "".join(streamed(bpe, ids)) == "".join(streamed(bpe, [bpe.bos_id, *ids])) == "भारत में"
+    assert "".join(streamed(bpe, [*bpe.encode_prompt("राम"), *ids])) == "राम भारत में"
     space = bpe._ids["▁"]
-    assert streamed(bpe, [bpe.bos_id, space, space, ids[0]])[0] == ["", "", " ", " भारत"]
+    assert "".join(streamed(bpe, [bpe.bos_id, space, space, *ids])) == "  भारत में"
+
+
+def test_a_space_at_the_end_of_a_prompt_is_left_to_the_next_token(tokenizer):
+    for text in ("भारत ", "भारत एक ", "राम, "):
+        ids, first_ids = tokenizer.encode_open(text)
+        assert tokenizer.decode(ids) == text.removesuffix(" ")
+        assert set(first_ids) == {i for i in range(tokenizer.vocab_size) if tokenizer.decode([*ids, i]).startswith(text)}
+    for text in ("", "भारत", "भारत एक।", "भार", "क्", "एक\n"):
+        assert tokenizer.encode_open(text) == (tokenizer.encode_prompt(text), None)
+
+
+def test_a_prompt_is_normalised(tokenizer):
+    for text in ("\u0915\u093c", "\u0958", "cafe\u0301"):
+        ids, _ = tokenizer.encode_open(text)
+        assert tokenizer.decode(ids) == unicodedata.normalize("NFC", text)
 
 
 # ---- identity and loading

@@ -1,0 +1,228 @@
+"""generate.py --interactive: in a real terminal, in a pipe, and line by line."""
+
+import dataclasses
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+import generate
+from conftest import ROOT, spelled
+from nano_hindi import chat, engine
+from nano_hindi.checkpoint import load_for_inference
+from nano_hindi.writing import Settings
+
+
+class Terminal:
+    """A program in a pseudo-terminal of its own, whose Ctrl-C and Ctrl-D are those of the keyboard."""
+
+    def __init__(self, *argv):
+        import fcntl
+        import pty
+        import termios
+
+        self.end, program_end = pty.openpty()
+        self.program = subprocess.Popen(
+            [sys.executable, *map(str, argv)],
+            cwd=ROOT,
+            stdin=program_end,
+            stdout=program_end,
+            stderr=program_end,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb"},
+        )
+        os.close(program_end)
+        self.shown, self.seen = b"", 0
+
+    def type(self, keys: str) -> None:
+        os.write(self.end, keys.encode())
+
+    def wait_for(self, pattern: str, seconds: float = 60) -> re.Match:
+        """The first match behind the last one. Raises AssertionError, with the end of what was shown, if it does not come."""
+        import select
+
+        deadline = time.monotonic() + seconds
+        while True:
+            text = self.shown.decode(errors="ignore").replace("\r\n", "\n")
+            if match := re.compile(pattern, re.DOTALL).search(text, self.seen):
+                self.seen = match.end()
+                return match
+            if time.monotonic() > deadline or not select.select([self.end], [], [], seconds)[0]:
+                raise AssertionError(f"no {pattern!r} in {text[self.seen :][-300:]!r}")
+            self.shown += os.read(self.end, 4096)
+
+    def close(self) -> None:
+        if self.program.poll() is None:
+            self.program.kill()
+        self.program.wait()
+        os.close(self.end)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals for Python")
+def test_a_talk_in_a_terminal(spelling):
+    """Hindi in, Ctrl-C in the middle of the text and at the prompt, on with Enter, commands, history, the end of a text, Ctrl-D."""
+    terminal = Terminal(
+        "generate.py", "--checkpoint", spelling, "--interactive", "--max_tokens", 10**6, "--temperature", 0, "--device", "cpu"
+    )  # fmt: skip
+    try:
+        terminal.wait_for(r"\n> ")
+        terminal.type("राम\n")
+        terminal.wait_for("राम\n")
+        begun = terminal.wait_for(".*ॐ.*ॐ.*ॐ")[0]
+        terminal.type("\x03")
+        rest, made = terminal.wait_for(r"(.*?)\n\[stopped after (\d+) tokens, \d+ tokens/s\]\n").groups()
+        assert (begun + rest).replace("^C", "") == "राम" + spelled(int(made))
+
+        terminal.type("\n")  # Enter goes on with the last word
+        terminal.wait_for(r"> \n[^\n]*ॐ[^\n]*ॐ")
+        terminal.type("\x03")
+        terminal.wait_for(r"\[stopped after \d+ tokens")
+
+        terminal.wait_for(r"\n> ")
+        terminal.type("सीता")
+        terminal.wait_for("सीता")
+        time.sleep(0.5)  # a signal that comes while readline handles a key waits for the next key
+        terminal.type("\x03")
+        terminal.wait_for(r"\[Ctrl-D or /quit leaves\]\n\n> ")
+        for line, answer in (
+            ("/max 5", r"\[max_tokens is 5\]"),
+            ("/topp 2", r"\[/topp must be above 0 and at most 1, not 2\]"),
+            ("/reset", r"\[a new text\]"),
+            ("राम", r"\nराम क्षि\n\[5 tokens, \d+ tokens/s\]"),
+            ("अ", r"\nअ\n\[the text ends here, 0 tokens; a new one begins\]"),
+            ("/help", r"/temp T .*/topk K .*/topp P .*/max N .*/seed S .*/reset .*/quit"),
+        ):
+            terminal.type(line + "\n")
+            terminal.wait_for(answer)
+            terminal.wait_for(r"\n> ")
+        if importlib.util.find_spec("readline"):
+            terminal.type("\x1b[A" * 6 + "\n")  # six lines up in the history
+            terminal.wait_for(r"\[max_tokens is 5\]")
+            terminal.wait_for(r"\n> ")
+        terminal.type("\x04")
+        assert terminal.program.wait(30) == 0
+    finally:
+        terminal.close()
+
+
+def test_a_talk_in_a_pipe_gives_the_text_alone(spelling):
+    lines = ["राम", "", "/temp 0.5", "और", "/max 1", "।", "/reset", "सीता", "/quit", "not read"]
+    talk = subprocess.run(
+        [sys.executable, "generate.py", "--checkpoint", str(spelling), "--interactive", "--max_tokens", "5", "--top_k", "1", "--device", "cpu"],
+        cwd=ROOT, input="\n".join(lines), capture_output=True, text=True, encoding="utf-8", timeout=120,
+    )  # fmt: skip
+    assert talk.returncode == 0, talk.stderr
+    assert talk.stdout.splitlines() == ["राम क्षि", "क्षि1️\ufffd", "और क्षि", "क्षि। ", "सीता "]
+    assert re.search(r"^\[5 tokens, \d+ tokens/s\]$", talk.stderr, re.MULTILINE)
+    assert "Traceback" not in talk.stderr
+
+
+@pytest.fixture
+def speller(spelling):
+    trained = load_for_inference(spelling)
+    return chat.Chat(generate.build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=5, temperature=0))
+
+
+def test_the_text_grows_until_it_ends_or_is_reset(speller, capsys):
+    """What is printed of each turn begins with the line, or with the word that goes on."""
+    never = threading.Event()
+    cut = "क्षि1️\ufffd"  # in the middle of a character; the model does not see that sign
+    turns = [("राम", "राम क्षि"), ("", cut), ("सीता ", "सीता क्षि"), (", लव", "क्षि, लव क्षि"), ("ा", "क्षिा क्षि"), (" कुश", "कुश क्षि"), ("(", "( क्षि")]
+    for line, shown in turns:
+        speller.write(line, never)
+        assert capsys.readouterr().out == shown + "\n", line
+    assert speller.text == "राम क्षि1️ सीता क्षि, लव क्षिा क्षि कुश क्षि ( क्षि"
+    speller.write("अ", never)
+    assert speller.text == ""
+    speller.write("क्", never)
+    assert speller.text == "क्षि1"
+    assert speller.command("/reset") == "[a new text]"
+    assert speller.text == ""
+
+
+def test_the_model_reads_the_whole_text_so_far(speller, monkeypatch):
+    read, generate_batch = [], engine.generate_batch
+    monkeypatch.setattr(
+        engine, "generate_batch", lambda model, ids, *rest, **options: read.append(ids) or generate_batch(model, ids, *rest, **options)
+    )
+    for line in ("राम", "सीता"):
+        speller.write(line, threading.Event())
+    assert read == [speller.tokenizer.encode_prompt(text) for text in ("राम", "राम क्षि सीता")]
+
+
+def test_commands_change_one_setting_show_it_and_refuse_wrong_values_in_one_line(speller):
+    for command, name, value, wrong in (
+        ("/temp", "temperature", 0.5, "-1"),
+        ("/topk", "top_k", 7, "1.5"),
+        ("/topp", "top_p", 0.9, "0"),
+        ("/max", "max_tokens", 12, "many"),
+        ("/seed", "seed", 3, "2e9"),
+    ):
+        before = speller.settings
+        assert speller.command(f"{command} {value}") == speller.command(command) == f"[{name} is {value}]"
+        assert speller.settings == dataclasses.replace(before, **{name: value})
+        answer = speller.command(f"{command} {wrong}")
+        assert answer.startswith(f"[{command} must be ")
+        assert "\n" not in answer
+        assert speller.settings == dataclasses.replace(before, **{name: value})
+        assert command in speller.command("/help")
+    assert speller.command("/seed random") == "[seed is random]"
+    assert "/help" in speller.command("/tmep 3")
+
+
+def test_a_seed_repeats_a_text_and_without_one_texts_differ(straight, capsys):
+    trained = load_for_inference(straight)
+    writer = chat.Chat(generate.build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=12))
+
+    def text():
+        writer.command("/reset")
+        writer.write("राम", threading.Event())
+        return capsys.readouterr().out
+
+    assert text() != text()
+    writer.command("/seed 4")
+    assert text() == text()
+
+
+def test_ctrl_c_stops_the_text_but_not_the_talk(spelling, capsys, monkeypatch):
+    """Also in the middle of a character, which is printed as far as it came, and twice."""
+    asked, lines, sample = [], iter(["राम", "सीता", "/quit"]), engine.sample_token
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return sample(*arguments)
+
+    monkeypatch.setattr(engine, "sample_token", interrupted)
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or next(lines))
+    assert generate.main(["--checkpoint", str(spelling), "--interactive", "--temperature", "0", "--device", "cpu"]) == 0
+    shown = capsys.readouterr()
+    assert len(asked) == 3
+    assert shown.out == "राम \nसीता \n"
+    assert shown.err.count("[stopped after 1 token]") == 2
+
+
+def test_ctrl_c_at_the_prompt_clears_the_line_and_says_how_to_leave(spelling, capsys, monkeypatch):
+    keys = iter([KeyboardInterrupt, EOFError])
+
+    def type_line(question):
+        raise next(keys)
+
+    monkeypatch.setattr("builtins.input", type_line)
+    assert generate.main(["--checkpoint", str(spelling), "--interactive", "--device", "cpu"]) == 0
+    assert "or /quit leaves]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("leave", ["/quit", " /quit ", "\x04"])
+def test_a_line_that_leaves(spelling, capsys, monkeypatch, leave):
+    monkeypatch.setattr("builtins.input", lambda question: leave)
+    assert generate.main(["--checkpoint", str(spelling), "--interactive", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == ""
