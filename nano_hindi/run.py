@@ -22,6 +22,7 @@ from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.metrics import Metrics, WandbLog
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
+from nano_hindi.plot import LiveCurves
 from nano_hindi.prefetch import Prefetcher, pinned
 from nano_hindi.saving import Saver
 
@@ -51,6 +52,7 @@ class Run:
 
     def __post_init__(self):
         self.prefetcher = Prefetcher(self.device_batches)
+        self.curves = LiveCurves(self.folder)
 
     @property
     def step(self) -> int:

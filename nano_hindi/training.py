@@ -21,7 +21,6 @@ from nano_hindi.errors import UserError
 from nano_hindi.eval import Evaluation, compute_token_bytes
 from nano_hindi.eval import evaluate as evaluate_model
 from nano_hindi.optim import learning_rate_scale
-from nano_hindi.plot import draw_curves
 from nano_hindi.run import Run
 
 Result = TypeVar("Result")
@@ -199,7 +198,8 @@ def evaluate(run: Run) -> None:
     run.latest.update(val_loss=result.loss, val_bpb=result.bpb)
     world.print(f"{report.position(config, run.update)} | validation: loss {result.loss:.4f}, {result.bpb:.4f} bits per byte")
     write_record(run, {**report.where(config, run.update), "val_loss": result.loss, "val_bpb": result.bpb})
-    draw(run)
+    if not run.is_finished:  # else it is drawn at the end, after all is saved
+        draw(run)
 
 
 def write_record(run: Run, record: dict) -> None:
@@ -210,10 +210,9 @@ def write_record(run: Run, record: dict) -> None:
 
 def draw(run: Run) -> None:
     """Redraw curves.png. A picture that fails is a line, never the end of a run."""
-
     if run.world.is_main:
         try:
-            draw_curves(run.folder / "metrics.jsonl", run.folder / "curves.png")
+            run.curves.draw(now=run.is_finished)
         except Exception as error:  # noqa: BLE001 - fonts, back ends, a full disk
             run.world.print(f"curves.png was not drawn: {type(error).__name__}: {error}")
 

@@ -1,10 +1,9 @@
-"""metrics.jsonl, the curves, and a wandb that may be missing."""
+"""metrics.jsonl, and a wandb that may be missing."""
 
 import json
 import sys
 
 from nano_hindi.metrics import Metrics, WandbLog, read_metrics
-from nano_hindi.plot import draw_curves
 
 
 def record(step: int, **more) -> dict:
@@ -27,14 +26,6 @@ def test_half_lines_and_foreign_lines_are_passed_over(tmp_path):
     assert read_metrics(path) == [record(10)]
     Metrics(path, resumed_step=10).write(record(20))
     assert read_metrics(path) == [record(10), record(20)]
-
-
-def test_the_curves_are_a_picture_even_before_the_first_number(tmp_path):
-    path, picture = tmp_path / "metrics.jsonl", tmp_path / "curves.png"
-    for lines in ([], [record(10), record(20, val_bpb=1.2), {"step": 20, "tokens": 200, "val_bpb": 1.1}]):
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        draw_curves(path, picture)
-        assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_missing_wandb_is_one_line_and_stops_nothing(tmp_path, monkeypatch, capsys):
