@@ -20,6 +20,7 @@ from nano_hindi.metrics import read_metrics
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Locator
 
 
 class Panel(NamedTuple):
@@ -78,6 +79,7 @@ def make_figure(runs: dict[str, list[dict]]) -> Figure:
         draw_panel(axes, panel, lines)
         axes.tick_params(labelbottom=row == len(PANELS) - 1)
     axes.set_xlabel("tokens seen (millions)", color=INK)
+    axes.set_xlim(left=0)
     names = [drawable_name(name, number) for number, name in enumerate(runs, 1)]
     title = headline(names[0], lines[0][0]) if len(runs) == 1 else f"{len(runs)} runs"
     figure.text(0.075, 0.96, title, fontsize=12, weight="bold", color=INK)
@@ -90,7 +92,7 @@ def make_figure(runs: dict[str, list[dict]]) -> Figure:
 
 def draw_panel(axes: Axes, panel: Panel, lines: list[tuple[list[dict], str]]) -> None:
     """One figure of all runs: `lines` are their records and colours."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     axes.set_title(panel.title, loc="left", fontsize=10, color=INK)
     axes.grid(alpha=0.3, linewidth=0.6)
@@ -116,9 +118,7 @@ def draw_panel(axes: Axes, panel: Panel, lines: list[tuple[list[dict], str]]) ->
     if panel.scale == "log":
         low, high = limits(everything)
         axes.set(yscale="log", ylim=(low, high))
-        axes.yaxis.set_major_locator(
-            MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]) if high < 3 * low else LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high < 30 * low else (1, 3))
-        )
+        axes.yaxis.set_major_locator(log_ticks(high / low))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
         axes.yaxis.set_minor_locator(NullLocator())
     else:
@@ -148,6 +148,15 @@ def limits(everything: list[np.ndarray]) -> tuple[float, float]:
     low, high = min(v.min() for v in finite), max(min(v.max(), SPIKE * max(v[0], np.quantile(v, 0.99))) for v in finite)
     room = max(1.02, (high / low) ** 0.05)
     return low / room, high * room
+
+
+def log_ticks(ratio: float) -> Locator:
+    """Round numbers on a logarithmic axis that spans `ratio`, a handful of them."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    if ratio < 3:
+        return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
+    return LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if ratio < 30 else (1, 2, 5) if ratio < 1000 else (1,))
 
 
 def label_last_values(axes: Axes, panel: Panel, last: list[tuple[float, str]]) -> None:

@@ -175,7 +175,7 @@ def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float,
     tokens = update * train.tokens_per_update
     place = f'"{shown(folder)}"' if " " in shown(folder) else shown(folder)
     return [
-        f"done:       {update:,} updates, {count(tokens)} tokens in {duration(seconds)}: {count(tokens / max(seconds, 1e-9))} tokens/s with all that comes between",
+        f"done:       {update:,} updates, {count(tokens)} tokens in {duration(seconds)}: {count(tokens / max(seconds, 1e-9))} tokens/s, evaluations and all",
         f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}, training loss {latest['loss']:.4f}",
         *([f"memory      {peak_bytes / 1e9:.3g} GB at the most"] if peak_bytes is not None else []),
         f"files       {place}: model.pt, checkpoint_step{update * train.gradient_accumulation_steps}.pt, metrics.jsonl, curves.png",
