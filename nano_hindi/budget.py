@@ -53,7 +53,8 @@ def peak_flops(device: torch.device) -> float | None:
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Measured operations per second of a square matmul, the best of a few: what this machine can do at most."""
     n = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    own = torch.Generator(device).manual_seed(0)  # a resumed run goes on with the random numbers of its checkpoint
+    a, b = (torch.randn(n, n, device=device, dtype=dtype, generator=own) for _ in range(2))
     best = float("inf")
     for _ in range(5):
         if device.type == "cuda":
@@ -90,6 +91,18 @@ def optimizer_bytes(params: dict[str, int]) -> int:
 def state_bytes(params: dict[str, int]) -> int:
     """Bytes of weights, gradients and optimizer states, all float32."""
     return 4 * 2 * params["total"] + optimizer_bytes(params)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes that this process has held: of the GPU since the run began, else of the computer's memory; None where that is not known (Windows)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if IS_WINDOWS:
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
 
 
 def require_memory(config: GPTConfig, device: torch.device) -> None:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nano_hindi.common import replacing
+from nano_hindi.errors import UserError
+
+PATIENCE = 30  # seconds that wandb may take to find its server, and to send the rest at the end
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -38,7 +46,8 @@ class Metrics:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a line. Where that fails it is kept for the next time, and `flush` says why."""
-        self._unwritten += (json.dumps(record) + "\n").encode()
+        numbers = {key: value if math.isfinite(value) else None for key, value in record.items()}  # JSON knows neither nan nor inf
+        self._unwritten += (json.dumps(numbers) + "\n").encode()
         with contextlib.suppress(OSError):
             self.flush()
 
@@ -50,33 +59,69 @@ class Metrics:
 
 
 class WandbLog:
-    """Weights & Biases, which may be missing, offline or broken: the first failure is one line, and training goes on without it."""
+    """Weights & Biases, which may be missing, slow, offline or broken. A thread of its own speaks with it, and training never waits; the first failure is
+    one line, and training goes on without it. `tell` takes a line for the user, on the caller's thread."""
 
-    def __init__(self, enabled: bool, config: dict, folder: Path):
-        self.run = None
+    def __init__(self, enabled: bool, config: dict, folder: Path, tell: Callable[[str], None]):
+        self.folder, self.config, self.tell = folder, config, tell
+        self._orders: queue.SimpleQueue[Callable | None] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         if enabled:
-            self._try(lambda: self._start(config, folder))
-
-    def _start(self, config: dict, folder: Path) -> None:
-        import wandb
-
-        project = os.environ.get("WANDB_PROJECT", "nano_hindi")
-        self.run = wandb.init(project=project, name=os.environ.get("WANDB_NAME", folder.resolve().name), config=config, dir=str(folder))
+            self._thread.start()
 
     def log(self, record: dict[str, Any]) -> None:
-        if self.run is not None:
-            self._try(lambda: self.run.log({key: value for key, value in record.items() if key != "step"}, step=record["step"]))
+        self._order(lambda run: run.log(record))
+
+    def log_samples(self, step: int, samples: list[tuple[str, str]]) -> None:
+        """A table of prompts and the texts made of them."""
+        rows = [[step, prompt, text] for prompt, text in samples]
+        self._order(lambda run: run.log({"step": step, "samples": sys.modules["wandb"].Table(columns=["step", "prompt", "text"], data=rows)}))
 
     def finish(self) -> None:
-        if self.run is not None:
-            self._try(lambda: self.run.finish())
+        """Wait until all is sent: PATIENCE seconds at most for the connection, where there is none yet, and again for what is not sent yet."""
+        self._order(None)
+        while self._thread.is_alive():
+            self._thread.join(0.1)  # in slices: on Windows nothing else lets Ctrl-C through
+        self._report()
 
-    def _try(self, call) -> None:
+    def _order(self, order: Callable | None) -> None:
+        if self._thread.is_alive():
+            self._orders.put(order)
+        self._report()
+
+    def _report(self) -> None:
+        while not self._news.empty():
+            self.tell(self._news.get())
+
+    def _work(self) -> None:
         try:
-            call()
+            run = self._start()
+            while (order := self._orders.get()) is not None:
+                order(run)
+            run.finish()
         except Exception as error:  # noqa: BLE001 - whatever goes wrong in there, the run matters more
-            self.run = None
-            print(
-                f"wandb: off ({type(error).__name__}: {' '.join(str(error).split())[:120]}); training goes on, metrics.jsonl has everything",
-                flush=True,
-            )
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            self._news.put(f"wandb: off ({kind}{' '.join(str(error).split())[:120]}); training goes on, metrics.jsonl has everything")
+
+    def _start(self):
+        """The run of wandb, a new one, or that of the same folder; its id is kept there in a file."""
+        import wandb
+
+        settings = wandb.Settings(silent=True, console="off", init_timeout=PATIENCE, finish_timeout=PATIENCE)
+        if wandb.setup(settings).settings.mode == "online" and not wandb.login(prompt=False, verify=False):
+            raise UserError("nobody is logged in; `wandb login` does that, WANDB_MODE=offline does without")
+        id_file = self.folder / "wandb_id.txt"
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "nano_hindi"),
+            name=os.environ.get("WANDB_NAME", self.folder.resolve().name),
+            id=(id_file.read_text().strip() or None) if id_file.is_file() else None,
+            resume="allow",
+            config=self.config,
+            dir=str(self.folder),
+            settings=settings,
+        )
+        id_file.write_text(run.id)
+        run.define_metric("*", step_metric="step")  # wandb's own count of steps only grows, but a resumed run makes some a second time
+        self._news.put(f"wandb       {run.url or run.dir}")
+        return run

@@ -1,21 +1,31 @@
-"""What train.py tells its user: the page at the start, the log line, the samples."""
+"""What train.py tells its user: the page at the start, the log line, the samples, the page at the end."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from nano_hindi.budget import EXPECTED_UTILISATION, MEMORY_SHARE, activation_bytes, choose_device_batch_size, matmul_flops, state_bytes
-from nano_hindi.common import World, compute_dtype, count, duration
+from nano_hindi.common import World, compute_dtype, count, duration, shown
 from nano_hindi.config import GPTConfig, TrainConfig, configs_for_new_run
+from nano_hindi.console import bar
 from nano_hindi.dataloader import check_data
 from nano_hindi.model import GPT
 
 SAMPLE_PROMPTS = ("भारत एक", "एक समय की बात है", "आज सुबह", "विज्ञान और तकनीक")
+
+
+def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
+    """The run in a line: what, on what."""
+    threads = torch.get_num_threads()
+    kind = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else f"{threads} thread{'s' * (threads > 1)}"
+    return f"nano_hindi  {preset} on {world.device} ({kind}) in {str(dtype).removeprefix('torch.')}, {world.size} process{'es' * (world.size > 1)}"
 
 
 def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
@@ -26,7 +36,8 @@ def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
         for key, label in (("blocks", "blocks"), ("wte", "wte"), ("lm_head", "lm_head"), ("value_embeds", "value embeddings"))
     )
     return [
-        f"parameters  {count(n['total'])} ({n['total']:,}): {kinds}, scalars {n['scalars']}",
+        f"parameters  {count(n['total'])} ({n['total']:,})",
+        f"            {kinds}, scalars {n['scalars']}",
         f"tokens      {count(train.updates * train.tokens_per_update)}: {train.updates * train.tokens_per_update / n['total']:.3g} per parameter, "
         f"{train.updates * train.tokens_per_update / n['blocks']:.3g} per parameter of the blocks",
     ]
@@ -48,18 +59,17 @@ def plan_lines(model_config: GPTConfig, train: TrainConfig, train_tokens: int | 
     return lines
 
 
-def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: World, dtype: torch.dtype) -> list[str]:
-    """Rough memory and time of the run on this device, from counted bytes and a measured matmul rate."""
+def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: World, dtype: torch.dtype, updates_made: int = 0) -> list[str]:
+    """Rough memory, and time of the updates to come, on this device, from counted bytes and a measured matmul rate."""
     state, activations = state_bytes(model.num_params()), activation_bytes(config, dtype)
     sequences = _expected_at_once(train, world, state, activations)
     rate = matmul_flops(world.device, dtype)
     tokens_per_second = EXPECTED_UTILISATION * rate / model.flops_per_token() * world.size
-    seconds = train.updates * train.tokens_per_update / tokens_per_second
+    seconds = (train.updates - updates_made) * train.tokens_per_update / tokens_per_second
     return [
-        f"memory      {state / 1e9:.2f} GB of weights, gradients and optimizer states + {activations / 1e9:.3f} GB for each sequence "
-        f"(counted without compile): {(state + sequences * activations) / 1e9:.1f} GB with {sequences} at once",
-        f"time        about {duration(seconds)} at {count(tokens_per_second)} tokens/s: an estimate from {EXPECTED_UTILISATION:.0%} of this device's measured "
-        f"{rate / 1e12:.3g} TFLOP/s, {model.flops_per_token() / 1e6:.0f} MFLOP per token",
+        f"memory      about {(state + sequences * activations) / 1e9:.3g} GB with {sequences} sequences at once, without compile",
+        f"            {state / 1e9:.3g} GB of weights, gradients and optimizer states + {activations / 1e9:.3g} GB for each sequence",
+        f"time        about {duration(seconds)} at {count(tokens_per_second)} tokens/s: an estimate, {EXPECTED_UTILISATION:.0%} of the {rate / 1e12:.2g} TFLOP/s measured here",
     ]
 
 
@@ -77,6 +87,7 @@ class Meter:
 
     def __init__(self, state: dict | None = None):
         self.loss_sum, self.updates = (state["loss_sum"], state["updates"]) if state else (0.0, 0)
+        self.rate: float | None = None  # tokens per second, at the last `read`
         self._start_interval()
 
     def state_dict(self) -> dict:
@@ -98,26 +109,78 @@ class Meter:
         self.start += time.perf_counter() - start
 
     def read(self) -> tuple[float, float]:
-        """(mean loss, tokens per second) since the last call."""
-        loss, rate = self.loss_sum / max(1, self.updates), self.tokens / max(1e-9, time.perf_counter() - self.start)
+        """(mean loss, tokens per second) since the last call; the loss is nan where no update was good."""
+        loss = self.loss_sum / self.updates if self.updates else math.nan
+        self.rate = self.tokens / max(1e-9, time.perf_counter() - self.start)
         self.loss_sum, self.updates = 0.0, 0
         self._start_interval()
-        return loss, rate
+        return loss, self.rate
 
 
-def log_line(train: TrainConfig, update: int, record: dict, mfu: float | None) -> str:
-    """One line of progress, from the record that also goes to metrics.jsonl."""
-    left = (train.updates - update) * train.tokens_per_update / max(1e-9, record["tokens_per_second"])
+class Clock:
+    """The time that a run has taken, over all resumes, and what is left of it."""
+
+    def __init__(self, earlier: float = 0.0):
+        self.earlier, self.started = earlier, None  # seconds until the checkpoint that this process went on from; when it began to train
+        self.first: tuple[int, float] | None = None  # this process's first update and its end: it compiles, and says nothing of the others
+
+    def start(self) -> None:
+        self.started = time.perf_counter()
+
+    def stop(self) -> None:
+        self.earlier, self.started = self.seconds, None
+
+    def mark(self, update: int) -> None:
+        """Called after every update."""
+        self.first = self.first or (update, time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier + (time.perf_counter() - self.started if self.started is not None else 0.0)
+
+    def left(self, update: int, updates: int) -> float | None:
+        """Seconds from `update` to the last one of `updates` at the pace of this process, evaluations and all; None after its first."""
+        first, end = self.first
+        return (updates - update) * (time.perf_counter() - end) / (update - first) if update > first else None
+
+
+def log_line(train: TrainConfig, update: int, record: dict, mfu: float | None, left: float | None) -> str:
+    """One line of progress, from the record that also goes to metrics.jsonl; one below the other they make columns."""
     parts = [
-        f"{position(train, update)}",
+        position(train, update).ljust(len(position(train, train.updates))),
         f"loss {record['loss']:.4f}",
         f"lr {record['lr']:.2e}",
-        f"norm {record['grad_norm']:.3g}",
+        f"norm {record['grad_norm']:.4f}",
         f"{record['tokens_per_second']:,.0f} tokens/s",
         *([f"MFU {mfu:.1%}"] if mfu is not None else []),
-        f"{duration(left)} left",
+        *([f"{duration(left)} left"] if left is not None else []),
     ]
     return " | ".join(parts)
+
+
+def status_line(train: TrainConfig, update: int, loss: float, tokens_per_second: float | None, left: float | None, columns: int) -> str:
+    """Where the run is, for a line that is rewritten after every update."""
+    parts = [
+        f"step {update * train.gradient_accumulation_steps}/{train.steps}",
+        f"loss {loss:.4f}",
+        *([f"{tokens_per_second:,.0f} tokens/s"] if tokens_per_second is not None else []),
+        *([f"{duration(left)} left"] if left is not None else []),
+    ]
+    figures, made = " | ".join(parts), update / train.updates
+    return f"{made:4.0%} {bar(made, min(32, columns - len(figures) - 6))} {figures}"
+
+
+def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float, peak_bytes: int | None, folder: Path) -> list[str]:
+    """The page at the end: what was done, how good it is, what it took, where it lies, what comes next."""
+    tokens = update * train.tokens_per_update
+    place = f'"{shown(folder)}"' if " " in shown(folder) else shown(folder)
+    return [
+        f"done:       {update:,} updates, {count(tokens)} tokens in {duration(seconds)}: {count(tokens / max(seconds, 1e-9))} tokens/s, evaluations and all",
+        f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}, training loss {latest['loss']:.4f}",
+        *([f"memory      {peak_bytes / 1e9:.3g} GB at the most"] if peak_bytes is not None else []),
+        f"files       {place}: model.pt, checkpoint_step{update * train.gradient_accumulation_steps}.pt, metrics.jsonl, curves.png",
+        f"next        python generate.py --checkpoint {place} --interactive",
+    ]
 
 
 def where(train: TrainConfig, update: int) -> dict:
@@ -130,19 +193,16 @@ def position(train: TrainConfig, update: int) -> str:
     return f"step {update * train.gradient_accumulation_steps}/{train.steps} (update {update}/{train.updates})"
 
 
-def print_samples(model: GPT, tokenizer, world: World, max_tokens: int = 48, seed: int = 0) -> list[tuple[str, str]]:
-    """Print, and return, a continuation of each sample prompt."""
+def make_samples(model: GPT, tokenizer, max_tokens: int = 48, seed: int = 0) -> list[tuple[str, str]]:
+    """Each sample prompt, and the text that the model makes of it, in one line."""
     samples = []
     for prompt in SAMPLE_PROMPTS:
-        tokens = model.generate(tokenizer.encode_prompt(prompt), max_tokens, temperature=0.8, top_k=50, seed=seed)
         ids = []
-        for token in tokens:
+        for token in model.generate(tokenizer.encode_prompt(prompt), max_tokens, temperature=0.8, top_k=50, seed=seed):
             if token == tokenizer.eos_id:
                 break
             ids.append(token)
-        text = " ".join(tokenizer.decode(tokenizer.encode_prompt(prompt) + ids).split())
-        world.print(f"  {text}")
-        samples.append((prompt, text))
+        samples.append((prompt, " ".join(tokenizer.decode(tokenizer.encode_prompt(prompt) + ids).split())))
     return samples
 
 

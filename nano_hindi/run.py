@@ -13,8 +13,9 @@ import torch
 
 from nano_hindi import budget, report
 from nano_hindi.checkpoint import FORMAT, list_checkpoints, load_checkpoint, newest_checkpoint, remove_leftovers
-from nano_hindi.common import World, can_compile, compute_dtype
+from nano_hindi.common import World, can_compile, compute_dtype, shown
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, configs_for_new_run, configs_for_resumed_run
+from nano_hindi.console import Console
 from nano_hindi.dataloader import DataInfo, WindowLoader, check_data, val_batches
 from nano_hindi.errors import UserError
 from nano_hindi.flash_attention import select_backend
@@ -22,6 +23,7 @@ from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.metrics import Metrics, WandbLog
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
+from nano_hindi.plot import LiveCurves
 from nano_hindi.prefetch import Prefetcher, pinned
 from nano_hindi.saving import Saver
 
@@ -46,11 +48,14 @@ class Run:
     latest: dict = field(default_factory=dict)  # the newest figures: loss, val_loss, val_bpb
     meter: report.Meter = field(default_factory=report.Meter)
     saver: Saver | None = None
-    metrics: Metrics | None = None  # on the main process only, like wandb
+    metrics: Metrics | None = None  # on the main process only
     wandb: WandbLog | None = None
+    clock: report.Clock = field(default_factory=report.Clock)
 
     def __post_init__(self):
         self.prefetcher = Prefetcher(self.device_batches)
+        self.curves = LiveCurves(self.folder)
+        self.console = Console(self.world.is_main)
 
     @property
     def step(self) -> int:
@@ -79,6 +84,7 @@ class Run:
         smaller = max(n for n in range(1, size // 2 + 1) if share % n == 0)
         self.config = dataclasses.replace(self.config, device_batch_size=smaller)
         self.prefetcher.close()  # what it has read ahead is too large
+        self.console.clear()
         print(f"notice: out of memory on {self.world.device} with {size} sequences at once; going on with {smaller}", flush=True)
 
     def checkpoint(self) -> dict:
@@ -96,6 +102,7 @@ class Run:
             "metrics": {"latest": self.latest, "meter": self.meter.state_dict(), "skipped": self.skipped},
             "tokenizer": tokenizer_record(self.data),
             "data": data_record(self.data),
+            "seconds": self.clock.seconds,
         }
 
     def restore(self, checkpoint: dict) -> None:
@@ -108,6 +115,7 @@ class Run:
             self.update = checkpoint["tokens_seen"] // self.config.tokens_per_update
             self.latest, self.skipped = dict(checkpoint["metrics"]["latest"]), checkpoint["metrics"]["skipped"]
             self.meter = report.Meter(checkpoint["metrics"]["meter"])
+            self.clock = report.Clock(0.0 + checkpoint.get("seconds", 0.0))
         except (UserError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"the checkpoint of step {checkpoint['step']} does not fit its own configuration ({str(error).splitlines()[0]}); use an older one"
@@ -208,12 +216,14 @@ def _prepare(run: Run, args: argparse.Namespace) -> None:
     model, mc, config, world = run.model, run.model_config, run.config, run.world
     backend = select_backend(world.device, model.compute_dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=True)
     why_eager = "--no_compile" if args.no_compile else can_compile(world.device)
-    world.print(
-        f"nano_hindi  {run.preset} on {world.device} in {str(model.compute_dtype).removeprefix('torch.')}, {world.size} process{'es' * (world.size > 1)}"
-    )
-    world.print(f"attention   {backend}")
-    world.print(f"compile     {'on' if why_eager is None else f'off ({why_eager})'}")
-    for line in (*report.parameter_lines(model, config), *report.plan_lines(mc, config, run.data.train_tokens)):
+    for line in (
+        report.device_line(run.preset, world, model.compute_dtype),
+        f"attention   {backend}",
+        f"compile     {'on: the first update takes a minute or two' if why_eager is None else f'off ({why_eager})'}",
+        *report.parameter_lines(model, config),
+        *report.plan_lines(mc, config, run.data.train_tokens),
+        *report.estimate_lines(model, mc, config, world, model.compute_dtype, run.update),
+    ):
         world.print(line)
     if why_eager is None:
         model.compile_blocks()
@@ -234,8 +244,9 @@ def _prepare(run: Run, args: argparse.Namespace) -> None:
     size = budget.choose_device_batch_size(config.device_batch_size, share, config.sequence_len, try_step, optimizer_bytes, world)
     run.config = dataclasses.replace(config, device_batch_size=size)
     world.print(f"at once     {size} sequences on each device")
-    run.saver = Saver(run.folder, config.keep_checkpoints, world.print)
+    world.print(f"folder      {shown(run.folder)}; Ctrl-C saves and stops")
+    run.saver = Saver(run.folder, config.keep_checkpoints, run.console.print)
+    run.wandb = WandbLog(args.wandb and world.is_main, {**dataclasses.asdict(mc), **dataclasses.asdict(run.config)}, run.folder, run.console.print)
     if world.is_main:
         shutil.copytree(args.data_dir / "tokenizer", run.folder / "tokenizer", dirs_exist_ok=True)
         run.metrics = Metrics(run.folder / "metrics.jsonl", run.step)
-        run.wandb = WandbLog(args.wandb, {**dataclasses.asdict(mc), **dataclasses.asdict(run.config)}, run.folder)

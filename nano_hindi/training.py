@@ -15,13 +15,11 @@ from torch import Tensor
 
 from nano_hindi import budget, report
 from nano_hindi.checkpoint import list_checkpoints, remove_superseded
-from nano_hindi.common import shown
 from nano_hindi.dataloader import val_batches
 from nano_hindi.errors import UserError
 from nano_hindi.eval import Evaluation, compute_token_bytes
 from nano_hindi.eval import evaluate as evaluate_model
 from nano_hindi.optim import learning_rate_scale
-from nano_hindi.plot import draw_curves
 from nano_hindi.run import Run
 
 Result = TypeVar("Result")
@@ -30,26 +28,27 @@ BAD_UPDATES_IN_A_ROW = 3  # then the run stops: something is broken that more da
 
 def train(run: Run) -> int:
     """Train to the end of the budget, or until the user stops it. Returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM."""
-    config, world = run.config, run.world
+    world = run.world
     if run.is_finished:
         draw(run)  # it may have been killed before that, and before the last save was through
         if world.is_main:
-            remove_superseded(run.folder, run.step, config.keep_checkpoints)
-        world.print(f"this run is finished: its {config.updates:,} updates are made. Try it: python generate.py --checkpoint {shown(run.folder)}")
+            remove_superseded(run.folder, run.step, run.config.keep_checkpoints)
+        world.print("this run is finished; a larger --total_tokens would go on with it")
+        print_summary(run, None)
         return 0
-    with StopSignal() as stop, run.saver, run.prefetcher, garbage_collected_by_hand():
+    run.clock.start()
+    with StopSignal() as stop, run.saver, run.prefetcher, garbage_collected_by_hand(), run.console:
         make_updates(run, stop)
+    run.clock.stop()
+    run.wandb.finish()
     if stop.everywhere:
         place = "there" if run.saver.failure is None else f"the last checkpoint: {run.saver.failure}"
         world.print(f"stopped after step {run.step}; the same command with --resume auto goes on from {place}")
         return stop.exit_code
     draw(run)
-    if world.is_main:
-        run.wandb.finish()
     if run.saver.failure is not None:
         raise UserError(f"the run is at its end, but {run.saver.failure}; mend that, then --resume auto goes on from the last checkpoint")
-    figures = f"loss {run.latest['loss']:.4f}, validation loss {run.latest['val_loss']:.4f}, {run.latest['val_bpb']:.4f} bits per byte"
-    world.print(f"done: {config.updates:,} updates; {figures}. Next: python generate.py --checkpoint {shown(run.folder)}")
+    print_summary(run, budget.peak_memory(world.device))
     return 0
 
 
@@ -58,6 +57,7 @@ def make_updates(run: Run, stop: StopSignal) -> None:
     config, bad_in_a_row = run.config, 0
     while not run.is_finished and not stop.everywhere:
         loss, norm, lr_scale = train_update(run, stop)
+        run.clock.mark(run.update)
         if math.isfinite(loss) and math.isfinite(norm):
             run.meter.add(loss, config.tokens_per_update)
             bad_in_a_row = 0
@@ -65,6 +65,7 @@ def make_updates(run: Run, stop: StopSignal) -> None:
             bad_in_a_row = report_bad_update(run, loss, norm, lr_scale, bad_in_a_row)
         if config.is_due(config.log_interval, run.update):
             log(run, norm, lr_scale)
+        show_status(run, loss)
         with run.meter.paused():
             if evaluates := config.is_due(config.eval_interval, run.update):
                 evaluate(run)
@@ -152,7 +153,7 @@ def report_bad_update(run: Run, loss: float, norm: float, lr_scale: float, bad_i
         return 0
 
     run.skipped += 1
-    run.world.print(f"{report.position(run.config, run.update)} | loss {loss:.4g}, norm {norm:.4g}: skipped")
+    run.console.print(f"{report.position(run.config, run.update)} | loss {loss:.4g}, norm {norm:.4g}: skipped")
     if bad_in_a_row + 1 >= BAD_UPDATES_IN_A_ROW:
         run.saver.wait()
         saved = list_checkpoints(run.folder)
@@ -176,9 +177,16 @@ def log(run: Run, norm: float, lr_scale: float) -> None:
         "tokens_per_second": tokens_per_second,
         "skipped": run.skipped,
     }
-    run.world.print(report.log_line(run.config, run.update, record, mfu))
+    if not run.console.is_live or run.config.is_due(run.config.eval_interval, run.update):  # a terminal has the status line in between
+        run.console.print(report.log_line(run.config, run.update, record, mfu, run.clock.left(run.update, run.config.updates)))
     run.saver.report()
     write_record(run, record)
+
+
+def show_status(run: Run, loss: float) -> None:
+    if run.console.is_live:
+        left = run.clock.left(run.update, run.config.updates)
+        run.console.status(report.status_line(run.config, run.update, loss, run.meter.rate, left, run.console.columns))
 
 
 def evaluate(run: Run) -> None:
@@ -199,9 +207,10 @@ def evaluate(run: Run) -> None:
 
     result = within_memory(run, once)
     run.latest.update(val_loss=result.loss, val_bpb=result.bpb)
-    world.print(f"{report.position(config, run.update)} | validation: loss {result.loss:.4f}, {result.bpb:.4f} bits per byte")
+    run.console.print(f"{report.position(config, run.update)} | validation: loss {result.loss:.4f}, {result.bpb:.4f} bits per byte")
     write_record(run, {**report.where(config, run.update), "val_loss": result.loss, "val_bpb": result.bpb})
-    draw(run)
+    if not run.is_finished:  # else it is drawn at the end, after all is saved
+        draw(run)
 
 
 def write_record(run: Run, record: dict) -> None:
@@ -212,18 +221,27 @@ def write_record(run: Run, record: dict) -> None:
 
 def draw(run: Run) -> None:
     """Redraw curves.png. A picture that fails is a line, never the end of a run."""
-
     if run.world.is_main:
         try:
-            draw_curves(run.folder / "metrics.jsonl", run.folder / "curves.png")
+            run.curves.draw(now=run.is_finished)
         except Exception as error:  # noqa: BLE001 - fonts, back ends, a full disk
-            run.world.print(f"curves.png was not drawn: {type(error).__name__}: {error}")
+            run.console.print(f"curves.png was not drawn: {type(error).__name__}: {error}")
 
 
 def sample(run: Run) -> None:
-    if run.world.is_main:
-        run.world.print(f"{report.position(run.config, run.update)} | samples:")
-        report.print_samples(run.model, run.data.tokenizer, run.world, seed=run.config.seed)
+    if not run.world.is_main:
+        return
+    samples = report.make_samples(run.model, run.data.tokenizer, seed=run.config.seed)
+    run.console.print(f"\n{report.position(run.config, run.update)} | samples:")
+    for _, text in samples:
+        run.console.print_text(text)
+    run.console.print()
+    run.wandb.log_samples(run.step, samples)
+
+
+def print_summary(run: Run, peak_bytes: int | None) -> None:
+    for line in report.summary_lines(run.config, run.update, run.latest, run.clock.seconds, peak_bytes, run.folder):
+        run.world.print(line)
 
 
 def save(run: Run) -> None:

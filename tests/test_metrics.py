@@ -1,10 +1,16 @@
-"""metrics.jsonl, the curves, and a wandb that may be missing."""
+"""metrics.jsonl, and a wandb that may be missing."""
 
 import json
+import math
 import sys
+import threading
+import time
+import types
 
+import pytest
+
+from conftest import SMALL, run_script
 from nano_hindi.metrics import Metrics, WandbLog, read_metrics
-from nano_hindi.plot import draw_curves
 
 
 def record(step: int, **more) -> dict:
@@ -29,33 +35,151 @@ def test_half_lines_and_foreign_lines_are_passed_over(tmp_path):
     assert read_metrics(path) == [record(10), record(20)]
 
 
-def test_the_curves_are_a_picture_even_before_the_first_number(tmp_path):
-    path, picture = tmp_path / "metrics.jsonl", tmp_path / "curves.png"
-    for lines in ([], [record(10), record(20, val_bpb=1.2), {"step": 20, "tokens": 200, "val_bpb": 1.1}]):
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        draw_curves(path, picture)
-        assert picture.read_bytes().startswith(b"\x89PNG")
+def test_what_json_does_not_know_is_none(tmp_path):
+    Metrics(tmp_path / "metrics.jsonl").write(record(10, loss=math.nan, grad_norm=math.inf))
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=lambda name: pytest.fail(name)) == record(10, loss=None, grad_norm=None)
 
 
-def test_a_missing_wandb_is_one_line_and_stops_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    log = WandbLog(True, {}, tmp_path)
+# ---- wandb
+
+
+class Service:
+    """Stands in for the wandb package: keeps what it is told, slowly or not at all."""
+
+    def __init__(self, *, mode="online", key=True, log=None, init=None):
+        self.settings, self.key, self.on_log, self.on_init, self.id = types.SimpleNamespace(mode=mode), key, log, init, "abc123"
+        self.logged, self.asked, self.finished, self.url, self.dir = [], None, False, "https://there", "here"
+
+    def Settings(self, **settings):  # noqa: N802
+        return settings
+
+    def setup(self, settings):
+        return self
+
+    def login(self, *, prompt, verify):
+        assert not prompt
+        return self.key
+
+    def init(self, **asked):
+        self.asked = asked
+        if self.on_init:
+            self.on_init()
+        return self
+
+    def define_metric(self, name, step_metric):
+        assert (name, step_metric) == ("*", "step")
+
+    def Table(self, columns, data):  # noqa: N802
+        return [columns, *data]
+
+    def log(self, values):
+        if self.on_log:
+            self.on_log()
+        self.logged.append(values)
+
+    def finish(self):
+        self.finished = True
+
+
+def run_of(service, folder, monkeypatch) -> tuple[WandbLog, list[str]]:
+    """A WandbLog that speaks with `service`, and what it tells the user."""
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    told = []
+    return WandbLog(True, {"n_layer": 2}, folder, told.append), told
+
+
+def test_wandb_gets_configuration_metrics_and_samples_in_order(tmp_path, monkeypatch):
+    service = Service()
+    log, told = run_of(service, tmp_path, monkeypatch)
     log.log({"step": 1, "loss": 2.0})
+    log.log_samples(1, [("भारत", "भारत एक")])
     log.finish()
-    assert capsys.readouterr().out.count("\n") == 1
+    assert service.asked["config"] == {"n_layer": 2}
+    assert service.logged == [{"step": 1, "loss": 2.0}, {"step": 1, "samples": [["step", "prompt", "text"], [1, "भारत", "भारत एक"]]}]
+    assert service.finished
+    assert told == ["wandb       https://there"]
 
 
-def test_a_wandb_that_fails_later_is_one_line_and_stops_nothing(tmp_path, monkeypatch, capsys):
-    class Broken:
-        def init(self, **kwargs):
-            return self
+def test_a_resumed_run_has_the_same_id_in_wandb_and_another_folder_a_new_one(tmp_path, monkeypatch):
+    asked = []
+    for folder in ("run", "run", "other"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        service = Service()
+        run_of(service, tmp_path / folder, monkeypatch)[0].finish()
+        asked.append(service.asked["id"])
+    assert asked == [None, "abc123", None]
 
-        def log(self, record, step):
-            raise ConnectionError("gone")
 
-    monkeypatch.setitem(sys.modules, "wandb", Broken())
-    log = WandbLog(True, {}, tmp_path)
+def failing(error: Exception):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("service", "words"),
+    [
+        (None, "import of wandb halted"),
+        (Service(key=False), "nobody is logged in"),
+        (Service(init=failing(TimeoutError("no answer\nin 30 s"))), "TimeoutError: no answer in 30 s"),
+        (Service(log=failing(ConnectionError("gone"))), "ConnectionError: gone"),
+    ],
+    ids=["missing", "nobody is logged in", "no network", "fails later"],
+)
+def test_a_wandb_that_fails_is_one_line_and_stops_nothing(tmp_path, monkeypatch, capfd, service, words):
+    log, told = run_of(service, tmp_path, monkeypatch)
     for step in (1, 2, 3):
         log.log({"step": step, "loss": 2.0})
     log.finish()
-    assert capsys.readouterr().out.count("wandb: off (ConnectionError: gone)") == 1
+    log.log({"step": 4, "loss": 2.0})
+    (line,) = [line for line in told if line.startswith("wandb: off")]
+    assert words in line
+    assert "\n" not in line
+    assert capfd.readouterr() == ("", "")
+
+
+def test_training_does_not_wait_for_a_slow_wandb(tmp_path, monkeypatch):
+    answer = threading.Event()
+    service = Service(init=lambda: answer.wait(20))
+    log, _ = run_of(service, tmp_path, monkeypatch)
+    begin = time.monotonic()
+    for step in range(100):
+        log.log({"step": step, "loss": 2.0})
+    assert time.monotonic() - begin < 1
+    assert not service.logged
+    answer.set()
+    log.finish()
+    assert [values["step"] for values in service.logged] == list(range(100))
+
+
+def test_without_the_flag_there_is_no_wandb(tmp_path, monkeypatch):
+    service = Service()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    log = WandbLog(False, {}, tmp_path, failing(AssertionError("told")))
+    log.log({"step": 1})
+    log.finish()
+    assert service.asked is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_real_wandb_offline_keeps_a_run_and_its_id(data_dir, tmp_path):
+    """A run of train.py and its resumption, without a network; what is read back is what `wandb sync` would send."""
+    pytest.importorskip("wandb")
+    flags = ["--inference_interval", "12", "--resume", "auto", "--wandb"]
+    for tokens in (1024, 2048):
+        argv = [*SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path / "run", *flags, "--total_tokens", tokens]
+        done = run_script("train.py", *argv, WANDB_MODE="offline", HOME=str(tmp_path), WANDB_CACHE_DIR=str(tmp_path))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert sum(line.startswith("wandb") for line in done.stdout.splitlines()) == 1, done.stdout
+    runs = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    run_id = (tmp_path / "run" / "wandb_id.txt").read_text()
+    assert [folder.name.split("-")[-1] for folder in runs] == [run_id, run_id]
+    for folder in runs:
+        (log,) = folder.glob("*.wandb")
+        for word in (b"val_bpb", b"tokens_per_second", b"grad_norm", b"n_layer", b"muon_lr"):
+            assert word in log.read_bytes()
+        tables = [json.loads(path.read_text(encoding="utf-8")) for path in folder.rglob("*.table.json")]
+        assert tables
+        assert all(table["columns"] == ["step", "prompt", "text"] and len(table["data"]) == 4 for table in tables)

@@ -1,0 +1,182 @@
+"""The curves: what is in the picture, what it costs, and the command that compares runs."""
+
+import itertools
+import json
+import math
+import random
+import warnings
+
+import numpy as np
+import pytest
+
+from conftest import run_script
+from nano_hindi import plot
+from nano_hindi.plot import LiveCurves, main, make_figure, smoothed, spread
+
+
+def records(count: int, *, evaluations: int = 10, floor: float = 3.2, seed: int = 0) -> list[dict]:
+    """A made-up run of `count` log lines."""
+    rng, lines = random.Random(seed), []
+    for i in range(1, count + 1):
+        loss = floor + 8 * math.exp(-8 * (i / count) ** 0.5) + rng.gauss(0, 0.05)
+        lines.append({"step": i, "tokens": i * 262_144, "loss": loss, "lr": 0.02 * (1.1 - i / count)})
+        if i % max(1, count // evaluations) == 0:
+            lines.append({"step": i, "tokens": i * 262_144, "val_loss": loss, "val_bpb": loss / 4})
+    return lines
+
+
+def with_faults(lines: list[dict]) -> list[dict]:
+    """A spike, a stretch without numbers, and values that no logarithm has."""
+    for i, value in [(500, 1e6), *((i, None) for i in range(600, 640)), (700, math.nan), (710, math.inf), (720, 0.0)]:
+        lines[i]["loss"] = value
+    return lines
+
+
+def write(folder, lines: list[dict]):
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def texts(figure, monkeypatch) -> list:
+    """Every piece of text that is drawn, with its place in the picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+
+    drawn, real = [], RendererAgg.draw_text
+
+    def draw_text(self, gc, x, y, s, prop, angle, ismath=False, mtext=None):
+        drawn.append((s, mtext.get_window_extent()))
+        real(self, gc, x, y, s, prop, angle, ismath, mtext)
+
+    monkeypatch.setattr(RendererAgg, "draw_text", draw_text)
+    FigureCanvasAgg(figure).draw()
+    return drawn
+
+
+RUNS = {
+    "nothing": {"empty": []},
+    "one line": {"short": records(1, evaluations=1)},
+    "one evaluation": {"one": records(50, evaluations=1)},
+    "no evaluation": {"early": records(50, evaluations=1)[:5]},
+    "long": {"long": records(20_000)},
+    "spike and nan": {"bad": with_faults(records(1900))},
+    "sample": {"sample": [{**r, "loss": r["loss"] - 3.0} if "loss" in r else r for r in records(30)]},
+    "several": {f"run {i}": records(400, floor=3.2 + 0.001 * i, seed=i) for i in range(8)},
+    "far apart": {"a": records(400, floor=0.02), "b": records(40, floor=8), "c": []},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_no_label_overlaps_another_or_leaves_the_picture(name, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = make_figure(RUNS[name])
+        found = texts(figure, monkeypatch)
+    assert {panel.title for panel in plot.PANELS} <= {text for text, _ in found}
+    for text, box in found:
+        assert box.x0 >= 0, text
+        assert box.x1 <= figure.bbox.width, text
+        assert box.y0 >= 0, text
+        assert box.y1 <= figure.bbox.height, text
+    for (a, one), (b, other) in itertools.combinations(found, 2):
+        across = min(one.x1, other.x1) - max(one.x0, other.x0)
+        along = min(one.y1, other.y1) - max(one.y0, other.y0)
+        assert across <= 0 or along <= 2, f"{a!r} lies on {b!r} by {across:.0f} x {along:.0f} pixels"
+
+
+def test_the_last_values_are_written_in_the_picture(monkeypatch):
+    lines = records(30)
+    shown = {text for text, _ in texts(make_figure({"r": lines}), monkeypatch)}
+    assert f"{[r['val_bpb'] for r in lines if 'val_bpb' in r][-1]:.4f}" in shown
+    assert f"{[r['loss'] for r in lines if 'loss' in r][-1]:.3f}" in shown
+
+
+def test_a_spike_neither_moves_the_smoothed_line_nor_squeezes_the_rest():
+    calm, wild = records(1900, evaluations=1), records(1900, evaluations=1)
+    wild[900]["loss"] = 1e9
+    (at, before), (_, after) = (smoothed(np.array([r["loss"] for r in run if "loss" in r])) for run in (calm, wild))
+    assert len(at) == 500
+    assert np.abs(before - after).max() < 0.05
+    top = make_figure({"r": wild}).axes[0].get_ylim()[1]
+    assert top < 30
+
+
+def test_the_smoothed_line_follows_a_straight_one_and_bridges_no_wide_gap():
+    values = np.linspace(9, 3, 4001)
+    values[2000:2200] = np.nan
+    at, line = smoothed(values)
+    known = np.isfinite(values[at])
+    assert np.abs(line - values[at])[known & ((at < 1900) | (at > 2300)) & (at < 3900)].max() < 1e-9
+    assert np.isnan(line[(at > 2050) & (at < 2150)]).all()
+
+
+def test_spread_keeps_order_and_distance_and_moves_nothing_that_has_room():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        heights, gap = rng.random(rng.integers(1, 9)), 0.1
+        moved = spread(heights, gap)
+        order = np.argsort(heights, kind="stable")
+        assert (np.argsort(moved, kind="stable") == order).all()
+        assert (np.diff(moved[order]) > gap - 1e-9).all()
+        assert moved.min() >= -1e-9
+        assert moved.max() <= 1 + 1e-9
+    assert spread(np.array([0.9, 0.1, 0.5]), 0.1).tolist() == [0.9, 0.1, 0.5]
+
+
+def test_drawing_takes_less_than_a_hundredth_of_the_time_and_the_end_is_always_drawn(tmp_path, monkeypatch):
+    """A clock of our own: an evaluation every 20 seconds, a drawing of 0.7 seconds."""
+    clock, drawn = [0.0], []
+
+    def draw_curves(runs, picture):
+        drawn.append(clock[0])
+        clock[0] += 0.7
+
+    monkeypatch.setattr(plot, "draw_curves", draw_curves)
+    monkeypatch.setattr(plot.time, "monotonic", lambda: clock[0])
+    curves = LiveCurves(write(tmp_path / "run", records(3)))
+    for _ in range(100):
+        clock[0] += 20
+        curves.draw()
+    assert 20 < len(drawn) <= clock[0] * 0.01 / 0.7 + 1
+    curves.draw(now=True)
+    curves.draw(now=True)
+    assert len(drawn) >= 22
+
+
+def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+    folder = write(tmp_path / "run", records(3))
+    LiveCurves(folder).draw()
+    before = (folder / "curves.png").read_bytes()
+    assert before.startswith(b"\x89PNG")
+    from matplotlib.figure import Figure
+
+    def savefig(self, file, **kwargs):
+        file.write_bytes(b"half a pic")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    with pytest.raises(OSError, match="No space"):
+        LiveCurves(folder).draw()
+    assert (folder / "curves.png").read_bytes() == before
+    assert sorted(p.name for p in folder.iterdir()) == ["curves.png", "metrics.jsonl"]
+
+
+def test_the_command_compares_runs_whatever_they_are_called(tmp_path):
+    """Two of the same name, one with what matplotlib takes for a formula, and one in a script that it has no letters for."""
+    folders = [write(tmp_path / name, records(50, seed=i)) for i, name in enumerate(["a/run", "b/run", "cost$1 $2_{", "नैनो"])]
+    done = run_script("-W", "error", "-m", "nano_hindi.plot", *folders, "--output", tmp_path / "all.png", timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+    for folder in folders:
+        assert folder.name in done.stdout
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "nowhere"):
+        assert main([str(folder), "--output", str(tmp_path / "x.png")]) == 2
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1
+        assert str(folder) in errors
+        assert "--checkpoint_dir" in errors
+    assert not (tmp_path / "x.png").exists()

@@ -1,0 +1,239 @@
+"""What a person sees of a run: the screen, the times, the pages at the start and at the end."""
+
+import io
+import os
+import re
+import sys
+import time
+import unicodedata
+
+import pytest
+
+from conftest import ROOT, SMALL, run_script
+from nano_hindi import console, report, training
+from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
+from nano_hindi.config import TrainConfig
+from nano_hindi.console import Console, bar
+
+posix = pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+TRAIN = TrainConfig(sequence_len=256, total_tokens=4096 * 488, batch_size=16, gradient_accumulation_steps=1)
+
+
+class Screen(io.StringIO):
+    """A terminal that knows carriage returns and line feeds, and nothing else."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def lines(self) -> list[str]:
+        shown, line, column = [], [], 0
+        for character in self.getvalue():
+            assert character in "\r\n" or unicodedata.category(character) != "Cc", f"{character!r} is no plain text"
+            if character == "\n":
+                shown.append("".join(line).rstrip())
+                line, column = [], 0
+            elif character == "\r":
+                column = 0
+            else:
+                line[column : column + 1] = character
+                column += 1
+        return [*shown, "".join(line).rstrip()]
+
+
+def new_screen(monkeypatch) -> Screen:
+    """Stands in for stdout until the test ends. (Not a fixture: pytest puts its own stdout there between the two.)"""
+    for name in console.NOTEBOOKS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setattr(sys, "stdout", Screen())
+    return sys.stdout
+
+
+# ---- the screen
+
+
+def test_the_status_line_never_mixes_with_lines_that_stay(monkeypatch):
+    screen = new_screen(monkeypatch)
+    with Console(is_main=True) as shown:
+        shown.status("a long status line of many words")
+        shown.status("short")
+        assert screen.lines() == ["short"]
+        shown.print("this stays")
+        shown.status("status")
+        print("warning!")  # by somebody else
+        assert screen.lines() == ["this stays", "warning!", ""]
+        shown.status("x" * 500)
+        assert len(screen.lines()[-1]) == 69
+        shown.print_text("एक समय की बात है।\x1b[2J\x07 " * 10)
+    assert screen.lines()[-1] == ""
+    assert screen.lines()[2].startswith("  > एक समय")
+    assert all(line.startswith("    ") for line in screen.lines()[3:-1])
+    assert all(len(line) < 70 for line in screen.lines())
+
+
+def test_an_error_ends_the_status_line(monkeypatch):
+    screen = new_screen(monkeypatch)
+    with pytest.raises(ZeroDivisionError), Console(is_main=True) as shown:
+        shown.status("working")
+        raise ZeroDivisionError
+    assert screen.lines() == [""]
+
+
+def test_a_pipe_a_notebook_and_other_processes_have_no_status_line(monkeypatch):
+    screen = new_screen(monkeypatch)
+    Console(is_main=False).status("status")
+    Console(is_main=False).print("line")
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
+    notebook = Console(is_main=True)
+    notebook.status("status")
+    notebook.print("line")
+    assert screen.getvalue() == "line\n"
+    monkeypatch.setattr(sys, "stdout", pipe := io.StringIO())
+    Console(is_main=True).status("status")
+    Console(is_main=True).print_text("one line, however long " * 20)
+    assert pipe.getvalue().count("\n") == 1
+    assert "\r" not in pipe.getvalue()
+
+
+@pytest.mark.parametrize("columns", [20, 60, 80, 120, 300])
+def test_the_status_line_fits_and_the_bar_grows(columns):
+    lines = [report.status_line(TRAIN, update, 5.4321, 1_234_567.0, 7890.0, columns) for update in (1, 122, 244, 488)]
+    filled = [line.count("#") for line in lines]
+    assert filled == sorted(filled)
+    assert all(len(line) <= columns or "#" not in line for line in lines)
+    assert [line.split()[0] for line in lines] == ["0%", "25%", "50%", "100%"]
+    if columns >= 80:
+        assert "." not in lines[-1].split("]")[0]
+        assert lines[1].split("]")[0].count("#") * 4 == pytest.approx(len(lines[1].split("[")[1].split("]")[0]), abs=4)
+    assert bar(0.5, 4) == ""
+
+
+def test_log_lines_make_columns():
+    record = {"loss": 5.1, "lr": 0.02, "tokens_per_second": 12345.6}
+    lines = [report.log_line(TRAIN, update, record | {"grad_norm": norm}, 0.31, 60.0) for update, norm in [(1, 0.799), (99, 0.0783), (488, 1.23)]]
+    columns = [[match.start() for match in re.finditer(r"\|", line)] for line in lines]
+    assert columns[0] == columns[1] == columns[2]
+
+
+# ---- times
+
+
+def test_the_time_left_is_that_of_this_process_without_its_first_update(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(report.time, "perf_counter", lambda: now[0])
+    clock = report.Clock(earlier=1000.0)
+    assert clock.seconds == 1000.0
+    clock.start()
+    now[0] += 60.0  # compiles
+    clock.mark(51)
+    assert clock.left(51, 100) is None
+    for update in range(52, 62):
+        now[0] += 2.0
+        clock.mark(update)
+    assert clock.left(61, 100) == pytest.approx(39 * 2.0)
+    assert clock.seconds == pytest.approx(1000.0 + 60.0 + 20.0)
+
+
+def test_the_mean_of_no_good_update_is_not_a_loss_of_zero():
+    assert report.Meter().read()[0] != report.Meter().read()[0]
+
+
+def test_a_resumed_run_counts_the_time_before(data_dir, tmp_path, monkeypatch, capsys):
+    """Updates of 0.1 seconds: the first life makes 7 and saves 5, the second the other 7. What was lost counts as little as in the curve."""
+    import train
+
+    real, lives = training.train_update, []
+
+    def train_update(run, stop):
+        if len(lives) == 1 and run.update == 7:
+            raise ZeroDivisionError
+        time.sleep(0.1)
+        return real(run, stop)
+
+    monkeypatch.setattr(training, "train_update", train_update)
+    argv = [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), "--resume", "auto"]
+    lives.append(1)
+    with pytest.raises(ZeroDivisionError):
+        train.main(argv)
+    saved = load_checkpoint(list_checkpoints(tmp_path)[-1][1])["seconds"]
+    assert saved >= 0.5
+    time.sleep(0.5)  # nobody trains
+    lives.append(2)
+    begin = time.monotonic()
+    assert train.main(argv) == 0
+    second_life = time.monotonic() - begin
+    total = load_checkpoint(list_checkpoints(tmp_path)[-1][1])["seconds"]
+    assert saved + 0.7 <= total <= saved + second_life
+    capsys.readouterr()
+    assert train.main(argv) == 0
+    output = capsys.readouterr().out
+    assert "this run is finished" in output
+    assert "done:       12 updates, 3.07 k tokens in" in output
+
+
+# ---- the pages
+
+
+def test_the_last_page_says_what_was_done_and_what_comes_next(tmp_path):
+    latest = {"loss": 0.2134, "val_loss": 0.2057, "val_bpb": 0.0301}
+    page = "\n".join(report.summary_lines(TRAIN, 488, latest, 231.0, 1_210_000_000, tmp_path / "my run"))
+    for words in (
+        "488 updates",
+        "2.00 M tokens in 3m 51s: 8.65 k tokens/s",
+        "0.0301 bits per byte",
+        "1.21 GB",
+        "curves.png",
+        "checkpoint_step488.pt",
+    ):
+        assert words in page
+    assert f'generate.py --checkpoint "{tmp_path / "my run"}" --interactive' in page
+    assert "memory" not in "\n".join(report.summary_lines(TRAIN, 488, latest, 231.0, None, tmp_path))
+
+
+def test_a_run_in_a_pipe_prints_plain_lines_and_nothing_of_the_libraries(data_dir, tmp_path):
+    done = run_script("train.py", *SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path, "--inference_interval", "12")
+    assert (done.returncode, done.stderr) == (0, "")
+    known = r"            blocks |            \d|nano_hindi  |attention  |compile  |parameters  |tokens  |data  |plan  |windows  |warm-up  |memory  |time  |at once  |folder  |step |  > |saved |done:  |result  |files  |next  |$"
+    for line in done.stdout.split("\n"):
+        assert re.match(known, line), line
+        assert all(unicodedata.category(character) != "Cc" for character in line), line
+        assert all(character.isascii() for character in line) or line.startswith("  > "), line
+
+
+@posix
+def test_a_run_in_a_terminal_keeps_evaluations_and_samples_and_rewrites_the_rest(data_dir, tmp_path):
+    import pty
+    import subprocess
+
+    ours, theirs = pty.openpty()
+    env = {name: value for name, value in os.environ.items() if name not in console.NOTEBOOKS}
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path, "--inference_interval", "12", "--log_interval", "2"],
+        cwd=ROOT, stdout=theirs, stderr=theirs, env={**env, "OMP_NUM_THREADS": "1", "COLUMNS": "90"},
+    )  # fmt: skip
+    os.close(theirs)
+    chunks = []
+    try:
+        while True:
+            try:
+                chunks.append(os.read(ours, 65536))
+            except OSError:  # the other end is closed
+                break
+            if not chunks[-1]:
+                break
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        os.close(ours)
+    screen = Screen()
+    screen.write(b"".join(chunks).decode().replace("\r\n", "\n"))
+    lines = screen.lines()
+    assert sum("#" in piece for piece in screen.getvalue().split("\r")) >= 8
+    assert not any("#" in line for line in lines)
+    assert [re.match(r"step (\d+)/24", line)[1] for line in lines if "| loss" in line] == ["8", "16", "24"]
+    assert sum("validation:" in line for line in lines) == 3
+    for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
+        if "samples:" in line:
+            assert before == ""
+            assert after.startswith("  > ")
+    assert lines[-2].startswith("next  ")
