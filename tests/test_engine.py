@@ -197,8 +197,9 @@ def test_greedy_texts_of_a_batch_are_all_the_single_one(model, monkeypatch):
     assert [list(row) for row in zip(*steps, strict=True)] == [single] * 4
 
 
-def test_texts_of_a_batch_are_drawn_like_single_ones(model):
+def test_texts_of_a_batch_are_drawn_like_single_ones(model, monkeypatch):
     """Pairs of tokens: 4,000 in one batch against the probabilities of the model."""
+    monkeypatch.setattr(engine, "PREFILL_TOKENS", 4)
     prompt, n = [5, 6, 7], 4000
     with torch.no_grad():
         first = model(torch.tensor([prompt]))[0, -1].topk(2)
@@ -234,9 +235,9 @@ def test_a_batch_reads_its_prompt_once(model, monkeypatch):
     assert shapes == [(1, 3), (5, 1), (5, 1)]
 
 
-def test_more_texts_than_memory_holds_are_a_mistake_with_a_way_out(model):
+def test_more_texts_than_memory_holds_are_a_mistake_with_a_way_out():
     with pytest.raises(UserError, match="--num_samples"):
-        next(engine.generate_batch(model, [1, 2, 3], 10**9, 3))
+        KVCache(CONFIG, 1, "cpu", torch.float32).repeat(10**10)
 
 
 def test_the_likeliest_token_wins_at_temperature_zero_and_with_top_k_one():
