@@ -87,7 +87,7 @@ class Chat:
 
     def write(self, line: str, stop: threading.Event) -> None:
         """Add `line` to the text and print it with what the model makes of it, until eos, `max_tokens`, or `stop` is set."""
-        prompt, printed = _join(self.text, unicodedata.normalize("NFC", line))
+        prompt, printed = _join(self.text, line)
         self.text, times = "", []
         for (piece,) in write(self.model, self.tokenizer, prompt, self.settings, 1, stop):
             self.text += piece

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nano_hindi.config import GPTConfig
+from nano_hindi.errors import UserError
 from nano_hindi.flash_attention import flash_attn
 from nano_hindi.model import GPT
 
@@ -44,9 +45,13 @@ class KVCache:
         return y
 
     def repeat(self, n: int) -> None:
-        """Make n rows of each: texts that begin alike share the work of their beginning."""
-        if n > 1:
+        """Make n rows of the one: texts that begin alike share the work of their beginning. Raises UserError where memory does not hold them."""
+        if n == 1:
+            return
+        try:
             self._keys, self._values = ([cache.repeat(n, 1, 1, 1) for cache in caches] for caches in (self._keys, self._values))
+        except RuntimeError as error:  # out of memory, on CUDA too
+            raise UserError(f"the memory of this device does not hold {n} texts at once; use a smaller --num_samples") from error
 
 
 def sample_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None, top_p: float = 1.0) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 from nano_hindi import engine
 from nano_hindi.config import GPTConfig
 from nano_hindi.engine import KVCache, generate_tokens, sample_token
+from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 
 # windows 4, 4, 4, 16, 4, 16: both kinds, and a pattern that ends early
@@ -160,8 +161,8 @@ def test_the_nucleus_of_a_large_vocabulary_is_that_of_a_full_sort():
 
 
 def test_the_repetition_penalty_makes_tokens_of_the_text_less_likely(model):
-    """Against the formula on the logits of the whole text, prompt included; and 1 changes nothing."""
-    prompt = random_ids(20).tolist()
+    """Against the formula on the logits of the whole text, with all of a prompt that the windows do not reach over; and 1 changes nothing."""
+    prompt = random_ids(60).tolist()
     made = list(generate_tokens(model, prompt, 25, temperature=0, repetition_penalty=1.3))
     ids = list(prompt)
     for token in made:
@@ -196,8 +197,9 @@ def test_greedy_texts_of_a_batch_are_all_the_single_one(model, monkeypatch):
     assert [list(row) for row in zip(*steps, strict=True)] == [single] * 4
 
 
-def test_texts_of_a_batch_are_drawn_like_single_ones(model):
+def test_texts_of_a_batch_are_drawn_like_single_ones(model, monkeypatch):
     """Pairs of tokens: 4,000 in one batch against the probabilities of the model."""
+    monkeypatch.setattr(engine, "PREFILL_TOKENS", 4)
     prompt, n = [5, 6, 7], 4000
     with torch.no_grad():
         first = model(torch.tensor([prompt]))[0, -1].topk(2)
@@ -231,6 +233,11 @@ def test_a_batch_reads_its_prompt_once(model, monkeypatch):
     monkeypatch.setattr(model, "trunk", lambda idx, cache: shapes.append(tuple(idx.shape)) or trunk(idx, cache))
     list(engine.generate_batch(model, [1, 2, 3], 5, 3))
     assert shapes == [(1, 3), (5, 1), (5, 1)]
+
+
+def test_more_texts_than_memory_holds_are_a_mistake_with_a_way_out():
+    with pytest.raises(UserError, match="--num_samples"):
+        KVCache(CONFIG, 1, "cpu", torch.float32).repeat(10**10)
 
 
 def test_the_likeliest_token_wins_at_temperature_zero_and_with_top_k_one():

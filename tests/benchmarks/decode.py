@@ -1,4 +1,5 @@
-"""One token at a time: against reading the weights once, against recomputing the whole text, and the product with lm_head against the usual one.
+"""One token at a time: against reading the weights once, against recomputing the whole text, and the product with lm_head against the usual one; and
+what drawing it from the logits adds.
 
 OMP_NUM_THREADS=2 python tests/benchmarks/decode.py
 """
@@ -11,7 +12,7 @@ import torch
 from timing import medians  # puts the repo's root on the path
 
 from nano_hindi.config import get_config
-from nano_hindi.engine import KVCache, _next_logits
+from nano_hindi.engine import KVCache, _next_logits, sample_token
 from nano_hindi.model import GPT
 
 PROMPT = 512  # tokens
@@ -34,12 +35,16 @@ def main() -> None:
     counts = model.num_params()
     read = 4 * (counts["blocks"] + counts["lm_head"])  # of the embeddings only one row is read
     memory, row, head = torch.randn(256 * 2**20), torch.randn(1, config.n_embd), model.lm_head
-    cached, recomputed, ours, usual, reading = medians(
+    logits, generator = 3 * torch.randn(1, config.vocab_size), torch.Generator().manual_seed(0)
+    cached, recomputed, ours, usual, top_k, both, top_p, reading = medians(
         {
             "a token with the cache": lambda: _next_logits(model, new, cache),
             f"a token by recomputing {PROMPT}": lambda: model.logits(model.trunk(text)[:, -1:]),
             "lm_head, as the model does it": lambda: head(row),
             "lm_head, the usual product": lambda: torch.nn.functional.linear(row, head.weight),
+            "drawn with top_k 50": lambda: sample_token(logits, 0.8, 50, generator),
+            "drawn with top_k 50 and top_p 0.9": lambda: sample_token(logits, 0.8, 50, generator, 0.9),
+            "drawn with top_p 0.9": lambda: sample_token(logits, 0.8, 0, generator, 0.9),
             "1 GiB read once": lambda: memory.sum(),
         },
         args.rounds,
@@ -49,6 +54,7 @@ def main() -> None:
     print(f"a token with the cache: {cached * 1e3:.2f} ms, {1 / cached:.0f} tokens/s: {read / bandwidth / cached:.0%} of that rate")
     print(f"recomputing {PROMPT} tokens: {recomputed * 1e3:.0f} ms, {recomputed / cached:.0f} x as long")
     print(f"lm_head: {ours * 1e3:.2f} ms, the usual product {usual * 1e3:.2f} ms, {usual / ours:.2f} x as long")
+    print(f"drawing a token: top_k 50 {top_k * 1e3:.2f} ms, with top_p 0.9 {both * 1e3:.2f} ms, top_p 0.9 alone {top_p * 1e3:.2f} ms")
 
 
 if __name__ == "__main__":
