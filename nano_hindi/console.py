@@ -36,7 +36,7 @@ class Console:
     @property
     def columns(self) -> int:
         """How long a line may be; in the last column some consoles begin a new one."""
-        return shutil.get_terminal_size().columns - 1
+        return max(20, shutil.get_terminal_size().columns - 1)
 
     def print(self, *values) -> None:
         """A line that stays."""

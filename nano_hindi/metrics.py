@@ -34,6 +34,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def training_seconds(records: list[dict[str, Any]]) -> float:
+    """The time that updates took, without evaluations, samples and saves, over all resumes; what a killed process lost does not count, as in the curve."""
+    logged = [(record["tokens"], record["tokens_per_second"]) for record in records if record.get("tokens_per_second")]
+    before = [0, *(tokens for tokens, _ in logged)]
+    return sum((tokens - earlier) / rate for (tokens, rate), earlier in zip(logged, before, strict=False))
+
+
 class Metrics:
     """Appends to `metrics.jsonl`. A resumed run first cuts the file back to the checkpoint's step, so that the curve has no doubles."""
 

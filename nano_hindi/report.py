@@ -97,10 +97,12 @@ class Meter:
     def _start_interval(self) -> None:
         self.tokens, self.start = 0, time.perf_counter()
 
-    def add(self, loss: float, tokens: int) -> None:
-        self.loss_sum += loss
-        self.updates += 1
+    def add(self, loss: float | None, tokens: int) -> None:
+        """An update; its loss is None where it was skipped."""
         self.tokens += tokens
+        if loss is not None:
+            self.loss_sum += loss
+            self.updates += 1
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -117,26 +119,15 @@ class Meter:
         return loss, self.rate
 
 
-class Clock:
-    """The time that a run has taken, over all resumes, and what is left of it."""
+class Pace:
+    """How long the rest of a run takes."""
 
-    def __init__(self, earlier: float = 0.0):
-        self.earlier, self.started = earlier, None  # seconds until the checkpoint that this process went on from; when it began to train
+    def __init__(self):
         self.first: tuple[int, float] | None = None  # this process's first update and its end: it compiles, and says nothing of the others
-
-    def start(self) -> None:
-        self.started = time.perf_counter()
-
-    def stop(self) -> None:
-        self.earlier, self.started = self.seconds, None
 
     def mark(self, update: int) -> None:
         """Called after every update."""
         self.first = self.first or (update, time.perf_counter())
-
-    @property
-    def seconds(self) -> float:
-        return self.earlier + (time.perf_counter() - self.started if self.started is not None else 0.0)
 
     def left(self, update: int, updates: int) -> float | None:
         """Seconds from `update` to the last one of `updates` at the pace of this process, evaluations and all; None after its first."""
@@ -171,11 +162,11 @@ def status_line(train: TrainConfig, update: int, loss: float, tokens_per_second:
 
 
 def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float, peak_bytes: int | None, folder: Path) -> list[str]:
-    """The page at the end: what was done, how good it is, what it took, where it lies, what comes next."""
+    """The page at the end: what was done, how good it is, what it took, where it lies, what comes next. `seconds` are those of training alone."""
     tokens = update * train.tokens_per_update
     place = f'"{shown(folder)}"' if " " in shown(folder) else shown(folder)
     return [
-        f"done:       {update:,} updates, {count(tokens)} tokens in {duration(seconds)}: {count(tokens / max(seconds, 1e-9))} tokens/s, evaluations and all",
+        f"done:       {update:,} updates, {count(tokens)} tokens in {duration(seconds)} of training: {count(tokens / max(seconds, 1e-9))} tokens/s",
         f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}, training loss {latest['loss']:.4f}",
         *([f"memory      {peak_bytes / 1e9:.3g} GB at the most"] if peak_bytes is not None else []),
         f"files       {place}: model.pt, checkpoint_step{update * train.gradient_accumulation_steps}.pt, metrics.jsonl, curves.png",

@@ -50,7 +50,7 @@ class Run:
     saver: Saver | None = None
     metrics: Metrics | None = None  # on the main process only
     wandb: WandbLog | None = None
-    clock: report.Clock = field(default_factory=report.Clock)
+    pace: report.Pace = field(default_factory=report.Pace)
 
     def __post_init__(self):
         self.prefetcher = Prefetcher(self.device_batches)
@@ -102,7 +102,6 @@ class Run:
             "metrics": {"latest": self.latest, "meter": self.meter.state_dict(), "skipped": self.skipped},
             "tokenizer": tokenizer_record(self.data),
             "data": data_record(self.data),
-            "seconds": self.clock.seconds,
         }
 
     def restore(self, checkpoint: dict) -> None:
@@ -115,7 +114,6 @@ class Run:
             self.update = checkpoint["tokens_seen"] // self.config.tokens_per_update
             self.latest, self.skipped = dict(checkpoint["metrics"]["latest"]), checkpoint["metrics"]["skipped"]
             self.meter = report.Meter(checkpoint["metrics"]["meter"])
-            self.clock = report.Clock(0.0 + checkpoint.get("seconds", 0.0))
         except (UserError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"the checkpoint of step {checkpoint['step']} does not fit its own configuration ({str(error).splitlines()[0]}); use an older one"

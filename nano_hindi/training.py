@@ -19,6 +19,7 @@ from nano_hindi.dataloader import val_batches
 from nano_hindi.errors import UserError
 from nano_hindi.eval import Evaluation, compute_token_bytes
 from nano_hindi.eval import evaluate as evaluate_model
+from nano_hindi.metrics import read_metrics, training_seconds
 from nano_hindi.optim import learning_rate_scale
 from nano_hindi.run import Run
 
@@ -36,10 +37,8 @@ def train(run: Run) -> int:
         world.print("this run is finished; a larger --total_tokens would go on with it")
         print_summary(run, None)
         return 0
-    run.clock.start()
     with StopSignal() as stop, run.saver, run.prefetcher, garbage_collected_by_hand(), run.console:
         make_updates(run, stop)
-    run.clock.stop()
     run.wandb.finish()
     if stop.everywhere:
         place = "there" if run.saver.failure is None else f"the last checkpoint: {run.saver.failure}"
@@ -57,12 +56,10 @@ def make_updates(run: Run, stop: StopSignal) -> None:
     config, bad_in_a_row = run.config, 0
     while not run.is_finished and not stop.everywhere:
         loss, norm, lr_scale = train_update(run, stop)
-        run.clock.mark(run.update)
-        if math.isfinite(loss) and math.isfinite(norm):
-            run.meter.add(loss, config.tokens_per_update)
-            bad_in_a_row = 0
-        else:
-            bad_in_a_row = report_bad_update(run, loss, norm, lr_scale, bad_in_a_row)
+        run.pace.mark(run.update)
+        is_good = math.isfinite(loss) and math.isfinite(norm)
+        run.meter.add(loss if is_good else None, config.tokens_per_update)
+        bad_in_a_row = 0 if is_good else report_bad_update(run, loss, norm, lr_scale, bad_in_a_row)
         if config.is_due(config.log_interval, run.update):
             log(run, norm, lr_scale)
         show_status(run, loss)
@@ -178,14 +175,14 @@ def log(run: Run, norm: float, lr_scale: float) -> None:
         "skipped": run.skipped,
     }
     if not run.console.is_live or run.config.is_due(run.config.eval_interval, run.update):  # a terminal has the status line in between
-        run.console.print(report.log_line(run.config, run.update, record, mfu, run.clock.left(run.update, run.config.updates)))
+        run.console.print(report.log_line(run.config, run.update, record, mfu, run.pace.left(run.update, run.config.updates)))
     run.saver.report()
     write_record(run, record)
 
 
 def show_status(run: Run, loss: float) -> None:
     if run.console.is_live:
-        left = run.clock.left(run.update, run.config.updates)
+        left = run.pace.left(run.update, run.config.updates)
         run.console.status(report.status_line(run.config, run.update, loss, run.meter.rate, left, run.console.columns))
 
 
@@ -240,8 +237,10 @@ def sample(run: Run) -> None:
 
 
 def print_summary(run: Run, peak_bytes: int | None) -> None:
-    for line in report.summary_lines(run.config, run.update, run.latest, run.clock.seconds, peak_bytes, run.folder):
-        run.world.print(line)
+    if run.world.is_main:
+        seconds = training_seconds(read_metrics(run.folder / "metrics.jsonl"))
+        for line in report.summary_lines(run.config, run.update, run.latest, seconds, peak_bytes, run.folder):
+            run.console.print(line)
 
 
 def save(run: Run) -> None:

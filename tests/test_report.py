@@ -1,6 +1,7 @@
 """What a person sees of a run: the screen, the times, the pages at the start and at the end."""
 
 import io
+import math
 import os
 import re
 import sys
@@ -11,9 +12,9 @@ import pytest
 
 from conftest import ROOT, SMALL, run_script
 from nano_hindi import console, report, training
-from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 from nano_hindi.config import TrainConfig
 from nano_hindi.console import Console, bar
+from nano_hindi.metrics import read_metrics, training_seconds
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
 TRAIN = TrainConfig(sequence_len=256, total_tokens=4096 * 488, batch_size=16, gradient_accumulation_steps=1)
@@ -121,54 +122,62 @@ def test_log_lines_make_columns():
 def test_the_time_left_is_that_of_this_process_without_its_first_update(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(report.time, "perf_counter", lambda: now[0])
-    clock = report.Clock(earlier=1000.0)
-    assert clock.seconds == 1000.0
-    clock.start()
+    pace = report.Pace()
     now[0] += 60.0  # compiles
-    clock.mark(51)
-    assert clock.left(51, 100) is None
+    pace.mark(51)
+    assert pace.left(51, 100) is None
     for update in range(52, 62):
         now[0] += 2.0
-        clock.mark(update)
-    assert clock.left(61, 100) == pytest.approx(39 * 2.0)
-    assert clock.seconds == pytest.approx(1000.0 + 60.0 + 20.0)
+        pace.mark(update)
+    assert pace.left(61, 100) == pytest.approx(39 * 2.0)
 
 
-def test_the_mean_of_no_good_update_is_not_a_loss_of_zero():
-    assert report.Meter().read()[0] != report.Meter().read()[0]
+def test_skipped_updates_take_time_and_have_no_loss(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(report.time, "perf_counter", lambda: now[0])
+    meter = report.Meter()
+    for loss in (3.0, None, 5.0):
+        now[0] += 2.0
+        meter.add(loss, 100)
+    assert meter.read() == (4.0, 50.0)
+    now[0] += 2.0
+    meter.add(None, 100)
+    loss, rate = meter.read()
+    assert math.isnan(loss)
+    assert rate == 50.0
 
 
-def test_a_resumed_run_counts_the_time_before(data_dir, tmp_path, monkeypatch, capsys):
-    """Updates of 0.1 seconds: the first life makes 7 and saves 5, the second the other 7. What was lost counts as little as in the curve."""
+def test_a_resumed_run_counts_the_time_before_but_not_the_break_or_what_was_lost(data_dir, tmp_path, monkeypatch, capsys):
+    """Updates of 0.2 seconds and more: the first life makes 8 and saves 5, the second the other 7."""
     import train
 
-    real, lives = training.train_update, []
+    real, lives, took = training.train_update, [], []
 
     def train_update(run, stop):
-        if len(lives) == 1 and run.update == 7:
+        if len(lives) == 1 and run.update == 8:
             raise ZeroDivisionError
-        time.sleep(0.1)
-        return real(run, stop)
+        begin = time.perf_counter()
+        time.sleep(0.2)
+        result = real(run, stop)
+        took.append((len(lives), run.update, time.perf_counter() - begin))
+        return result
 
     monkeypatch.setattr(training, "train_update", train_update)
     argv = [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), "--resume", "auto"]
-    lives.append(1)
+    lives.append("first")
     with pytest.raises(ZeroDivisionError):
         train.main(argv)
-    saved = load_checkpoint(list_checkpoints(tmp_path)[-1][1])["seconds"]
-    assert saved >= 0.5
-    time.sleep(0.5)  # nobody trains
-    lives.append(2)
-    begin = time.monotonic()
+    time.sleep(1)  # nobody trains
+    lives.append("second")
     assert train.main(argv) == 0
-    second_life = time.monotonic() - begin
-    total = load_checkpoint(list_checkpoints(tmp_path)[-1][1])["seconds"]
-    assert saved + 0.7 <= total <= saved + second_life
+    counted = sum(seconds for life, update, seconds in took if life == 2 or update <= 5)
+    # update 5 was in no log line of the first life; its time is taken to be that of update 6
+    assert training_seconds(read_metrics(tmp_path / "metrics.jsonl")) == pytest.approx(counted, rel=0.2)
     capsys.readouterr()
     assert train.main(argv) == 0
     output = capsys.readouterr().out
     assert "this run is finished" in output
-    assert "done:       12 updates, 3.07 k tokens in" in output
+    assert re.search(r"done: {7}12 updates, 3\.07 k tokens in \d+s of training: [\d.]+( k)? tokens/s", output)
 
 
 # ---- the pages
@@ -179,7 +188,7 @@ def test_the_last_page_says_what_was_done_and_what_comes_next(tmp_path):
     page = "\n".join(report.summary_lines(TRAIN, 488, latest, 231.0, 1_210_000_000, tmp_path / "my run"))
     for words in (
         "488 updates",
-        "2.00 M tokens in 3m 51s: 8.65 k tokens/s",
+        "2.00 M tokens in 3m 51s of training: 8.65 k tokens/s",
         "0.0301 bits per byte",
         "1.21 GB",
         "curves.png",
