@@ -1,4 +1,4 @@
-"""The GPU checks as part of the suite, where there is a GPU."""
+"""The GPU checks as part of the suite: all of them where there is a GPU, and everywhere that they work themselves."""
 
 import sys
 
@@ -13,3 +13,18 @@ def test_the_gpu_checks_pass():
     done = run_script("tests/gpu/check.py", timeout=900)
     sys.stdout.write(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_checks_themselves_work_on_a_cpu():
+    done = run_script("tests/gpu/check.py", "--device", "cpu", "--small", "--updates", "3", timeout=300)
+    verdicts = {row.split("|")[1].strip(): row.split("|")[2].strip() for row in done.stdout.splitlines() if row.startswith("| ")}
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = {"attention sdpa", "decoding sdpa", "loss", "network", "updates", "float16", "resume", "commands"}
+    assert {name for name, verdict in verdicts.items() if verdict == "ok"} == passed
+    assert {name for name, verdict in verdicts.items() if verdict == "skipped"} == {
+        "8 GB, auto",
+        "16 GB, 64 at once",
+        "hidden waits",
+        "memory ends",
+        "generation",
+    }

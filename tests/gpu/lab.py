@@ -1,0 +1,108 @@
+"""What the checks work with: a device, the sizes of the run, and runs on random tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
+
+import numpy as np
+import torch
+
+from nano_hindi import budget
+from nano_hindi.common import World, can_compile
+from nano_hindi.config import GPTConfig, TrainConfig
+from nano_hindi.dataloader import WindowLoader
+from nano_hindi.flash_attention import select_backend
+from nano_hindi.loss import compile_kernels
+from nano_hindi.model import GPT
+from nano_hindi.optim import LossScale, TrainOptimizer
+from nano_hindi.run import Run
+
+
+class SkippedError(Exception):
+    """A check that this device cannot make; says what it needs."""
+
+
+@dataclass
+class Lab:
+    """`full`: the real sizes on a GPU. Otherwise a model that a CPU trains in a second."""
+
+    device: torch.device
+    dtype: torch.dtype
+    model: GPTConfig
+    train: TrainConfig
+    full: bool
+
+    def needs_gpu(self) -> None:
+        if self.device.type != "cuda":
+            raise SkippedError("needs a GPU")
+
+    @contextlib.contextmanager
+    def run(self, size: int | str = "auto", dtype: torch.dtype | None = None, **changes) -> Iterator[Run]:
+        """A run at its first update, as train.py would make it, of `size` sequences at once."""
+        self._free()
+        dtype = dtype or self.dtype
+        config = dataclasses.replace(self.train, **changes)
+        world = World(0, 1, self.device)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            tokens = (
+                np.random.default_rng(0).zipf(1.3, 2_000_000 if self.full else 20_000) % self.model.vocab_size
+            )  # uneven, as words are: to be learnt
+            tokens.astype("<u4").tofile(folder / "train.bin")
+            torch.manual_seed(config.seed)
+            model = GPT(self.model)
+            model.init_weights()
+            model.to(self.device)
+            model.compute_dtype = dtype
+            mc = self.model
+            select_backend(self.device, dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=True)
+            optimizer = TrainOptimizer(model, config, world)
+            if self.full and can_compile(self.device) is None:
+                model.compile_blocks()
+                optimizer.compile()
+                compile_kernels()
+            loader = WindowLoader(folder / "train.bin", config.sequence_len, config.seed, mc.vocab_size)
+
+            def try_step(sequences: int) -> None:
+                x, y = loader.batch(0, sequences)
+                try:
+                    model(x.to(self.device), y.to(self.device)).backward()
+                finally:
+                    model.zero_grad(set_to_none=True)
+
+            to_come = budget.optimizer_bytes(model.num_params())
+            chosen = budget.choose_device_batch_size(size, config.sequences_per_update, config.sequence_len, try_step, to_come, world)
+            config = dataclasses.replace(config, device_batch_size=chosen)
+            run = Run("check", mc, config, world, folder, folder, None, model, optimizer, LossScale(dtype == torch.float16), loader)
+            with run.prefetcher:
+                yield run
+
+    @contextlib.contextmanager
+    def memory(self, limit: float) -> Iterator[None]:
+        """As on a card of `limit` bytes: PyTorch's allocator raises beyond them. Raises SkippedError where the device has less."""
+        self.needs_gpu()
+        self._free()
+        total = torch.cuda.mem_get_info(self.device)[1]
+        if limit > total:
+            raise SkippedError(f"needs a GPU of {limit / 1e9:.0f} GB")
+        torch.cuda.set_per_process_memory_fraction(limit / total, self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, self.device)
+
+    def _free(self) -> None:
+        """What the last run held."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,127 @@
+"""Numbers of a device against float64, and of one path against another. Each check returns a few words, or raises AssertionError."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+from lab import Lab
+from nano_hindi.common import can_compile
+from nano_hindi.engine import PREFILL_TOKENS, KVCache
+from nano_hindi.flash_attention import flash_attn, select_backend
+from nano_hindi.loss import softcapped_cross_entropy
+from nano_hindi.model import GPT, SOFTCAP
+
+
+def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
+    return ((value.double() - reference.double()).norm() / reference.double().norm()).item()
+
+
+@contextlib.contextmanager
+def forced_backend(name: str) -> Iterator[None]:
+    before = os.environ.get("NANO_HINDI_ATTENTION")
+    os.environ["NANO_HINDI_ATTENTION"] = name
+    try:
+        yield
+    finally:
+        del os.environ["NANO_HINDI_ATTENTION"]
+        if before is not None:
+            os.environ["NANO_HINDI_ATTENTION"] = before
+
+
+def attention_reference(q, k, v, left: int) -> torch.Tensor:
+    """Attention in float64 with an explicit mask. q (B, T, H, D), k and v (B, T, G, D)."""
+    q, k, v = (x.double().transpose(1, 2) for x in (q, k, v))
+    k, v = (x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
+    i = torch.arange(q.size(2), device=q.device)
+    distance = i[:, None] - i[None, :]
+    scores = (q @ k.transpose(-2, -1)) / q.size(-1) ** 0.5
+    return (scores.masked_fill((distance < 0) | (distance > left), float("-inf")).softmax(-1) @ v).transpose(1, 2)
+
+
+def attention(lab: Lab, name: str) -> str:
+    """Forward and backward of one backend against float64, a short and a long window."""
+    length = 1024 if lab.full else 192
+    with forced_backend(name):
+        select_backend(lab.device, lab.dtype, head_dim=64, n_head=6, n_kv_head=2, training=True)
+        errors = []
+        for left in (length // 4 - 1, length - 1):
+            torch.manual_seed(0)
+            q, k, v = (torch.randn(2, length, heads, 64, device=lab.device, dtype=lab.dtype, requires_grad=True) for heads in (6, 2, 2))
+            out = flash_attn.flash_attn_func(q, k, v, causal=True, window_size=(left, 0))
+            reference = attention_reference(q, k, v, left)
+            upstream = torch.randn_like(out)
+            grads = torch.autograd.grad(out, (q, k, v), upstream)
+            expected = torch.autograd.grad(reference, (q, k, v), upstream.double())
+            errors += [relative_error(out, reference), *map(relative_error, grads, expected)]
+    assert max(errors) < (1e-5 if lab.dtype == torch.float32 else 2e-2), f"relative error {max(errors):.2g}"
+    return f"relative error {max(errors):.1e}"
+
+
+def decoding(lab: Lab, name: str) -> str:
+    """A text that goes through the cache, a long piece first and then token by token, against the text as a whole."""
+    model = random_model(lab, lab.dtype)
+    length = 700 if lab.full else 90  # beyond the short windows and the first slots of their caches
+    idx = torch.randint(0, model.config.vocab_size, (2, length), device=lab.device)
+    with torch.inference_mode():
+        with forced_backend(name):
+            cache = KVCache(model.config, 2, lab.device, lab.dtype)
+            pieces = [model.trunk(piece, cache) for piece in (*idx[:, :-40].split(PREFILL_TOKENS, dim=1), *idx[:, -40:].split(1, dim=1))]
+        with forced_backend("sdpa"):
+            whole = model.trunk(idx)
+    error = relative_error(torch.cat(pieces, dim=1), whole)
+    assert error < (1e-4 if lab.dtype == torch.float32 else 5e-2), f"relative error {error:.2g}"
+    return f"{length} positions, relative error {error:.1e}"
+
+
+def loss(lab: Lab) -> str:
+    """Value and gradients of the soft-capped loss in the device's dtype against float64."""
+    torch.manual_seed(0)
+    vocab = 68096 if lab.full else 2048
+    x = torch.randn(512, 384, device=lab.device).to(lab.dtype).requires_grad_()
+    weight = (torch.randn(vocab, 384, device=lab.device) * 0.05).requires_grad_()
+    targets = torch.randint(0, vocab, (512,), device=lab.device)
+    value = softcapped_cross_entropy(x, weight, targets)
+    grads = torch.autograd.grad(value, (x, weight))
+    reference = torch.nn.functional.cross_entropy(SOFTCAP * torch.tanh(x.double() @ weight.double().T / SOFTCAP), targets)
+    expected = torch.autograd.grad(reference, (x, weight))
+    errors = [abs(value.item() - reference.item()) / reference.item(), *map(relative_error, grads, expected)]
+    assert max(errors) < 2e-2, f"relative errors {errors}"
+    return f"relative error {max(errors):.1e}"
+
+
+def network(lab: Lab) -> str:
+    """Hidden states in the device's dtype against float32, and gradients compiled against eager."""
+    model = random_model(lab, torch.float32)
+    idx = torch.randint(0, model.config.vocab_size, (2, lab.train.sequence_len), device=lab.device)
+    with torch.no_grad():
+        reference = model.trunk(idx)
+        model.compute_dtype = lab.dtype
+        rounding = relative_error(model.trunk(idx), reference)
+    words = f"{str(lab.dtype).removeprefix('torch.')} against float32 {rounding:.1e}"
+    assert rounding < 5e-2, words
+    if not lab.full or (why := can_compile(lab.device)) is not None:
+        return f"{words}; compile off: {why if lab.full else 'small'}"
+    parameters = list(model.parameters())
+    before = torch.autograd.grad(model(idx, idx), parameters)
+    model.compile_blocks()
+    after = torch.autograd.grad(model(idx, idx), parameters)
+    worst = max(map(relative_error, after, before))
+    assert worst < 1e-1, f"a gradient of the compiled model is off by {worst:.2g}"
+    return f"{words}; worst gradient, compiled against eager: {worst:.1e}"
+
+
+def random_model(lab: Lab, dtype: torch.dtype) -> GPT:
+    """A model whose blocks do something: zero-initialised projections would hide them."""
+    torch.manual_seed(0)
+    model = GPT(lab.model)
+    model.init_weights()
+    model.to(lab.device)
+    for block in model.transformer.h:
+        torch.nn.init.normal_(block.attn.c_proj.weight, std=0.02)
+        torch.nn.init.normal_(block.mlp.c_proj.weight, std=0.02)
+    model.compute_dtype = dtype
+    return model
