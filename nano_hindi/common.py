@@ -49,8 +49,8 @@ class World:
 def joined_world(device_name: str | None = None) -> Iterator[World]:
     """The World of this process: alone, or one of those that torchrun started. The process group ends with the block.
 
-    `device_name` is "cpu", "cuda", or None for CUDA where there is one. Raises UserError for a device that is not there, and where the processes
-    do not find each other.
+    `device_name` is "cpu", "cuda", or None for CUDA where there is one. Raises UserError for a device that is not there, where the processes
+    do not find each other, and where one of them is lost.
     """
     local_rank, started_by_torchrun = _check_torchrun()
     import torch.distributed as dist
@@ -68,6 +68,13 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
         dist.barrier()  # nobody leaves while another one still saves or samples
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise UserError(
+            f"another process of this run is gone, and with it the run ({str(error).splitlines()[0][:120]}); the report of torchrun names the first that failed. "
+            "The same command with --resume auto goes on from the newest checkpoint"
+        ) from error
     finally:
         dist.destroy_process_group()
         gc.collect()  # frees gloo's threads now: at exit some would be ended the hard way, with SIGABRT

@@ -100,9 +100,11 @@ def accumulate_gradients(run: Run) -> Tensor:
     # the optimizer averages over the processes, so each one's sum of losses is divided by the targets of a process
     factor = run.loss_scale.value * run.world.size / run.config.tokens_per_update
     loss_sum = torch.zeros((), device=device)
-    for x, y in run.prefetcher.of(run.update):
+    batches = -(-run.config.sequences_per_rank(run.world.size) // run.config.device_batch_size)
+    for number, (x, y) in enumerate(run.prefetcher.of(run.update), 1):
         loss = run.model(x.to(device, non_blocking=True), y.to(device, non_blocking=True), loss_reduction="sum")
-        (loss * factor).backward()
+        with run.optimizer.last_backward() if number == batches else contextlib.nullcontext():
+            (loss * factor).backward()
         loss_sum += loss.detach()
     return loss_sum
 
@@ -110,8 +112,8 @@ def accumulate_gradients(run: Run) -> Tensor:
 def within_memory(run: Run, work: Callable[[], Result]) -> Result:
     """`work()`; where the device runs out of memory, the same once more from its beginning with half the device batch size, until it fits.
 
-    No process has to ask the others: `work` computes a sum over this process's own sequences, whose value no device batch size changes, and the others
-    meet it only behind the last batch. There they wait a little longer. Raises UserError where a single sequence does not fit.
+    No process has to ask the others: `work` computes a sum over this process's own sequences, whose value no device batch size changes, and hands each
+    gradient to the others once (`TrainOptimizer.last_backward`). They wait a little longer. Raises UserError where a single sequence does not fit.
     """
     while True:
         try:
