@@ -45,7 +45,7 @@ def from_main(world: World, work: Callable[[], Result]) -> Result:
     if error is not None:
         raise error
     for tensor in tensors:  # each by itself: a whole checkpoint need not fit the device
-        sent = tensor.to(world.device)
+        sent = tensor.to(world.device).contiguous()
         dist.broadcast(sent, src=0)
         if not world.is_main:
             tensor.copy_(sent)

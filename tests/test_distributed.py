@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +17,23 @@ import torch
 
 import train
 from conftest import ROOT, SMALL
+from nano_hindi.agreement import file_digest, weight_sums
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 
 UPDATES = 50
-FIFTY = [*SMALL, "--total_tokens", str(32 * 8 * UPDATES), "--log_interval", "2", "--eval_interval", "40", "--checkpoint_interval", "20"]
+FIFTY = [
+    *SMALL,
+    "--total_tokens",
+    str(32 * 8 * UPDATES),
+    "--log_interval",
+    "2",
+    "--eval_interval",
+    "40",
+    "--checkpoint_interval",
+    "20",
+    "--grad_clip",
+    "0.35",
+]
 JOB_SECONDS = 150  # of which a quiet machine needs ten
 
 
@@ -152,3 +167,92 @@ def test_every_rank_clips_by_the_norm_of_the_mean_gradient(alone, together, proc
     ranks = [record["norms"] for record in together(processes)[1]]
     assert ranks == [ranks[0]] * processes
     assert torch.stack(ranks[0]).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_of_four_processes_goes_on_with_fewer(alone, together, data_dir, tmp_path, processes):
+    folder = tmp_path / "run"
+    shutil.copytree(together(4)[0], folder)
+    for name in ("checkpoint_step80.pt", "checkpoint_step100.pt", "model.pt"):
+        (folder / name).unlink()
+    with torchrun(processes, tmp_path / "records", data_dir, folder, "--resume", "auto") as job:
+        said = job.wait()
+    assert job.process.returncode == 0, said
+    assert "checkpoint_step60.pt" in said
+    assert distance(last(alone), last(folder)) < 1e-3
+    assert [record["step"] for record in curve(folder)] == [record["step"] for record in curve(alone)]
+    assert [record["loss"] for record in curve(folder) if "loss" in record] == pytest.approx(
+        [record["loss"] for record in curve(alone) if "loss" in record], rel=1e-3
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_rank_that_is_killed_ends_the_run_within_seconds_and_is_named(data_dir, tmp_path):
+    with torchrun(2, tmp_path / "records", data_dir, tmp_path / "run", "--total_tokens", "10000000") as job:
+        job.wait_for("| loss")
+        victim = next(int(path.name) for path in (tmp_path / "records" / "pids").iterdir() if path.read_text() == "1")
+        os.kill(victim, signal.SIGKILL)
+        begin = time.monotonic()
+        said = job.wait()
+    assert time.monotonic() - begin < 10
+    assert f"failed (exitcode: -9) local_rank: 1 (pid: {victim})" in said  # torchrun's own words
+    assert re.search(r"Root Cause.*\n.*\n.*\n.*\n +rank +: 1 ", said)
+    assert said.count("error: another process of this run is gone") == 1
+    assert "[rank0]: Traceback" not in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_torchrun_brings_a_run_back_whichever_rank_was_killed_and_it_ends_with_the_same_weights(together, data_dir, tmp_path):
+    """One rank is killed at update 25, the other, the one that writes, at update 33 of the second start."""
+    folder, events = tmp_path / "run", ("kill:1:25:0", "kill:0:33:1")
+    flags = ("--resume", "auto", "--device_batch_size", "1")
+    with torchrun(2, tmp_path / "records", data_dir, folder, *flags, events=events, options=("--standalone", "--max_restarts=3")) as job:
+        said = job.wait()
+    assert job.process.returncode == 0, said
+    assert "nothing to resume" in said
+    assert said.count(f"resuming from {folder}") == 2
+    assert_equal_weights(last(folder), last(together(2)[0]))
+    assert curve(folder) == curve(together(2)[0])
+
+
+def test_a_rank_with_other_weights_is_named_before_they_are_saved(data_dir, tmp_path):
+    with torchrun(2, tmp_path / "records", data_dir, tmp_path / "run", events=("spoil:1:13:0",)) as job:
+        said = job.wait()
+    assert job.process.returncode != 0
+    assert re.search(r"error: not the weights of process 0 on \S+: process 1 on \S+ \(lm_head.weight", said)
+    assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [20]
+    assert "Traceback" not in said.split("torch/distributed/elastic")[0]
+
+
+# ---- what the processes compare, and what they take from the main one
+
+
+def test_what_the_processes_compare_and_take_over(tmp_path):
+    """tests/agreement_worker.py holds the claims."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]
+    with Job([*launcher, ROOT / "tests" / "agreement_worker.py", tmp_path], tmp_path) as job:
+        said = job.wait()
+    assert job.process.returncode == 0, said
+
+
+def test_a_digest_tells_files_apart(tmp_path):
+    path = tmp_path / "file"
+    content = bytes(range(256)) * 8000
+    variants = [content, content[:-1], content[:-1] + b"x", b"x" + content[1:], content + b"\0", b"", b"x"]
+    digests = []
+    for variant in variants:
+        path.write_bytes(variant)
+        digests.append(file_digest(path))
+        assert file_digest(path) == digests[-1]
+    assert len({*digests}) == len(variants)
+
+
+def test_any_changed_bit_changes_the_sum_of_its_weight():
+    model = torch.nn.Linear(5, 3)
+    before = weight_sums(model)
+    for value in (float("nan"), -0.0, 1e-45):
+        model.bias.data[1] = 0.0
+        zero = weight_sums(model)
+        model.bias.data[1] = value
+        assert weight_sums(model)["bias"] != zero["bias"]
+        assert weight_sums(model)["weight"] == before["weight"]

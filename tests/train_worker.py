@@ -1,7 +1,7 @@
 """train.py under torchrun, with something done to it and written down: python train_worker.py RECORDS [EVENT...] -- FLAGS of train.py.
 
 An EVENT is ACT:RANK:UPDATE:START, what happens on a rank before an update, at the first start of the job (0) or after so many restarts: `kill` sends the
-process SIGKILL, `spoil` changes one of its weights. RECORDS/{rank}.pt gets a rank's norms and transfers, RECORDS/pids/{pid} is there from the start.
+process SIGKILL, `spoil` changes one of its weights. RECORDS/{rank}.pt gets a rank's norms and transfers, RECORDS/pids/{pid} says its rank from the start.
 """
 
 import os
@@ -35,7 +35,7 @@ def do(event: str, run) -> None:
 
 def main(records: Path, events: list[str], flags: list[str]) -> int:
     (records / "pids").mkdir(parents=True, exist_ok=True)
-    (records / "pids" / str(os.getpid())).touch()
+    (records / "pids" / str(os.getpid())).write_text(str(RANK))
     record = {"norms": [], "sent": [], "sent_after_each_backward": []}
     real_update, real_step, real_backward = training.train_update, TrainOptimizer.step, torch.Tensor.backward
 
