@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -171,14 +173,20 @@ def test_every_rank_clips_by_the_norm_of_the_mean_gradient(alone, together, proc
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_of_four_processes_goes_on_with_fewer(alone, together, data_dir, tmp_path, processes):
+    """Of two processes one runs out of memory on the way, behind a backward whose gradients have set off: it counts them once."""
     folder = tmp_path / "run"
     shutil.copytree(together(4)[0], folder)
     for name in ("checkpoint_step80.pt", "checkpoint_step100.pt", "model.pt"):
         (folder / name).unlink()
-    with torchrun(processes, tmp_path / "records", data_dir, folder, "--resume", "auto") as job:
-        said = job.wait()
-    assert job.process.returncode == 0, said
-    assert "checkpoint_step60.pt" in said
+    flags = ("--resume", "auto", "--device_batch_size", "4")
+    if processes == 1:
+        assert train.main([*FIFTY, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), *flags]) == 0
+    else:
+        with torchrun(2, tmp_path / "records", data_dir, folder, *flags, events=("exhaust:1:40:0",)) as job:
+            said = job.wait()
+        assert job.process.returncode == 0, said
+        assert said.count("notice: out of memory") == 1
+        assert "checkpoint_step60.pt" in said
     assert distance(last(alone), last(folder)) < 1e-3
     assert [record["step"] for record in curve(folder)] == [record["step"] for record in curve(alone)]
     assert [record["loss"] for record in curve(folder) if "loss" in record] == pytest.approx(
@@ -222,6 +230,87 @@ def test_a_rank_with_other_weights_is_named_before_they_are_saved(data_dir, tmp_
     assert re.search(r"error: not the weights of process 0 on \S+: process 1 on \S+ \(lm_head.weight", said)
     assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [20]
     assert "Traceback" not in said.split("torch/distributed/elastic")[0]
+
+
+# ---- several machines
+
+
+class Hosts:
+    """Two hosts, a and b, with names and a network of their own (Linux network namespaces), which reach nothing but each other."""
+
+    def __init__(self, folder: Path):
+        self.names = {host: f"nano_hindi_{os.getpid()}_{host}" for host in "ab"}
+        self.hosts_file = folder / "hosts"
+        self.hosts_file.write_text("127.0.0.1 localhost\n10.77.0.1 hosta\n10.77.0.2 hostb\n")
+
+    def __enter__(self):
+        try:
+            for name in self.names.values():
+                self._ip("netns", "add", name)
+                self._ip("-n", name, "link", "set", "lo", "up")
+            self._ip("link", "add", "eth0", "netns", self.names["a"], "type", "veth", "peer", "name", "eth0", "netns", self.names["b"])
+            for number, name in enumerate(self.names.values(), 1):
+                self._ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
+                self._ip("-n", name, "link", "set", "eth0", "up")
+            subprocess.run(self.command("a", "true"), check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.__exit__()
+            pytest.skip(f"needs Linux, root, and the commands ip, unshare and mount to make network namespaces ({error})")
+        return self
+
+    def __exit__(self, *exc_info):
+        for name in self.names.values():
+            with contextlib.suppress(OSError, subprocess.CalledProcessError):
+                self._ip("netns", "del", name)
+
+    @staticmethod
+    def _ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    def command(self, host: str, *argv) -> list[str]:
+        there = f"hostname host{host}; mount --bind {shlex.quote(str(self.hosts_file))} /etc/hosts; exec {shlex.join(map(str, argv))}"
+        return ["ip", "netns", "exec", self.names[host], "unshare", "--uts", "sh", "-ec", there]
+
+    def run(self, folder: Path, data_dirs: dict[str, Path], restarts: int = 0, events: tuple = ()) -> tuple[dict[str, int], dict[str, str]]:
+        """One job on both hosts, each with its own folder of checkpoints, `folder`/a and /b. Returns exit codes and what they have said."""
+        options = ("--nnodes=2", f"--max_restarts={restarts}", "--rdzv_backend=c10d", "--rdzv_endpoint=hosta:29400")
+        flags = ("--resume", "auto", "--device_batch_size", "1")
+        with contextlib.ExitStack() as stack:
+            jobs = {}
+            for host, data_dir in data_dirs.items():
+                job = torchrun(1, folder / f"records_{host}", data_dir, folder / host, *flags, events=events, options=options)
+                job.argv = self.command(host, *job.argv)
+                jobs[host] = stack.enter_context(job)
+            said = {host: job.wait() for host, job in jobs.items()}
+            return {host: job.process.returncode for host, job in jobs.items()}, said
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory):
+    with Hosts(tmp_path_factory.mktemp("hosts")) as hosts:
+        yield hosts
+
+
+def test_two_machines_make_the_run_of_one_and_come_back_when_a_rank_is_killed(hosts, together, data_dir, tmp_path):
+    """The machine that takes no part in writing has no checkpoint to come back from: it gets the main one's."""
+    codes, said = hosts.run(tmp_path, {"a": data_dir, "b": data_dir}, restarts=3, events=("kill:1:25:0",))
+    assert codes == {"a": 0, "b": 0}, said
+    assert "(exitcode: -9)" in said["b"]
+    assert f"resuming from {tmp_path / 'a'}" in said["a"]
+    assert_equal_weights(last(tmp_path / "a"), last(together(2)[0]))
+    assert curve(tmp_path / "a") == curve(together(2)[0])
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_machine_with_other_data_is_refused(hosts, data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "data")
+    tokens = np.fromfile(data_dir / "train.bin", dtype="<u4")
+    np.roll(tokens, 1).tofile(tmp_path / "data" / "train.bin")
+    codes, said = hosts.run(tmp_path, {"a": data_dir, "b": tmp_path / "data"})
+    for host in "ab":
+        assert codes[host] == 1
+        assert "error: not the data of process 0 on hosta: process 1 on hostb (train.bin); copy" in said[host]
+    assert not list_checkpoints(tmp_path / "a")
 
 
 # ---- what the processes compare, and what they take from the main one

@@ -1,7 +1,7 @@
 """train.py under torchrun, with something done to it and written down: python train_worker.py RECORDS [EVENT...] -- FLAGS of train.py.
 
 An EVENT is ACT:RANK:UPDATE:START, what happens on a rank before an update, at the first start of the job (0) or after so many restarts: `kill` sends the
-process SIGKILL, `spoil` changes one of its weights. RECORDS/{rank}.pt gets a rank's norms and transfers, RECORDS/pids/{pid} says its rank from the start.
+process SIGKILL, `spoil` changes one of its weights, `exhaust` lets it run out of memory at the end of the update's last backward. RECORDS/{rank}.pt gets a rank's norms and transfers, RECORDS/pids/{pid} says its rank from the start.
 """
 
 import os
@@ -23,25 +23,21 @@ from nano_hindi.optim import TrainOptimizer
 RANK, START = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 
 
-def do(event: str, run) -> None:
-    act, *when = event.split(":")
-    if when != [str(x) for x in (RANK, run.update, START)]:
-        return
-    if act == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    with torch.no_grad():
-        run.model.lm_head.weight[3, 5] += 1e-6
-
-
 def main(records: Path, events: list[str], flags: list[str]) -> int:
     (records / "pids").mkdir(parents=True, exist_ok=True)
     (records / "pids" / str(os.getpid())).write_text(str(RANK))
     record = {"norms": [], "sent": [], "sent_after_each_backward": []}
+    exhausted = []
     real_update, real_step, real_backward = training.train_update, TrainOptimizer.step, torch.Tensor.backward
 
     def train_update(run, stop):
-        for event in events:
-            do(event, run)
+        acts = {event.partition(":")[0] for event in events if event.partition(":")[2] == f"{RANK}:{run.update}:{START}"}
+        if "kill" in acts:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "spoil" in acts:
+            run.model.lm_head.weight.data[3, 5] += 1e-6
+        if "exhaust" in acts:
+            exhausted.append(True)
         record["sent_after_each_backward"].append([])
         with numbers_sent() as sent:
             record["sent"].append(sent)
@@ -55,6 +51,9 @@ def main(records: Path, events: list[str], flags: list[str]) -> int:
     def backward(self, *args, **kwargs):
         real_backward(self, *args, **kwargs)
         record["sent_after_each_backward"][-1].append({kind: sum(numbers) for kind, numbers in record["sent"][-1].items()})
+        if exhausted:
+            exhausted.clear()
+            raise torch.cuda.OutOfMemoryError
 
     training.train_update, TrainOptimizer.step, torch.Tensor.backward = train_update, step, backward
     code = train.main(flags)
