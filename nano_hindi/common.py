@@ -9,8 +9,10 @@ import contextlib
 import errno
 import gc
 import os
+import re
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from nano_hindi.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    import torch.distributed as dist
 
 IS_WINDOWS = os.name == "nt"
 
@@ -49,8 +52,8 @@ class World:
 def joined_world(device_name: str | None = None) -> Iterator[World]:
     """The World of this process: alone, or one of those that torchrun started. The process group ends with the block.
 
-    `device_name` is "cpu", "cuda", or None for CUDA where there is one. Raises UserError for a device that is not there, and where the processes
-    do not find each other.
+    `device_name` is "cpu", "cuda", or None for CUDA where there is one. Raises UserError for a device that is not there, where the processes
+    do not find each other, and where one of them is lost.
     """
     local_rank, started_by_torchrun = _check_torchrun()
     import torch.distributed as dist
@@ -61,16 +64,53 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
         return
     nccl = device.type == "cuda" and dist.is_nccl_available()
     try:
-        dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
+        store, rank, size = next(dist.rendezvous("env://"))
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            store = _store_of_this_start(store, rank, size)
+        dist.init_process_group("nccl" if nccl else "gloo", store=store, rank=rank, world_size=size, device_id=device if nccl else None)
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise UserError(f"the processes do not meet at {address} ({str(error).splitlines()[0][:120]}); {_TORCHRUN_HINT}") from error
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), device)
+        yield World(rank, size, device)
         dist.barrier()  # nobody leaves while another one still saves or samples
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        reason = re.sub(r"^\[\S+\] ", "", str(error)).splitlines()[0].split(". ")[0][:200]
+        raise UserError(
+            f"another process of this run is gone ({reason}): torchrun names the first that failed under Root Cause. "
+            "The same command with --resume auto goes on from the newest checkpoint"
+        ) from error
     finally:
         dist.destroy_process_group()
         gc.collect()  # frees gloo's threads now: at exit some would be ended the hard way, with SIGABRT
+
+
+def _store_of_this_start(store: dist.Store, rank: int, size: int) -> dist.Store:
+    """`store` under a prefix that no earlier start of this job has used. Raises DistStoreError where the processes do not all come.
+
+    torchrun keeps its store when it starts the processes again, and one of them could read the address that another had before, then give up
+    (pytorch/pytorch#167288). TORCHELASTIC_RESTART_COUNT is no such prefix: each machine counts for itself. So the others call, by a name that is new,
+    and the main process answers every call with the new prefix, until all of this start have it: calls of an earlier start may still lie there.
+    """
+    import torch.distributed as dist
+
+    if rank:
+        call = uuid.uuid4().hex
+        store.set(f"call/{rank}", call)
+        prefix = store.get(f"answer/{call}").decode()
+        store.set(f"{prefix}/{rank}", "has it")
+        return dist.PrefixStore(prefix, store)
+    prefix, end = uuid.uuid4().hex, time.monotonic() + store.timeout.total_seconds()
+    while not all(store.check([f"{prefix}/{other}"]) for other in range(1, size)):
+        for other in range(1, size):
+            if store.check([f"call/{other}"]):
+                store.set(f"answer/{store.get(f'call/{other}').decode()}", prefix)
+        if time.monotonic() > end:
+            raise dist.DistStoreError(f"not all {size} processes have come")
+        time.sleep(0.01)
+    return dist.PrefixStore(prefix, store)
 
 
 _TORCHRUN_HINT = (

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch.distributed as dist
 from filelock import FileLock, Timeout
 
+from nano_hindi.agreement import from_main
 from nano_hindi.common import World
 from nano_hindi.errors import UserError
 
@@ -27,18 +27,7 @@ def only_run_in(folder: Path, world: World) -> Iterator[None]:
     Raises UserError, on every process, where another run is in it.
     """
     with contextlib.ExitStack() as held:
-        error = None
-        if world.is_main:
-            try:
-                held.enter_context(_locked(folder, world))
-            except (UserError, OSError) as refusal:
-                error = refusal
-        if dist.is_initialized():  # the others must not wait for a main process that has left
-            shared = [error]
-            dist.broadcast_object_list(shared)
-            error = shared[0]
-        if error is not None:
-            raise error
+        from_main(world, lambda: held.enter_context(_locked(folder, world)))
         yield
 
 

@@ -1,12 +1,14 @@
 """The optimizers of a run behind one `step`: Muon for the matrices of the blocks, AdamW for everything else. Schedule, clipping, loss scale.
 
-An update on N processes: every gradient is averaged over them once (Muon's by reduce-scatter, AdamW's by all-reduce), the squared norms are summed,
-one factor clips everything, the steps are made. Nothing here reads a value back from the device.
+An update on N processes: every gradient is averaged over them once (AdamW's by all-reduce, while the last backward goes on; Muon's by reduce-scatter),
+the squared norms are summed, one factor clips everything, the steps are made. Nothing here reads a value back from the device.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +92,12 @@ class TrainOptimizer:
         )
         for group in self._groups():
             group["initial_lr"] = group["lr"]
+        self._transfers: list[tuple[Tensor, dist.Work]] = []  # of the first so many of `_sending_order`: a gradient, and its sum that is under way
+        self._sending_order = [p for kind in ("lm_head", "value_embeds", "wte", "resid_lambdas", "x0_lambdas") for _, p in reversed(named[kind])]
+        self._complete: set[Tensor] | None = None  # parameters whose gradient is that of the whole update; None outside its last backward
+        if world.size > 1:
+            for p in self._sending_order:
+                p.register_post_accumulate_grad_hook(self._on_gradient)
 
     def compile(self) -> None:
         """Compile Muon's kernel (AdamW's is a fused one). Call it where torch.compile is known to work."""
@@ -104,6 +112,30 @@ class TrainOptimizer:
         ]
 
     # ---- one update
+
+    @contextlib.contextmanager
+    def last_backward(self) -> Iterator[None]:
+        """For the last backward of an update: in this block each gradient of AdamW sets off for the other processes as soon as it is complete.
+
+        One that has set off stands, also where memory ends in the block and the caller computes all gradients again.
+        """
+        self._complete = set()
+        try:
+            yield
+        finally:
+            self._complete = None
+
+    def _on_gradient(self, p: Tensor) -> None:
+        if self._complete is not None:
+            self._complete.add(p)
+            self._send(self._complete)
+
+    def _send(self, complete: Collection[Tensor]) -> None:
+        """Set off with the gradients of `complete`, in the order that all processes keep to (that of a backward): up to the first that is missing."""
+        for p in self._sending_order[len(self._transfers) :]:
+            if p not in complete:
+                break
+            self._transfers.append((p.grad, dist.all_reduce(p.grad, async_op=True)))
 
     @torch.no_grad()
     def step(self, lr_scale: float, grad_divisor: float = 1.0) -> Tensor:
@@ -132,18 +164,17 @@ class TrainOptimizer:
         self.muon.zero_grad(set_to_none=True)
 
     def _average_gradients(self) -> None:
-        """Every gradient becomes its mean over the processes (Muon's: those that this process owns). All transfers are under way together."""
+        """Every gradient becomes its mean over the processes (Muon's: those that this process owns). Those that are left set off together."""
         for name, p in self._adamw_parameters():
             if p.grad is None:
                 raise RuntimeError(f"{name} has no gradient: every parameter needs one before each step (was backward called?)")
-        gradients = [p.grad for _, p in self._adamw_parameters()]
         if self.world.size > 1:
-            transfers = [dist.all_reduce(gradient, async_op=True) for gradient in gradients]
+            self._send({*self._sending_order})
         self.muon.reduce_gradients()
-        if self.world.size > 1:
-            for transfer, gradient in zip(transfers, gradients, strict=True):
-                transfer.wait()
-                gradient.div_(self.world.size)  # a sum first: gloo has no mean
+        for p, (gradient, transfer) in zip(self._sending_order, self._transfers, strict=False):
+            transfer.wait()
+            p.grad = gradient.div_(self.world.size)  # a sum first: gloo has no mean
+        self._transfers = []
 
     def _grad_norm(self) -> Tensor:
         """Norm of the averaged gradient of all parameters: each matrix of Muon counts on its owner, AdamW's on the main process."""

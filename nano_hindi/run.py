@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from nano_hindi import budget, report
+from nano_hindi.agreement import file_digest, from_main, require_same, weight_sums
 from nano_hindi.checkpoint import FORMAT, list_checkpoints, load_checkpoint, newest_checkpoint, remove_leftovers
 from nano_hindi.common import World, can_compile, compute_dtype, shown
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, configs_for_new_run, configs_for_resumed_run
@@ -87,8 +88,21 @@ class Run:
         self.console.clear()
         print(f"notice: out of memory on {self.world.device} with {size} sequences at once; going on with {smaller}", flush=True)
 
+    def require_same_weights(self) -> None:
+        """Raises UserError where a process has other weights than the main one: a mean of their gradients would be none. Collective."""
+        require_same(
+            self.world,
+            "weights",
+            weight_sums(self.model),
+            "a machine computes wrongly, or not all have the same GPU, PyTorch and program. --resume auto goes on from the newest checkpoint",
+        )
+
     def checkpoint(self) -> dict:
-        """The state of the run as plain tensors, numbers, strings, lists and dicts. Collective: every process has to call it."""
+        """The state of the run as plain tensors, numbers, strings, lists and dicts. Collective: every process has to call it.
+
+        Raises UserError where the weights are not the same everywhere.
+        """
+        self.require_same_weights()
         return {
             "format": FORMAT,
             "step": self.step,
@@ -138,7 +152,13 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
     data = check_data(args.data_dir)
     if world.is_main:
         remove_leftovers(args.checkpoint_dir)
-    saved = _checkpoint_to_resume(args, world)
+    require_same(
+        world,
+        "data",
+        {"tokenizer": data.fingerprint, **{name: file_digest(args.data_dir / name) for name in ("train.bin", "val.bin")}},
+        "copy that machine's --data_dir to all of them",
+    )
+    saved = from_main(world, lambda: _checkpoint_to_resume(args, world))
     if saved is None:
         model_config, config = configs_for_new_run(args, data.vocab_size)
     else:
@@ -148,6 +168,12 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
             world.print(
                 f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it"
             )
+    require_same(
+        world,
+        "configuration",
+        {**dataclasses.asdict(model_config), **dataclasses.asdict(config), "compute_dtype": str(compute_dtype(world.device))},
+        "give the same command on every machine, with GPUs of the same kind",
+    )
     config.sequences_per_rank(world.size)
     # a val.bin that is too short is found now, not at the first evaluation
     val_batches(args.data_dir / "val.bin", config.sequence_len, 1, config.eval_tokens, data.vocab_size)
@@ -174,6 +200,7 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
     )
     if saved is not None:
         run.restore(saved)
+    run.require_same_weights()
     if not run.is_finished:
         _prepare(run, args)
     return run

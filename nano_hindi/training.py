@@ -53,7 +53,7 @@ def train(run: Run) -> int:
 
 def make_updates(run: Run, stop: StopSignal) -> None:
     """The loop. Between updates: log, evaluate, sample, save, each when its interval is due."""
-    config, bad_in_a_row = run.config, 0
+    config, bad_in_a_row, first = run.config, 0, run.update + 1
     while not run.is_finished and not stop.everywhere:
         loss, norm, lr_scale = train_update(run, stop)
         run.pace.mark(run.update)
@@ -70,7 +70,7 @@ def make_updates(run: Run, stop: StopSignal) -> None:
                 sample(run)
             if saves := config.is_due(config.checkpoint_interval, run.update) or stop.everywhere:
                 save(run)
-            if evaluates or saves or not gc.get_freeze_count():
+            if evaluates or saves or run.update == first:  # gc.get_freeze_count() would take 30 ms each time
                 collect_garbage()
 
 
@@ -100,9 +100,11 @@ def accumulate_gradients(run: Run) -> Tensor:
     # the optimizer averages over the processes, so each one's sum of losses is divided by the targets of a process
     factor = run.loss_scale.value * run.world.size / run.config.tokens_per_update
     loss_sum = torch.zeros((), device=device)
-    for x, y in run.prefetcher.of(run.update):
+    batches = -(-run.config.sequences_per_rank(run.world.size) // run.config.device_batch_size)
+    for number, (x, y) in enumerate(run.prefetcher.of(run.update), 1):
         loss = run.model(x.to(device, non_blocking=True), y.to(device, non_blocking=True), loss_reduction="sum")
-        (loss * factor).backward()
+        with run.optimizer.last_backward() if number == batches else contextlib.nullcontext():
+            (loss * factor).backward()
         loss_sum += loss.detach()
     return loss_sum
 
@@ -110,8 +112,8 @@ def accumulate_gradients(run: Run) -> Tensor:
 def within_memory(run: Run, work: Callable[[], Result]) -> Result:
     """`work()`; where the device runs out of memory, the same once more from its beginning with half the device batch size, until it fits.
 
-    No process has to ask the others: `work` computes a sum over this process's own sequences, whose value no device batch size changes, and the others
-    meet it only behind the last batch. There they wait a little longer. Raises UserError where a single sequence does not fit.
+    No process has to ask the others: `work` computes a sum over this process's own sequences, whose value no device batch size changes, and hands each
+    gradient to the others once (`TrainOptimizer.last_backward`). They wait a little longer. Raises UserError where a single sequence does not fit.
     """
     while True:
         try:

@@ -1,0 +1,347 @@
+"""One run on several processes: the same updates, one crossing of each gradient, processes that die or differ, several machines. All jobs are torchrun's own."""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from conftest import ROOT, SMALL
+from nano_hindi.agreement import file_digest, weight_sums
+from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
+
+UPDATES = 50
+FIFTY = [
+    *SMALL,
+    "--total_tokens",
+    str(32 * 8 * UPDATES),
+    "--log_interval",
+    "2",
+    "--eval_interval",
+    "40",
+    "--checkpoint_interval",
+    "20",
+    "--grad_clip",
+    "0.35",
+]
+JOB_SECONDS = 150  # of which a quiet machine needs ten
+
+
+class Job:
+    """A command and all the processes it starts; none is left at the end of the `with` block."""
+
+    def __init__(self, argv: list, records: Path, **env: str):
+        self.argv, self.records = [str(x) for x in argv], records
+        self.env = {**os.environ, "OMP_NUM_THREADS": "1", **({"USE_LIBUV": "0"} if os.name == "nt" else {}), **env}
+
+    def __enter__(self):
+        self.records.mkdir(parents=True, exist_ok=True)
+        self.log = self.records / "log"
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(self.argv, cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        return self
+
+    def __exit__(self, *exc_info):
+        self.process.kill()
+        self.process.wait()
+        for path in (self.records / "pids").glob("*"):  # torchrun makes each of its processes a session of its own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(path.name), signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+
+    def wait(self) -> str:
+        """Wait until torchrun ends. Returns what the job has said."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(JOB_SECONDS)
+        said = self.said()
+        assert self.process.returncode is not None, said
+        return said
+
+    def wait_for(self, words: str) -> None:
+        end = time.monotonic() + JOB_SECONDS
+        while words not in self.said():
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < end, self.said()
+            time.sleep(0.05)
+
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+
+def torchrun(processes: int, records: Path, data_dir, folder: Path, *flags, events: tuple = (), options: tuple = ("--standalone",), **env) -> Job:
+    launcher = [sys.executable, "-m", "torch.distributed.run", *options, f"--nproc_per_node={processes}"]
+    worker = [ROOT / "tests" / "train_worker.py", records, *events, "--"]
+    return Job([*launcher, *worker, *FIFTY, "--data_dir", data_dir, "--checkpoint_dir", folder, *flags], records, **env)
+
+
+def curve(folder: Path) -> list[dict]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "tokens_per_second"} for record in records]
+
+
+def last(folder: Path) -> dict:
+    return load_checkpoint(list_checkpoints(folder)[-1][1])
+
+
+def distance(a: dict, b: dict) -> float:
+    """Of the weights of two checkpoints, against the length of the first's."""
+    first, second = (torch.cat([w.double().flatten() for w in state["model_state_dict"].values()]) for state in (a, b))
+    return float((first - second).norm() / first.norm())
+
+
+def assert_equal_weights(a: dict, b: dict) -> None:
+    torch.testing.assert_close(a["model_state_dict"], b["model_state_dict"], rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def alone(data_dir, tmp_path_factory) -> Path:
+    """The folder of the run on one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert train.main([*FIFTY, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(data_dir, tmp_path_factory):
+    """The same run on so many processes, one sequence at a time: its folder, and what each rank wrote down."""
+    done = {}
+
+    def run(processes: int) -> tuple[Path, list[dict]]:
+        if processes not in done:
+            root = tmp_path_factory.mktemp(f"on{processes}")
+            with torchrun(processes, root / "records", data_dir, root / "run", "--device_batch_size", "1") as job:
+                said = job.wait()
+            assert job.process.returncode == 0, said
+            assert said.count("done:") == 1
+            done[processes] = root / "run", [torch.load(root / "records" / f"{rank}.pt") for rank in range(processes)]
+        return done[processes]
+
+    return run
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_fifty_updates_agree_within_float32_rounding(alone, together, data_dir, tmp_path, processes):
+    """The yardstick of rounding: one process that sums the same gradients in another order."""
+    folder, _ = together(processes)
+    assert train.main([*FIFTY, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), "--device_batch_size", "1"]) == 0
+    rounding, found = distance(last(alone), last(tmp_path)), distance(last(alone), last(folder))
+    print(
+        f"\nweights after {UPDATES} updates: {processes} processes differ from one by {found:.1e} of their length, another order of sums by {rounding:.1e}"
+    )
+    assert found < 4 * rounding
+    assert [step for step, _ in list_checkpoints(folder)] == [step for step, _ in list_checkpoints(alone)]
+    for ours, expected in zip(curve(folder), curve(alone), strict=True):
+        assert ours == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_each_gradient_crosses_once_and_none_before_the_last_backward(together, processes):
+    folder, ranks = together(processes)
+    weights = last(folder)["model_state_dict"]
+    shapes = Counter(w.shape for name, w in weights.items() if name.startswith("transformer.h."))
+    matrices = sum(-(-n // processes) * processes * shape.numel() for shape, n in shapes.items())  # padded to equal parts
+    others = sum(w.numel() for name, w in weights.items() if not name.startswith("transformer.h."))
+    norm_and_figures = 1 + 3
+    for record in ranks:
+        assert len(record["sent"]) == UPDATES
+        for sent, after_backward in zip(record["sent"], record["sent_after_each_backward"], strict=True):
+            assert sum(sent["all_reduce"]) == others + norm_and_figures
+            assert sum(sent["reduce_scatter"]) == sum(sent["all_gather"]) * processes == matrices
+            assert len(after_backward) == 8 // processes
+            assert not any(sum(numbers.values()) for numbers in after_backward[:-1])
+            assert after_backward[-1] == {"all_reduce": others, "reduce_scatter": 0, "all_gather": 0}  # under way while it goes on
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_every_rank_clips_by_the_norm_of_the_mean_gradient(alone, together, processes):
+    expected = [record["grad_norm"] for record in curve(alone) if "grad_norm" in record]
+    ranks = [record["norms"] for record in together(processes)[1]]
+    assert ranks == [ranks[0]] * processes
+    assert torch.stack(ranks[0]).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_of_four_processes_goes_on_with_fewer(alone, together, data_dir, tmp_path, processes):
+    """Of two processes one runs out of memory on the way, behind a backward whose gradients have set off: it counts them once."""
+    folder = tmp_path / "run"
+    shutil.copytree(together(4)[0], folder)
+    for name in ("checkpoint_step80.pt", "checkpoint_step100.pt", "model.pt"):
+        (folder / name).unlink()
+    flags = ("--resume", "auto", "--device_batch_size", "4")
+    if processes == 1:
+        assert train.main([*FIFTY, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), *flags]) == 0
+    else:
+        with torchrun(2, tmp_path / "records", data_dir, folder, *flags, events=("exhaust:1:40:0",)) as job:
+            said = job.wait()
+        assert job.process.returncode == 0, said
+        assert said.count("notice: out of memory") == 1
+        assert "checkpoint_step60.pt" in said
+    assert distance(last(alone), last(folder)) < 1e-3
+    assert [record["step"] for record in curve(folder)] == [record["step"] for record in curve(alone)]
+    assert [record["loss"] for record in curve(folder) if "loss" in record] == pytest.approx(
+        [record["loss"] for record in curve(alone) if "loss" in record], rel=1e-3
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_rank_that_is_killed_ends_the_run_within_seconds_and_is_named(data_dir, tmp_path):
+    with torchrun(2, tmp_path / "records", data_dir, tmp_path / "run", "--total_tokens", "10000000") as job:
+        job.wait_for("| loss")
+        victim = next(int(path.name) for path in (tmp_path / "records" / "pids").iterdir() if path.read_text() == "1")
+        os.kill(victim, signal.SIGKILL)
+        begin = time.monotonic()
+        said = job.wait()
+    assert time.monotonic() - begin < 10
+    assert f"failed (exitcode: -9) local_rank: 1 (pid: {victim})" in said  # torchrun's own words
+    assert re.search(r"Root Cause.*\n.*\n.*\n.*\n +rank +: 1 ", said)
+    assert said.count("error: another process of this run is gone") == 1
+    assert "[rank0]: Traceback" not in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_torchrun_brings_a_run_back_whichever_rank_was_killed_and_it_ends_with_the_same_weights(together, data_dir, tmp_path):
+    """One rank is killed at update 25, the other, the one that writes, at update 33 of the second start."""
+    folder, events = tmp_path / "run", ("kill:1:25:0", "kill:0:33:1")
+    flags = ("--resume", "auto", "--device_batch_size", "1")
+    with torchrun(2, tmp_path / "records", data_dir, folder, *flags, events=events, options=("--standalone", "--max_restarts=3")) as job:
+        said = job.wait()
+    assert job.process.returncode == 0, said
+    assert "nothing to resume" in said
+    assert said.count(f"resuming from {folder}") == 2
+    assert_equal_weights(last(folder), last(together(2)[0]))
+    assert curve(folder) == curve(together(2)[0])
+
+
+def test_a_rank_with_other_weights_is_named_before_they_are_saved(data_dir, tmp_path):
+    with torchrun(2, tmp_path / "records", data_dir, tmp_path / "run", events=("spoil:1:13:0",)) as job:
+        said = job.wait()
+    assert job.process.returncode != 0
+    assert re.search(r"error: not the weights of process 0 on \S+: process 1 on \S+ \(lm_head.weight", said)
+    assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [20]
+    assert "Traceback" not in said.split("torch/distributed/elastic")[0]
+
+
+# ---- several machines
+
+
+class Hosts:
+    """Two hosts, a and b, with names and a network of their own (Linux network namespaces), which reach nothing but each other."""
+
+    def __init__(self, folder: Path):
+        self.names = {host: f"nano_hindi_{os.getpid()}_{host}" for host in "ab"}
+        self.hosts_file = folder / "hosts"
+        self.hosts_file.write_text("127.0.0.1 localhost\n10.77.0.1 hosta\n10.77.0.2 hostb\n")
+
+    def __enter__(self):
+        try:
+            for name in self.names.values():
+                self._ip("netns", "add", name)
+                self._ip("-n", name, "link", "set", "lo", "up")
+            self._ip("link", "add", "eth0", "netns", self.names["a"], "type", "veth", "peer", "name", "eth0", "netns", self.names["b"])
+            for number, name in enumerate(self.names.values(), 1):
+                self._ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
+                self._ip("-n", name, "link", "set", "eth0", "up")
+            subprocess.run(self.command("a", "true"), check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.__exit__()
+            pytest.skip(f"needs Linux, root, and the commands ip, unshare and mount to make network namespaces ({error})")
+        return self
+
+    def __exit__(self, *exc_info):
+        for name in self.names.values():
+            with contextlib.suppress(OSError, subprocess.CalledProcessError):
+                self._ip("netns", "del", name)
+
+    @staticmethod
+    def _ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    def command(self, host: str, *argv) -> list[str]:
+        there = f"hostname host{host}; mount --bind {shlex.quote(str(self.hosts_file))} /etc/hosts; exec {shlex.join(map(str, argv))}"
+        return ["ip", "netns", "exec", self.names[host], "unshare", "--uts", "sh", "-ec", there]
+
+    def run(self, folder: Path, data_dirs: dict[str, Path], restarts: int = 0, events: tuple = ()) -> tuple[dict[str, int], dict[str, str]]:
+        """One job on both hosts, each with its own folder of checkpoints, `folder`/a and /b. Returns exit codes and what they have said."""
+        options = ("--nnodes=2", f"--max_restarts={restarts}", "--rdzv_backend=c10d", "--rdzv_endpoint=hosta:29400")
+        flags = ("--resume", "auto", "--device_batch_size", "1")
+        with contextlib.ExitStack() as stack:
+            jobs = {}
+            for host, data_dir in data_dirs.items():
+                job = torchrun(1, folder / f"records_{host}", data_dir, folder / host, *flags, events=events, options=options)
+                job.argv = self.command(host, *job.argv)
+                jobs[host] = stack.enter_context(job)
+            said = {host: job.wait() for host, job in jobs.items()}
+            return {host: job.process.returncode for host, job in jobs.items()}, said
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory):
+    with Hosts(tmp_path_factory.mktemp("hosts")) as hosts:
+        yield hosts
+
+
+def test_two_machines_make_the_run_of_one_and_come_back_when_a_rank_is_killed(hosts, together, data_dir, tmp_path):
+    """The machine that takes no part in writing has no checkpoint to come back from: it gets the main one's."""
+    codes, said = hosts.run(tmp_path, {"a": data_dir, "b": data_dir}, restarts=3, events=("kill:1:25:0",))
+    assert codes == {"a": 0, "b": 0}, said
+    assert "(exitcode: -9)" in said["b"]
+    assert f"resuming from {tmp_path / 'a'}" in said["a"]
+    assert_equal_weights(last(tmp_path / "a"), last(together(2)[0]))
+    assert curve(tmp_path / "a") == curve(together(2)[0])
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_machine_with_other_data_is_refused(hosts, data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "data")
+    tokens = np.fromfile(data_dir / "train.bin", dtype="<u4")
+    np.roll(tokens, 1).tofile(tmp_path / "data" / "train.bin")
+    codes, said = hosts.run(tmp_path, {"a": data_dir, "b": tmp_path / "data"})
+    for host in "ab":
+        assert codes[host] == 1
+        assert "error: not the data of process 0 on hosta: process 1 on hostb (train.bin); copy" in said[host]
+    assert not list_checkpoints(tmp_path / "a")
+
+
+# ---- what the processes compare, and what they take from the main one
+
+
+def test_what_the_processes_compare_and_take_over(tmp_path):
+    """tests/agreement_worker.py holds the claims."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]
+    with Job([*launcher, ROOT / "tests" / "agreement_worker.py", tmp_path], tmp_path) as job:
+        said = job.wait()
+    assert job.process.returncode == 0, said
+
+
+def test_a_digest_tells_files_apart(tmp_path):
+    path = tmp_path / "file"
+    content = bytes(range(256)) * 8000
+    variants = [content, content[:-1], content[:-1] + b"x", b"x" + content[1:], content + b"\0", b"", b"x"]
+    digests = []
+    for variant in variants:
+        path.write_bytes(variant)
+        digests.append(file_digest(path))
+        assert file_digest(path) == digests[-1]
+    assert len({*digests}) == len(variants)
+
+
+def test_any_changed_bit_changes_the_sum_of_its_weight():
+    model = torch.nn.Linear(5, 3)
+    before = weight_sums(model)
+    for value in (float("nan"), -0.0, 1e-45):
+        model.bias.data[1] = 0.0
+        zero = weight_sums(model)
+        model.bias.data[1] = value
+        assert weight_sums(model)["bias"] != zero["bias"]
+        assert weight_sums(model)["weight"] == before["weight"]
