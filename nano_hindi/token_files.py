@@ -136,6 +136,7 @@ class TokenFiles:
         self.facts.unlink(missing_ok=True)
         for name in PARTS:
             if self.parts[name].exists():
+                os.truncate(self.parts[name], self.size(name))
                 rename(self.parts[name], self.names[name])
         if not (self.tokenizer.is_dir() and Path(tokenizer.name).is_dir() and self.tokenizer.samefile(tokenizer.name)):  # its owner's own stays
             tokenizer.save(self.tokenizer)

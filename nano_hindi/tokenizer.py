@@ -89,12 +89,20 @@ class Tokenizer:
             stream.push(i)
         return stream
 
+    def piece(self, i: int) -> str:
+        """The name of token `i` in tokenizer.json."""
+        return self._backend.id_to_token(i)
+
     def piece_bytes(self, i: int) -> bytes:
         """The bytes that token `i` adds to a text: b"" for a special or unknown one."""
         return self._pieces[i]
 
     def token_bytes(self) -> np.ndarray:
         """int32 (vocab_size,): UTF-8 bytes that each token adds to a text; special and unknown tokens 0. The dummy space counts as one."""
+        return self._token_bytes
+
+    @functools.cached_property
+    def _token_bytes(self) -> np.ndarray:
         return np.array([len(piece) for piece in self._pieces], dtype=np.int32)
 
     @functools.cached_property
