@@ -161,7 +161,7 @@ def _read_jsonl(path: str | Path, begin: int = 0, end: float = float("inf")) -> 
         if begin:
             file.seek(begin - 1)
             position -= 1
-            while position < end and (rest := file.readline(STRETCH_BYTES)):  # of the line that began before; it may be long
+            while position < end and (rest := file.readline(2**16)):  # of the line that began before; it may be long
                 position += len(rest)
                 if rest.endswith(b"\n"):
                     break
