@@ -2,29 +2,34 @@
 
 python data/preprocess.py
 python data/preprocess.py --input data/raw/hindi_corpus.txt --output_dir data --tokenizer path/to/tokenizer
+python data/preprocess.py --input pages.parquet more.jsonl stories.txt --workers 4 --report
 python data/preprocess.py --train_tokenizer 8192
+
+A run that was stopped goes on where it was when the same command is given again, and ends with the same files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import json
+import os
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_DIR = ROOT / "data"
 sys.path.insert(0, str(ROOT))
 
 from nano_hindi.command import Parser, command_line
-from nano_hindi.common import Progress, count, replacing, shown
-from nano_hindi.corpus import MARKER, batches, read_documents
+from nano_hindi.common import Progress, count, shown
+from nano_hindi.corpus import MARKER, Stretch, read_source, stretches
 from nano_hindi.errors import UserError
 
 if TYPE_CHECKING:
+    from nano_hindi.token_files import TokenFiles
     from nano_hindi.tokenizer import Tokenizer
 
 USUAL_WINDOW = 1024  # tokens; with less than one and its target, training with the default --sequence_len has nothing to evaluate on
@@ -32,137 +37,189 @@ USUAL_WINDOW = 1024  # tokens; with less than one and its target, training with 
 
 def parse(argv: list[str] | None):
     parser = Parser(prog="data/preprocess.py", description="Tokenize a corpus. Before: data/download.py. Next: train.py.")
-    parser.add_argument("--input", type=Path, default=ROOT / "data" / "raw" / "hindi_corpus.txt", metavar="FILE", help="the corpus")
+    parser.add_argument(
+        "--input",
+        type=Path,
+        nargs="+",
+        default=[ROOT / "data" / "raw" / "hindi_corpus.txt"],
+        metavar="FILE",
+        help="the corpus, or any .txt, .jsonl (field text) and .parquet (column text) files",
+    )
     parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="where train.bin, val.bin and tokenizer/ go")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR", help="a name on the hub, or a folder with tokenizer.json")
     which.add_argument("--train_tokenizer", type=int, metavar="VOCAB_SIZE", help="train one on the corpus itself, of so many pieces; needs no hub")
     parser.add_argument("--val_fraction", type=float, default=0.01, metavar="SHARE", help="share of the documents that is kept for validation")
+    parser.add_argument("--workers", type=int, default=cores(), metavar="N", help="processes that tokenize; the files are the same for any number")
+    parser.add_argument("--allow_lossy", action="store_true", help="take a tokenizer that does not give back the text as it was")
+    parser.add_argument("--report", action="store_true", help="look at the data: pictures, and a page with documents as the model sees them")
     args = parser.parse_args(argv)
     if not 0 < args.val_fraction < 1:
         raise UserError(f"--val_fraction {args.val_fraction} leaves no text to train or to validate on; give a share between 0 and 1, such as 0.01")
+    if args.workers < 1:
+        raise UserError(f"--workers {args.workers} would do nothing; give 1 or more")
     return args
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    if not args.input.is_file():
-        raise UserError(f"there is no corpus {args.input}; run data/download.py first, or name the file with --input")
-    documents = at_least_two(read_documents(args.input), args.input)
-    from nano_hindi.dataloader import write_metadata
+    for path in args.input:
+        if not path.is_file():
+            raise UserError(f"there is no corpus {path}; run data/download.py first, or name the file with --input")
+    plan = [stretch for path in args.input for stretch in stretches(path)]
+    require_two_documents(args.input)
+    from nano_hindi.token_files import TokenFiles
     from nano_hindi.tokenizer import load_tokenizer
-    from nano_hindi.tokenizer_training import train_tokenizer
 
+    files = TokenFiles(args.output_dir)
+    asked = facts_of_input(args.input, plan) | {"val_fraction": args.val_fraction, "train_tokenizer": args.train_tokenizer or "no"}
+    tokenizer = None
     if args.train_tokenizer is None:
         tokenizer = load_tokenizer(args.tokenizer)
+        asked["fingerprint"] = tokenizer.fingerprint()
+    if is_ready(files, asked):
+        print(f"{shown(args.output_dir)} is ready already, from the same command and the same text; delete {shown(files.facts)} to make it again")
     else:
-        tokenizer = train_tokenizer(read_documents(args.input), args.train_tokenizer)
-    folder = args.output_dir
-    if (folder / "tokenizer").is_file():  # known before the long work
-        raise UserError(f"{folder / 'tokenizer'} is a file, where the copy of the tokenizer goes; move it, or choose another --output_dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    facts_file = folder / "preprocess_meta.txt"
-    with replacing(folder / "train.bin") as train_file, replacing(folder / "val.bin") as val_file:
-        with open(train_file, "wb") as a, open(val_file, "wb") as b, Progress(args.input.stat().st_size, "bytes", "tokenizing") as progress:
-            train, val = Part(a), Part(b)
-            words = tokenize(documents, tokenizer, args.val_fraction, train, val, progress)
-        check_split(train, val, args.val_fraction)
-        facts_file.unlink(missing_ok=True)  # written last: a folder without it is not ready, whatever else lies there
-    if args.train_tokenizer is not None or not same_folder(args.tokenizer, folder / "tokenizer"):
-        tokenizer.save(folder / "tokenizer")
+        tokenizer = tokenize(args, plan, asked, files, tokenizer)
+        describe(finish(args, asked, files, tokenizer))
+    if args.report:
+        from nano_hindi.data_report import write_report
+
+        for path in write_report(args.output_dir):
+            print(f"report      {shown(path)}")
+    data_dir = "" if args.output_dir == DEFAULT_DIR else f" --data_dir {shown(args.output_dir)}"
+    print(f"{shown(args.output_dir)} is ready; next: python train.py{data_dir}")
+    return 0
+
+
+def facts_of_input(paths: list[Path], plan: list[Stretch]) -> dict:
+    """What tells one input from another, by names, sizes and times of change, and how it is cut."""
+    stats = [path.stat() for path in paths]
+    identity = [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]
+    cuts = [(stretch.group, stretch.begin, stretch.end) for stretch in plan]
+    return {
+        "input": ", ".join(path.name for path in paths),
+        "input_bytes": sum(stat.st_size for stat in stats),
+        "input_fingerprint": hashlib.blake2b(json.dumps([identity, cuts]).encode(), digest_size=16).hexdigest(),
+    }
+
+
+def require_two_documents(paths: list[Path]) -> None:
+    """Raises UserError where there are fewer: the split needs whole documents."""
+    first = list(itertools.islice(all_documents(paths), 2))
+    names = ", ".join(map(str, paths))
+    if not first:
+        raise UserError(f"{names} holds no text; run data/download.py again, or give another --input")
+    if len(first) == 1:
+        raise UserError(
+            f"{names} is one single document, and validation needs documents of its own; part the text with lines {MARKER.decode()}, or give more"
+        )
+
+
+def all_documents(paths: list[Path]) -> Iterable[str]:
+    return itertools.chain.from_iterable(map(read_source, paths))
+
+
+def is_ready(files: TokenFiles, asked: dict) -> bool:
+    """Whether the folder holds what was asked for, whole."""
+    from nano_hindi.dataloader import check_data, read_metadata
+
+    if not files.facts.is_file():
+        return False
+    try:
+        facts = read_metadata(files.facts)
+        if any(facts.get(key) != str(value) for key, value in asked.items()):
+            return False
+        check_data(files.folder)
+    except UserError:  # what is damaged is made again
+        return False
+    return True
+
+
+def tokenize(args, plan: list[Stretch], asked: dict, files: TokenFiles, tokenizer: Tokenizer | None) -> Tokenizer:
+    """Complete the part files. Returns the tokenizer, which is trained first where there is none."""
+    from nano_hindi.tokenizer_training import train_tokenizer
+    from nano_hindi.tokenizing import encode_stretches
+
+    if files.begin(asked, len(plan)):
+        print(f"going on: {files.finished:,} of {len(plan):,} stretches of the text are tokenized", flush=True)
+        tokenizer = tokenizer or files.load_trained()
+    if tokenizer is None:
+        tokenizer = train_tokenizer(all_documents(args.input), args.train_tokenizer)
+        files.keep_trained(tokenizer)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    rest = plan[files.finished :]
+    if not rest:
+        return tokenizer
+    try:
+        with files.open(), Progress(sum(stretch.size for stretch in rest), "bytes", "tokenizing") as progress:
+            for stretch, encoded in zip(rest, encode_stretches(rest, tokenizer, args.val_fraction, args.workers), strict=True):
+                files.append(encoded)
+                progress.update(stretch.size, tokens=count(files.counts["train_tokens"] + files.counts["val_tokens"]))
+                refuse_losses(files, tokenizer, args.allow_lossy)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped with {files.finished:,} of {len(plan):,} stretches of the text done; the same command goes on there"
+        ) from None
+    return tokenizer
+
+
+def refuse_losses(files: TokenFiles, tokenizer: Tokenizer, allow: bool) -> None:
+    if files.losses.documents and not allow:
+        raise UserError(
+            f"the tokenizer {tokenizer.name} loses text: {files.losses.report(files.counts)}; use another, or --allow_lossy to take it as it is"
+        )
+
+
+def finish(args, asked: dict, files: TokenFiles, tokenizer: Tokenizer) -> dict:
+    """Give the files their names. Returns the facts of preprocess_meta.txt. Raises UserError where all documents fell on one side."""
+    refuse_losses(files, tokenizer, args.allow_lossy)
+    counts = files.counts
+    for name, word, change in (("val", "validation", "larger"), ("train", "training", "smaller")):
+        if not counts[f"{name}_documents"]:
+            documents = counts["train_documents"] + counts["val_documents"]
+            files.discard()
+            raise UserError(
+                f"none of the {documents:,} documents fell to {word}; give a {change} --val_fraction than {args.val_fraction:g}, or more documents"
+            )
     facts = {
         "tokenizer": tokenizer.name,
         "fingerprint": tokenizer.fingerprint(),
         "vocab_size": tokenizer.vocab_size,
         "bos_id": tokenizer.bos_id,
         "eos_id": tokenizer.eos_id,
-        **{f"{name}_{key}": getattr(part, key) for name, part in (("train", train), ("val", val)) for key in ("documents", "tokens", "bytes")},
-        "words": words,
-        "fertility": f"{(train.text_tokens + val.text_tokens) / max(words, 1):.4f}",
-        "bytes_per_token": f"{(train.bytes + val.bytes) / max(train.text_tokens + val.text_tokens, 1):.4f}",
-        "val_fraction": args.val_fraction,
+        **{f"{name}_{key}": counts[f"{name}_{key}"] for name in ("train", "val") for key in ("documents", "tokens", "bytes")},
+        "words": counts["words"],
+        "characters": counts["characters"],
+        "lost_characters": files.losses.characters,
+        "lossy_documents": files.losses.documents,
+        "fertility": f"{counts['text_tokens'] / max(counts['words'], 1):.4f}",
+        "bytes_per_token": f"{(counts['train_bytes'] + counts['val_bytes']) / max(counts['text_tokens'], 1):.4f}",
     }
-    write_metadata(facts_file, facts)
+    if files.losses.documents:
+        print(f"notice: the tokenizer loses text: {files.losses.report(counts)}")
+    files.finish(tokenizer, facts | asked)
+    return facts
+
+
+def describe(facts: dict) -> None:
+    """What came of it, for people."""
     print(
-        f"fertility   {float(facts['fertility']):.3f} tokens per word, {float(facts['bytes_per_token']):.2f} bytes per token, with {tokenizer.name}"
+        f"fertility   {float(facts['fertility']):.3f} tokens per word, {float(facts['bytes_per_token']):.2f} bytes per token, with {facts['tokenizer']}"
     )
-    for name, part in (("train", train), ("val", val)):
-        print(f"{name + '.bin':<11} {part.documents:,} documents, {part.tokens:,} tokens, {part.bytes / 1e6:,.2f} MB of text")
-    if val.tokens <= USUAL_WINDOW:
+    for name in ("train", "val"):
+        documents, tokens, size = (facts[f"{name}_{key}"] for key in ("documents", "tokens", "bytes"))
+        print(f"{name + '.bin':<11} {documents:,} documents, {tokens:,} tokens, {size / 1e6:,.2f} MB of text")
+    if facts["val_tokens"] <= USUAL_WINDOW:
         print(
             f"notice: val.bin is shorter than one window of {USUAL_WINDOW} tokens; give a larger --val_fraction, or train with a smaller --sequence_len"
         )
-    data_dir = "" if folder == DEFAULT_DIR else f" --data_dir {shown(folder)}"
-    print(f"{shown(folder)} is ready; next: python train.py{data_dir}")
-    return 0
-
-
-@dataclass
-class Part:
-    """One of the two token files, and what went into it."""
-
-    file: BinaryIO
-    documents: int = 0
-    tokens: int = 0  # with bos and eos
-    text_tokens: int = 0  # without
-    bytes: int = 0  # of text
-
-    def write(self, ids: list[int], document: list[int], size: int) -> None:
-        import numpy as np
-
-        self.file.write(np.array(document, dtype="<u4").tobytes())
-        self.documents += 1
-        self.tokens += len(document)
-        self.text_tokens += len(ids)
-        self.bytes += size
-
-
-def tokenize(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float, train: Part, val: Part, progress: Progress) -> int:
-    """Write the tokens of each document to one of the two parts, in the order of the corpus. Returns the number of words."""
-    words = 0
-    for batch in batches(documents):
-        read = 0
-        for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
-            raw = text.encode()
-            part = val if is_for_validation(raw, val_fraction) else train
-            part.write(ids, tokenizer.document(ids), len(raw))
-            words += len(text.split())
-            read += len(raw) + len(MARKER) + 2
-        progress.update(read, tokens=count(train.tokens + val.tokens))
-    return words
-
-
-def is_for_validation(raw: bytes, val_fraction: float) -> bool:
-    """Whether a document, as UTF-8, belongs to the validation share: the first 8 bytes of its BLAKE2b hash, read as a big-endian number, over 2**64 are less
-    than `val_fraction`. The same text always falls on the same side."""
-    return int.from_bytes(hashlib.blake2b(raw).digest()[:8], "big") < val_fraction * 2**64
-
-
-def at_least_two(documents: Iterator[str], path: Path) -> Iterator[str]:
-    """`documents`, after a look at the first two. Raises UserError where there are fewer: the split needs whole documents."""
-    first = list(itertools.islice(documents, 2))
-    if not first:
-        raise UserError(f"{path} holds no text; run data/download.py again, or give another --input")
-    if len(first) == 1:
-        raise UserError(
-            f"{path} is one single document, and validation needs documents of its own; part the text with lines {MARKER.decode()}, or give more"
-        )
-    return itertools.chain(first, documents)
-
-
-def check_split(train: Part, val: Part, val_fraction: float) -> None:
-    """Raises UserError where all documents fell on one side."""
-    for part, name, change in ((val, "validation", "larger"), (train, "training", "smaller")):
-        if part.documents == 0:
-            raise UserError(
-                f"none of the {train.documents + val.documents:,} documents fell to {name}; give a {change} --val_fraction than {val_fraction:g}, or more documents"
-            )
-
-
-def same_folder(name: str, folder: Path) -> bool:
-    """Whether the tokenizer came from `folder` itself, which then stays as its owner made it."""
-    return Path(name).is_dir() and folder.is_dir() and Path(name).samefile(folder)
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
                 return main(argv) or 0
         except UserError as error:
             return _fail(str(error))
-        except KeyboardInterrupt:
-            print("\nstopped", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
             return 130
         except BrokenPipeError:  # `python generate.py | head`: the reader has left
             sys.stdout = None

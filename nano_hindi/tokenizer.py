@@ -90,15 +90,27 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`: special tokens and the dummy space left out, broken characters as U+FFFD."""
-        text = b"".join([self._pieces[i] for i in ids])
-        return (text.removeprefix(b" ") if self._has_dummy_space else text).decode("utf-8", errors="replace")
+        raw = b"".join([self._pieces[i] for i in ids])
+        return (raw.removeprefix(b" ") if self._has_dummy_space else raw).decode("utf-8", errors="replace")
 
     def text_stream(self) -> TextStream:
         """Text from tokens that come one by one, those of a prompt first."""
         return TextStream(self._pieces, strip_space=self._has_dummy_space)
 
+    def piece(self, i: int) -> str:
+        """The name of token `i` in tokenizer.json."""
+        return self._backend.id_to_token(i)
+
+    def piece_bytes(self, i: int) -> bytes:
+        """The bytes that token `i` adds to a text: b"" for a special or unknown one."""
+        return self._pieces[i]
+
     def token_bytes(self) -> np.ndarray:
         """int32 (vocab_size,): UTF-8 bytes that each token adds to a text; special and unknown tokens 0. The dummy space counts as one."""
+        return self._token_bytes
+
+    @functools.cached_property
+    def _token_bytes(self) -> np.ndarray:
         return np.array([len(piece) for piece in self._pieces], dtype=np.int32)
 
     @functools.cached_property
@@ -114,6 +126,27 @@ class Tokenizer:
 
     def _bytes_of(self, text: str) -> bytes:
         return b"".join(self._pieces[i] for i in self.encode_batch([text])[0])
+
+    # ---- what a text loses
+
+    def bytes_of_tokens(self, texts: Sequence[str]) -> int:
+        """How many bytes the tokens of `texts` have together where none of them loses any: their UTF-8 and the dummy spaces."""
+        return sum(len(text.encode()) for text in texts) + self._has_dummy_space * len(texts)
+
+    def as_decoded(self, text: str) -> str:
+        """What decoding gives of a text that nothing is lost of: the text itself, but `▁` is a space to SentencePiece."""
+        return text if self._knows_mark else text.replace(SPACE, " ")
+
+    @functools.cached_property
+    def _knows_mark(self) -> bool:
+        return SPACE.encode() in self._bytes_of(SPACE)
+
+    @functools.cached_property
+    def rewrites(self) -> bool:
+        """Whether a text may be changed (composed, put in lower case, ...) before it is cut into pieces. Where it is not, the pieces stand in it as they are,
+        so that tokens with as many bytes as the text are the text."""
+        normalizer = json.loads(self._encoder.to_str())["normalizer"]
+        return not all(part in ({"type": "Prepend", "prepend": SPACE}, _SPACE_TO_MARK) for part in _parts(normalizer, "normalizers"))
 
     # ---- identity
 
@@ -255,6 +288,16 @@ def _unknown_piece(model: dict) -> str | None:
     if model.get("type") == "Unigram":
         return model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else None
     return model.get("unk_token")
+
+
+_SPACE_TO_MARK = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+
+
+def _parts(part: dict | None, nested: str) -> list[dict]:
+    """The components of a normalizer, in a row."""
+    if part is None:
+        return []
+    return [inner for child in part[nested] for inner in _parts(child, nested)] if nested in part else [part]
 
 
 def _types(part: dict | None) -> set[str]:

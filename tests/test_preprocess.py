@@ -1,16 +1,26 @@
 """data/preprocess.py: the token files give back exactly the documents, the split is a function of the text, and no half-made folder looks finished."""
 
+import contextlib
+import errno
 import hashlib
+import json
+import os
 import random
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import standin
-from conftest import ROOT
+from conftest import ROOT, run_script
 from data import preprocess
-from nano_hindi.corpus import write_document
+from nano_hindi import token_files, tokenizing
+from nano_hindi.corpus import stretches, write_document
 from nano_hindi.dataloader import check_data, read_metadata
 from nano_hindi.errors import UserError
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
@@ -60,7 +70,7 @@ def tokenizer_dir(tmp_path_factory) -> Path:
 def test_decoding_the_token_files_gives_back_exactly_the_documents(tmp_path, kind, monkeypatch):
     folder = standin.make_tokenizer(tmp_path / "standin", kind=kind)
     texts = HARD_TEXTS + standin.documents(300) + HARD_TEXTS  # the second time they meet other batches
-    monkeypatch.setattr(preprocess, "batches", lambda documents, batches=preprocess.batches: batches(documents, 2000))
+    monkeypatch.setattr(tokenizing, "BATCH_CHARACTERS", 2000)
     assert run(tmp_path / "data", write_corpus(tmp_path / "c.txt", texts), folder, "--val_fraction", 0.3) == 0
     tokenizer = load_tokenizer(folder)
     assert documents_of(tmp_path / "data" / "train.bin", tokenizer) == [text for text in texts if not belongs_to_validation(text, 0.3)]
@@ -109,32 +119,8 @@ def test_the_split_does_not_depend_on_order_and_duplicates_never_straddle_it(tmp
 def test_the_share_of_validation_is_the_one_asked_for():
     texts = [f"document {i}".encode() for i in range(20_000)]
     for fraction in (0.01, 0.1, 0.5):
-        share = sum(preprocess.is_for_validation(text, fraction) for text in texts) / len(texts)
+        share = sum(tokenizing.is_for_validation(text, fraction) for text in texts) / len(texts)
         assert share == pytest.approx(fraction, abs=4 * (fraction * (1 - fraction) / len(texts)) ** 0.5)  # four standard deviations
-
-
-def test_documents_are_taken_as_they_are_encoded(tmp_path, tokenizer_dir, monkeypatch):
-    """Memory is that of a batch: no more documents are taken from the corpus than the next one holds."""
-    taken, waiting = [], []
-
-    def read(path):
-        for text in standin.documents(2000):
-            taken.append(text)
-            yield text
-
-    real = Tokenizer.encode_batch
-
-    def encode(self, texts):
-        waiting.append(len(taken))
-        taken.clear()
-        return real(self, texts)
-
-    monkeypatch.setattr(preprocess, "read_documents", read)
-    monkeypatch.setattr(preprocess, "batches", lambda documents, batches=preprocess.batches: batches(documents, 5000))
-    corpus = write_corpus(tmp_path / "c.txt", ["stands in for the above"])
-    monkeypatch.setattr(Tokenizer, "encode_batch", encode)
-    assert run(tmp_path / "data", corpus, tokenizer_dir, "--val_fraction", 0.1) == 0
-    assert max(waiting) < 200
 
 
 def test_what_ends_early_leaves_the_old_data(tmp_path, tokenizer_dir, monkeypatch, capsys):
@@ -148,7 +134,7 @@ def test_what_ends_early_leaves_the_old_data(tmp_path, tokenizer_dir, monkeypatc
             def fails(*args, error=error):
                 raise error
 
-            patch.setattr(preprocess, "is_for_validation", fails)
+            patch.setattr(tokenizing, "is_for_validation", fails)
             assert run(out, write_corpus(tmp_path / "d.txt", standin.documents(50, seed=3)), tokenizer_dir, "--val_fraction", 0.1) == code
         assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     check_data(out)
@@ -217,5 +203,273 @@ def test_a_tokenizer_that_lies_in_the_output_folder_stays_as_it_is(tmp_path):
 
 def test_the_defaults_are_those_of_the_contract():
     args = preprocess.parse([])
-    assert args.input == ROOT / "data" / "raw" / "hindi_corpus.txt"
+    assert args.input == [ROOT / "data" / "raw" / "hindi_corpus.txt"]
     assert (args.output_dir, args.tokenizer, args.val_fraction) == (ROOT / "data", "sarvamai/sarvam-1", 0.01)
+
+
+# ---- stops, workers, several inputs
+
+
+def small_stretches(monkeypatch, size: int = 3000) -> None:
+    monkeypatch.setattr(preprocess, "stretches", lambda path: stretches(path, size))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_files_are_the_same_for_any_number_of_workers(tmp_path, tokenizer_dir, monkeypatch):
+    small_stretches(monkeypatch)
+    corpus = write_corpus(tmp_path / "c.txt", HARD_TEXTS + standin.documents(300))
+    for workers in (1, 2, 3):
+        assert run(tmp_path / str(workers), corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", workers) == 0
+    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
+    tokenizer, texts = load_tokenizer(tokenizer_dir), HARD_TEXTS + standin.documents(300)
+    assert documents_of(tmp_path / "3" / "train.bin", tokenizer) == [text for text in texts if not belongs_to_validation(text, 0.2)]
+
+
+def test_several_files_of_several_kinds_are_one_corpus(tmp_path, tokenizer_dir, monkeypatch):
+    small_stretches(monkeypatch)
+    texts = HARD_TEXTS + standin.documents(300)
+    write_corpus(tmp_path / "a.txt", texts[:100])
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[100:200]), encoding="utf-8")
+    pq.write_table(pa.table({"text": texts[200:]}), tmp_path / "c.parquet", row_group_size=70)
+    argv = ["--input", *(tmp_path / name for name in ("a.txt", "b.jsonl", "c.parquet")), "--output_dir", tmp_path / "data"]
+    assert preprocess.main([*map(str, argv), "--tokenizer", str(tokenizer_dir), "--val_fraction", "0.2", "--workers", "1"]) == 0
+    tokenizer = load_tokenizer(tokenizer_dir)
+    assert documents_of(tmp_path / "data" / "train.bin", tokenizer) == [text for text in texts if not belongs_to_validation(text, 0.2)]
+    assert documents_of(tmp_path / "data" / "val.bin", tokenizer) == [text for text in texts if belongs_to_validation(text, 0.2)]
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, "tests")
+
+if __name__ == "__main__":  # the workers need none of this
+    from data import preprocess
+    from nano_hindi import corpus, token_files
+
+    preprocess.stretches = lambda path: corpus.stretches(path, 3000)
+    token_files.RECORD_SECONDS = 0
+    at, real = int(sys.argv[1]), getattr(token_files, sys.argv[2])
+    calls = 0
+
+    def call(*args):
+        global calls
+        calls += 1
+        if calls == at:
+            os.kill(os.getpid(), getattr(signal, sys.argv[3]))
+        return real(*args)
+
+    setattr(token_files, sys.argv[2], call)
+    sys.exit(preprocess.main(sys.argv[4:]))
+"""
+
+
+def killed(tmp_path, at: int, where: str, how: str, argv) -> subprocess.CompletedProcess:
+    """data/preprocess.py in small stretches, recorded one by one, that gets the signal `how` in the call number `at` of `token_files.<where>`."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED, encoding="utf-8")
+    return run_script(script, at, where, how, *argv, timeout=60, PYTHONPATH=str(ROOT))
+
+
+def children() -> set[str]:
+    """The command lines of worker processes that still run (Linux)."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.add(f"{path.parent.name} {path.read_bytes()}")
+    return {line for line in found if "multiprocessing" in line and "spawn_main" in line}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, tokenizer_dir, capsys, monkeypatch):
+    corpus, others = write_corpus(tmp_path / "c.txt", HARD_TEXTS + standin.documents(300)), children()
+    argv = ["--input", corpus, "--tokenizer", tokenizer_dir, "--val_fraction", 0.2, "--workers", 2, "--output_dir"]
+    small_stretches(monkeypatch)
+    assert preprocess.main([*map(str, argv), str(tmp_path / "straight")]) == 0
+    out = tmp_path / "out"
+    # at the third record, and between the last names
+    for at, where, names in ((3, "write_metadata", set()), (2, "rename", {"train.bin"})):
+        assert killed(tmp_path, at, where, "SIGKILL", [*argv, out]).returncode == -signal.SIGKILL
+        assert {path.name for path in out.iterdir() if path.suffix == ".bin"} == names
+        assert int(read_metadata(out / "preprocess.progress.txt")["finished"]) > 0
+        with pytest.raises(UserError):
+            check_data(out)
+        with open(out / "val.bin.part", "ab") as file:
+            file.write(b"half")  # what was not recorded
+    capsys.readouterr()
+    small_stretches(monkeypatch)
+    assert preprocess.main([*map(str, argv), str(out)]) == 0
+    assert "going on" in capsys.readouterr().out
+    assert contents(out) == contents(tmp_path / "straight")
+    deadline = time.monotonic() + 10
+    while children() - others and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not children() - others  # no worker outlives its parent
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
+def test_ctrl_c_says_in_one_line_how_to_go_on(tmp_path, tokenizer_dir, monkeypatch):
+    corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
+    argv = ["--input", corpus, "--tokenizer", tokenizer_dir, "--val_fraction", 0.2, "--workers", 2, "--output_dir", tmp_path / "out"]
+    done = killed(tmp_path, 4, "write_metadata", "SIGINT", argv)
+    assert done.returncode == 130
+    assert done.stderr.strip().count("\n") == 0, done.stderr
+    assert "the same command goes on there" in done.stderr
+    assert int(read_metadata(tmp_path / "out" / "preprocess.progress.txt")["finished"]) >= 3
+
+
+def test_a_full_disk_keeps_what_is_finished(tmp_path, tokenizer_dir, monkeypatch, capsys):
+    small_stretches(monkeypatch)
+    corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
+    assert run(tmp_path / "straight", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 0
+    real = token_files.TokenFiles._write
+
+    def full(self, name, raw):
+        if self.finished == 5:
+            real(self, name, raw[: len(raw) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, name, raw)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(token_files.TokenFiles, "_write", full)
+        capsys.readouterr()
+        assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 2
+    error = capsys.readouterr().err
+    assert "No space left" in error
+    assert error.count("\n") == 1
+    assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 0
+    assert "going on: 5 of" in capsys.readouterr().out
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+def test_a_tokenizer_that_was_trained_is_not_trained_again_after_a_stop(tmp_path, monkeypatch):
+    from nano_hindi import tokenizer_training
+
+    small_stretches(monkeypatch)
+    corpus = write_corpus(tmp_path / "c.txt", standin.documents(1000))
+    argv = ["--input", str(corpus), "--train_tokenizer", "600", "--val_fraction", "0.2", "--workers", "1", "--output_dir"]
+    assert preprocess.main([*argv, str(tmp_path / "straight")]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizing, "is_for_validation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert preprocess.main([*argv, str(tmp_path / "out")]) == 130
+    monkeypatch.setattr(tokenizer_training, "train_tokenizer", None)
+    assert preprocess.main([*argv, str(tmp_path / "out")]) == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+def test_what_is_unfinished_of_another_text_is_not_gone_on_with(tmp_path, tokenizer_dir, monkeypatch):
+    small_stretches(monkeypatch)
+    corpus, out = write_corpus(tmp_path / "c.txt", standin.documents(300)), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        real = token_files.TokenFiles.append
+
+        def stop_at_three(self, encoded):
+            if self.finished == 3:
+                raise KeyboardInterrupt
+            real(self, encoded)
+
+        patch.setattr(token_files.TokenFiles, "append", stop_at_three)
+        assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 130
+    assert (out / "train.bin.part").stat().st_size
+    texts = standin.documents(300, seed=5)
+    write_corpus(corpus, texts)
+    assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 0
+    assert documents_of(out / "train.bin", load_tokenizer(tokenizer_dir)) == [text for text in texts if not belongs_to_validation(text, 0.2)]
+
+
+def test_a_finished_run_says_so_and_does_nothing_unless_its_files_are_damaged(tmp_path, tokenizer_dir, capsys):
+    corpus, out = write_corpus(tmp_path / "c.txt", standin.documents(100)), tmp_path / "out"
+    argv = (out, corpus, tokenizer_dir, "--val_fraction", 0.2)
+    assert run(*argv) == 0
+    before, times = contents(out), {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    capsys.readouterr()
+    assert run(*argv) == 0
+    assert "ready already" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == times
+    (out / "train.bin").write_bytes(b"1234")
+    assert run(*argv) == 0
+    assert contents(out) == before
+
+
+def end(stretch):
+    os._exit(1)
+
+
+def test_a_worker_that_dies_is_one_line_and_the_rest_stays(tmp_path, tokenizer_dir, monkeypatch, capfd):
+    small_stretches(monkeypatch)
+    monkeypatch.setattr(tokenizing, "_encode_in_worker", end)
+    corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
+    assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 2) == 2
+    error = capfd.readouterr().err
+    assert "fewer --workers" in error
+
+
+# ---- tokenizers that lose text
+
+
+def lossy(folder: Path, change) -> Path:
+    """The stand-in tokenizer with its tokenizer.json changed."""
+    path = standin.make_tokenizer(folder) / "tokenizer.json"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    change(description)
+    path.write_text(json.dumps(description), encoding="utf-8")
+    return folder
+
+
+def without_bytes(description: dict) -> None:
+    description["model"]["byte_fallback"] = False
+
+
+def in_lower_case(description: dict) -> None:
+    description["normalizer"]["normalizers"].insert(0, {"type": "Lowercase"})
+
+
+def composed(description: dict) -> None:
+    description["normalizer"]["normalizers"].insert(0, {"type": "NFKC"})
+
+
+@pytest.mark.parametrize(
+    ("change", "text", "lost", "words"),
+    [
+        (without_bytes, "राम ने 漢字漢 लिखा", 3, ("漢 U+6F22", "字 U+5B57", "'राम ने लिखा'")),
+        (in_lower_case, "यह DELHI है", 5, ("D U+0044", "'यह delhi है'")),
+        (composed, "दूरी ५ ㎞ है", 1, ("U+339E", "km")),
+    ],
+)
+def test_a_tokenizer_that_loses_text_is_refused_with_rate_and_examples(tmp_path, capsys, change, text, lost, words):
+    folder = lossy(tmp_path / "lossy", change)
+    texts = [*[text.lower() for text in standin.documents(200)], text]
+    argv = (tmp_path / "out", write_corpus(tmp_path / "c.txt", texts), folder, "--val_fraction", 0.2)
+    assert run(*argv) == 2
+    error = capsys.readouterr().err
+    characters = sum(map(len, texts))
+    for word in ("loses text", f"{lost} of {characters:,} characters ({lost / characters:.3%}) in 1 of 201 documents", "--allow_lossy", *words):
+        assert word in error
+    assert error.count("\n") == 1
+    with pytest.raises(UserError):
+        check_data(tmp_path / "out")
+    assert run(*argv, "--allow_lossy") == 0
+    assert "notice: the tokenizer loses text" in capsys.readouterr().out
+    facts = read_metadata(tmp_path / "out" / "preprocess_meta.txt")
+    assert (facts["lost_characters"], facts["lossy_documents"]) == (str(lost), "1")
+
+
+def test_losses_are_the_same_when_counted_over_a_stop(tmp_path, monkeypatch):
+    small_stretches(monkeypatch)
+    folder = lossy(tmp_path / "lossy", without_bytes)
+    corpus = write_corpus(tmp_path / "c.txt", [text + " 漢字"[: i % 4] for i, text in enumerate(standin.documents(300))])
+    assert run(tmp_path / "straight", corpus, folder, "--workers", 1, "--allow_lossy", "--val_fraction", 0.2) == 0
+    assert run(tmp_path / "out", corpus, folder, "--workers", 1, "--val_fraction", 0.2) == 2  # refused at the first stretch, which is kept
+    assert run(tmp_path / "out", corpus, folder, "--workers", 1, "--allow_lossy", "--val_fraction", 0.2) == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+def test_a_tokenizer_with_bytes_for_all_loses_nothing_and_a_mark_is_a_space_to_it(tmp_path, tokenizer_dir):
+    assert (
+        run(tmp_path / "out", write_corpus(tmp_path / "c.txt", [*HARD_TEXTS, "a▁b", *standin.documents(100)]), tokenizer_dir, "--val_fraction", 0.3)
+        == 0
+    )
+    facts = read_metadata(tmp_path / "out" / "preprocess_meta.txt")
+    assert (facts["lost_characters"], facts["lossy_documents"]) == ("0", "0")
