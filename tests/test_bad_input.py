@@ -22,7 +22,6 @@ import train
 from conftest import SMALL, run_script
 from data import download, preprocess
 from nano_hindi.checkpoint import list_checkpoints
-from nano_hindi.common import World
 from nano_hindi.corpus import write_document
 
 MAINS = {"data/download.py": download.main, "data/preprocess.py": preprocess.main, "train.py": train.main, "generate.py": generate.main}
@@ -219,16 +218,6 @@ class Scene:
             pytest.skip("there is a GPU here")
         return self
 
-    def world(self, size: int) -> Scene:
-        """Pretend that torchrun started `size` processes."""
-
-        @contextlib.contextmanager
-        def joined(device_name):
-            yield World(0, size, torch.device("cpu"))
-
-        self.monkeypatch.setattr(train, "joined_world", joined)
-        return self
-
     def stdin(self, raw: bytes) -> Scene:
         self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8"))
         return self
@@ -421,7 +410,6 @@ TRAIN = {
     "a port that is no number": (lambda s: s.env(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="x").flags(), "MASTER_PORT", "torchrun"),
     "a port that somebody else has": (lambda s: s.taken_port().flags(), "do not meet at 127.0.0.1:", "torchrun"),
     "a LOCAL_RANK that is no number": (lambda s: s.env(LOCAL_RANK="mine").flags(), "LOCAL_RANK", "mine", "torchrun"),
-    "a number of processes that does not divide the batch": (lambda s: s.world(3).flags(), "3 processes", "these numbers of processes work: 1, 2, 4, 8"),
     # files
     "a data folder that is not there": (["--data_dir", "nowhere"], "nowhere", "data/preprocess.py"),
     "a data folder that is a file": (lambda s: ["--data_dir", s.file("data.bin")], "data.bin", "data/preprocess.py"),
