@@ -1,6 +1,6 @@
 """What all processes of a run have in common: taken from the main process, or compared with what it has.
 
-On one process alone nothing is sent and nothing can differ.
+Outside a process group nothing is sent and nothing can differ.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def from_main(world: World, work: Callable[[], Result]) -> Result:
 
     A UserError or OSError of `work` is raised on every process: none is left waiting for one that has gone.
     """
-    if world.size == 1:
+    if not dist.is_initialized():
         return work()
     result, error = None, None
     if world.is_main:
@@ -80,7 +80,7 @@ def _unpickled(message: bytes, tensors: list[Tensor]) -> object:
 
 def require_same(world: World, what: str, facts: dict[str, object], remedy: str) -> None:
     """Compare the facts of every process with those of the main one. Collective. Raises UserError, on every process, that names who differs in what."""
-    if world.size == 1:
+    if not dist.is_initialized():
         return
     everyone: list = [None] * world.size
     dist.all_gather_object(everyone, (socket.gethostname(), facts))

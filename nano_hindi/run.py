@@ -90,12 +90,9 @@ class Run:
 
     def require_same_weights(self) -> None:
         """Raises UserError where a process has other weights than the main one: a mean of their gradients would be none. Collective."""
-        require_same(
-            self.world,
-            "weights",
-            weight_sums(self.model),
-            "a machine computes wrongly, or not all have the same GPU, PyTorch and program. --resume auto goes on from the newest checkpoint",
-        )
+        if self.world.size > 1:
+            remedy = "a machine computes wrongly, or not all have the same GPU, PyTorch and program; --resume auto goes on from the newest checkpoint"
+            require_same(self.world, "weights", weight_sums(self.model), remedy)
 
     def checkpoint(self) -> dict:
         """The state of the run as plain tensors, numbers, strings, lists and dicts. Collective: every process has to call it.

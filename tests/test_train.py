@@ -180,37 +180,6 @@ def test_a_larger_budget_goes_on_with_a_notice(data_dir, tmp_path, capsys):
     assert last_state(tmp_path / "run")["tokens_seen"] == 1024
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_more_processes_make_the_same_updates(data_dir, tmp_path, straight, processes):
-    argv = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "train.py"]
-    done = run_script(*argv, *SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-    assert losses(tmp_path / "run") == pytest.approx(losses(straight), rel=1e-4)
-    assert bits_per_byte(tmp_path / "run") == pytest.approx(bits_per_byte(straight), rel=1e-4)
-    assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [step for step, _ in list_checkpoints(straight)]
-    assert done.stdout.count("done:") == 1
-
-
-def test_a_checkpoint_of_two_processes_goes_on_alone(data_dir, tmp_path, straight):
-    argv = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "train.py",
-        *SMALL,
-        "--data_dir",
-        data_dir,
-        "--checkpoint_dir",
-        tmp_path / "run",
-    ]
-    assert run_script(*argv).returncode == 0
-    for name in ("checkpoint_step24.pt", "model.pt"):
-        (tmp_path / "run" / name).unlink()
-    assert start(data_dir, tmp_path / "run", "--resume", "auto") == 0
-    assert losses(tmp_path / "run") == pytest.approx(losses(straight), rel=1e-4)
-
-
 def test_three_bad_updates_in_a_row_stop_the_run_with_the_step_and_the_last_good_checkpoint(data_dir, tmp_path, capsys, monkeypatch):
     real = training.train_update
 
