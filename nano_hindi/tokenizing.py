@@ -151,7 +151,7 @@ def _in_order(pool: ProcessPoolExecutor, function: Callable, items: Iterable, ah
     """The results of `function`, in the order of `items`, no more than `ahead` of them before they are taken."""
     waiting = deque()
     for item in items:
-        with _no_interrupt():  # a worker that starts here must not die of a Ctrl-C that this process answers
+        with _interrupt_later():  # workers start here, and this process answers for them
             waiting.append(pool.submit(function, item))
         if len(waiting) >= ahead:
             yield waiting.popleft().result()
@@ -160,16 +160,16 @@ def _in_order(pool: ProcessPoolExecutor, function: Callable, items: Iterable, ah
 
 
 @contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Be deaf to Ctrl-C for a moment; a process that is started meanwhile stays so."""
-    if threading.current_thread() is not threading.main_thread():
+def _interrupt_later() -> Iterator[None]:
+    """Hold Ctrl-C back to the end of the block; a process that is started in it never hears it. (Windows cannot.)"""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _worker: tuple[Tokenizer, float]  # of a worker process
