@@ -86,14 +86,13 @@ class TokenFiles:
 
     @contextlib.contextmanager
     def open(self):
-        """Open the part files, cut to what counts. What ends the block early is recorded to the last finished stretch; where there is none, nothing stays."""
+        """Open the part files, to write behind what counts. What ends the block early is recorded to the last finished stretch; where there is none, nothing stays."""
         try:
             with contextlib.ExitStack() as opened:
                 for name in PARTS:
-                    size, path = self.size(name), self.parts[name]
+                    path = self.parts[name]
                     self._files[name] = opened.enter_context(open(path, "r+b" if path.exists() else "w+b", buffering=0))
-                    self._files[name].truncate(size)
-                    self._files[name].seek(size)
+                    self._files[name].seek(self.size(name))
                 try:
                     yield
                 finally:
@@ -116,7 +115,6 @@ class TokenFiles:
             self.record()
 
     def _write(self, name: str, raw: bytes) -> None:
-        self._files[name].seek(self.size(name))
         left = memoryview(raw)
         while left:  # a write without buffer may take a part
             left = left[self._files[name].write(left) :]
@@ -136,7 +134,7 @@ class TokenFiles:
         self.facts.unlink(missing_ok=True)
         for name in PARTS:
             if self.parts[name].exists():
-                os.truncate(self.parts[name], self.size(name))
+                os.truncate(self.parts[name], self.size(name))  # behind that may be what was not recorded before a stop
                 rename(self.parts[name], self.names[name])
         if not (self.tokenizer.is_dir() and Path(tokenizer.name).is_dir() and self.tokenizer.samefile(tokenizer.name)):  # its owner's own stays
             tokenizer.save(self.tokenizer)

@@ -129,9 +129,9 @@ class Tokenizer:
 
     # ---- what a text loses
 
-    def bytes_of_tokens(self, texts: Sequence[str]) -> int:
-        """How many bytes the tokens of `texts` have together where none of them loses any: their UTF-8 and the dummy spaces."""
-        return sum(len(text.encode()) for text in texts) + self._has_dummy_space * len(texts)
+    def bytes_of_tokens(self, raws: Sequence[bytes]) -> int:
+        """How many bytes the tokens of texts, given as UTF-8, have together where none of them loses any: the texts' and the dummy spaces."""
+        return sum(map(len, raws)) + self._has_dummy_space * len(raws)
 
     def as_decoded(self, text: str) -> str:
         """What decoding gives of a text that nothing is lost of: the text itself, but `▁` is a space to SentencePiece."""

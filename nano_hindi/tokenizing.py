@@ -97,23 +97,24 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
     counts, losses = Counter(), Losses()
     for batch in batches(documents, BATCH_CHARACTERS):
         encoded = tokenizer.encode_batch(batch)
-        of_batch = {name: array.array("I") for name in PARTS}
-        for text, ids in zip(batch, encoded, strict=True):
-            raw = text.encode()
-            name = PARTS[is_for_validation(raw, val_fraction)]
-            document = tokenizer.document(ids)
-            of_batch[name].fromlist(document)
-            counts[f"{name}_documents"] += 1
-            counts[f"{name}_tokens"] += len(document)
-            counts[f"{name}_bytes"] += len(raw)
-            counts["text_tokens"] += len(ids)
-            counts["characters"] += len(text)
-            counts["words"] += len(text.split())
-        found = 0
-        for name, ids in of_batch.items():
-            tokens[name].append(np.frombuffer(ids, dtype=np.uint32).astype("<u4", copy=False))
-            found += int(token_bytes[tokens[name][-1]].sum())
-        if tokenizer.rewrites or found != tokenizer.bytes_of_tokens(batch):
+        raws = [text.encode() for text in batch]
+        sides = [PARTS[is_for_validation(raw, val_fraction)] for raw in raws]
+        found = 0  # bytes that the tokens stand for
+        for name in PARTS:
+            chosen = [i for i, side in enumerate(sides) if side == name]
+            ids = array.array("I")
+            for i in chosen:
+                ids.fromlist(tokenizer.document(encoded[i]))
+            of_batch = np.frombuffer(ids, dtype=np.uint32)
+            tokens[name].append(of_batch.astype("<u4", copy=False))
+            found += int(token_bytes[of_batch].sum())
+            counts[f"{name}_documents"] += len(chosen)
+            counts[f"{name}_tokens"] += len(ids)
+            counts[f"{name}_bytes"] += sum(len(raws[i]) for i in chosen)
+        counts["text_tokens"] += sum(map(len, encoded))
+        counts["characters"] += sum(map(len, batch))
+        counts["words"] += sum(len(text.split()) for text in batch)
+        if tokenizer.rewrites or found != tokenizer.bytes_of_tokens(raws):
             for text, ids in zip(batch, encoded, strict=True):
                 losses.look(tokenizer.as_decoded(text), tokenizer.decode(ids))
     return Encoded({name: b"".join(tokens[name]) for name in PARTS}, counts, losses)
@@ -150,7 +151,7 @@ def _in_order(pool: ProcessPoolExecutor, function: Callable, items: Iterable, ah
     """The results of `function`, in the order of `items`, no more than `ahead` of them before they are taken."""
     waiting = deque()
     for item in items:
-        with _no_interrupt():  # a worker that starts here must not die of a Ctrl-C that this process answers
+        with _interrupt_later():  # workers start here, and this process answers for them
             waiting.append(pool.submit(function, item))
         if len(waiting) >= ahead:
             yield waiting.popleft().result()
@@ -159,16 +160,16 @@ def _in_order(pool: ProcessPoolExecutor, function: Callable, items: Iterable, ah
 
 
 @contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Be deaf to Ctrl-C for a moment; a process that is started meanwhile stays so."""
-    if threading.current_thread() is not threading.main_thread():
+def _interrupt_later() -> Iterator[None]:
+    """Hold Ctrl-C back to the end of the block; a process that is started in it never hears it. (Windows cannot.)"""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _worker: tuple[Tokenizer, float]  # of a worker process

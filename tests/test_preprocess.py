@@ -473,3 +473,14 @@ def test_a_tokenizer_with_bytes_for_all_loses_nothing_and_a_mark_is_a_space_to_i
     )
     facts = read_metadata(tmp_path / "out" / "preprocess_meta.txt")
     assert (facts["lost_characters"], facts["lossy_documents"]) == ("0", "0")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot hold a signal back")
+def test_a_ctrl_c_while_workers_start_is_held_back_and_not_lost():
+    started = []
+    with pytest.raises(KeyboardInterrupt):
+        with tokenizing._interrupt_later():
+            os.kill(os.getpid(), signal.SIGINT)
+            started.append(True)
+        time.sleep(1)
+    assert started

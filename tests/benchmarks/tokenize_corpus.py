@@ -76,7 +76,7 @@ def compare(corpus: Path, tokenizer_dir: Path, rounds: int, folder: Path) -> Non
 
 
 def peak_memory(command: list[str]) -> int:
-    """The most bytes that a command and its children held together (proportional set size, so that shared pages count once), looked at every 50 ms. Linux."""
+    """The most bytes that a command and its children held together (proportional set size, so that shared pages count once), looked at five times a second. Linux."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     most = 0
 
@@ -84,7 +84,7 @@ def peak_memory(command: list[str]) -> int:
         nonlocal most
         while process.poll() is None:
             most = max(most, sum(map(held, family(process.pid))))
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
