@@ -25,13 +25,14 @@ sys.path.insert(0, str(ROOT))
 
 from nano_hindi.command import Parser, command_line
 from nano_hindi.common import Progress, count, shown
-from nano_hindi.corpus import MARKER, Stretch, read_source, stretches
+from nano_hindi.corpus import MARKER, Stretch, batches, read_source, stretches
 from nano_hindi.errors import UserError
 
 if TYPE_CHECKING:
     from nano_hindi.token_files import TokenFiles
     from nano_hindi.tokenizer import Tokenizer
 
+SAMPLES, SAMPLE_CHARACTERS = 8, 100_000  # of the text, to compare two encoders on
 USUAL_WINDOW = 1024  # tokens; with less than one and its target, training with the default --sequence_len has nothing to evaluate on
 
 
@@ -157,6 +158,7 @@ def tokenize(args, plan: list[Stretch], asked: dict, files: TokenFiles, tokenize
     rest = plan[files.finished :]
     if not rest:
         return tokenizer
+    tokenizer.encode_faster(sample_of(plan))
     try:
         with files.open(), Progress(sum(stretch.size for stretch in rest), "bytes", "tokenizing") as progress:
             for stretch, encoded in zip(rest, encode_stretches(rest, tokenizer, args.val_fraction, args.workers), strict=True):
@@ -168,6 +170,12 @@ def tokenize(args, plan: list[Stretch], asked: dict, files: TokenFiles, tokenize
             f"stopped with {files.finished:,} of {len(plan):,} stretches of the text done; the same command goes on there"
         ) from None
     return tokenizer
+
+
+def sample_of(plan: list[Stretch]) -> list[str]:
+    """Documents from all over the corpus, some two megabytes of them."""
+    some = plan[:: -(-len(plan) // SAMPLES)]
+    return [text for stretch in some for text in next(batches(stretch.read(), SAMPLE_CHARACTERS), [])]
 
 
 def refuse_losses(files: TokenFiles, tokenizer: Tokenizer, allow: bool) -> None:

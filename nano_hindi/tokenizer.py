@@ -24,6 +24,7 @@ import numpy as np
 
 from nano_hindi.common import replacing
 from nano_hindi.errors import UserError
+from nano_hindi.fast_encoding import FastEncoder, fast_encoder
 from nano_hindi.streaming import Clusters
 
 SPACE = "▁"  # U+2581, how SentencePiece writes a space
@@ -39,22 +40,47 @@ class Tokenizer:
     """
 
     def __init__(self, backend, name: str, bos_id: int | None, eos_id: int | None):
-        """`backend` is taken over. Raises UserError for a tokenizer without bos and eos, or of a kind that is not read here."""
+        """`backend` is copied. Raises UserError for a tokenizer without bos and eos, or of a kind that is not read here."""
         if bos_id is None and eos_id is None:
             raise UserError(f"the tokenizer {name} has neither a bos nor an eos token to part documents with; use another")
-        self.name, self._backend = name, backend
+        self.name, self._json = name, backend.to_str()
         self.bos_id, self.eos_id = bos_id if bos_id is not None else eos_id, eos_id if eos_id is not None else bos_id
         self._ids = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(self._ids.values()) + 1
         added = backend.get_added_tokens_decoder()
-        unknown = self._ids.get(_unknown_piece(json.loads(backend.to_str())["model"]))
+        description = json.loads(self._json)
+        self._unknown_piece = _unknown_piece(description["model"])
+        unknown = self._ids.get(self._unknown_piece)
+        # Whether a text may be changed (composed, put in lower case, ...) before it is cut into pieces. Where it is not, the pieces stand in it as they are,
+        # so that tokens with as many bytes as the text are the text.
+        self.rewrites = not all(
+            part in ({"type": "Prepend", "prepend": SPACE}, _SPACE_TO_MARK) for part in _parts(description["normalizer"], "normalizers")
+        )
+        self._fast: FastEncoder | None = None  # see `encode_faster`
         self.special_ids = frozenset({i for i, token in added.items() if token.special} | {self.bos_id, self.eos_id, unknown} - {None})
-        self._encoder = _plain_text_encoder(backend)
         self._doubles_space = False  # until the next two lines have asked the plain encoder
         self._has_dummy_space = self._bytes_of("क").startswith(b" ")
         self._doubles_space = self._has_dummy_space and self._bytes_of(" क") == b" " + "क".encode()
         if self.special_ids - {unknown} & set(self.encode_batch([" ".join(added[i].content for i in added)])[0]):
             raise UserError(f"the tokenizer {name} cannot tell its special tokens from the same letters in a text; use another")
+
+    def __getstate__(self) -> dict:  # for worker processes, which start sooner where what they may not need is made when they do
+        return {key: value for key, value in vars(self).items() if key not in ("_backend", "_encoder")}
+
+    @functools.cached_property
+    def _backend(self):
+        from tokenizers import Tokenizer as Backend
+
+        return Backend.from_str(self._json)
+
+    @functools.cached_property
+    def _encoder(self):
+        """A copy of the backend that knows no added tokens, so that every text is text. It only encodes: decoding needs the added tokens."""
+        from tokenizers import Tokenizer as Backend
+
+        description = json.loads(self._json)
+        description |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        return Backend.from_str(json.dumps(description))
 
     # ---- text to tokens
 
@@ -62,11 +88,19 @@ class Tokenizer:
         """The ids of each text, nothing added; `</s>` in a text is four letters. Raises UserError for text that UTF-8 cannot hold."""
         if self._doubles_space:  # transformers 5 gives no dummy space to a text that starts with a space, and decoding takes one away
             texts = [" " + text if text.startswith((" ", SPACE)) else text for text in texts]
-        encode = getattr(self._encoder, "encode_batch_fast", self._encoder.encode_batch)  # without offsets; tokenizers 0.20 and later
         try:
+            if self._fast and self._fast.can_take(texts):
+                return self._fast(texts)
+            encode = getattr(self._encoder, "encode_batch_fast", self._encoder.encode_batch)  # without offsets; tokenizers 0.20 and later
             return [encoding.ids for encoding in encode(list(texts), add_special_tokens=False)]
-        except TypeError as error:  # what `tokenizers` says to half a surrogate pair
+        except (TypeError, UnicodeEncodeError) as error:  # what `tokenizers` and kitoken say to half a surrogate pair
             raise UserError("a text is not valid Unicode (half a surrogate pair); save it as UTF-8") from error
+
+    def encode_faster(self, sample: Sequence[str]) -> bool:
+        """Let kitoken encode from now on, if it is installed, reads this tokenizer, and gives the same ids for `sample`. Returns whether it does."""
+        self._fast = None  # so that `encode_batch` is that of `tokenizers`
+        self._fast = fast_encoder(json.loads(self._json), self._unknown_piece, self.encode_batch, [PROBE, *sample])
+        return self._fast is not None
 
     def document(self, ids: Sequence[int]) -> list[int]:
         """bos + ids + eos; where bos and eos are the same token, it stands at the beginning alone."""
@@ -117,7 +151,7 @@ class Tokenizer:
     def _pieces(self) -> list[bytes]:
         """The bytes of each token, by id."""
         pieces = [b""] * self.vocab_size
-        piece_bytes = _piece_reader(json.loads(self._backend.to_str()), self.name)
+        piece_bytes = _piece_reader(json.loads(self._json), self.name)
         added = self._backend.get_added_tokens_decoder()
         for piece, i in self._ids.items():
             if i not in self.special_ids:
@@ -141,13 +175,6 @@ class Tokenizer:
     def _knows_mark(self) -> bool:
         return SPACE.encode() in self._bytes_of(SPACE)
 
-    @functools.cached_property
-    def rewrites(self) -> bool:
-        """Whether a text may be changed (composed, put in lower case, ...) before it is cut into pieces. Where it is not, the pieces stand in it as they are,
-        so that tokens with as many bytes as the text are the text."""
-        normalizer = json.loads(self._encoder.to_str())["normalizer"]
-        return not all(part in ({"type": "Prepend", "prepend": SPACE}, _SPACE_TO_MARK) for part in _parts(normalizer, "normalizers"))
-
     # ---- identity
 
     def fingerprint(self) -> str:
@@ -166,7 +193,7 @@ class Tokenizer:
             "add_prefix_space": self._has_dummy_space,  # or transformers 4 turns it off in a byte-level tokenizer
             "clean_up_tokenization_spaces": False,
         }
-        for name, text in (("tokenizer.json", self._backend.to_str()), ("tokenizer_config.json", json.dumps(config, indent=1, ensure_ascii=False))):
+        for name, text in (("tokenizer.json", self._json), ("tokenizer_config.json", json.dumps(config, indent=1, ensure_ascii=False))):
             with replacing(folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -274,13 +301,6 @@ def _quiet_libraries() -> Iterator[None]:
 
 
 # ---- what is inside a tokenizer.json
-
-
-def _plain_text_encoder(backend):
-    """A copy of `backend` that knows no added tokens, so that every text is text. It only encodes: decoding needs the added tokens."""
-    description = json.loads(backend.to_str())
-    description |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-    return type(backend).from_str(json.dumps(description))
 
 
 def _unknown_piece(model: dict) -> str | None:

@@ -40,12 +40,13 @@ def write_text(path: Path, size: float, corpus: Path | None) -> None:
 
 
 def compare(corpus: Path, tokenizer_dir: Path, rounds: int, folder: Path) -> None:
-    from data.preprocess import cores
+    from data.preprocess import cores, sample_of
     from nano_hindi.token_files import TokenFiles
     from nano_hindi.tokenizer import load_tokenizer
     from nano_hindi.tokenizing import encode_stretches
 
-    tokenizer, plan, workers = load_tokenizer(tokenizer_dir), stretches(corpus), cores()
+    tokenizer, ours_encoder = load_tokenizer(tokenizer_dir), load_tokenizer(tokenizer_dir)
+    plan, workers = stretches(corpus), cores()
     texts = list(batches(read_documents(corpus)))
     size = sum(len(text.encode()) for batch in texts for text in batch)
 
@@ -56,11 +57,12 @@ def compare(corpus: Path, tokenizer_dir: Path, rounds: int, folder: Path) -> Non
                 [encoding.ids for encoding in encodings]
 
     def ours():
+        ours_encoder.encode_faster(sample_of(plan))
         files = TokenFiles(folder)
         files.discard()
         files.begin({}, len(plan))
         with files.open():
-            for encoded in encode_stretches(plan, tokenizer, 0.01, workers):
+            for encoded in encode_stretches(plan, ours_encoder, 0.01, workers):
                 files.append(encoded)
 
     alone, with_ids, whole = medians(
