@@ -10,10 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from nano_hindi.command import Parser, command_line
+from nano_hindi.command import Parser, collected_interrupts, command_line
 from nano_hindi.common import pick_device
 from nano_hindi.errors import UserError
-from nano_hindi.writing import SETTINGS, Settings, collected_interrupts, parse_setting, write
+from nano_hindi.writing import SETTINGS, Settings, parse_setting, write
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

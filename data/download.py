@@ -25,6 +25,7 @@ from nano_hindi.common import Progress, count, replacing, shown
 from nano_hindi.corpus import batches, read_documents, read_source, write_document
 from nano_hindi.errors import UserError
 from nano_hindi.hub import Snapshot, fingerprint, say
+from nano_hindi.lock import locked
 from nano_hindi.sample import stories
 from nano_hindi.unfinished import Unfinished, write_facts
 
@@ -92,6 +93,13 @@ def main(argv: list[str] | None = None) -> int:
     asked = {"source": source, "max_tokens": args.max_tokens, "cleaned": "yes" if args.clean else "no"}
     if from_hub:
         asked |= {"seed": args.seed, "tokenizer": args.tokenizer or TOKENIZER}
+    with locked(args.output_dir, "is downloading there", "--output_dir"):
+        return make(args, asked, corpus)
+
+
+def make(args, asked: dict, corpus: Path) -> int:
+    """The corpus, in a folder that is this process's alone, unless it is there already; and what came of it, for people."""
+    from_hub = args.source == [HUB_SOURCE]
     unfinished = Unfinished(corpus)
     if not (unfinished.is_complete and unfinished.is_of(asked)):
         if corpus.exists() and not args.overwrite:

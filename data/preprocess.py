@@ -27,6 +27,7 @@ from nano_hindi.command import Parser, command_line
 from nano_hindi.common import Progress, count, shown
 from nano_hindi.corpus import MARKER, Stretch, batches, read_source, stretches
 from nano_hindi.errors import UserError
+from nano_hindi.lock import locked
 
 if TYPE_CHECKING:
     from nano_hindi.token_files import TokenFiles
@@ -75,6 +76,16 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"there is no corpus {path}; run data/download.py first, or name the file with --input")
     plan = [stretch for path in args.input for stretch in stretches(path)]
     require_two_documents(args.input)
+
+    with locked(args.output_dir, "is tokenizing there", "--output_dir"):
+        make(args, plan)
+    data_dir = "" if args.output_dir == DEFAULT_DIR else f" --data_dir {shown(args.output_dir)}"
+    print(f"{shown(args.output_dir)} is ready; next: python train.py{data_dir}")
+    return 0
+
+
+def make(args, plan: list[Stretch]) -> None:
+    """Token files in a folder that is this process's alone, unless they are there already, and the report."""
     from nano_hindi.token_files import TokenFiles
     from nano_hindi.tokenizer import load_tokenizer
 
@@ -94,9 +105,6 @@ def main(argv: list[str] | None = None) -> int:
 
         for path in write_report(args.output_dir):
             print(f"report      {shown(path)}")
-    data_dir = "" if args.output_dir == DEFAULT_DIR else f" --data_dir {shown(args.output_dir)}"
-    print(f"{shown(args.output_dir)} is ready; next: python train.py{data_dir}")
-    return 0
 
 
 def facts_of_input(paths: list[Path], plan: list[Stretch]) -> dict:

@@ -13,9 +13,10 @@ import threading
 import time
 import unicodedata
 
+from nano_hindi.command import collected_interrupts
 from nano_hindi.common import IS_WINDOWS
 from nano_hindi.errors import UserError
-from nano_hindi.writing import SETTINGS, Settings, collected_interrupts, parse_setting, write
+from nano_hindi.writing import SETTINGS, Settings, parse_setting, write
 
 COMMANDS = {"/temp": "temperature", "/topk": "top_k", "/topp": "top_p", "/max": "max_tokens", "/seed": "seed"}
 LEAVE = "Ctrl-Z and Enter" if IS_WINDOWS else "Ctrl-D"

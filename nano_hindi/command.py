@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import functools
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from nano_hindi.errors import UserError
 
@@ -74,6 +77,17 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
             return _fail(f"{error.filename or 'the output'}: {error.strerror}; {_REMEDIES[error.errno]}")
 
     return run
+
+
+@contextlib.contextmanager
+def collected_interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets within the block, instead of raising KeyboardInterrupt in the middle of something. For the main thread."""
+    stop = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _fail(message: str) -> int:

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a lock of the operating system, which a process that dies gives up by itself."""
+"""One program at a time in a folder: a lock of the operating system, which a process that dies gives up by itself."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nano_hindi.agreement import from_main
 from nano_hindi.common import World
 from nano_hindi.errors import UserError
 
@@ -26,13 +25,16 @@ def only_run_in(folder: Path, world: World) -> Iterator[None]:
 
     Raises UserError, on every process, where another run is in it.
     """
+    from nano_hindi.agreement import from_main
+
     with contextlib.ExitStack() as held:
-        from_main(world, lambda: held.enter_context(_locked(folder, world)))
+        from_main(world, lambda: held.enter_context(locked(folder, "is training there", "--checkpoint_dir", world.print)))
         yield
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, world: World) -> Iterator[None]:
+def locked(folder: Path, work: str, flag: str, tell: Callable[[str], None] = print) -> Iterator[None]:
+    """Keep other processes that ask for it out of `folder`, as `only_run_in` does. `work` says in the error what the holder does, `flag` names the folder."""
     new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder / LOCK)
     try:
@@ -40,13 +42,11 @@ def _locked(folder: Path, world: World) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(
-                f"{folder} is in use: {_holder(folder)} is training there; let it end or stop it, or choose another --checkpoint_dir"
-            ) from None
+            raise UserError(f"{folder} is in use: {_holder(folder)} {work}; let it end or stop it, or choose another {flag}") from None
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
                 raise
-            world.print(f"notice: {folder} lies on a drive without file locks; let no second run use it")
+            tell(f"notice: {folder} lies on a drive without file locks; let no second run use it")
         try:
             (folder / FACTS).write_text(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},", encoding="utf-8")
             yield

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nano_hindi.command import collected_interrupts
 from nano_hindi.corpus import Stretch, batches
 from nano_hindi.errors import UserError
 
@@ -161,15 +162,20 @@ def _in_order(pool: ProcessPoolExecutor, function: Callable, items: Iterable, ah
 
 @contextlib.contextmanager
 def _interrupt_later() -> Iterator[None]:
-    """Hold Ctrl-C back to the end of the block; a process that is started in it never hears it. (Windows cannot.)"""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """Hold Ctrl-C back to the end of the block; a process that is started in it never hears it (but on Windows)."""
+    with collected_interrupts() as interrupted:
+        if not hasattr(signal, "pthread_sigmask"):
+            yield
+        else:
+            before = signal.pthread_sigmask(
+                signal.SIG_BLOCK, {signal.SIGINT}
+            )  # of this thread, whose processes inherit it; another may still hear it
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 _worker: tuple[Tokenizer, float]  # of a worker process

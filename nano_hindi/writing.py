@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import math
 import secrets
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -85,14 +84,3 @@ def write(model, tokenizer, prompt: str, settings: Settings, n_texts: int, stop:
         if stop.is_set():
             break
     yield [stream.flush() for stream in streams]
-
-
-@contextlib.contextmanager
-def collected_interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets within the block, instead of raising KeyboardInterrupt in the middle of a character."""
-    stop = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

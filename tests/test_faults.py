@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib
 import json
 import os
 import re
@@ -121,17 +122,19 @@ def test_a_run_killed_at_its_very_last_deletion_makes_up_for_it(data_dir, tmp_pa
 
 
 def test_an_exception_in_training_waits_for_the_checkpoint_that_is_being_written(data_dir, tmp_path, straight, monkeypatch):
-    folder, write = tmp_path / "run", saving.Saver._write
+    folder, write, failed = tmp_path / "run", saving.Saver._write, threading.Event()
 
-    def slowly(*args):
-        time.sleep(0.5)
+    def held_back(*args):
+        assert failed.wait(60)
+        time.sleep(0.2)
         write(*args)
 
     def fail(run):
         assert steps(folder) == []
+        failed.set()
         raise ZeroDivisionError
 
-    monkeypatch.setattr(saving.Saver, "_write", slowly)
+    monkeypatch.setattr(saving.Saver, "_write", held_back)
     with at_update(monkeypatch, 6, fail), pytest.raises(ZeroDivisionError):  # the checkpoint of step 10 is under way
         start(data_dir, folder, "--log_interval", "0")
     assert steps(folder) == [10]
@@ -501,6 +504,21 @@ def test_a_drive_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
     with lock.only_run_in(tmp_path, World(0, 1, torch.device("cpu"))):
         pass
     assert "without file locks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("script", "flags", "work"), [("preprocess", ["--input"], "tokenizing"), ("download", ["--source"], "downloading")])
+def test_a_folder_takes_one_download_or_preprocess_at_a_time(tmp_path, capsys, script, flags, work):
+    (tmp_path / "text.txt").write_text("एक\n<|endoftext|>\nदो\n<|endoftext|>\n", encoding="utf-8")
+    main = importlib.import_module(f"data.{script}").main
+    argv = [*flags, str(tmp_path / "text.txt"), "--output_dir", str(tmp_path / "out"), "--tokenizer", "none/such"]
+    with lock.locked(tmp_path / "out", f"is {work} there", "--output_dir"):
+        held = sorted((tmp_path / "out").iterdir())
+        assert main(argv) == 2
+        assert f"in use: process {os.getpid()}, since" in (error := capsys.readouterr().err)
+        assert f"is {work} there; let it end or stop it, or choose another --output_dir" in error
+        assert sorted((tmp_path / "out").iterdir()) == held
+    main(argv)
+    assert "in use" not in capsys.readouterr().err
 
 
 def test_two_processes_of_one_run_are_refused_together(data_dir, tmp_path):
