@@ -235,7 +235,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         )
     is_local = folder.is_dir()
     try:
-        with _quiet_libraries():
+        with quiet_libraries():
             from huggingface_hub import try_to_load_from_cache
             from tokenizers import Tokenizer as Backend
 
@@ -282,7 +282,7 @@ def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Keep the advice of transformers and huggingface_hub off the user's screen, and leave their settings as they were."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
