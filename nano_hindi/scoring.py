@@ -116,7 +116,7 @@ class HuggingFaceScorer(Scorer):
         model = _load_causal_lm(Path(folder), trust_remote_code)
         # fp16, the dtype of GPUs without bf16, overflows in models that were trained in bf16
         model.to(device, torch.bfloat16 if compute_dtype(device) == torch.bfloat16 else torch.float32)
-        rows = model.get_input_embeddings().weight.shape[0]
+        rows = model.config.get_text_config().vocab_size
         if rows < tokenizer.vocab_size:
             raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, but the model knows {rows}; put its own tokenizer there")
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNKNOWN_CONTEXT

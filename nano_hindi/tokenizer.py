@@ -242,6 +242,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             auto = _auto_tokenizer(str(folder.resolve()) if is_local else name, is_local)
             if not auto.is_fast:
                 raise ValueError("it has no tokenizer.json")
+            if len(auto.get_vocab()) <= len(set(auto.all_special_ids)):  # what transformers 5 makes of a configuration alone
+                raise ValueError("it has no pieces")
             backend = Backend.from_str(auto.backend_tokenizer.to_str())
             # transformers 5 builds Llama tokenizers anew from pieces and merges; the file says what the tokenizer really is
             file = folder / "tokenizer.json" if is_local else try_to_load_from_cache(name, "tokenizer.json")
