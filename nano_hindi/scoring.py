@@ -41,7 +41,7 @@ class Scored:
     losses: np.ndarray  # float64 (n,): nats of each token, given bos and those before it in its window
     sizes: np.ndarray  # int64 (n,): UTF-8 bytes of the text that each token stands for; they sum to those of the text
     positions: np.ndarray  # int64 (n,): tokens of context that each prediction saw; 0 = bos only
-    lost: int  # characters of the text that its tokens do not give back; above 0, the losses are those of another text
+    lost: int = 0  # characters of the text that its tokens do not give back; above 0, the losses are those of another text
 
 
 class Window(NamedTuple):
@@ -108,7 +108,7 @@ class CheckpointScorer(Scorer):
 
 
 class HuggingFaceScorer(Scorer):
-    """A causal language model in a folder, as `save_pretrained` or a download from the hub leaves it; its context is its `max_position_embeddings`."""
+    """A causal language model in a folder, as `save_pretrained` or a download from the hub leaves it; its context is its `max_position_embeddings`, at most LONGEST_CONTEXT."""
 
     def __init__(self, folder: Path | str, device: torch.device, trust_remote_code: bool = False):
         """Raises UserError where the folder holds no such model, or no tokenizer whose tokens have fixed bytes."""
@@ -119,8 +119,12 @@ class HuggingFaceScorer(Scorer):
         rows = model.config.get_text_config().vocab_size
         if rows < tokenizer.vocab_size:
             raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, but the model knows {rows}; put its own tokenizer there")
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or UNKNOWN_CONTEXT
-        super().__init__(str(folder), model, tokenizer, min(context, LONGEST_CONTEXT), BATCH_LOGITS[device.type] // rows)
+        named = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        context = min(named or UNKNOWN_CONTEXT, LONGEST_CONTEXT)
+        if context != named:
+            of_model = f"has a context of {named:,} tokens" if named else "names no context (max_position_embeddings)"
+            print(f"notice: {folder} {of_model}; {context:,} tokens are used")
+        super().__init__(str(folder), model, tokenizer, context, BATCH_LOGITS[device.type] // rows)
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         counts = targets != IGNORED

@@ -187,16 +187,18 @@ def test_text_that_the_tokenizer_loses_is_counted_and_keeps_its_bytes(tmp_path):
     assert all((scored.sizes >= 0).all() for scored in found)
 
 
-def test_a_context_that_is_very_long_or_not_named_becomes_one_that_fits(tmp_path):
+def test_a_context_that_is_very_long_or_not_named_becomes_one_that_fits_and_is_told(tmp_path, capsys):
     import transformers
 
     folder = save_hugging_face(tmp_path, "llama")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1_000_000}))
     assert HuggingFaceScorer(folder, CPU).context == 4096
+    assert "context of 1,000,000 tokens; 4,096 tokens are used" in capsys.readouterr().out
     transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=520, hidden_size=16, n_layer=1, n_head=2)).save_pretrained(folder)
     scorer = HuggingFaceScorer(folder, CPU)
     assert scorer.context == 1024
+    assert "names no context (max_position_embeddings); 1,024 tokens" in capsys.readouterr().out
     assert all(np.isfinite(scored.losses).all() for scored in scorer.score(TEXTS))
 
 
