@@ -45,7 +45,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    from nano_hindi.checkpoint import load_for_inference
+    from nano_hindi.checkpoint import build_model, load_for_inference
 
     trained = load_for_inference(args.checkpoint)
     model, tokenizer = build_model(trained, pick_device(args.device)), trained.tokenizer
@@ -68,28 +68,6 @@ def read_prompts(prompt: str | None) -> tuple[str, ...]:
 
         return SAMPLE_PROMPTS
     return (sys.stdin.read().removeprefix("\ufeff").rstrip("\r\n") if prompt == "-" else prompt,)  # PowerShell begins a pipe with U+FEFF
-
-
-def build_model(trained, device):
-    """The model of a checkpoint, on its device and ready to write."""
-    import torch
-
-    from nano_hindi.common import compute_dtype
-    from nano_hindi.flash_attention import select_backend
-    from nano_hindi.model import GPT
-
-    config = trained.config
-    with torch.device("meta"):
-        model = GPT(config)
-    model.to_empty(device=device)
-    try:
-        model.load_state_dict(trained.state_dict)
-    except RuntimeError as error:
-        raise UserError(f"the weights of {trained.path} do not fit its own configuration; use another checkpoint") from error
-    model.eval()
-    model.compute_dtype = compute_dtype(device)
-    select_backend(device, model.compute_dtype, head_dim=config.head_dim, n_head=config.n_head, n_kv_head=config.n_kv_head, training=False)
-    return model
 
 
 def print_texts(model, tokenizer, prompt: str, settings: Settings, n_texts: int) -> None:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nano_hindi.common import World, replacing
+from nano_hindi.common import World, compute_dtype, replacing
 from nano_hindi.config import GPTConfig, TrainConfig, from_dict
 from nano_hindi.errors import UserError
 
 if TYPE_CHECKING:
+    from nano_hindi.model import GPT
     from nano_hindi.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -201,6 +202,25 @@ def load_for_inference(path: Path | str) -> TrainedModel:
     if tokenizer.fingerprint() != state["tokenizer"].get("fingerprint"):
         raise UserError(f"{folder} is not the tokenizer that {file} was trained with (their fingerprints differ); put the right one there")
     return TrainedModel(from_dict(GPTConfig, state["model_config"]), state["model_state_dict"], state["step"], tokenizer, file)
+
+
+def build_model(trained: TrainedModel, device: torch.device) -> GPT:
+    """The model of a checkpoint, on its device and ready to predict. Raises UserError where the weights do not fit the configuration."""
+    from nano_hindi.flash_attention import select_backend
+    from nano_hindi.model import GPT
+
+    config = trained.config
+    with torch.device("meta"):
+        model = GPT(config)
+    model.to_empty(device=device)
+    try:
+        model.load_state_dict(trained.state_dict)
+    except RuntimeError as error:
+        raise UserError(f"the weights of {trained.path} do not fit its own configuration; use another checkpoint") from error
+    model.eval()
+    model.compute_dtype = compute_dtype(device)
+    select_backend(device, model.compute_dtype, head_dim=config.head_dim, n_head=config.n_head, n_kv_head=config.n_kv_head, training=False)
+    return model
 
 
 def _latest_model(folder: Path) -> Path:

@@ -235,13 +235,15 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         )
     is_local = folder.is_dir()
     try:
-        with _quiet_libraries():
+        with quiet_libraries():
             from huggingface_hub import try_to_load_from_cache
             from tokenizers import Tokenizer as Backend
 
             auto = _auto_tokenizer(str(folder.resolve()) if is_local else name, is_local)
             if not auto.is_fast:
                 raise ValueError("it has no tokenizer.json")
+            if len(auto.get_vocab()) <= len(set(auto.all_special_ids)):  # what transformers 5 makes of a configuration alone
+                raise ValueError("it has no pieces")
             backend = Backend.from_str(auto.backend_tokenizer.to_str())
             # transformers 5 builds Llama tokenizers anew from pieces and merges; the file says what the tokenizer really is
             file = folder / "tokenizer.json" if is_local else try_to_load_from_cache(name, "tokenizer.json")
@@ -282,7 +284,7 @@ def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Keep the advice of transformers and huggingface_hub off the user's screen, and leave their settings as they were."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging

@@ -16,7 +16,7 @@ import torch
 import generate
 from conftest import ROOT, spelled
 from nano_hindi import chat, engine
-from nano_hindi.checkpoint import load_for_inference
+from nano_hindi.checkpoint import build_model, load_for_inference
 from nano_hindi.writing import Settings
 
 
@@ -128,7 +128,7 @@ def test_a_talk_in_a_pipe_gives_the_text_alone(spelling):
 @pytest.fixture
 def speller(spelling):
     trained = load_for_inference(spelling)
-    return chat.Chat(generate.build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=5, temperature=0))
+    return chat.Chat(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=5, temperature=0))
 
 
 def test_the_text_grows_until_it_ends_or_is_reset(speller, capsys):
@@ -180,7 +180,7 @@ def test_commands_change_one_setting_show_it_and_refuse_wrong_values_in_one_line
 
 def test_a_seed_repeats_a_text_and_without_one_texts_differ(straight, capsys):
     trained = load_for_inference(straight)
-    writer = chat.Chat(generate.build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=12))
+    writer = chat.Chat(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=12))
 
     def text():
         writer.command("/reset")

@@ -12,7 +12,7 @@ import torch
 import generate
 from conftest import ROOT, assert_parted_between_characters, run_script, spelled
 from nano_hindi import engine
-from nano_hindi.checkpoint import load_for_inference
+from nano_hindi.checkpoint import build_model, load_for_inference
 from nano_hindi.report import SAMPLE_PROMPTS
 
 
@@ -32,7 +32,7 @@ def test_a_prompt_is_continued_and_the_same_seed_repeats_it(straight, capsys):
 def test_greedy_text_is_the_models_likeliest_continuation(straight, capsys):
     """Against the logits of the whole text so far, without a cache."""
     trained = load_for_inference(straight)
-    model = generate.build_model(trained, torch.device("cpu"))
+    model = build_model(trained, torch.device("cpu"))
     ids = trained.tokenizer.encode_prompt("राम")
     assert ids[0] == trained.tokenizer.bos_id
     for _ in range(12):
@@ -95,7 +95,7 @@ def test_a_space_at_the_end_of_a_prompt_is_followed_by_a_word_and_no_further_spa
         assert text_of(capsys, *argv).startswith("भारत एक ")
         trained = load_for_inference(straight)
         ids, first_ids = trained.tokenizer.encode_open("भारत एक ")
-        logits = generate.build_model(trained, torch.device("cpu"))(torch.tensor([ids]))[0, -1].detach()
+        logits = build_model(trained, torch.device("cpu"))(torch.tensor([ids]))[0, -1].detach()
         best = max(first_ids, key=lambda i: logits[i])
         greedy = text_of(capsys, "--checkpoint", straight, "--prompt", "भारत एक ", "--max_tokens", 1, "--temperature", 0)
         assert greedy == trained.tokenizer.decode([*ids, best]) + "\n"

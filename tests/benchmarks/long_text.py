@@ -15,8 +15,7 @@ from pathlib import Path
 import timing  # noqa: F401 - puts the repo's root on the path
 import torch
 
-from generate import build_model
-from nano_hindi.checkpoint import load_for_inference
+from nano_hindi.checkpoint import build_model, load_for_inference
 from nano_hindi.dataloader import val_batches
 from nano_hindi.eval import compute_token_bytes
 

@@ -1,0 +1,132 @@
+"""`python -m nano_hindi.eval` as its user runs it."""
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+from test_scoring import save_hugging_face
+
+import standin
+from conftest import run_script
+from nano_hindi import eval as command
+from nano_hindi.checkpoint import load_for_inference
+from nano_hindi.corpus import read_documents, write_document
+from nano_hindi.scoring import CheckpointScorer
+from nano_hindi.tokenizing import is_for_validation
+
+
+@pytest.fixture
+def story(tmp_path):
+    file = tmp_path / "stories.txt"
+    with open(file, "wb") as corpus:
+        for text in standin.documents(25, seed=11):
+            write_document(corpus, text)
+    return file
+
+
+def evaluated(tmp_path, *argv) -> dict:
+    assert command.main([*map(str, argv), "--json", str(tmp_path / "figures.json"), "--device", "cpu"]) == 0
+    return json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"), parse_constant=lambda _: pytest.fail("JSON knows no NaN"))
+
+
+def test_the_figures_are_those_of_the_texts(straight, story, tmp_path, capsys):
+    found = evaluated(tmp_path, "--checkpoint", straight, "--text", story)
+    texts = list(read_documents(story))
+    scored = list(CheckpointScorer(load_for_inference(straight), torch.device("cpu")).score(texts))
+    nats = sum(document.losses.sum() for document in scored)
+    size = sum(len(text.encode()) for text in texts)
+    assert found["documents"] == 25
+    assert found["bytes"] == size
+    assert found["words"] == sum(len(text.split()) for text in texts)
+    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / size)
+    assert found["bits_per_byte_interval"][0] < found["bits_per_byte"] < found["bits_per_byte_interval"][1]
+    assert sum(row["tokens"] for row in found["by_position"]) == found["tokens"] == sum(len(document.losses) for document in scored)
+    shown = capsys.readouterr().out
+    assert f"{found['bits_per_byte']:.4f}" in shown
+    assert all(passage["text"] in shown for passage in found["best"] + found["worst"])
+
+
+def test_without_text_it_predicts_the_documents_of_val_bin(straight, data_dir, tmp_path):
+    args = command.parse(["--checkpoint", str(straight), "--data_dir", str(data_dir)])
+    held_out = [text for text in read_documents(data_dir / "corpus.txt") if is_for_validation(text.encode(), 0.1)]
+    assert command.read_texts(args) == held_out
+    found = evaluated(tmp_path, "--checkpoint", straight, "--data_dir", data_dir)
+    assert found["documents"] == len(held_out) > 10
+
+
+def test_models_of_different_tokenizers_are_compared_on_the_same_bytes(straight, story, tmp_path, capsys):
+    found = [evaluated(tmp_path, "--checkpoint", straight, "--text", story)]
+    for kind in ("llama", "gpt2"):
+        found.append(evaluated(tmp_path, "--hf", save_hugging_face(tmp_path / kind, kind), "--text", story))
+    assert len({(figures["documents"], figures["bytes"], figures["words"]) for figures in found}) == 1
+    assert len({figures["tokens"] for figures in found}) == 3
+    assert found[0]["bits_per_byte"] < min(figures["bits_per_byte"] for figures in found[1:])  # the others are random
+
+
+def test_max_bytes_reads_that_much_and_stops(straight, story, tmp_path):
+    whole = b"".join(text.encode() for text in read_documents(story))
+    found = evaluated(tmp_path, "--checkpoint", straight, "--text", story, story, "--max_bytes", 700)
+    assert 700 - 3 <= found["bytes"] <= 700
+    args = command.parse(["--checkpoint", "x", "--text", str(story), "--max_bytes", "700"])
+    assert whole.startswith("".join(command.read_texts(args)).encode())
+
+
+def test_one_document_has_no_interval(straight, tmp_path, capsys):
+    (tmp_path / "one.txt").write_text("एक समय की बात है।", encoding="utf-8")
+    found = evaluated(tmp_path, "--checkpoint", straight, "--text", tmp_path / "one.txt")
+    assert found["bits_per_byte_interval"] is None
+    assert "no interval" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "--checkpoint"),
+        (["--checkpoint", "a", "--hf", "b"], "not allowed"),
+        (["--checkpoint", "a", "--trust_remote_code"], "--hf"),
+        (["--checkpoint", "{run}", "--max_bytes", "0"], "--max_bytes"),
+        (["--checkpoint", "{run}", "--text", "missing.txt"], "missing.txt"),
+        (["--checkpoint", "{run}", "--text", "{tmp}/story.doc"], ".parquet"),
+        (["--checkpoint", "{run}", "--text", "{tmp}/blank.txt"], "no text"),
+        (["--checkpoint", "{run}", "--data_dir", "{tmp}"], "preprocess_meta.txt"),
+        (["--checkpoint", "{tmp}", "--text", "{tmp}/story.txt"], "no checkpoint"),
+        (["--hf", "{tmp}/nowhere", "--text", "{tmp}/story.txt"], "nowhere"),
+        (["--hf", "{tmp}", "--text", "{tmp}/story.txt"], "tokenizer.json"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(argv, words, straight, tmp_path, capsys):
+    for name, text in (("story.txt", "राम"), ("story.doc", "राम"), ("blank.txt", " \n")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert command.main([word.format(run=straight, tmp=tmp_path) for word in argv]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_a_models_own_code_runs_only_where_it_is_trusted(story, tmp_path, capsys):
+    folder = save_hugging_face(tmp_path / "hf", "llama")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "print('the code of the folder runs')\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    argv = ["--hf", str(folder), "--text", str(story), "--device", "cpu"]
+    assert command.main(argv) == 2
+    refused = capsys.readouterr()
+    assert "--trust_remote_code" in refused.err
+    assert "the code of the folder runs" not in refused.out
+    assert command.main([*argv, "--trust_remote_code"]) == 0
+    assert "the code of the folder runs" in capsys.readouterr().out
+
+
+def test_help_is_there_before_torch():
+    done = run_script("-c", "import sys, nano_hindi.eval as e\ntry: e.main(['--help'])\nfinally: assert 'torch' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+    assert "--hf DIR" in done.stdout
+    assert sys.flags.utf8_mode or done.stdout.isascii()
