@@ -26,9 +26,8 @@ from nano_hindi.common import replacing
 from nano_hindi.errors import UserError
 from nano_hindi.fast_encoding import FastEncoder, fast_encoder
 from nano_hindi.streaming import Clusters
+from nano_hindi.tokenizer_json import SPACE, piece_reader, rewrites, unknown_piece
 
-SPACE = "▁"  # U+2581, how SentencePiece writes a space
-BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # in it: matras, conjuncts, nukta, ZWJ, danda, two kinds of digits, spaces of all kinds, an emoji, the names of special tokens
 PROBE = "  भारत की क्‍या ज़रूरत है?\n\tहाँ। १२३ 1,234.5  the end 👩‍🌾 </s><s> <|endoftext|> <0x41>\r\nक"
 
@@ -49,13 +48,9 @@ class Tokenizer:
         self.vocab_size = max(self._ids.values()) + 1
         added = backend.get_added_tokens_decoder()
         description = json.loads(self._json)
-        self._unknown_piece = _unknown_piece(description["model"])
+        self._unknown_piece = unknown_piece(description["model"])
         unknown = self._ids.get(self._unknown_piece)
-        # Whether a text may be changed (composed, put in lower case, ...) before it is cut into pieces. Where it is not, the pieces stand in it as they are,
-        # so that tokens with as many bytes as the text are the text.
-        self.rewrites = not all(
-            part in ({"type": "Prepend", "prepend": SPACE}, _SPACE_TO_MARK) for part in _parts(description["normalizer"], "normalizers")
-        )
+        self.rewrites = rewrites(description["normalizer"])
         self._fast: FastEncoder | None = None  # see `encode_faster`
         self.special_ids = frozenset({i for i, token in added.items() if token.special} | {self.bos_id, self.eos_id, unknown} - {None})
         self._doubles_space = False  # until the next two lines have asked the plain encoder
@@ -151,7 +146,7 @@ class Tokenizer:
     def _pieces(self) -> list[bytes]:
         """The bytes of each token, by id."""
         pieces = [b""] * self.vocab_size
-        piece_bytes = _piece_reader(json.loads(self._json), self.name)
+        piece_bytes = piece_reader(json.loads(self._json), self.name)
         added = self._backend.get_added_tokens_decoder()
         for piece, i in self._ids.items():
             if i not in self.special_ids:
@@ -300,55 +295,3 @@ def quiet_libraries() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.set_verbosity(level)
-
-
-# ---- what is inside a tokenizer.json
-
-
-def _unknown_piece(model: dict) -> str | None:
-    """The piece that stands for characters the tokenizer does not know. It has no bytes of its own."""
-    if model.get("type") == "Unigram":
-        return model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else None
-    return model.get("unk_token")
-
-
-_SPACE_TO_MARK = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-
-
-def _parts(part: dict | None, nested: str) -> list[dict]:
-    """The components of a normalizer, in a row."""
-    if part is None:
-        return []
-    return [inner for child in part[nested] for inner in _parts(child, nested)] if nested in part else [part]
-
-
-def _types(part: dict | None) -> set[str]:
-    """The names of all components in a normalizer, pre-tokenizer or decoder, nested ones too."""
-    if part is None:
-        return set()
-    nested = [child for key in ("normalizers", "pretokenizers", "decoders") for child in part.get(key, [])]
-    return {part["type"]}.union(*map(_types, nested))
-
-
-def _piece_reader(description: dict, name: str):
-    """The function from a piece to its bytes. Raises UserError for a kind of tokenizer that is not read here."""
-    decoders = _types(description["decoder"])
-    if "ByteLevel" in decoders:
-        byte_of = {letter: byte for byte, letter in enumerate(_byte_level_letters())}
-        return lambda piece: bytes(byte_of[c] for c in piece) if all(c in byte_of for c in piece) else piece.encode()
-    if "Metaspace" not in decoders and f'"{SPACE}"' not in json.dumps(description["decoder"], ensure_ascii=False):
-        raise UserError(f"the tokenizer {name} is neither SentencePiece-style nor byte-level, and its tokens have no fixed bytes; use another")
-    has_bytes = "ByteFallback" in decoders
-
-    def read(piece: str) -> bytes:
-        byte = BYTE_PIECE.fullmatch(piece) if has_bytes else None
-        return bytes([int(byte[1], 16)]) if byte else piece.replace(SPACE, " ").encode()
-
-    return read
-
-
-def _byte_level_letters() -> list[str]:
-    """The letter of each byte in byte-level BPE: printable Latin-1 stands for itself, the other bytes take the letters from U+0100 on, in order."""
-    itself = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte if byte in itself else next(others)) for byte in range(256)]
