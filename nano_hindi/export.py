@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nano_hindi.config import GPTConfig
+    from nano_hindi.model_card import Card
     from nano_hindi.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -202,17 +203,17 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, sequence_len: int) -> No
 # ---- words for people
 
 
-def end_page(folder: Path, card) -> list[str]:
+def end_page(folder: Path, card: Card) -> list[str]:
     """What was written, and how it is used."""
+    from nano_hindi.model_card import usage
+
     size = sum((folder / name).stat().st_size for name in FILES)
-    path = str(folder.resolve().as_posix())
     return [
         f"exported    {shown(folder)}: step {card.step:,}, {count(card.parameters['total'])} parameters in {card.dtype}, {size / 1e6:,.1f} MB",
         f"files       {', '.join(FILES)}",
         *card.notices(),
-        "use         from transformers import pipeline",
-        f'            write = pipeline("text-generation", model="{path}", trust_remote_code=True)',
-        '            print(write("एक समय की बात है")[0]["generated_text"])',
+        "use         in Python:",
+        *(f"            {line}" for line in usage(folder.resolve().as_posix())),
     ]
 
 

@@ -34,14 +34,23 @@ class Card:
     def notices(self) -> list[str]:
         """Lines for the one who exports, where the card has gaps."""
         if not self.training:
-            return [f"notice      {self.checkpoint.name} alone says nothing of its training, nor does the card; a checkpoint_step{self.step}.pt beside it would"]
+            return [
+                f"notice      {self.checkpoint.name} alone says nothing of its training, nor does the card; a checkpoint_step{self.step}.pt beside it would"
+            ]
         if not self.data.get("source"):
             return ["notice      the card does not name the text: --data_dir DIR would, with the folder that the model was trained on"]
         return []
 
     def text(self, name: str) -> str:
         """README.md of a model called `name`."""
-        sections = (self.front_matter(), self.introduction(name), self.model(), self.training_section(), self.data_section(), self.tokenizer_section())
+        sections = (
+            self.front_matter(),
+            self.introduction(name),
+            self.model(),
+            self.training_section(),
+            self.data_section(),
+            self.tokenizer_section(),
+        )
         return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
     def front_matter(self) -> list[str]:
@@ -56,12 +65,11 @@ class Card:
             "taught to answer, to follow instructions or to be polite, and what it writes may be wrong or unfair.",
             "",
             "```python",
-            "from transformers import pipeline",
-            f'write = pipeline("text-generation", model="{name}", trust_remote_code=True)',
-            'print(write("एक समय की बात है")[0]["generated_text"])',
+            *usage(name),
             "```",
             "",
             "`trust_remote_code=True` runs `modeling_nano_hindi.py` of this folder (MIT License). It needs nothing but torch and transformers.",
+            '`pipeline("text-generation", ...)` works too, but that of transformers 5 may lose the space between the prompt and the first new word.',
         ]
 
     def model(self) -> list[str]:
@@ -80,7 +88,11 @@ class Card:
 
     def training_section(self) -> list[str]:
         if not self.training:
-            return ["## Training", "", f"Step {self.step:,}. Nothing else is known: the export was made of a file without the record of its training."]
+            return [
+                "## Training",
+                "",
+                f"Step {self.step:,}. Nothing else is known: the export was made of a file without the record of its training.",
+            ]
         t, latest = from_dict(TrainConfig, self.training["train_config"]), self.training["metrics"].get("latest", {})
         tokens, train_tokens = self.training["tokens_seen"], self.training["data"].get("train_tokens")
         rows = {
@@ -125,6 +137,15 @@ class Card:
         else:
             words = f"`{name}`. Its licence is not known here: look it up where it is from before you pass this folder on."
         return ["## Tokenizer", "", words]
+
+
+def usage(path: str) -> list[str]:
+    """Python that writes a text with the model of the folder `path`."""
+    return [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f'tokenizer, model = (auto.from_pretrained("{path}", trust_remote_code=True) for auto in (AutoTokenizer, AutoModelForCausalLM))',
+        'print(tokenizer.decode(model.generate(**tokenizer("एक समय की बात है", return_tensors="pt"))[0], skip_special_tokens=True))',
+    ]
 
 
 def table(rows: dict[str, str]) -> list[str]:

@@ -34,7 +34,7 @@ class NanoHindiConfig(PretrainedConfig):
     """
 
     model_type = "nano_hindi"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - Trainer adds it to a list
     attribute_map = {  # noqa: RUF012 - transformers reads it from the class
         "hidden_size": "n_embd",
         "num_hidden_layers": "n_layer",
