@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     card = Card.of(trained, args.data_dir, parameters_by_kind(weights), args.dtype)
     with new_export(args.output_dir) as folder:
         write_weights(folder / "model.safetensors", weights)
-        write_tokenizer(folder, trained.tokenizer, trained.config.sequence_len)
+        write_tokenizer(folder, trained.tokenizer)
         write_json(folder / "config.json", config_json(trained.config, trained.tokenizer, args.dtype))
         write_json(folder / "generation_config.json", generation_json(trained.tokenizer))
         shutil.copyfile(CODE, folder / CODE.name)
@@ -178,7 +178,7 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, sequence_len: int) -> None:
+def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Write the tokenizer so that every text begins with bos, which the model has always seen there, and batches are padded on the left, with eos."""
     from tokenizers import Tokenizer as Backend
     from tokenizers.processors import TemplateProcessing
@@ -195,7 +195,6 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, sequence_len: int) -> No
         "pad_token": config["eos_token"],
         "padding_side": "left",
         "model_input_names": ["input_ids", "attention_mask"],
-        "model_max_length": sequence_len,
     }
     write_json(folder / "tokenizer_config.json", config)
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import sys
 import warnings
 
 import pytest
@@ -118,6 +119,19 @@ def test_the_logits_are_those_of_our_network_far_beyond_the_windows(ours, theirs
 
 
 @torch.no_grad()
+def test_a_text_that_comes_in_pieces_has_the_logits_of_the_whole(theirs):
+    ids, mask = some_ids(2, 3 * CONFIG.sequence_len), torch.ones(2, 3 * CONFIG.sequence_len, dtype=torch.long)
+    mask[1, :5] = 0
+    cache, pieces = None, []
+    for start, end in itertools.pairwise((0, 7, 8, 50, 61, 96)):
+        output = theirs(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True)
+        cache, pieces = output.past_key_values, [*pieces, output.logits]
+    whole = theirs(ids, attention_mask=mask).logits
+    torch.testing.assert_close(torch.cat(pieces, dim=1)[mask.bool()], whole[mask.bool()], rtol=0, atol=5e-5)
+    torch.testing.assert_close(whole[1, 5:], theirs(ids[1:, 5:]).logits[0], rtol=0, atol=5e-5)
+
+
+@torch.no_grad()
 def test_in_bfloat16_the_logits_are_as_near_to_the_exact_ones_as_those_of_our_network(exported, ours):
     model, ids = load(exported["bfloat16"], dtype=torch.bfloat16), some_ids(2, 5 * CONFIG.sequence_len + 3)
     exact, found = ours(ids), model(ids).logits
@@ -164,12 +178,13 @@ def test_loss_and_gradients_are_those_of_our_network(ours, theirs):
 
 def test_a_new_model_begins_as_ours_do(theirs):
     torch.manual_seed(0)
-    new, first = type(theirs)(theirs.config), GPT(CONFIG)
+    new, first = type(theirs)(type(theirs.config)(**dataclasses.asdict(CONFIG))), GPT(CONFIG)
     first.init_weights()
     expected = export.exported_weights(CONFIG, first.state_dict(), "float32")
     for name, weight in new.named_parameters():
         assert (weight.abs().max() > 0) == (expected[name].abs().max() > 0), name
         torch.testing.assert_close(weight.square().mean(), expected[name].square().mean(), rtol=0.1, atol=0)
+    assert new.lm_head.weight is not new.wte.weight
     ids = some_ids(2, 40)
     assert abs(new(input_ids=ids, labels=ids).loss.item() - math.log(CONFIG.vocab_size)) < 0.05
 
@@ -247,7 +262,7 @@ def generated(model, ids: list[list[int]] | torch.Tensor, n: int, **options) -> 
 
 
 def test_generate_with_its_cache_writes_what_our_engine_writes_beyond_the_windows(ours, theirs):
-    ids, n = some_ids(1, 11), 4 * CONFIG.sequence_len
+    ids, n = some_ids(1, 11), 2 * CONFIG.sequence_len
     expected = greedy(ours, ids[0].tolist(), n)
     assert len(set(expected)) > 20  # a text that turns in a circle would hide much
     assert generated(theirs, ids, n) == [expected]
@@ -265,7 +280,7 @@ def test_in_bfloat16_the_text_is_the_likeliest_without_a_cache_too(exported):
 
 def test_a_row_with_padding_on_its_left_is_written_as_it_is_alone(exported, ours, theirs):
     tokenizer = load_its_tokenizer(exported["float32"])
-    batch, n = tokenizer(list(PROMPTS), return_tensors="pt", padding=True), 3 * CONFIG.sequence_len
+    batch, n = tokenizer(list(PROMPTS), return_tensors="pt", padding=True), CONFIG.sequence_len + 8
     assert (batch.attention_mask[:, 0] == 0).sum() == 2
     alone = [greedy(ours, tokenizer(prompt).input_ids, n) for prompt in PROMPTS]
     assert generated(theirs, batch.input_ids, n, attention_mask=batch.attention_mask) == alone
@@ -275,12 +290,15 @@ def test_a_row_with_padding_on_its_left_is_written_as_it_is_alone(exported, ours
         for row, prompt in zip(logits, PROMPTS, strict=True):
             ids = torch.tensor([tokenizer(prompt).input_ids])
             torch.testing.assert_close(row[-ids.size(1) :], ours(ids)[0], rtol=0, atol=5e-5)
+    code = sys.modules[type(theirs).__module__]
+    assert (
+        code.visible_keys(*batch.input_ids.shape[1:] * 2, 8, batch.attention_mask, ids.device).any(dim=-1).all()
+    )  # some kernels make nan of a query that sees nothing
 
 
-def test_beams_and_samples_come_from_the_same_cache(theirs):
+def test_beams_share_the_cache(theirs):
     ids = some_ids(2, 11)
-    torch.manual_seed(0)
-    assert generated(theirs, ids, 40, num_beams=3) == generated(theirs, ids, 40, num_beams=3, use_cache=False)
+    assert generated(theirs, ids, 24, num_beams=3) == generated(theirs, ids, 24, num_beams=3, use_cache=False)
 
 
 def test_pipeline_continues_prompts_of_all_lengths_at_once(exported, ours):
@@ -365,6 +383,11 @@ def test_the_card_tells_what_checkpoint_and_data_know(straight, data_dir, tmp_pa
     assert "the card does not name the text" in capsys.readouterr().out
     raw.unlink()
 
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "preprocess_meta.txt").write_text("\n".join(f"{key}: {value}" for key, value in (facts | {"val_tokens": 1}).items()))
+    assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "foreign"), "--data_dir", str(tmp_path / "data")]) == 0
+    assert "Source and licence are not known" in (tmp_path / "foreign" / "README.md").read_text(encoding="utf-8")
+
 
 def test_the_card_of_a_model_alone_says_that_it_knows_nothing_more(exported):
     card = (exported["float32"] / "README.md").read_text(encoding="utf-8")
@@ -422,6 +445,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_export_whole(checkpoint,
 @pytest.mark.parametrize("moved", [0, 3, 6])
 def test_an_export_that_was_killed_is_no_model_and_is_made_again(checkpoint, tmp_path, monkeypatch, moved):
     arguments = ["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path)]
+    assert export.main(arguments) == 0  # an earlier one, of which nothing may be taken for the new one
     moves = itertools.count()
 
     def killed(source, target):

@@ -34,7 +34,6 @@ class NanoHindiConfig(PretrainedConfig):
     """
 
     model_type = "nano_hindi"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - Trainer adds it to a list
     attribute_map = {  # noqa: RUF012 - transformers reads it from the class
         "hidden_size": "n_embd",
         "num_hidden_layers": "n_layer",
@@ -229,7 +228,7 @@ class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
         """Token ids (B, T) -> float32 soft-capped logits (B, T, V), and the cache if there is one or `use_cache` asks for one.
 
         attention_mask (B, N): 0 for padding, which nobody sees and whose own logits mean nothing.
-        position_ids (B, T): how far along its text a token is; without them the tokens that are not padding are counted.
+        position_ids (B, T): how far along its text a token is, which may begin at any number: attention sees only distances. Without them, its place in the row.
         labels (B, T): those of `input_ids`, of which each is predicted from the ones before it; -100 is left out. They give the mean loss in nats, or the sum over
         `num_items_in_batch` where transformers' Trainer names it.
         logits_to_keep: logits of that many last tokens alone (0: of all), or of the tokens with these indices.
@@ -238,10 +237,8 @@ class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
             past_key_values = DynamicCache()
         n_queries, n_past = input_ids.size(1), past_key_values.get_seq_length() if past_key_values is not None else 0
         n_keys = n_past + n_queries
-        if position_ids is None and attention_mask is None:
+        if position_ids is None:
             position_ids = torch.arange(n_past, n_keys, device=input_ids.device)[None]
-        elif position_ids is None:
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -n_queries:]
         cos, sin = rope_angles(position_ids, self.config.head_dim)
         windows = self.config.windows
         masks = {window: visible_keys(n_queries, n_keys, window, attention_mask, input_ids.device) for window in set(windows)}
