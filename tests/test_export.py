@@ -24,7 +24,7 @@ from nano_hindi.model import GPT
 from nano_hindi.tokenizer import load_tokenizer
 
 CONFIG = GPTConfig(
-    vocab_size=500, sequence_len=32, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, window_pattern="SL"
+    vocab_size=500, sequence_len=32, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, window_pattern="SLS"
 )  # c_fc has 512 rows, as wte has
 PROMPTS = ("भारत", "राम और सीता नदी के किनारे गीत गाते हैं। किसान", "एक")
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -386,7 +386,7 @@ def test_the_card_tells_what_checkpoint_and_data_know(straight, data_dir, tmp_pa
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "preprocess_meta.txt").write_text("\n".join(f"{key}: {value}" for key, value in (facts | {"val_tokens": 1}).items()))
     assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "foreign"), "--data_dir", str(tmp_path / "data")]) == 0
-    assert "Source and licence are not known" in (tmp_path / "foreign" / "README.md").read_text(encoding="utf-8")
+    assert (tmp_path / "foreign" / "README.md").read_text(encoding="utf-8").count("licence are not known") == 2  # data and tokenizer
 
 
 def test_the_card_of_a_model_alone_says_that_it_knows_nothing_more(exported):
