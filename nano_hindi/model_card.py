@@ -135,6 +135,7 @@ class Card:
         elif name == SARVAM:
             words = f"[{SARVAM}]({SARVAM_PAGE}) by Sarvam AI. It has a licence of its own, which stands on that page: read it before you pass this folder on."
         else:
+            name = PurePath(name).name if PurePath(name).is_absolute() else name  # where it lay is nobody's business
             words = f"`{name}`. Its licence is not known here: look it up where it is from before you pass this folder on."
         return ["## Tokenizer", "", words]
 

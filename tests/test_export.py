@@ -366,9 +366,10 @@ def test_the_card_tells_what_checkpoint_and_data_know(straight, data_dir, tmp_pa
         "[ai4bharat/sangraha](https://huggingface.co/datasets/ai4bharat/sangraha) by AI4Bharat, revision abc123",
         "Licence: CC BY 4.0.",
         "datasets: [ai4bharat/sangraha]",
-        "Its licence is not known here",
+        "`standin`. Its licence is not known here",
     ):
         assert fact in card, fact
+    assert str(data_dir) not in card
 
     raw.write_text(f"source: /home/me/a.txt, /home/me/b.txt\ndocuments: {documents}\nwords: {facts['words']}\n")
     assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "files"), "--data_dir", str(data_dir)]) == 0
