@@ -1,0 +1,482 @@
+"""The exported folder in transformers 4 or 5, whichever is installed, against our own network, engine and tokenizer."""
+
+import contextlib
+import dataclasses
+import errno
+import itertools
+import json
+import math
+import os
+import sys
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import standin
+from generate import build_model
+from nano_hindi import export
+from nano_hindi.checkpoint import load_for_inference, save_model
+from nano_hindi.config import GPTConfig
+from nano_hindi.engine import generate_tokens
+from nano_hindi.model import GPT
+from nano_hindi.tokenizer import load_tokenizer
+
+CONFIG = GPTConfig(
+    vocab_size=500, sequence_len=32, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, window_pattern="SLS"
+)  # c_fc has 512 rows, as wte has
+PROMPTS = ("भारत", "राम और सीता नदी के किनारे गीत गाते हैं। किसान", "एक")
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules_cache(tmp_path_factory):
+    """transformers copies the code that it is to trust: not into the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield
+
+
+def make_checkpoint(folder, kind: str):
+    """A model.pt whose weights are all large enough to be seen in the logits, and its tokenizer."""
+    standin.make_tokenizer(folder / "source", CONFIG.vocab_size, kind)
+    tokenizer = load_tokenizer(folder / "source")
+    tokenizer.save(folder / "tokenizer")
+    torch.manual_seed(1)
+    model = GPT(CONFIG)
+    model.init_weights()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("c_proj.weight"):
+                weight.normal_(std=0.1)
+            elif name.endswith(("ve_gate.weight", "lambdas")):
+                weight.normal_(mean=0.5, std=0.5)
+        model.lm_head.weight.normal_(std=0.5)
+    state = {"format": 1, "step": 7, "model_state_dict": dict(model.state_dict()), "model_config": dataclasses.asdict(CONFIG)}
+    return save_model(folder, state | {"tokenizer": {"fingerprint": tokenizer.fingerprint()}})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"), "bpe")
+
+
+@pytest.fixture(scope="module")
+def ours(checkpoint) -> GPT:
+    return build_model(load_for_inference(checkpoint), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    """The folders of an export in each dtype."""
+    folders = {dtype: tmp_path_factory.mktemp("exports") / dtype for dtype in ("float32", "bfloat16")}
+    for dtype, folder in folders.items():
+        assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(folder), "--dtype", dtype]) == 0
+    return folders
+
+
+def load(folder, **options):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, **options)
+
+
+def load_its_tokenizer(folder):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+
+
+@pytest.fixture(scope="module")
+def theirs(exported):
+    return load(exported["float32"], dtype=torch.float32)
+
+
+def some_ids(*shape) -> torch.Tensor:
+    return torch.randint(3, CONFIG.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+
+
+@contextlib.contextmanager
+def computing_in(model: GPT, dtype: torch.dtype):
+    model.compute_dtype = dtype
+    yield model
+    model.compute_dtype = torch.float32
+
+
+# ---- the network
+
+
+@torch.no_grad()
+def test_the_logits_are_those_of_our_network_far_beyond_the_windows(ours, theirs):
+    ids = some_ids(2, 5 * CONFIG.sequence_len + 3)
+    expected, found = ours(ids), theirs(ids).logits
+    print(f"float32: largest error {(found - expected).abs().max():.1e} of logits up to {expected.abs().max():.1f}")
+    assert expected.abs().max() > 5  # so that the soft-cap bends them
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-5)
+    torch.testing.assert_close(theirs(ids, logits_to_keep=3).logits, found[:, -3:], rtol=0, atol=5e-5)
+    torch.testing.assert_close(theirs(ids, logits_to_keep=torch.tensor([5, 9])).logits, found[:, [5, 9]], rtol=0, atol=5e-5)
+
+
+@torch.no_grad()
+def test_a_text_that_comes_in_pieces_has_the_logits_of_the_whole(theirs):
+    ids, mask = some_ids(2, 3 * CONFIG.sequence_len), torch.ones(2, 3 * CONFIG.sequence_len, dtype=torch.long)
+    mask[1, :5] = 0
+    cache, pieces = None, []
+    for start, end in itertools.pairwise((0, 7, 8, 50, 61, 96)):
+        output = theirs(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True)
+        cache, pieces = output.past_key_values, [*pieces, output.logits]
+    whole = theirs(ids, attention_mask=mask).logits
+    torch.testing.assert_close(torch.cat(pieces, dim=1)[mask.bool()], whole[mask.bool()], rtol=0, atol=5e-5)
+    torch.testing.assert_close(whole[1, 5:], theirs(ids[1:, 5:]).logits[0], rtol=0, atol=5e-5)
+
+
+@torch.no_grad()
+def test_in_bfloat16_the_logits_are_as_near_to_the_exact_ones_as_those_of_our_network(exported, ours):
+    model, ids = load(exported["bfloat16"], dtype=torch.bfloat16), some_ids(2, 5 * CONFIG.sequence_len + 3)
+    exact, found = ours(ids), model(ids).logits
+    with computing_in(ours, torch.bfloat16):
+        our_error = (ours(ids) - exact).abs()
+    error = (found - exact).abs()
+    print(
+        f"bfloat16: error {error.mean():.1e} in the mean, {error.max():.2f} at most; our own network's {our_error.mean():.1e}, {our_error.max():.2f}"
+    )
+    assert found.dtype == torch.float32
+    assert error.mean() < 1.2 * our_error.mean()
+
+
+@DTYPES
+def test_the_folder_alone_decides_the_weights(exported, ours, dtype):
+    model, info = load(exported[dtype], dtype="auto", output_loading_info=True)
+    assert not any(info.values()), info
+    assert {weight.dtype for weight in model.parameters()} == {getattr(torch, dtype)}
+    assert not list(model.buffers())
+    assert type(model).__module__.startswith("transformers_modules"), "the code of the folder, not ours, has to be what is tested here"
+    assert model.get_input_embeddings().weight.shape == model.get_output_embeddings().weight.shape == (500, 128)
+    padding = (CONFIG.padded_vocab_size - CONFIG.vocab_size) * (2 * CONFIG.n_embd + 2 * CONFIG.n_kv_head * CONFIG.head_dim)
+    assert model.num_parameters() == ours.num_params()["total"] - padding
+
+
+def test_loss_and_gradients_are_those_of_our_network(ours, theirs):
+    ids = some_ids(3, 40)
+    labels = ids.clone()
+    labels[0, 10:20] = labels[2, 30:] = -100
+    targets = labels[:, 1:].where(labels[:, 1:] != -100, -1)
+    expected = ours(ids[:, :-1], targets)
+    expected.backward()
+    loss = theirs(input_ids=ids, labels=labels).loss
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    gradients = export.exported_weights(CONFIG, {name: weight.grad for name, weight in ours.named_parameters()}, "float32")
+    for name, weight in theirs.named_parameters():
+        torch.testing.assert_close(weight.grad, gradients[name], rtol=1e-3, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+    count = (targets != -1).sum()
+    torch.testing.assert_close(theirs(input_ids=ids, labels=labels, num_items_in_batch=2 * count).loss, expected / 2)
+    for model in (ours, theirs):
+        model.zero_grad(set_to_none=True)
+
+
+def test_a_new_model_begins_as_ours_do(theirs):
+    torch.manual_seed(0)
+    new, first = type(theirs)(type(theirs.config)(**dataclasses.asdict(CONFIG))), GPT(CONFIG)
+    first.init_weights()
+    expected = export.exported_weights(CONFIG, first.state_dict(), "float32")
+    for name, weight in new.named_parameters():
+        assert (weight.abs().max() > 0) == (expected[name].abs().max() > 0), name
+        torch.testing.assert_close(weight.square().mean(), expected[name].square().mean(), rtol=0.1, atol=0)
+    assert new.lm_head.weight is not new.wte.weight
+    ids = some_ids(2, 40)
+    assert abs(new(input_ids=ids, labels=ids).loss.item() - math.log(CONFIG.vocab_size)) < 0.05
+
+
+@pytest.mark.parametrize("lost", ["lm_head.weight", "h.3.attn.value_embed.weight"])
+def test_a_weight_that_the_file_lacks_is_filled_and_no_other_is_touched(exported, tmp_path, lost):
+    from safetensors.torch import save_file
+
+    weights = load_file(exported["float32"] / "model.safetensors")
+    gone = weights.pop(lost)
+    for path in exported["float32"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    found = load(tmp_path, dtype=torch.float32).state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+    assert 0 < found[lost].std() < 0.2
+    assert found[lost].shape == gone.shape
+
+
+@DTYPES
+def test_saved_once_more_and_loaded_it_is_the_same_model(exported, tmp_path, dtype):
+    model, tokenizer = load(exported[dtype], dtype="auto"), load_its_tokenizer(exported[dtype])
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again, tokenizer_again = load(tmp_path, dtype="auto"), load_its_tokenizer(tmp_path)
+    ids = some_ids(1, 50)
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, model(ids).logits)
+    assert tokenizer_again(PROMPTS[1]).input_ids == tokenizer(PROMPTS[1]).input_ids
+    assert tokenizer_again.padding_side == "left"
+
+
+def test_it_trains_under_autocast(theirs):
+    ids = some_ids(2, 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = theirs(input_ids=ids, labels=ids).loss
+    loss.backward()
+    assert all(weight.grad.isfinite().all() and weight.grad.abs().max() > 0 for weight in theirs.parameters())
+    theirs.zero_grad(set_to_none=True)
+
+
+def test_trainer_makes_a_step(exported, tmp_path):
+    pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate: pip install accelerate")
+    from transformers import Trainer, TrainingArguments
+
+    model, rows = load(exported["float32"], dtype=torch.float32), some_ids(4, 40)
+    with torch.no_grad():
+        before = model(input_ids=rows, labels=rows).loss.item()
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=2, gradient_accumulation_steps=2, learning_rate=1e-3, use_cpu=True,
+        report_to=[], save_strategy="no", disable_tqdm=True, logging_steps=1, lr_scheduler_type="constant",
+    )  # fmt: skip
+    data = [{"input_ids": row, "labels": row} for row in rows]
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data)
+    result = trainer.train()
+    # the mean over both halves of the update; transformers 4 divides by all 40 labels of a row, though the first is no target
+    assert min(abs(result.training_loss - before), abs(result.training_loss - before * 39 / 40)) < 1e-3
+    assert trainer.evaluate()["eval_loss"] < before - 0.1
+
+
+# ---- text
+
+
+def greedy(model: GPT, ids: list[int], n: int) -> list[int]:
+    return list(generate_tokens(model, ids, n, temperature=0))
+
+
+def generated(model, ids: list[list[int]] | torch.Tensor, n: int, **options) -> list[list[int]]:
+    """What `.generate()` adds to each row, eos or not."""
+    ids = torch.as_tensor(ids)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out = model.generate(ids, do_sample=False, min_new_tokens=n, max_new_tokens=n, eos_token_id=None, **options)
+    return out[:, ids.size(1) :].tolist()
+
+
+def test_generate_with_its_cache_writes_what_our_engine_writes_beyond_the_windows(ours, theirs):
+    ids, n = some_ids(1, 11), 2 * CONFIG.sequence_len
+    expected = greedy(ours, ids[0].tolist(), n)
+    assert len(set(expected)) > 20  # a text that turns in a circle would hide much
+    assert generated(theirs, ids, n) == [expected]
+    assert generated(theirs, ids, n, use_cache=False) == [expected]
+
+
+def test_in_bfloat16_the_text_is_the_likeliest_without_a_cache_too(exported):
+    model, ids = load(exported["bfloat16"], dtype=torch.bfloat16), some_ids(1, 11)
+    [text] = generated(model, ids, 60)
+    with torch.no_grad():
+        logits = model(torch.cat((ids, torch.tensor([text])), dim=1)).logits[0, 10:-1]
+    chosen = logits.gather(1, torch.tensor(text)[:, None])[:, 0]
+    assert (logits.max(dim=1).values - chosen).max() < 0.15  # of two that are as likely to bfloat16, either may be written
+
+
+def test_a_row_with_padding_on_its_left_is_written_as_it_is_alone(exported, ours, theirs):
+    tokenizer = load_its_tokenizer(exported["float32"])
+    batch, n = tokenizer(list(PROMPTS), return_tensors="pt", padding=True), CONFIG.sequence_len + 8
+    assert (batch.attention_mask[:, 0] == 0).sum() == 2
+    alone = [greedy(ours, tokenizer(prompt).input_ids, n) for prompt in PROMPTS]
+    assert generated(theirs, batch.input_ids, n, attention_mask=batch.attention_mask) == alone
+    with torch.no_grad():
+        logits = theirs(**batch).logits
+        assert logits.isfinite().all()
+        for row, prompt in zip(logits, PROMPTS, strict=True):
+            ids = torch.tensor([tokenizer(prompt).input_ids])
+            torch.testing.assert_close(row[-ids.size(1) :], ours(ids)[0], rtol=0, atol=5e-5)
+    code = sys.modules[type(theirs).__module__]
+    assert (
+        code.visible_keys(*batch.input_ids.shape[1:] * 2, 8, batch.attention_mask, ids.device).any(dim=-1).all()
+    )  # some kernels make nan of a query that sees nothing
+
+
+def test_beams_share_the_cache(theirs):
+    ids = some_ids(2, 11)
+    assert generated(theirs, ids, 24, num_beams=3) == generated(theirs, ids, 24, num_beams=3, use_cache=False)
+
+
+def test_pipeline_continues_prompts_of_all_lengths_at_once(exported, ours):
+    from transformers import pipeline
+
+    write = pipeline("text-generation", model=str(exported["float32"]), trust_remote_code=True, dtype=torch.float32)
+    tokenizer = load_tokenizer(exported["float32"])
+    records = write(list(PROMPTS), batch_size=3, do_sample=False, max_new_tokens=20, return_tensors=True)
+    texts = write(list(PROMPTS), batch_size=3, do_sample=False, max_new_tokens=20)
+    for prompt, [record], [text] in zip(PROMPTS, records, texts, strict=True):
+        ids = tokenizer.encode_prompt(prompt)
+        expected = itertools.takewhile(lambda token: token != tokenizer.eos_id, greedy(ours, ids, 20))
+        assert [i for i in record["generated_token_ids"] if i != tokenizer.eos_id] == [*ids, *expected]
+        assert text["generated_text"].startswith(prompt)
+
+
+# ---- the tokenizer
+
+
+@pytest.mark.parametrize("kind", ["bpe", "byte_level"])
+def test_the_tokenizer_begins_each_text_with_bos_and_gives_it_back(kind, tmp_path):
+    checkpoint = make_checkpoint(tmp_path, kind)
+    assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "export")]) == 0
+    ours, theirs = load_tokenizer(tmp_path / "source"), load_its_tokenizer(tmp_path / "export")
+    texts = [*standin.documents(20), "  क्षि१\n\tab 🙂", "x"]
+    for text in texts:
+        ids = theirs(text).input_ids
+        assert ids == ours.encode_prompt(text)
+        assert theirs.decode(ids, skip_special_tokens=True) == text
+    batch = theirs(texts[:3], padding=True)
+    assert set(batch) == {"input_ids", "attention_mask"}
+    for row, mask, text in zip(batch["input_ids"], batch["attention_mask"], texts, strict=False):
+        n = len(ours.encode_prompt(text))
+        assert row == [theirs.pad_token_id] * (len(row) - n) + ours.encode_prompt(text)
+        assert mask == [0] * (len(row) - n) + [1] * n
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (ours.bos_id, ours.eos_id, ours.eos_id)
+    for name in ("config.json", "generation_config.json"):
+        ids = json.loads((tmp_path / "export" / name).read_text())
+        assert (ids["bos_token_id"], ids["eos_token_id"], ids["pad_token_id"]) == (ours.bos_id, ours.eos_id, ours.eos_id)
+
+
+# ---- the card
+
+
+def test_the_card_tells_what_checkpoint_and_data_know(straight, data_dir, tmp_path, capsys):
+    (data_dir / "raw").mkdir(exist_ok=True)
+    facts = dict(line.split(": ", 1) for line in (data_dir / "preprocess_meta.txt").read_text(encoding="utf-8").splitlines())
+    documents = int(facts["train_documents"]) + int(facts["val_documents"])
+    raw = data_dir / "raw" / "metadata.txt"
+    raw.write_text(
+        f"source: ai4bharat/sangraha verified/hin\nrevision: abc123\nlicence: CC BY 4.0\ndocuments: {documents}\nwords: {facts['words']}\n"
+    )
+    assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "known"), "--data_dir", str(data_dir)]) == 0
+    assert "notice" not in capsys.readouterr().out
+    card = (tmp_path / "known" / "README.md").read_text(encoding="utf-8")
+    last = json.loads((straight / "metrics.jsonl").read_text().splitlines()[-1])
+    model = build_model(load_for_inference(straight), torch.device("cpu"))
+    n = model.num_params()
+    for fact in (
+        f"| parameters | {n['total']:,} |",
+        f"blocks {n['blocks']:,}; wte {n['wte']:,}; lm_head {n['lm_head']:,}; value embeddings {n['value_embeds']:,}; scalars {n['scalars']} |",
+        f"| bits per byte | {last['val_bpb']:.4f} ",
+        f"| step | {last['step']} of {last['step']} ",
+        f"| tokens seen | {last['tokens']:,}: the {int(facts['train_tokens']):,} of the data ",
+        "[ai4bharat/sangraha](https://huggingface.co/datasets/ai4bharat/sangraha) by AI4Bharat, revision abc123",
+        "Licence: CC BY 4.0.",
+        "datasets: [ai4bharat/sangraha]",
+        "`standin`. Its licence is not known here",
+    ):
+        assert fact in card, fact
+    assert str(data_dir) not in card
+
+    raw.write_text(f"source: /home/me/a.txt, /home/me/b.txt\ndocuments: {documents}\nwords: {facts['words']}\n")
+    assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "files"), "--data_dir", str(data_dir)]) == 0
+    card = (tmp_path / "files" / "README.md").read_text(encoding="utf-8")
+    assert "Files of its maker: a.txt, b.txt." in card
+    assert "/home/me" not in card
+    assert "Licence: not known" in card
+
+    raw.write_text(f"source: another text\ndocuments: {documents + 1}\nwords: {facts['words']}\n")
+    assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "other"), "--data_dir", str(data_dir)]) == 0
+    assert "another text" not in (tmp_path / "other" / "README.md").read_text(encoding="utf-8")
+    assert "the card does not name the text" in capsys.readouterr().out
+    raw.unlink()
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "preprocess_meta.txt").write_text("\n".join(f"{key}: {value}" for key, value in (facts | {"val_tokens": 1}).items()))
+    assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "foreign"), "--data_dir", str(tmp_path / "data")]) == 0
+    assert (tmp_path / "foreign" / "README.md").read_text(encoding="utf-8").count("licence are not known") == 2  # data and tokenizer
+
+
+def test_the_card_of_a_model_alone_says_that_it_knows_nothing_more(exported):
+    card = (exported["float32"] / "README.md").read_text(encoding="utf-8")
+    assert "Step 7. Nothing else is known" in card
+    assert card.count("not known") == 2  # data and tokenizer
+
+
+# ---- the folder
+
+
+def failing(run, capsys, *arguments) -> str:
+    """The one line that a mistake ends in."""
+    capsys.readouterr()
+    assert run([str(argument) for argument in arguments]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_folder_with_other_things_is_left_alone(checkpoint, exported, tmp_path, capsys):
+    arguments = ("--checkpoint", checkpoint, "--output_dir", tmp_path)
+    for names in (["notes.txt"], ["README.md"], ["config.json", "model.safetensors"]):
+        for name in names:
+            (tmp_path / name).write_text('{"model_type": "llama"}')
+        assert ", ".join(names) in failing(export.main, capsys, *arguments)
+        assert sorted(os.listdir(tmp_path)) == sorted(names)
+        for name in names:
+            assert (tmp_path / name).read_text() == '{"model_type": "llama"}'
+            (tmp_path / name).unlink()
+    assert export.main(list(map(str, arguments))) == 0  # it is empty now
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "notes.txt" in failing(export.main, capsys, *arguments)
+
+
+def test_an_export_replaces_an_earlier_one_of_the_same_folder(checkpoint, tmp_path):
+    for dtype in ("float32", "bfloat16"):
+        assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "a b"), "--dtype", dtype]) == 0
+    assert sorted(os.listdir(tmp_path / "a b")) == sorted(export.FILES)
+    assert load_file(tmp_path / "a b" / "model.safetensors")["wte.weight"].dtype == torch.bfloat16
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_export_whole(checkpoint, tmp_path, capsys, monkeypatch):
+    arguments = ("--checkpoint", checkpoint, "--output_dir", tmp_path)
+    assert export.main(list(map(str, arguments))) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(path, weights):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(export, "write_weights", full)
+    assert "make room" in failing(export.main, capsys, *arguments)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("moved", [0, 3, 6])
+def test_an_export_that_was_killed_is_no_model_and_is_made_again(checkpoint, tmp_path, monkeypatch, moved):
+    arguments = ["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path)]
+    assert export.main(arguments) == 0  # an earlier one, of which nothing may be taken for the new one
+    moves = itertools.count()
+
+    def killed(source, target):
+        if next(moves) == moved:
+            raise KeyboardInterrupt
+        os.replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "rename", killed)
+        patch.setattr(export.shutil, "rmtree", lambda *a, **k: None)  # a killed process does not clear up
+        assert export.main(arguments) == 130
+    assert not (tmp_path / "config.json").exists()
+    with pytest.raises((OSError, ValueError)):
+        load(tmp_path)
+    assert export.main(arguments) == 0
+    assert sorted(os.listdir(tmp_path)) == sorted(export.FILES)
+
+
+def test_mistakes_are_one_line(tmp_path, capsys, checkpoint):
+    assert "there is no checkpoint" in failing(export.main, capsys, "--checkpoint", tmp_path / "none", "--output_dir", tmp_path / "out")
+    assert "there is no checkpoint in" in failing(export.main, capsys, "--checkpoint", tmp_path, "--output_dir", tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    assert "file" in failing(export.main, capsys, "--checkpoint", checkpoint, "--output_dir", tmp_path / "file")
+    assert "float16" in failing(export.main, capsys, "--checkpoint", checkpoint, "--output_dir", tmp_path / "out", "--dtype", "float16")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_do_not_fit_their_configuration_are_refused(checkpoint, tmp_path, capsys):
+    state = torch.load(checkpoint, weights_only=True)
+    state["model_config"]["n_layer"] = 3
+    torch.save(state, tmp_path / "model.pt")
+    load_tokenizer(checkpoint.parent / "tokenizer").save(tmp_path / "tokenizer")
+    assert "do not fit its own configuration" in failing(export.main, capsys, "--checkpoint", tmp_path, "--output_dir", tmp_path / "out")
