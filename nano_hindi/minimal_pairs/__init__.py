@@ -39,9 +39,9 @@ class Pair:
 def pairs() -> list[Pair]:
     """All pairs, the same in the same order every time, by kind; a pair stands beside its mirror image."""
     return [
-        Pair(kind, good, bad, f"{kind} {number} {contrast.x}/{contrast.y}")
+        Pair(kind, good, bad, f"{kind} {count} {contrast.x}/{contrast.y}")
         for kind, contrasts in KINDS.items()
-        for number, contrast in enumerate(contrasts(), 1)
+        for count, contrast in enumerate(contrasts(), 1)
         for good, bad in contrast.pairs()
     ]
 

@@ -34,7 +34,7 @@ COUNTED_THINGS_F = feminine("टोकरी किताब घड़ी चा
 
 # objects of the verbs of the ergative: the verb, what is masculine, what is feminine
 OBJECTS = {
-    "खाया": (masculine("आम केला लड्डू समोसा अमरूद"), feminine("रोटी खीर जलेबी मिठाई नाशपाती")),
+    "खाया": (masculine("आम केला लड्डू समोसा अमरूद"), feminine("रोटी मूली जलेबी मिठाई नाशपाती")),
     "पिया": (masculine("दूध शरबत पानी"), feminine("लस्सी छाछ शिकंजी")),
     "देखा": (masculine("मेला नाटक मोर"), feminine("नदी झील तितली")),
     "खरीदा": (masculine("थैला खिलौना पंखा घड़ा"), feminine("किताब घड़ी चादर गुड़िया")),
