@@ -11,20 +11,20 @@ from nano_hindi.minimal_pairs.contrast import Contrast, Frame, Table, contrasts_
 def gender() -> Iterator[Contrast]:
     """राजू गया / *गई, मीना गई / *गया. In the last frames a girl is named before her brother, who rules the verb."""
     frames = [
-        Frame("{n} कल शाम को मेले में _।", "गया"),
+        Frame("{n} गाँव में दादी के साथ _।", "रहता था"),
         Frame("{n} आँगन में गेंद से खेल _ है।", "रहा"),
-        Frame("{n} हर रविवार को दादी के घर _ है।", "जाता"),
-        Frame("{n} अगले साल नई पाठशाला में _।", "पढ़ेगा"),
-        Frame("{n} कल सारी रात चैन से _।", "सोया"),
+        Frame("{n} हर सुबह नदी के किनारे _ है।", "जाता"),
+        Frame("{n} कल दादी के साथ मेले में _।", "जाएगा"),
+        Frame("{n} यह बात सुनकर बहुत खुश _।", "हुआ"),
     ]
     yield from contrasts_of(frames, words.BOYS, words.GIRLS, 6)
     frames = [
         Frame("एक {n} नदी के किनारे पानी पी _।", "रहा था"),
-        Frame("{n} बादलों की आवाज़ से डरकर घर में छिप _।", "गया"),
-        Frame("{owner} की तस्वीर में एक _ {n} है।", "+काला"),
-        Frame("वह {n} मेरे पीछे-पीछे घर तक _।", "आया"),
+        Frame("{n} ज़ोर की आवाज़ सुनकर डर _।", "गया"),
+        Frame("पेड़ के पास एक _ {n} है।", "+छोटा"),
+        Frame("उस जंगल में एक {n} _।", "रहता था"),
     ]
-    yield from contrasts_of(frames, words.BEASTS_M, words.BEASTS_F, 4, owner=words.BOYS + words.GIRLS)
+    yield from contrasts_of(frames, words.BEASTS_M, words.BEASTS_F, 5)
     frames = [
         Frame("यह {n} बहुत _ है।", "+पुराना"),
         Frame("{owner} को रास्ते में एक {n} _।", "मिला"),
@@ -45,29 +45,29 @@ def number() -> Iterator[Contrast]:
     beasts = words.COUNTED_BEASTS_M
     frames = [
         Frame("{n} नदी के किनारे पानी पी _।", "रहा था"),
-        Frame("{n} डरकर जंगल की ओर भाग _।", "गया"),
-        Frame("{n} रात को बहुत शोर _।", "करता है"),
-        Frame("{n} थोड़ी देर में वापस आ _।", "जाएगा"),
+        Frame("{n} धीरे-धीरे जंगल की ओर _।", "चला गया"),
+        Frame("{n} हर सुबह नदी के किनारे _।", "जाता है"),
+        Frame("{n} शाम तक घर लौट _।", "आएगा"),
     ]
     yield from contrasts_of(frames, beasts, many(beasts), 5)
     beasts = words.COUNTED_BEASTS_F
     frames = [
         Frame("{n} पेड़ के नीचे बैठी _।", "था"),
-        Frame("{n} रोज़ सुबह हमारे आँगन में आती _।", "है"),
-        Frame("{n} आवाज़ सुनकर भाग गई _।", "था"),
+        Frame("{n} हर सुबह आँगन में आती _।", "है"),
+        Frame("{n} ज़ोर की आवाज़ सुनकर डर गई _।", "था"),
     ]
     yield from contrasts_of(frames, beasts, many(beasts), 5)
     things = words.COUNTED_THINGS_M
     frames = [
         Frame("{n} बहुत सुंदर _।", "था"),
-        Frame("{n} कल की बारिश में खराब हो _।", "गया"),
-        Frame("{n} मेले में सस्ते दाम पर मिल _।", "जाएगा"),
+        Frame("{n} पेड़ के नीचे मिल _।", "गया"),
+        Frame("{n} मेले में शाम तक बिक _।", "जाएगा"),
     ]
     yield from contrasts_of(frames, things, many(things), 5)
     things = words.COUNTED_THINGS_F
     frames = [
-        Frame("{n} मेज़ के नीचे रखी _।", "है"),
-        Frame("{n} आज सुबह से यहीं पड़ी _।", "था"),
+        Frame("{n} पेड़ के नीचे पड़ी _।", "है"),
+        Frame("{n} बहुत सुंदर _।", "था"),
         Frame("{n} हाथ से छूटकर नीचे गिर गई _।", "है"),
     ]
     yield from contrasts_of(frames, things, many(things), 5)
@@ -174,6 +174,8 @@ TONES: Table = [
         "दादी जी", "मेरी बिल्ली", "हैं", "है",
         ["{} आँगन में बैठी _।", "{} धूप में सो रही _।", "{} रोज़ सुबह दूध पीती _।"],
     ),
+    ("दादा जी", "छोटा राजू", "थे", "था", ["{} उस दिन बहुत खुश _।", "{} रात भर बीमार _।", "{} उस समय घर पर _।"]),
+    ("गुरु जी", "एक छोटा लड़का", "रहते थे", "रहता था", ["{} नदी के किनारे एक गाँव में _।", "{} पहाड़ के पास _।"]),
     ("गुरु जी", "वह छोटा लड़का", "गए", "गया", ["{} कल शाम को गाँव _।", "{} नदी पार करके घर _।", "{} बिना कुछ कहे बाहर _।"]),
     ("दादा जी", "एक छोटा बच्चा", "रहे थे", "रहा था", ["{} पेड़ के नीचे सो _।", "{} मीना के साथ हँस _।", "{} बरामदे में बैठकर गा _।"]),
 ]  # fmt: skip

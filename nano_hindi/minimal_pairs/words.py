@@ -21,10 +21,10 @@ BOYS = names("राजू मोहन गोपाल रवि अमन श�
 GIRLS = names("सीता मीना राधा गीता सुनीता कमला रेखा सरला नेहा ललिता", "f")
 
 # who walks, drinks and sleeps; what ends in -ा shows its number
-BEASTS_M = masculine("घोड़ा बंदर कुत्ता हाथी चूहा खरगोश बकरा")
-BEASTS_F = feminine("बिल्ली गाय बकरी लोमड़ी गिलहरी भैंस")
-COUNTED_BEASTS_M = masculine("घोड़ा कुत्ता बकरा चूहा बछड़ा मुर्गा")
-COUNTED_BEASTS_F = feminine("बिल्ली बकरी लोमड़ी गिलहरी गाय चिड़िया मुर्गी")
+BEASTS_M = masculine("तोता बंदर हिरन हाथी चूहा कबूतर घोड़ा")
+BEASTS_F = feminine("लोमड़ी मैना गिलहरी चींटी कोयल बकरी")
+COUNTED_BEASTS_M = masculine("तोता घोड़ा कुत्ता चूहा कछुआ बकरा")
+COUNTED_BEASTS_F = feminine("चींटी लोमड़ी गिलहरी चिड़िया बकरी बिल्ली मुर्गी")
 
 # what lies about in a house, can be bought, found, lost and given
 THINGS_M = masculine("थैला डिब्बा घड़ा खिलौना प्याला ताला सिक्का पंखा कंबल")
