@@ -106,4 +106,4 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     """The 95 % confidence interval of a share of n trials (Wilson 1927): the probabilities from which `share` is 1.96 standard deviations away or less."""
     middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)
