@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from nano_hindi.minimal_pairs.agreement import gender, honorific, number, person
 from nano_hindi.minimal_pairs.case import ergative, oblique
-from nano_hindi.minimal_pairs.negation import negation
-from nano_hindi.minimal_pairs.order import order
-from nano_hindi.minimal_pairs.spelling import spelling
+from nano_hindi.minimal_pairs.lookalikes import spelling
+from nano_hindi.minimal_pairs.negatives import negation
+from nano_hindi.minimal_pairs.word_order import order
 
 KINDS = {kind.__name__: kind for kind in (gender, number, person, ergative, oblique, order, negation, spelling, honorific)}
 TIE = 1e-4  # nats; closer probabilities differ by the rounding of sums

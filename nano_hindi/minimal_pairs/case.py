@@ -58,7 +58,7 @@ INTRANSITIVE = {
 
 
 def ergative() -> Iterator[Contrast]:
-    """राजू ने रोटी खाई / *खाया, आम खाया / *खाई; बिल्ली को देखा / *देखी; उसने रोटी खाई / *वह रोटी खाई. Who acts is of the other gender than what agrees."""
+    """राजू ने रोटी खाई / *खाया, आम खाया / *खाई; बिल्ली को देखा / *देखी; उसने रोटी खाई / *वह रोटी खाई."""
     boys, girls = itertools.cycle(words.BOYS), itertools.cycle(words.GIRLS)
     for verb, frame in OBJECT_FRAMES.items():
         for one, other in zip(*words.OBJECTS[verb], strict=False):
