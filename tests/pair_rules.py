@@ -24,16 +24,16 @@ IN_II = listed("""बिल्ली बकरी लोमड़ी गिल�
 WITH_EN = listed("गाय भैंस किताब चादर गेंद")
 HONOURED = {"पिता_जी": "m", "दादा_जी": "m", "गुरु_जी": "m", "दादी_जी": "f"}
 
-# form -> gender, number; the direct case
+# noun in the direct case -> gender, number
 DIRECT = (
     {word: ("m", "s") for word in [*IN_AA, *MASCULINE]}
     | {word: ("f", "s") for word in [*FEMININE, *IN_II]}
-    | {re.sub("(ा|आ)$", lambda end: {"ा": "े", "आ": "ए"}[end[1]], word): ("m", "p") for word in IN_AA}
-    | {re.sub("(ी|ई|िया)$", lambda end: {"ी": "ियाँ", "ई": "इयाँ", "िया": "ियाँ"}[end[1]], word): ("f", "p") for word in [*IN_II, "चिड़िया", "गुड़िया"]}
+    | {word[:-1] + "े": ("m", "p") for word in IN_AA}
+    | {word[:-1] + "ियाँ": ("f", "p") for word in IN_II}
+    | {"चिड़ियाँ": ("f", "p")}
     | {word + "ें": ("f", "p") for word in WITH_EN}
     | {word: (gender, "p") for word, gender in HONOURED.items()}
 )
-OBLIQUE = {word[:-1] + "े" for word in IN_AA}
 # pronouns: how the present of होना calls them (1 हूँ, 2 हो, 3 है, p हैं), number
 PRONOUNS = {"मैं": ("1", "s"), "हम": ("p", "p"), "तू": ("3", "s"), "तुम": ("2", "p"), "आप": ("p", "p"), "वह": ("3", "s"), "वे": ("p", "p")}
 POSTPOSITIONS = {"ने", "को", "से", "में", "पर", "का", "के", "की"}
@@ -90,8 +90,6 @@ def _case(words: list[str]) -> set[str]:
                 return {"case"}
             if DIRECT[word][0] == "m" and word not in HONOURED and _misdescribed(words, i, oblique):
                 return {"case"}
-        elif oblique and word in OBLIQUE and _misdescribed(words, i, oblique):
-            return {"case"}
     return set()
 
 
@@ -139,7 +137,7 @@ def _ergative(words: list[str]) -> set[str]:
 
 
 def _subject(words: list[str], *, wish: bool) -> set[str]:
-    """The first noun or pronoun without a postposition rules the verb, and what is said of it with है."""
+    """A pronoun, or the first noun without a postposition, rules the verb, its own attribute, and what is said of it with है."""
     candidates = [i for i, word in enumerate(words) if (word in DIRECT or word in PRONOUNS) and not _before_postposition(words, i)]
     if not candidates:
         return set()
@@ -173,7 +171,7 @@ def _subject(words: list[str], *, wish: bool) -> set[str]:
 def _tone(words: list[str]) -> set[str]:
     """One tone for one whom one speaks to: pronoun, possessive, command."""
     tones = {TONES[word if word in TONES else word[:-1]] for word in words if word in TONES or (word[:-1] in TONES and word[-1] in "ाेी")}
-    if words[-1] in COMMANDS and tones and "चाह" not in " ".join(words) and "कि" not in words:
+    if words[-1] in COMMANDS and tones and "कि" not in words:
         tones.add(COMMANDS[words[-1]])
     return {"tone"} if len(tones) > 1 else set()
 
@@ -194,7 +192,7 @@ def _negation(words: list[str]) -> set[str]:
     """मत with commands, नहीं with statements, न twice, बिना with a participle; नहीं behind the postposition, कि between clauses."""
     text, last = " ".join(words), words[-1]
     command = last.endswith(("ो", "ओ", "इए", "िए", "ना", "छीन")) and last not in COPULAS
-    wrong = ["मत" in words and not command, "नहीं" in words and command and "मत" not in words and "चाहिए" not in text]
+    wrong = ["मत" in words and not command, "नहीं" in words and command and "मत" not in words]
     wrong.append(words.count("न") == 1)
     wrong.append("बिना" in words and not {*words} & {*PARTICIPLES, "कारण", "कुछ"})
     wrong.append("बिना" not in words and bool({*words} & {*PARTICIPLES}))

@@ -58,6 +58,7 @@ Table = list[tuple[str, str, str, str, list[str]]]
 
 
 def contrasts_of_table(table: Table) -> Iterator[Contrast]:
+    """A contrast for each frame of each row."""
     for one, other, x, y, frames in table:
         for frame in frames:
             yield Contrast(frame.format(one), frame.format(other), x, y)
