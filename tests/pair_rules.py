@@ -30,7 +30,7 @@ DIRECT = (
     | {word: ("f", "s") for word in [*FEMININE, *IN_II]}
     | {word[:-1] + "े": ("m", "p") for word in IN_AA}
     | {word[:-1] + "ियाँ": ("f", "p") for word in IN_II}
-    | {"चिड़ियाँ": ("f", "p")}
+    | {"कछुए": ("m", "p"), "चिड़ियाँ": ("f", "p")}
     | {word + "ें": ("f", "p") for word in WITH_EN}
     | {word: (gender, "p") for word, gender in HONOURED.items()}
 )
