@@ -1,0 +1,216 @@
+"""The minimal pairs: right and wrong as a second grammar sees it, and balanced, so that no scorer that knows no Hindi does better than chance."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+
+import pytest
+import torch
+
+import pair_rules
+import standin
+from conftest import run_script
+from nano_hindi import minimal_pairs
+from nano_hindi.config import get_config
+from nano_hindi.minimal_pairs import KINDS, TIE, Pair, score_pairs, wilson
+from nano_hindi.model import GPT
+from nano_hindi.tokenizer import load_tokenizer
+
+PAIRS = minimal_pairs.pairs()
+# the point in which the second grammar should see the wrong sentences of a kind fail; spelling is a matter of meaning
+FAULTS = {
+    "gender": {"gender"}, "number": {"number"}, "person": {"person"}, "ergative": {"ergative"}, "oblique": {"case"}, "order": {"order"},
+    "negation": {"negation"}, "honorific": {"tone", "person", "number"},
+}  # fmt: skip
+
+
+def of_kind(kind: str) -> list[Pair]:
+    return [pair for pair in PAIRS if pair.kind == kind]
+
+
+def tokens(sentence: str) -> Counter:
+    """The words of a sentence, the first and the last marked as such: all that a tokenizer sees that does not look beyond a word."""
+    first, *middle, last = sentence.split(" ")
+    return Counter([f"^{first}", *middle, f"{last}$"])
+
+
+def scored(nats_of_one) -> dict[str, float]:
+    scores = score_pairs(lambda sentences: [nats_of_one(sentence) for sentence in sentences], PAIRS)
+    return {kind: score.right for kind, score in {**scores.kinds, "all": scores.total}.items()}
+
+
+CHANCE = {kind: 0.5 for kind in [*KINDS, "all"]}
+
+
+# ---- the sentences
+
+
+def test_there_are_nine_kinds_of_a_hundred_pairs_and_more_none_twice():
+    counts = Counter(pair.kind for pair in PAIRS)
+    assert list(counts) == ["gender", "number", "person", "ergative", "oblique", "order", "negation", "spelling", "honorific"]
+    assert min(counts.values()) >= 120
+    assert len({(pair.good, pair.bad) for pair in PAIRS}) == len(PAIRS) == len({frozenset((pair.good, pair.bad)) for pair in PAIRS})
+    assert minimal_pairs.pairs() == PAIRS
+
+
+def test_no_sentence_is_right_in_one_pair_and_wrong_in_another():
+    assert not {pair.good for pair in PAIRS} & {pair.bad for pair in PAIRS}
+
+
+def test_sentences_are_composed_single_spaced_and_end_in_a_danda():
+    for sentence in {sentence for pair in PAIRS for sentence in (pair.good, pair.bad)}:
+        assert unicodedata.is_normalized("NFC", sentence)
+        assert re.fullmatch(r"[ऀ-ॣ-]+( [ऀ-ॣ-]+)+।", sentence), sentence
+
+
+def test_wrong_sentences_hold_no_word_that_is_never_right():
+    right = {word for pair in PAIRS for word in pair.good.rstrip("।").split()}
+    assert {word for pair in PAIRS for word in pair.bad.rstrip("।").split()} <= right
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_second_grammar_passes_the_right_sentence_and_fails_the_wrong_one_in_the_point_of_its_kind(kind):
+    for pair in of_kind(kind):
+        assert pair_rules.faults(kind, pair.good) == set(), pair.good
+        found = pair_rules.faults(kind, pair.bad)
+        assert found, pair.bad
+        assert found <= FAULTS[kind], (pair.bad, found)
+
+
+def test_word_order_changes_nothing_but_the_order_of_two_neighbours():
+    for pair in of_kind("order"):
+        good, bad = pair.good.split(), pair.bad.split()
+        changed = [i for i, (one, other) in enumerate(zip(good, bad, strict=True)) if one != other]
+        assert len(changed) == 2
+        assert changed[1] == changed[0] + 1
+        assert (good[changed[0]], good[changed[1]]) == (bad[changed[1]], bad[changed[0]])
+
+
+# ---- balance
+
+
+def test_a_contrast_is_a_pair_and_its_mirror_image_whose_words_cancel():
+    groups = defaultdict(list)
+    for pair in PAIRS:
+        groups[pair.contrast].append(pair)
+    for one, mirror in groups.values():  # always two
+        assert one.kind == mirror.kind
+        good, bad = tokens(one.good), tokens(one.bad)
+        assert good - bad == tokens(mirror.bad) - tokens(mirror.good), one.contrast
+        assert bad - good == tokens(mirror.good) - tokens(mirror.bad), one.contrast
+
+
+def test_what_knows_only_how_probable_each_word_is_scores_one_half_in_every_kind():
+    for seed in range(5):
+
+        def nats(word: str, seed: int = seed) -> float:
+            return int.from_bytes(hashlib.blake2b(f"{seed} {word}".encode(), digest_size=4).digest(), "big") / 2**28
+
+        assert scored(lambda sentence: math.fsum(nats(word) for word in tokens(sentence).elements())) == CHANCE
+
+
+def test_what_likes_the_shorter_or_the_longer_sentence_scores_one_half_in_every_kind():
+    for sign, unit in itertools.product((1, -1), (len, lambda text: len(text.encode()), lambda text: text.count(" "))):
+        assert scored(lambda sentence: sign * unit(sentence)) == CHANCE  # noqa: B023
+
+
+@pytest.mark.parametrize("kind", ["bpe", "byte_level"])
+def test_a_uniform_model_scores_one_half_in_every_kind_whatever_the_tokenizer(kind, tmp_path):
+    tokenizer = load_tokenizer(str(standin.make_tokenizer(tmp_path, kind=kind)))
+    sentences = sorted({sentence for pair in PAIRS for sentence in (pair.good, pair.bad)})
+    lengths = dict(zip(sentences, map(len, tokenizer.encode_batch(sentences)), strict=True))
+    assert scored(lambda sentence: lengths[sentence] * math.log(640)) == CHANCE
+
+
+def test_an_untrained_model_scores_one_half_within_the_interval_of_every_kind(tmp_path):
+    tokenizer = load_tokenizer(str(standin.make_tokenizer(tmp_path)))
+    torch.manual_seed(0)
+    model = GPT(dataclasses.replace(get_config("tiny"), vocab_size=640, n_layer=2, n_embd=64, n_head=2, n_kv_head=1)).eval()
+    model.init_weights()
+
+    @torch.no_grad()
+    def total_nats(sentences: list[str]) -> list[float]:
+        ids = [[tokenizer.bos_id, *row] for row in tokenizer.encode_batch(sentences)]
+        padded = torch.full((len(ids), max(map(len, ids))), -1)
+        for row, of_sentence in zip(padded, ids, strict=True):
+            row[: len(of_sentence)] = torch.tensor(of_sentence)
+        nats = []
+        for rows in padded.split(256):
+            nats += model(rows[:, :-1].clamp(min=0), rows[:, 1:], loss_reduction="none").view(len(rows), -1).double().sum(1).tolist()
+        return nats
+
+    scores = score_pairs(total_nats, PAIRS)
+    for kind, score in {**scores.kinds, "all": scores.total}.items():
+        assert score.low < 0.5 < score.high, kind
+
+
+# ---- scores
+
+
+def test_who_knows_every_sentence_scores_all_and_who_has_it_backwards_none():
+    good = {pair.good for pair in PAIRS}
+    assert set(scored(lambda sentence: sentence not in good).values()) == {1.0}
+    assert set(scored(lambda sentence: sentence in good).values()) == {0.0}
+
+
+def test_a_tie_counts_half_and_the_worst_mistakes_come_first():
+    pairs = [Pair("gender", f"ठीक {i}", f"गलत {i}", f"gender {i // 2}") for i in range(4)]
+    margins = {0: 3.0, 1: TIE / 2, 2: -1.0, 3: -2.0}
+    scores = score_pairs(lambda sentences: [10 + (margins[int(s[-1])] if "गलत" in s else 0) for s in sentences], pairs)
+    assert scores.kinds["gender"].right == scores.total.right == 1.5 / 4
+    assert scores.wrong == [pairs[3], pairs[2]]
+    assert scores.mistakes(1) == "gender: ठीक 3 / *गलत 3"
+    assert scores.total.pairs == 4
+    assert (scores.total.low, scores.total.high) == wilson(1.5 / 4, 2)  # two contrasts
+
+
+@pytest.mark.parametrize(("share", "n"), [(0, 5), (0.3, 20), (0.5, 61), (0.97, 636), (1, 60)])
+def test_the_ends_of_the_interval_are_196_standard_deviations_away(share, n):
+    low, high = wilson(share, n)
+    assert 0 <= low < high <= 1
+    for end in (low, high):
+        assert (end - share) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / n, abs=1e-9)
+
+
+def test_the_interval_holds_the_true_score_of_scorers_whose_mirror_images_agree():
+    generator = torch.Generator().manual_seed(0)
+    for skill in (0.5, 0.8, 0.95):
+        right = torch.rand(2000, 70, generator=generator) < skill  # 70 contrasts, two thousand times
+        held = [low <= skill <= high for low, high in (wilson(share, 70) for share in right.double().mean(1).tolist())]
+        assert 0.92 < sum(held) / len(held) < 0.98
+
+
+def test_the_report_has_a_line_for_each_kind_and_one_for_all():
+    lines = score_pairs(lambda sentences: [0.0] * len(sentences), PAIRS).report().splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [*KINDS, "all"]
+    assert all(" 50.0% " in line for line in lines[1:])
+    assert len(set(map(len, lines))) == 1
+    assert lines[-1].split()[-1] == str(len(PAIRS))
+
+
+# ---- the command
+
+
+def test_the_command_writes_every_pair_as_a_line_of_json(tmp_path):
+    done = run_script("-m", "nano_hindi.minimal_pairs", "--output", tmp_path / "new" / "pairs.jsonl")
+    assert (done.returncode, done.stderr) == (0, "")
+    text = (tmp_path / "new" / "pairs.jsonl").read_bytes().decode("utf-8")
+    assert [Pair(**json.loads(line)) for line in text.splitlines()] == PAIRS
+    assert "\\u" not in text
+    assert "\r" not in text
+
+
+def test_the_command_shows_some_of_each_kind_and_needs_no_torch():
+    done = run_script(
+        "-c", "import runpy, sys; sys.argv[1:] = []; runpy.run_module('nano_hindi.minimal_pairs.__main__'); print('torch' in sys.modules)"
+    )
+    assert done.stdout.splitlines()[-1] == "False"
+    shown = run_script("-m", "nano_hindi.minimal_pairs").stdout
+    for kind in KINDS:
+        assert f"\n{kind} (" in "\n" + shown
+        assert of_kind(kind)[0].bad in shown
