@@ -3,15 +3,18 @@
 bits per byte = (sum of the losses in nats) / (ln 2 * UTF-8 bytes of the targets), over the targets that are text. Special tokens have no bytes and are
 left out of both sums; the mean loss counts every target but padding.
 
-As a command it reads texts whole, one document at a time, and tells more of them (see `scoring` and `evaluation_report`):
+As a command it reads texts whole, one document at a time, and tells more of them (see `scoring` and `evaluation_report`), or sets the test of
+`minimal_pairs`:
 
 python -m nano_hindi.eval --checkpoint checkpoints
+python -m nano_hindi.eval --checkpoint checkpoints --pairs
 python -m nano_hindi.eval --hf FOLDER --text stories.txt
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import math
@@ -29,6 +32,8 @@ from nano_hindi.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from nano_hindi.evaluation_report import Figures
+    from nano_hindi.minimal_pairs import PairScores
     from nano_hindi.scoring import Scorer
     from nano_hindi.tokenizer import Tokenizer
 
@@ -112,6 +117,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--text", type=Path, nargs="+", metavar="FILE", help=".txt, .jsonl or .parquet files to predict; without it: the documents of val.bin"
     )
+    parser.add_argument("--pairs", action="store_true", help="let it choose between right and wrong Hindi sentences instead; beside --text, do both")
     parser.add_argument("--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder with val.bin and tokenizer/")
     parser.add_argument("--max_bytes", type=int, default=MAX_BYTES, metavar="N", help="bytes of text that are read at most")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
@@ -127,25 +133,56 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    from nano_hindi.evaluation_report import Figures, as_json, report_lines
-
-    texts = read_texts(args)
+    texts = [] if args.pairs and not args.text else read_texts(args)
     scorer = load_scorer(args)
-    figures = Figures()
-    with Progress(sum(len(text.encode()) for text in texts), "bytes", "predicting") as progress:
-        for scored in scorer.score(texts):
-            figures.add(scored)
-            progress.update(len(scored.text.encode()))
+    facts = {"model": scorer.name, "context": scorer.context}
     print(f"model       {scorer.name}, context {scorer.context:,} tokens")
-    print(f"text        {source(args)} (at most {args.max_bytes:,} bytes)")
-    print("\n".join(report_lines(figures)))
+    if texts:
+        from nano_hindi.evaluation_report import as_json, report_lines
+
+        figures = figures_of(scorer, texts)
+        print(f"text        {source(args)} (at most {args.max_bytes:,} bytes)")
+        print("\n".join(report_lines(figures)))
+        facts |= as_json(figures)
+    if args.pairs:
+        scores = scores_of_pairs(scorer)
+        print(
+            f"\nPairs of sentences, one right and one wrong; chance is 50 %:\n{scores.report()}\n\nthe worst mistakes, right / *wrong:\n{scores.mistakes()}"
+        )
+        facts["pairs"] = {name: dataclasses.asdict(score) for name, score in {**scores.kinds, "all": scores.total}.items()}
     if args.json:
-        facts = {"model": scorer.name, "context": scorer.context, **as_json(figures)}
         facts = json.loads(json.dumps(facts), parse_constant=lambda _: None)  # JSON knows neither nan nor inf
         with replacing(args.json) as temporary:
             temporary.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
         print(f"\nwritten: {args.json}")
     return 0
+
+
+def figures_of(scorer: Scorer, texts: list[str]) -> Figures:
+    """What predicting each of `texts` tells."""
+    from nano_hindi.evaluation_report import Figures
+
+    figures = Figures()
+    with Progress(sum(len(text.encode()) for text in texts), "bytes", "predicting") as progress:
+        for scored in scorer.score(texts):
+            figures.add(scored)
+            progress.update(len(scored.text.encode()))
+    return figures
+
+
+def scores_of_pairs(scorer: Scorer) -> PairScores:
+    """How often the right sentence of the minimal pairs is the more probable one."""
+    from nano_hindi.minimal_pairs import pairs, score_pairs
+
+    def total_nats(sentences: list[str]) -> list[float]:
+        with Progress(len(sentences), "sentences", "choosing") as progress:
+            nats = []
+            for scored in scorer.score(sentences):
+                nats.append(scored.losses.sum())
+                progress.update(1)
+        return nats
+
+    return score_pairs(total_nats, pairs())
 
 
 def source(args: argparse.Namespace) -> str:

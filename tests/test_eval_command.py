@@ -13,6 +13,7 @@ from conftest import run_script
 from nano_hindi import eval as command
 from nano_hindi.checkpoint import load_for_inference
 from nano_hindi.corpus import read_documents, write_document
+from nano_hindi.minimal_pairs import pairs, score_pairs
 from nano_hindi.scoring import CheckpointScorer
 from nano_hindi.tokenizing import is_for_validation
 
@@ -63,6 +64,25 @@ def test_models_of_different_tokenizers_are_compared_on_the_same_bytes(straight,
     assert len({(figures["documents"], figures["bytes"], figures["words"]) for figures in found}) == 1
     assert len({figures["tokens"] for figures in found}) == 3
     assert found[0]["bits_per_byte"] < min(figures["bits_per_byte"] for figures in found[1:])  # the others are random
+
+
+def test_pairs_are_chosen_by_the_losses_of_whole_sentences(straight, tmp_path, capsys):
+    found = evaluated(tmp_path, "--checkpoint", straight, "--pairs")
+    scorer = CheckpointScorer(load_for_inference(straight), torch.device("cpu"))
+    scores = score_pairs(lambda sentences: [sum(scored.losses) for scored in scorer.score(sentences)], pairs())
+    assert found["pairs"]["all"] == {"right": scores.total.right, "low": scores.total.low, "high": scores.total.high, "pairs": 1290}
+    assert list(found["pairs"]) == [*scores.kinds, "all"]
+    assert "bits_per_byte" not in found  # no text was asked for
+    out = capsys.readouterr().out
+    assert scores.report() in out
+    assert scores.mistakes() in out
+
+
+def test_pairs_and_text_together(straight, story, tmp_path):
+    both = evaluated(tmp_path, "--checkpoint", straight, "--pairs", "--text", story)
+    text = evaluated(tmp_path, "--checkpoint", straight, "--text", story)
+    assert {name: both[name] for name in text} == text
+    assert "pairs" in both
 
 
 def test_max_bytes_reads_that_much_and_stops(straight, story, tmp_path):

@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import errno
+import importlib.util
 import itertools
 import json
 import math
 import os
+import subprocess
 import sys
 import warnings
 
@@ -15,12 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 import standin
-from generate import build_model
 from nano_hindi import export
-from nano_hindi.checkpoint import load_for_inference, save_model
+from nano_hindi.checkpoint import build_model, load_for_inference, save_model
 from nano_hindi.config import GPTConfig
 from nano_hindi.engine import generate_tokens
+from nano_hindi.minimal_pairs import pairs, score_pairs
+from nano_hindi.minimal_pairs.__main__ import GROUP, write_tasks
 from nano_hindi.model import GPT
+from nano_hindi.scoring import CheckpointScorer
 from nano_hindi.tokenizer import load_tokenizer
 
 CONFIG = GPTConfig(
@@ -38,13 +42,13 @@ def modules_cache(tmp_path_factory):
         yield
 
 
-def make_checkpoint(folder, kind: str):
+def make_checkpoint(folder, kind: str, config: GPTConfig = CONFIG):
     """A model.pt whose weights are all large enough to be seen in the logits, and its tokenizer."""
-    standin.make_tokenizer(folder / "source", CONFIG.vocab_size, kind)
+    standin.make_tokenizer(folder / "source", config.vocab_size, kind)
     tokenizer = load_tokenizer(folder / "source")
     tokenizer.save(folder / "tokenizer")
     torch.manual_seed(1)
-    model = GPT(CONFIG)
+    model = GPT(config)
     model.init_weights()
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -53,7 +57,7 @@ def make_checkpoint(folder, kind: str):
             elif name.endswith(("ve_gate.weight", "lambdas")):
                 weight.normal_(mean=0.5, std=0.5)
         model.lm_head.weight.normal_(std=0.5)
-    state = {"format": 1, "step": 7, "model_state_dict": dict(model.state_dict()), "model_config": dataclasses.asdict(CONFIG)}
+    state = {"format": 1, "step": 7, "model_state_dict": dict(model.state_dict()), "model_config": dataclasses.asdict(config)}
     return save_model(folder, state | {"tokenizer": {"fingerprint": tokenizer.fingerprint()}})
 
 
@@ -480,3 +484,26 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(checkpoint, tmp
     torch.save(state, tmp_path / "model.pt")
     load_tokenizer(checkpoint.parent / "tokenizer").save(tmp_path / "tokenizer")
     assert "do not fit its own configuration" in failing(export.main, capsys, "--checkpoint", tmp_path, "--output_dir", tmp_path / "out")
+
+
+# ---- lm-evaluation-harness
+
+
+def test_the_harness_scores_the_export_as_our_own_command_does(tmp_path):
+    if not importlib.util.find_spec("lm_eval"):
+        pytest.skip("needs lm-evaluation-harness: pip install lm-eval accelerate")
+    config = dataclasses.replace(CONFIG, sequence_len=128)  # the harness takes no text that is longer than the context
+    checkpoint = make_checkpoint(tmp_path, "bpe", config)
+    assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "model")]) == 0
+    write_tasks(tmp_path / "tasks", pairs())
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    argv = f"--model hf --model_args pretrained=model,trust_remote_code=True --include_path tasks --tasks {GROUP} --device cpu --batch_size 64"
+    command = [sys.executable, "-m", "lm_eval", *argv.split(), "--output_path", "found.json"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+    (file,) = tmp_path.glob("found*.json")
+    found = json.loads(file.read_text(encoding="utf-8"))["results"]
+    scorer = CheckpointScorer(load_for_inference(checkpoint), torch.device("cpu"))
+    scores = score_pairs(lambda sentences: [scored.losses.sum() for scored in scorer.score(sentences)], pairs())
+    for kind, score in scores.kinds.items():
+        assert found[f"{GROUP}_{kind}"]["acc,none"] == pytest.approx(score.right)
+    assert found[GROUP]["acc,none"] == pytest.approx(scores.total.right)

@@ -8,9 +8,11 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import pair_rules
 import standin
@@ -214,3 +216,26 @@ def test_the_command_shows_some_of_each_kind_and_needs_no_torch():
     for kind in KINDS:
         assert f"\n{kind} (" in "\n" + shown
         assert of_kind(kind)[0].bad in shown
+
+
+def test_the_tasks_for_the_harness_hold_every_pair_the_right_one_first(tmp_path):
+    folder = tmp_path / "काम: 1"  # a colon and a space mean something in YAML
+    done = run_script("-m", "nano_hindi.minimal_pairs", "--lm_eval", folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    group = yaml.safe_load((folder / "nano_hindi_pairs.yaml").read_text(encoding="utf-8"))
+    tasks = {
+        task["task"]: task
+        for path in folder.glob("*.yaml")
+        if "task" in (task := yaml.safe_load(path.read_text(encoding="utf-8"))) and "group" not in task
+    }
+    assert group["group"] == "nano_hindi_pairs"
+    assert group["task"] == [f"nano_hindi_pairs_{kind}" for kind in KINDS]
+    assert set(group["task"]) == set(tasks)
+    written = []
+    for name in group["task"]:
+        task = tasks[name]
+        assert (task["doc_to_choice"], task["doc_to_target"], task["doc_to_text"], task["target_delimiter"]) == ("{{[good, bad]}}", 0, "", "")
+        file = Path(task["dataset_kwargs"]["data_files"]["test"])
+        assert file.is_absolute()
+        written += [Pair(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert written == PAIRS

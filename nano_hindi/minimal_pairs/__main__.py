@@ -1,4 +1,7 @@
-"""`python -m nano_hindi.minimal_pairs`: show some pairs of each kind, or write all of them for other tools."""
+"""`python -m nano_hindi.minimal_pairs`: show some pairs of each kind, or write all of them for other tools.
+
+For lm-evaluation-harness every kind is a task of its form `multiple_choice`: two texts behind bos, the right one first.
+"""
 
 from __future__ import annotations
 
@@ -9,34 +12,83 @@ from pathlib import Path
 
 from nano_hindi.command import Parser, command_line
 from nano_hindi.common import replacing
-from nano_hindi.minimal_pairs import KINDS, pairs
+from nano_hindi.minimal_pairs import KINDS, Pair, pairs
 
 SHOWN = 4  # pairs of each kind, two contrasts
 
 
+GROUP = "nano_hindi_pairs"
+TASK = """\
+task: {task}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {file}
+output_type: multiple_choice
+test_split: test
+doc_to_text: ""
+target_delimiter: ""
+doc_to_choice: "{{{{[good, bad]}}}}"
+doc_to_target: 0
+num_fewshot: 0
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+metadata:
+  version: 1.0
+"""
+
+
 @command_line
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = Parser(
-        prog="python -m nano_hindi.minimal_pairs", description="Pairs of Hindi sentences, one right and one wrong: shown, or written to a file."
+        prog="python -m nano_hindi.minimal_pairs", description="Pairs of Hindi sentences, one right and one wrong: shown, or written to files."
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE.jsonl", help='write all pairs here, a JSON object a line: {"kind", "good", "bad", "contrast"}'
     )
+    parser.add_argument("--lm_eval", type=Path, metavar="DIR", help=f"write tasks for lm-evaluation-harness here: {GROUP}, and one for each kind")
     args = parser.parse_args(argv)
     everything = pairs()
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(args.output) as temporary:
-            lines = [json.dumps(dataclasses.asdict(pair), ensure_ascii=False) + "\n" for pair in everything]
-            temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+        write_pairs(args.output, everything)
         print(f"{len(everything)} pairs written to {args.output}")
-        return
+    if args.lm_eval:
+        write_tasks(args.lm_eval, everything)
+        print(f"{len(KINDS)} tasks and the group {GROUP} written to {args.lm_eval}")
+    if not (args.output or args.lm_eval):
+        show(everything)
+    return 0
+
+
+def show(everything: list[Pair]) -> None:
     for kind in KINDS:
         of_kind = [pair for pair in everything if pair.kind == kind]
         print(f"{kind} ({len(of_kind)} pairs)")
         middle = len(of_kind) // 4 * 2
         for pair in [*of_kind[:2], *of_kind[middle : middle + SHOWN - 2]]:
             print(f"    {pair.good}  *{pair.bad}")
+
+
+def write_pairs(path: Path, some: list[Pair]) -> None:
+    write(path, "".join(json.dumps(dataclasses.asdict(pair), ensure_ascii=False) + "\n" for pair in some))
+
+
+def write_tasks(folder: Path, everything: list[Pair]) -> None:
+    """The pairs of each kind beside a task that names their file by its full path: the harness looks for relative ones where it was started."""
+    for kind in KINDS:
+        file = folder.resolve() / f"{kind}.jsonl"
+        write_pairs(file, [pair for pair in everything if pair.kind == kind])
+        write(folder / f"{kind}.yaml", TASK.format(task=f"{GROUP}_{kind}", file=json.dumps(file.as_posix(), ensure_ascii=False)))
+    tasks = "".join(f"  - {GROUP}_{kind}\n" for kind in KINDS)
+    write(folder / f"{GROUP}.yaml", f"group: {GROUP}\ntask:\n{tasks}aggregate_metric_list:\n  - metric: acc\n    weight_by_size: true\n")
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":
