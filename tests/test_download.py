@@ -803,7 +803,7 @@ def test_it_waits_as_long_as_it_is_asked_to_within_reason(tmp_path, hub, tokeniz
 
 
 def test_a_hub_that_vanishes_in_the_middle_and_comes_back(tmp_path, grouped, tokenizer_dir, undisturbed, monkeypatch):
-    hub, waited = Hub(grouped), []
+    hub, waited, lock = Hub(grouped), [], threading.Lock()
     hub.__enter__()
     take_for_the_hub(hub, monkeypatch)
     real = hub.fault_for
@@ -815,9 +815,10 @@ def test_a_hub_that_vanishes_in_the_middle_and_comes_back(tmp_path, grouped, tok
         return real(request) if len(hub.requests) < 40 else Fault("", 1, hang_up=True)
 
     def sleep(seconds: float) -> None:
-        waited.append(seconds)
-        if len(waited) == 5:
-            hub.__enter__()
+        with lock:  # several threads fetch: one counts at a time, and none goes on before the hub is back
+            waited.append(seconds)
+            if len(waited) == 5:
+                hub.__enter__()
 
     hub.fault_for = vanish
     monkeypatch.setattr(nano_hindi.hub, "time", SimpleNamespace(sleep=sleep))
