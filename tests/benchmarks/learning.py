@@ -1,0 +1,194 @@
+"""What each part of the recipe brings: a small model of the same architecture, trained in many ways on the same tokens in the same order.
+
+python tests/benchmarks/learning.py --corpus ../shared/corpus --work /tmp/learning                    # every recipe of recipes.py, 3 seeds
+python tests/benchmarks/learning.py --corpus ../shared/corpus --work /tmp/learning default --set muon_lr=0.01 muon_lr=0.04
+
+A seed decides the first weights and the order of the data, for all recipes alike, so recipes are compared seed by seed. Runs that are in `--work` already are
+not made again. Every run has one thread; `--jobs` of them go on at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import math
+import multiprocessing
+import statistics
+import time
+from pathlib import Path
+
+import timing  # noqa: F401 - puts the repo's root on the path
+import torch
+from recipes import RECIPES, Recipe
+
+from nano_hindi.common import World, replacing
+from nano_hindi.config import GPTConfig, TrainConfig
+from nano_hindi.dataloader import WindowLoader, check_data, val_batches
+from nano_hindi.eval import compute_token_bytes, evaluate_bpb
+from nano_hindi.optim import learning_rate_scale
+
+SHAPE = {"n_layer": 4, "n_head": 4, "n_kv_head": 2, "sequence_len": 256}
+BATCH = 16  # sequences of an update
+EVALUATIONS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training: what decides its outcome. Its name is that of its file."""
+
+    recipe: str
+    seed: int
+    width: int
+    tokens: int
+    changes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.recipe, *(f"{key}={value}" for key, value in self.changes)])
+
+    @property
+    def name(self) -> str:
+        return "-".join([*self.label.split(), f"width{self.width}", f"tokens{self.tokens}", f"seed{self.seed}"])
+
+
+def prepare(corpus: Path, vocab_size: int, folder: Path) -> Path:
+    """Token files of all .txt files of `corpus`, with a tokenizer trained on them."""
+    from data import preprocess
+
+    texts = [str(path) for path in sorted(corpus.glob("*.txt"))]
+    argv = ["--input", *texts, "--output_dir", str(folder), "--train_tokenizer", str(vocab_size), "--val_fraction", "0.05"]
+    if preprocess.main(argv):
+        raise SystemExit(1)
+    return folder
+
+
+def configs(run: Run, recipe: Recipe, vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
+    """The default recipe at this size, and what differs from it."""
+    shape = SHAPE | {"vocab_size": vocab_size, "n_embd": run.width}
+    train = {
+        "total_tokens": run.tokens,
+        "batch_size": BATCH,
+        "gradient_accumulation_steps": 1,
+        "sequence_len": SHAPE["sequence_len"],
+        "seed": run.seed,
+    }
+    shape_fields = {field.name for field in dataclasses.fields(GPTConfig)}
+    for key, value in {**recipe.changes, **dict(run.changes)}.items():
+        owner, chosen = (GPTConfig, shape) if key in shape_fields else (TrainConfig, train)
+        chosen[key] = type(getattr(owner, key))(value)  # "8" and 8.0 are 8 where the default is a whole number
+    return recipe.config(**shape), TrainConfig(**train)
+
+
+def learn(run: Run, data_dir: str, eval_tokens: int) -> list[dict]:
+    """Train. Returns tokens, seconds of training and validation bits per byte, at some points on the way and at the end."""
+    torch.set_num_threads(1)
+    recipe, info = RECIPES[run.recipe], check_data(Path(data_dir))
+    shape, config = configs(run, recipe, info.vocab_size)
+    torch.manual_seed(run.seed)
+    with recipe.patched():
+        model = recipe.model(shape)
+        model.init_weights()
+        optimizer = recipe.optimizer(model, config, World(0, 1, torch.device("cpu")))
+        loader = WindowLoader(Path(data_dir) / "train.bin", config.sequence_len, run.seed, info.vocab_size)
+        token_bytes, points, seconds = compute_token_bytes(info.tokenizer), [], 0.0
+        marks = {round(config.updates * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
+        for update in range(config.updates):
+            start = time.perf_counter()
+            x, y = loader.batch(update * config.batch_size, config.batch_size)
+            model(x, y).backward()
+            optimizer.step(learning_rate_scale(update, config.updates, config.warmup_updates, config.min_lr_ratio))
+            seconds += time.perf_counter() - start
+            if update + 1 in marks:
+                batches = val_batches(Path(data_dir) / "val.bin", config.sequence_len, BATCH, eval_tokens, info.vocab_size)
+                bpb = evaluate_bpb(model, batches, token_bytes)
+                points.append({"tokens": (update + 1) * config.tokens_per_update, "seconds": round(seconds, 1), "bpb": bpb})
+    return points
+
+
+def load(work: Path, run: Run) -> list[dict] | None:
+    path = work / f"{run.name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def save(work: Path, run: Run, points: list[dict]) -> None:
+    with replacing(work / f"{run.name}.json") as temporary:
+        temporary.write_text(json.dumps(points), encoding="utf-8")
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """Mean and standard error, where there are several."""
+    if len(values) == 1:
+        return f"{values[0]:+.2%}"
+    return f"{statistics.mean(values):+.2%} +- {statistics.stdev(values) / math.sqrt(len(values)):.2%}"
+
+
+def table(work: Path, runs: list[Run]) -> list[str]:
+    """A row for each recipe: final bits per byte by seed, the difference to the default seed by seed, and time."""
+    found = {run: points for run in runs if (points := load(work, run))}
+    default = {run.seed: points for run, points in found.items() if run.label == "default"}
+    lines = ["| recipe | what differs | bits per byte, mean (range) | against the default | seeds | time |", "|---|---|---|---|---|---|"]
+    rows = []
+    for label in dict.fromkeys(run.label for run in runs):
+        mine = {run.seed: points for run, points in found.items() if run.label == label}
+        if not mine:
+            continue
+        ends = [points[-1]["bpb"] for points in mine.values()]
+        shared = [seed for seed in mine if seed in default]
+        against = [mine[seed][-1]["bpb"] / default[seed][-1]["bpb"] - 1 for seed in shared]
+        slower = [mine[seed][-1]["seconds"] / default[seed][-1]["seconds"] for seed in shared]
+        differs = RECIPES[label.split()[0]].differs
+        row = f"| {label} | {differs} | {statistics.mean(ends):.4f} ({min(ends):.4f}-{max(ends):.4f}) | "
+        row += (
+            f"{mean_and_spread(against) if against and label != 'default' else ''} | {len(ends)} | {statistics.median(slower or [math.nan]):.2f} x |"
+        )
+        rows.append((statistics.mean(ends), row))
+    return lines + [row for _, row in sorted(rows)]
+
+
+def curves(work: Path, runs: list[Run]) -> list[str]:
+    """Mean bits per byte over the seeds at each point, by tokens and by seconds."""
+    lines = []
+    for label in dict.fromkeys(run.label for run in runs):
+        several = [points for run in runs if run.label == label and (points := load(work, run))]
+        if several:
+            at = [
+                (p[0]["tokens"], statistics.mean(q["seconds"] for q in p), statistics.mean(q["bpb"] for q in p)) for p in zip(*several, strict=True)
+            ]
+            lines.append(f"{label:32} " + "  ".join(f"{tokens / 1e6:.2f}M {seconds:.0f}s {bpb:.4f}" for tokens, seconds, bpb in at))
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", default=list(RECIPES), metavar="RECIPE", help=f"of {', '.join(RECIPES)}")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="besides, each recipe with this field of a configuration changed")
+    parser.add_argument("--corpus", type=Path, required=True, help="a folder of .txt files")
+    parser.add_argument("--work", type=Path, required=True, help="where token files and outcomes stay")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--vocab_size", type=int, default=8192)
+    parser.add_argument("--tokens", type=int, default=2_097_152)
+    parser.add_argument("--eval_tokens", type=int, default=65_536)
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    if unknown := set(args.recipes) - set(RECIPES):
+        raise SystemExit(f"there is no recipe {', '.join(sorted(unknown))}; these are: {', '.join(RECIPES)}")
+    data_dir = prepare(args.corpus, args.vocab_size, args.work / f"tokens{args.vocab_size}")
+    changes = [()] + [((key, value),) for key, value in (text.split("=") for text in args.set)]
+    runs = [Run(recipe, seed, args.width, args.tokens, change) for seed in args.seeds for recipe in args.recipes for change in changes]
+    missing = [run for run in runs if load(args.work, run) is None]
+    with concurrent.futures.ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(learn, run, str(data_dir), args.eval_tokens): run for run in missing}
+        with contextlib.suppress(KeyboardInterrupt):  # what is done stays, and the table shows it
+            for future in concurrent.futures.as_completed(futures):
+                save(args.work, futures[future], future.result())
+                print(f"{futures[future].name}: {future.result()[-1]['bpb']:.4f}", flush=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+    print("\n".join(["", *table(args.work, runs), "", *curves(args.work, runs)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The recipes that learning.py compares: the default, and the same without one of its parts. They live here, never as flags of the product."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from unittest import mock
+
+import timing  # noqa: F401 - puts the repo's root on the path
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nano_hindi import model as model_module
+from nano_hindi import muon as muon_module
+from nano_hindi.config import GPTConfig
+from nano_hindi.flash_attention import flash_attn
+from nano_hindi.model import GPT, Attention, apply_rope
+from nano_hindi.optim import TrainOptimizer
+
+# K. Jordan 2024, kellerjordan.github.io/posts/muon: the same quintic at every iteration
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to train. `changes` are fields of the configurations, `patches` (module, name, value) hold while it trains."""
+
+    differs: str
+    changes: dict = field(default_factory=dict)
+    config: Callable[..., GPTConfig] = GPTConfig
+    model: Callable[[GPTConfig], GPT] = GPT
+    optimizer: type[TrainOptimizer] = TrainOptimizer
+    patches: tuple[tuple[object, str, object], ...] = ()
+
+    @contextlib.contextmanager
+    def patched(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for module, name, value in self.patches:
+                stack.enter_context(mock.patch.object(module, name, value))
+            yield
+
+
+# ---- the network without a part
+
+
+class NoValueEmbeddings(GPTConfig):
+    @property
+    def value_embedding_layers(self) -> tuple[int, ...]:
+        return ()
+
+
+class NoScalars(GPT):
+    """Every block reads the residual stream as it is: no resid_lambdas, no x0_lambdas."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        for name, value in (("resid_lambdas", 1.0), ("x0_lambdas", 0.0)):
+            delattr(self, name)
+            self.register_buffer(name, torch.full((config.n_layer,), value))
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        self.resid_lambdas.fill_(1.0)
+        self.x0_lambdas.fill_(0.0)
+
+
+class PlainAttention(Attention):
+    """Queries and keys as long as they come."""
+
+    def forward(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor, kv_cache) -> Tensor:
+        q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.c_q, self.c_k, self.c_v))
+        if ve is not None:
+            gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))
+            v = v + gate[..., None] * ve.view_as(v)
+        q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+        return self.c_proj(flash_attn.flash_attn_func(q, k, v, causal=True, window_size=(self.left, 0)).flatten(-2))
+
+
+class Unbounded(GPT):
+    """Logits as they come; the usual cross-entropy, since the product's counts on the bound."""
+
+    def forward(self, idx: Tensor, targets: Tensor, loss_reduction: str = "mean") -> Tensor:
+        logits = self.lm_head(self.trunk(idx))[..., : self.config.vocab_size]
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction=loss_reduction)
+        return loss.view(targets.shape) if loss_reduction == "none" else loss
+
+
+class Tied(GPT):
+    """wte is lm_head. The norm behind wte makes its scale free, so lm_head's needs decide it, and the rate."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        self.transformer.wte.weight = self.lm_head.weight
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        nn.init.normal_(self.lm_head.weight, std=0.02)
+
+
+# ---- the optimizers without a part
+
+
+class NoMuon:
+    """Stands where Muon would, and has nothing to do."""
+
+    param_groups = ()
+
+    def grad_sq_norm(self) -> Tensor:
+        return torch.zeros(())
+
+    def reduce_gradients(self, *_, **__) -> None:
+        pass
+
+    step = zero_grad = reduce_gradients
+
+
+def adamw_only(rate: float) -> type[TrainOptimizer]:
+    """AdamW for all parameters, the matrices of the blocks at `rate`."""
+
+    class AdamWOnly(TrainOptimizer):
+        def __init__(self, model, config, world):
+            super().__init__(model, config, world)
+            names = {p: name for name, p in model.named_parameters()}
+            matrices = [(names[p], p) for group in self.muon.param_groups for p in group["params"]]
+            self.adamw.add_param_group({"params": matrices, "kind": "blocks", "lr": rate, "betas": (0.9, 0.95), "eps": 1e-8})
+            self.adamw.param_groups[-1]["initial_lr"] = rate
+            self.muon = NoMuon()
+
+    return AdamWOnly
+
+
+def newton_schulz(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    is_tall = matrices.size(-2) > matrices.size(-1)
+    x = (matrices.mT if is_tall else matrices).to(dtype)
+    x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if is_tall else x
+
+
+cautious_update = muon_module.muon_update
+
+
+def plainly_decayed_update(weights: Tensor, *args, weight_decay: float, **kwargs) -> None:
+    """Muon with the decay of every weight, whatever the update's sign."""
+    lr = args[3]
+    weights.mul_(1 - lr * weight_decay)
+    cautious_update(weights, *args, weight_decay=0.0, **kwargs)
+
+
+RECIPES = {
+    "default": Recipe("the product as it is"),
+    "adamw": Recipe("AdamW instead of Muon, rate 0.003", optimizer=adamw_only(0.003)),
+    "adamw_high": Recipe("AdamW instead of Muon, rate 0.01", optimizer=adamw_only(0.01)),
+    "full_attention": Recipe("every layer sees all of the context", {"window_pattern": "L"}),
+    "no_value_embeddings": Recipe("no value embeddings", config=NoValueEmbeddings),
+    "no_scalars": Recipe("no resid_lambdas, no x0_lambdas", model=NoScalars),
+    "no_qk_norm": Recipe("no norm of queries and keys", patches=((model_module, "Attention", PlainAttention),)),
+    "no_softcap": Recipe("logits without a bound", model=Unbounded),
+    "tied": Recipe("wte is lm_head, rate of lm_head", {"adamw_embedding_lr": 0.004}, model=Tied),
+    "tied_high": Recipe("wte is lm_head, five times that rate", {"adamw_embedding_lr": 0.02}, model=Tied),
+    "newton_schulz": Recipe("Newton-Schulz instead of Polar Express", patches=((muon_module, "polar_express", newton_schulz),)),
+    # where the floor is above every mean square (at most 1), all are evened out alike: not at all
+    "no_variance_reduction": Recipe("Muon without NorMuon's second moment", patches=((muon_module, "MIN_MEAN_SQUARE", 1e4),)),
+    "cautious_decay": Recipe("with cautious decay 0.1 (off by default)", {"weight_decay": 0.1}),
+    "plain_decay": Recipe("with plain decay 0.1", {"weight_decay": 0.1}, patches=((muon_module, "muon_update", plainly_decayed_update),)),
+}
