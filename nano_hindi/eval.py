@@ -175,11 +175,14 @@ def scores_of_pairs(scorer: Scorer) -> PairScores:
     from nano_hindi.minimal_pairs import pairs, score_pairs
 
     def total_nats(sentences: list[str]) -> list[float]:
+        nats, lossy = [], 0
         with Progress(len(sentences), "sentences", "choosing") as progress:
-            nats = []
             for scored in scorer.score(sentences):
                 nats.append(scored.losses.sum())
+                lossy += scored.lost > 0
                 progress.update(1)
+        if lossy:
+            print(f"warning     the tokenizer loses characters in {lossy:,} of {len(sentences):,} sentences; the model has judged others")
         return nats
 
     return score_pairs(total_nats, pairs())

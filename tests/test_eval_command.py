@@ -3,7 +3,9 @@
 import json
 import math
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from test_scoring import save_hugging_face
@@ -14,7 +16,7 @@ from nano_hindi import eval as command
 from nano_hindi.checkpoint import load_for_inference
 from nano_hindi.corpus import read_documents, write_document
 from nano_hindi.minimal_pairs import pairs, score_pairs
-from nano_hindi.scoring import CheckpointScorer
+from nano_hindi.scoring import CheckpointScorer, Scored
 from nano_hindi.tokenizing import is_for_validation
 
 
@@ -76,6 +78,18 @@ def test_pairs_are_chosen_by_the_losses_of_whole_sentences(straight, tmp_path, c
     out = capsys.readouterr().out
     assert scores.report() in out
     assert scores.mistakes() in out
+
+
+def test_sentences_that_the_tokenizer_loses_are_told(capsys):
+    def scorer(loses: str) -> SimpleNamespace:
+        one = np.ones(1)
+        return SimpleNamespace(score=lambda sentences: [Scored(sentence, one, one, one, lost=loses in sentence) for sentence in sentences])
+
+    lossy = sum("ऊ" in sentence for pair in pairs() for sentence in (pair.good, pair.bad))
+    assert command.scores_of_pairs(scorer("ऊ")).total.right == 0.5
+    assert f"loses characters in {lossy} of 2,580 sentences" in capsys.readouterr().out
+    command.scores_of_pairs(scorer("x"))
+    assert "loses" not in capsys.readouterr().out
 
 
 def test_pairs_and_text_together(straight, story, tmp_path):
