@@ -96,7 +96,7 @@ class TrainConfig:
     muon_lr: float = _opt(0.02, "rate of the matrices in the blocks (Muon)")
     adamw_embedding_lr: float = _opt(0.2, "rate of wte (AdamW), times (n_embd/768)^-0.5")
     adamw_value_embedding_lr: float = _opt(0.2, "rate of the value embeddings (AdamW), times (n_embd/768)^-0.5")
-    adamw_unembedding_lr: float = _opt(0.004, "rate of lm_head (AdamW), times (n_embd/768)^-0.5")
+    adamw_unembedding_lr: float = _opt(0.004, "rate of lm_head (AdamW), times (n_embd/768)^-1")
     adamw_scalar_lr: float = _opt(0.5, "rate of x0_lambdas (AdamW); resid_lambdas take a hundredth of it")
     warmup_steps: int = _opt(1000, "steps of linear warm-up, a fifth of the run at most")
     min_lr_ratio: float = _opt(0.1, "the cosine ends at this share of each rate")

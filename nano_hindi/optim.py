@@ -20,7 +20,9 @@ from nano_hindi.config import TrainConfig
 from nano_hindi.errors import UserError
 from nano_hindi.muon import DistMuon, Muon
 
-REFERENCE_WIDTH = 768  # the rates of the embedding-like weights are given for this width and scale with (n_embd / 768)^-0.5
+REFERENCE_WIDTH = 768  # the rates of the embedding-like weights are given for this width, and scale with (n_embd / 768) to these powers
+EMBEDDING_WIDTH_EXPONENT = -0.5
+UNEMBEDDING_WIDTH_EXPONENT = -1.0  # lm_head adds up n_embd channels; at widths from 64 to 192 this was better than -0.5 (tests/benchmarks/LOG.md)
 RESID_LAMBDA_RATE = 0.01  # share of adamw_scalar_lr: these multiply the residual stream in every layer (nanochat's value)
 X0_LAMBDA_BETA1 = 0.96  # slower than the rest: a handful of scalars with noisy gradients (nanochat's value)
 # The blocks begin as the identity and the final norm cancels every scale, so in the first update the gradient of these scalars is nothing but rounding
@@ -69,12 +71,13 @@ class TrainOptimizer:
                 raise ValueError(f"no optimizer takes the parameter {name} of shape {tuple(p.shape)}")
             named[kind].append((name, p))
 
-        width_factor = (model.transformer.wte.weight.size(1) / REFERENCE_WIDTH) ** -0.5
+        relative_width = model.transformer.wte.weight.size(1) / REFERENCE_WIDTH
+        embedding_factor, unembedding_factor = relative_width**EMBEDDING_WIDTH_EXPONENT, relative_width**UNEMBEDDING_WIDTH_EXPONENT
         betas = (config.adamw_beta1, config.adamw_beta2)
         recipes = {
-            "wte": (config.adamw_embedding_lr * width_factor, betas, config.adamw_eps),
-            "value_embeds": (config.adamw_value_embedding_lr * width_factor, betas, config.adamw_eps),
-            "lm_head": (config.adamw_unembedding_lr * width_factor, betas, config.adamw_eps),
+            "wte": (config.adamw_embedding_lr * embedding_factor, betas, config.adamw_eps),
+            "value_embeds": (config.adamw_value_embedding_lr * embedding_factor, betas, config.adamw_eps),
+            "lm_head": (config.adamw_unembedding_lr * unembedding_factor, betas, config.adamw_eps),
             "resid_lambdas": (config.adamw_scalar_lr * RESID_LAMBDA_RATE, betas, SCALAR_EPS),
             "x0_lambdas": (config.adamw_scalar_lr, (X0_LAMBDA_BETA1, config.adamw_beta2), SCALAR_EPS),
         }

@@ -18,6 +18,7 @@ from nano_hindi.optim import LossScale, TrainOptimizer, learning_rate_scale
 
 ALONE = World(0, 1, torch.device("cpu"))
 WIDTH_FACTOR = (16 / 768) ** -0.5  # of the stand-in
+UNEMBEDDING_FACTOR = 768 / 16
 
 
 def make(**changes):
@@ -78,7 +79,7 @@ def test_every_parameter_has_one_optimizer_and_the_contracts_rate():
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
     assert rates["transformer.wte.weight"] == pytest.approx(0.2 * WIDTH_FACTOR)
     assert rates["value_embeds.2.weight"] == pytest.approx(0.3 * WIDTH_FACTOR)
-    assert rates["lm_head.weight"] == pytest.approx(0.004 * WIDTH_FACTOR)
+    assert rates["lm_head.weight"] == pytest.approx(0.004 * UNEMBEDDING_FACTOR)
     assert rates["resid_lambdas"] == pytest.approx(0.005)
     assert rates["x0_lambdas"] == 0.5
     assert betas["x0_lambdas"] == (0.96, 0.9)
@@ -132,8 +133,9 @@ def test_the_step_equals_clip_grad_norm_and_the_two_optimizers_apart(grad_clip):
     other = copy.deepcopy(model)
     names = dict(other.named_parameters())
     blocks = {name: p for name, p in names.items() if name.startswith("transformer.h.")}
-    width = {"transformer.wte.weight": 0.2, "value_embeds.0.weight": 0.2, "value_embeds.2.weight": 0.2, "lm_head.weight": 0.004}
-    groups = [{"params": [names[name]], "lr": lr * WIDTH_FACTOR * 0.5} for name, lr in width.items()]
+    rates = {name: 0.2 * WIDTH_FACTOR for name in ("transformer.wte.weight", "value_embeds.0.weight", "value_embeds.2.weight")}
+    rates["lm_head.weight"] = 0.004 * UNEMBEDDING_FACTOR
+    groups = [{"params": [names[name]], "lr": lr * 0.5} for name, lr in rates.items()]
     groups += [
         {"params": [names["resid_lambdas"]], "lr": 0.0025, "eps": 1e-5},
         {"params": [names["x0_lambdas"]], "lr": 0.25, "betas": (0.96, 0.95), "eps": 1e-5},
