@@ -139,7 +139,8 @@ def table(work: Path, runs: list[Run]) -> list[str]:
         shared = [seed for seed in mine if seed in default]
         against = [mine[seed][-1]["bpb"] / default[seed][-1]["bpb"] - 1 for seed in shared]
         slower = [mine[seed][-1]["seconds"] / default[seed][-1]["seconds"] for seed in shared]
-        differs = RECIPES[label.split()[0]].differs
+        recipe, *changed = label.split()
+        differs = ", ".join([RECIPES[recipe].differs, *changed])
         row = f"| {label} | {differs} | {statistics.mean(ends):.4f} ({min(ends):.4f}-{max(ends):.4f}) | "
         row += (
             f"{mean_and_spread(against) if against and label != 'default' else ''} | {len(ends)} | {statistics.median(slower or [math.nan]):.2f} x |"
@@ -164,7 +165,9 @@ def curves(work: Path, runs: list[Run]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", default=list(RECIPES), metavar="RECIPE", help=f"of {', '.join(RECIPES)}")
-    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="besides, each recipe with this field of a configuration changed")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="FIELD=VALUE[,...]", help="besides, each recipe with these fields of a configuration changed"
+    )
     parser.add_argument("--corpus", type=Path, required=True, help="a folder of .txt files")
     parser.add_argument("--work", type=Path, required=True, help="where token files and outcomes stay")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -177,7 +180,7 @@ def main() -> None:
     if unknown := set(args.recipes) - set(RECIPES):
         raise SystemExit(f"there is no recipe {', '.join(sorted(unknown))}; these are: {', '.join(RECIPES)}")
     data_dir = prepare(args.corpus, args.vocab_size, args.work / f"tokens{args.vocab_size}")
-    changes = [()] + [((key, value),) for key, value in (text.split("=") for text in args.set)]
+    changes = [()] + [tuple(tuple(change.split("=")) for change in text.split(",")) for text in args.set]
     runs = [Run(recipe, seed, args.width, args.tokens, change) for seed in args.seeds for recipe in args.recipes for change in changes]
     missing = [run for run in runs if load(args.work, run) is None]
     with concurrent.futures.ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
