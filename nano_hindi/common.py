@@ -206,6 +206,12 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """The whole of `text` under the name `path`, in UTF-8 and with plain line ends everywhere, or nothing of it; see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
 def rename(source: Path, target: Path) -> None:
     """os.replace, patient with Windows, where a virus scanner may hold a new file for a moment; then the folder is flushed too."""
     for wait in (0.05, 0.1, 0.2, 0.5, 1.0, None):

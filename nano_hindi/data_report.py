@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nano_hindi.common import replacing
+from nano_hindi.common import replacing, write_text
 from nano_hindi.dataloader import DataInfo, TokenFile, check_data
 from nano_hindi.tokenizer import Tokenizer
 
@@ -53,8 +53,7 @@ def write_report(folder: Path, seed: int = 0) -> list[Path]:
         paths.append(folder / f"report_{name}.png")
         _picture(paths[-1], draw)
     paths.append(folder / "report.html")
-    with replacing(paths[-1]) as temporary:
-        temporary.write_text(page(info, scan, [path.name for path in paths[:-1]]), encoding="utf-8", newline="\n")
+    write_text(paths[-1], page(info, scan, [path.name for path in paths[:-1]]))
     return paths
 
 

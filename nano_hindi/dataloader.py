@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nano_hindi.common import replacing
+from nano_hindi.common import write_text
 from nano_hindi.errors import UserError
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
@@ -140,8 +140,7 @@ def file_size(path: Path) -> int:
 
 def write_metadata(path: str | Path, metadata: dict) -> None:
     """Write `key: value` lines, under a temporary name first. Values are text on one line, or numbers."""
-    with replacing(Path(path)) as temporary:
-        temporary.write_text("".join(f"{key}: {value}\n" for key, value in metadata.items()), encoding="utf-8", newline="\n")
+    write_text(Path(path), "".join(f"{key}: {value}\n" for key, value in metadata.items()))
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano_hindi.command import Parser, command_line
-from nano_hindi.common import Progress, pick_device, replacing
+from nano_hindi.common import Progress, pick_device, write_text
 from nano_hindi.corpus import read_source
 from nano_hindi.errors import UserError
 
@@ -152,8 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         facts["pairs"] = {name: dataclasses.asdict(score) for name, score in {**scores.kinds, "all": scores.total}.items()}
     if args.json:
         facts = json.loads(json.dumps(facts), parse_constant=lambda _: None)  # JSON knows neither nan nor inf
-        with replacing(args.json) as temporary:
-            temporary.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+        write_text(args.json, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         print(f"\nwritten: {args.json}")
     return 0
 

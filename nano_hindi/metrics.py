@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nano_hindi.common import replacing
+from nano_hindi.common import write_text
 from nano_hindi.errors import UserError
 
 PATIENCE = 30  # seconds that wandb may take to find its server, and to send the rest at the end
@@ -48,8 +48,7 @@ class Metrics:
         self.path, self._unwritten = path, b""
         kept = [record for record in read_metrics(path) if record["step"] <= resumed_step]
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8", newline="\n")
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a line. Where that fails it is kept for the next time, and `flush` says why."""

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nano_hindi.common import replacing
+from nano_hindi.common import write_text
 from nano_hindi.errors import UserError
 from nano_hindi.fast_encoding import FastEncoder, fast_encoder
 from nano_hindi.streaming import Clusters
@@ -189,8 +189,7 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
         }
         for name, text in (("tokenizer.json", self._json), ("tokenizer_config.json", json.dumps(config, indent=1, ensure_ascii=False))):
-            with replacing(folder / name) as temporary:
-                temporary.write_text(text, encoding="utf-8", newline="\n")
+            write_text(folder / name, text)
 
 
 class TextStream:

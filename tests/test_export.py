@@ -21,7 +21,8 @@ from nano_hindi import export
 from nano_hindi.checkpoint import build_model, load_for_inference, save_model
 from nano_hindi.config import GPTConfig
 from nano_hindi.engine import generate_tokens
-from nano_hindi.minimal_pairs import pairs, score_pairs
+from nano_hindi.eval import scores_of_pairs
+from nano_hindi.minimal_pairs import pairs
 from nano_hindi.minimal_pairs.__main__ import GROUP, write_tasks
 from nano_hindi.model import GPT
 from nano_hindi.scoring import CheckpointScorer
@@ -503,7 +504,7 @@ def test_the_harness_scores_the_export_as_our_own_command_does(tmp_path):
     (file,) = tmp_path.glob("found*.json")
     found = json.loads(file.read_text(encoding="utf-8"))["results"]
     scorer = CheckpointScorer(load_for_inference(checkpoint), torch.device("cpu"))
-    scores = score_pairs(lambda sentences: [scored.losses.sum() for scored in scorer.score(sentences)], pairs())
+    scores = scores_of_pairs(scorer)
     for kind, score in scores.kinds.items():
         assert found[f"{GROUP}_{kind}"]["acc,none"] == pytest.approx(score.right)
     assert found[GROUP]["acc,none"] == pytest.approx(scores.total.right)

@@ -11,11 +11,10 @@ import sys
 from pathlib import Path
 
 from nano_hindi.command import Parser, command_line
-from nano_hindi.common import replacing
+from nano_hindi.common import write_text
 from nano_hindi.minimal_pairs import KINDS, Pair, pairs
 
 SHOWN = 4  # pairs of each kind, two contrasts
-
 
 GROUP = "nano_hindi_pairs"
 TASK = """\
@@ -72,7 +71,8 @@ def show(everything: list[Pair]) -> None:
 
 
 def write_pairs(path: Path, some: list[Pair]) -> None:
-    write(path, "".join(json.dumps(dataclasses.asdict(pair), ensure_ascii=False) + "\n" for pair in some))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(json.dumps(dataclasses.asdict(pair), ensure_ascii=False) + "\n" for pair in some))
 
 
 def write_tasks(folder: Path, everything: list[Pair]) -> None:
@@ -80,15 +80,9 @@ def write_tasks(folder: Path, everything: list[Pair]) -> None:
     for kind in KINDS:
         file = folder.resolve() / f"{kind}.jsonl"
         write_pairs(file, [pair for pair in everything if pair.kind == kind])
-        write(folder / f"{kind}.yaml", TASK.format(task=f"{GROUP}_{kind}", file=json.dumps(file.as_posix(), ensure_ascii=False)))
+        write_text(folder / f"{kind}.yaml", TASK.format(task=f"{GROUP}_{kind}", file=json.dumps(file.as_posix(), ensure_ascii=False)))
     tasks = "".join(f"  - {GROUP}_{kind}\n" for kind in KINDS)
-    write(folder / f"{GROUP}.yaml", f"group: {GROUP}\ntask:\n{tasks}aggregate_metric_list:\n  - metric: acc\n    weight_by_size: true\n")
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    write_text(folder / f"{GROUP}.yaml", f"group: {GROUP}\ntask:\n{tasks}aggregate_metric_list:\n  - metric: acc\n    weight_by_size: true\n")
 
 
 if __name__ == "__main__":
