@@ -1,10 +1,14 @@
 """The recipes of tests/benchmarks/learning.py: each trains, and each is what it says: something else than the default."""
 
+import dataclasses
+import itertools
 import json
 import math
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 import standin
 from conftest import ROOT
@@ -12,9 +16,14 @@ from data import preprocess
 
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import learning
-from recipes import RECIPES
+import outcome
+import recipes
 
-WIDTH, UPDATES = 32, 3
+from nano_hindi import loss, model
+from nano_hindi.corpus import read_documents, write_document
+from nano_hindi.dataloader import TokenFile
+
+WIDTH, UPDATES = 32, 4
 TOKENS = UPDATES * learning.BATCH * learning.SHAPE["sequence_len"]
 
 
@@ -32,12 +41,12 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ends(data_dir):
     """Bits per byte of each recipe after a few updates."""
-    return {name: learning.learn(learning.Run(name, 0, WIDTH, TOKENS), data_dir, 2048)[-1]["bpb"] for name in RECIPES}
+    return {name: learning.learn(learning.Run(name, 0, WIDTH, TOKENS), data_dir, 2048)[-1]["bpb"] for name in learning.ALL}
 
 
 def test_every_recipe_trains_and_ends_elsewhere_than_every_other(ends):
     assert all(math.isfinite(end) for end in ends.values())
-    assert len(set(ends.values())) == len(RECIPES), ends  # what it replaces may have moved away
+    assert len(set(ends.values())) == len(learning.ALL), ends  # what it replaces may have moved away
 
 
 def test_the_product_is_as_it_was_behind_every_recipe(ends, data_dir):
@@ -49,6 +58,88 @@ def test_the_product_is_as_it_was_behind_every_recipe(ends, data_dir):
 def test_a_changed_field_reaches_the_run(ends, data_dir):
     changed = learning.learn(learning.Run("default", 0, WIDTH, TOKENS, (("muon_lr", "0.1"), ("muon_ns_steps", "3"))), data_dir, 2048)
     assert changed[-1]["bpb"] != ends["default"]
+
+
+@pytest.mark.parametrize("change", [("model.X0_LAMBDA", "0.3"), ("optim.UNEMBEDDING_WIDTH_EXPONENT", "-0.5")])
+def test_a_changed_constant_reaches_the_run_and_is_as_it_was_after_it(ends, data_dir, change):
+    before = model.X0_LAMBDA, dict(loss.CHUNK_BYTES)
+    assert learning.learn(learning.Run("default", 0, WIDTH, TOKENS, (change,)), data_dir, 2048)[-1]["bpb"] != ends["default"]
+    assert (model.X0_LAMBDA, dict(loss.CHUNK_BYTES)) == before
+
+
+def test_a_constant_that_there_is_not_ends_the_run(data_dir):
+    with pytest.raises(AttributeError, match="X1_LAMBDA"):
+        learning.learn(learning.Run("default", 0, WIDTH, TOKENS, (("model.X1_LAMBDA", "0.3"),)), data_dir, 2048)
+
+
+def test_in_bfloat16_a_run_learns_nearly_the_same_and_has_a_name_of_its_own(ends, data_dir):
+    run = learning.Run("default", 0, WIDTH, TOKENS, dtype="bfloat16")
+    assert learning.learn(run, data_dir, 2048)[-1]["bpb"] == pytest.approx(ends["default"], rel=0.005)
+    assert run.name != dataclasses.replace(run, dtype="float32").name
+
+
+def test_windows_begin_with_documents_and_leave_nothing_of_them_out(data_dir):
+    T = 64
+    loader = recipes.DocumentWindows(f"{data_dir}/train.bin", T, 0, 500)
+    tokens = TokenFile(f"{data_dir}/train.bin", 500).tokens
+    borders = [*np.flatnonzero(tokens == recipes.BOS), len(tokens)]
+    covered = np.zeros(len(tokens) + T, dtype=bool)
+    for start in loader.starts:
+        covered[start : start + T + 1] = True
+    longer = [(begin, end) for begin, end in itertools.pairwise(borders) if end - begin > T]
+    assert longer
+    assert {begin for begin, _ in longer} <= set(loader.starts.tolist())
+    assert all(covered[begin:end].all() for begin, end in longer)
+    x, y = loader.batch(0, loader.num_windows + 3)
+    assert torch.equal(x[:, 1:], y[:, :-1])
+    assert (x[:, 0] == recipes.BOS).sum() >= len(longer)
+
+
+def test_attention_within_documents_does_not_look_over_their_borders(data_dir):
+    """Another first document changes nothing of the second one's logits; positions are relative, so the place may stay."""
+    run = learning.Run("within_documents", 0, WIDTH, TOKENS)
+    config, _ = learning.configs(run, learning.ALL[run.recipe], 500)
+    torch.manual_seed(0)
+    with learning.ALL[run.recipe].patched(), torch.no_grad():
+        net = recipes.Within(config)
+        net.init_weights()
+        for block in net.transformer.h:
+            block.attn.c_proj.weight.normal_()  # zero at the start: nothing would be looked at
+        second = torch.tensor([recipes.BOS, *range(10, 30)])
+        first, other = torch.tensor([recipes.BOS, *range(40, 50)]), torch.tensor([recipes.BOS, *range(60, 70)])
+        a, b = (net.logits(net.trunk(torch.cat([begin, second])[None]))[0, 11:] for begin in (first, other))
+    assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_unseen_text_validates_on_documents_that_validated_nothing_before(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    with open(corpus / "a.txt", "wb") as file:
+        for text in standin.documents(400):
+            write_document(file, text)
+    learning.prepare(corpus, 512, tmp_path / "usual")
+    learning.prepare(corpus, 512, tmp_path / "unseen", unseen=True)
+    validating = []
+    for part in ("usual", "unseen"):
+        tokenizer = learning.check_data(tmp_path / part).tokenizer
+        tokens = TokenFile(tmp_path / part / "val.bin", 10_000).tokens.tolist()
+        validating.append({text for text in tokenizer.decode(tokens).split("</s>") if text.strip()})
+    assert all(validating)
+    assert not validating[0] & validating[1]
+    rest = set(read_documents(tmp_path / "unseen" / "rest.txt"))
+    assert not any(text.strip() in rest for text in validating[0])
+
+
+def test_the_model_of_outcomes_finds_the_numbers_that_made_them():
+    truth = (0.3, 20.0, 15.0)
+    found = [
+        outcome.Outcome(None, tokens, parameters, truth[0] + truth[1] * parameters**-0.34 + truth[2] * tokens**-0.28)
+        for parameters in (10**5, 10**6, 10**7)
+        for tokens in (10**6, 10**7)
+    ]
+    weights, error = outcome.fit(found, *outcome.EXPONENTS)
+    assert weights == pytest.approx(truth, rel=1e-6)
+    assert error < 1e-9
 
 
 def test_the_table_compares_seed_by_seed(tmp_path):

@@ -1,10 +1,11 @@
 """What each part of the recipe brings: a small model of the same architecture, trained in many ways on the same tokens in the same order.
 
 python tests/benchmarks/learning.py --corpus ../shared/corpus --work /tmp/learning                    # every recipe of recipes.py, 3 seeds
-python tests/benchmarks/learning.py --corpus ../shared/corpus --work /tmp/learning default --set muon_lr=0.01 muon_lr=0.04
+python tests/benchmarks/learning.py --corpus ../shared/corpus --work /tmp/learning default --set muon_lr=0.01 model.X0_LAMBDA=0.3
 
 A seed decides the first weights and the order of the data, for all recipes alike, so recipes are compared seed by seed. Runs that are in `--work` already are
-not made again. Every run has one thread; `--jobs` of them go on at once.
+not made again. Every run has one thread; `--jobs` of them go on at once. With `--dtype bfloat16` the products are computed as on a GPU (where the CPU has units for
+it, in two thirds of the time); such runs are compared with each other only.
 """
 
 from __future__ import annotations
@@ -13,26 +14,34 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
+import importlib
 import json
 import math
 import multiprocessing
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import timing  # noqa: F401 - puts the repo's root on the path
 import torch
-from recipes import RECIPES, Recipe
+from recipes import CANDIDATES, RECIPES, Recipe
 
+from nano_hindi import loss
 from nano_hindi.common import World, replacing
 from nano_hindi.config import GPTConfig, TrainConfig
-from nano_hindi.dataloader import WindowLoader, check_data, val_batches
+from nano_hindi.corpus import read_documents, write_document
+from nano_hindi.dataloader import check_data, val_batches
 from nano_hindi.eval import compute_token_bytes, evaluate_bpb
-from nano_hindi.optim import learning_rate_scale
+from nano_hindi.tokenizing import is_for_validation
 
+ALL = RECIPES | CANDIDATES
 SHAPE = {"n_layer": 4, "n_head": 4, "n_kv_head": 2, "sequence_len": 256}
 BATCH = 16  # sequences of an update
 EVALUATIONS = 8
+VAL_FRACTION = 0.05
+ONE_CORE = {"CHUNK_BYTES": 8 << 20, "ROWS_BYTES": 2 << 20}  # what the loss works on at once: a run has the cache of one core, not of the machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Run:
     width: int
     tokens: int
     changes: tuple[tuple[str, str], ...] = ()
+    dtype: str = "float32"
 
     @property
     def label(self) -> str:
@@ -51,15 +61,25 @@ class Run:
 
     @property
     def name(self) -> str:
-        return "-".join([*self.label.split(), f"width{self.width}", f"tokens{self.tokens}", f"seed{self.seed}"])
+        dtype = [] if self.dtype == "float32" else [self.dtype]
+        return "-".join([*self.label.split(), f"width{self.width}", f"tokens{self.tokens}", *dtype, f"seed{self.seed}"])
 
 
-def prepare(corpus: Path, vocab_size: int, folder: Path) -> Path:
-    """Token files of all .txt files of `corpus`, with a tokenizer trained on them."""
+def prepare(corpus: Path, vocab_size: int, folder: Path, unseen: bool = False) -> Path:
+    """Token files of all .txt files of `corpus`, with a tokenizer trained on them. Of `unseen` text: without the documents that validate otherwise, with
+    others in their place."""
     from data import preprocess
 
-    texts = [str(path) for path in sorted(corpus.glob("*.txt"))]
-    argv = ["--input", *texts, "--output_dir", str(folder), "--train_tokenizer", str(vocab_size), "--val_fraction", "0.05"]
+    sources, share = sorted(corpus.glob("*.txt")), VAL_FRACTION
+    if unseen:
+        folder.mkdir(parents=True, exist_ok=True)
+        rest = folder / "rest.txt"
+        with open(rest, "wb") as file:
+            for text in (text for source in sources for text in read_documents(source)):
+                if not is_for_validation(text.encode(), VAL_FRACTION):
+                    write_document(file, text)
+        sources, share = [rest], 2 * VAL_FRACTION  # the hashes from one to two shares
+    argv = ["--input", *map(str, sources), "--output_dir", str(folder), "--train_tokenizer", str(vocab_size), "--val_fraction", str(share)]
     if preprocess.main(argv):
         raise SystemExit(1)
     return folder
@@ -77,29 +97,45 @@ def configs(run: Run, recipe: Recipe, vocab_size: int) -> tuple[GPTConfig, Train
     }
     shape_fields = {field.name for field in dataclasses.fields(GPTConfig)}
     for key, value in {**recipe.changes, **dict(run.changes)}.items():
+        if "." in key:
+            continue  # a constant: see changed_constants
         owner, chosen = (GPTConfig, shape) if key in shape_fields else (TrainConfig, train)
         chosen[key] = type(getattr(owner, key))(value)  # "8" and 8.0 are 8 where the default is a whole number
     return recipe.config(**shape), TrainConfig(**train)
 
 
+@contextlib.contextmanager
+def changed_constants(run: Run) -> Iterator[None]:
+    """While it holds, constants of nano_hindi's modules have the values of `run.changes`: model.X0_LAMBDA=0.3. Raises AttributeError for one there is not."""
+    with contextlib.ExitStack() as stack:
+        for key, value in run.changes:
+            if "." in key:
+                module, name = key.split(".")
+                stack.enter_context(mock.patch.object(importlib.import_module(f"nano_hindi.{module}"), name, float(value)))
+        for name, size in ONE_CORE.items():
+            stack.enter_context(mock.patch.dict(getattr(loss, name), cpu=size))
+        yield
+
+
 def learn(run: Run, data_dir: str, eval_tokens: int) -> list[dict]:
     """Train. Returns tokens, seconds of training and validation bits per byte, at some points on the way and at the end."""
     torch.set_num_threads(1)
-    recipe, info = RECIPES[run.recipe], check_data(Path(data_dir))
+    recipe, info = ALL[run.recipe], check_data(Path(data_dir))
     shape, config = configs(run, recipe, info.vocab_size)
     torch.manual_seed(run.seed)
-    with recipe.patched():
+    with recipe.patched(), changed_constants(run):
         model = recipe.model(shape)
         model.init_weights()
+        model.compute_dtype = getattr(torch, run.dtype)
         optimizer = recipe.optimizer(model, config, World(0, 1, torch.device("cpu")))
-        loader = WindowLoader(Path(data_dir) / "train.bin", config.sequence_len, run.seed, info.vocab_size)
+        loader = recipe.loader(Path(data_dir) / "train.bin", config.sequence_len, run.seed, info.vocab_size)
         token_bytes, points, seconds = compute_token_bytes(info.tokenizer), [], 0.0
         marks = {round(config.updates * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
         for update in range(config.updates):
             start = time.perf_counter()
             x, y = loader.batch(update * config.batch_size, config.batch_size)
             model(x, y).backward()
-            optimizer.step(learning_rate_scale(update, config.updates, config.warmup_updates, config.min_lr_ratio))
+            optimizer.step(recipe.schedule(update, config.updates, config.warmup_updates, config.min_lr_ratio))
             seconds += time.perf_counter() - start
             if update + 1 in marks:
                 batches = val_batches(Path(data_dir) / "val.bin", config.sequence_len, BATCH, eval_tokens, info.vocab_size)
@@ -140,7 +176,7 @@ def table(work: Path, runs: list[Run]) -> list[str]:
         against = [mine[seed][-1]["bpb"] / default[seed][-1]["bpb"] - 1 for seed in shared]
         slower = [mine[seed][-1]["seconds"] / default[seed][-1]["seconds"] for seed in shared]
         recipe, *changed = label.split()
-        differs = ", ".join([RECIPES[recipe].differs, *changed])
+        differs = ", ".join([ALL[recipe].differs, *changed])
         row = f"| {label} | {differs} | {statistics.mean(ends):.4f} ({min(ends):.4f}-{max(ends):.4f}) | "
         row += (
             f"{mean_and_spread(against) if against and label != 'default' else ''} | {len(ends)} | {statistics.median(slower or [math.nan]):.2f} x |"
@@ -164,9 +200,15 @@ def curves(work: Path, runs: list[Run]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="*", default=list(RECIPES), metavar="RECIPE", help=f"of {', '.join(RECIPES)}")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="FIELD=VALUE[,...]", help="besides, each recipe with these fields of a configuration changed"
+        "recipes", nargs="*", default=list(RECIPES), metavar="RECIPE", help=f"of {', '.join(RECIPES)} (all of these); of {', '.join(CANDIDATES)}"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="FIELD=VALUE[,...]",
+        help="besides, each recipe with these fields of a configuration, or constants of a module, changed",
     )
     parser.add_argument("--corpus", type=Path, required=True, help="a folder of .txt files")
     parser.add_argument("--work", type=Path, required=True, help="where token files and outcomes stay")
@@ -174,14 +216,20 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--vocab_size", type=int, default=8192)
     parser.add_argument("--tokens", type=int, default=2_097_152)
+    parser.add_argument(
+        "--unseen",
+        action="store_true",
+        help="validate on documents that no choice was made on; train without those that choices were made on; takes a --work of its own",
+    )
     parser.add_argument("--eval_tokens", type=int, default=65_536)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the matrix products")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
-    if unknown := set(args.recipes) - set(RECIPES):
-        raise SystemExit(f"there is no recipe {', '.join(sorted(unknown))}; these are: {', '.join(RECIPES)}")
-    data_dir = prepare(args.corpus, args.vocab_size, args.work / f"tokens{args.vocab_size}")
+    if unknown := set(args.recipes) - set(ALL):
+        raise SystemExit(f"there is no recipe {', '.join(sorted(unknown))}; these are: {', '.join(ALL)}")
+    data_dir = prepare(args.corpus, args.vocab_size, args.work / f"tokens{args.vocab_size}", args.unseen)
     changes = [()] + [tuple(tuple(change.split("=")) for change in text.split(",")) for text in args.set]
-    runs = [Run(recipe, seed, args.width, args.tokens, change) for seed in args.seeds for recipe in args.recipes for change in changes]
+    runs = [Run(recipe, seed, args.width, args.tokens, change, args.dtype) for seed in args.seeds for recipe in args.recipes for change in changes]
     missing = [run for run in runs if load(args.work, run) is None]
     with concurrent.futures.ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(learn, run, str(data_dir), args.eval_tokens): run for run in missing}

@@ -1,12 +1,18 @@
-"""The recipes that learning.py compares: the default, and the same without one of its parts. They live here, never as flags of the product."""
+"""The recipes that learning.py compares: the default, the same without one of its parts, and what was tried to make it better.
+
+They live here, never as flags of the product.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from unittest import mock
 
+import numpy as np
 import timing  # noqa: F401 - puts the repo's root on the path
 import torch
 from torch import Tensor, nn
@@ -15,11 +21,13 @@ from torch.nn import functional as F
 from nano_hindi import model as model_module
 from nano_hindi import muon as muon_module
 from nano_hindi.config import GPTConfig
+from nano_hindi.dataloader import WindowLoader
 from nano_hindi.flash_attention import flash_attn
-from nano_hindi.model import GPT, Attention, apply_rope
-from nano_hindi.optim import TrainOptimizer
+from nano_hindi.model import GPT, Attention, apply_rope, rms_norm
+from nano_hindi.optim import TrainOptimizer, learning_rate_scale
 
 # K. Jordan 2024, kellerjordan.github.io/posts/muon: the same quintic at every iteration
+BOS = 1  # of the tokenizers that data/preprocess.py trains
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
@@ -32,6 +40,8 @@ class Recipe:
     config: Callable[..., GPTConfig] = GPTConfig
     model: Callable[[GPTConfig], GPT] = GPT
     optimizer: type[TrainOptimizer] = TrainOptimizer
+    loader: type[WindowLoader] = WindowLoader
+    schedule: Callable[[int, int, int, float], float] = learning_rate_scale
     patches: tuple[tuple[object, str, object], ...] = ()
 
     @contextlib.contextmanager
@@ -66,23 +76,34 @@ class NoScalars(GPT):
         self.x0_lambdas.fill_(0.0)
 
 
-class PlainAttention(Attention):
-    """Queries and keys as long as they come."""
+class OtherAttention(Attention):
+    """The product's attention with something else in the place of QK-norm."""
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Queries or keys (B, T, H, D) behind the rotation -> as they are multiplied."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor, kv_cache) -> Tensor:
         q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.c_q, self.c_k, self.c_v))
         if ve is not None:
             gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))
             v = v + gate[..., None] * ve.view_as(v)
-        q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+        q, k = self.finish(apply_rope(q, cos, sin)), self.finish(apply_rope(k, cos, sin))
         return self.c_proj(flash_attn.flash_attn_func(q, k, v, causal=True, window_size=(self.left, 0)).flatten(-2))
+
+
+class PlainAttention(OtherAttention):
+    """Queries and keys as long as they come."""
+
+    def finish(self, x: Tensor) -> Tensor:
+        return x
 
 
 class Unbounded(GPT):
     """Logits as they come; the usual cross-entropy, since the product's counts on the bound."""
 
     def forward(self, idx: Tensor, targets: Tensor, loss_reduction: str = "mean") -> Tensor:
-        logits = self.lm_head(self.trunk(idx))[..., : self.config.vocab_size]
+        logits = self.lm_head(self.trunk(idx))[..., : self.config.vocab_size].float()
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction=loss_reduction)
         return loss.view(targets.shape) if loss_reduction == "none" else loss
 
@@ -168,4 +189,132 @@ RECIPES = {
     "no_variance_reduction": Recipe("Muon without NorMuon's second moment", patches=((muon_module, "MIN_MEAN_SQUARE", 1e4),)),
     "cautious_decay": Recipe("with cautious decay 0.1 (off by default)", {"weight_decay": 0.1}),
     "plain_decay": Recipe("with plain decay 0.1", {"weight_decay": 0.1}, patches=((muon_module, "muon_update", plainly_decayed_update),)),
+}
+
+
+# ---- what was tried to make the default better (LOG.md says with what result)
+
+
+def linear(update: int, updates: int, warmup_updates: int, min_lr_ratio: float, constant: float = 0.0) -> float:
+    """The same warm-up; then full rate for a share `constant` of the run, then a straight line to min_lr_ratio in the last update."""
+    if update < warmup_updates:
+        return (update + 1) / (warmup_updates + 1)
+    start = max(warmup_updates, constant * updates)
+    progress = max(0.0, (update - start) / max(1, updates - 1 - start))
+    return 1 - (1 - min_lr_ratio) * progress
+
+
+class SharperAttention(OtherAttention):
+    """Normed queries and keys, each 1.2 times as long: the softmax can then favour one key 1.44 times as much."""
+
+    def finish(self, x: Tensor) -> Tensor:
+        return 1.2 * rms_norm(x)
+
+
+class WiderWindows(GPTConfig):
+    """S sees half of the context, not a quarter."""
+
+    short = 2
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        return tuple(self.sequence_len // self.short if size < self.sequence_len else size for size in super().windows)
+
+
+class NarrowerWindows(WiderWindows):
+    short = 8
+
+
+class SmallerMatrices(GPT):
+    """The matrices that read the residual stream begin half as large."""
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        with torch.no_grad():
+            for block in self.transformer.h:
+                for linear in (block.attn.c_q, block.attn.c_k, block.attn.c_v, block.mlp.c_fc):
+                    linear.weight.mul_(0.5)
+
+
+class ZeroValueEmbeddings(GPT):
+    """Value embeddings begin at zero."""
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        for embedding in self.value_embeds.values():
+            nn.init.zeros_(embedding.weight)
+
+
+class MomentumRamp(TrainOptimizer):
+    """Muon's momentum rises from 0.85 to its value over the first 300 updates."""
+
+    updates = 0
+
+    def step(self, *args) -> Tensor:
+        share = min(1.0, self.updates / 300)
+        for group in self.muon.param_groups:
+            full = group.setdefault("full_momentum", group["momentum"])
+            group["momentum"] = 0.85 + share * (full - 0.85)
+        self.updates += 1
+        return super().step(*args)
+
+
+class DocumentWindows(WindowLoader):
+    """Every document of more than a window begins one, and its last window ends with it; short ones are read as they stand."""
+
+    def __init__(self, path, sequence_len: int, seed: int, vocab_size: int):
+        super().__init__(path, sequence_len, seed, vocab_size)
+        tokens, T = self._file.tokens, sequence_len
+        borders = [*np.flatnonzero(tokens == BOS), len(tokens)]
+        starts, covered = [], 0
+        for begin, end in itertools.pairwise(borders):
+            if end - begin > T:
+                starts += [*range(begin, end - T, T), end - T - 1]
+                covered = end
+            elif begin >= covered and end + T < len(tokens):
+                starts.append(begin)
+                covered = begin + T
+        self.starts, self.num_windows = np.array(starts), len(starts)
+
+    def batch(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        rows = self._file.tokens[self.starts[self._windows_at(start, count)][:, None] + np.arange(self.sequence_len + 1)]
+        rows = torch.from_numpy(rows.astype(np.int64))
+        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+
+class AttentionWithin:
+    """Stands where `flash_attn` does: nobody sees a token of another document. Masks are dense, so its time says nothing."""
+
+    documents: Tensor  # (B, T): which document of its window a token belongs to
+
+    def flash_attn_func(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, window_size: tuple[int, int]) -> Tensor:
+        position = torch.arange(q.size(1))
+        distance = position[:, None] - position
+        mask = (distance >= 0) & (distance <= window_size[0]) & (self.documents[:, :, None] == self.documents[:, None])
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=True).transpose(1, 2)
+
+
+attention_within = AttentionWithin()
+
+
+class Within(GPT):
+    def trunk(self, idx: Tensor, kv_cache=None) -> Tensor:
+        attention_within.documents = (idx == BOS).cumsum(1)
+        return super().trunk(idx, kv_cache)
+
+
+CANDIDATES = {
+    "linear": Recipe("a straight line instead of the cosine", schedule=linear),
+    "constant_40": Recipe("full rate for two fifths of the run, then a straight line", schedule=partial(linear, constant=0.4)),
+    "sharper_attention": Recipe("normed queries and keys times 1.2", patches=((model_module, "Attention", SharperAttention),)),
+    "wider_windows": Recipe("S sees half of the context", config=WiderWindows),
+    "narrower_windows": Recipe("S sees an eighth of the context", config=NarrowerWindows),
+    "smaller_matrices": Recipe("c_q, c_k, c_v and c_fc begin half as large", model=SmallerMatrices),
+    "zero_value_embeddings": Recipe("value embeddings begin at zero", model=ZeroValueEmbeddings),
+    "momentum_ramp": Recipe("Muon's momentum begins at 0.85", optimizer=MomentumRamp),
+    "document_windows": Recipe("windows begin with documents", loader=DocumentWindows),
+    "within_documents": Recipe(
+        "attention stops at the borders of documents", model=Within, patches=((model_module, "flash_attn", attention_within),)
+    ),
 }
