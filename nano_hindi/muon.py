@@ -229,7 +229,7 @@ class Muon(torch.optim.Optimizer):
         updated = []
         for group, pending, momentum, second_moment in zip(self.param_groups, self._gradients, self._momentum, self._second_moment, strict=True):
             weights = _stack(self._own(group, group["params"]), self._slots(group), group["params"][0])
-            lr = torch.full((), group["lr"], device=device)  # a tensor: a number would be compiled in
+            lr = group["lr"] if isinstance(group["lr"], Tensor) else torch.full((), group["lr"], device=device)  # a number would be compiled in
             settings = {key: group[key] for key in ("momentum", "nesterov", "ns_steps", "beta2", "weight_decay")}
             self._kernel(weights, pending.wait(), momentum, second_moment, lr, scale, **settings, dtype=compute_dtype(device))
             updated.append(self._all_gather(weights))

@@ -141,8 +141,10 @@ class TrainOptimizer:
             self._transfers.append((p.grad, dist.all_reduce(p.grad, async_op=True)))
 
     @torch.no_grad()
-    def step(self, lr_scale: float, grad_divisor: float = 1.0) -> Tensor:
+    def step(self, lr_scale: float | Tensor, grad_divisor: float = 1.0) -> Tensor:
         """Make one update from the gradients of all processes, averaged and divided by `grad_divisor` (the loss scale), then forget them.
+
+        `lr_scale` multiplies all rates; a 0-d tensor on the device lets a CUDA graph of this step be replayed with other rates.
 
         Returns the norm of that gradient over all parameters, before clipping: 0-d float32, the same on every process. Where it is not finite,
         weights, moments and step counts stay as they are; the device decides that by itself. Raises RuntimeError for a parameter without a gradient.

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,10 +39,14 @@ def data_dir(tmp_path_factory):
     return str(folder / "tokens")
 
 
+def learned(run, data_dir):
+    return learning.learn([run], data_dir, 2048)[0]
+
+
 @pytest.fixture(scope="module")
 def ends(data_dir):
     """Bits per byte of each recipe after a few updates."""
-    return {name: learning.learn(learning.Run(name, 0, WIDTH, TOKENS), data_dir, 2048)[-1]["bpb"] for name in learning.ALL}
+    return {name: learned(learning.Run(name, 0, WIDTH, TOKENS), data_dir)[-1]["bpb"] for name in learning.ALL}
 
 
 def test_every_recipe_trains_and_ends_elsewhere_than_every_other(ends):
@@ -50,31 +55,44 @@ def test_every_recipe_trains_and_ends_elsewhere_than_every_other(ends):
 
 
 def test_the_product_is_as_it_was_behind_every_recipe(ends, data_dir):
-    again = learning.learn(learning.Run("default", 0, WIDTH, TOKENS), data_dir, 2048)
+    again = learned(learning.Run("default", 0, WIDTH, TOKENS), data_dir)
     assert again[-1]["bpb"] == ends["default"]
     assert [point["tokens"] for point in again][-1] == TOKENS
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("recipe", ["default", "adamw", "within_documents", "document_windows"])
+def test_what_is_recorded_for_a_gpu_learns_as_what_is_not_does(data_dir, recipe):
+    runs = [learning.Run(recipe, seed, WIDTH, TOKENS, device="cuda") for seed in (0, 1)]
+    recorded = learning.learn(runs, data_dir, 2048)
+    for run, points in zip(runs, recorded, strict=True):
+        with learning.ALL[recipe].patched():
+            plain = learning.Training(run, Path(data_dir), 2048)
+            for i in range(UPDATES):
+                plain.update(i)
+            assert points[-1]["bpb"] == pytest.approx(plain.point(UPDATES - 1)["bpb"], rel=1e-3)
+
+
 def test_a_changed_field_reaches_the_run(ends, data_dir):
-    changed = learning.learn(learning.Run("default", 0, WIDTH, TOKENS, (("muon_lr", "0.1"), ("muon_ns_steps", "3"))), data_dir, 2048)
+    changed = learned(learning.Run("default", 0, WIDTH, TOKENS, (("muon_lr", "0.1"), ("muon_ns_steps", "3"))), data_dir)
     assert changed[-1]["bpb"] != ends["default"]
 
 
 @pytest.mark.parametrize("change", [("model.X0_LAMBDA", "0.3"), ("optim.UNEMBEDDING_WIDTH_EXPONENT", "-0.5")])
 def test_a_changed_constant_reaches_the_run_and_is_as_it_was_after_it(ends, data_dir, change):
     before = model.X0_LAMBDA, dict(loss.CHUNK_BYTES)
-    assert learning.learn(learning.Run("default", 0, WIDTH, TOKENS, (change,)), data_dir, 2048)[-1]["bpb"] != ends["default"]
+    assert learned(learning.Run("default", 0, WIDTH, TOKENS, (change,)), data_dir)[-1]["bpb"] != ends["default"]
     assert (model.X0_LAMBDA, dict(loss.CHUNK_BYTES)) == before
 
 
 def test_a_constant_that_there_is_not_ends_the_run(data_dir):
     with pytest.raises(AttributeError, match="X1_LAMBDA"):
-        learning.learn(learning.Run("default", 0, WIDTH, TOKENS, (("model.X1_LAMBDA", "0.3"),)), data_dir, 2048)
+        learned(learning.Run("default", 0, WIDTH, TOKENS, (("model.X1_LAMBDA", "0.3"),)), data_dir)
 
 
 def test_in_bfloat16_a_run_learns_nearly_the_same_and_has_a_name_of_its_own(ends, data_dir):
     run = learning.Run("default", 0, WIDTH, TOKENS, dtype="bfloat16")
-    assert learning.learn(run, data_dir, 2048)[-1]["bpb"] == pytest.approx(ends["default"], rel=0.005)
+    assert learned(run, data_dir)[-1]["bpb"] == pytest.approx(ends["default"], rel=0.005)
     assert run.name != dataclasses.replace(run, dtype="float32").name
 
 

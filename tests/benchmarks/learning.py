@@ -6,6 +6,9 @@ python tests/benchmarks/learning.py --corpus ../shared/corpus --work /tmp/learni
 A seed decides the first weights and the order of the data, for all recipes alike, so recipes are compared seed by seed. Runs that are in `--work` already are
 not made again. Every run has one thread; `--jobs` of them go on at once. With `--dtype bfloat16` the products are computed as on a GPU (where the CPU has units for
 it, in two thirds of the time); such runs are compared with each other only.
+
+With `--device cuda` an update is one CUDA graph, and the seeds of a recipe learn beside each other; a run of 2 M tokens takes a second of an H100. So many runs share
+the device that their times say nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import importlib
+import itertools
 import json
 import math
 import multiprocessing
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -40,6 +45,7 @@ ALL = RECIPES | CANDIDATES
 SHAPE = {"n_layer": 4, "n_head": 4, "n_kv_head": 2, "sequence_len": 256}
 BATCH = 16  # sequences of an update
 EVALUATIONS = 8
+VAL_BATCH = {"cpu": 16, "cuda": 64}  # sequences that are evaluated at once
 VAL_FRACTION = 0.05
 ONE_CORE = {"CHUNK_BYTES": 8 << 20, "ROWS_BYTES": 2 << 20}  # what the loss works on at once: a run has the cache of one core, not of the machine
 
@@ -54,6 +60,7 @@ class Run:
     tokens: int
     changes: tuple[tuple[str, str], ...] = ()
     dtype: str = "float32"
+    device: str = "cpu"
 
     @property
     def label(self) -> str:
@@ -62,12 +69,15 @@ class Run:
     @property
     def name(self) -> str:
         dtype = [] if self.dtype == "float32" else [self.dtype]
-        return "-".join([*self.label.split(), f"width{self.width}", f"tokens{self.tokens}", *dtype, f"seed{self.seed}"])
+        device = [] if self.device == "cpu" else [self.device]
+        return "-".join([*self.label.split(), f"width{self.width}", f"tokens{self.tokens}", *dtype, *device, f"seed{self.seed}"])
 
 
 def prepare(corpus: Path, vocab_size: int, folder: Path, unseen: bool = False) -> Path:
     """Token files of all .txt files of `corpus`, with a tokenizer trained on them. Of `unseen` text: without the documents that validate otherwise, with
-    others in their place."""
+    others in their place. What is there already stays: such a folder can go to a machine without the corpus."""
+    if (folder / "preprocess_meta.txt").is_file():
+        return folder
     from data import preprocess
 
     sources, share = sorted(corpus.glob("*.txt")), VAL_FRACTION
@@ -117,30 +127,104 @@ def changed_constants(run: Run) -> Iterator[None]:
         yield
 
 
-def learn(run: Run, data_dir: str, eval_tokens: int) -> list[dict]:
-    """Train. Returns tokens, seconds of training and validation bits per byte, at some points on the way and at the end."""
+class Training:
+    """A run under way: `update(i)` makes the update number i, `point(i)` says how far it has come after it."""
+
+    def __init__(self, run: Run, data_dir: Path, eval_tokens: int):
+        recipe, info = ALL[run.recipe], check_data(data_dir)
+        shape, self.config = configs(run, recipe, info.vocab_size)
+        self.device, self.seconds = torch.device(run.device), 0.0
+        torch.manual_seed(run.seed)
+        self.model = recipe.model(shape)
+        self.model.init_weights()
+        self.model.to(self.device)
+        self.model.compute_dtype = getattr(torch, run.dtype)
+        self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device))
+        self.loader = recipe.loader(data_dir / "train.bin", self.config.sequence_len, run.seed, info.vocab_size)
+        self.token_bytes = compute_token_bytes(info.tokenizer)
+        self.val_batches = partial(val_batches, data_dir / "val.bin", self.config.sequence_len, VAL_BATCH[run.device], eval_tokens, info.vocab_size)
+        self.rates = [
+            recipe.schedule(update, self.config.updates, self.config.warmup_updates, self.config.min_lr_ratio)
+            for update in range(self.config.updates)
+        ]
+
+    def update(self, i: int) -> None:
+        start = time.perf_counter()
+        x, y = self.loader.batch(i * self.config.batch_size, self.config.batch_size)
+        self.model(x, y).backward()
+        self.optimizer.step(self.rates[i])
+        self.seconds += time.perf_counter() - start
+
+    def point(self, i: int) -> dict:
+        bpb = evaluate_bpb(self.model, self.val_batches(), self.token_bytes)
+        return {"tokens": (i + 1) * self.config.tokens_per_update, "seconds": round(self.seconds, 1), "bpb": bpb}
+
+
+class CapturedTraining(Training):
+    """The same on a GPU. The model is so small that launching its kernels would take most of the time: they are recorded once, and replayed for every update."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.stream = torch.cuda.Stream()  # of its own, with the workspaces of its own: other runs go on beside it
+        self.rates = torch.tensor(self.rates, device=self.device)
+        self.batches = [tokens.to(self.device) for tokens in self.loader.batch(0, self.config.updates * self.config.batch_size)]
+        self.rate, self.batch = torch.empty((), device=self.device), [torch.empty_like(tokens[: self.config.batch_size]) for tokens in self.batches]
+        for group in self.optimizer.adamw.param_groups:
+            group["capturable"] = True
+        with torch.cuda.stream(self.stream):
+            self._warm_up()
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=self.stream):
+            self._update()
+
+    def _warm_up(self) -> None:
+        """An update that makes what is made once: libraries' handles, AdamW's state. Then weights and moments are as before it."""
+        weights = [p.clone() for p in self.model.parameters()]
+        self._read(0)
+        self._update()
+        with torch.no_grad():
+            for p, before in zip(self.model.parameters(), weights, strict=True):
+                p.copy_(before)
+        state = self.optimizer.state_dict()
+        moments = itertools.chain.from_iterable(named.values() for named in (*state["muon"].values(), *state["adamw"].values()))
+        for tensor in moments:
+            tensor.zero_()
+        self.optimizer.load_state_dict(state)
+
+    def _read(self, i: int) -> None:
+        self.rate.copy_(self.rates[i])
+        for static, tokens in zip(self.batch, self.batches, strict=True):
+            static.copy_(tokens[i * len(static) : (i + 1) * len(static)])
+
+    def _update(self) -> None:
+        self.model(*self.batch).backward()
+        self.optimizer.step(self.rate)
+
+    def update(self, i: int) -> None:
+        with torch.cuda.stream(self.stream):
+            self._read(i)
+            self.graph.replay()
+
+    def point(self, i: int) -> dict:
+        torch.cuda.synchronize()
+        return super().point(i)
+
+
+def learn(runs: list[Run], data_dir: str, eval_tokens: int) -> list[list[dict]]:
+    """Train runs that differ in their seeds alone. Returns for each tokens, seconds of training and validation bits per byte, at some points and at the end."""
     torch.set_num_threads(1)
-    recipe, info = ALL[run.recipe], check_data(Path(data_dir))
-    shape, config = configs(run, recipe, info.vocab_size)
-    torch.manual_seed(run.seed)
-    with recipe.patched(), changed_constants(run):
-        model = recipe.model(shape)
-        model.init_weights()
-        model.compute_dtype = getattr(torch, run.dtype)
-        optimizer = recipe.optimizer(model, config, World(0, 1, torch.device("cpu")))
-        loader = recipe.loader(Path(data_dir) / "train.bin", config.sequence_len, run.seed, info.vocab_size)
-        token_bytes, points, seconds = compute_token_bytes(info.tokenizer), [], 0.0
-        marks = {round(config.updates * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
-        for update in range(config.updates):
-            start = time.perf_counter()
-            x, y = loader.batch(update * config.batch_size, config.batch_size)
-            model(x, y).backward()
-            optimizer.step(recipe.schedule(update, config.updates, config.warmup_updates, config.min_lr_ratio))
-            seconds += time.perf_counter() - start
-            if update + 1 in marks:
-                batches = val_batches(Path(data_dir) / "val.bin", config.sequence_len, BATCH, eval_tokens, info.vocab_size)
-                bpb = evaluate_bpb(model, batches, token_bytes)
-                points.append({"tokens": (update + 1) * config.tokens_per_update, "seconds": round(seconds, 1), "bpb": bpb})
+    first, make = runs[0], Training if runs[0].device == "cpu" else CapturedTraining
+    with ALL[first.recipe].patched(), changed_constants(first):
+        trainings = [make(run, Path(data_dir), eval_tokens) for run in runs]
+        updates, points = trainings[0].config.updates, [[] for _ in runs]
+        marks = {round(updates * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
+        for i in range(updates):
+            for training in trainings:
+                training.update(i)
+            if i + 1 in marks:
+                for training, its_points in zip(trainings, points, strict=True):
+                    its_points.append(training.point(i))
     return points
 
 
@@ -223,20 +307,30 @@ def main() -> None:
     )
     parser.add_argument("--eval_tokens", type=int, default=65_536)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the matrix products")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     if unknown := set(args.recipes) - set(ALL):
         raise SystemExit(f"there is no recipe {', '.join(sorted(unknown))}; these are: {', '.join(ALL)}")
     data_dir = prepare(args.corpus, args.vocab_size, args.work / f"tokens{args.vocab_size}", args.unseen)
     changes = [()] + [tuple(tuple(change.split("=")) for change in text.split(",")) for text in args.set]
-    runs = [Run(recipe, seed, args.width, args.tokens, change, args.dtype) for seed in args.seeds for recipe in args.recipes for change in changes]
-    missing = [run for run in runs if load(args.work, run) is None]
+    runs = [
+        Run(recipe, seed, args.width, args.tokens, change, args.dtype, args.device)
+        for seed in args.seeds
+        for recipe in args.recipes
+        for change in changes
+    ]
+    tasks: dict[object, list[Run]] = {}
+    for run in runs:
+        if load(args.work, run) is None:
+            tasks.setdefault(run if run.device == "cpu" else run.label, []).append(run)
     with concurrent.futures.ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(learn, run, str(data_dir), args.eval_tokens): run for run in missing}
+        futures = {pool.submit(learn, together, str(data_dir), args.eval_tokens): together for together in tasks.values()}
         with contextlib.suppress(KeyboardInterrupt):  # what is done stays, and the table shows it
             for future in concurrent.futures.as_completed(futures):
-                save(args.work, futures[future], future.result())
-                print(f"{futures[future].name}: {future.result()[-1]['bpb']:.4f}", flush=True)
+                for run, points in zip(futures[future], future.result(), strict=True):
+                    save(args.work, run, points)
+                    print(f"{run.name}: {points[-1]['bpb']:.4f}", flush=True)
         pool.shutdown(wait=False, cancel_futures=True)
     print("\n".join(["", *table(args.work, runs), "", *curves(args.work, runs)]))
 

@@ -24,7 +24,7 @@ from recipes import RECIPES
 from nano_hindi.dataloader import check_data
 from nano_hindi.model import GPT
 
-NAME = re.compile(r"default-width(\d+)-tokens(\d+)(?:-([a-z]+\d+))?-seed(\d+)")  # that of Run
+NAME = re.compile(r"default-width(\d+)-tokens(\d+)(?:-([a-z]+\d+))?(?:-(cuda))?-seed(\d+)")  # that of Run
 EXPONENTS = (0.34, 0.28)  # Hoffmann et al. 2022, their third approach
 
 
@@ -40,8 +40,8 @@ def outcomes(work: Path) -> list[Outcome]:
     (meta,) = work.glob("tokens*/preprocess_meta.txt")
     vocab_size, found = check_data(meta.parent).vocab_size, []
     for path in sorted(work.glob("default-width*.json")):
-        width, tokens, dtype, seed = NAME.fullmatch(path.stem).groups("float32")
-        run = Run("default", int(seed), int(width), int(tokens), (), dtype)
+        width, tokens, dtype, device, seed = NAME.fullmatch(path.stem).groups()
+        run = Run("default", int(seed), int(width), int(tokens), (), dtype or "float32", device or "cpu")
         with torch.device("meta"):
             parameters = GPT(configs(run, RECIPES["default"], vocab_size)[0]).num_params()["blocks"]
         found.append(Outcome(run, run.tokens, parameters, load(work, run)[-1]["bpb"]))

@@ -134,7 +134,10 @@ class NoMuon:
     def reduce_gradients(self, *_, **__) -> None:
         pass
 
-    step = zero_grad = reduce_gradients
+    def state_dict(self) -> dict:
+        return {}
+
+    step = zero_grad = load_state_dict = reduce_gradients
 
 
 def adamw_only(rate: float) -> type[TrainOptimizer]:
@@ -250,13 +253,27 @@ class MomentumRamp(TrainOptimizer):
 
     updates = 0
 
-    def step(self, *args) -> Tensor:
+    def step(self, lr_scale: float, *args) -> Tensor:
+        if isinstance(lr_scale, Tensor):
+            raise ValueError("the ramp counts updates, and one that is recorded for a GPU would be the first for ever; try it on a CPU")
         share = min(1.0, self.updates / 300)
         for group in self.muon.param_groups:
             full = group.setdefault("full_momentum", group["momentum"])
             group["momentum"] = 0.85 + share * (full - 0.85)
         self.updates += 1
-        return super().step(*args)
+        return super().step(lr_scale, *args)
+
+
+def adamw_beta2(**by_kind: float) -> type[TrainOptimizer]:
+    """AdamW's decay of the mean square for each kind of parameter."""
+
+    class OwnBeta2(TrainOptimizer):
+        def __init__(self, model, config, world):
+            super().__init__(model, config, world)
+            for group in self.adamw.param_groups:
+                group["betas"] = (group["betas"][0], by_kind.get(group["kind"], group["betas"][1]))
+
+    return OwnBeta2
 
 
 class DocumentWindows(WindowLoader):
@@ -288,7 +305,7 @@ class AttentionWithin:
     documents: Tensor  # (B, T): which document of its window a token belongs to
 
     def flash_attn_func(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, window_size: tuple[int, int]) -> Tensor:
-        position = torch.arange(q.size(1))
+        position = torch.arange(q.size(1), device=q.device)
         distance = position[:, None] - position
         mask = (distance >= 0) & (distance <= window_size[0]) & (self.documents[:, :, None] == self.documents[:, None])
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -307,12 +324,15 @@ class Within(GPT):
 CANDIDATES = {
     "linear": Recipe("a straight line instead of the cosine", schedule=linear),
     "constant_40": Recipe("full rate for two fifths of the run, then a straight line", schedule=partial(linear, constant=0.4)),
+    "constant_60": Recipe("full rate for three fifths of the run, then a straight line", schedule=partial(linear, constant=0.6)),
     "sharper_attention": Recipe("normed queries and keys times 1.2", patches=((model_module, "Attention", SharperAttention),)),
     "wider_windows": Recipe("S sees half of the context", config=WiderWindows),
     "narrower_windows": Recipe("S sees an eighth of the context", config=NarrowerWindows),
     "smaller_matrices": Recipe("c_q, c_k, c_v and c_fc begin half as large", model=SmallerMatrices),
     "zero_value_embeddings": Recipe("value embeddings begin at zero", model=ZeroValueEmbeddings),
     "momentum_ramp": Recipe("Muon's momentum begins at 0.85", optimizer=MomentumRamp),
+    "embedding_squares": Recipe("mean squares of embeddings decay by 0.995", optimizer=adamw_beta2(wte=0.995, value_embeds=0.995)),
+    "lm_head_squares": Recipe("mean squares of lm_head decay by 0.98", optimizer=adamw_beta2(lm_head=0.98)),
     "document_windows": Recipe("windows begin with documents", loader=DocumentWindows),
     "within_documents": Recipe(
         "attention stops at the borders of documents", model=Within, patches=((model_module, "flash_attn", attention_within),)

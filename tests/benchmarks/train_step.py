@@ -25,6 +25,7 @@ from nano_hindi.common import World, compute_dtype, pick_device
 from nano_hindi.config import get_config, get_train_config
 from nano_hindi.dataloader import WindowLoader
 from nano_hindi.flash_attention import flash_attn
+from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.loss import softcapped_cross_entropy
 from nano_hindi.model import GPT, SOFTCAP
 from nano_hindi.optim import TrainOptimizer
@@ -43,6 +44,8 @@ class Bench:
         if args.compile:
             self.model.compile_blocks()
             self.optimizer.compile()
+            if device.type == "cuda":
+                compile_loss()
         rng = np.random.default_rng(0)
         rng.integers(self.config.vocab_size, size=2_000_000, dtype=np.uint32).tofile(folder / "train.bin")
         self.loader, self.size = WindowLoader(folder / "train.bin", self.config.sequence_len, 0, self.config.vocab_size), args.batch

@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--updates", type=int, default=20)
-    parser.add_argument("--only", default="", help="the checks whose names begin so")
+    parser.add_argument("--only", nargs="+", default=[""], help="the checks whose names begin with one of these")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         print("tests/gpu: skipped, it needs a CUDA device")
@@ -67,7 +67,7 @@ def main() -> int:
     device = torch.device(args.device, 0) if args.device == "cuda" else torch.device(args.device)
     lab, rows = make_lab(device, args.small), []
     for name, (check, *arguments) in checks(lab, args.updates).items():
-        if not name.startswith(args.only):
+        if not name.startswith(tuple(args.only)):
             continue
         start = time.perf_counter()
         try:
