@@ -151,7 +151,7 @@ class Training:
     def update(self, i: int) -> None:
         start = time.perf_counter()
         x, y = self.loader.batch(i * self.config.batch_size, self.config.batch_size)
-        self.model(x, y).backward()
+        self.model(x.to(self.device), y.to(self.device)).backward()
         self.optimizer.step(self.rates[i])
         self.seconds += time.perf_counter() - start
 

@@ -276,6 +276,16 @@ def adamw_beta2(**by_kind: float) -> type[TrainOptimizer]:
     return OwnBeta2
 
 
+class DecayedEmbeddings(TrainOptimizer):
+    """AdamW decays too, each kind by a few thousandths of its rate and update (the strengths are nanochat's)."""
+
+    def __init__(self, model, config, world):
+        super().__init__(model, config, world)
+        strengths = {"wte": 0.001, "value_embeds": 0.01, "lm_head": 0.01}
+        for group in self.adamw.param_groups:
+            group["weight_decay"] = strengths.get(group["kind"], 0.0)
+
+
 class DocumentWindows(WindowLoader):
     """Every document of more than a window begins one, and its last window ends with it; short ones are read as they stand."""
 
@@ -333,6 +343,7 @@ CANDIDATES = {
     "momentum_ramp": Recipe("Muon's momentum begins at 0.85", optimizer=MomentumRamp),
     "embedding_squares": Recipe("mean squares of embeddings decay by 0.995", optimizer=adamw_beta2(wte=0.995, value_embeds=0.995)),
     "lm_head_squares": Recipe("mean squares of lm_head decay by 0.98", optimizer=adamw_beta2(lm_head=0.98)),
+    "decayed_embeddings": Recipe("AdamW decays wte, value embeddings and lm_head", optimizer=DecayedEmbeddings),
     "document_windows": Recipe("windows begin with documents", loader=DocumentWindows),
     "within_documents": Recipe(
         "attention stops at the borders of documents", model=Within, patches=((model_module, "flash_attn", attention_within),)
