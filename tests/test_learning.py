@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +39,7 @@ def data_dir(tmp_path_factory):
 
 
 def learned(run, data_dir):
-    return learning.learn([run], data_dir, 2048)[0]
+    return learning.learn(run, data_dir, 2048)
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +63,12 @@ def test_the_product_is_as_it_was_behind_every_recipe(ends, data_dir):
 @pytest.mark.parametrize("recipe", ["default", "adamw", "within_documents", "document_windows"])
 def test_what_is_recorded_for_a_gpu_learns_as_what_is_not_does(data_dir, recipe):
     runs = [learning.Run(recipe, seed, WIDTH, TOKENS, device="cuda") for seed in (0, 1)]
-    recorded = learning.learn(runs, data_dir, 2048)
-    for run, points in zip(runs, recorded, strict=True):
-        with learning.ALL[recipe].patched():
-            plain = learning.Training(run, Path(data_dir), 2048)
-            for i in range(UPDATES):
-                plain.update(i)
-            assert points[-1]["bpb"] == pytest.approx(plain.point(UPDATES - 1)["bpb"], rel=1e-3)
+    recorded = learning.learn_together(lambda run: learning.CapturedTraining(run, data_dir, 2048), runs, 2)
+    for run, points in recorded:
+        plain = learning.Training(run, data_dir, 2048)
+        while not plain.is_done:
+            plain.advance()
+        assert points[-1]["bpb"] == pytest.approx(plain.points[-1]["bpb"], rel=1e-3)
 
 
 def test_a_changed_field_reaches_the_run(ends, data_dir):

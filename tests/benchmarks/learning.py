@@ -7,8 +7,7 @@ A seed decides the first weights and the order of the data, for all recipes alik
 not made again. Every run has one thread; `--jobs` of them go on at once. With `--dtype bfloat16` the products are computed as on a GPU (where the CPU has units for
 it, in two thirds of the time); such runs are compared with each other only.
 
-With `--device cuda` an update is one CUDA graph, and the seeds of a recipe learn beside each other; a run of 2 M tokens takes a second of an H100. So many runs share
-the device that their times say nothing.
+With `--device cuda` an update is one CUDA graph, and `--jobs` runs, 16 say, learn beside each other on one device; their times say nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
+import gc
 import importlib
 import itertools
 import json
@@ -24,7 +25,8 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -32,12 +34,13 @@ from unittest import mock
 import timing  # noqa: F401 - puts the repo's root on the path
 import torch
 from recipes import CANDIDATES, RECIPES, Recipe
+from torch import Tensor
 
 from nano_hindi import loss
 from nano_hindi.common import World, replacing
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.corpus import read_documents, write_document
-from nano_hindi.dataloader import check_data, val_batches
+from nano_hindi.dataloader import DataInfo, check_data, val_batches
 from nano_hindi.eval import compute_token_bytes, evaluate_bpb
 from nano_hindi.tokenizing import is_for_validation
 
@@ -108,16 +111,18 @@ def configs(run: Run, recipe: Recipe, vocab_size: int) -> tuple[GPTConfig, Train
     shape_fields = {field.name for field in dataclasses.fields(GPTConfig)}
     for key, value in {**recipe.changes, **dict(run.changes)}.items():
         if "." in key:
-            continue  # a constant: see changed_constants
+            continue  # a constant: see conditions
         owner, chosen = (GPTConfig, shape) if key in shape_fields else (TrainConfig, train)
         chosen[key] = type(getattr(owner, key))(value)  # "8" and 8.0 are 8 where the default is a whole number
     return recipe.config(**shape), TrainConfig(**train)
 
 
 @contextlib.contextmanager
-def changed_constants(run: Run) -> Iterator[None]:
-    """While it holds, constants of nano_hindi's modules have the values of `run.changes`: model.X0_LAMBDA=0.3. Raises AttributeError for one there is not."""
+def conditions(run: Run) -> Iterator[None]:
+    """While it holds, the product is as `run` wants it: the patches of its recipe, and constants of nano_hindi's modules: model.X0_LAMBDA=0.3. Raises
+    AttributeError for one there is not."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(ALL[run.recipe].patched())
         for key, value in run.changes:
             if "." in key:
                 module, name = key.split(".")
@@ -127,37 +132,54 @@ def changed_constants(run: Run) -> Iterator[None]:
         yield
 
 
+@functools.cache
+def facts(data_dir: str) -> tuple[DataInfo, Tensor]:
+    """What the token files are, and the bytes of each token."""
+    info = check_data(data_dir)
+    return info, compute_token_bytes(info.tokenizer)
+
+
 class Training:
-    """A run under way: `update(i)` makes the update number i, `point(i)` says how far it has come after it."""
+    """A run under way. `points`: tokens, seconds of training and validation bits per byte, at some updates and at the last."""
 
-    def __init__(self, run: Run, data_dir: Path, eval_tokens: int):
-        recipe, info = ALL[run.recipe], check_data(data_dir)
-        shape, self.config = configs(run, recipe, info.vocab_size)
-        self.device, self.seconds = torch.device(run.device), 0.0
-        torch.manual_seed(run.seed)
-        self.model = recipe.model(shape)
-        self.model.init_weights()
-        self.model.to(self.device)
-        self.model.compute_dtype = getattr(torch, run.dtype)
-        self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device))
-        self.loader = recipe.loader(data_dir / "train.bin", self.config.sequence_len, run.seed, info.vocab_size)
-        self.token_bytes = compute_token_bytes(info.tokenizer)
-        self.val_batches = partial(val_batches, data_dir / "val.bin", self.config.sequence_len, VAL_BATCH[run.device], eval_tokens, info.vocab_size)
-        self.rates = [
-            recipe.schedule(update, self.config.updates, self.config.warmup_updates, self.config.min_lr_ratio)
-            for update in range(self.config.updates)
-        ]
+    def __init__(self, run: Run, data_dir: str, eval_tokens: int):
+        self.run, self.device, self.made, self.seconds, self.points = run, torch.device(run.device), 0, 0.0, []
+        info, self.token_bytes = facts(data_dir)
+        recipe = ALL[run.recipe]
+        with conditions(run):
+            shape, self.config = configs(run, recipe, info.vocab_size)
+            torch.manual_seed(run.seed)
+            self.model = recipe.model(shape)
+            self.model.init_weights()
+            self.model.to(self.device)
+            self.model.compute_dtype = getattr(torch, run.dtype)
+            self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device))
+        self.loader = recipe.loader(Path(data_dir) / "train.bin", self.config.sequence_len, run.seed, info.vocab_size)
+        self.val = partial(val_batches, Path(data_dir) / "val.bin", self.config.sequence_len, VAL_BATCH[run.device], eval_tokens, info.vocab_size)
+        updates = self.config.updates
+        self.rates = [recipe.schedule(i, updates, self.config.warmup_updates, self.config.min_lr_ratio) for i in range(updates)]
+        self.marks = {round(updates * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
 
-    def update(self, i: int) -> None:
-        start = time.perf_counter()
-        x, y = self.loader.batch(i * self.config.batch_size, self.config.batch_size)
-        self.model(x.to(self.device), y.to(self.device)).backward()
-        self.optimizer.step(self.rates[i])
-        self.seconds += time.perf_counter() - start
+    @property
+    def is_done(self) -> bool:
+        return self.made == self.config.updates
 
-    def point(self, i: int) -> dict:
-        bpb = evaluate_bpb(self.model, self.val_batches(), self.token_bytes)
-        return {"tokens": (i + 1) * self.config.tokens_per_update, "seconds": round(self.seconds, 1), "bpb": bpb}
+    def advance(self) -> None:
+        """Make an update, and see how good the model is where that is due."""
+        with conditions(self.run):
+            start = time.perf_counter()
+            x, y = self.loader.batch(self.made * self.config.batch_size, self.config.batch_size)
+            self.model(x.to(self.device), y.to(self.device)).backward()
+            self.optimizer.step(self.rates[self.made])
+            self.seconds += time.perf_counter() - start
+            self.look()
+
+    def look(self) -> None:
+        self.made += 1
+        if self.made in self.marks:
+            bpb = evaluate_bpb(self.model, self.val(), self.token_bytes)
+            seconds = round(self.seconds, 1) if self.device.type == "cpu" else None
+            self.points.append({"tokens": self.made * self.config.tokens_per_update, "seconds": seconds, "bpb": bpb})
 
 
 class CapturedTraining(Training):
@@ -165,67 +187,86 @@ class CapturedTraining(Training):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.stream = torch.cuda.Stream()  # of its own, with the workspaces of its own: other runs go on beside it
+        self.stream = torch.cuda.Stream()  # of its own, with workspaces of its own: other runs go on beside it
         self.rates = torch.tensor(self.rates, device=self.device)
         self.batches = [tokens.to(self.device) for tokens in self.loader.batch(0, self.config.updates * self.config.batch_size)]
         self.rate, self.batch = torch.empty((), device=self.device), [torch.empty_like(tokens[: self.config.batch_size]) for tokens in self.batches]
         for group in self.optimizer.adamw.param_groups:
             group["capturable"] = True
-        with torch.cuda.stream(self.stream):
-            self._warm_up()
-        torch.cuda.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=self.stream):
-            self._update()
+        with conditions(self.run):
+            torch.cuda.synchronize()
+            with torch.cuda.stream(self.stream):
+                self.warm_up()
+            torch.cuda.synchronize()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self.update()
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
         """An update that makes what is made once: libraries' handles, AdamW's state. Then weights and moments are as before it."""
         weights = [p.clone() for p in self.model.parameters()]
-        self._read(0)
-        self._update()
+        self.read()
+        self.update()
         with torch.no_grad():
             for p, before in zip(self.model.parameters(), weights, strict=True):
                 p.copy_(before)
         state = self.optimizer.state_dict()
-        moments = itertools.chain.from_iterable(named.values() for named in (*state["muon"].values(), *state["adamw"].values()))
-        for tensor in moments:
+        for tensor in itertools.chain.from_iterable(named.values() for named in (*state["muon"].values(), *state["adamw"].values())):
             tensor.zero_()
         self.optimizer.load_state_dict(state)
 
-    def _read(self, i: int) -> None:
-        self.rate.copy_(self.rates[i])
+    def read(self) -> None:
+        """The next update's tokens and rate, to where the recorded kernels look for them."""
+        self.rate.copy_(self.rates[self.made])
         for static, tokens in zip(self.batch, self.batches, strict=True):
-            static.copy_(tokens[i * len(static) : (i + 1) * len(static)])
+            static.copy_(tokens[self.made * len(static) : (self.made + 1) * len(static)])
 
-    def _update(self) -> None:
+    def update(self) -> None:
         self.model(*self.batch).backward()
         self.optimizer.step(self.rate)
 
-    def update(self, i: int) -> None:
+    def advance(self) -> None:
         with torch.cuda.stream(self.stream):
-            self._read(i)
+            self.read()
             self.graph.replay()
-
-    def point(self, i: int) -> dict:
-        torch.cuda.synchronize()
-        return super().point(i)
+            with conditions(self.run) if self.made + 1 in self.marks else contextlib.nullcontext():
+                self.look()
 
 
-def learn(runs: list[Run], data_dir: str, eval_tokens: int) -> list[list[dict]]:
-    """Train runs that differ in their seeds alone. Returns for each tokens, seconds of training and validation bits per byte, at some points and at the end."""
+def learn(run: Run, data_dir: str, eval_tokens: int) -> list[dict]:
+    """Train on one core. Returns the `points`."""
     torch.set_num_threads(1)
-    first, make = runs[0], Training if runs[0].device == "cpu" else CapturedTraining
-    with ALL[first.recipe].patched(), changed_constants(first):
-        trainings = [make(run, Path(data_dir), eval_tokens) for run in runs]
-        updates, points = trainings[0].config.updates, [[] for _ in runs]
-        marks = {round(updates * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
-        for i in range(updates):
-            for training in trainings:
-                training.update(i)
-            if i + 1 in marks:
-                for training, its_points in zip(trainings, points, strict=True):
-                    its_points.append(training.point(i))
-    return points
+    training = Training(run, data_dir, eval_tokens)
+    while not training.is_done:
+        training.advance()
+    return training.points
+
+
+def learn_together(start: Callable[[Run], CapturedTraining], runs: Iterable[Run], at_once: int) -> Iterator[tuple[Run, list[dict]]]:
+    """Train on a GPU, so many runs beside each other. Yields each with its `points` when it is done."""
+    gc.freeze()  # recording begins with a collection: it need not look at what is here for good
+    waiting, under_way = deque(runs), []
+    while waiting or under_way:
+        while waiting and len(under_way) < at_once:
+            under_way.append(start(waiting.popleft()))
+        for training in under_way:
+            training.advance()
+        yield from ((training.run, training.points) for training in under_way if training.is_done)
+        under_way = [training for training in under_way if not training.is_done]
+
+
+def outcomes(runs: list[Run], data_dir: str, eval_tokens: int, jobs: int) -> Iterator[tuple[Run, list[dict]]]:
+    """Each run with its points, as they are done, `jobs` at once."""
+    if any(run.device == "cuda" for run in runs):
+        yield from learn_together(lambda run: CapturedTraining(run, data_dir, eval_tokens), runs, jobs)
+        return
+    with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(learn, run, data_dir, eval_tokens): run for run in runs}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def load(work: Path, run: Run) -> list[dict] | None:
@@ -258,13 +299,12 @@ def table(work: Path, runs: list[Run]) -> list[str]:
         ends = [points[-1]["bpb"] for points in mine.values()]
         shared = [seed for seed in mine if seed in default]
         against = [mine[seed][-1]["bpb"] / default[seed][-1]["bpb"] - 1 for seed in shared]
-        slower = [mine[seed][-1]["seconds"] / default[seed][-1]["seconds"] for seed in shared]
+        slower = [mine[seed][-1]["seconds"] / default[seed][-1]["seconds"] for seed in shared if mine[seed][-1]["seconds"]]
         recipe, *changed = label.split()
         differs = ", ".join([ALL[recipe].differs, *changed])
         row = f"| {label} | {differs} | {statistics.mean(ends):.4f} ({min(ends):.4f}-{max(ends):.4f}) | "
-        row += (
-            f"{mean_and_spread(against) if against and label != 'default' else ''} | {len(ends)} | {statistics.median(slower or [math.nan]):.2f} x |"
-        )
+        row += f"{mean_and_spread(against) if against and label != 'default' else ''} | {len(ends)} | "
+        row += f"{statistics.median(slower):.2f} x |" if slower else "|"
         rows.append((statistics.mean(ends), row))
     return lines + [row for _, row in sorted(rows)]
 
@@ -275,10 +315,11 @@ def curves(work: Path, runs: list[Run]) -> list[str]:
     for label in dict.fromkeys(run.label for run in runs):
         several = [points for run in runs if run.label == label and (points := load(work, run))]
         if several:
-            at = [
-                (p[0]["tokens"], statistics.mean(q["seconds"] for q in p), statistics.mean(q["bpb"] for q in p)) for p in zip(*several, strict=True)
-            ]
-            lines.append(f"{label:32} " + "  ".join(f"{tokens / 1e6:.2f}M {seconds:.0f}s {bpb:.4f}" for tokens, seconds, bpb in at))
+            at = []
+            for p in zip(*several, strict=True):
+                seconds = "" if p[0]["seconds"] is None else f" {statistics.mean(q['seconds'] for q in p):.0f}s"
+                at.append(f"{p[0]['tokens'] / 1e6:.2f}M{seconds} {statistics.mean(q['bpb'] for q in p):.4f}")
+            lines.append(f"{label:32} " + "  ".join(at))
     return lines
 
 
@@ -320,18 +361,11 @@ def main() -> None:
         for recipe in args.recipes
         for change in changes
     ]
-    tasks: dict[object, list[Run]] = {}
-    for run in runs:
-        if load(args.work, run) is None:
-            tasks.setdefault(run if run.device == "cpu" else run.label, []).append(run)
-    with concurrent.futures.ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(learn, together, str(data_dir), args.eval_tokens): together for together in tasks.values()}
-        with contextlib.suppress(KeyboardInterrupt):  # what is done stays, and the table shows it
-            for future in concurrent.futures.as_completed(futures):
-                for run, points in zip(futures[future], future.result(), strict=True):
-                    save(args.work, run, points)
-                    print(f"{run.name}: {points[-1]['bpb']:.4f}", flush=True)
-        pool.shutdown(wait=False, cancel_futures=True)
+    missing = [run for run in runs if load(args.work, run) is None]
+    with contextlib.suppress(KeyboardInterrupt):  # what is done stays, and the table shows it
+        for run, points in outcomes(missing, str(data_dir), args.eval_tokens, args.jobs):
+            save(args.work, run, points)
+            print(f"{run.name}: {points[-1]['bpb']:.4f}", flush=True)
     print("\n".join(["", *table(args.work, runs), "", *curves(args.work, runs)]))
 
 

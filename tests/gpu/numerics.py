@@ -105,13 +105,14 @@ def network(lab: Lab) -> str:
     assert rounding < 5e-2, words
     if not lab.full or (why := can_compile(lab.device)) is not None:
         return f"{words}; compile off: {why if lab.full else 'small'}"
-    parameters = list(model.parameters())
+    names, parameters = zip(*model.named_parameters(), strict=True)
     before = torch.autograd.grad(model(idx, idx), parameters)
     model.compile_blocks()
     after = torch.autograd.grad(model(idx, idx), parameters)
-    worst = max(map(relative_error, after, before))
-    assert worst < 1e-1, f"a gradient of the compiled model is off by {worst:.2g}"
-    return f"{words}; worst gradient, compiled against eager: {worst:.1e}"
+    errors = dict(zip(names, map(relative_error, after, before), strict=True))
+    bad = [f"{name} {error:.2g} of {b.norm():.2g}" for (name, error), b in zip(errors.items(), before, strict=True) if not error < 1e-1]
+    assert not bad, f"gradients of the compiled model are off: {', '.join(bad)}"
+    return f"{words}; worst gradient, compiled against eager: {max(errors.values()):.1e}"
 
 
 def random_model(lab: Lab, dtype: torch.dtype) -> GPT:
