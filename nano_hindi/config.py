@@ -106,7 +106,7 @@ class TrainConfig:
     muon_ns_steps: int = _opt(5, "iterations of Polar Express")
     weight_decay: float = _opt(0.0, "cautious decay of the matrices, times their rate")
     adamw_beta1: float = _opt(0.8, "AdamW's decay of the mean gradient")
-    adamw_beta2: float = _opt(0.95, "AdamW's decay of the mean square")
+    adamw_beta2: float = _opt(0.98, "AdamW's decay of the mean square")
     adamw_eps: float = _opt(1e-10, "added to AdamW's root mean square of the embeddings and lm_head")
     grad_clip: float = _opt(1.0, "largest norm of the whole gradient; 0 turns clipping off")
     # intervals, in steps; 0 means only at the end

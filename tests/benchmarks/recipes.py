@@ -342,7 +342,7 @@ CANDIDATES = {
     "zero_value_embeddings": Recipe("value embeddings begin at zero", model=ZeroValueEmbeddings),
     "momentum_ramp": Recipe("Muon's momentum begins at 0.85", optimizer=MomentumRamp),
     "embedding_squares": Recipe("mean squares of embeddings decay by 0.995", optimizer=adamw_beta2(wte=0.995, value_embeds=0.995)),
-    "lm_head_squares": Recipe("mean squares of lm_head decay by 0.98", optimizer=adamw_beta2(lm_head=0.98)),
+    "lm_head_squares": Recipe("mean squares of lm_head decay by 0.95", optimizer=adamw_beta2(lm_head=0.95)),
     "decayed_embeddings": Recipe("AdamW decays wte, value embeddings and lm_head", optimizer=DecayedEmbeddings),
     "document_windows": Recipe("windows begin with documents", loader=DocumentWindows),
     "within_documents": Recipe(
