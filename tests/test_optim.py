@@ -124,6 +124,19 @@ def test_lr_scale_multiplies_every_rate():
         assert [group["lr"] for group in optimizer.adamw.param_groups + optimizer.muon.param_groups] == [lr * scale for lr in before]
 
 
+def test_a_scale_that_is_a_tensor_makes_the_update_of_the_same_number():
+    """A CUDA graph of the step reads its rates from memory; a number would be recorded with it."""
+    (model, optimizer), (other, other_optimizer) = make(), make()
+    scale = torch.empty(())
+    for number in (0.5, 0.125):
+        give_gradients(model)
+        give_gradients(other)
+        optimizer.step(scale.fill_(number))
+        other_optimizer.step(number)
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
 # ---- one update
 
 
@@ -138,9 +151,9 @@ def test_the_step_equals_clip_grad_norm_and_the_two_optimizers_apart(grad_clip):
     groups = [{"params": [names[name]], "lr": lr * 0.5} for name, lr in rates.items()]
     groups += [
         {"params": [names["resid_lambdas"]], "lr": 0.0025, "eps": 1e-5},
-        {"params": [names["x0_lambdas"]], "lr": 0.25, "betas": (0.96, 0.95), "eps": 1e-5},
+        {"params": [names["x0_lambdas"]], "lr": 0.25, "betas": (0.96, 0.98), "eps": 1e-5},
     ]
-    adamw = torch.optim.AdamW(groups, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0, foreach=False, fused=False)
+    adamw = torch.optim.AdamW(groups, betas=(0.8, 0.98), eps=1e-10, weight_decay=0.0, foreach=False, fused=False)
     muon = Muon(blocks.items(), lr=0.01, weight_decay=0.1)
     for update in range(3):
         give_gradients(model, update)
