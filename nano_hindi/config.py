@@ -42,10 +42,11 @@ class GPTConfig:
     n_head: int = _opt(6, "query heads")
     n_kv_head: int = _opt(2, "key/value heads; divides n_head")
     n_embd: int = _opt(384, "width of the residual stream; a multiple of n_head")
-    window_pattern: str = _opt("SSSL", "attention windows, tiled over the layers: S = sequence_len/4 keys, L = sequence_len; the last layer is L")
+    window_pattern: str = _opt("SSSL", "attention windows, tiled over the layers: S short, L = sequence_len keys; the last layer is L")
+    short_window_divisor: int = _opt(8, "S layers see sequence_len divided by this")
 
     def __post_init__(self):
-        for name in ("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd"):
+        for name in ("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd", "short_window_divisor"):
             value = getattr(self, name)
             _require(isinstance(value, int) and value > 0, f"{name} must be a positive whole number, not {value!r}")
         _require(self.sequence_len >= 4, f"sequence_len must be at least 4, not {self.sequence_len}")
@@ -71,7 +72,7 @@ class GPTConfig:
     @property
     def windows(self) -> tuple[int, ...]:
         """Keys that a query of each layer sees, its own included. FlashAttention's `left` is this minus 1."""
-        sizes = {"S": self.sequence_len // 4, "L": self.sequence_len}
+        sizes = {"S": max(1, self.sequence_len // self.short_window_divisor), "L": self.sequence_len}
         tiled = [sizes[self.window_pattern[i % len(self.window_pattern)]] for i in range(self.n_layer)]
         return (*tiled[:-1], self.sequence_len)
 
@@ -99,13 +100,14 @@ class TrainConfig:
     adamw_unembedding_lr: float = _opt(0.004, "rate of lm_head (AdamW), times (n_embd/768)^-1")
     adamw_scalar_lr: float = _opt(0.5, "rate of x0_lambdas (AdamW); resid_lambdas take a hundredth of it")
     warmup_steps: int = _opt(1000, "steps of linear warm-up, a fifth of the run at most")
-    min_lr_ratio: float = _opt(0.1, "the cosine ends at this share of each rate")
+    constant_share: float = _opt(0.4, "share of the run, warm-up included, before the rates begin to fall, in a straight line")
+    min_lr_ratio: float = _opt(0.1, "it ends at this share of each rate")
     # the optimizers
     muon_momentum: float = _opt(0.95, "Nesterov momentum of Muon")
     muon_beta2: float = _opt(0.95, "decay of Muon's factored second moment (NorMuon)")
     muon_ns_steps: int = _opt(5, "iterations of Polar Express")
     weight_decay: float = _opt(0.0, "cautious decay of the matrices, times their rate")
-    adamw_beta1: float = _opt(0.8, "AdamW's decay of the mean gradient")
+    adamw_beta1: float = _opt(0.6, "AdamW's decay of the mean gradient")
     adamw_beta2: float = _opt(0.98, "AdamW's decay of the mean square")
     adamw_eps: float = _opt(1e-10, "added to AdamW's root mean square of the embeddings and lm_head")
     grad_clip: float = _opt(1.0, "largest norm of the whole gradient; 0 turns clipping off")
@@ -134,7 +136,8 @@ class TrainConfig:
         for name in ("muon_momentum", "muon_beta2", "adamw_beta1", "adamw_beta2"):
             _require(getattr(self, name) < 1, f"{name} must be below 1, not {getattr(self, name)}")
         _require(self.seed < 2**63, f"seed must be below 2**63, not {self.seed}")
-        _require(self.min_lr_ratio <= 1, f"min_lr_ratio must be from 0 to 1, not {self.min_lr_ratio}")
+        for name in ("constant_share", "min_lr_ratio"):
+            _require(getattr(self, name) <= 1, f"{name} must be from 0 to 1, not {getattr(self, name)}")
 
     @property
     def tokens_per_step(self) -> int:
@@ -264,6 +267,10 @@ CHANGEABLE_ON_RESUME = frozenset(
 
 def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple[GPTConfig, TrainConfig]:
     """The configuration of `checkpoint`, with those flags that may change. Raises UserError that names every other difference."""
+    _require(
+        "constant_share" in checkpoint["train_config"],
+        "the checkpoint is of a version whose rates fell on a cosine; go on with that version, or start afresh in another --checkpoint_dir",
+    )
     model, train = from_dict(GPTConfig, checkpoint["model_config"]), from_dict(TrainConfig, checkpoint["train_config"])
     differences = []
     if args.config not in (None, checkpoint["preset"]):
@@ -281,8 +288,11 @@ def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple
     return model, dataclasses.replace(train, **changes)
 
 
+BEFORE = {GPTConfig: {"short_window_divisor": 4}}  # what fields were before there were fields for them
+
+
 def from_dict(cls: type, values: dict):
     """A config from the dict that a checkpoint keeps. Raises UserError for fields that this version does not know."""
     names = {f.name for f in dataclasses.fields(cls)}
     _require(set(values) <= names, f"{cls.__name__} has no field {', '.join(sorted(set(values) - names))}: the file is from another version")
-    return cls(**values)
+    return cls(**{**BEFORE.get(cls, {}), **values})

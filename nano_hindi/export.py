@@ -160,6 +160,7 @@ def config_json(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict:
         "n_kv_head": config.n_kv_head,
         "n_embd": config.n_embd,
         "window_pattern": config.window_pattern,
+        "short_window_divisor": config.short_window_divisor,
         "tie_word_embeddings": False,
         **special_ids(tokenizer),
     }

@@ -7,7 +7,6 @@ the squared norms are summed, one factor clips everything, the steps are made. N
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -34,15 +33,14 @@ FIRST_LOSS_SCALE = 2.0**16
 LOSS_SCALE_INTERVAL = 200
 
 
-def learning_rate_scale(update: int, updates: int, warmup_updates: int, min_lr_ratio: float) -> float:
-    """Factor on every learning rate in update number `update` (from 0) of `updates`: linear warm-up that is never 0, then a cosine.
-
-    Update `warmup_updates` is the first at 1, the last of the run has exactly `min_lr_ratio`; a run of a single update has 1.
+def learning_rate_scale(update: int, updates: int, warmup_updates: int, constant_share: float, min_lr_ratio: float) -> float:
+    """Factor on every learning rate in update number `update` (from 0) of `updates`: linear warm-up that is never 0, then 1, and from `constant_share` of
+    the run on a straight line. The last update has exactly `min_lr_ratio`; a run of a single update has 1.
     """
     if update < warmup_updates:
         return (update + 1) / (warmup_updates + 1)
-    progress = min(1.0, (update - warmup_updates) / max(1, updates - 1 - warmup_updates))
-    return min_lr_ratio + (1 - min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
+    last, start = updates - 1, max(warmup_updates, min(int(constant_share * updates), updates - 2))
+    return 1 - (1 - min_lr_ratio) * max(0, update - start) / max(1, last - start)
 
 
 @dataclass(frozen=True)

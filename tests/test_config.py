@@ -45,7 +45,7 @@ def test_the_default_run_is_1907_updates_and_7628_steps():
 
 def test_the_users_defaults_are_the_defaults():
     model, train = GPTConfig(), TrainConfig()
-    assert dataclasses.astuple(model) == (68096, 1024, 8, 6, 2, 384, "SSSL")
+    assert dataclasses.astuple(model) == (68096, 1024, 8, 6, 2, 384, "SSSL", 8)
     expected = dict(
         total_tokens=500_000_000, batch_size=64, gradient_accumulation_steps=4, muon_lr=0.02, adamw_embedding_lr=0.2, adamw_unembedding_lr=0.004,
         warmup_steps=1000, checkpoint_interval=1000, eval_interval=500, inference_interval=1000, log_interval=10, grad_clip=1.0, keep_checkpoints=3,
@@ -88,9 +88,10 @@ def test_world_sizes_that_do_not_divide_the_update_are_refused_with_those_that_d
 
 
 def test_windows_are_tiled_and_the_last_layer_sees_everything():
-    assert GPTConfig().windows == (256, 256, 256, 1024, 256, 256, 256, 1024)
-    assert GPTConfig(n_layer=2, window_pattern="S").windows == (256, 1024)
-    assert GPTConfig(n_layer=5, window_pattern="LS").windows == (1024, 256, 1024, 256, 1024)
+    assert GPTConfig().windows == (128, 128, 128, 1024, 128, 128, 128, 1024)
+    assert GPTConfig(n_layer=2, window_pattern="S", short_window_divisor=4).windows == (256, 1024)
+    assert GPTConfig(n_layer=5, window_pattern="LS").windows == (1024, 128, 1024, 128, 1024)
+    assert GPTConfig(sequence_len=4).windows == (1, 1, 1, 4, 1, 1, 1, 4), "a query sees itself at least"
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -122,6 +123,7 @@ def test_an_unknown_preset_is_refused_with_the_names():
         {"vocab_size": -1},
         {"window_pattern": "SX"},
         {"window_pattern": ""},
+        {"short_window_divisor": 0},
         {"sequence_len": 2},
         {"n_embd": 18, "n_head": 6, "n_kv_head": 6},  # heads of odd width cannot be rotated
     ],
@@ -134,7 +136,7 @@ def test_a_model_that_cannot_be_built_is_refused(wrong):
 @pytest.mark.parametrize(
     "wrong",
     [{"batch_size": 0}, {"muon_lr": -1.0}, {"muon_lr": float("nan")}, {"total_tokens": 0}, {"device_batch_size": 0}, {"device_batch_size": "many"},
-     {"adamw_beta2": 1.0}, {"min_lr_ratio": 2.0}, {"log_interval": -1}, {"keep_checkpoints": 0}],
+     {"adamw_beta2": 1.0}, {"min_lr_ratio": 2.0}, {"constant_share": 1.5}, {"log_interval": -1}, {"keep_checkpoints": 0}],
 )  # fmt: skip
 def test_a_recipe_that_makes_no_run_is_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
@@ -177,6 +179,17 @@ def test_a_resumed_run_keeps_its_configuration_and_takes_new_intervals_and_budge
 def test_a_resumed_run_refuses_every_other_difference_by_name():
     with pytest.raises(UserError, match=r"--config 40m.*--n_layer 9 .*checkpoint: 8.*--seed 1 "):
         configs_for_resumed_run(parse("--config", "40m", "--n_layer", "9", "--seed", "1", "--log_interval", "1"), saved())
+
+
+def test_a_checkpoint_of_the_time_before_a_field_keeps_what_was_then():
+    """A model keeps its windows; a run whose rates fell on a cosine is not continued on a straight line."""
+    old = dataclasses.asdict(GPTConfig())
+    del old["short_window_divisor"]
+    assert from_dict(GPTConfig, old).windows == (256, 256, 256, 1024, 256, 256, 256, 1024)
+    checkpoint = saved()
+    del checkpoint["train_config"]["constant_share"]
+    with pytest.raises(UserError, match="cosine"):
+        configs_for_resumed_run(parse(), checkpoint)
 
 
 def test_a_configuration_of_another_version_is_refused_by_name():

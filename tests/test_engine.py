@@ -13,7 +13,7 @@ from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 
 # windows 4, 4, 4, 16, 4, 16: both kinds, and a pattern that ends early
-CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=6, n_head=6, n_kv_head=2, n_embd=48)
+CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=6, n_head=6, n_kv_head=2, n_embd=48, short_window_divisor=4)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def model() -> GPT:
         for block in model.transformer.h:
             for linear in (block.attn.c_proj, block.mlp.c_proj, block.attn.ve_gate):
                 if linear is not None:
-                    nn.init.normal_(linear.weight, std=0.2)
+                    nn.init.normal_(linear.weight, std=0.6)
         nn.init.normal_(model.lm_head.weight, std=1.0)
     return model
 

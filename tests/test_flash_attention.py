@@ -150,7 +150,6 @@ def test_behind_a_cache_no_kernel_gets_a_mask_that_begins_within_a_line_or_plans
         assert mask is None or (mask.is_contiguous() and mask.storage_offset() == 0)
 
 
-
 @pytest.mark.parametrize("left", [-1, 0, 5, 130, 4000])
 @pytest.mark.parametrize("kind", ["int", "tensor"])
 def test_reading_in_chunks_with_a_cache_equals_reading_at_once(left, kind):

@@ -16,7 +16,7 @@ from nano_hindi.engine import KVCache
 from nano_hindi.model import GATE_CHANNELS, GPT, ROPE_BASE, SOFTCAP, Linear, apply_rope, rms_norm, rope_angles
 
 # more layers than the pattern, three query heads for each K/V head, a vocabulary that needs padding, more channels than the gates look at
-CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=5, n_head=6, n_kv_head=2, n_embd=48, window_pattern="SSL")
+CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=5, n_head=6, n_kv_head=2, n_embd=48, window_pattern="SSL", short_window_divisor=4)
 
 
 def random_model(config: GPTConfig = CONFIG, seed: int = 0) -> GPT:
@@ -53,8 +53,8 @@ def reference_logits(config: GPTConfig, state: dict, ids: list[int], first_posit
         z = torch.complex(x[:, : D // 2], x[:, D // 2 :]) * torch.exp(1j * turns)
         return torch.cat([z.real, z.imag], dim=1)
 
-    quarter = config.sequence_len // 4
-    windows = [{"S": quarter, "L": config.sequence_len}[config.window_pattern[i % len(config.window_pattern)]] for i in range(config.n_layer)]
+    short = config.sequence_len // config.short_window_divisor
+    windows = [{"S": short, "L": config.sequence_len}[config.window_pattern[i % len(config.window_pattern)]] for i in range(config.n_layer)]
     windows[-1] = config.sequence_len
     x = x0 = norm(w["transformer.wte.weight"][ids])
     for i in range(config.n_layer):
@@ -272,7 +272,7 @@ def test_the_future_changes_nothing():
     assert (after[:, 25] - before[:, 25]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize(("pattern", "layers", "reach"), [("S", 2, 3 + 15), ("SL", 3, 3 + 15 + 15), ("SSSL", 4, 3 * 3 + 15)])
+@pytest.mark.parametrize(("pattern", "layers", "reach"), [("S", 2, 1 + 15), ("SL", 3, 1 + 15 + 15), ("SSSL", 4, 3 * 1 + 15)])
 def test_a_token_reaches_as_far_as_the_windows_add_up_and_no_further(pattern, layers, reach):
     """A window of W keys, its own included, reaches W - 1 positions on; the last layer is long whatever the pattern says."""
     config = GPTConfig(vocab_size=101, sequence_len=16, n_layer=layers, n_head=4, n_kv_head=2, n_embd=32, window_pattern=pattern)
@@ -318,7 +318,7 @@ def test_a_new_model_predicts_all_tokens_alike_and_its_blocks_are_the_identity()
         assert abs(model(idx, idx).item() - math.log(CONFIG.vocab_size)) < 0.01
         torch.testing.assert_close(model.trunk(idx), rms_norm(model.transformer.wte(idx)), atol=1e-5, rtol=0)
     torch.testing.assert_close(model.transformer.wte.weight.std(), torch.tensor(1.0), atol=0.05, rtol=0)
-    torch.testing.assert_close(model.transformer.h[1].attn.c_q.weight.std(), torch.tensor(48**-0.5), atol=0.01, rtol=0)
+    torch.testing.assert_close(model.transformer.h[1].attn.c_q.weight.std(), torch.tensor(0.5 * 48**-0.5), atol=0.005, rtol=0)
 
 
 def test_names_of_the_state_dict_are_the_contracts():
@@ -401,7 +401,7 @@ def test_parameters_of_each_preset(name):
 @pytest.mark.parametrize(("name", "megaflops"), [("25m", 249), ("40m", 404), ("50m", 523)])
 def test_operations_per_token_of_each_preset_are_those_of_the_findings(name, megaflops):
     with torch.device("meta"):
-        model = GPT(get_config(name))
+        model = GPT(dataclasses.replace(get_config(name), short_window_divisor=4))  # the findings were written for windows of a quarter
     assert round(model.flops_per_token() / 1e6) == megaflops
 
 
@@ -411,7 +411,7 @@ def test_operations_per_token_are_those_that_pytorch_counts():
         model.logits(model.trunk(idx)).sum().backward()
     counted = counter.get_flop_counts()["Global"]
     matmuls = sum(n for operation, n in counted.items() if str(operation) in ("aten.mm", "aten.addmm"))
-    attention = 12 * 48 * (4 + 4 + 16)
+    attention = 12 * 48 * (2 + 2 + 16)
     assert model.flops_per_token() == matmuls / idx.numel() + attention
 
 

@@ -43,24 +43,23 @@ def assert_equal(a, b, **tolerance):
 # ---- schedule
 
 
-def test_the_schedule_is_a_linear_warm_up_and_a_cosine():
-    updates, warmup = 1907, 250
-    scale = [learning_rate_scale(update, updates, warmup, 0.1) for update in range(updates)]
+def test_the_schedule_is_a_warm_up_a_plateau_and_a_straight_line():
+    updates, warmup, start = 1907, 250, 762  # two fifths of the run
+    scale = [learning_rate_scale(update, updates, warmup, 0.4, 0.1) for update in range(updates)]
     assert scale[0] == 1 / 251
     assert scale[124] == pytest.approx(125 / 251)
-    assert scale[250] == max(scale) == 1
+    assert scale[250 : start + 1] == [1] * (start + 1 - 250)
     assert scale[-1] == pytest.approx(0.1, abs=1e-12)
-    middle = 250 + (1906 - 250) // 2
-    assert scale[middle] == pytest.approx(0.55)
-    assert scale[250 + (1906 - 250) // 4] == pytest.approx(0.1 + 0.9 * math.cos(math.pi / 8) ** 2)  # half angle: (1 + cos x) / 2
-    rises = [b - a for a, b in itertools.pairwise(scale)]
-    assert rises[:250] == pytest.approx([1 / 251] * 250)
-    assert max(rises[250:]) < 0
+    assert scale[start + (1906 - start) // 2] == pytest.approx(0.55)
+    steps = [b - a for a, b in itertools.pairwise(scale)]
+    assert steps[:250] == pytest.approx([1 / 251] * 250)
+    assert steps[start:] == pytest.approx([-0.9 / (1906 - start)] * (1906 - start))
 
 
+@pytest.mark.parametrize("constant_share", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize(("updates", "warmup"), [(1, 0), (2, 0), (5, 1), (10, 2)])
-def test_no_update_of_a_short_run_is_wasted(updates, warmup):
-    scale = [learning_rate_scale(update, updates, warmup, 0.1) for update in range(updates)]
+def test_no_update_of_a_short_run_is_wasted(updates, warmup, constant_share):
+    scale = [learning_rate_scale(update, updates, warmup, constant_share, 0.1) for update in range(updates)]
     assert all(0 < s <= 1 for s in scale)
     assert max(scale) == 1
     assert updates == 1 or scale[-1] == pytest.approx(0.1)
@@ -153,7 +152,7 @@ def test_the_step_equals_clip_grad_norm_and_the_two_optimizers_apart(grad_clip):
         {"params": [names["resid_lambdas"]], "lr": 0.0025, "eps": 1e-5},
         {"params": [names["x0_lambdas"]], "lr": 0.25, "betas": (0.96, 0.98), "eps": 1e-5},
     ]
-    adamw = torch.optim.AdamW(groups, betas=(0.8, 0.98), eps=1e-10, weight_decay=0.0, foreach=False, fused=False)
+    adamw = torch.optim.AdamW(groups, betas=(0.6, 0.98), eps=1e-10, weight_decay=0.0, foreach=False, fused=False)
     muon = Muon(blocks.items(), lr=0.01, weight_decay=0.1)
     for update in range(3):
         give_gradients(model, update)

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+# transformers' own name of it, since 5.24
+CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 ROPE_BASE = 100_000.0
 SOFTCAP = 15.0
 RMS_EPS = torch.finfo(torch.float32).eps  # in every dtype
@@ -30,7 +32,8 @@ GATE_CHANNELS = 32  # of the normed input, which the gate of a value embedding l
 class NanoHindiConfig(PretrainedConfig):
     """The shape of the network.
 
-    `window_pattern` is tiled over the layers: an S layer sees sequence_len / 4 keys, an L layer sequence_len, the query's own included. The last is L.
+    `window_pattern` is tiled over the layers: an S layer sees sequence_len / short_window_divisor keys, an L layer sequence_len, the query's own
+    included. The last is L.
     """
 
     model_type = "nano_hindi"
@@ -51,10 +54,12 @@ class NanoHindiConfig(PretrainedConfig):
         n_kv_head: int = 2,
         n_embd: int = 384,
         window_pattern: str = "SSSL",
+        short_window_divisor: int = 4,
         tie_word_embeddings: bool = False,
         **kwargs,
     ):
-        self.vocab_size, self.sequence_len, self.window_pattern = vocab_size, sequence_len, window_pattern
+        self.vocab_size, self.sequence_len = vocab_size, sequence_len
+        self.window_pattern, self.short_window_divisor = window_pattern, short_window_divisor
         self.n_layer, self.n_head, self.n_kv_head, self.n_embd = n_layer, n_head, n_kv_head, n_embd
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
@@ -65,7 +70,7 @@ class NanoHindiConfig(PretrainedConfig):
     @property
     def windows(self) -> list[int]:
         """Keys that a query of each layer sees, its own included."""
-        sizes = {"S": self.sequence_len // 4, "L": self.sequence_len}
+        sizes = {"S": max(1, self.sequence_len // self.short_window_divisor), "L": self.sequence_len}
         tiled = [sizes[self.window_pattern[layer % len(self.window_pattern)]] for layer in range(self.n_layer)]
         return [*tiled[:-1], self.sequence_len]
 
@@ -196,7 +201,9 @@ class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
             nn.init.normal_(module.weight, std=0.001)  # first logits near zero: the first loss is ln V
         elif isinstance(module, ZeroLinear):
             nn.init.zeros_(module.weight)
-        elif isinstance(module, nn.Linear | nn.Embedding):
+        elif isinstance(module, nn.Linear):
+            nn.init.uniform_(module.weight, -bound / 2, bound / 2)
+        elif isinstance(module, nn.Embedding):
             nn.init.uniform_(module.weight, -bound, bound)
         elif isinstance(module, NanoHindiMix):
             nn.init.constant_(module.resid_lambda, 1.0)
@@ -220,6 +227,7 @@ class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         labels: Tensor | None = None,
         use_cache: bool = False,
         logits_to_keep: int | Tensor = 0,
@@ -228,14 +236,16 @@ class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
         """Token ids (B, T) -> float32 soft-capped logits (B, T, V), and the cache if there is one or `use_cache` asks for one.
 
         attention_mask (B, N): 0 for padding, which nobody sees and whose own logits mean nothing.
+        cache: keys and values of the tokens so far; `past_key_values` is what transformers called it before version 5.24.
         position_ids (B, T): how far along its text a token is, which may begin at any number: attention sees only distances. Without them, its place in the row.
         labels (B, T): those of `input_ids`, of which each is predicted from the ones before it; -100 is left out. They give the mean loss in nats, or the sum over
         `num_items_in_batch` where transformers' Trainer names it.
         logits_to_keep: logits of that many last tokens alone (0: of all), or of the tokens with these indices.
         """
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
-        n_queries, n_past = input_ids.size(1), past_key_values.get_seq_length() if past_key_values is not None else 0
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = DynamicCache()
+        n_queries, n_past = input_ids.size(1), cache.get_seq_length() if cache is not None else 0
         n_keys = n_past + n_queries
         if position_ids is None:
             position_ids = torch.arange(n_past, n_keys, device=input_ids.device)[None]
@@ -245,8 +255,8 @@ class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
 
         x = x0 = rms_norm(self.wte(input_ids))
         for window, block in zip(windows, self.h, strict=True):
-            x = block(x, x0, input_ids, cos, sin, masks[window], past_key_values)
+            x = block(x, x0, input_ids, cos, sin, masks[window], cache)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = SOFTCAP * torch.tanh(self.lm_head(rms_norm(x)[:, kept]).float() / SOFTCAP)
         loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE_NAME: cache})

@@ -154,10 +154,10 @@ class Training:
             self.model.to(self.device)
             self.model.compute_dtype = getattr(torch, run.dtype)
             self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device))
+        config, updates = self.config, self.config.updates
+        self.rates = [recipe.schedule(i, updates, config.warmup_updates, config.constant_share, config.min_lr_ratio) for i in range(updates)]
         self.loader = recipe.loader(Path(data_dir) / "train.bin", self.config.sequence_len, run.seed, info.vocab_size)
         self.val = partial(val_batches, Path(data_dir) / "val.bin", self.config.sequence_len, VAL_BATCH[run.device], eval_tokens, info.vocab_size)
-        updates = self.config.updates
-        self.rates = [recipe.schedule(i, updates, self.config.warmup_updates, self.config.min_lr_ratio) for i in range(updates)]
         self.marks = {round(updates * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
 
     @property

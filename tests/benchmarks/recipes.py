@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -41,7 +41,7 @@ class Recipe:
     model: Callable[[GPTConfig], GPT] = GPT
     optimizer: type[TrainOptimizer] = TrainOptimizer
     loader: type[WindowLoader] = WindowLoader
-    schedule: Callable[[int, int, int, float], float] = learning_rate_scale
+    schedule: Callable[[int, int, int, float, float], float] = learning_rate_scale
     patches: tuple[tuple[object, str, object], ...] = ()
 
     @contextlib.contextmanager
@@ -198,13 +198,12 @@ RECIPES = {
 # ---- what was tried to make the default better (LOG.md says with what result)
 
 
-def linear(update: int, updates: int, warmup_updates: int, min_lr_ratio: float, constant: float = 0.0) -> float:
-    """The same warm-up; then full rate for a share `constant` of the run, then a straight line to min_lr_ratio in the last update."""
+def cosine(update: int, updates: int, warmup_updates: int, constant_share: float, min_lr_ratio: float) -> float:
+    """The same warm-up, then half a cosine to min_lr_ratio in the last update."""
     if update < warmup_updates:
         return (update + 1) / (warmup_updates + 1)
-    start = max(warmup_updates, constant * updates)
-    progress = max(0.0, (update - start) / max(1, updates - 1 - start))
-    return 1 - (1 - min_lr_ratio) * progress
+    progress = (update - warmup_updates) / max(1, updates - 1 - warmup_updates)
+    return min_lr_ratio + (1 - min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class SharperAttention(OtherAttention):
@@ -212,31 +211,6 @@ class SharperAttention(OtherAttention):
 
     def finish(self, x: Tensor) -> Tensor:
         return 1.2 * rms_norm(x)
-
-
-class WiderWindows(GPTConfig):
-    """S sees half of the context, not a quarter."""
-
-    short = 2
-
-    @property
-    def windows(self) -> tuple[int, ...]:
-        return tuple(self.sequence_len // self.short if size < self.sequence_len else size for size in super().windows)
-
-
-class NarrowerWindows(WiderWindows):
-    short = 8
-
-
-class SmallerMatrices(GPT):
-    """The matrices that read the residual stream begin half as large."""
-
-    def init_weights(self) -> None:
-        super().init_weights()
-        with torch.no_grad():
-            for block in self.transformer.h:
-                for linear in (block.attn.c_q, block.attn.c_k, block.attn.c_v, block.mlp.c_fc):
-                    linear.weight.mul_(0.5)
 
 
 class ZeroValueEmbeddings(GPT):
@@ -332,13 +306,8 @@ class Within(GPT):
 
 
 CANDIDATES = {
-    "linear": Recipe("a straight line instead of the cosine", schedule=linear),
-    "constant_40": Recipe("full rate for two fifths of the run, then a straight line", schedule=partial(linear, constant=0.4)),
-    "constant_60": Recipe("full rate for three fifths of the run, then a straight line", schedule=partial(linear, constant=0.6)),
+    "cosine": Recipe("half a cosine behind the warm-up", schedule=cosine),
     "sharper_attention": Recipe("normed queries and keys times 1.2", patches=((model_module, "Attention", SharperAttention),)),
-    "wider_windows": Recipe("S sees half of the context", config=WiderWindows),
-    "narrower_windows": Recipe("S sees an eighth of the context", config=NarrowerWindows),
-    "smaller_matrices": Recipe("c_q, c_k, c_v and c_fc begin half as large", model=SmallerMatrices),
     "zero_value_embeddings": Recipe("value embeddings begin at zero", model=ZeroValueEmbeddings),
     "momentum_ramp": Recipe("Muon's momentum begins at 0.85", optimizer=MomentumRamp),
     "embedding_squares": Recipe("mean squares of embeddings decay by 0.995", optimizer=adamw_beta2(wte=0.995, value_embeds=0.995)),
