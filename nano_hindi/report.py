@@ -11,7 +11,15 @@ from pathlib import Path
 
 import torch
 
-from nano_hindi.budget import EXPECTED_UTILISATION, MEMORY_SHARE, activation_bytes, choose_device_batch_size, matmul_flops, state_bytes
+from nano_hindi.budget import (
+    EXPECTED_UTILISATION,
+    MEMORY_SHARE,
+    activation_bytes,
+    choose_device_batch_size,
+    expected_bpb,
+    matmul_flops,
+    state_bytes,
+)
 from nano_hindi.common import World, compute_dtype, count, duration, shown
 from nano_hindi.config import GPTConfig, TrainConfig, configs_for_new_run
 from nano_hindi.console import bar
@@ -71,6 +79,14 @@ def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: Wor
         f"            {state / 1e9:.3g} GB of weights, gradients and optimizer states + {activations / 1e9:.3g} GB for each sequence",
         f"time        about {duration(seconds)} at {count(tokens_per_second)} tokens/s: an estimate, {EXPECTED_UTILISATION:.0%} of the {rate / 1e12:.2g} TFLOP/s measured here",
     ]
+
+
+def outcome_line(model: GPT, train: TrainConfig) -> str:
+    """What the run may bring."""
+    bpb = expected_bpb(model.num_params()["blocks"], train.updates * train.tokens_per_update)
+    return (
+        f"outcome     perhaps {bpb:.2f} bits per byte on Hindi prose: a rough expectation, drawn out from runs of a few million parameters and tokens"
+    )
 
 
 def _expected_at_once(train: TrainConfig, world: World, state: int, activations: int) -> int:
@@ -210,6 +226,7 @@ def print_dry_run(args: argparse.Namespace, world: World) -> int:
         *parameter_lines(model, config),
         *plan_lines(model_config, config, data and data.train_tokens),
         *estimate_lines(model, model_config, config, world, compute_dtype(world.device)),
+        outcome_line(model, config),
     ):
         world.print(line)
     return 0

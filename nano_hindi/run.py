@@ -247,11 +247,6 @@ def _prepare(run: Run, args: argparse.Namespace) -> None:
         *report.estimate_lines(model, mc, config, world, model.compute_dtype, run.update),
     ):
         world.print(line)
-    if why_eager is None:
-        model.compile_blocks()
-        run.optimizer.compile()
-        if world.device.type == "cuda":  # on a CPU the eager loss works within the cache and is as fast
-            compile_loss()
     optimizer_bytes = 0 if run.update else budget.optimizer_bytes(model.num_params())  # made by the first update
 
     def try_step(sequences: int) -> None:
@@ -265,6 +260,13 @@ def _prepare(run: Run, args: argparse.Namespace) -> None:
     share = config.sequences_per_rank(world.size)
     size = budget.choose_device_batch_size(config.device_batch_size, share, config.sequence_len, try_step, optimizer_bytes, world)
     run.config = dataclasses.replace(config, device_batch_size=size)
+    if (
+        why_eager is None
+    ):  # only now: each trial would be compiled by itself, half a minute on a GPU; uncompiled it needs more memory, which errs on the safe side
+        model.compile_blocks()
+        run.optimizer.compile()
+        if world.device.type == "cuda":  # on a CPU the eager loss works within the cache and is as fast
+            compile_loss()
     world.print(f"at once     {size} sequences on each device")
     world.print(f"folder      {shown(run.folder)}; Ctrl-C saves and stops")
     run.saver = Saver(run.folder, config.keep_checkpoints, run.console.print)

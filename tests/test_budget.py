@@ -13,6 +13,13 @@ from nano_hindi.model import GPT
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.report import Meter
 
+MEASURED = (
+    (64, 524_288, 0.0),
+    (64, 2_097_152, 0.0),
+    (128, 1_048_576, 0.0),
+    (256, 524_288, 0.0),
+    (256, 1_048_576, 0.0),
+)  # width, tokens, bits per byte
 SMALL = GPTConfig(vocab_size=256, n_layer=3, n_head=4, n_kv_head=2, n_embd=32, sequence_len=64)
 CPU = World(0, 1, torch.device("cpu"))
 
@@ -121,6 +128,17 @@ def test_the_meter_leaves_pauses_out_and_goes_on_from_its_state(monkeypatch):
     with meter.paused():
         pass
     assert meter.read() == (3.0, 1000 / 20)
+
+
+def test_the_expected_outcome_is_that_of_the_runs_it_was_fitted_to_and_falls_with_parameters_and_tokens():
+    """The ends stand in tests/benchmarks/LOG.md, with what made them."""
+    for width, tokens, bpb in MEASURED:
+        with torch.device("meta"):
+            blocks = GPT(GPTConfig(vocab_size=64, n_layer=4, n_head=4, n_kv_head=2, n_embd=width)).num_params()["blocks"]
+        assert budget.expected_bpb(blocks, tokens) == pytest.approx(bpb, rel=0.03)
+        assert budget.expected_bpb(2 * blocks, tokens) < budget.expected_bpb(blocks, tokens)
+        assert budget.expected_bpb(blocks, 2 * tokens) < budget.expected_bpb(blocks, tokens)
+    assert 0.2 < budget.expected_bpb(12_600_000, 500_000_000) < min(bpb for _, _, bpb in MEASURED)
 
 
 def test_on_windows_what_does_not_fit_the_gpu_raises(monkeypatch):

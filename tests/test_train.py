@@ -213,7 +213,16 @@ def test_the_dry_run_of_the_default_announces_its_steps_before_there_is_data(tmp
     ]
     assert train.main(argv) == 0
     output = capsys.readouterr().out
-    for words in ("1,907 updates", "7,628 steps", "99.7 M (99,7", "blocks 12.6 M", "value embeddings 34.9 M", "5.01 per parameter", "an estimate"):
+    for words in (
+        "1,907 updates",
+        "7,628 steps",
+        "99.7 M (99,7",
+        "blocks 12.6 M",
+        "value embeddings 34.9 M",
+        "5.01 per parameter",
+        "an estimate",
+        "a rough expectation",
+    ):
         assert words in output
     assert not (tmp_path / "none").exists()
 

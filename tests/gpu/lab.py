@@ -66,10 +66,6 @@ class Lab:
             mc = self.model
             select_backend(self.device, dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=True)
             optimizer = TrainOptimizer(model, config, world)
-            if self.full and can_compile(self.device) is None:
-                model.compile_blocks()
-                optimizer.compile()
-                compile_kernels()
             loader = WindowLoader(folder / "train.bin", config.sequence_len, config.seed, mc.vocab_size)
 
             def try_step(sequences: int) -> None:
@@ -82,6 +78,10 @@ class Lab:
             to_come = budget.optimizer_bytes(model.num_params())
             chosen = budget.choose_device_batch_size(size, config.sequences_per_update, config.sequence_len, try_step, to_come, world)
             config = dataclasses.replace(config, device_batch_size=chosen)
+            if self.full and can_compile(self.device) is None:
+                model.compile_blocks()
+                optimizer.compile()
+                compile_kernels()
             run = Run("check", mc, config, world, folder, folder, None, model, optimizer, LossScale(dtype == torch.float16), loader)
             with run.prefetcher:
                 yield run
