@@ -101,7 +101,7 @@ class TrainConfig:
     adamw_scalar_lr: float = _opt(0.5, "rate of x0_lambdas (AdamW); resid_lambdas take a hundredth of it")
     warmup_steps: int = _opt(1000, "steps of linear warm-up, a fifth of the run at most")
     constant_share: float = _opt(0.4, "share of the run, warm-up included, before the rates begin to fall, in a straight line")
-    min_lr_ratio: float = _opt(0.1, "it ends at this share of each rate")
+    min_lr_ratio: float = _opt(0.1, "the line ends at this share of each rate")
     # the optimizers
     muon_momentum: float = _opt(0.95, "Nesterov momentum of Muon")
     muon_beta2: float = _opt(0.95, "decay of Muon's factored second moment (NorMuon)")

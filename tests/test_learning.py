@@ -1,4 +1,4 @@
-"""The recipes of tests/benchmarks/learning.py: each trains, and each is what it says: something else than the default."""
+"""The recipes of tests/benchmarks/recipes.py: each trains, and each is what it says: something else than the default. And what learning.py makes of their ends."""
 
 import dataclasses
 import itertools
@@ -18,13 +18,14 @@ sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import learning
 import outcome
 import recipes
+import small_runs
 
 from nano_hindi import loss, model
 from nano_hindi.corpus import read_documents, write_document
-from nano_hindi.dataloader import TokenFile
+from nano_hindi.dataloader import TokenFile, check_data
 
 WIDTH, UPDATES = 32, 4
-TOKENS = UPDATES * learning.BATCH * learning.SHAPE["sequence_len"]
+TOKENS = UPDATES * small_runs.BATCH * small_runs.SHAPE["sequence_len"]
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +40,22 @@ def data_dir(tmp_path_factory):
 
 
 def learned(run, data_dir):
-    return learning.learn(run, data_dir, 2048)
+    return small_runs.learn(run, data_dir, 2048)
 
 
 @pytest.fixture(scope="module")
 def ends(data_dir):
     """Bits per byte of each recipe after a few updates."""
-    return {name: learned(learning.Run(name, 0, WIDTH, TOKENS), data_dir)[-1]["bpb"] for name in learning.ALL}
+    return {name: learned(small_runs.Run(name, 0, WIDTH, TOKENS), data_dir)[-1]["bpb"] for name in small_runs.ALL}
 
 
 def test_every_recipe_trains_and_ends_elsewhere_than_every_other(ends):
     assert all(math.isfinite(end) for end in ends.values())
-    assert len(set(ends.values())) == len(learning.ALL), ends  # what it replaces may have moved away
+    assert len(set(ends.values())) == len(small_runs.ALL), ends  # what it replaces may have moved away
 
 
 def test_the_product_is_as_it_was_behind_every_recipe(ends, data_dir):
-    again = learned(learning.Run("default", 0, WIDTH, TOKENS), data_dir)
+    again = learned(small_runs.Run("default", 0, WIDTH, TOKENS), data_dir)
     assert again[-1]["bpb"] == ends["default"]
     assert [point["tokens"] for point in again][-1] == TOKENS
 
@@ -62,34 +63,34 @@ def test_the_product_is_as_it_was_behind_every_recipe(ends, data_dir):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("recipe", ["default", "adamw", "within_documents", "document_windows"])
 def test_what_is_recorded_for_a_gpu_learns_as_what_is_not_does(data_dir, recipe):
-    runs = [learning.Run(recipe, seed, WIDTH, TOKENS, device="cuda") for seed in (0, 1)]
-    recorded = learning.learn_together(lambda run: learning.CapturedTraining(run, data_dir, 2048), runs, 2)
+    runs = [small_runs.Run(recipe, seed, WIDTH, TOKENS, device="cuda") for seed in (0, 1)]
+    recorded = small_runs.learn_together(runs, data_dir, 2048, 2)
     for run, points in recorded:
-        plain = learning.Training(run, data_dir, 2048)
+        plain = small_runs.Training(run, data_dir, 2048)
         while not plain.is_done:
             plain.advance()
         assert points[-1]["bpb"] == pytest.approx(plain.points[-1]["bpb"], rel=1e-3)
 
 
 def test_a_changed_field_reaches_the_run(ends, data_dir):
-    changed = learned(learning.Run("default", 0, WIDTH, TOKENS, (("muon_lr", "0.1"), ("muon_ns_steps", "3"))), data_dir)
+    changed = learned(small_runs.Run("default", 0, WIDTH, TOKENS, (("muon_lr", "0.1"), ("muon_ns_steps", "3"))), data_dir)
     assert changed[-1]["bpb"] != ends["default"]
 
 
 @pytest.mark.parametrize("change", [("model.X0_LAMBDA", "0.3"), ("optim.UNEMBEDDING_WIDTH_EXPONENT", "-0.5")])
 def test_a_changed_constant_reaches_the_run_and_is_as_it_was_after_it(ends, data_dir, change):
     before = model.X0_LAMBDA, dict(loss.CHUNK_BYTES)
-    assert learned(learning.Run("default", 0, WIDTH, TOKENS, (change,)), data_dir)[-1]["bpb"] != ends["default"]
+    assert learned(small_runs.Run("default", 0, WIDTH, TOKENS, (change,)), data_dir)[-1]["bpb"] != ends["default"]
     assert (model.X0_LAMBDA, dict(loss.CHUNK_BYTES)) == before
 
 
 def test_a_constant_that_there_is_not_ends_the_run(data_dir):
     with pytest.raises(AttributeError, match="X1_LAMBDA"):
-        learned(learning.Run("default", 0, WIDTH, TOKENS, (("model.X1_LAMBDA", "0.3"),)), data_dir)
+        learned(small_runs.Run("default", 0, WIDTH, TOKENS, (("model.X1_LAMBDA", "0.3"),)), data_dir)
 
 
 def test_in_bfloat16_a_run_learns_nearly_the_same_and_has_a_name_of_its_own(ends, data_dir):
-    run = learning.Run("default", 0, WIDTH, TOKENS, dtype="bfloat16")
+    run = small_runs.Run("default", 0, WIDTH, TOKENS, dtype="bfloat16")
     assert learned(run, data_dir)[-1]["bpb"] == pytest.approx(ends["default"], rel=0.005)
     assert run.name != dataclasses.replace(run, dtype="float32").name
 
@@ -113,10 +114,10 @@ def test_windows_begin_with_documents_and_leave_nothing_of_them_out(data_dir):
 
 def test_attention_within_documents_does_not_look_over_their_borders(data_dir):
     """Another first document changes nothing of the second one's logits; positions are relative, so the place may stay."""
-    run = learning.Run("within_documents", 0, WIDTH, TOKENS)
-    config, _ = learning.configs(run, learning.ALL[run.recipe], 500)
+    run = small_runs.Run("within_documents", 0, WIDTH, TOKENS)
+    config, _ = small_runs.configs(run, small_runs.ALL[run.recipe], 500)
     torch.manual_seed(0)
-    with learning.ALL[run.recipe].patched(), torch.no_grad():
+    with small_runs.ALL[run.recipe].patched(), torch.no_grad():
         net = recipes.Within(config)
         net.init_weights()
         for block in net.transformer.h:
@@ -137,7 +138,7 @@ def test_unseen_text_validates_on_documents_that_validated_nothing_before(tmp_pa
     learning.prepare(corpus, 512, tmp_path / "unseen", unseen=True)
     validating = []
     for part in ("usual", "unseen"):
-        tokenizer = learning.check_data(tmp_path / part).tokenizer
+        tokenizer = check_data(tmp_path / part).tokenizer
         tokens = TokenFile(tmp_path / part / "val.bin", 10_000).tokens.tolist()
         validating.append({text for text in tokenizer.decode(tokens).split("</s>") if text.strip()})
     assert all(validating)
@@ -160,7 +161,7 @@ def test_the_model_of_outcomes_finds_the_numbers_that_made_them():
 
 def test_the_table_compares_seed_by_seed(tmp_path):
     bpb = {("default", 0): 1.0, ("default", 1): 2.0, ("adamw", 0): 1.1, ("adamw", 1): 2.4}  # 10 and 20 % worse
-    runs = [learning.Run(recipe, seed, WIDTH, TOKENS) for recipe, seed in bpb]
+    runs = [small_runs.Run(recipe, seed, WIDTH, TOKENS) for recipe, seed in bpb]
     for run in runs:
         (tmp_path / f"{run.name}.json").write_text(json.dumps([{"tokens": TOKENS, "seconds": 2.0, "bpb": bpb[run.recipe, run.seed]}]))
     default, adamw = learning.table(tmp_path, runs)[2:]

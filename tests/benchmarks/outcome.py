@@ -18,8 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import timing  # noqa: F401 - puts the repo's root on the path
 import torch
-from learning import Run, configs, load
+from learning import load
 from recipes import RECIPES
+from small_runs import Run, configs
 
 from nano_hindi.dataloader import check_data
 from nano_hindi.model import GPT

@@ -1,0 +1,214 @@
+"""One small training after another recipe: on a core, or many of them beside each other on a GPU. learning.py says which, and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import gc
+import importlib
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import timing  # noqa: F401 - puts the repo's root on the path
+import torch
+from recipes import CANDIDATES, RECIPES, Recipe
+from torch import Tensor
+
+from nano_hindi import loss
+from nano_hindi.common import World
+from nano_hindi.config import GPTConfig, TrainConfig
+from nano_hindi.dataloader import DataInfo, check_data, val_batches
+from nano_hindi.eval import compute_token_bytes, evaluate_bpb
+
+ALL = RECIPES | CANDIDATES
+SHAPE = {"n_layer": 4, "n_head": 4, "n_kv_head": 2, "sequence_len": 256}
+BATCH = 16  # sequences of an update
+EVALUATIONS = 8
+VAL_BATCH = {"cpu": 16, "cuda": 64}  # sequences that are evaluated at once
+ONE_CORE = {"CHUNK_BYTES": 8 << 20, "ROWS_BYTES": 2 << 20}  # what the loss works on at once: a run has the cache of one core, not of the machine
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training: what decides its outcome. Its name is that of its file."""
+
+    recipe: str
+    seed: int
+    width: int
+    tokens: int
+    changes: tuple[tuple[str, str], ...] = ()
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.recipe, *(f"{key}={value}" for key, value in self.changes)])
+
+    @property
+    def name(self) -> str:
+        dtype = [] if self.dtype == "float32" else [self.dtype]
+        device = [] if self.device == "cpu" else [self.device]
+        return "-".join([*self.label.split(), f"width{self.width}", f"tokens{self.tokens}", *dtype, *device, f"seed{self.seed}"])
+
+
+def configs(run: Run, recipe: Recipe, vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
+    """The default recipe at this size, and what differs from it."""
+    shape = SHAPE | {"vocab_size": vocab_size, "n_embd": run.width}
+    train = {
+        "total_tokens": run.tokens,
+        "batch_size": BATCH,
+        "gradient_accumulation_steps": 1,
+        "sequence_len": SHAPE["sequence_len"],
+        "seed": run.seed,
+    }
+    shape_fields = {field.name for field in dataclasses.fields(GPTConfig)}
+    for key, value in {**recipe.changes, **dict(run.changes)}.items():
+        if "." in key:
+            continue  # a constant: see conditions
+        owner, chosen = (GPTConfig, shape) if key in shape_fields else (TrainConfig, train)
+        chosen[key] = type(getattr(owner, key))(value)  # "8" and 8.0 are 8 where the default is a whole number
+    return recipe.config(**shape), TrainConfig(**train)
+
+
+@contextlib.contextmanager
+def conditions(run: Run) -> Iterator[None]:
+    """While it holds, the product is as `run` wants it: the patches of its recipe, and constants of nano_hindi's modules: model.X0_LAMBDA=0.3. Raises
+    AttributeError for one there is not."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ALL[run.recipe].patched())
+        for key, value in run.changes:
+            if "." in key:
+                module, name = key.split(".")
+                stack.enter_context(mock.patch.object(importlib.import_module(f"nano_hindi.{module}"), name, float(value)))
+        for name, size in ONE_CORE.items():
+            stack.enter_context(mock.patch.dict(getattr(loss, name), cpu=size))
+        yield
+
+
+@functools.cache
+def facts(data_dir: str) -> tuple[DataInfo, Tensor]:
+    """What the token files are, and the bytes of each token."""
+    info = check_data(data_dir)
+    return info, compute_token_bytes(info.tokenizer)
+
+
+class Training:
+    """A run under way. `points`: tokens, seconds of training and validation bits per byte, at some updates and at the last."""
+
+    def __init__(self, run: Run, data_dir: str, eval_tokens: int):
+        self.run, self.device, self.made, self.seconds, self.points = run, torch.device(run.device), 0, 0.0, []
+        info, self.token_bytes = facts(data_dir)
+        recipe = ALL[run.recipe]
+        with conditions(run):
+            shape, self.config = configs(run, recipe, info.vocab_size)
+            torch.manual_seed(run.seed)
+            self.model = recipe.model(shape)
+            self.model.init_weights()
+            self.model.to(self.device)
+            self.model.compute_dtype = getattr(torch, run.dtype)
+            self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device))
+        config, updates = self.config, self.config.updates
+        self.rates = [recipe.schedule(i, updates, config.warmup_updates, config.constant_share, config.min_lr_ratio) for i in range(updates)]
+        self.loader = recipe.loader(Path(data_dir) / "train.bin", self.config.sequence_len, run.seed, info.vocab_size)
+        self.val = partial(val_batches, Path(data_dir) / "val.bin", self.config.sequence_len, VAL_BATCH[run.device], eval_tokens, info.vocab_size)
+        self.marks = {round(updates * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
+
+    @property
+    def is_done(self) -> bool:
+        return self.made == self.config.updates
+
+    def advance(self) -> None:
+        """Make an update, and see how good the model is where that is due."""
+        with conditions(self.run):
+            start = time.perf_counter()
+            x, y = self.loader.batch(self.made * self.config.batch_size, self.config.batch_size)
+            self.model(x.to(self.device), y.to(self.device)).backward()
+            self.optimizer.step(self.rates[self.made])
+            self.seconds += time.perf_counter() - start
+            self.look()
+
+    def look(self) -> None:
+        self.made += 1
+        if self.made in self.marks:
+            bpb = evaluate_bpb(self.model, self.val(), self.token_bytes)
+            seconds = round(self.seconds, 1) if self.device.type == "cpu" else None
+            self.points.append({"tokens": self.made * self.config.tokens_per_update, "seconds": seconds, "bpb": bpb})
+
+
+class CapturedTraining(Training):
+    """The same on a GPU. The model is so small that launching its kernels would take most of the time: they are recorded once, and replayed for every update."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.stream = torch.cuda.Stream()  # of its own, with workspaces of its own: other runs go on beside it
+        self.rates = torch.tensor(self.rates, device=self.device)
+        self.batches = [tokens.to(self.device) for tokens in self.loader.batch(0, self.config.updates * self.config.batch_size)]
+        self.rate, self.batch = torch.empty((), device=self.device), [torch.empty_like(tokens[: self.config.batch_size]) for tokens in self.batches]
+        for group in self.optimizer.adamw.param_groups:
+            group["capturable"] = True
+        with conditions(self.run):
+            torch.cuda.synchronize()
+            with torch.cuda.stream(self.stream):
+                self.warm_up()
+            torch.cuda.synchronize()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self.update()
+
+    def warm_up(self) -> None:
+        """An update that makes what is made once: libraries' handles, AdamW's state. Then weights and moments are as before it."""
+        weights = [p.clone() for p in self.model.parameters()]
+        self.read()
+        self.update()
+        with torch.no_grad():
+            for p, before in zip(self.model.parameters(), weights, strict=True):
+                p.copy_(before)
+        state = self.optimizer.state_dict()
+        for tensor in itertools.chain.from_iterable(named.values() for named in (*state["muon"].values(), *state["adamw"].values())):
+            tensor.zero_()
+        self.optimizer.load_state_dict(state)
+
+    def read(self) -> None:
+        """The next update's tokens and rate, to where the recorded kernels look for them."""
+        self.rate.copy_(self.rates[self.made])
+        for static, tokens in zip(self.batch, self.batches, strict=True):
+            static.copy_(tokens[self.made * len(static) : (self.made + 1) * len(static)])
+
+    def update(self) -> None:
+        self.model(*self.batch).backward()
+        self.optimizer.step(self.rate)
+
+    def advance(self) -> None:
+        with torch.cuda.stream(self.stream):
+            self.read()
+            self.graph.replay()
+            with conditions(self.run) if self.made + 1 in self.marks else contextlib.nullcontext():
+                self.look()
+
+
+def learn(run: Run, data_dir: str, eval_tokens: int) -> list[dict]:
+    """Train on one core. Returns the `points`."""
+    torch.set_num_threads(1)
+    training = Training(run, data_dir, eval_tokens)
+    while not training.is_done:
+        training.advance()
+    return training.points
+
+
+def learn_together(runs: Iterable[Run], data_dir: str, eval_tokens: int, at_once: int) -> Iterator[tuple[Run, list[dict]]]:
+    """Train on a GPU, so many runs beside each other. Yields each with its `points` when it is done."""
+    gc.freeze()  # recording begins with a collection: it need not look at what is here for good
+    waiting, under_way = deque(runs), []
+    while waiting or under_way:
+        while waiting and len(under_way) < at_once:
+            under_way.append(CapturedTraining(waiting.popleft(), data_dir, eval_tokens))
+        for training in under_way:
+            training.advance()
+        yield from ((training.run, training.points) for training in under_way if training.is_done)
+        under_way = [training for training in under_way if not training.is_done]
