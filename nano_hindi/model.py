@@ -31,9 +31,6 @@ MLP_FACTOR = 4
 ROW_BLOCKS = 64  # of a weight that a single row is multiplied with on a CPU
 GATE_CHANNELS = 32  # of the normed input, which the gate of a value embedding looks at
 # initial values; the projections back into the residual stream begin at zero, so every block begins as the identity
-MATRIX_STD = (
-    0.5  # of the matrices that read the residual stream, in units of n_embd^-0.5, at which they would keep its size (tests/benchmarks/LOG.md)
-)
 WTE_STD = 1.0
 LM_HEAD_STD = 0.001  # first logits near zero: the first loss is ln V
 RESID_LAMBDA, X0_LAMBDA = 1.0, 0.1
@@ -166,7 +163,7 @@ class GPT(nn.Module):
         nn.init.normal_(self.lm_head.weight, std=LM_HEAD_STD)
         for block in self.transformer.h:
             for linear in (block.attn.c_q, block.attn.c_k, block.attn.c_v, block.mlp.c_fc):
-                nn.init.uniform_(linear.weight, -MATRIX_STD * bound, MATRIX_STD * bound)
+                nn.init.uniform_(linear.weight, -bound, bound)
             for linear in (block.attn.c_proj, block.mlp.c_proj, block.attn.ve_gate):
                 if linear is not None:
                     nn.init.zeros_(linear.weight)

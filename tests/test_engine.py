@@ -26,7 +26,7 @@ def model() -> GPT:
         for block in model.transformer.h:
             for linear in (block.attn.c_proj, block.mlp.c_proj, block.attn.ve_gate):
                 if linear is not None:
-                    nn.init.normal_(linear.weight, std=0.6)
+                    nn.init.normal_(linear.weight, std=0.2)
         nn.init.normal_(model.lm_head.weight, std=1.0)
     return model
 

@@ -54,7 +54,7 @@ def make_checkpoint(folder, kind: str, config: GPTConfig = CONFIG):
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith("c_proj.weight"):
-                weight.normal_(std=0.3)
+                weight.normal_(std=0.1)
             elif name.endswith(("ve_gate.weight", "lambdas")):
                 weight.normal_(mean=0.5, std=0.5)
         model.lm_head.weight.normal_(std=0.5)

@@ -201,9 +201,7 @@ class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
             nn.init.normal_(module.weight, std=0.001)  # first logits near zero: the first loss is ln V
         elif isinstance(module, ZeroLinear):
             nn.init.zeros_(module.weight)
-        elif isinstance(module, nn.Linear):
-            nn.init.uniform_(module.weight, -bound / 2, bound / 2)
-        elif isinstance(module, nn.Embedding):
+        elif isinstance(module, nn.Linear | nn.Embedding):
             nn.init.uniform_(module.weight, -bound, bound)
         elif isinstance(module, NanoHindiMix):
             nn.init.constant_(module.resid_lambda, 1.0)

@@ -213,6 +213,17 @@ class SharperAttention(OtherAttention):
         return 1.2 * rms_norm(x)
 
 
+class SmallerMatrices(GPT):
+    """The matrices that read the residual stream begin half as large."""
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        with torch.no_grad():
+            for block in self.transformer.h:
+                for linear in (block.attn.c_q, block.attn.c_k, block.attn.c_v, block.mlp.c_fc):
+                    linear.weight.mul_(0.5)
+
+
 class ZeroValueEmbeddings(GPT):
     """Value embeddings begin at zero."""
 
@@ -308,6 +319,7 @@ class Within(GPT):
 CANDIDATES = {
     "cosine": Recipe("half a cosine behind the warm-up", schedule=cosine),
     "sharper_attention": Recipe("normed queries and keys times 1.2", patches=((model_module, "Attention", SharperAttention),)),
+    "smaller_matrices": Recipe("c_q, c_k, c_v and c_fc begin half as large", model=SmallerMatrices),
     "zero_value_embeddings": Recipe("value embeddings begin at zero", model=ZeroValueEmbeddings),
     "momentum_ramp": Recipe("Muon's momentum begins at 0.85", optimizer=MomentumRamp),
     "embedding_squares": Recipe("mean squares of embeddings decay by 0.995", optimizer=adamw_beta2(wte=0.995, value_embeds=0.995)),
