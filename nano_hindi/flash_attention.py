@@ -102,7 +102,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, window_size: tuple[int
         raise ValueError(f"q (B, T, H, D) and k, v (B, N, G, D) with G dividing H, not {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
 
 
-# ---- varlen: PyTorch's own flash kernel, which takes windows since about 2.12
+# ---- varlen: PyTorch's own flash kernel, which takes windows since 2.11
 
 
 def _varlen_backend(varlen_attn: Callable[..., Tensor]) -> Backend:
