@@ -260,9 +260,8 @@ def _prepare(run: Run, args: argparse.Namespace) -> None:
     share = config.sequences_per_rank(world.size)
     size = budget.choose_device_batch_size(config.device_batch_size, share, config.sequence_len, try_step, optimizer_bytes, world)
     run.config = dataclasses.replace(config, device_batch_size=size)
-    if (
-        why_eager is None
-    ):  # only now: each trial would be compiled by itself, half a minute on a GPU; uncompiled it needs more memory, which errs on the safe side
+    # only now: each trial would be compiled by itself, half a minute on a GPU; uncompiled it needs more memory, which errs on the safe side
+    if why_eager is None:
         model.compile_blocks()
         run.optimizer.compile()
         if world.device.type == "cuda":  # on a CPU the eager loss works within the cache and is as fast

@@ -97,7 +97,8 @@ def attend_cached(
     `attend` computes a prompt that starts an empty cache.
     """
     if isinstance(cache_seqlens, Tensor):
-        return _attend_rows(q, k_cache, v_cache, k, v, cache_seqlens, left)
+        with sdpa_kernel(CACHED_KERNELS):
+            return _attend_rows(q, k_cache, v_cache, k, v, cache_seqlens, left)
     T, end = q.shape[1], cache_seqlens
     if k is not None:
         end += k.shape[1]

@@ -131,7 +131,8 @@ def test_a_decoded_token_touches_only_the_keys_of_its_window():
 
 @pytest.mark.parametrize(("filled", "new"), [(100, 40), (381, 130), (512, 7), (700, 1)])
 @pytest.mark.parametrize("left", [63, 255])
-def test_behind_a_cache_no_kernel_gets_a_mask_that_begins_within_a_line_or_plans_for_its_length(monkeypatch, filled, new, left):
+@pytest.mark.parametrize("kind", ["int", "tensor"])
+def test_behind_a_cache_no_kernel_gets_a_mask_that_begins_within_a_line_or_plans_for_its_length(monkeypatch, filled, new, left, kind):
     """A GPU's kernels read masks 16 bytes at a time, and cuDNN's make a plan for each length: both showed on an H200 alone."""
     calls, sdpa = [], sdpa_attention.scaled_dot_product_attention
 
@@ -143,7 +144,9 @@ def test_behind_a_cache_no_kernel_gets_a_mask_that_begins_within_a_line_or_plans
     q, k, v = make(new, 6, 2, 16, B=1)
     caches = make(900, 2, 2, 16, B=1)[:2]
     with torch.inference_mode():
-        flash_attn.flash_attn_with_kvcache(q, *caches, k, v, cache_seqlens=filled, window_size=(left, 0))
+        flash_attn.flash_attn_with_kvcache(
+            q, *caches, k, v, cache_seqlens=filled if kind == "int" else torch.tensor([filled], dtype=torch.int32), window_size=(left, 0)
+        )
     assert calls
     for mask, cudnn in calls:
         assert not cudnn
