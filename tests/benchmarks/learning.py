@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import timing  # noqa: F401 - puts the repo's root on the path
+import torch
 from recipes import CANDIDATES, RECIPES
 from small_runs import ALL, Run, learn, learn_together
 
@@ -60,7 +61,7 @@ def outcomes(runs: list[Run], data_dir: str, eval_tokens: int, jobs: int) -> Ite
     if any(run.device == "cuda" for run in runs):
         yield from learn_together(runs, data_dir, eval_tokens, jobs)
         return
-    with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         futures = {pool.submit(learn, run, data_dir, eval_tokens): run for run in runs}
         try:
             for future in concurrent.futures.as_completed(futures):

@@ -193,8 +193,7 @@ class CapturedTraining(Training):
 
 
 def learn(run: Run, data_dir: str, eval_tokens: int) -> list[dict]:
-    """Train on one core. Returns the `points`."""
-    torch.set_num_threads(1)
+    """Train on the CPU. Returns the `points`."""
     training = Training(run, data_dir, eval_tokens)
     while not training.is_done:
         training.advance()
