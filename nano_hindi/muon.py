@@ -157,6 +157,11 @@ def _stack(tensors: list[Tensor], slots: int, like: Tensor) -> Tensor:
     return stack
 
 
+def _scalar(value: Tensor | float, device: torch.device) -> Tensor:
+    """A 0-d tensor for the kernel, into which a number would be compiled."""
+    return value if isinstance(value, Tensor) else torch.full((), value, device=device)
+
+
 class Muon(torch.optim.Optimizer):
     """Muon on one process. `params`: matrices, or (name, matrix) pairs; the state is kept by name, an unnamed matrix's name is its index.
 
@@ -225,11 +230,11 @@ class Muon(torch.optim.Optimizer):
         """
         self.reduce_gradients()
         device = self.param_groups[0]["params"][0].device
-        scale = torch.full((), 1.0 if grad_scale is None else grad_scale, device=device) if not isinstance(grad_scale, Tensor) else grad_scale
+        scale = _scalar(1.0 if grad_scale is None else grad_scale, device)
         updated = []
         for group, pending, momentum, second_moment in zip(self.param_groups, self._gradients, self._momentum, self._second_moment, strict=True):
             weights = _stack(self._own(group, group["params"]), self._slots(group), group["params"][0])
-            lr = group["lr"] if isinstance(group["lr"], Tensor) else torch.full((), group["lr"], device=device)  # a number would be compiled in
+            lr = _scalar(group["lr"], device)
             settings = {key: group[key] for key in ("momentum", "nesterov", "ns_steps", "beta2", "weight_decay")}
             self._kernel(weights, pending.wait(), momentum, second_moment, lr, scale, **settings, dtype=compute_dtype(device))
             updated.append(self._all_gather(weights))
