@@ -34,14 +34,14 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of the network. Raises UserError for shapes that cannot be built."""
+    """The shape of the network. Raises UserError for shapes that cannot be built. The order of the fields is part of the API: they may be positional."""
 
     vocab_size: int = _opt(68096, "pieces of the tokenizer; train.py takes it from the data")
-    sequence_len: int = _opt(1024, "tokens of context, also the length of a training window")
     n_layer: int = _opt(8, "transformer blocks")
     n_head: int = _opt(6, "query heads")
     n_kv_head: int = _opt(2, "key/value heads; divides n_head")
     n_embd: int = _opt(384, "width of the residual stream; a multiple of n_head")
+    sequence_len: int = _opt(1024, "tokens of context, also the length of a training window")
     window_pattern: str = _opt("SSSL", "attention windows, tiled over the layers: S short, L = sequence_len keys; the last layer is L")
     short_window_divisor: int = _opt(8, "S layers see sequence_len divided by this")
 
