@@ -16,6 +16,7 @@ Shapes: N matrices of one shape, K of them owned by this process (K = N where it
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -300,21 +301,26 @@ class DistMuon(Muon):
     Each shape is padded to a multiple of the number of processes. Each matrix is whole on one process, which gets its mean gradient by reduce-scatter,
     keeps its state and computes its update; the new weights are all-gathered. All processes must hold the same parameters in the same order.
     Gloo has no true reduce-scatter: PyTorch makes it from an all-reduce, twice the bytes.
-    Raises RuntimeError outside a process group.
+    In a single process without a process group it is Muon. Raises RuntimeError where torchrun started several ranks and there is no group yet.
     """
 
     def __init__(self, *args, **kwargs):
-        if not (dist.is_available() and dist.is_initialized()):
-            raise RuntimeError("DistMuon needs a process group (torchrun, then init_process_group); one process alone uses Muon")
-        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        if dist.is_available() and dist.is_initialized():
+            self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        elif int(os.environ.get("WORLD_SIZE", 1)) > 1:  # each rank would train a model of its own
+            raise RuntimeError("DistMuon on several ranks needs a process group: call torch.distributed.init_process_group first")
         super().__init__(*args, **kwargs)
 
     def _reduce_scatter(self, stack: Tensor) -> _Pending:
+        if self.world_size == 1:
+            return super()._reduce_scatter(stack)
         own = stack.new_empty((stack.size(0) // self.world_size, *stack.shape[1:]))
         collective = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # the new name since torch 2.13
         return _Pending(own, collective(own, stack, async_op=True), stack, self.world_size)  # a sum first: gloo has no mean
 
     def _all_gather(self, own: Tensor) -> _Pending:
+        if self.world_size == 1:
+            return super()._all_gather(own)
         everything = own.new_empty((own.size(0) * self.world_size, *own.shape[1:]))
         collective = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
         return _Pending(everything, collective(everything, own, async_op=True), own)

@@ -323,8 +323,24 @@ def test_mistakes_are_named():
     params[0].grad = torch.zeros(6, 9)
     with pytest.raises(RuntimeError, match="second has no gradient"):
         optimizer.step()
-    with pytest.raises(RuntimeError, match="process group"):
-        DistMuon(params)
+
+
+def test_dist_muon_in_a_single_process_is_muon():
+    alone, distributed = parameters((6, 9), (9, 6), (6, 9)), parameters((6, 9), (9, 6), (6, 9))
+    optimizers = Muon(alone, lr=0.1), DistMuon(distributed, lr=0.1)
+    for update in range(3):
+        for params, optimizer in zip((alone, distributed), optimizers, strict=True):
+            give_gradients(params, update)
+            optimizer.step()
+    for a, b in zip(alone, distributed, strict=True):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(optimizers[1].state_dict(), optimizers[0].state_dict(), rtol=0, atol=0)
+
+
+def test_dist_muon_on_several_ranks_without_a_process_group_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="init_process_group"):
+        DistMuon(parameters((6, 9)))
 
 
 # ---- state
