@@ -31,6 +31,8 @@ from nano_hindi.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer as HuggingFaceTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     from nano_hindi.evaluation_report import Figures
     from nano_hindi.minimal_pairs import PairScores
@@ -49,11 +51,18 @@ class Evaluation:
     bpb: float
 
 
-def compute_token_bytes(tokenizer: Tokenizer, device: torch.device | str = "cpu") -> torch.Tensor:
-    """int32 (V,): UTF-8 bytes that each token adds to a text; special tokens 0."""
+def compute_token_bytes(tokenizer: Tokenizer | PreTrainedTokenizerFast | HuggingFaceTokenizer, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Return the UTF-8 bytes that each token adds to a text, int32 (V,) with V the largest id + 1; special tokens 0.
+
+    Takes a tokenizer of this package, a fast one of transformers, or a `tokenizers.Tokenizer`. Raises UserError for one whose tokens have no fixed bytes.
+    """
     import torch
 
-    return torch.from_numpy(tokenizer.token_bytes()).to(device)
+    from nano_hindi.tokenizer import Tokenizer
+    from nano_hindi.tokenizer_json import hugging_face_token_bytes
+
+    table = tokenizer.token_bytes() if isinstance(tokenizer, Tokenizer) else hugging_face_token_bytes(tokenizer)
+    return torch.from_numpy(table).to(device)
 
 
 def evaluate(model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], token_bytes: torch.Tensor | None = None) -> Evaluation:

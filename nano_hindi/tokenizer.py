@@ -26,7 +26,7 @@ from nano_hindi.common import write_text
 from nano_hindi.errors import UserError
 from nano_hindi.fast_encoding import FastEncoder, fast_encoder
 from nano_hindi.streaming import Clusters
-from nano_hindi.tokenizer_json import SPACE, piece_reader, rewrites, unknown_piece
+from nano_hindi.tokenizer_json import SPACE, bytes_of_ids, rewrites, unknown_piece
 
 # in it: matras, conjuncts, nukta, ZWJ, danda, two kinds of digits, spaces of all kinds, an emoji, the names of special tokens
 PROBE = "  भारत की क्‍या ज़रूरत है?\n\tहाँ। १२३ 1,234.5  the end 👩‍🌾 </s><s> <|endoftext|> <0x41>\r\nक"
@@ -145,13 +145,7 @@ class Tokenizer:
     @functools.cached_property
     def _pieces(self) -> list[bytes]:
         """The bytes of each token, by id."""
-        pieces = [b""] * self.vocab_size
-        piece_bytes = piece_reader(json.loads(self._json), self.name)
-        added = self._backend.get_added_tokens_decoder()
-        for piece, i in self._ids.items():
-            if i not in self.special_ids:
-                pieces[i] = added[i].content.encode() if i in added else piece_bytes(piece)
-        return pieces
+        return bytes_of_ids(json.loads(self._json), self._ids, self.special_ids, self.name)
 
     def _bytes_of(self, text: str) -> bytes:
         return b"".join(self._pieces[i] for i in self.encode_batch([text])[0])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+
+import numpy as np
 
 from nano_hindi.errors import UserError
 
@@ -56,6 +58,39 @@ def piece_reader(description: dict, name: str) -> Callable[[str], bytes]:
         return bytes([int(byte[1], 16)]) if byte else piece.replace(SPACE, " ").encode()
 
     return read
+
+
+def bytes_of_ids(description: dict, ids: dict[str, int], special_ids: Collection[int], name: str) -> list[bytes]:
+    """Return the bytes that each id adds to a text, b"" for a special or unused one. `ids` maps every token to its id, added ones included.
+
+    Raises UserError for a kind of tokenizer that is not read here.
+    """
+    found = [b""] * (max(ids.values()) + 1)
+    read = piece_reader(description, name)
+    added = {token["id"]: token["content"] for token in description["added_tokens"]}
+    for piece, i in ids.items():
+        if i not in special_ids:
+            found[i] = added[i].encode() if i in added else read(piece)
+    return found
+
+
+def hugging_face_token_bytes(tokenizer) -> np.ndarray:
+    """Return the UTF-8 bytes of each token of a fast tokenizer of transformers or a `tokenizers.Tokenizer`, int32 (largest id + 1,).
+
+    Special and unknown tokens have 0. Which tokens are special is for the tokenizer to say: a bare `tokenizers.Tokenizer` knows no bos or eos but
+    those added as special tokens. Raises UserError for another object, or for a tokenizer whose tokens have no fixed bytes.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(backend, "to_str"):
+        raise UserError(
+            f"a {type(tokenizer).__name__} has no tokenizer.json, which gives the bytes of each token; pass a fast tokenizer of transformers, "
+            "a tokenizers.Tokenizer, or what nano_hindi.tokenizer.load_tokenizer returns"
+        )
+    description, ids = json.loads(backend.to_str()), backend.get_vocab(with_added_tokens=True)
+    special = {token["id"] for token in description["added_tokens"] if token["special"]}
+    special |= {ids.get(unknown_piece(description["model"])), *getattr(tokenizer, "all_special_ids", ())}
+    name = getattr(tokenizer, "name_or_path", None) or "given"
+    return np.array([len(raw) for raw in bytes_of_ids(description, ids, special, name)], dtype=np.int32)
 
 
 def _byte_level_letters() -> list[str]:

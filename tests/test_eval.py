@@ -1,5 +1,6 @@
 """Bits per byte against its definition, counted by hand in float64."""
 
+import json
 import math
 from itertools import pairwise
 
@@ -7,9 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from tokenizers import Tokenizer as Backend
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.models import WordPiece
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 import standin
 from nano_hindi.dataloader import val_batches
+from nano_hindi.errors import UserError
 from nano_hindi.eval import compute_token_bytes, evaluate, evaluate_bpb, evaluate_loss
 from nano_hindi.tokenizer import load_tokenizer
 
@@ -145,6 +151,57 @@ def test_token_bytes_are_the_tokenizers(world):
     token_bytes = compute_token_bytes(world[0], torch.device("cpu"))
     assert token_bytes.dtype == torch.int32
     assert token_bytes.tolist() == world[0].token_bytes().tolist()
+
+
+# ---- the bytes of tokens, of any tokenizer
+
+TEXTS = ["भारत की क्‍या ज़रूरत है?", "दो  स्पेस\n\tऔर १२३", "👩‍🌾 🎉", "𓀀 ꧁ ಠ_ಠ ñ", "the end\r\n", "क", ""]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "byte_level"])
+def test_tokenizers_of_hugging_face_have_the_same_bytes_as_ours(tmp_path, kind):
+    folder = standin.make_tokenizer(tmp_path, kind=kind)
+    fast, backend = AutoTokenizer.from_pretrained(folder), Backend.from_file(str(folder / "tokenizer.json"))
+    ours = compute_token_bytes(load_tokenizer(folder))
+    for theirs in (fast, backend):
+        token_bytes = compute_token_bytes(theirs)
+        assert token_bytes.dtype == torch.int32
+        assert token_bytes.tolist() == ours.tolist()
+    for text in TEXTS:
+        dummy_space = 1 if kind == "bpe" and text else 0
+        expected = len(text.encode()) + dummy_space
+        assert compute_token_bytes(fast)[fast(text, add_special_tokens=False)["input_ids"]].sum() == expected, text
+        assert compute_token_bytes(backend)[backend.encode(text, add_special_tokens=False).ids].sum() == expected, text
+        assert compute_token_bytes(fast)[fast(text + fast.eos_token, add_special_tokens=False)["input_ids"]].sum() == expected, "eos has no bytes"
+
+
+def test_special_tokens_of_transformers_have_no_bytes_and_added_text_has_its_own(tmp_path):
+    folder = standin.make_tokenizer(tmp_path)
+    description = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    description["added_tokens"] = []  # now only transformers knows what is special
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=Backend.from_str(json.dumps(description)), bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    )
+    fast.add_tokens(["नमस्ते", "<end>"])
+    fast.eos_token = "<end>"  # its tokenizer.json does not learn of that
+    token_bytes = compute_token_bytes(fast)
+    assert len(token_bytes) == 643
+    assert token_bytes[fast.convert_tokens_to_ids(["<s>", "</s>", "<unk>", "<pad>", "<end>"])].tolist() == [0] * 5
+    assert token_bytes[fast.convert_tokens_to_ids("नमस्ते")] == len("नमस्ते".encode())
+
+
+def test_a_tokenizer_whose_tokens_have_no_fixed_bytes_is_refused_in_one_line():
+    word_pieces = Backend(WordPiece({"[UNK]": 0, "क": 1, "##क": 2}, unk_token="[UNK]"))
+    word_pieces.decoder = WordPieceDecoder()
+    for wrong, why in (
+        (word_pieces, "neither SentencePiece-style nor byte-level"),
+        (PreTrainedTokenizerFast(tokenizer_object=word_pieces, unk_token="[UNK]"), "neither SentencePiece-style nor byte-level"),
+        (ByT5Tokenizer(), "a ByT5Tokenizer has no tokenizer.json"),  # written in Python
+        ("sarvamai/sarvam-1", "a str has no tokenizer.json"),
+    ):
+        with pytest.raises(UserError, match=why) as error:
+            compute_token_bytes(wrong)
+        assert "\n" not in str(error.value)
 
 
 def _one_of_two(rank, store, world, queue):
