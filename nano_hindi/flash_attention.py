@@ -21,7 +21,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from nano_hindi import sdpa_attention
+from nano_hindi import fa3_child, sdpa_attention
 from nano_hindi.errors import UserError
 
 PROBE_TOLERANCE = 0.03  # relative error of a backend's probe; bf16 rounding makes 0.005, a window off by one more than 0.1
@@ -34,6 +34,7 @@ class Backend:
     name: str
     attend: Callable[..., Tensor]  # (q, k, v, left) -> (B, T, H, D)
     attend_cached: Callable[..., Tensor]  # (q, k_cache, v_cache, k, v, cache_seqlens, left) -> (B, T, H, D)
+    may_exit: bool = False  # a failed kernel launch may end the process, so a child process probes it first
     reason: str = ""  # why the ones before it were passed over
 
     def __str__(self) -> str:
@@ -155,9 +156,13 @@ def _fa3_backend(module) -> Backend:
 
 
 def _load_fa3(device: torch.device, dtype: torch.dtype) -> Backend:
-    # Hopper alone: its kernels are built for sm90a, which no later GPU runs, and a failed launch ends the process (CHECK_CUDA in hopper/cuda_check.h
-    # calls exit), so that no probe could catch it
-    _require_cuda(device, dtype, range(9, 10), (torch.bfloat16,))
+    major = _require_cuda(device, dtype, range(9, 100), (torch.bfloat16,))
+    # Most builds have kernels for Hopper alone (sm90a), which no later GPU runs, and a build does not say what it has.
+    return dataclasses.replace(_fa3_backend(_fa3_module()), may_exit=major > 9)
+
+
+def _fa3_module():
+    """Return the module with FA3's functions: the package flash_attn_interface, or the hub's kernel. Raises _UnusableError where neither is installed."""
     try:
         import flash_attn_interface as module
     except ImportError:
@@ -167,11 +172,22 @@ def _load_fa3(device: torch.device, dtype: torch.dtype) -> Backend:
             raise _UnusableError("not installed") from None
         version = {"version": 1} if "version" in inspect.signature(get_kernel).parameters else {}
         module = get_kernel("kernels-community/flash-attn3", **version)
-    return _fa3_backend(module)
+    return module
 
 
-def _require_cuda(device: torch.device, dtype: torch.dtype, majors: range, dtypes: tuple[torch.dtype, ...]) -> None:
-    """Raises _UnusableError unless `device` is a CUDA GPU with one of these major compute capabilities, and `dtype` one of these."""
+def probe_fa3(device: torch.device, dtype: torch.dtype, head_dim: int, n_head: int, n_kv_head: int, training: bool) -> str:
+    """Probe FA3 in this process, on any GPU. Return why it cannot be used, "" where it can. For the child process of `fa3_child`."""
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # so that no memory is taken on GPU 0
+        _probe(_fa3_backend(_fa3_module()), device, dtype, head_dim, n_head, n_kv_head, training)
+    except Exception as error:  # noqa: BLE001 - as in `_select`
+        return _in_a_few_words(error)
+    return ""
+
+
+def _require_cuda(device: torch.device, dtype: torch.dtype, majors: range, dtypes: tuple[torch.dtype, ...]) -> int:
+    """Return the major compute capability. Raises _UnusableError unless `device` is a CUDA GPU with one of `majors`, and `dtype` one of `dtypes`."""
     if device.type != "cuda" or torch.version.cuda is None:
         raise _UnusableError("no CUDA")
     major, minor = torch.cuda.get_device_capability(device)
@@ -179,6 +195,7 @@ def _require_cuda(device: torch.device, dtype: torch.dtype, majors: range, dtype
         raise _UnusableError(f"not for compute capability {major}.{minor}")
     if dtype not in dtypes:
         raise _UnusableError(f"does not take {str(dtype).removeprefix('torch.')}")
+    return major
 
 
 # ---- the choice
@@ -227,16 +244,25 @@ def _select(forced, device, dtype, head_dim, n_head, n_kv_head, training) -> Bac
     for name in [forced] if forced else LOADERS:
         try:
             backend = LOADERS[name](device, dtype)
+            if backend.may_exit and (reason := fa3_child.probe_in_child(device, dtype, head_dim, n_head, n_kv_head, training)):
+                raise _UnusableError(reason)
             if name != "sdpa":  # sdpa is what the others are compared with
                 _probe(backend, device, dtype, head_dim, n_head, n_kv_head, training)
-        except _UnusableError as error:
-            passed_over.append(f"{name}: {error}")
         except Exception as error:  # noqa: BLE001 - a kernel that does not fit the GPU shows itself in many types
-            passed_over.append(f"{name}: {type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"[:120])
+            passed_over.append(f"{name}: {_in_a_few_words(error)}")
         else:
+            if backend.may_exit and training:  # probe for evaluation now: later, training has filled the memory that a child needs
+                _select(forced, device, dtype, head_dim, n_head, n_kv_head, False)
             _loaded[name] = dataclasses.replace(backend, reason="forced by NANO_HINDI_ATTENTION" if forced else "; ".join(passed_over))
             return _loaded[name]
     raise UserError(f"NANO_HINDI_ATTENTION={forced} does not work here ({passed_over[0]}); unset it, or set it to sdpa")
+
+
+def _in_a_few_words(error: Exception) -> str:
+    """Return why a backend cannot be used, without line breaks."""
+    if isinstance(error, _UnusableError):
+        return str(error)
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"[:120]
 
 
 def _probe(backend: Backend, device, dtype, head_dim, n_head, n_kv_head, training) -> None:

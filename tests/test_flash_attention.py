@@ -1,15 +1,20 @@
 """Attention against explicit float64 masks, forward and backward, and the choice of the backend."""
 
 import itertools
+import json
+import os
 import random
+import re
+import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nano_hindi import flash_attention, sdpa_attention
+from nano_hindi import fa3_child, flash_attention, sdpa_attention
 from nano_hindi.errors import UserError
 from nano_hindi.flash_attention import Backend, flash_attn, select_backend
 
@@ -428,10 +433,113 @@ def test_fa3_gets_its_own_arguments_and_may_return_a_tuple():
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype", "why"), [((8, 6), torch.bfloat16, "8.6"), ((12, 0), torch.bfloat16, "12.0"), ((9, 0), torch.float16, "float16")]
+    ("capability", "dtype", "why"),
+    [
+        ((8, 6), torch.bfloat16, "not for compute capability 8.6"),
+        ((9, 0), torch.float16, "does not take float16"),
+        ((12, 0), torch.float16, "does not take float16"),
+        ((12, 0), torch.bfloat16, "not installed"),
+    ],
 )
-def test_fa3_is_left_alone_where_its_kernels_would_end_the_process(monkeypatch, capability, dtype, why):
+def test_where_fa3_cannot_run_no_child_process_is_started(monkeypatch, capability, dtype, why):
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    with pytest.raises(flash_attention._UnusableError, match=why):
-        flash_attention._load_fa3(torch.device("cuda", 0), dtype)
+    for module in ("flash_attn_interface", "kernels"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(fa3_child, "probe_in_child", None)
+    assert select_backend(torch.device("cuda", 0), dtype).reason.startswith(f"fa3: {why}; varlen: ")
+
+
+# ---- FA3 on GPUs later than Hopper: a child process tries it first
+
+FA3 = """
+import os, time
+from nano_hindi import sdpa_attention
+
+def flash_attn_func(q, k, v, causal=False, window_size=(-1, -1)):
+    if os.getpid() != {parent}:
+        {in_child}
+    return sdpa_attention.attend(q, k, v, window_size[0])
+
+def flash_attn_with_kvcache(q, k_cache, v_cache, k=None, v=None, cache_seqlens=None, causal=False, window_size=(-1, -1)):
+    return sdpa_attention.attend_cached(q, k_cache, v_cache, k, v, cache_seqlens, window_size[0])
+"""
+
+
+@pytest.fixture
+def fa3_build(monkeypatch, tmp_path):
+    """A function that installs a `flash_attn_interface` and makes the CPU a GPU of `capability`. `in_child` runs at every call, in child processes alone."""
+
+    def install(capability, in_child="pass"):
+        (tmp_path / "flash_attn_interface.py").write_text(FA3.format(parent=os.getpid(), in_child=in_child))
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "flash_attn_interface", raising=False)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(flash_attention, "_require_cuda", lambda *_: capability[0])
+        monkeypatch.delitem(flash_attention.LOADERS, "varlen")  # would take the CPU for a GPU too
+
+    yield install
+    sys.modules.pop("flash_attn_interface", None)
+
+
+@pytest.fixture
+def children(monkeypatch):
+    """The arguments of the child processes that were started."""
+    started, run = [], subprocess.run
+    monkeypatch.setattr(fa3_child.subprocess, "run", lambda argv, **options: (started.append(json.loads(argv[-1])), run(argv, **options))[1])
+    return started
+
+
+def choose(training=True):
+    return str(select_backend("cpu", torch.bfloat16, head_dim=16, n_head=4, n_kv_head=2, training=training))
+
+
+def test_fa3_that_works_in_a_child_is_taken_under_torchrun_too(monkeypatch, fa3_build, children):
+    """The child inherits the environment of a rank and joins nothing: nobody listens at this address."""
+    for name, value in dict(RANK=1, WORLD_SIZE=2, LOCAL_RANK=1, MASTER_ADDR="127.0.0.1", MASTER_PORT=9, NANO_HINDI_ATTENTION="fa3").items():
+        monkeypatch.setenv(name, str(value))
+    fa3_build((12, 0))
+    assert choose() == "fa3 (forced by NANO_HINDI_ATTENTION)"
+    assert children == [["cpu", "bfloat16", 16, 4, 2, training] for training in (True, False)]
+    assert choose(training=False) == "fa3 (forced by NANO_HINDI_ATTENTION)"
+    assert len(children) == 2, "evaluation started a child when training had filled the memory"
+
+
+@pytest.mark.parametrize(
+    ("in_child", "why"),
+    [
+        ("os._exit(0)", r"crashes on compute capability 10\.0 \(exit code 0\)"),
+        ("os.abort()", r"crashes on compute capability 10\.0 \(exit code -?\d+\)"),
+        ("return sdpa_attention.attend(q, k, v, max(window_size[0], 0))", r"wrong output in the probe \(relative error \d.*\)"),
+    ],
+)
+def test_fa3_that_fails_in_a_child_is_passed_over_with_the_reason(fa3_build, children, in_child, why):
+    fa3_build((10, 0), in_child)
+    assert re.fullmatch(rf"sdpa \(fa3: {why}\)", choose())
+    assert len(children) == 1
+
+
+def test_fa3_that_crashes_behind_its_verdict_is_passed_over(fa3_build):
+    fa3_build((10, 0), "import atexit; atexit.register(os._exit, 3)")
+    assert choose() == "sdpa (fa3: crashes on compute capability 10.0 (exit code 3))"
+
+
+def test_fa3_that_hangs_is_passed_over_in_time(monkeypatch, fa3_build):
+    monkeypatch.setattr(fa3_child, "TIMEOUT", 4)
+    fa3_build((12, 0), "time.sleep(600)")
+    start = time.monotonic()
+    assert choose() == "sdpa (fa3: no result of the probe after 4 s)"
+    assert time.monotonic() - start < 30
+
+
+def test_fa3_forced_where_it_crashes_is_the_users_mistake(monkeypatch, fa3_build):
+    monkeypatch.setenv("NANO_HINDI_ATTENTION", "fa3")
+    fa3_build((12, 0), "os._exit(1)")
+    with pytest.raises(UserError, match=r"fa3 does not work here \(fa3: crashes on compute capability 12\.0 \(exit code 1\)\)"):
+        choose()
+
+
+def test_on_hopper_the_probe_stays_in_this_process(fa3_build, children):
+    fa3_build((9, 0), "os._exit(1)")
+    assert choose() == "fa3"
+    assert children == []
