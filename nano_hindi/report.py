@@ -55,15 +55,12 @@ def plan_lines(model_config: GPTConfig, train: TrainConfig, train_tokens: int | 
     """The run in steps and updates."""
     lines = [
         f"plan        {train.updates:,} updates = {train.steps:,} steps of {train.batch_size} x {train.sequence_len} tokens, {train.tokens_per_update:,} tokens per update",
+        f"schedule    {train.schedule_text}",
         f"windows     {model_config.window_pattern}: {' '.join(str(w) for w in model_config.windows)} keys per layer",
     ]
     if train_tokens is not None:
         epochs = train.updates * train.tokens_per_update / max(1, train_tokens)
         lines.insert(0, f"data        {count(train_tokens)} tokens to train on, seen {epochs:.2f} times")
-    if train.warmup_is_shortened:
-        lines.append(
-            f"warm-up     shortened from {train.warmup_steps:,} to {train.warmup_updates * train.gradient_accumulation_steps:,} steps, a fifth of the run"
-        )
     return lines
 
 
