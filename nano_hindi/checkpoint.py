@@ -164,13 +164,20 @@ def _require_alike(found: object, expected: object, place: str) -> None:
             raise UserError(f"{place} is {form[1]} {form[0]} ({form[2]}), not {expected_form[1]} {expected_form[0]}")
 
 
-def newest_checkpoint(folder: Path, tell: Callable[[str], None] = print, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> tuple[Path, dict] | None:
-    """The newest checkpoint of `folder` that loads, and its content. A damaged one is skipped, and `tell` hears of it; None where there is none."""
+def print_skipped(error: UserError) -> None:
+    """Tell the user of a checkpoint that does not load, and why."""
+    print(f"notice: skipped: {error}", flush=True)
+
+
+def newest_checkpoint(
+    folder: Path, skip: Callable[[UserError], None] = print_skipped, keys: tuple[str, ...] = CHECKPOINT_KEYS
+) -> tuple[Path, dict] | None:
+    """Return the newest checkpoint of `folder` that loads, with its content; None where none does. `skip` is called with the error of each newer one."""
     for _, path in reversed(list_checkpoints(folder)):
         try:
             return path, load_checkpoint(path, keys)
         except UserError as error:
-            tell(f"notice: skipped: {error}")
+            skip(error)
     return None
 
 

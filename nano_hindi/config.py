@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from nano_hindi.errors import UserError
 
+LR_SCHEDULES = ("cosine", "plateau")
 VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a multiple of this, for the matmul's tiles
 
 
@@ -100,8 +101,9 @@ class TrainConfig:
     adamw_unembedding_lr: float = _opt(0.004, "rate of lm_head (AdamW), times (n_embd/768)^-1")
     adamw_scalar_lr: float = _opt(0.5, "rate of x0_lambdas (AdamW); resid_lambdas take a hundredth of it")
     warmup_steps: int = _opt(1000, "steps of linear warm-up, a fifth of the run at most")
-    constant_share: float = _opt(0.4, "share of the run, warm-up included, before the rates begin to fall, in a straight line")
-    min_lr_ratio: float = _opt(0.1, "the line ends at this share of each rate")
+    lr_schedule: str = _opt("cosine", "after the warm-up: cosine, or plateau (constant, then a straight line)")
+    constant_share: float = _opt(0.4, "plateau only: fraction of the run, warm-up included, before the learning rates begin to fall")
+    min_lr_ratio: float = _opt(0.1, "fraction of each learning rate in the last update")
     # the optimizers
     muon_momentum: float = _opt(0.95, "Nesterov momentum of Muon")
     muon_beta2: float = _opt(0.95, "decay of Muon's factored second moment (NorMuon)")
@@ -127,6 +129,8 @@ class TrainConfig:
                     value == "auto" or (isinstance(value, int) and value > 0),
                     f"device_batch_size must be auto or a positive whole number, not {value!r}",
                 )
+            elif f.name == "lr_schedule":
+                _require(value in LR_SCHEDULES, f"there is no lr_schedule {value!r}; choose one of {', '.join(LR_SCHEDULES)}")
             elif isinstance(f.default, int):
                 _require(isinstance(value, int) and value >= 0, f"{f.name} must be a whole number, 0 or more, not {value!r}")
             else:
@@ -165,8 +169,14 @@ class TrainConfig:
         return min(-(-self.warmup_steps // self.gradient_accumulation_steps), self.updates // 5)
 
     @property
-    def warmup_is_shortened(self) -> bool:
-        return self.warmup_updates * self.gradient_accumulation_steps < self.warmup_steps
+    def schedule_text(self) -> str:
+        """Return the learning-rate schedule in one line, for people."""
+        steps = self.warmup_updates * self.gradient_accumulation_steps
+        warmup = f"warm-up over {steps:,} steps" if steps else "no warm-up"
+        if steps < self.warmup_steps:
+            warmup += f" ({self.warmup_steps:,} steps would be more than a fifth of the run)"
+        fall = f"constant up to {self.constant_share:.0%} of the run, then in a straight line" if self.lr_schedule == "plateau" else "then"
+        return f"{self.lr_schedule}: {warmup}, {fall} down to {self.min_lr_ratio:g} of each learning rate"
 
     def is_due(self, interval: int, update: int) -> bool:
         """Whether a mark of `interval` steps lies in update number `update` (1-based), or the run ends with it."""
@@ -248,7 +258,16 @@ def configs_for_new_run(args: argparse.Namespace, vocab_size: int | None) -> tup
     if vocab_size is not None:
         asked = model_flags.setdefault("vocab_size", vocab_size)
         _require(asked == vocab_size, f"--vocab_size {asked} differs from the data's {vocab_size}; leave the flag away, or tokenize the data again")
-    return dataclasses.replace(get_config(preset), **model_flags), dataclasses.replace(get_train_config(preset), **given_flags(args, TrainConfig))
+    train = dataclasses.replace(get_train_config(preset), **given_flags(args, TrainConfig))
+    _require_plateau_for_its_flag(args, train)
+    return dataclasses.replace(get_config(preset), **model_flags), train
+
+
+def _require_plateau_for_its_flag(args: argparse.Namespace, train: TrainConfig) -> None:
+    _require(
+        train.lr_schedule == "plateau" or not hasattr(args, "constant_share"),
+        f"--constant_share belongs to --lr_schedule plateau, and this run's is {train.lr_schedule}; omit --constant_share, or choose plateau for a new run",
+    )
 
 
 # what a flag may change when a run is resumed; everything else would make it another run
@@ -267,10 +286,6 @@ CHANGEABLE_ON_RESUME = frozenset(
 
 def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple[GPTConfig, TrainConfig]:
     """The configuration of `checkpoint`, with those flags that may change. Raises UserError that names every other difference."""
-    _require(
-        "constant_share" in checkpoint["train_config"],
-        "the checkpoint is of a version whose rates fell on a cosine; go on with that version, or start afresh in another --checkpoint_dir",
-    )
     model, train = from_dict(GPTConfig, checkpoint["model_config"]), from_dict(TrainConfig, checkpoint["train_config"])
     differences = []
     if args.config not in (None, checkpoint["preset"]):
@@ -284,15 +299,20 @@ def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple
         not differences,
         f"a resumed run keeps its configuration, but these differ: {', '.join(differences)}; leave them away, or start afresh in another --checkpoint_dir",
     )
+    _require_plateau_for_its_flag(args, train)
     changes = {name: value for name, value in given_flags(args, TrainConfig).items() if name in CHANGEABLE_ON_RESUME}
     return model, dataclasses.replace(train, **changes)
 
 
-BEFORE = {GPTConfig: {"short_window_divisor": 4}}  # what fields were before there were fields for them
+# for a checkpoint older than a field: the value that its run had, from the fields that the checkpoint has
+BEFORE = {
+    GPTConfig: {"short_window_divisor": lambda saved: 4},
+    TrainConfig: {"lr_schedule": lambda saved: "plateau" if "constant_share" in saved else "cosine"},
+}
 
 
 def from_dict(cls: type, values: dict):
-    """A config from the dict that a checkpoint keeps. Raises UserError for fields that this version does not know."""
+    """Return the config that a checkpoint keeps as a dict. Raises UserError for fields that this version does not know."""
     names = {f.name for f in dataclasses.fields(cls)}
     _require(set(values) <= names, f"{cls.__name__} has no field {', '.join(sorted(set(values) - names))}: the file is from another version")
-    return cls(**{**BEFORE.get(cls, {}), **values})
+    return cls(**{**{name: value(values) for name, value in BEFORE[cls].items()}, **values})

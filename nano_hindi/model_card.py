@@ -106,7 +106,7 @@ class Card:
             "matrices of the blocks": f"Muon, rate {t.muon_lr:g}, momentum {t.muon_momentum:g}, second moment {t.muon_beta2:g}",
             "all other weights": f"AdamW, betas {t.adamw_beta1:g} and {t.adamw_beta2:g}; rates at width 768: wte {t.adamw_embedding_lr:g}, "
             f"value embeddings {t.adamw_value_embedding_lr:g}, lm_head {t.adamw_unembedding_lr:g}; scalars {t.adamw_scalar_lr:g}",
-            "schedule": f"{t.warmup_updates:,} updates of warm-up, full rates until {t.constant_share:.0%} of the run, then a straight line to {t.min_lr_ratio:g} of each",
+            "schedule": t.schedule_text,
             "weight decay, clipping": f"{t.weight_decay:g}, {t.grad_clip:g}",
             "seed": str(t.seed),
         }

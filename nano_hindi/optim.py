@@ -7,6 +7,7 @@ the squared norms are summed, one factor clips everything, the steps are made. N
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -33,14 +34,20 @@ FIRST_LOSS_SCALE = 2.0**16
 LOSS_SCALE_INTERVAL = 200
 
 
-def learning_rate_scale(update: int, updates: int, warmup_updates: int, constant_share: float, min_lr_ratio: float) -> float:
-    """Factor on every learning rate in update number `update` (from 0) of `updates`: linear warm-up that is never 0, then 1, and from `constant_share` of
-    the run on a straight line. The last update has exactly `min_lr_ratio`; a run of a single update has 1.
+def learning_rate_scale(config: TrainConfig, update: int) -> float:
+    """Return the factor on every learning rate in update number `update` (from 0): linear warm-up that is never 0, then `config.lr_schedule`.
+
+    "cosine" is half a cosine. "plateau" stays at 1 up to `constant_share` of the run, then falls in a straight line. Both end at `min_lr_ratio` in the last
+    update; a run of a single update has 1.
     """
-    if update < warmup_updates:
-        return (update + 1) / (warmup_updates + 1)
-    last, start = updates - 1, max(warmup_updates, min(int(constant_share * updates), updates - 2))
-    return 1 - (1 - min_lr_ratio) * max(0, update - start) / max(1, last - start)
+    warmup, last, end = config.warmup_updates, config.updates - 1, config.min_lr_ratio
+    if update < warmup:
+        return (update + 1) / (warmup + 1)
+    if config.lr_schedule == "cosine":
+        progress = min(1.0, (update - warmup) / max(1, last - warmup))
+        return end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2
+    start = max(warmup, min(int(config.constant_share * config.updates), last - 1))
+    return 1 - (1 - end) * max(0, update - start) / max(1, last - start)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from nano_hindi.agreement import from_main
 from nano_hindi.budget import (
     EXPECTED_UTILISATION,
     MEMORY_SHARE,
@@ -21,10 +22,11 @@ from nano_hindi.budget import (
     state_bytes,
 )
 from nano_hindi.common import World, compute_dtype, count, duration, shown
-from nano_hindi.config import GPTConfig, TrainConfig, configs_for_new_run
+from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import bar
 from nano_hindi.dataloader import check_data
 from nano_hindi.model import GPT
+from nano_hindi.resume import checkpoint_to_resume, configs_of, updates_made
 
 SAMPLE_PROMPTS = ("भारत एक", "एक समय की बात है", "आज सुबह", "विज्ञान और तकनीक")
 
@@ -55,15 +57,12 @@ def plan_lines(model_config: GPTConfig, train: TrainConfig, train_tokens: int | 
     """The run in steps and updates."""
     lines = [
         f"plan        {train.updates:,} updates = {train.steps:,} steps of {train.batch_size} x {train.sequence_len} tokens, {train.tokens_per_update:,} tokens per update",
+        f"schedule    {train.schedule_text}",
         f"windows     {model_config.window_pattern}: {' '.join(str(w) for w in model_config.windows)} keys per layer",
     ]
     if train_tokens is not None:
         epochs = train.updates * train.tokens_per_update / max(1, train_tokens)
         lines.insert(0, f"data        {count(train_tokens)} tokens to train on, seen {epochs:.2f} times")
-    if train.warmup_is_shortened:
-        lines.append(
-            f"warm-up     shortened from {train.warmup_steps:,} to {train.warmup_updates * train.gradient_accumulation_steps:,} steps, a fifth of the run"
-        )
     return lines
 
 
@@ -214,18 +213,26 @@ def make_samples(model: GPT, tokenizer, max_tokens: int = 48, seed: int = 0) -> 
 
 
 def print_dry_run(args: argparse.Namespace, world: World) -> int:
-    """`train.py --dry_run`: what the run would be and cost. Works before there is any data, with the preset's vocabulary."""
+    """Print what a run would be and cost, or with --resume what is left of the one in the folder (`train.py --dry_run`). Writes nothing.
+
+    Works before there is any data, with the vocabulary of the preset.
+    """
     data = check_data(args.data_dir) if (args.data_dir / "preprocess_meta.txt").exists() else None
-    model_config, config = configs_for_new_run(args, data and data.vocab_size)
+    saved = from_main(world, lambda: checkpoint_to_resume(args)) if args.resume else None
+    model_config, config = configs_of(args, data, saved, world)
     config.sequences_per_rank(world.size)
+    made = updates_made(saved, config) if saved else 0
     with torch.device("meta"):
         model = GPT(model_config)
     if data is None:
-        world.print(f"data        none in {args.data_dir} yet; the vocabulary is the preset's, {model_config.vocab_size:,} pieces")
+        owner = "checkpoint" if saved else "preset"
+        world.print(f"data        none in {args.data_dir} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} pieces")
+    if saved:
+        world.print(f"progress    {position(config, made)}, {max(0, config.updates - made):,} updates left")
     for line in (
         *parameter_lines(model, config),
         *plan_lines(model_config, config, data and data.train_tokens),
-        *estimate_lines(model, model_config, config, world, compute_dtype(world.device)),
+        *estimate_lines(model, model_config, config, world, compute_dtype(world.device), made),
         outcome_line(model, config),
     ):
         world.print(line)

@@ -13,9 +13,9 @@ import torch
 
 from nano_hindi import budget, report
 from nano_hindi.agreement import file_digest, from_main, require_same, weight_sums
-from nano_hindi.checkpoint import FORMAT, list_checkpoints, load_checkpoint, newest_checkpoint, remove_leftovers
+from nano_hindi.checkpoint import FORMAT, remove_leftovers
 from nano_hindi.common import World, can_compile, compute_dtype, shown
-from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, configs_for_new_run, configs_for_resumed_run
+from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig
 from nano_hindi.console import Console
 from nano_hindi.dataloader import DataInfo, WindowLoader, check_data, val_batches
 from nano_hindi.errors import UserError
@@ -26,6 +26,7 @@ from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.plot import LiveCurves
 from nano_hindi.prefetch import Prefetcher, pinned
+from nano_hindi.resume import checkpoint_to_resume, configs_of, data_record, tokenizer_record, updates_made
 from nano_hindi.saving import Saver
 
 
@@ -122,7 +123,7 @@ class Run:
             self.optimizer.load_state_dict(checkpoint["optimizers"])
             self.loss_scale.load_state_dict(checkpoint["optimizers"]["loss_scale"])
             torch.set_rng_state(checkpoint["rng"]["torch"])
-            self.update = checkpoint["tokens_seen"] // self.config.tokens_per_update
+            self.update = updates_made(checkpoint, self.config)
             self.latest, self.skipped = dict(checkpoint["metrics"]["latest"]), checkpoint["metrics"]["skipped"]
             self.meter = report.Meter(checkpoint["metrics"]["meter"])
         except (UserError, RuntimeError, KeyError, TypeError, AttributeError) as error:
@@ -131,40 +132,20 @@ class Run:
             ) from error
 
 
-def tokenizer_record(data: DataInfo) -> dict:
-    """What a checkpoint remembers of its tokenizer."""
-    return {"fingerprint": data.fingerprint, "vocab_size": data.vocab_size, "bos_id": data.bos_id, "eos_id": data.eos_id}
-
-
-def data_record(data: DataInfo) -> dict:
-    """What a checkpoint remembers of its data."""
-    return {"train_tokens": data.train_tokens, "val_tokens": data.val_tokens}
-
-
 def open_run(args: argparse.Namespace, world: World) -> Run:
     """Build the run that the flags of train.py ask for, new or resumed, and print its start page.
 
     Raises UserError where flags, data and checkpoint do not go together.
     """
     data = check_data(args.data_dir)
-    if world.is_main:
-        remove_leftovers(args.checkpoint_dir)
     require_same(
         world,
         "data",
         {"tokenizer": data.fingerprint, **{name: file_digest(args.data_dir / name) for name in ("train.bin", "val.bin")}},
         "copy that machine's --data_dir to all of them",
     )
-    saved = from_main(world, lambda: _checkpoint_to_resume(args, world))
-    if saved is None:
-        model_config, config = configs_for_new_run(args, data.vocab_size)
-    else:
-        model_config, config = configs_for_resumed_run(args, saved)
-        _require_same_data(saved, data, args.data_dir)
-        if (before := saved["train_config"].get("total_tokens", config.total_tokens)) != config.total_tokens:
-            world.print(
-                f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it"
-            )
+    saved = from_main(world, lambda: checkpoint_to_resume(args))
+    model_config, config = configs_of(args, data, saved, world)
     require_same(
         world,
         "configuration",
@@ -198,39 +179,11 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
     if saved is not None:
         run.restore(saved)
     run.require_same_weights()
+    if world.is_main:  # only now: a run that is refused leaves the folder as it was
+        remove_leftovers(run.folder)
     if not run.is_finished:
         _prepare(run, args)
     return run
-
-
-def _checkpoint_to_resume(args: argparse.Namespace, world: World) -> dict | None:
-    folder = args.checkpoint_dir
-    if args.resume is None:
-        if list_checkpoints(folder) or (folder / "model.pt").exists():
-            raise UserError(f"{folder} already holds a run; go on with it by --resume auto, or choose another --checkpoint_dir")
-        return None
-    if args.resume != "auto":
-        world.print(f"resuming from {args.resume}")
-        saved = load_checkpoint(Path(args.resume))
-        if later := [path for step, path in list_checkpoints(folder) if step > saved["step"]]:
-            raise UserError(f"{later[-1]} comes after {args.resume}, and two futures would mix; move it away, or choose another --checkpoint_dir")
-        return saved
-    newest = newest_checkpoint(folder, world.print)
-    world.print(f"resuming from {newest[0]}" if newest else f"nothing to resume in {folder}: a new run begins")
-    return newest and newest[1]
-
-
-def _require_same_data(saved: dict, data: DataInfo, data_dir: Path) -> None:
-    differences = [
-        f"{part} {key}"
-        for part, now in (("tokenizer", tokenizer_record(data)), ("data", data_record(data)))
-        for key in now
-        if saved[part].get(key) != now[key]
-    ]
-    if differences:
-        raise UserError(
-            f"{data_dir} is not the data of this checkpoint: {', '.join(differences)} differ; give the right --data_dir, or start afresh in another --checkpoint_dir"
-        )
 
 
 def _prepare(run: Run, args: argparse.Namespace) -> None:

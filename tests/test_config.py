@@ -49,7 +49,7 @@ def test_the_users_defaults_are_the_defaults():
     expected = dict(
         total_tokens=500_000_000, batch_size=64, gradient_accumulation_steps=4, muon_lr=0.02, adamw_embedding_lr=0.2, adamw_unembedding_lr=0.004,
         warmup_steps=1000, checkpoint_interval=1000, eval_interval=500, inference_interval=1000, log_interval=10, grad_clip=1.0, keep_checkpoints=3,
-        eval_tokens=2_097_152, min_lr_ratio=0.1, device_batch_size="auto",
+        eval_tokens=2_097_152, lr_schedule="cosine", min_lr_ratio=0.1, device_batch_size="auto",
     )  # fmt: skip
     assert {name: getattr(train, name) for name in expected} == expected
 
@@ -75,9 +75,22 @@ def test_the_end_of_a_run_is_always_due_and_interval_zero_is_due_only_there():
 def test_a_warm_up_longer_than_a_fifth_of_the_run_is_shortened():
     short, long = TrainConfig(total_tokens=262_144 * 100), TrainConfig()
     assert short.warmup_updates == 20
-    assert short.warmup_is_shortened
     assert long.warmup_updates == 250
-    assert not long.warmup_is_shortened
+    assert "over 80 steps (1,000 steps would be more than a fifth of the run), then" in short.schedule_text
+    assert "over 1,000 steps," in long.schedule_text
+
+
+def test_an_unknown_schedule_is_refused_with_the_names():
+    with pytest.raises(UserError, match="'linear'; choose one of cosine, plateau"):
+        configs_for_new_run(parse("--lr_schedule", "linear"), None)
+
+
+def test_constant_share_is_refused_where_it_has_no_effect():
+    assert configs_for_new_run(parse("--lr_schedule", "plateau", "--constant_share", "0.6"), None)[1].constant_share == 0.6
+    assert configs_for_resumed_run(parse("--constant_share", "0.4"), saved(lr_schedule="plateau"))[1].lr_schedule == "plateau"
+    for configs, other in ((configs_for_new_run, None), (configs_for_resumed_run, saved())):
+        with pytest.raises(UserError, match="--constant_share belongs to --lr_schedule plateau"):
+            configs(parse("--constant_share", "0.4"), other)
 
 
 def test_world_sizes_that_do_not_divide_the_update_are_refused_with_those_that_do():
@@ -181,15 +194,17 @@ def test_a_resumed_run_refuses_every_other_difference_by_name():
         configs_for_resumed_run(parse("--config", "40m", "--n_layer", "9", "--seed", "1", "--log_interval", "1"), saved())
 
 
-def test_a_checkpoint_of_the_time_before_a_field_keeps_what_was_then():
-    """A model keeps its windows; a run whose rates fell on a cosine is not continued on a straight line."""
-    old = dataclasses.asdict(GPTConfig())
-    del old["short_window_divisor"]
-    assert from_dict(GPTConfig, old).windows == (256, 256, 256, 1024, 256, 256, 256, 1024)
-    checkpoint = saved()
-    del checkpoint["train_config"]["constant_share"]
-    with pytest.raises(UserError, match="cosine"):
-        configs_for_resumed_run(parse(), checkpoint)
+def test_a_checkpoint_older_than_a_field_keeps_what_its_run_had():
+    old = saved()
+    del old["model_config"]["short_window_divisor"]
+    del old["train_config"]["lr_schedule"]  # the version whose only schedule was plateau
+    model, train = configs_for_resumed_run(parse(), old)
+    assert model.windows == (256, 256, 256, 1024, 256, 256, 256, 1024)
+    assert train.lr_schedule == "plateau"
+    del old["train_config"]["constant_share"]  # the versions before, whose only schedule was a cosine
+    assert configs_for_resumed_run(parse(), old)[1].lr_schedule == "cosine"
+    with pytest.raises(UserError, match=r"--lr_schedule plateau \(checkpoint: cosine\)"):
+        configs_for_resumed_run(parse("--lr_schedule", "plateau"), old)
 
 
 def test_a_configuration_of_another_version_is_refused_by_name():

@@ -1,6 +1,7 @@
 """The launchers: the .sh ones really run, with stand-ins for Python and nvidia-smi; the .bat ones are read, and run under Wine where RUN_BAT names
 a program that does so (`RUN_BAT=../shared/windows/run_bat.sh`, called as run_bat.sh [--venv] [--env K=V] [--json FILE] FOLDER FILE.bat ARGUMENTS)."""
 
+import itertools
 import json
 import os
 import re
@@ -483,6 +484,17 @@ def test_a_batch_file_saves_every_exit_code_at_once_and_ends_with_it(batch):
         assert lines[number + 1] == 'set "rc=%errorlevel%"', f"after: {lines[number]}"
     assert [line for line in lines if re.search(r"\bexit\b(?!\()", line) and "sys.exit" not in line] == ["exit /b %rc%"]
     assert not any("||" in line or "&&" in line for line in lines)
+
+
+def test_run_training_bat_ends_with_the_first_failure():
+    """A folder that train.py refuses is not handed to generate.py."""
+    lines = commands((ROOT / "run_training.bat").read_text().splitlines())
+    ran = [number for number, line in enumerate(lines) if RUNS.match(line)]
+    assert [re.search(r"\w+\.\w+", lines[number].replace("%~dp0", ""))[0] for number in ran] == [
+        "setup_env.bat", "download.py", "preprocess.py", "train.py", "generate.py",
+    ]  # fmt: skip
+    for number, following in itertools.pairwise(ran):
+        assert 'if not "%rc%"=="0" goto end' in lines[number:following]
 
 
 def test_a_batch_file_calls_the_python_of_its_venv_by_path_and_never_activates(batch):

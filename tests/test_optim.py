@@ -43,9 +43,41 @@ def assert_equal(a, b, **tolerance):
 # ---- schedule
 
 
-def test_the_schedule_is_a_warm_up_a_plateau_and_a_straight_line():
-    updates, warmup, start = 1907, 250, 762  # two fifths of the run
-    scale = [learning_rate_scale(update, updates, warmup, 0.4, 0.1) for update in range(updates)]
+def scales(**changes) -> list[float]:
+    config = TrainConfig(**changes)
+    return [learning_rate_scale(config, update) for update in range(config.updates)]
+
+
+def test_the_default_schedule_is_a_warm_up_and_a_cosine():
+    scale = scales()
+    assert len(scale) == 1907
+    assert scale[0] == 1 / 251
+    assert scale[124] == pytest.approx(125 / 251)
+    assert scale[250] == 1
+    assert scale[250 + (1906 - 250) // 2] == pytest.approx(0.55)  # half way down
+    assert scale[250 + (1906 - 250) // 4] == pytest.approx(0.55 + 0.45 * math.sqrt(0.5))
+    assert scale[-1] == 0.1
+    assert all(a > b for a, b in itertools.pairwise(scale[250:]))
+
+
+@pytest.mark.parametrize("total_tokens", [1, 262_144 * 2, 262_144 * 10, 262_144 * 487, 500_000_000])
+def test_the_cosine_is_that_of_the_version_before_plateau_to_the_bit(total_tokens):
+    """`before` is the function of commit e958c28^: runs of that version resume under it."""
+
+    def before(update: int, updates: int, warmup_updates: int, min_lr_ratio: float) -> float:
+        if update < warmup_updates:
+            return (update + 1) / (warmup_updates + 1)
+        progress = min(1.0, (update - warmup_updates) / max(1, updates - 1 - warmup_updates))
+        return min_lr_ratio + (1 - min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
+
+    for changes in ({}, {"warmup_steps": 0, "min_lr_ratio": 0.07}):
+        config = TrainConfig(total_tokens=total_tokens, **changes)
+        expected = [before(update, config.updates, config.warmup_updates, config.min_lr_ratio) for update in range(config.updates)]
+        assert scales(total_tokens=total_tokens, **changes) == expected
+
+
+def test_plateau_is_a_warm_up_a_plateau_and_a_straight_line():
+    scale, start = scales(lr_schedule="plateau"), 762  # two fifths of the run
     assert scale[0] == 1 / 251
     assert scale[124] == pytest.approx(125 / 251)
     assert scale[250 : start + 1] == [1] * (start + 1 - 250)
@@ -56,10 +88,11 @@ def test_the_schedule_is_a_warm_up_a_plateau_and_a_straight_line():
     assert steps[start:] == pytest.approx([-0.9 / (1906 - start)] * (1906 - start))
 
 
-@pytest.mark.parametrize("constant_share", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize(("updates", "warmup"), [(1, 0), (2, 0), (5, 1), (10, 2)])
-def test_no_update_of_a_short_run_is_wasted(updates, warmup, constant_share):
-    scale = [learning_rate_scale(update, updates, warmup, constant_share, 0.1) for update in range(updates)]
+@pytest.mark.parametrize("schedule", [{"lr_schedule": "cosine"}, *({"lr_schedule": "plateau", "constant_share": share} for share in (0.0, 0.4, 1.0))])
+@pytest.mark.parametrize("updates", [1, 2, 5, 10])
+def test_no_update_of_a_short_run_is_wasted(updates, schedule):
+    scale = scales(total_tokens=262_144 * updates, **schedule)
+    assert len(scale) == updates
     assert all(0 < s <= 1 for s in scale)
     assert max(scale) == 1
     assert updates == 1 or scale[-1] == pytest.approx(0.1)

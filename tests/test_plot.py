@@ -11,6 +11,8 @@ import pytest
 
 from conftest import run_script
 from nano_hindi import plot
+from nano_hindi.config import LR_SCHEDULES, TrainConfig
+from nano_hindi.optim import learning_rate_scale
 from nano_hindi.plot import LiveCurves, main, make_figure, smoothed, spread
 
 
@@ -89,6 +91,15 @@ def test_the_last_values_are_written_in_the_picture(monkeypatch):
     shown = {text for text, _ in texts(make_figure({"r": lines}), monkeypatch)}
     assert f"{[r['val_bpb'] for r in lines if 'val_bpb' in r][-1]:.4f}" in shown
     assert f"{[r['loss'] for r in lines if 'loss' in r][-1]:.3f}" in shown
+
+
+@pytest.mark.parametrize("schedule", LR_SCHEDULES)
+def test_the_learning_rate_panel_draws_the_schedule_that_was_logged(schedule):
+    config = TrainConfig(lr_schedule=schedule)
+    lr = [config.muon_lr * learning_rate_scale(config, update) for update in range(config.updates)]
+    line = make_figure({"r": [{"step": i, "tokens": i * 262_144, "lr": value} for i, value in enumerate(lr, 1)]}).axes[2].lines[0]
+    assert line.get_ydata().tolist() == lr
+    assert line.get_xdata().tolist() == pytest.approx([i * 0.262_144 for i in range(1, len(lr) + 1)])
 
 
 def test_a_spike_neither_moves_the_smoothed_line_nor_squeezes_the_rest():

@@ -94,7 +94,7 @@ def test_the_log_shows_steps_and_updates(data_dir, tmp_path, capsys):
     assert start(data_dir, tmp_path / "run", "--total_tokens", "1024") == 0
     output = capsys.readouterr().out
     assert re.search(r"step 4/8 \(update 2/4\) \| loss \d\.\d{4} \| lr \d\.\d\de-\d\d \| norm [\d.]+ \| [\d,]+ tokens/s \| .* left", output)
-    assert "warm-up     shortened" not in output or "a fifth of the run" in output
+    assert "schedule    cosine: no warm-up (4 steps would be more than a fifth of the run), then down to 0.1 of each learning rate" in output
     for words in ("parameters", "blocks", "value embeddings", "per parameter of the blocks", "attention   sdpa", "compile     off (--no_compile)"):
         assert words in output
 
@@ -216,6 +216,8 @@ def test_the_dry_run_of_the_default_announces_its_steps_before_there_is_data(tmp
     for words in (
         "1,907 updates",
         "7,628 steps",
+        "schedule    cosine: warm-up over 1,000 steps, then down to 0.1 of each learning rate",
+        "windows     SSSL: 128 128 128 1024 128 128 128 1024 keys per layer",
         "99.7 M (99,7",
         "blocks 12.6 M",
         "value embeddings 34.9 M",

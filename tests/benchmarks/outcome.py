@@ -1,6 +1,6 @@
 """Bits per byte as a function of the parameters of the blocks (N) and tokens (D), fitted to ends of learning.py: where `nano_hindi.budget.expected_bpb` is from.
 
-python tests/benchmarks/learning.py default --corpus ../shared/corpus --work /tmp/learning --seeds 0 --width 64 --tokens 524288    # and other widths and tokens
+python tests/benchmarks/learning.py plateau --corpus ../shared/corpus --work /tmp/learning --seeds 0 --width 64 --tokens 524288    # and other widths and tokens
 python tests/benchmarks/outcome.py --work /tmp/learning
 
 The form is that of Hoffmann et al. 2022 (arXiv:2203.15556), floor + A N^-alpha + B D^-beta, with their exponents: runs as small as these fix the two
@@ -19,13 +19,12 @@ import numpy as np
 import timing  # noqa: F401 - puts the repo's root on the path
 import torch
 from learning import load
-from recipes import RECIPES
-from small_runs import Run, configs
+from small_runs import ALL, Run, configs
 
 from nano_hindi.dataloader import check_data
 from nano_hindi.model import GPT
 
-NAME = re.compile(r"default-width(\d+)-tokens(\d+)(?:-([a-z]+\d+))?(?:-(cuda))?-seed(\d+)")  # that of Run
+NAME = re.compile(r"width(\d+)-tokens(\d+)(?:-([a-z]+\d+))?(?:-(cuda))?-seed(\d+)")  # that of Run, behind its recipe
 EXPONENTS = (0.34, 0.28)  # Hoffmann et al. 2022, their third approach
 
 
@@ -36,15 +35,15 @@ class Outcome(NamedTuple):
     bpb: float
 
 
-def outcomes(work: Path) -> list[Outcome]:
-    """Every end of a default run in `work`."""
+def outcomes(work: Path, recipe: str) -> list[Outcome]:
+    """Return every end of a run of `recipe` in `work`."""
     (meta,) = work.glob("tokens*/preprocess_meta.txt")
     vocab_size, found = check_data(meta.parent).vocab_size, []
-    for path in sorted(work.glob("default-width*.json")):
-        width, tokens, dtype, device, seed = NAME.fullmatch(path.stem).groups()
-        run = Run("default", int(seed), int(width), int(tokens), (), dtype or "float32", device or "cpu")
+    for path in sorted(work.glob(f"{recipe}-width*.json")):
+        width, tokens, dtype, device, seed = NAME.fullmatch(path.stem.removeprefix(f"{recipe}-")).groups()
+        run = Run(recipe, int(seed), int(width), int(tokens), (), dtype or "float32", device or "cpu")
         with torch.device("meta"):
-            parameters = GPT(configs(run, RECIPES["default"], vocab_size)[0]).num_params()["blocks"]
+            parameters = GPT(configs(run, ALL[recipe], vocab_size)[0]).num_params()["blocks"]
         found.append(Outcome(run, run.tokens, parameters, load(work, run)[-1]["bpb"]))
     return found
 
@@ -66,12 +65,13 @@ def fit(found: list[Outcome], alpha: float, beta: float) -> tuple[np.ndarray, fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="that of learning.py")
+    parser.add_argument("--recipe", default="plateau", choices=ALL, help="whose runs; those of expected_bpb were made with plateau")
     parser.add_argument("--free", action="store_true", help="fit the exponents too")
     args = parser.parse_args()
-    found = outcomes(args.work)
+    found = outcomes(args.work, args.recipe)
     shapes = len({o.parameters for o in found}), len({o.tokens for o in found})
     if min(shapes) < 2:
-        raise SystemExit(f"{args.work} holds default runs of {shapes[0]} widths and {shapes[1]} numbers of tokens; two of each are needed")
+        raise SystemExit(f"{args.work} holds {args.recipe} runs of {shapes[0]} widths and {shapes[1]} numbers of tokens; two of each are needed")
     grid = itertools.product(np.arange(0.05, 1.01, 0.05), repeat=2) if args.free else [EXPONENTS]
     alpha, beta = min(grid, key=lambda exponents: fit(found, *exponents)[1])
     (floor, a, b), error = fit(found, alpha, beta)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from unittest import mock
@@ -24,7 +23,7 @@ from nano_hindi.config import GPTConfig
 from nano_hindi.dataloader import WindowLoader
 from nano_hindi.flash_attention import flash_attn
 from nano_hindi.model import GPT, Attention, apply_rope, rms_norm
-from nano_hindi.optim import TrainOptimizer, learning_rate_scale
+from nano_hindi.optim import TrainOptimizer
 
 # K. Jordan 2024, kellerjordan.github.io/posts/muon: the same quintic at every iteration
 BOS = 1  # of the tokenizers that data/preprocess.py trains
@@ -41,7 +40,6 @@ class Recipe:
     model: Callable[[GPTConfig], GPT] = GPT
     optimizer: type[TrainOptimizer] = TrainOptimizer
     loader: type[WindowLoader] = WindowLoader
-    schedule: Callable[[int, int, int, float, float], float] = learning_rate_scale
     patches: tuple[tuple[object, str, object], ...] = ()
 
     @contextlib.contextmanager
@@ -198,14 +196,6 @@ RECIPES = {
 # ---- what was tried to make the default better (LOG.md says with what result)
 
 
-def cosine(update: int, updates: int, warmup_updates: int, constant_share: float, min_lr_ratio: float) -> float:
-    """The same warm-up, then half a cosine to min_lr_ratio in the last update."""
-    if update < warmup_updates:
-        return (update + 1) / (warmup_updates + 1)
-    progress = (update - warmup_updates) / max(1, updates - 1 - warmup_updates)
-    return min_lr_ratio + (1 - min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
-
-
 class SharperAttention(OtherAttention):
     """Normed queries and keys, each 1.2 times as long: the softmax can then favour one key 1.44 times as much."""
 
@@ -317,7 +307,7 @@ class Within(GPT):
 
 
 CANDIDATES = {
-    "cosine": Recipe("half a cosine behind the warm-up", schedule=cosine),
+    "plateau": Recipe("full learning rates for two fifths of the run, then a straight line", {"lr_schedule": "plateau"}),
     "sharper_attention": Recipe("normed queries and keys times 1.2", patches=((model_module, "Attention", SharperAttention),)),
     "smaller_matrices": Recipe("c_q, c_k, c_v and c_fc begin half as large", model=SmallerMatrices),
     "zero_value_embeddings": Recipe("value embeddings begin at zero", model=ZeroValueEmbeddings),

@@ -25,6 +25,7 @@ from nano_hindi.common import World
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.dataloader import DataInfo, check_data, val_batches
 from nano_hindi.eval import compute_token_bytes, evaluate_bpb
+from nano_hindi.optim import learning_rate_scale
 
 ALL = RECIPES | CANDIDATES
 SHAPE = {"n_layer": 4, "n_head": 4, "n_kv_head": 2, "sequence_len": 256}
@@ -113,8 +114,8 @@ class Training:
             self.model.to(self.device)
             self.model.compute_dtype = getattr(torch, run.dtype)
             self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device))
-        config, updates = self.config, self.config.updates
-        self.rates = [recipe.schedule(i, updates, config.warmup_updates, config.constant_share, config.min_lr_ratio) for i in range(updates)]
+        updates = self.config.updates
+        self.rates = [learning_rate_scale(self.config, i) for i in range(updates)]
         self.loader = recipe.loader(Path(data_dir) / "train.bin", self.config.sequence_len, run.seed, info.vocab_size)
         self.val = partial(val_batches, Path(data_dir) / "val.bin", self.config.sequence_len, VAL_BATCH[run.device], eval_tokens, info.vocab_size)
         self.marks = {round(updates * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}

@@ -1,0 +1,303 @@
+"""--resume: runs of older versions keep their schedule, a folder that no run can be resumed from is left as it is, --dry_run describes the run in the folder."""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from conftest import ROOT, SMALL
+from nano_hindi import lock, training
+from nano_hindi.checkpoint import list_checkpoints
+from nano_hindi.common import World
+
+posix = pytest.mark.skipif(os.name == "nt", reason="needs the access rights and links of POSIX")
+
+
+def arguments(data_dir, folder, *flags) -> list[str]:
+    return [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), *map(str, flags)]
+
+
+def start(data_dir, folder, *flags) -> int:
+    return train.main(arguments(data_dir, folder, *flags))
+
+
+def edit(path: Path, change) -> None:
+    """Save a checkpoint again, with its content changed by `change`."""
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+
+
+def content(path: Path) -> bytes | None:
+    with contextlib.suppress(OSError):  # a folder, a link to nothing, a file nobody may read
+        return path.read_bytes()
+
+
+def snapshot(folder: Path) -> dict[str, tuple]:
+    """Return name, time of change and bytes of everything in a folder."""
+    return {str(path.relative_to(folder)): (path.lstat().st_mtime_ns, content(path)) for path in folder.rglob("*")}
+
+
+def weights(folder: Path) -> dict:
+    return torch.load(folder / "model.pt", weights_only=True)["model_state_dict"]
+
+
+def losses(folder: Path) -> list[str]:
+    return re.findall(r'"loss": ([\d.]+), "lr": ([\d.e-]+)', (folder / "metrics.jsonl").read_text())
+
+
+# ---- checkpoints of older versions
+
+
+@pytest.mark.parametrize(("schedule", "absent"), [("cosine", ["lr_schedule", "constant_share"]), ("plateau", ["lr_schedule"])])
+def test_a_run_of_an_older_version_resumes_under_its_own_schedule_to_the_bit(data_dir, straight, tmp_path, monkeypatch, schedule, absent):
+    """The checkpoint is what that version wrote: without the fields that it did not have."""
+    folder = tmp_path / "run"
+    if schedule == "plateau":
+        straight = tmp_path / "straight"
+        assert start(data_dir, straight, "--lr_schedule", schedule) == 0
+    real = training.train_update
+
+    def train_update(run, stop):
+        if run.update == 7:  # behind the checkpoint of step 10, in the fall of the learning rates
+            raise ZeroDivisionError
+        return real(run, stop)
+
+    monkeypatch.setattr(training, "train_update", train_update)
+    with pytest.raises(ZeroDivisionError):
+        start(data_dir, folder, "--lr_schedule", schedule)
+    monkeypatch.undo()
+    edit(list_checkpoints(folder)[-1][1], lambda state: [state["train_config"].pop(name) for name in absent])
+    assert start(data_dir, folder, "--resume", "auto") == 0
+    assert losses(folder) == losses(straight)
+    assert len(losses(folder)) == 6
+    torch.testing.assert_close(weights(folder), weights(straight), rtol=0, atol=0)
+    saved = torch.load(list_checkpoints(folder)[-1][1], weights_only=True)["train_config"]
+    assert saved["lr_schedule"] == schedule
+
+
+# ---- folders that no run can be resumed from
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def of_another_version(path: Path) -> None:
+    edit(path, lambda state: state["train_config"].update(seeed=1))
+
+
+def of_another_format(path: Path) -> None:
+    edit(path, lambda state: state.update(format=2))
+
+
+def lose(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("gone.pt")
+
+
+DAMAGES = {  # what became of every checkpoint, and the words that say so
+    "cut": (cut, "damaged"),
+    "empty": (lambda path: path.write_bytes(b""), "damaged"),
+    "another version": (of_another_version, "no field seeed: the file is from another version"),
+    "another format": (of_another_format, "has format 2"),
+    "a folder": (lambda path: [path.unlink(), path.mkdir()], "is a folder"),
+    "a link to nothing": pytest.param(lose, "there is no checkpoint", marks=posix),
+}
+
+
+@pytest.fixture
+def broken(straight, tmp_path) -> Path:
+    """A copy of a finished run, with what a killed process may leave: half a checkpoint, metrics beyond the newest one."""
+    folder = shutil.copytree(straight, tmp_path / "run")
+    (folder / "checkpoint_step26.pt.tmp").write_bytes(b"half")
+    with open(folder / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 26, "update": 13, "tokens": 3328, "loss": 3.0}\n')
+    return folder
+
+
+def assert_refused(data_dir, folder: Path, capsys, *words: str) -> None:
+    """Neither a run nor a dry run touches the folder; both end with one line, the same, and code 2."""
+    before = snapshot(folder)
+    for flags in ([], ["--dry_run"]):
+        capsys.readouterr()
+        assert start(data_dir, folder, "--resume", "auto", *flags) == 2
+        output, errors = capsys.readouterr()
+        assert output == ""
+        assert errors.count("\n") == 1
+        for word in (str(folder), *words):
+            assert word in errors
+        assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("with_model", [True, False])
+def test_a_folder_whose_checkpoints_all_fail_to_load_is_an_error_and_stays_as_it_was(data_dir, broken, capsys, damage, words, with_model):
+    for _, path in list_checkpoints(broken):
+        damage(path)
+    if not with_model:
+        (broken / "model.pt").unlink()
+    assert_refused(data_dir, broken, capsys, words, "checkpoint_step24.pt", "move the folder away", "--checkpoint_dir")
+
+
+def test_a_folder_with_weights_alone_is_an_error_and_stays_as_it_was(data_dir, broken, capsys):
+    for _, path in list_checkpoints(broken):
+        path.unlink()
+    assert_refused(data_dir, broken, capsys, "model.pt", "cannot resume from weights alone", "move the folder away", "--checkpoint_dir")
+
+
+@contextlib.contextmanager
+def as_nobody(*folders: Path):
+    """Let root become a user whom access rights bind."""
+    root = os.geteuid() == 0
+    for folder in folders:  # pytest closes its folders to everybody else
+        for path in (folder, *folder.parents):
+            if root and path.stat().st_mode & 0o011 != 0o011:
+                path.chmod(path.stat().st_mode | 0o011)
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@posix
+def test_a_checkpoint_without_the_right_to_read_it_is_an_error_and_no_older_one_is_taken(data_dir, broken, capsys):
+    (broken / "checkpoint_step24.pt").chmod(0)
+    broken.chmod(0o777)
+    with as_nobody(data_dir, broken):
+        assert_refused(data_dir, broken, capsys, "checkpoint_step24.pt: Permission denied; give yourself the right to read")
+
+
+def test_a_refusal_of_another_kind_leaves_the_folder_as_it_was_too(data_dir, broken, capsys):
+    """Half a checkpoint is deleted and the metrics are cut back only when the run really resumes."""
+    before = snapshot(broken)
+    named = broken / "checkpoint_step24.pt"
+    for flags in (["auto", "--muon_lr", 1], [named, "--muon_lr", 1], [broken / "checkpoint_step10.pt"], [broken / "model.pt"], [broken / "no.pt"]):
+        assert start(data_dir, broken, "--resume", *flags) == 2
+        assert snapshot(broken) == before
+    assert start(data_dir, broken, "--resume", "auto") == 0
+    assert not (broken / "checkpoint_step26.pt.tmp").exists()
+
+
+def test_an_older_checkpoint_that_loads_is_resumed_with_a_notice_for_each_that_does_not(data_dir, straight, broken, capsys):
+    for _, path in list_checkpoints(broken)[1:]:
+        cut(path)
+    assert start(data_dir, broken, "--resume", "auto") == 0
+    output = capsys.readouterr().out
+    assert output.count("notice: skipped: ") == 2
+    assert f"resuming from {broken / 'checkpoint_step10.pt'}" in output
+    torch.testing.assert_close(weights(broken), weights(straight), rtol=0, atol=0)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_afresh(data_dir, straight, tmp_path, capsys):
+    folder = shutil.copytree(straight, tmp_path / "run")
+    for path in folder.glob("*.pt"):
+        path.unlink()
+    (folder / "checkpoint_step10.pt.tmp").write_bytes(b"half")
+    assert start(data_dir, folder, "--resume", "auto") == 0
+    assert "a new run begins" in capsys.readouterr().out
+    assert losses(folder) == losses(straight)
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_every_rank_refuses_a_broken_folder_with_the_same_line(data_dir, broken):
+    for _, path in list_checkpoints(broken):
+        cut(path)
+    before = snapshot(broken)
+    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
+    done = subprocess.run(
+        [*argv, *arguments(data_dir, broken, "--resume", "auto")],
+        cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert len(re.findall(r"(?m)^error: no checkpoint in .* loads; the newest: .*checkpoint_step24.pt is damaged", done.stderr)) == 2
+    assert "Traceback" not in done.stderr.split("torch/distributed")[0]
+    assert snapshot(broken) == before
+
+
+# ---- the dry run
+
+
+def test_a_dry_run_describes_the_run_in_the_folder_and_writes_nothing(data_dir, broken, capsys):
+    """Beside a run that holds the folder's lock too: it takes none."""
+    for path in (broken / "checkpoint_step24.pt", broken / "checkpoint_step20.pt", broken / "model.pt"):
+        path.unlink()
+    with lock.only_run_in(broken, World(0, 1, torch.device("cpu"))):
+        before = snapshot(broken)
+        for resume in ("auto", broken / "checkpoint_step10.pt"):
+            argv = [
+                "--data_dir",
+                data_dir,
+                "--checkpoint_dir",
+                broken,
+                "--device",
+                "cpu",
+                "--resume",
+                resume,
+                "--dry_run",
+                "--total_tokens",
+                32 * 8 * 20,
+            ]
+            assert train.main([*map(str, argv)]) == 0
+            output = capsys.readouterr().out
+            assert f"resuming from {broken / 'checkpoint_step10.pt'}" in output
+            assert "notice: the budget changes from 3,072 to 5,120 tokens" in output
+            assert "progress    step 10/40 (update 5/20), 15 updates left" in output
+            assert "plan        20 updates = 40 steps of 4 x 32 tokens" in output
+            assert "schedule    cosine: warm-up over 4 steps, then down to 0.1" in output
+            assert "windows     SSSL: 4 32 keys per layer" in output
+        assert snapshot(broken) == before
+
+
+def test_the_time_of_a_dry_run_is_that_of_the_updates_left(data_dir, broken, monkeypatch, capsys):
+    monkeypatch.setattr("nano_hindi.report.matmul_flops", lambda *_: 1e6)  # so slow that seconds can be told apart
+    times = []
+    for newest in ("checkpoint_step24.pt", "checkpoint_step20.pt", "checkpoint_step10.pt"):
+        assert start(data_dir, broken, "--resume", "auto", "--dry_run") == 0
+        output = capsys.readouterr().out
+        assert f"step {newest[15:17]}/24" in output
+        times.append(re.search(r"time        about (.*) at ", output)[1])
+        (broken / newest).unlink()
+    (broken / "model.pt").unlink()
+    assert start(data_dir, broken, "--resume", "auto", "--dry_run") == 0
+    output = capsys.readouterr().out
+    assert "a new run begins" in output
+    assert "progress" not in output
+    assert times[0] == "0s"
+    assert len({*times, re.search(r"time        about (.*) at ", output)[1]}) == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--muon_lr", 0.5], "--muon_lr 0.5 (checkpoint: 0.02)"),
+        (["--lr_schedule", "plateau"], "--lr_schedule plateau (checkpoint: cosine)"),
+        (["--short_window_divisor", 4], "--short_window_divisor 4 (checkpoint: 8)"),
+        (["--constant_share", 0.4], "--constant_share belongs to --lr_schedule plateau"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would_refuse(data_dir, straight, capsys, flags, words):
+    errors = set()
+    for mode in ([], ["--dry_run"]):
+        assert start(data_dir, straight, "--resume", "auto", *mode, *flags) == 2
+        errors.add(capsys.readouterr().err)
+    assert len(errors) == 1
+    assert words in errors.pop()
+
+
+def test_a_dry_run_works_without_the_data_and_refuses_other_data(data_dir, straight, tmp_path, capsys):
+    assert start(tmp_path / "none", straight, "--resume", "auto", "--dry_run") == 0
+    assert re.search(r"data        none in .*; the vocabulary is the checkpoint's, \d+ pieces", capsys.readouterr().out)
+    edit(shutil.copytree(straight, tmp_path / "run") / "checkpoint_step24.pt", lambda state: state["data"].update(train_tokens=5))
+    assert start(data_dir, tmp_path / "run", "--resume", "auto", "--dry_run") == 2
+    assert "data train_tokens differ" in capsys.readouterr().err
