@@ -1,10 +1,10 @@
-"""Text of a data set on the Hugging Face hub, streamed by `datasets`: evenly from all its parquet files, at one commit, resumable at any document.
+"""Stream the text of a data set on the Hugging Face hub with `datasets`: evenly from all its parquet files, at one commit, resumable.
 
-The library finds the files, retries requests, takes documents from all files in turn and keeps its position. Two things are done here instead:
+The library finds the files, retries requests, takes documents from all files in turn and keeps the position. Two things are done here:
 
-- Row groups are read page by page. The library's own reader decodes a whole row group before its first document (measured with pyarrow 26 on one of
-  600 MB: 1.1 GB of memory and all of its bytes, against 34 MB and 7 MB), and one is open in each file at a time.
-- A fault that outlasts the library's retries, or that it does not retry, starts the stream again from the last document that was handed over.
+- Row groups are read page by page. The library's reader decodes a whole row group before it returns a document (one of 600 MB: 1.1 GB of memory and
+  276 MB fetched, against 34 MB and 7 MB page by page), and one is open in each file.
+- After a fault that the library does not retry, or not for long enough, the stream starts again from the last documents that it returned.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class HubTexts:
         if tried >= len(waits) or not (status in RETRIED or status >= 500 if status else _is_of_the_network(error)):
             raise self._refusal(error) from error
         seconds = max(waits[tried], min(LONGEST_WAIT, _asked_to_wait(response)))
-        self.tell(f"notice: the hub falters ({_reason(error)}); trying again in {seconds:.0f} s ({tried + 1} of {len(waits)})")
+        self.tell(f"notice: a request to the hub failed ({_reason(error)}); retrying in {seconds:.0f} s ({tried + 1} of {len(waits)})")
         time.sleep(seconds)
 
     def _refusal(self, error: Exception) -> UserError:
@@ -240,7 +240,7 @@ def _reason(error: Exception) -> str:
     response = _response(error)
     if response is not None:
         said = response.headers.get("X-Error-Message", "")
-        return f"it answers {response.status_code}{': ' + said.rstrip('.') if said else ''}"[:300]
+        return f"HTTP {response.status_code}{': ' + said.rstrip('.') if said else ''}"[:300]
     words = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
     return words if isinstance(error, OSError) else f"{type(error).__name__}: {words}"
 
@@ -258,9 +258,9 @@ class _Notices(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage().split("\n")[0]
         if "thrown while requesting" in line:
-            self.last[record.thread] = re.sub(r"'?(.*?)'? thrown while requesting \w+ .*/", r"\1, for ", line)
+            self.last[record.thread] = re.sub(r"'?(.*?)'? thrown while requesting \w+ .*/", r"\1, for ", line.replace("HTTP Error", "HTTP"))
         elif "etry" in line:
-            self.tell(f"notice: the hub falters ({self.last.get(record.thread, 'no answer')}): {line}")
+            self.tell(f"notice: a request to the hub failed ({self.last.get(record.thread, 'no answer')}): {line}")
 
 
 def _prepare_library(tell: Callable[[str], None]) -> None:

@@ -259,10 +259,10 @@ def test_busy_answers_and_dropped_connections_do_not_change_the_corpus(tmp_path,
         assert result.returncode == 0, result.stderr
         assert result.stderr == ""
         assert [fault.times for fault in faults] == [0, 0, 0, 0]  # each of them did happen
-        notices = [line.removeprefix("notice: the hub falters (") for line in result.stdout.splitlines() if line.startswith("notice")]
+        notices = [line.removeprefix("notice: a request to the hub failed (") for line in result.stdout.splitlines() if line.startswith("notice")]
         assert sorted(line.split(")")[0] for line in notices) == [
-            "HTTP Error 503, for data-1.parquet",
-            "it answers 429",
+            "HTTP 429",
+            "HTTP 503, for data-1.parquet",
             "peer closed connection without sending complete message body (received 100 bytes, expected 3649",
         ]
         assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
@@ -271,8 +271,8 @@ def test_busy_answers_and_dropped_connections_do_not_change_the_corpus(tmp_path,
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (Fault("/api/datasets", times=99, status=404), "it answers 404"),
-        (Fault("data-1.parquet", times=99, status=403), "it answers 403"),
+        (Fault("/api/datasets", times=99, status=404), "HTTP 404"),
+        (Fault("data-1.parquet", times=99, status=403), "HTTP 403"),
     ],
 )
 def test_a_hub_that_refuses_is_one_line_at_once_and_nothing_stays(tmp_path, repos, fault, message):
@@ -294,11 +294,11 @@ def assert_refused(result: subprocess.CompletedProcess, tmp_path: Path, *message
 def test_a_refused_token_and_terms_that_were_not_accepted_are_told_in_the_words_of_the_hub(tmp_path, repos, tokenizer_dir):
     with Hub(repos, token="hf_good") as hub:
         result = from_hub(hub, tmp_path, HF_TOKEN="hf_expired")
-        assert_refused(result, tmp_path, "it answers 401: Invalid credentials", "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired")
+        assert_refused(result, tmp_path, "HTTP 401: Invalid credentials", "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired")
         assert "hf_expired" not in result.stdout + result.stderr
         hub.gated = True
         result = from_hub(hub, tmp_path, "--tokenizer", tokenizer_dir, HF_TOKEN="hf_good")
-        assert_refused(result, tmp_path, "it answers 403: Access to dataset ai4bharat/sangraha is restricted", "accept the terms")
+        assert_refused(result, tmp_path, "HTTP 403: Access to dataset ai4bharat/sangraha is restricted", "accept the terms")
         hub.gated = False
         assert from_hub(hub, tmp_path, "--tokenizer", tokenizer_dir, HF_TOKEN="hf_good").returncode == 0
 
@@ -309,7 +309,7 @@ def test_a_hub_that_is_not_there_is_one_line_at_once(tmp_path, repos):
     result = run_script("data/download.py", "--output_dir", tmp_path / "raw", **nowhere)
     assert result.returncode == 2
     assert re.fullmatch(r"error: ai4bharat/sangraha is not available from the hub .*--source PATH\n", result.stderr)
-    assert result.stdout.count("trying again") == nano_hindi.hub.FIRST_CONTACT
+    assert result.stdout.count("retrying") == nano_hindi.hub.FIRST_CONTACT
     assert not list(tmp_path.glob("raw/*"))
 
     # files of one's own need no hub: the tokenizer is asked for once, then words are counted
@@ -802,7 +802,7 @@ def test_trouble_that_passes_does_not_change_the_corpus(
     assert corpus_in(tmp_path / "raw") == undisturbed[ALL]
     output = capsys.readouterr()
     assert output.err == ""
-    assert output.out.count("notice: the hub falters") >= times
+    assert output.out.count("notice: a request to the hub failed") >= times
 
 
 def test_a_storm_ends_in_one_line_after_some_minutes_and_the_same_command_continues(
@@ -813,10 +813,10 @@ def test_a_storm_ends_in_one_line_after_some_minutes_and_the_same_command_contin
     hub.faults.append(storm)
     assert run(tmp_path / "raw", *argv) == 2
     output = capsys.readouterr()
-    assert re.fullmatch(r"error: .*it answers 503.*run the same command again: it continues where it stopped.*\n", output.err)
+    assert re.fullmatch(r"error: .*HTTP 503.*run the same command again: it continues where it stopped.*\n", output.err)
     assert 120 < sum(waits) < 900
     assert 10**6 - storm.times < 100  # no storm of ours either
-    assert "notice: the hub falters (it answers 503); trying again in 10 s (1 of 3)" in output.out
+    assert "notice: a request to the hub failed (HTTP 503); retrying in 10 s (1 of 3)" in output.out
     hub.faults.clear()
     assert recorded(tmp_path / "raw") > 20
     assert run(tmp_path / "raw", *argv) == 0
