@@ -8,6 +8,7 @@ python data/download.py --source sample --output_dir data/sample/raw
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -20,11 +21,11 @@ DEFAULT_DIR = ROOT / "data" / "raw"
 sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cleaning import Cleaner
-from nano_hindi.command import Parser, command_line
+from nano_hindi.command import Parser, command_line, exit_at_once
 from nano_hindi.common import Progress, count, replacing, shown
 from nano_hindi.corpus import batches, read_documents, read_source, write_document
 from nano_hindi.errors import UserError
-from nano_hindi.hub import Snapshot, fingerprint, say
+from nano_hindi.hub import HubTexts, say
 from nano_hindi.lock import locked
 from nano_hindi.sample import stories
 from nano_hindi.unfinished import Unfinished, write_facts
@@ -40,6 +41,7 @@ HUB_DATASET, HUB_FOLDER, HUB_LICENCE = (
     "CC BY 4.0, ai4bharat/sangraha (https://huggingface.co/datasets/ai4bharat/sangraha)",
 )
 TOKENIZER = "sarvamai/sarvam-1"
+RECORD_BYTES = 16_000_000  # of text between two records of a download
 
 
 def parse(argv: list[str] | None):
@@ -146,50 +148,46 @@ def gather(args, asked: dict, corpus: Path) -> dict:
 
 
 def download(args, asked: dict, unfinished: Unfinished) -> None:
-    """Complete the part file: each part of the data set (see `hub.plan`) is recorded as soon as it is on disk, and a stop costs no more than one."""
-    begun = unfinished.recorded
-    snapshot = Snapshot(HUB_DATASET, HUB_FOLDER, begun.get("revision"), say)
+    """Complete the part file. It is recorded after every RECORD_BYTES of text, with the position of the stream, and a stop costs no more than those."""
+    hub = HubTexts(HUB_DATASET, HUB_FOLDER, args.seed, unfinished.recorded.get("revision"), say)
     tokenizer = load_tokenizer(asked["tokenizer"])
-    parts = snapshot.plan(args.seed, args.max_tokens * bytes_per_token(tokenizer))
-    facts = asked | {"revision": snapshot.revision, "licence": HUB_LICENCE}
-    facts |= {"tokenizer_fingerprint": tokenizer.fingerprint(), "order": fingerprint(parts), "parts": len(parts)}
-    done, totals = unfinished.number("parts_finished"), Totals.recorded(begun)
-    cleaner = Cleaner.recorded(begun) if args.clean else None
-    if done:
-        if not unfinished.is_of(facts):
-            raise unfinished.foreign("its tokenizer, or this program, has changed since")
-        say(f"going on with {unfinished.part}: {done:,} of {len(parts):,} parts and {totals.documents:,} documents are there")
+    facts = asked | {"revision": hub.revision, "licence": HUB_LICENCE, "reader": hub.reader, "tokenizer_fingerprint": tokenizer.fingerprint()}
+    if unfinished.recorded and not unfinished.is_of(facts):
+        if not args.overwrite:
+            raise unfinished.foreign("its tokenizer, this program or the library datasets has changed since")
+        unfinished.discard()
+    begun = unfinished.recorded
+    totals, cleaner = Totals.recorded(begun), Cleaner.recorded(begun) if args.clean else None
+    position = json.loads(begun["position"]) if begun else None
+    if begun:
+        say(f"continuing {unfinished.part}: {totals.documents:,} documents, {totals.tokens:,} tokens are there")
 
     def record(complete: bool = False) -> None:
-        state = {"complete": "yes" if complete else "no", "parts_finished": done}
+        state = {"complete": "yes" if complete else "no", "position": json.dumps(position)}
         unfinished.record(file, state | facts | counted(totals, tokenizer, cleaner) | {"written": totals.written})
 
     with unfinished.open(totals.written) as file, Progress(args.max_tokens - totals.tokens, "tokens", "downloading") as progress:
-        if cleaner is not None and done:
+        if cleaner is not None and begun:
             for text in read_documents(unfinished.part):
                 cleaner.remember(text)
-        report = reporter(progress, totals.tokens)
+        report, recorded = reporter(progress, totals.tokens), totals.written
         try:
-            for documents in snapshot.read(parts[done:]):
+            for documents, behind in hub.batches(position):
                 write_corpus(file, documents, tokenizer, args.max_tokens, totals, cleaner, report)
+                position = behind
                 if totals.tokens >= args.max_tokens:
                     break
-                done += 1
-                record()
+                if totals.written - recorded >= RECORD_BYTES:
+                    record()
+                    recorded = totals.written
         except KeyboardInterrupt:
-            say(f"{unfinished.part} stays; the same command goes on with it")
+            say(f"{unfinished.part} stays; the same command continues it")
             raise
         if totals.documents:
             record(complete=True)
     if not totals.documents:
         unfinished.discard()
         raise UserError(f"there is no text in {HUB_FOLDER} of {HUB_DATASET}; is HF_ENDPOINT a full mirror?")
-
-
-def bytes_per_token(tokenizer: Tokenizer) -> float:
-    """About how many bytes of Hindi a token has."""
-    texts = list(itertools.islice(stories(), 20))
-    return sum(len(text.encode()) for text in texts) / sum(map(len, tokenizer.encode_batch(texts)))
 
 
 def next_flags(args) -> str:
@@ -322,4 +320,4 @@ def tokenizer_or_none(name: str) -> Tokenizer | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_at_once(main())

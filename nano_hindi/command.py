@@ -6,11 +6,13 @@ import argparse
 import contextlib
 import errno
 import functools
+import os
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from nano_hindi.errors import UserError
 
@@ -88,6 +90,14 @@ def collected_interrupts() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """End the process with `code`, without waiting for threads that still wait for the network."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or a full disk
+            stream.flush()
+    os._exit(code)
 
 
 def _fail(message: str) -> int:

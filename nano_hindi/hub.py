@@ -1,303 +1,280 @@
-"""Parquet files of a data set on the Hugging Face hub, at one commit: which part of them comes when, and how it comes through a flaky connection.
+"""Stream the text of a data set on the Hugging Face hub with `datasets`: evenly from all its parquet files, at one commit, resumable.
 
-Every byte is asked for by a range request through the hub's own client, so HF_ENDPOINT, HF_TOKEN, HF_HOME and proxies count as everywhere. The network
-is waited for in plain Python, never below pyarrow: a thread that ends there takes the process along.
+The library finds the files, retries requests, takes documents from all files in turn and keeps the position. Two things are done here:
+
+- Row groups are read page by page. The library's reader decodes a whole row group before it returns a document (one of 600 MB: 1.1 GB of memory and
+  276 MB fetched, against 34 MB and 7 MB page by page), and one is open in each file.
+- After a fault that the library does not retry, or not for long enough, the stream starts again from the last documents that it returned.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-import math
-import os
+import logging
 import re
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nano_hindi.corpus import PARQUET_ROWS, TEXT_COLUMN
+from nano_hindi.corpus import BATCH_CHARACTERS, PARQUET_ROWS, TEXT_COLUMN
 from nano_hindi.errors import UserError
 
 if TYPE_CHECKING:
+    import datasets
     import pyarrow.parquet
 
 T = TypeVar("T")
 
-BACKOFF = (1, 2, 5, 10, 20, 30, 60, 60)  # seconds between the tries of one request: three minutes, besides what the tries themselves take
-FIRST_CONTACT = 2  # of them, while the hub has not answered once: nobody waits minutes to hear that there is no network
+BACKOFF = (1, 2, 5, 10, 20, 30, 60)  # seconds before each retry of a request that finds the files; the library does not retry those
+FIRST_CONTACT = 2  # retries before the hub has answered once: nobody waits minutes to hear that there is no network
+RESTARTS = (10, 30, 60)  # seconds before the stream starts again; the library has retried the request for 20 seconds to minutes before
+LIBRARY_RETRIES = 3  # rounds of retries that the library makes for a read, 5 to 60 seconds apart (its default is 20: a quarter of an hour)
 LONGEST_WAIT = 300  # seconds that a hub may ask for; its limits count per five minutes
-STALL = 30.0  # seconds without a byte; HF_HUB_DOWNLOAD_TIMEOUT is another number
-ASKED_AGAIN = {408, 416, 425, 429}  # and 5xx; 416 because a range of ours does exist: the hub's CDN denies it now and then
+RETRIED = {408, 416, 425, 429}  # and 5xx; 416 because the hub's CDN now and then denies a range that exists
 
-FOOTERS_AT_ONCE = 8
-BLOCK = 1 << 23  # bytes that one request asks for
-AHEAD = 1 << 26  # bytes of a part that come while the one before it is tokenized; what a part has beyond them comes when its turn is there
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows `first` to `end - 1` of a row group: what is fetched, written and recorded as one."""
-
-    file: str
-    group: int
-    first: int
-    end: int
+TURN = 8  # documents that a file gives in its turn: one by one costs twice the time
+PAGE_BUFFER = 1 << 20  # bytes of a column that one request asks for, and
+READ_AHEAD = 1 << 16  # bytes more that the file layer asks for: what a stream may fetch for nothing
 
 
-# ---- the order
+class HubTexts:
+    """The texts of the parquet files in `folder` of a data set at `revision`, by default the newest. Raises UserError where the hub does not give them.
 
-
-def plan(groups: dict[str, list[tuple[int, int]]], seed: int) -> list[Part]:
-    """All rows of all files, each once, in parts. `groups` has, for each row group of a file, its rows and how many of them make a part.
-
-    The row groups of a file come in an order drawn by `seed`, and in rounds over all files, so that whatever begins the list comes evenly from them.
-    Of a row group that is more than a part, the first lap through all row groups takes one, the second lap another one, and the third the rest.
+    Row groups come in an order drawn by `seed`, documents from all files in turn.
     """
-    keyed = []
-    for file, sizes in groups.items():
-        shuffled = sorted(range(len(sizes)), key=lambda group, file=file: _draw(seed, file, group))
-        for turn, group in enumerate(shuffled):
-            rows, step = sizes[group]
-            cuts = sorted({0, min(step, rows), min(2 * step, rows), rows})
-            for lap, (first, end) in enumerate(itertools.pairwise(cuts)):
-                keyed.append(((lap, turn, _draw(seed, file, turn)), Part(file, group, first, end)))
-    return [part for _, part in sorted(keyed, key=lambda pair: pair[0])]
 
+    def __init__(self, dataset: str, folder: str, seed: int, revision: str | None = None, tell: Callable[[str], None] = print):
+        self.dataset, self.folder, self.seed, self.tell = dataset, folder, seed, tell
+        self._has_answered = False
+        _prepare_library(tell)
+        self.revision = revision or self._patiently(self._newest_revision)
+        self._files = self._patiently(self._open_files)
 
-def _draw(*words) -> bytes:
-    """A number drawn for `words`: the same one on every machine and by every version of Python."""
-    return hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
+    @property
+    def reader(self) -> str:
+        """What a position can be read by: the library's own format may change with its major version."""
+        import datasets
 
+        return f"datasets {datasets.__version__.split('.')[0]}, {TURN} documents a turn"
 
-def fingerprint(parts: list[Part]) -> str:
-    """What tells two orders apart."""
-    return _draw(*parts).hex()
+    def batches(self, position: dict | None = None) -> Iterator[tuple[list[str], dict]]:
+        """Yield (texts, the position behind them), from the beginning or from a position. Missing texts are empty.
 
+        The next batch is fetched in the background. A thread that waits for the network keeps the interpreter from ending: leave with `exit_at_once`.
+        """
+        return one_ahead(self._batches(position))
 
-def share_of_each(groups: int, files: int, total_bytes: int, wanted_bytes: float) -> float:
-    """How much of each row group to take, so that `wanted_bytes` come from every file: all of it, unless the row groups are few and large.
+    def _batches(self, position: dict | None) -> Generator[tuple[list[str], dict]]:
+        from datasets import interleave_datasets
 
-    Eight turns per file are even enough. Where the files have fewer row groups it is one turn for each of them, but two at least: a second part of a
-    row group fetches the bytes of the first one once more.
-    """
-    turns = max(2, min(8, groups // files))
-    return min(1.0, wanted_bytes / (turns * files) / max(1.0, total_bytes / groups)) if wanted_bytes < total_bytes else 1.0
+        restarts = 0
+        while True:
+            stream = interleave_datasets(self._files, stopping_strategy="all_exhausted_without_replacement")
+            if position is not None:
+                stream.load_state_dict(position)
+            texts, size = [], 0
+            try:
+                for turn in stream:
+                    texts += [text or "" for text in turn[TEXT_COLUMN]]
+                    size += sum(len(text) + 1 for text in texts[-len(turn[TEXT_COLUMN]) :])
+                    if size >= BATCH_CHARACTERS:
+                        position, restarts = stream.state_dict(), 0
+                        yield texts, position
+                        texts, size = [], 0
+                if texts:
+                    yield texts, stream.state_dict()
+                return
+            except Exception as error:  # noqa: BLE001 - of the library, the hub's client, pyarrow
+                self._wait(error, restarts, RESTARTS)
+                restarts += 1
 
+    # ---- the files
 
-# ---- the files
+    def _newest_revision(self) -> str:
+        from huggingface_hub import HfApi, constants
 
+        return HfApi().dataset_info(self.dataset, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT).sha or "main"
 
-@dataclass
-class Snapshot:
-    """The parquet files in a folder of a data set at one commit: of `revision`, or of the newest. Raises UserError where the hub cannot be had."""
+    def _open_files(self) -> list[datasets.IterableDataset]:
+        """Return one stream per file, divided into its row groups in the order of the seed."""
+        from datasets import load_dataset_builder
 
-    dataset: str
-    folder: str
-    revision: str | None = None
-    tell: Callable[[str], None] = print  # a line for people, when something has to be tried again
-    sizes: dict[str, int] = field(default_factory=dict)  # bytes of each file
-    footers: dict[str, pyarrow.parquet.FileMetaData] = field(default_factory=dict)
-    answered: bool = False  # the hub is there: it has said something sensible once
-
-    def __post_init__(self):
-        from huggingface_hub import HfApi
-        from huggingface_hub.utils import logging
-
-        logging.set_verbosity_error()
-        info = self.patiently(lambda: HfApi().dataset_info(self.dataset, revision=self.revision, files_metadata=True, timeout=stall_seconds()))
-        self.revision = info.sha
-        self.sizes = {
-            file.rfilename: file.size
-            for file in sorted(info.siblings, key=lambda file: file.rfilename)
-            if file.rfilename.startswith(self.folder + "/") and file.rfilename.endswith(".parquet")
-        }
-        if not self.sizes:
-            raise UserError(f"{self.dataset} has no parquet file in {self.folder} at its commit {self.revision}; is HF_ENDPOINT a full mirror?")
-        footers = ahead((partial(self._footer, file) for file in self.sizes), FOOTERS_AT_ONCE)
-        self.footers = dict(zip(self.sizes, map(self._parsed, self.sizes, footers), strict=True))
-
-    def plan(self, seed: int, wanted_bytes: float) -> list[Part]:
-        """The order of all rows for a budget of about `wanted_bytes` of text."""
-        everything = [(file, group) for file, footer in self.footers.items() for group in range(footer.num_row_groups)]
-        total = sum(self._column(*place).total_uncompressed_size for place in everything)
-        share = share_of_each(max(1, len(everything)), len(self.footers), total, wanted_bytes)
-        groups: dict[str, list[tuple[int, int]]] = {file: [] for file in self.footers}
-        for file, group in everything:
-            rows = self.footers[file].row_group(group).num_rows
-            worth_a_request = BLOCK / max(1, self._column(file, group).total_compressed_size)
-            groups[file].append((rows, math.ceil(rows * min(1.0, max(share, worth_a_request)))))
-        return plan(groups, seed)
-
-    def read(self, parts: list[Part]) -> Iterator[Iterator[str]]:
-        """The texts of each part, one after the other; the bytes of the next one come in the background. A missing text is empty."""
-        for part, raw in zip(parts, ahead((partial(self._beginning, part) for part in parts), 1), strict=True):
-            yield self._texts(part, raw)
-
-    # ---- parquet
-
-    def _footer(self, file: str) -> bytes:
-        """The end of a file: its footer, the length of that in four bytes, and "PAR1"."""
-        size = self.sizes[file]
-        length = int.from_bytes(self.fetch(file, max(0, size - 8), size)[:4], "little") + 8
-        return self.fetch(file, max(0, size - length), size)
-
-    def _parsed(self, file: str, raw: bytes) -> pyarrow.parquet.FileMetaData:
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            footer = pyarrow.parquet.read_metadata(pyarrow.BufferReader(raw))
-        except (pyarrow.ArrowException, OSError) as error:
-            raise self._damaged(file, error) from error
-        if TEXT_COLUMN not in footer.schema.names:
-            raise UserError(f"{file} of {self.dataset} has no column {TEXT_COLUMN!r}; run the next version of this program")
-        return footer
-
-    def _column(self, file: str, group: int) -> pyarrow.parquet.ColumnChunkMetaData:
-        footer = self.footers[file]
-        return footer.row_group(group).column(footer.schema.names.index(TEXT_COLUMN))
-
-    def _place(self, part: Part) -> tuple[int, int]:
-        """Where the column of texts of the part's row group begins and ends in the file."""
-        column = self._column(part.file, part.group)
-        start = min(offset for offset in (column.dictionary_page_offset, column.data_page_offset) if offset)
-        return start, start + column.total_compressed_size
-
-    def _beginning(self, part: Part) -> bytes:
-        """As much of the column as is likely to be needed for the part, within reason."""
-        start, end = self._place(part)
-        rows = self.footers[part.file].row_group(part.group).num_rows
-        return self.fetch(part.file, start, min(end, start + AHEAD, start + math.ceil((end - start) * part.end / rows)))
-
-    def _texts(self, part: Part, raw: bytes) -> Iterator[str]:
-        import pyarrow
-        import pyarrow.parquet
-
-        start, end = self._place(part)
-        window = Window(start, end, raw, partial(self.fetch, part.file))
-        try:
-            with pyarrow.parquet.ParquetFile(window, metadata=self.footers[part.file], buffer_size=BLOCK, pre_buffer=False) as file:
-                row = 0
-                for batch in file.iter_batches(PARQUET_ROWS, row_groups=[part.group], columns=[TEXT_COLUMN], use_threads=False):
-                    column = batch.column(0)[max(0, part.first - row) : max(0, part.end - row)]
-                    for text in column.cast(pyarrow.large_binary()).to_pylist():
-                        yield (text or b"").decode("utf-8", "replace")  # --clean counts what is broken; one document does not end a download
-                    row += batch.num_rows
-                    if row >= part.end:
-                        return
-        except (pyarrow.ArrowException, OSError) as error:
-            raise self._damaged(part.file, error) from error
-
-    def _damaged(self, file: str, error: Exception) -> UserError:
-        return UserError(
-            f"{file} of {self.dataset} came damaged ({str(error).splitlines()[0][:120]}); run the same command again: it goes on where it stopped"
+        # what load_dataset(..., streaming=True) does, with another reader between its two steps
+        builder = load_dataset_builder(
+            self.dataset, data_dir=self.folder, revision=self.revision, columns=[TEXT_COLUMN], storage_options={"hf": {"block_size": READ_AHEAD}}
         )
+        builder._generate_tables = _read_row_groups
+        builder._generate_more_gen_kwargs = partial(_shuffled_row_groups, self.seed)
+        everything = builder.as_streaming_dataset(split="train")
+        if TEXT_COLUMN not in everything.features:
+            raise UserError(f"the files of {self.dataset} have no column {TEXT_COLUMN!r}; update this program")
+        return [everything.shard(everything.num_shards, i).reshard().batch(TURN) for i in range(everything.num_shards)]
 
-    # ---- the network
+    # ---- faults
 
-    def fetch(self, file: str, start: int, end: int) -> bytes:
-        """The bytes of a file from `start` to `end - 1`."""
-        return b"".join(self.patiently(partial(self._fetch, file, at, min(at + BLOCK, end))) for at in range(start, end, BLOCK))
-
-    def _fetch(self, file: str, start: int, end: int) -> bytes:
-        from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
-        url = hf_hub_url(self.dataset, file, repo_type="dataset", revision=self.revision)
-        headers = {**build_hf_headers(), "Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
-        response = get_session().get(url, headers=headers, timeout=stall_seconds())
-        hf_raise_for_status(response)
-        if response.status_code == 200 and len(response.content) != end - start:
-            raise UserError(f"{url} comes as a whole file only; take a hub, mirror or proxy that knows ranges")
-        if len(response.content) != end - start:
-            raise OSError(f"it sent {len(response.content):,} of {end - start:,} bytes")
-        return response.content
-
-    def patiently(self, ask: Callable[[], T]) -> T:
-        """`ask()`, again after each fault that may pass. Raises UserError for the others, and when BACKOFF is used up."""
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Return `ask()`, asking again after each fault that may pass. Raises UserError for others, and when BACKOFF is used up."""
         for tried in range(len(BACKOFF) + 1):
             try:
                 answer = ask()
-                self.answered = True
+                self._has_answered = True
                 return answer
-            except UserError:
-                raise
-            except Exception as error:  # the clients of the hub's versions differ, and so do their exceptions
-                status = status_of(error)
-                self.answered = self.answered or status is not None
-                tries = len(BACKOFF) if self.answered else FIRST_CONTACT
-                passing = status is None or status in ASKED_AGAIN or status >= 500
-                if not passing or tried >= tries:
-                    raise self._refused(error) from error
-                wait = max(BACKOFF[tried], min(LONGEST_WAIT, asked_to_wait(error)))
-                self.tell(f"notice: the hub falters ({reason(error)}); trying again in {wait:.0f} s ({tried + 1} of {tries})")
-            time.sleep(wait)
+            except Exception as error:  # noqa: BLE001 - the clients of the hub's versions differ, and so do their exceptions
+                self._has_answered = self._has_answered or _response(error) is not None
+                self._wait(error, tried, BACKOFF if self._has_answered else BACKOFF[:FIRST_CONTACT])
         raise AssertionError("the last try returns or raises")
 
-    def _refused(self, error: Exception) -> UserError:
+    def _wait(self, error: Exception, tried: int, waits: tuple[float, ...]) -> None:
+        """Wait before another try after `error`. Raises UserError where it will not pass, or has been tried `len(waits)` times."""
+        if isinstance(error, UserError):
+            raise error
+        response = _response(error)
+        status = response.status_code if response is not None else None
+        if tried >= len(waits) or not (status in RETRIED or status >= 500 if status else _is_of_the_network(error)):
+            raise self._refusal(error) from error
+        seconds = max(waits[tried], min(LONGEST_WAIT, _asked_to_wait(response)))
+        self.tell(f"notice: a request to the hub failed ({_reason(error)}); retrying in {seconds:.0f} s ({tried + 1} of {len(waits)})")
+        time.sleep(seconds)
+
+    def _refusal(self, error: Exception) -> UserError:
+        response = _response(error)
+        if response is not None and response.status_code in (401, 403):
+            from huggingface_hub import get_token
+
+            remedy = (
+                f"accept the terms of {self.dataset} on its page, and log in as that user (HF_TOKEN, or `hf auth login`)"
+                if response.headers.get("X-Error-Code") == "GatedRepo"
+                else "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired: make a new one, or unset it"
+                if get_token()
+                else "log in with HF_TOKEN or `hf auth login`"
+            )
+        else:
+            remedy = "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
         return UserError(
-            f"{self.dataset} cannot be had from the hub ({reason(error)}); check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in) and run "
-            "the same command again: it goes on where it stopped; or do without the hub: --source sample, --source PATH"
+            f"{self.dataset} is not available from the hub ({_reason(error)}); {remedy}, then run the same command again: it continues where it "
+            "stopped; or do without the hub: --source sample, --source PATH"
         )
 
 
-class Window:
-    """The bytes `start` to `end - 1` of a file, for pyarrow: the first ones are there in `raw`, `fetch(start, end)` gets more when they are read."""
-
-    closed = False
-
-    def __init__(self, start: int, end: int, raw: bytes, fetch: Callable[[int, int], bytes]):
-        self.start, self.end, self.raw, self.fetch, self.at = start, end, raw, fetch, start
-
-    def read(self, n: int) -> bytes:
-        first, last = self.at, min(self.at + n, self.end)
-        have = self.start + len(self.raw)
-        self.at = last
-        raw = self.raw[first - self.start : last - self.start]
-        return raw + self.fetch(max(first, have), last) if last > have else raw
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.end}[whence]
-        return self.at
-
-    def tell(self) -> int:
-        return self.at
-
-    def close(self) -> None:
-        self.closed = True
+# ---- parquet
 
 
-def stall_seconds() -> float:
-    """How long a connection may be silent."""
-    from huggingface_hub import constants
-
-    return float(constants.HF_HUB_DOWNLOAD_TIMEOUT) if os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") else STALL
-
-
-def status_of(error: Exception) -> int | None:
-    """The HTTP status that an exception of the hub's client is about."""
-    return getattr(getattr(error, "response", None), "status_code", None)
+def _shuffled_row_groups(seed: int, files: list[str], row_groups_list: list) -> Iterator[dict]:
+    """Yield the arguments of `_read_row_groups` for each file with one row group a time, in the order of the seed: what `reshard` asks a builder for."""
+    for file in files:
+        with _open_parquet(file) as parquet:
+            groups = sorted(range(parquet.num_row_groups), key=lambda group: _draw(seed, file.rsplit("/", 1)[-1], group))
+        yield {"files": [file] * len(groups), "row_groups_list": [(group,) for group in groups]}
 
 
-def asked_to_wait(error: Exception) -> float:
-    """The seconds that an answer asks its client to wait, 0 where it does not say: `Retry-After: 7`, or the hub's `RateLimit: "api";r=0;t=7`."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    found = re.fullmatch(r"\s*(\d+)\s*", headers.get("Retry-After", "")) or re.search(r"\br=0;\s*t=(\d+)", headers.get("RateLimit", ""))
-    return float(found[1]) if found else 0.0
+def _read_row_groups(files: list[str], row_groups_list: list[tuple[int, ...]]) -> Iterator[tuple[tuple[int, int], pyarrow.Table]]:
+    """Yield (a key, a table of a few documents) for all rows of the row groups."""
+    import pyarrow
+
+    for file, groups in zip(files, row_groups_list, strict=True):
+        with _open_parquet(file) as parquet:
+            for group in groups:
+                rows = parquet.iter_batches(PARQUET_ROWS, row_groups=[group], columns=[TEXT_COLUMN], use_threads=False)
+                for number, batch in enumerate(rows):
+                    yield (group, number), pyarrow.Table.from_batches([batch])
 
 
-def reason(error: Exception) -> str:
-    """An exception of the hub's client in a few words."""
-    status = status_of(error)
-    return f"it answers {status}" if status else (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
+def _open_parquet(file: str) -> pyarrow.parquet.ParquetFile:
+    """Open a file of the hub so that pyarrow reads it page by page, on the calling thread."""
+    import pyarrow.parquet
+    from datasets import DownloadConfig
+    from datasets.utils.file_utils import xopen
+
+    source = xopen(file, "rb", download_config=DownloadConfig(storage_options={"hf": {"block_size": READ_AHEAD}}))
+    return pyarrow.parquet.ParquetFile(source, buffer_size=PAGE_BUFFER, pre_buffer=False)
 
 
-# ---- in the background
+def _draw(*words) -> bytes:
+    """Return a number drawn for `words`, the same on every machine and in every version of Python."""
+    return hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
+
+
+# ---- what went wrong
+
+
+def _response(error: BaseException | None) -> Any:
+    """Return the hub's answer that an exception, or the first of its causes that has one, is about."""
+    while error is not None:
+        if getattr(error, "response", None) is not None:
+            return error.response
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    """Whether an exception without an answer of the hub is about the connection, or about bytes that arrived damaged."""
+    import pyarrow
+    from huggingface_hub import errors  # noqa: F401 - loads the HTTP client
+
+    modules = ("httpx", "httpcore", "requests", "urllib3")
+    kinds = (ConnectionError, TimeoutError, EOFError, pyarrow.ArrowException)
+    return isinstance(error, kinds) or type(error) is OSError or type(error).__module__.startswith(modules)
+
+
+def _asked_to_wait(response: Any) -> float:
+    """Return the seconds that an answer asks its client to wait, 0 where it does not: `Retry-After: 7`, a date, or the hub's `RateLimit: "api";r=0;t=7`."""
+    headers = {} if response is None else response.headers
+    if found := re.search(r"\br=0;\s*t=(\d+)", headers.get("RateLimit", "")):
+        return float(found[1])
+    asked = headers.get("Retry-After", "").strip()
+    if asked.isdecimal():
+        return float(asked)
+    try:
+        return max(0.0, (parsedate_to_datetime(asked) - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong in a few words: the status and the hub's own message where there is one."""
+    response = _response(error)
+    if response is not None:
+        said = response.headers.get("X-Error-Message", "")
+        return f"HTTP {response.status_code}{': ' + said.rstrip('.') if said else ''}"[:300]
+    words = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
+    return words if isinstance(error, OSError) else f"{type(error).__name__}: {words}"
+
+
+# ---- the library
+
+
+class _Notices(logging.Handler):
+    """Tells of the library's retries in one line each; its other advice is dropped."""
+
+    def __init__(self, tell: Callable[[str], None]):
+        super().__init__(logging.WARNING)
+        self.tell, self.last = tell, {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage().split("\n")[0]
+        if "thrown while requesting" in line:
+            self.last[record.thread] = re.sub(r"'?(.*?)'? thrown while requesting \w+ .*/", r"\1, for ", line.replace("HTTP Error", "HTTP"))
+        elif "etry" in line:
+            self.tell(f"notice: a request to the hub failed ({self.last.get(record.thread, 'no answer')}): {line}")
+
+
+def _prepare_library(tell: Callable[[str], None]) -> None:
+    """Make `datasets` quiet but for its retries, and let it give up after minutes."""
+    import datasets
+    import huggingface_hub.utils
+
+    datasets.disable_progress_bars()
+    huggingface_hub.utils.disable_progress_bars()
+    datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = LIBRARY_RETRIES
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # for pyarrow's threads, of which there are none here
+    for name in ("datasets", "huggingface_hub"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [_Notices(tell)], False
 
 
 class Later(threading.Thread):
@@ -322,15 +299,16 @@ class Later(threading.Thread):
         return self.value
 
 
-def ahead(calls: Iterable[Callable[[], T]], n: int) -> Iterator[T]:
-    """The results of `calls` in their order, while up to `n` of the following ones run in the background."""
-    running: deque[Later] = deque()
-    for call in calls:
-        running.append(Later(call))
-        if len(running) > n:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()
+def one_ahead(items: Generator[T]) -> Iterator[T]:
+    """Yield `items`; the next one is made, and in the end the generator is closed, in the background: both may wait for the network."""
+    end = object()
+    later = Later(partial(next, items, end))
+    try:
+        while (item := later.result()) is not end:
+            later = Later(partial(next, items, end))
+            yield item
+    finally:
+        Later(lambda: (later.join(), items.close()))
 
 
 def say(line: str) -> None:

@@ -1,7 +1,7 @@
-"""A corpus that is still being written, and goes on after any stop: a part file, and beside it a small file that says how much of it counts.
+"""A corpus that is still being written, and continues after any stop: a part file, and beside it a small file that says how much of it counts.
 
-`hindi_corpus.txt.part` has the documents of all finished parts, and perhaps some more; `hindi_corpus.progress.txt` has `key: value` lines: what was asked
-for, how many parts are finished, how long the part file was then, and what it held. The second is replaced whole, after the first is on disk.
+`hindi_corpus.txt.part` has all recorded documents, and perhaps some more; `hindi_corpus.progress.txt` has `key: value` lines: what was asked for, how
+long the part file was when it was recorded, what it held, and the position in the source behind it. The second is replaced whole, after the first is on disk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import BinaryIO
 from nano_hindi.common import rename
 from nano_hindi.errors import UserError
 
-OF_NO_LATER_USE = ("complete", "parts_finished", "parts", "order", "tokenizer_fingerprint", "written")  # all other lines go into metadata.txt
+OF_NO_LATER_USE = ("complete", "position", "reader", "tokenizer_fingerprint", "written")  # all other lines go into metadata.txt
 
 
 class Unfinished:
@@ -26,7 +26,7 @@ class Unfinished:
 
         self.corpus, self.part, self.progress = corpus, corpus.with_name(corpus.name + ".part"), corpus.with_name(corpus.stem + ".progress.txt")
         self.recorded: dict[str, str] = read_metadata(self.progress) if self.progress.is_file() else {}
-        if self.recorded and not all(self.recorded.get(key, "").isdecimal() for key in ("parts_finished", "written", "documents")):
+        if self.recorded and not all(self.recorded.get(key, "").isdecimal() for key in ("written", "documents")):
             raise UserError(f"{self.progress} has lost its numbers; delete it to start over")
 
     def is_of(self, asked: dict) -> bool:
@@ -47,15 +47,15 @@ class Unfinished:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if self.is_of(asked) and self.part.is_file() and self.part.stat().st_size >= self.number("written"):
             return
-        if self.number("parts_finished") and not overwrite:
+        if self.number("documents") and not overwrite:
             there = [f"{key} was {self.recorded.get(key)}" for key, value in asked.items() if self.recorded.get(key) != str(value)]
             raise self.foreign(", ".join(there) or "a piece of it is missing")
         self.discard()
 
     def foreign(self, why: str) -> UserError:
-        """What to say of a part that cannot be gone on with."""
+        """What to say of a part that cannot be continued."""
         return UserError(
-            f"{self.part} holds {self.number('documents'):,} documents of another download ({why}): run the command that began it, to go on; "
+            f"{self.part} holds {self.number('documents'):,} documents of another download ({why}): run the command that began it, to continue; "
             "--overwrite starts over, another --output_dir keeps both"
         )
 

@@ -9,11 +9,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,6 +40,7 @@ class Fault:
     spare: int = 0
     every: int = 1  # only each so many of them
     delay: float = 0.0
+    short: bool = False  # a whole answer without its last byte
 
 
 @dataclass
@@ -53,8 +54,12 @@ class Hub:
     earlier: dict[str, dict[str, Path]] = field(default_factory=dict)  # `repos` as they were at other commits
     headers: list[dict[str, str]] = field(default_factory=list)  # of each request
     port: int = 0
-    strip: str = ""  # what addresses begin with when clients take this for their proxy
+    strip: str = ""  # what addresses begin with: "/prefix" of a mirror, or "http://host" when clients take this for their proxy
     redirects: bool = False  # parquet files come from another host, as large files of the real hub do
+    unlisted: frozenset[str] = frozenset()  # what the API of a mirror leaves out: "siblings", "sha", sizes ("size") of the siblings
+    knows_ranges: bool = True
+    gated: bool = False  # files are refused to all, as those of a data set whose terms were not accepted
+    token: str = ""  # where it is given, another one is refused
 
     def __enter__(self) -> Hub:
         ThreadingHTTPServer.handle_error = lambda *args: None  # clients that are killed
@@ -74,7 +79,7 @@ class Hub:
     def environment(self, home: Path) -> dict[str, str]:
         """What a client needs to take this for the hub, with its caches under `home`."""
         return {
-            "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_address[1]}",
+            "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_address[1]}{self.strip if self.strip.startswith('/') else ''}",
             "HF_HOME": str(home),
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
@@ -131,9 +136,14 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.fault = hub.fault_for(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client had enough
                 if self.fault:
-                    time.sleep(self.fault.delay)
+                    hub.closing.wait(self.fault.delay)
+                sent = self.headers.get("Authorization", "")
                 if self.fault and self.fault.hang_up:
                     self.close_connection = True
+                elif hub.token and sent not in ("", f"Bearer {hub.token}"):
+                    self.error(401, "", "Invalid credentials in Authorization header")
+                elif hub.gated and RESOLVE.fullmatch(path) and path.endswith(".parquet"):
+                    self.error(403, "GatedRepo", "Access to dataset ai4bharat/sangraha is restricted and you are not in the authorized list")
                 elif self.fault and self.fault.status:
                     self.error(self.fault.status, "Fault")
                 elif match := API.fullmatch(path):
@@ -165,7 +175,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 siblings = [
                     {"rfilename": file} | ({"size": path.stat().st_size, "blobId": oid(path)} if with_sizes else {}) for file, path in files.items()
                 ]
-                self.json({"id": name, "sha": self.commit, "private": False, "gated": False, "disabled": False, "tags": [], "siblings": siblings})
+                if "size" in hub.unlisted:
+                    siblings = [{"rfilename": file} for file in files]
+                answer = {"id": name, "sha": self.commit, "private": False, "gated": False, "disabled": False, "tags": [], "siblings": siblings}
+                self.json({key: value for key, value in answer.items() if key not in hub.unlisted})
             elif match := re.fullmatch("/tree/[^/]+(/(?P<folder>.*))?", rest):
                 folder = (match["folder"] or "").strip("/")
                 entries = list(tree(files, folder, recursive="recursive=true" in urlsplit(self.path).query.lower()))
@@ -183,14 +196,19 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if path is None:
                 self.error(404, "EntryNotFound")
                 return
-            content, status, headers = path.read_bytes(), 200, {"ETag": f'"{oid(path)}"', "Accept-Ranges": "bytes"}
-            if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-                first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+            first, last, status = 0, path.stat().st_size - 1, 200
+            headers = {"ETag": f'"{oid(path)}"', "Accept-Ranges": "bytes"}
+            if hub.knows_ranges and (asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
+                first, last, status = int(asked[1]), min(int(asked[2] or last), last), 206
                 if first > last:
                     self.error(416, "Range")
                     return
-                headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-                content, status = content[first : last + 1], 206
+                headers["Content-Range"] = f"bytes {first}-{last}/{path.stat().st_size}"
+            with open(path, "rb") as file:
+                file.seek(first)
+                content = file.read(last - first + 1)
+            if self.fault and self.fault.short:
+                content = content[:-1]
             self.send(status, content, {"Content-Type": "application/octet-stream", **headers})
 
         # ---- answers
@@ -198,12 +216,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def json(self, value) -> None:
             self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-        def error(self, status: int, code: str) -> None:
-            self.send(
-                status,
-                json.dumps({"error": code}).encode(),
-                {"Content-Type": "application/json", "X-Error-Code": code} | (self.fault.headers if self.fault else {}),
-            )
+        def error(self, status: int, code: str, message: str = "") -> None:
+            said = ({"X-Error-Code": code} if code else {}) | ({"X-Error-Message": message} if message else {})
+            headers = {"Content-Type": "application/json", **said, **(self.fault.headers if self.fault else {})}
+            self.send(status, json.dumps({"error": message or code}).encode(), headers)
 
         def send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
@@ -232,6 +248,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 def oid(path: Path) -> str:
     """A name for the content of a file, as git and LFS have one."""
+    return _digest(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _digest(path: Path, modified: int) -> str:
     return hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
@@ -255,15 +276,20 @@ def tree(files: dict[str, Path], folder: str, recursive: bool) -> Iterator[dict]
 # ---- what lies on the hub
 
 
-def make_sangraha(folder: Path, hindi: list[list[str]], other: Callable[[int], str] = "not Hindi {}".format, rows_per_group: int = 20) -> Path:
-    """`ai4bharat/sangraha` as it is laid out: a parquet file in verified/hin for each list of `hindi`, and other languages and parts beside it."""
+def make_sangraha(
+    folder: Path, hindi: list[list[str]], other: Callable[[int], str] = "not Hindi {}".format, rows_per_group: int = 20, **options
+) -> Path:
+    """`ai4bharat/sangraha` as it is laid out: a parquet file in verified/hin for each list of `hindi`, and other languages and parts beside it.
+
+    `options` are those of `pyarrow.parquet.write_table`.
+    """
     import pyarrow
     import pyarrow.parquet
 
     def write(path: Path, texts: list[str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         columns = {"doc_id": [f"{path.stem}-{i}" for i in range(len(texts))], "text": texts, "type": ["web"] * len(texts)}
-        pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=rows_per_group)
+        pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=rows_per_group, **options)
 
     for i, texts in enumerate(hindi):
         write(folder / f"verified/hin/data-{i}.parquet", texts)
