@@ -13,9 +13,9 @@ import hashlib
 import logging
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -277,38 +277,21 @@ def _prepare_library(tell: Callable[[str], None]) -> None:
         logger.handlers, logger.propagate = [_Notices(tell)], False
 
 
-class Later(threading.Thread):
-    """`call()` in the background. A daemon: Ctrl-C waits for no connection."""
-
-    def __init__(self, call: Callable[[], Any]):
-        super().__init__(daemon=True)
-        self.call, self.value, self.error = call, None, None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.value = self.call()
-        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
-            self.error = error
-
-    def result(self) -> Any:
-        while self.is_alive():
-            self.join(0.5)  # with an end, or Windows lets no Ctrl-C through
-        if self.error is not None:
-            raise self.error
-        return self.value
-
-
 def one_ahead(items: Generator[T]) -> Iterator[T]:
     """Yield `items`; the next one is made, and in the end the generator is closed, in the background: both may wait for the network."""
-    end = object()
-    later = Later(partial(next, items, end))
+    end, worker = object(), ThreadPoolExecutor(1, "hub")
+    ahead = worker.submit(next, items, end)
     try:
-        while (item := later.result()) is not end:
-            later = Later(partial(next, items, end))
+        while True:
+            while not ahead.done():
+                wait([ahead], timeout=0.5)  # without an end Windows lets no Ctrl-C through
+            if (item := ahead.result()) is end:
+                return
+            ahead = worker.submit(next, items, end)
             yield item
     finally:
-        Later(lambda: (later.join(), items.close()))
+        worker.submit(items.close)
+        worker.shutdown(wait=False)
 
 
 def say(line: str) -> None:

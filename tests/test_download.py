@@ -41,8 +41,9 @@ def tokenizer_dir(tmp_path_factory) -> Path:
 
 def run(out: Path, *argv) -> int:
     code = download.main([*map(str, argv), "--output_dir", str(out)])
-    while threads := [thread for thread in threading.enumerate() if isinstance(thread, nano_hindi.hub.Later)]:
-        threads[0].join()  # what it fetches ahead for nothing would end with its process: here it must not ask the next test's hub
+    for thread in threading.enumerate():  # what it fetches ahead for nothing would end with its process: here it must not ask the next test's hub
+        if thread.name.startswith("hub"):
+            thread.join()
     return code
 
 
