@@ -14,4 +14,4 @@ if [ $# -eq 0 ]; then
     "$python" -m ruff check .
     "$python" -m ruff format --check .
 fi
-exec timeout --kill-after=30 1150 "$python" -m pytest "$@"
+exec "$python" -m pytest "$@"
