@@ -36,6 +36,12 @@ SMALL = [
 ]  # fmt: skip
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many files of tests run at once with `--numprocesses auto`: one where there is a GPU, whose checks measure its memory."""
+    return 1 if shutil.which("nvidia-smi") else min(4, os.cpu_count() or 1)
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     """A folder as data/preprocess.py leaves it: a few thousand tokens and a stand-in tokenizer."""
