@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a thread that spins takes
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so a shell starts what runs in the background; the tests of Ctrl-C would wait for ever
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-PATIENCE = 300  # seconds that a test waits for what takes a few on a quiet machine; less than its own limit, so that it can say what did not come
+PATIENCE = 500  # seconds that a test waits for what takes a few on a quiet machine; less than its own limit, so that it can say what did not come
 
 # a model that trains in seconds; every flag a test might care about is small
 SMALL = [
@@ -123,15 +123,17 @@ def launched(argv, **options) -> Iterator[subprocess.Popen]:
 
 def end(process: subprocess.Popen) -> None:
     """End a process that leads its session, and all of the session. torchrun gets the time to end its workers: each is a session of its own."""
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(60)  # torchrun gives them 30
-    if os.name != "nt":
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.wait()
+    try:
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)  # torchrun gives them 30
+    finally:  # the limit of the test may end it here
+        if os.name != "nt":
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
 
 
 def run_command(argv, *, input: str | None = None, timeout: float = PATIENCE, **options) -> subprocess.CompletedProcess:

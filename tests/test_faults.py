@@ -78,6 +78,7 @@ def at_update(monkeypatch, number: int, act):
 
 
 @posix
+@pytest.mark.timeout(1800)
 def test_runs_killed_ten_times_and_resumed_equal_the_straight_run_to_the_bit(tmp_path):
     (tmp_path / "data").mkdir()
     tally, found = kill_and_resume(tmp_path, make_data(tmp_path / "data", 60), kills=10, seed=time.time_ns())

@@ -75,6 +75,7 @@ def test_the_two_commands_come_first():
     assert README.index("```bash") < 200
 
 
+@pytest.mark.timeout(3000)
 def test_every_bash_command_works(checkout, tmp_path):
     """In the order of the README: what one makes, the next may use."""
     repos = {
@@ -96,7 +97,7 @@ def test_every_bash_command_works(checkout, tmp_path):
                 command += " --overwrite"  # another corpus lies there from before
             if "--config 25m" in command and "--resume" not in command and "--dry_run" not in command:
                 shutil.rmtree(checkout / "checkpoints")
-            done = run_command(["bash", "-c", command], cwd=checkout, env=environment)
+            done = run_command(["bash", "-c", command], cwd=checkout, env=environment, timeout=1200)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
             assert "Traceback" not in done.stderr, command
             ran.append(command)
