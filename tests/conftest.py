@@ -42,6 +42,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return 1 if shutil.which("nvidia-smi") else min(4, os.cpu_count() or 1)
 
 
+# begun first, so that no process is left alone with one of them at the end
+SLOWEST = ("test_faults", "test_distributed", "test_readme", "test_train", "test_learning", "test_loop", "test_download", "test_gpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of SLOWEST first."""
+    items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     """A folder as data/preprocess.py leaves it: a few thousand tokens and a stand-in tokenizer."""
