@@ -1,11 +1,19 @@
-"""Tests run from a checkout: the repo's root goes on the path, threads stay few, and one small tokenized corpus serves all who train."""
+"""Tests run from a checkout: the repo's root goes on the path, threads stay few, and one small tokenized corpus serves all who train.
 
+No test compares times: a clock belongs to the test, or an event says that something has come. What would wait for ever is ended by the limit that
+pyproject.toml gives every test (pytest-timeout), and the processes that a test starts end with it.
+"""
+
+import contextlib
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a thread that spins takes the core from the one that it waits for
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so a shell starts what runs in the background; the tests of Ctrl-C would wait for ever
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+PATIENCE = 500  # seconds that a test waits for what takes a few on a quiet machine; less than its own limit, so that it can say what did not come
 
 # a model that trains in seconds; every flag a test might care about is small
 SMALL = [
@@ -21,6 +34,21 @@ SMALL = [
     "--gradient_accumulation_steps", "2", "--total_tokens", str(32 * 8 * 12), "--eval_tokens", "640", "--log_interval", "4", "--eval_interval", "8",
     "--inference_interval", "0", "--checkpoint_interval", "10", "--warmup_steps", "4", "--device", "cpu", "--no_compile",
 ]  # fmt: skip
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many files of tests run at once with `--numprocesses auto`: one where there is a GPU, whose checks measure its memory."""
+    return 1 if shutil.which("nvidia-smi") else min(4, os.cpu_count() or 1)
+
+
+# begun first, so that no process is left alone with one of them at the end
+SLOWEST = ("test_faults", "test_distributed", "test_readme", "test_train", "test_learning", "test_loop", "test_download", "test_gpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of SLOWEST first."""
+    items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
 
 @pytest.fixture(scope="session")
@@ -89,17 +117,57 @@ def spelling(straight, tmp_path_factory) -> Path:
     return folder
 
 
-def run_script(*argv, timeout: float = 300, **env) -> subprocess.CompletedProcess:
+@contextlib.contextmanager
+def launched(argv, **options) -> Iterator[subprocess.Popen]:
+    """Start a process in a session of its own, in the repo's root unless `options` (those of Popen) say otherwise; nothing of it outlives the block."""
+    options = {"cwd": ROOT, "start_new_session": True, **options}
+    if options.keys() & {"stdout", "stderr"}:
+        options.setdefault("encoding", "utf-8")
+    process = subprocess.Popen([str(word) for word in argv], **options)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a process that leads its session, and all of the session. torchrun gets the time to end its workers: each is a session of its own."""
+    try:
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)  # torchrun gives them 30
+    finally:  # the limit of the test may end it here
+        if os.name != "nt":
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+
+
+def run_command(argv, *, input: str | None = None, timeout: float = PATIENCE, **options) -> subprocess.CompletedProcess:
+    """`subprocess.run` with text that is captured, in a `launched` process."""
+    pipes = {"stdin": subprocess.PIPE if input else subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with launched(argv, **pipes, **options) as process:
+        try:
+            out, err = process.communicate(input, timeout)
+        except subprocess.TimeoutExpired as error:
+            print(f"{error}\n{error.output}\n{error.stderr}")
+            raise
+    return subprocess.CompletedProcess(argv, process.returncode, out, err)
+
+
+def run_script(*argv, timeout: float = PATIENCE, **env) -> subprocess.CompletedProcess:
     """A real command: `python SCRIPT ARGUMENTS...` from the repo's root."""
-    return subprocess.run(
-        [sys.executable, *map(str, argv)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-    )
+    return run_command([sys.executable, *argv], timeout=timeout, env={**os.environ, "OMP_NUM_THREADS": "1", **env})
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Poll `condition`. Raises AssertionError with `what` if it stays false."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come in {PATIENCE} seconds"
+        time.sleep(0.02)
 
 
 def starts_inside(text: str) -> bool:

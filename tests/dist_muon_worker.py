@@ -6,11 +6,9 @@ for 1, 2, 3 or 6 of them, up to rounding, while no two processes have the same g
 
 import functools
 import os
-import subprocess
 import sys
 import tempfile
 import zlib
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +25,6 @@ from nano_hindi.muon import DistMuon, Muon
 from nano_hindi.optim import TrainOptimizer
 
 SHARES, UPDATES, SAVED_AFTER, BAD_UPDATE = 6, 4, 2, 1
-LAUNCH_TIMEOUT = 120  # seconds
 CONFIG = TrainConfig(grad_clip=0.5, weight_decay=0.1)
 # 5, 2, 4 and 1 of a shape: fewer and more than processes, and no multiple of 2 or of 3 among most
 SHAPES = [(16, 24)] * 5 + [(40, 8)] * 2 + [(12, 12)] * 4 + [(3, 7)]
@@ -160,34 +157,21 @@ def alone() -> SimpleNamespace:
 @functools.cache
 def launched(processes: int) -> list[dict]:
     """What each of `processes` torchrun processes got: {"muon", "all"} from the start; with 2, {"muon_resumed", "all_resumed"} from what 3 have saved."""
+    from conftest import run_command
+
     with tempfile.TemporaryDirectory() as folder:
         if processes == 2:
             before = launched(3)[0]
             torch.save({kind: before[kind]["saved"] for kind in ("muon", "all")}, Path(folder) / "saved.pt")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", __file__, folder]
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"USE_LIBUV": "0"} if os.name == "nt" else {})
-        job = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-        try:
-            output, _ = job.communicate(timeout=LAUNCH_TIMEOUT)
-        finally:
-            if job.poll() is None:
-                end(job)
-        assert job.returncode == 0, output
+        job = run_command(command, env=environment)
+        assert job.returncode == 0, job.stdout + job.stderr
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
-def end(job: subprocess.Popen) -> None:
-    """Let torchrun end its workers, each of which is a session of its own; then end it."""
-    job.terminate()
-    try:
-        job.communicate(timeout=40)  # it gives them 30 seconds
-    except subprocess.TimeoutExpired:
-        job.kill()
-        job.communicate()
-
-
 def main(folder: Path) -> None:
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
     result = {"muon": train_muon(rank, world_size), "all": train_all(rank, world_size)}
     if (folder / "saved.pt").exists():

@@ -571,6 +571,6 @@ def test_a_mistake_is_one_line_that_says_what_to_do_and_changes_nothing(scene, c
 def test_a_mistake_in_a_real_command_is_one_line_and_code_2(scene, script, flags, words):
     argv = scene.command(script, flags)
     before = scene.contents()
-    done = run_script(script, *argv, timeout=100)
+    done = run_script(script, *argv)
     assert_one_line(done.returncode, done.stderr, words)
     assert scene.contents() == before

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 import generate
-from conftest import ROOT, spelled
+from conftest import PATIENCE, launched, run_command, spelled
 from nano_hindi import chat, engine
 from nano_hindi.checkpoint import build_model, load_for_inference
 from nano_hindi.writing import Settings
@@ -29,23 +28,22 @@ class Terminal:
         import termios
 
         self.end, program_end = pty.openpty()
-        self.program = subprocess.Popen(
-            [sys.executable, *map(str, argv)],
-            cwd=ROOT,
+        self.launched = launched(
+            [sys.executable, *argv],
             stdin=program_end,
             stdout=program_end,
             stderr=program_end,
-            start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
             env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "dumb"},
         )
+        self.program = self.launched.__enter__()
         os.close(program_end)
         self.shown, self.seen = b"", 0
 
     def type(self, keys: str) -> None:
         os.write(self.end, keys.encode())
 
-    def wait_for(self, pattern: str, seconds: float = 60) -> re.Match:
+    def wait_for(self, pattern: str, seconds: float = PATIENCE) -> re.Match:
         """The first match behind the last one. Raises AssertionError, with the end of what was shown, if it does not come."""
         import select
 
@@ -60,9 +58,8 @@ class Terminal:
             self.shown += os.read(self.end, 4096)
 
     def close(self) -> None:
-        if self.program.poll() is None:
-            self.program.kill()
-        self.program.wait()
+        self.program.kill()
+        self.launched.__exit__(None, None, None)
         os.close(self.end)
 
 
@@ -89,9 +86,13 @@ def test_a_talk_in_a_terminal(spelling):
         terminal.wait_for(r"\n> ")
         terminal.type("सीता")
         terminal.wait_for("सीता")
-        time.sleep(0.5)  # a signal that comes while readline handles a key waits for the next key
         terminal.type("\x03")
-        terminal.wait_for(r"\[Ctrl-D or /quit leaves\]\n\n> ")
+        leave = r"\[Ctrl-D or /quit leaves\]\n\n> "
+        try:
+            terminal.wait_for(leave, seconds=2)
+        except AssertionError:
+            terminal.type(" ")  # a signal that comes while readline handles a key waits for the next key
+            terminal.wait_for(leave)
         for line, answer in (
             ("/max 5", r"\[max_tokens is 5\]"),
             ("/topp 2", r"\[/topp must be above 0 and at most 1, not 2\]"),
@@ -108,17 +109,15 @@ def test_a_talk_in_a_terminal(spelling):
             terminal.wait_for(r"\[max_tokens is 5\]")
             terminal.wait_for(r"\n> ")
         terminal.type("\x04")
-        assert terminal.program.wait(30) == 0
+        assert terminal.program.wait(PATIENCE) == 0
     finally:
         terminal.close()
 
 
 def test_a_talk_in_a_pipe_gives_the_text_alone(spelling):
     lines = ["राम", "", "/temp 0.5", "और", "/max 1", "।", "/reset", "सीता", "/quit", "not read"]
-    talk = subprocess.run(
-        [sys.executable, "generate.py", "--checkpoint", str(spelling), "--interactive", "--max_tokens", "5", "--top_k", "1", "--device", "cpu"],
-        cwd=ROOT, input="\n".join(lines), capture_output=True, text=True, encoding="utf-8", timeout=120,
-    )  # fmt: skip
+    argv = ["--checkpoint", spelling, "--interactive", "--max_tokens", "5", "--top_k", "1", "--device", "cpu"]
+    talk = run_command([sys.executable, "generate.py", *argv], input="\n".join(lines))
     assert talk.returncode == 0, talk.stderr
     assert talk.stdout.splitlines() == ["राम क्षि", "क्षि1️\ufffd", "और क्षि", "क्षि। ", "सीता "]
     assert re.search(r"^\[5 tokens, \d+ tokens/s\]$", talk.stderr, re.MULTILINE)

@@ -1,12 +1,10 @@
 """Files that appear whole, words for people, devices."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
-from conftest import ROOT
+from conftest import run_script
 from nano_hindi import common
 from nano_hindi.common import Progress, count, duration, replacing
 from nano_hindi.errors import UserError
@@ -86,6 +84,6 @@ def test_help_needs_no_heavy_import(script):
     """Start-up under a second, said without a clock: none of the slow packages is loaded."""
     code = f"import runpy, sys; sys.argv = [{script!r}, '--help']\ntry: runpy.run_path({script!r}, run_name='__main__')\nexcept SystemExit: pass\n"
     code += "print(sorted({'torch', 'transformers', 'datasets', 'pyarrow', 'matplotlib', 'wandb'} & set(sys.modules)))"
-    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    assert output.stdout.splitlines()[-1] == "[]"
+    output = run_script("-c", code)
+    assert output.stdout.splitlines()[-1] == "[]", output.stderr
     assert "usage:" in output.stdout

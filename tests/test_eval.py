@@ -14,6 +14,7 @@ from tokenizers.models import WordPiece
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 import standin
+from conftest import PATIENCE
 from nano_hindi.dataloader import val_batches
 from nano_hindi.errors import UserError
 from nano_hindi.eval import compute_token_bytes, evaluate, evaluate_bpb, evaluate_loss
@@ -219,10 +220,14 @@ def test_two_processes_find_what_one_finds(world, tmp_path):
     context = torch.multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     processes = [context.Process(target=_one_of_two, args=(rank, tmp_path / "store", world, queue)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(PATIENCE)
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.exitcode for process in processes] == [0, 0]
     found = [queue.get() for _ in range(2)]
     assert found[0] == found[1]

@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import os
-import subprocess
 import sys
 import warnings
 
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import standin
+from conftest import run_command
 from nano_hindi import export
 from nano_hindi.checkpoint import build_model, load_for_inference, save_model
 from nano_hindi.config import GPTConfig
@@ -500,7 +500,8 @@ def test_the_harness_scores_the_export_as_our_own_command_does(tmp_path):
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     argv = f"--model hf --model_args pretrained=model,trust_remote_code=True --include_path tasks --tasks {GROUP} --device cpu --batch_size 64"
     command = [sys.executable, "-m", "lm_eval", *argv.split(), "--output_path", "found.json"]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
+    done = run_command(command, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
     (file,) = tmp_path.glob("found*.json")
     found = json.loads(file.read_text(encoding="utf-8"))["results"]
     scorer = CheckpointScorer(load_for_inference(checkpoint), torch.device("cpu"))

@@ -1,6 +1,7 @@
 """The launchers: the .sh ones really run, with stand-ins for Python and nvidia-smi; the .bat ones are read, and run under Wine where RUN_BAT names
 a program that does so (`RUN_BAT=../shared/windows/run_bat.sh`, called as run_bat.sh [--venv] [--env K=V] [--json FILE] FOLDER FILE.bat ARGUMENTS)."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -8,12 +9,12 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from conftest import PATIENCE, ROOT, launched, run_command, wait_until
+
 BATCH_FILES = sorted(path for path in ROOT.rglob("*.bat") if not {"venv", ".venv", "site-packages"} & set(path.parts))
 POSIX = pytest.mark.skipif(os.name == "nt", reason="the .sh launchers are for Linux and macOS")
 TORCH = next(line.split()[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("torch"))  # with its versions
@@ -33,7 +34,7 @@ case "$*" in
 esac
 { printf '%s\x1f' "$0" "$@"; echo; } | tr -d '\n' >>"$FAKE_LOG"; echo >>"$FAKE_LOG"
 [ "$PYTHONUTF8" = 1 ] || echo "PYTHONUTF8 is not set" >&2
-[ "$key" != "${FAKE_HANG-}" ] || { trap 'kill $!; [ "$FAKE_END" != signal ] || { trap - INT; kill -INT $$; }; exit 130' INT; sleep 20 >&- 2>&- & touch "$FAKE_LOG.hangs"; wait; }
+[ "$key" != "${FAKE_HANG-}" ] || { trap 'kill $!; [ "$FAKE_END" != signal ] || { trap - INT; kill -INT $$; }; exit 130' INT; sleep 9999 >&- 2>&- & touch "$FAKE_LOG.hangs"; wait; }
 for rule in ${FAKE_RC-}; do [ "${rule%=*}" != "$key" ] || { echo "stub $key fails"; exit "${rule#*=}"; }; done
 [ "$key" != venv ] || { rm -rf "${@: -1}" && mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python"; }
 """
@@ -42,7 +43,7 @@ for rule in ${FAKE_RC-}; do [ "${rule%=*}" != "$key" ] || { echo "stub $key fail
 class Machine:
     """A copy of the launchers in a folder with a difficult name, and a PATH with nothing on it but a few tools and what a test puts there."""
 
-    TOOLS = ("bash", "dirname", "cmp", "cp", "rm", "uname", "mkdir", "tr", "touch", "sleep", "timeout")
+    TOOLS = ("bash", "dirname", "cmp", "cp", "rm", "uname", "mkdir", "tr", "touch", "sleep")
 
     def __init__(self, folder: Path):
         self.repo, self.bin, self.log = folder / "my & (own) it's नैनो", folder / "bin", folder / "log"
@@ -69,25 +70,29 @@ class Machine:
             (self.repo / name).parent.mkdir(parents=True, exist_ok=True)
             (self.repo / name).write_text("made by the test\n")
 
-    def start(self, script: str, *arguments: str, **env: str) -> subprocess.Popen:
+    def start(self, script: str, *arguments: str, **env: str) -> contextlib.AbstractContextManager[subprocess.Popen]:
         self.log.write_text("")
-        return subprocess.Popen(
-            ["bash", str(self.repo / script), *arguments],
+        return launched(
+            ["bash", self.repo / script, *arguments],
             cwd=self.bin,  # never the repo's own folder
             env={"PATH": str(self.bin), "HOME": str(self.bin), "LC_ALL": "C.UTF-8", "FAKE_LOG": str(self.log), **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, script: str, *arguments: str, **env: str) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
-        process = self.start(script, *arguments, **env)
-        out, err = process.communicate(timeout=20)
+        with self.start(script, *arguments, **env) as process:
+            out, err = process.communicate(timeout=PATIENCE)
+        return process.returncode, out, err
+
+    def run_to_its_hang(self, number: int, script: str, **env: str) -> tuple[int, str, str]:
+        """`run`, with the signal `number` for all of it, as from a terminal, when it has come to FAKE_HANG."""
+        with self.start(script, **env) as process:
+            wait_until(self.log.with_name("log.hangs").exists, env["FAKE_HANG"])
+            os.killpg(process.pid, number)
+            out, err = process.communicate(timeout=PATIENCE)
         return process.returncode, out, err
 
     def calls(self) -> list[list[str]]:
@@ -154,10 +159,7 @@ def test_a_damaged_or_outdated_environment_is_made_whole(ready, damage):
 
 @POSIX
 def test_a_set_up_that_was_killed_goes_on_at_the_next_start(machine):
-    process = machine.start("setup_env.sh", FAKE_HANG="pip")
-    wait_for(machine.log.with_name("log.hangs"))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    machine.run_to_its_hang(signal.SIGKILL, "setup_env.sh", FAKE_HANG="pip")
     assert (machine.repo / "venv/bin/python").exists()
     assert not (machine.repo / "venv/.requirements").exists()
     code, out, _ = machine.run("setup_env.sh")
@@ -168,11 +170,8 @@ def test_a_set_up_that_was_killed_goes_on_at_the_next_start(machine):
 
 @POSIX
 def test_ctrl_c_in_the_set_up_is_no_failure_of_pip(machine):
-    process = machine.start("run_training.sh", FAKE_HANG="pip")
-    wait_for(machine.log.with_name("log.hangs"))
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert (process.returncode, err) == (130, "setup: stopped; start me again to go on\n")
+    code, _, err = machine.run_to_its_hang(signal.SIGINT, "run_training.sh", FAKE_HANG="pip")
+    assert (code, err) == (130, "setup: stopped; start me again to go on\n")
     assert not (machine.repo / "venv/.requirements").exists()
 
 
@@ -313,7 +312,7 @@ def test_driver_and_compute_capability_choose_the_build_on_windows(tmp_path, gpu
         (folder / "nvidia-smi.bat").write_bytes("".join(f"@echo {line}\r\n" for line in gpus).encode())
     result = tmp_path / "result.json"
     command = [os.environ["RUN_BAT"], "--venv", "--env", "NO_PAUSE=1", "--json", result, folder, "setup_env.bat"]
-    subprocess.run(list(map(str, command)), capture_output=True, check=True, timeout=300)
+    assert run_command(command).returncode == 0
     ran = json.loads(result.read_text(encoding="utf-8"))
     torch = next(call["args"] for call in ran["calls"] if call["args"][-1] == TORCH)
     assert index_options(torch) == ["--index-url", WHL + build]
@@ -378,11 +377,8 @@ def test_the_first_failure_ends_it_with_its_own_code(ready, key):
 @pytest.mark.parametrize("end", ["code", "signal"])
 def test_ctrl_c_lets_training_end_itself_and_says_how_to_go_on(ready, end):
     ready.make("data/preprocess_meta.txt")
-    process = ready.start("run_training.sh", FAKE_HANG="train", FAKE_END=end)
-    wait_for(ready.log.with_name("log.hangs"))
-    os.killpg(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
-    assert process.returncode == 130
+    code, out, _ = ready.run_to_its_hang(signal.SIGINT, "run_training.sh", FAKE_HANG="train", FAKE_END=end)
+    assert code == 130
     assert out.splitlines()[-1] == "training: stopped; start me again to go on"
     assert ready.scripts() == [TRAIN]
 
@@ -437,13 +433,6 @@ def test_run_tests_makes_its_environment_by_setup_env(machine):
     assert machine.run("run_tests.sh", "tests/test_x.py", VENV="its own")[0] == 0
     assert machine.calls()[-1] == ["-m", "pytest", "tests/test_x.py"]
     assert (machine.repo / "its own/.requirements").exists()
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 15
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path.name} never came"
-        time.sleep(0.02)
 
 
 # ---- the batch files, read

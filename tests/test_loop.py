@@ -2,9 +2,6 @@
 
 import gc
 import itertools
-import os
-import subprocess
-import sys
 import threading
 import time
 
@@ -12,7 +9,7 @@ import pytest
 import torch
 from test_train import bits_per_byte, last_state, losses, start
 
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, run_script, wait_until
 from nano_hindi import training
 from nano_hindi.model import GPT
 from nano_hindi.prefetch import AHEAD, Prefetcher
@@ -46,11 +43,9 @@ def test_it_reads_ahead_but_not_without_end():
     read = []
     with Prefetcher(lambda update: (read.append((update, i)) or i for i in range(10))) as prefetcher:
         next(prefetcher.of(0))
-        deadline = time.monotonic() + 10
-        while len(read) < AHEAD + 1 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: len(read) > AHEAD, "what is read ahead")
         time.sleep(0.3)
-        assert AHEAD < len(read) <= AHEAD + 2  # in the queue, in the hand of the thread, and the one that was taken
+        assert len(read) <= AHEAD + 2  # in the queue, in the hand of the thread, and the one that was taken
     assert not prefetch_threads()
 
 
@@ -153,10 +148,8 @@ def test_one_process_of_two_may_run_out_of_memory(data_dir, tmp_path, straight):
         "GPT.forward = limited\n"
         "sys.exit(train.main(sys.argv[1:]))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script), *SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path / "run")],
-        cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    argv = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, *SMALL, "--data_dir", data_dir]
+    done = run_script(*argv, "--checkpoint_dir", tmp_path / "run", PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("going on with") == 2  # from 4 to 2 to 1, on one process
     assert losses(tmp_path / "run") == pytest.approx(losses(straight), rel=1e-4)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import standin
-from conftest import ROOT, run_script
+from conftest import ROOT, run_script, wait_until
 from data import preprocess
 from nano_hindi import token_files, tokenizing
 from nano_hindi.corpus import stretches, write_document
@@ -271,21 +271,22 @@ def killed(tmp_path, at: int, where: str, how: str, argv) -> subprocess.Complete
     """data/preprocess.py in small stretches, recorded one by one, that gets the signal `how` in the call number `at` of `token_files.<where>`."""
     script = tmp_path / "killed.py"
     script.write_text(KILLED, encoding="utf-8")
-    return run_script(script, at, where, how, *argv, timeout=60, PYTHONPATH=str(ROOT))
+    return run_script(script, at, where, how, *argv, PYTHONPATH=str(ROOT), TEST_FOLDER=str(tmp_path))
 
 
-def children() -> set[str]:
-    """The command lines of worker processes that still run (Linux)."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+def processes_of(folder: Path) -> list[str]:
+    """The processes that `killed` started for `folder` and that still run (Linux): their environment names it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
-            found.add(f"{path.parent.name} {path.read_bytes()}")
-    return {line for line in found if "multiprocessing" in line and "spawn_main" in line}
+            if f"TEST_FOLDER={folder}\0".encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, tokenizer_dir, capsys, monkeypatch):
-    corpus, others = write_corpus(tmp_path / "c.txt", HARD_TEXTS + standin.documents(300)), children()
+    corpus = write_corpus(tmp_path / "c.txt", HARD_TEXTS + standin.documents(300))
     argv = ["--input", corpus, "--tokenizer", tokenizer_dir, "--val_fraction", 0.2, "--workers", 2, "--output_dir"]
     small_stretches(monkeypatch)
     assert preprocess.main([*map(str, argv), str(tmp_path / "straight")]) == 0
@@ -304,10 +305,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, tokenizer_d
     assert preprocess.main([*map(str, argv), str(out)]) == 0
     assert "going on" in capsys.readouterr().out
     assert contents(out) == contents(tmp_path / "straight")
-    deadline = time.monotonic() + 10
-    while children() - others and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not children() - others  # no worker outlives its parent
+    wait_until(lambda: not processes_of(tmp_path), "the end of the workers of the killed process")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
@@ -487,7 +485,9 @@ def test_a_ctrl_c_while_workers_start_is_held_back_and_not_lost(threads):
     try:
         with pytest.raises(KeyboardInterrupt), tokenizing._interrupt_later():
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.2)
+            if threads:
+                wait_until(lambda: signal.SIGINT not in signal.sigpending(), "the other thread's turn")
+                time.sleep(0.1)  # for its handler
             finished.append(True)
     finally:
         end.set()

@@ -8,14 +8,13 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import standin
-from conftest import ROOT
+from conftest import ROOT, run_command
 from hub import Hub, make_sangraha
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,6 +75,7 @@ def test_the_two_commands_come_first():
     assert README.index("```bash") < 200
 
 
+@pytest.mark.timeout(3000)
 def test_every_bash_command_works(checkout, tmp_path):
     """In the order of the README: what one makes, the next may use."""
     repos = {
@@ -97,9 +97,7 @@ def test_every_bash_command_works(checkout, tmp_path):
                 command += " --overwrite"  # another corpus lies there from before
             if "--config 25m" in command and "--resume" not in command and "--dry_run" not in command:
                 shutil.rmtree(checkout / "checkpoints")
-            done = subprocess.run(
-                ["bash", "-c", command], cwd=checkout, env=environment, capture_output=True, encoding="utf-8", timeout=240, stdin=subprocess.DEVNULL
-            )
+            done = run_command(["bash", "-c", command], cwd=checkout, env=environment, timeout=1200)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
             assert "Traceback" not in done.stderr, command
             ran.append(command)

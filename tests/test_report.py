@@ -1,16 +1,17 @@
 """What a person sees of a run: the screen, the times, the pages at the start and at the end."""
 
+import contextlib
 import io
 import math
 import os
 import re
 import sys
-import time
+import types
 import unicodedata
 
 import pytest
 
-from conftest import ROOT, SMALL, run_script
+from conftest import PATIENCE, SMALL, launched, run_script
 from nano_hindi import console, report, training
 from nano_hindi.config import TrainConfig
 from nano_hindi.console import Console, bar
@@ -148,36 +149,40 @@ def test_skipped_updates_take_time_and_have_no_loss(monkeypatch):
 
 
 def test_a_resumed_run_counts_the_time_before_but_not_the_break_or_what_was_lost(data_dir, tmp_path, monkeypatch, capsys):
-    """Updates of 0.2 seconds and more: the first life makes 8 and saves 5, the second the other 7."""
+    """A clock of our own: updates of 2 seconds in the first life, which makes 8 and saves 5, and of 3 in the second; evaluations, saves and the break between
+    the two lives take far longer."""
     import train
 
-    real, lives, took = training.train_update, [], []
+    now, seconds = [0.0], [2.0]
+    monkeypatch.setattr(report, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
 
-    def train_update(run, stop):
-        if len(lives) == 1 and run.update == 8:
-            raise ZeroDivisionError
-        begin = time.perf_counter()
-        time.sleep(0.2)
-        result = real(run, stop)
-        took.append((len(lives), run.update, time.perf_counter() - begin))
-        return result
+    def taking(work, seconds, *, ends_before: int | None = None):
+        def timed(run, *args):
+            if run.update == ends_before:
+                raise ZeroDivisionError
+            now[0] += seconds[0]
+            return work(run, *args)
 
-    monkeypatch.setattr(training, "train_update", train_update)
-    argv = [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), "--resume", "auto"]
-    lives.append("first")
+        return timed
+
+    update = training.train_update
+    for name, takes in (("evaluate", 100.0), ("sample", 200.0), ("save", 400.0)):
+        monkeypatch.setattr(training, name, taking(getattr(training, name), [takes]))
+    monkeypatch.setattr(training, "train_update", taking(update, seconds, ends_before=8))
+    argv = [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), "--resume", "auto", "--inference_interval", "4"]
     with pytest.raises(ZeroDivisionError):
         train.main(argv)
-    time.sleep(1)  # nobody trains
-    lives.append("second")
+    now[0] += 10_000  # nobody trains
+    seconds[0] = 3.0
+    monkeypatch.setattr(training, "train_update", taking(update, seconds))
     assert train.main(argv) == 0
-    counted = sum(seconds for life, update, seconds in took if life == 2 or update <= 5)
-    # update 5 was in no log line of the first life; its time is taken to be that of update 6
-    assert training_seconds(read_metrics(tmp_path / "metrics.jsonl")) == pytest.approx(counted, rel=0.2)
+    # updates 1 to 4 of the first life; update 5 was in no log line of it, and its time is taken to be that of update 6, in the second life
+    assert training_seconds(read_metrics(tmp_path / "metrics.jsonl")) == pytest.approx(4 * 2.0 + 8 * 3.0)
     capsys.readouterr()
     assert train.main(argv) == 0
     output = capsys.readouterr().out
     assert "this run is finished" in output
-    assert re.search(r"done: {7}12 updates, 3\.07 k tokens in \d+s of training: [\d.]+( k)? tokens/s", output)
+    assert re.search(r"done: {7}12 updates, 3\.07 k tokens in 32s of training: 96 tokens/s", output)
 
 
 # ---- the pages
@@ -212,28 +217,18 @@ def test_a_run_in_a_pipe_prints_plain_lines_and_nothing_of_the_libraries(data_di
 @posix
 def test_a_run_in_a_terminal_keeps_evaluations_and_samples_and_rewrites_the_rest(data_dir, tmp_path):
     import pty
-    import subprocess
 
     ours, theirs = pty.openpty()
     env = {name: value for name, value in os.environ.items() if name not in console.NOTEBOOKS}
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path, "--inference_interval", "12", "--log_interval", "2"],
-        cwd=ROOT, stdout=theirs, stderr=theirs, env={**env, "OMP_NUM_THREADS": "1", "COLUMNS": "90"},
-    )  # fmt: skip
-    os.close(theirs)
+    argv = [*SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path, "--inference_interval", "12", "--log_interval", "2"]
     chunks = []
-    try:
-        while True:
-            try:
-                chunks.append(os.read(ours, 65536))
-            except OSError:  # the other end is closed
-                break
-            if not chunks[-1]:
-                break
-        assert process.wait(timeout=60) == 0
-    finally:
-        process.kill()
+    with launched([sys.executable, "train.py", *argv], stdout=theirs, stderr=theirs, env={**env, "OMP_NUM_THREADS": "1", "COLUMNS": "90"}) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # the other end is closed
+            while chunk := os.read(ours, 65536):
+                chunks.append(chunk)
         os.close(ours)
+        assert process.wait(PATIENCE) == 0
     screen = Screen()
     screen.write(b"".join(chunks).decode().replace("\r\n", "\n"))
     lines = screen.lines()

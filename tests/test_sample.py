@@ -2,14 +2,13 @@
 
 import itertools
 import re
-import subprocess
 import sys
 import unicodedata
 
 import pytest
 
 import agreement
-from conftest import ROOT, run_script
+from conftest import run_command, run_script
 from data import download, preprocess
 from nano_hindi.corpus import read_documents
 from nano_hindi.dataloader import check_data, read_metadata
@@ -105,9 +104,7 @@ def test_second_person_of_a_woman():
 def test_the_stories_are_the_same_for_the_same_seed_on_every_machine():
     code = "import sys, itertools; sys.path.insert(0, '.')\nfrom nano_hindi.sample import stories\nsys.stdout.reconfigure(encoding='utf-8')\nprint('|'.join(itertools.islice(stories(5), 50)))"
     for hash_seed in "12":
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=60, env={"PYTHONHASHSEED": hash_seed}
-        )
+        done = run_command([sys.executable, "-c", code], env={"PYTHONHASHSEED": hash_seed})
         assert done.stdout == "|".join(first(50, seed=5)) + "\n"
     assert first(50, seed=5) != first(50, seed=6)
 
@@ -194,9 +191,8 @@ def test_the_beginnings_that_training_shows_are_those_of_stories(many):
 
 def test_download_writes_the_sample_without_any_network_and_preprocess_takes_it(tmp_path):
     raw = tmp_path / "sample" / "raw"
-    done = run_script(
-        "data/download.py", "--source", "sample", "--output_dir", raw, "--max_tokens", "30000", HF_ENDPOINT="http://127.0.0.1:9", timeout=60
-    )
+    argv = ["--source", "sample", "--output_dir", raw, "--max_tokens", "30000"]
+    done = run_script("data/download.py", *argv, HF_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "--train_tokenizer" in done.stdout

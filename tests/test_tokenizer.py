@@ -1,11 +1,8 @@
 """Tokens and text: bytes add up, text comes back, special tokens stay out, streams equal the whole."""
 
 import json
-import os
 import random
 import socket
-import subprocess
-import sys
 import unicodedata
 
 import numpy as np
@@ -14,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
 import standin
-from conftest import ROOT, assert_parted_between_characters
+from conftest import assert_parted_between_characters, run_script
 from nano_hindi.errors import UserError
 from nano_hindi.tokenizer import load_tokenizer
 
@@ -289,9 +286,7 @@ def test_a_hub_that_cannot_be_reached_is_an_error_that_offers_a_folder(tmp_path)
         closed.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"  # nobody listens there
     env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, encoding="utf-8", timeout=100
-    )
+    done = run_script("-c", code, **env)
     last = done.stderr.strip().splitlines()[-1]
     assert "UserError" in last
     assert "someone/something" in last
@@ -306,7 +301,7 @@ def test_loading_says_nothing_and_importing_changes_nothing(tmp_path):
         "assert dict(os.environ) == before and not {'transformers', 'tokenizers', 'torch', 'huggingface_hub'} & set(sys.modules)\n"
         "nano_hindi.tokenizer.load_tokenizer(sys.argv[1])"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(standin.make_tokenizer(tmp_path))], cwd=ROOT, capture_output=True, text=True)
+    done = run_script("-c", code, standin.make_tokenizer(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -59,7 +59,8 @@ def context() -> multiprocessing.context.BaseContext:
     if sys.platform == "win32":
         return multiprocessing.get_context("spawn")
     forking = multiprocessing.get_context("forkserver")
-    forking.set_forkserver_preload(["train", "nano_hindi.run", "nano_hindi.training", "matplotlib.figure", "matplotlib.backends.backend_agg"])
+    on_its_way = ["torch._dynamo", "transformers.utils.logging", "matplotlib.figure", "matplotlib.backends.backend_agg"]
+    forking.set_forkserver_preload(["train", "nano_hindi.run", "nano_hindi.training", *on_its_way])
     return forking
 
 
