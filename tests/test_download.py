@@ -17,7 +17,7 @@ import pytest
 
 import nano_hindi.hub
 import standin
-from conftest import ROOT, run_script
+from conftest import ROOT, run_command, run_script, wait_until
 from data import download
 from hub import Fault, Hub, make_sangraha
 from nano_hindi.corpus import read_documents, write_document
@@ -177,7 +177,7 @@ def test_a_source_without_text_is_a_user_error(tmp_path, capsys):
 def test_it_runs_from_any_folder_and_paths_are_those_of_that_folder(tmp_path):
     write_texts(tmp_path / "a.txt", ["एक"])
     argv = [ROOT / "data" / "download.py", "--source", "a.txt", "--output_dir", "out", *NO_TOKENIZER]
-    result = subprocess.run([sys.executable, *map(str, argv)], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=60)
+    result = run_command([sys.executable, *argv], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert list(read_documents(tmp_path / "out" / "hindi_corpus.txt")) == ["एक"]
     assert download.parse([]).output_dir == ROOT / "data" / "raw"
@@ -510,11 +510,6 @@ class Fork:
         return self.outputs[1].read_text(encoding="utf-8")
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    while not condition():  # or the test's own limit ends it
-        time.sleep(0.01)
-
-
 def recorded(folder: Path) -> int:
     """The documents that the progress file of a download counts."""
     progress = folder / "hindi_corpus.progress.txt"
@@ -656,7 +651,7 @@ def test_stopped_while_it_waits_for_the_hub_it_continues_from_there(
     fault = Fault(r"data-3.parquet bytes", times=99, spare=7, **how)
     hub.faults.append(fault)
     fork = Fork(folder, *argv)
-    wait_for(lambda: fault.times < 99 and recorded(folder) > 20)
+    wait_until(lambda: fault.times < 99 and recorded(folder) > 20, "the trouble")
     assert fork.kill(number) == code  # or it waits for hours, and this test for its limit
     if number == signal.SIGINT:
         assert fork.err.strip() == "stopped"

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 import train
-from conftest import ROOT, SMALL
+from conftest import SMALL, run_command
 from nano_hindi import lock, training
 from nano_hindi.checkpoint import list_checkpoints
 from nano_hindi.common import World
@@ -215,10 +214,7 @@ def test_every_rank_refuses_a_broken_folder_with_the_same_line(data_dir, broken)
         cut(path)
     before = snapshot(broken)
     argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
-    done = subprocess.run(
-        [*argv, *arguments(data_dir, broken, "--resume", "auto")],
-        cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = run_command([*argv, *arguments(data_dir, broken, "--resume", "auto")], env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode != 0
     assert len(re.findall(r"(?m)^error: no checkpoint in .* loads; the newest: .*checkpoint_step24.pt is damaged", done.stderr)) == 2
     assert "Traceback" not in done.stderr.split("torch/distributed")[0]
