@@ -435,6 +435,15 @@ def test_run_tests_makes_its_environment_by_setup_env(machine):
     assert (machine.repo / "its own/.requirements").exists()
 
 
+@POSIX
+def test_run_tests_without_words_checks_the_style_first_and_runs_all_tests_without_a_limit_on_the_whole(ready):
+    assert ready.run("run_tests.sh")[0] == 0
+    *_, lint, style, tests = ready.calls()
+    assert [lint, style] == [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]]
+    assert tests == ["-m", "pytest", "--numprocesses", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
+    assert not shutil.which("timeout", path=str(ready.bin))
+
+
 # ---- the batch files, read
 
 
