@@ -49,7 +49,7 @@ class Machine:
         self.repo, self.bin, self.log = folder / "my & (own) it's नैनो", folder / "bin", folder / "log"
         self.repo.mkdir()
         self.bin.mkdir()
-        for path in [*ROOT.glob("*.sh"), ROOT / "requirements.txt"]:
+        for path in [*ROOT.glob("*.sh"), *ROOT.glob("requirements*.txt")]:
             shutil.copy(path, self.repo)
         for tool in self.TOOLS:
             (self.bin / tool).symlink_to(shutil.which(tool))
@@ -301,6 +301,7 @@ def test_both_launchers_choose_from_the_same_builds_by_the_same_limits():
         assert next((name for name, least, first, last in rows if driver >= least and first <= low <= last), "cpu") == build
 
 
+@pytest.mark.wine
 @pytest.mark.skipif("RUN_BAT" not in os.environ, reason="needs Wine: RUN_BAT=.../run_bat.sh runs the batch files")
 @pytest.mark.parametrize(("gpus", "build", "notice"), GPUS)
 def test_driver_and_compute_capability_choose_the_build_on_windows(tmp_path, gpus, build, notice):
@@ -438,10 +439,49 @@ def test_run_tests_makes_its_environment_by_setup_env(machine):
 @POSIX
 def test_run_tests_without_words_checks_the_style_first_and_runs_all_tests_without_a_limit_on_the_whole(ready):
     assert ready.run("run_tests.sh")[0] == 0
-    *_, lint, style, tests = ready.calls()
+    *_, lint, style, imports, tests = ready.calls()
+    assert imports[0] == "-c"
+    assert "importlinter" in imports[1]
     assert [lint, style] == [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]]
     assert tests == ["-m", "pytest", "--numprocesses", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
     assert not shutil.which("timeout", path=str(ready.bin))
+
+
+@POSIX
+def test_run_tests_adds_the_packages_of_the_tests_once(ready):
+    install = ["-m", "pip", "install", "-qq", "--disable-pip-version-check", "--requirement", "requirements-test.txt"]
+    assert ready.run("run_tests.sh", "tests/test_x.py", FAKE_RC="pip=1")[0] == 1
+    for again in (False, True):
+        assert ready.run("run_tests.sh", "tests/test_x.py")[0] == 0
+        assert [call for call in ready.calls() if call[:2] == ["-m", "pip"]] == ([] if again else [install])
+    (ready.repo / "requirements-test.txt").write_text("pytest\n")
+    assert ready.run("run_tests.sh", "tests/test_x.py")[0] == 0
+    assert install in ready.calls()
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("words", "lint", "chosen"),
+    [
+        (["--fast"], True, ["-m", "not slow"]),
+        (["--fast", "tests/test_x.py"], False, ["-m", "not slow", "tests/test_x.py"]),
+        (["tests/test_x.py", "-k", "a or b"], False, ["tests/test_x.py", "-k", "a or b"]),
+    ],
+)
+def test_run_tests_runs_what_is_not_slow_or_a_part(ready, words, lint, chosen):
+    assert ready.run("run_tests.sh", *words)[0] == 0
+    assert [call[1] for call in ready.calls() if call[:2] == ["-m", "ruff"]] == ["ruff"] * (2 * lint)
+    assert any("importlinter" in call[-1] for call in ready.calls()) == lint
+    tests = ready.calls()[-1]
+    assert tests[: 2 + len(chosen)] == ["-m", "pytest", *chosen]
+    assert tests[2 + len(chosen) :] == (["--numprocesses", "auto", "--dist", "loadfile", "--no-loadscope-reorder"] if lint else [])
+
+
+@POSIX
+@pytest.mark.parametrize("key", ["ruff", "import"])
+def test_run_tests_ends_with_what_lint_finds(ready, key):
+    assert ready.run("run_tests.sh", FAKE_RC=f"{key}=1")[0] == 1
+    assert not any(call[:2] == ["-m", "pytest"] for call in ready.calls())
 
 
 # ---- the batch files, read
