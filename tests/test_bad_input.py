@@ -567,6 +567,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do_and_changes_nothing(scene, c
     assert scene.contents() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "flags", "words"), cases(AS_COMMANDS))
 def test_a_mistake_in_a_real_command_is_one_line_and_code_2(scene, script, flags, words):
     argv = scene.command(script, flags)

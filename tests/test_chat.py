@@ -63,6 +63,7 @@ class Terminal:
         os.close(self.end)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals for Python")
 def test_a_talk_in_a_terminal(spelling):
     """Hindi in, Ctrl-C in the middle of the text and at the prompt, on with Enter, commands, history, the end of a text, Ctrl-D."""
@@ -114,6 +115,7 @@ def test_a_talk_in_a_terminal(spelling):
         terminal.close()
 
 
+@pytest.mark.slow
 def test_a_talk_in_a_pipe_gives_the_text_alone(spelling):
     lines = ["राम", "", "/temp 0.5", "और", "/max 1", "।", "/reset", "सीता", "/quit", "not read"]
     argv = ["--checkpoint", spelling, "--interactive", "--max_tokens", "5", "--top_k", "1", "--device", "cpu"]

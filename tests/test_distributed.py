@@ -21,6 +21,7 @@ from conftest import PATIENCE, ROOT, SMALL, launched, wait_until
 from nano_hindi.agreement import file_digest, weight_sums
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 
+pytestmark = pytest.mark.slow
 UPDATES = 50
 FIFTY = [
     *SMALL,

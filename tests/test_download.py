@@ -205,6 +205,7 @@ def from_hub(hub: Hub, tmp_path: Path, *argv, **env) -> subprocess.CompletedProc
     return run_script("data/download.py", "--output_dir", tmp_path / "raw", *argv, **hub.environment(tmp_path / "home"), **env)
 
 
+@pytest.mark.slow
 def test_the_hub_gives_the_verified_hindi_documents_and_nothing_else(tmp_path, repos):
     with Hub(repos) as hub:
         result = from_hub(hub, tmp_path, HF_TOKEN="hf_secret")
@@ -231,6 +232,7 @@ def test_the_hub_gives_the_verified_hindi_documents_and_nothing_else(tmp_path, r
     assert data.train_tokens + data.val_tokens == int(facts["tokens"])
 
 
+@pytest.mark.slow
 def test_a_hub_behind_a_proxy_is_asked_through_it(tmp_path, repos):
     with Hub(repos) as hub:
         proxy = hub.environment(tmp_path / "home")["HF_ENDPOINT"]
@@ -248,6 +250,7 @@ def test_a_hub_behind_a_proxy_is_asked_through_it(tmp_path, repos):
     assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
 
 
+@pytest.mark.slow
 def test_busy_answers_and_dropped_connections_do_not_change_the_corpus(tmp_path, repos):
     faults = [
         Fault("GET .*data-0.parquet", times=1, cut=100, spare=2),
@@ -269,6 +272,7 @@ def test_busy_answers_and_dropped_connections_do_not_change_the_corpus(tmp_path,
         assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -292,6 +296,7 @@ def assert_refused(result: subprocess.CompletedProcess, tmp_path: Path, *message
     assert not list(tmp_path.glob("raw/*"))
 
 
+@pytest.mark.slow
 def test_a_refused_token_and_terms_that_were_not_accepted_are_told_in_the_words_of_the_hub(tmp_path, repos, tokenizer_dir):
     with Hub(repos, token="hf_good") as hub:
         result = from_hub(hub, tmp_path, HF_TOKEN="hf_expired")
@@ -304,6 +309,7 @@ def test_a_refused_token_and_terms_that_were_not_accepted_are_told_in_the_words_
         assert from_hub(hub, tmp_path, "--tokenizer", tokenizer_dir, HF_TOKEN="hf_good").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_not_there_is_one_line_at_once(tmp_path, repos):
     with Hub(repos) as hub:
         nowhere = hub.environment(tmp_path / "home")
@@ -320,6 +326,7 @@ def test_a_hub_that_is_not_there_is_one_line_at_once(tmp_path, repos):
     assert "1 documents, 2 words" in result.stdout
 
 
+@pytest.mark.slow
 def test_files_that_the_hub_keeps_elsewhere_are_asked_for_there_without_the_token(tmp_path, repos):
     with Hub(repos, redirects=True) as hub:
         result = from_hub(hub, tmp_path, HF_TOKEN="hf_secret")
@@ -590,6 +597,7 @@ def test_a_twentieth_fetches_little_more_than_it_keeps(tmp_path, tokenizer_dir, 
 # stopped and started again
 
 
+@pytest.mark.slow
 @forks
 def test_killed_at_any_moment_and_started_again_it_loses_and_repeats_nothing(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little):
     argv = ["--tokenizer", tokenizer_dir, "--max_tokens", SMALL_BUDGET]

@@ -299,6 +299,7 @@ def test_generation_leaves_mode_gradients_and_weights_as_they_were(model):
     model.zero_grad(set_to_none=True)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a CPU never waits for itself")
 def test_on_a_gpu_nothing_but_reading_the_token_waits_for_the_device(model):
     logits, generator = torch.randn(1, 101, device="cuda"), torch.Generator("cuda").manual_seed(0)

@@ -214,6 +214,7 @@ def _one_of_two(rank, store, world, queue):
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", ["bpe"], indirect=True)
 def test_two_processes_find_what_one_finds(world, tmp_path):
     alone = evaluate(world[2], batches(world), compute_token_bytes(world[0]))

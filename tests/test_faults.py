@@ -25,6 +25,7 @@ from nano_hindi.common import World
 from nano_hindi.errors import UserError
 from nano_hindi.metrics import Metrics, read_metrics
 
+pytestmark = pytest.mark.slow
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the limits, users and signals of POSIX")
 
 

@@ -222,6 +222,7 @@ def test_misuse_is_refused():
 # ---- compile
 
 
+@pytest.mark.slow
 def test_compiled_without_a_graph_break_it_equals_eager():
     torch._dynamo.reset()
 
@@ -493,6 +494,7 @@ def choose(training=True):
     return str(select_backend("cpu", torch.bfloat16, head_dim=16, n_head=4, n_kv_head=2, training=training))
 
 
+@pytest.mark.slow
 def test_fa3_that_works_in_a_child_is_taken_under_torchrun_too(monkeypatch, fa3_build, children):
     """The child inherits the environment of a rank and joins nothing: nobody listens at this address."""
     for name, value in dict(RANK=1, WORLD_SIZE=2, LOCAL_RANK=1, MASTER_ADDR="127.0.0.1", MASTER_PORT=9, NANO_HINDI_ATTENTION="fa3").items():
@@ -504,6 +506,7 @@ def test_fa3_that_works_in_a_child_is_taken_under_torchrun_too(monkeypatch, fa3_
     assert len(children) == 2, "evaluation started a child when training had filled the memory"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("in_child", "why"),
     [
@@ -518,17 +521,20 @@ def test_fa3_that_fails_in_a_child_is_passed_over_with_the_reason(fa3_build, chi
     assert len(children) == 1
 
 
+@pytest.mark.slow
 def test_fa3_that_crashes_behind_its_verdict_is_passed_over(fa3_build):
     fa3_build((10, 0), "import atexit; atexit.register(os._exit, 3)")
     assert choose() == "sdpa (fa3: crashes on compute capability 10.0 (exit code 3))"
 
 
+@pytest.mark.slow
 def test_fa3_that_hangs_is_passed_over_in_time(monkeypatch, fa3_build):
     monkeypatch.setattr(fa3_child, "TIMEOUT", 4)
     fa3_build((12, 0), "time.sleep(600)")
     assert choose() == "sdpa (fa3: no result of the probe after 4 s)"  # or it waits ten minutes, and this test for its limit
 
 
+@pytest.mark.slow
 def test_fa3_forced_where_it_crashes_is_the_users_mistake(monkeypatch, fa3_build):
     monkeypatch.setenv("NANO_HINDI_ATTENTION", "fa3")
     fa3_build((12, 0), "os._exit(1)")

@@ -138,6 +138,7 @@ def test_an_extreme_temperature_is_no_error(straight, capsys):
     assert text_of(capsys, *argv, "--temperature", 1e30, "--seed", 1).startswith("राम")
 
 
+@pytest.mark.slow
 def test_a_pipe_that_closes_early_is_no_error(straight):
     command = f"{sys.executable} generate.py --checkpoint {straight} --device cpu --prompt 'भारत' --max_tokens 60 | head -c 6"
     done = run_command(["bash", "-c", command])
@@ -181,6 +182,7 @@ def test_a_foreign_tokenizer_is_refused(straight, tmp_path, capsys):
     assert "fingerprints differ" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_works_as_a_real_command(straight):
     done = run_script("generate.py", "--checkpoint", straight, "--prompt", "भारत", "--max_tokens", 5, "--seed", 1, "--device", "cpu")
     assert done.returncode == 0
@@ -188,6 +190,7 @@ def test_it_works_as_a_real_command(straight):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_generation_leaves_the_compiler_of_torch_out(straight):
     """It takes a second to import, a third of all until the first word."""
     code = f"import sys, generate; generate.main(['--checkpoint', {str(straight)!r}, '--prompt', 'एक', '--max_tokens', '2']); print('torch._dynamo' in sys.modules)"

@@ -8,6 +8,8 @@ import torch
 from conftest import run_script
 
 
+@pytest.mark.slow
+@pytest.mark.gpu
 @pytest.mark.timeout(2000)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: python tests/gpu/check.py")
 def test_the_gpu_checks_pass():
@@ -16,6 +18,7 @@ def test_the_gpu_checks_pass():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(2000)
 def test_the_checks_themselves_work_on_a_cpu():
     done = run_script("tests/gpu/check.py", "--device", "cpu", "--small", "--updates", "3", timeout=1800)

@@ -49,17 +49,20 @@ def ends(data_dir):
     return {name: learned(small_runs.Run(name, 0, WIDTH, TOKENS), data_dir)[-1]["bpb"] for name in small_runs.ALL}
 
 
+@pytest.mark.slow
 def test_every_recipe_trains_and_ends_elsewhere_than_every_other(ends):
     assert all(math.isfinite(end) for end in ends.values())
     assert len(set(ends.values())) == len(small_runs.ALL), ends  # what it replaces may have moved away
 
 
+@pytest.mark.slow
 def test_the_product_is_as_it_was_behind_every_recipe(ends, data_dir):
     again = learned(small_runs.Run("default", 0, WIDTH, TOKENS), data_dir)
     assert again[-1]["bpb"] == ends["default"]
     assert [point["tokens"] for point in again][-1] == TOKENS
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("recipe", ["default", "adamw", "within_documents", "document_windows"])
 def test_what_is_recorded_for_a_gpu_learns_as_what_is_not_does(data_dir, recipe):
@@ -72,11 +75,13 @@ def test_what_is_recorded_for_a_gpu_learns_as_what_is_not_does(data_dir, recipe)
         assert points[-1]["bpb"] == pytest.approx(plain.points[-1]["bpb"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_changed_field_reaches_the_run(ends, data_dir):
     changed = learned(small_runs.Run("default", 0, WIDTH, TOKENS, (("muon_lr", "0.1"), ("muon_ns_steps", "3"))), data_dir)
     assert changed[-1]["bpb"] != ends["default"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [("model.X0_LAMBDA", "0.3"), ("optim.UNEMBEDDING_WIDTH_EXPONENT", "-0.5")])
 def test_a_changed_constant_reaches_the_run_and_is_as_it_was_after_it(ends, data_dir, change):
     before = model.X0_LAMBDA, dict(loss.CHUNK_BYTES)
@@ -89,6 +94,7 @@ def test_a_constant_that_there_is_not_ends_the_run(data_dir):
         learned(small_runs.Run("default", 0, WIDTH, TOKENS, (("model.X1_LAMBDA", "0.3"),)), data_dir)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_a_run_learns_nearly_the_same_and_has_a_name_of_its_own(ends, data_dir):
     run = small_runs.Run("default", 0, WIDTH, TOKENS, dtype="bfloat16")
     assert learned(run, data_dir)[-1]["bpb"] == pytest.approx(ends["default"], rel=0.005)

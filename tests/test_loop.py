@@ -62,6 +62,7 @@ def test_what_the_loader_raises_reaches_the_loop_behind_the_batches_before_it():
     assert not prefetch_threads()
 
 
+@pytest.mark.slow
 def test_a_run_ends_its_thread(data_dir, tmp_path, monkeypatch):
     def dies(run, stop):
         raise ZeroDivisionError
@@ -99,6 +100,7 @@ class Memory:
         monkeypatch.setattr(GPT, "forward", limited)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [{}, {"in_backward": True}, {"evaluation_only": True}], ids=["forward", "backward", "evaluation"])
 def test_out_of_memory_halves_the_device_batch_and_loses_no_token(data_dir, tmp_path, straight, monkeypatch, capsys, kind):
     memory = Memory(monkeypatch, limit=2, **kind)
@@ -112,6 +114,7 @@ def test_out_of_memory_halves_the_device_batch_and_loses_no_token(data_dir, tmp_
     assert last_state(tmp_path)["tokens_seen"] == last_state(straight)["tokens_seen"]
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_in_the_middle_of_an_update_repeats_no_sequence(data_dir, tmp_path, straight, monkeypatch):
     forward, calls = GPT.forward, itertools.count(1)
 
@@ -125,6 +128,7 @@ def test_memory_that_runs_out_in_the_middle_of_an_update_repeats_no_sequence(dat
     assert losses(tmp_path) == pytest.approx(losses(straight), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_where_not_one_sequence_fits_the_user_hears_what_to_do(data_dir, tmp_path, monkeypatch, capsys):
     Memory(monkeypatch, limit=0)
     assert start(data_dir, tmp_path) == 2
@@ -134,6 +138,7 @@ def test_where_not_one_sequence_fits_the_user_hears_what_to_do(data_dir, tmp_pat
     assert "--sequence_len" in errors
 
 
+@pytest.mark.slow
 def test_one_process_of_two_may_run_out_of_memory(data_dir, tmp_path, straight):
     """It tries again on its own, while the other one waits for its gradients."""
     script = tmp_path / "limited.py"
@@ -159,6 +164,7 @@ def test_one_process_of_two_may_run_out_of_memory(data_dir, tmp_path, straight):
 # ---- garbage
 
 
+@pytest.mark.slow
 def test_garbage_is_collected_between_updates_only(data_dir, tmp_path, monkeypatch):
     seen, real = [], training.accumulate_gradients
     monkeypatch.setattr(training, "accumulate_gradients", lambda run: (seen.append(gc.isenabled()), real(run))[1])

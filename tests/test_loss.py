@@ -143,6 +143,7 @@ class Watch(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 def test_all_logits_never_exist_forward_or_backward():
     N, C, V = 20_000, 4, 8192
     x, weight, targets = make(N, C, V)

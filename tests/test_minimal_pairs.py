@@ -129,6 +129,7 @@ def test_a_uniform_model_scores_one_half_in_every_kind_whatever_the_tokenizer(ki
     assert scored(lambda sentence: lengths[sentence] * math.log(640)) == CHANCE
 
 
+@pytest.mark.slow
 def test_an_untrained_model_scores_one_half_within_the_interval_of_every_kind(tmp_path):
     tokenizer = load_tokenizer(str(standin.make_tokenizer(tmp_path)))
     torch.manual_seed(0)

@@ -332,6 +332,7 @@ def test_names_of_the_state_dict_are_the_contracts():
     assert names == expected
 
 
+@pytest.mark.slow
 def test_the_compiled_blocks_are_one_graph_and_the_model_keeps_all_names_and_trains_alike(monkeypatch):
     compile_function, calls = torch.compile, []
 
@@ -361,6 +362,7 @@ def test_the_compiled_blocks_are_one_graph_and_the_model_keeps_all_names_and_tra
         assert len(list(compiled.generate([1, 2, 3], 4))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl")), reason="no C++ compiler for torch.compile")
 def test_a_compiled_model_gives_the_same_gradients_each_time_to_the_bit():
     """Also with several threads, and many positions that share a row of the embeddings."""

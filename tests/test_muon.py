@@ -402,6 +402,7 @@ def assert_same_training(results: list[dict], expected: dict) -> None:
         torch.testing.assert_close(result["state"], expected["state"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_dist_muon_equals_muon_with_the_mean_gradient(processes):
     results, expected = [result["muon"] for result in worker.launched(processes)], worker.alone().muon
@@ -410,10 +411,12 @@ def test_dist_muon_equals_muon_with_the_mean_gradient(processes):
     torch.testing.assert_close(squares, torch.tensor(expected["squares"]), rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_state_saved_by_three_processes_continues_on_two():
     assert_same_training([result["muon_resumed"] for result in worker.launched(2)], worker.alone().muon)
 
 
+@pytest.mark.slow
 def test_state_saved_by_three_processes_continues_in_one():
     assert_same_training([worker.train_muon(0, 1, worker.launched(3)[0]["muon"]["saved"])], worker.alone().muon)
 
@@ -421,6 +424,7 @@ def test_state_saved_by_three_processes_continues_in_one():
 # ---- compiled
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl")), reason="no C++ compiler for torch.compile")
 def test_the_compiled_kernel_equals_the_eager_one():
     eager, compiled = parameters((8, 24), (8, 24)), parameters((8, 24), (8, 24))

@@ -260,6 +260,7 @@ def test_an_update_reads_nothing_back_from_the_device():
 # ---- state
 
 
+@pytest.mark.slow
 def test_state_goes_through_a_file_and_continues_bit_for_bit(tmp_path):
     model, optimizer = make(weight_decay=0.1)
     for update in (0, 1):
@@ -305,6 +306,7 @@ def test_the_state_of_another_model_is_refused():
 # ---- several processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_make_the_updates_of_one(processes):
     results, expected = [result["all"] for result in worker.launched(processes)], worker.alone().all
@@ -314,6 +316,7 @@ def test_several_processes_make_the_updates_of_one(processes):
         assert_equal(result["state"], expected["state"], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_the_norm_is_that_of_the_mean_gradient_on_every_process(processes):
     expected = torch.stack(worker.alone().all["norms"])
@@ -327,6 +330,7 @@ def test_the_norm_is_that_of_the_mean_gradient_on_every_process(processes):
     assert expected.isnan().tolist() == [update == worker.BAD_UPDATE for update in range(worker.UPDATES)]
 
 
+@pytest.mark.slow
 def test_state_saved_by_three_processes_continues_on_two_and_on_one():
     saved = worker.launched(3)[0]["all"]["saved"]
     expected = worker.launched(3)[0]["all"]
@@ -335,6 +339,7 @@ def test_state_saved_by_three_processes_continues_on_two_and_on_one():
         assert_equal(result["state"], expected["state"], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_gradient_crosses_once():
     model = worker.StandIn()
     embedding_like = sorted(p.numel() for name, p in model.named_parameters() if not name.startswith("transformer.h."))

@@ -284,6 +284,7 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, tokenizer_dir, capsys, monkeypatch):
     corpus = write_corpus(tmp_path / "c.txt", HARD_TEXTS + standin.documents(300))
@@ -308,6 +309,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, tokenizer_d
     wait_until(lambda: not processes_of(tmp_path), "the end of the workers of the killed process")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
 def test_ctrl_c_says_in_one_line_how_to_go_on(tmp_path, tokenizer_dir, monkeypatch):
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
@@ -396,6 +398,7 @@ def end(stretch):
     os._exit(1)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_one_line_and_the_rest_stays(tmp_path, tokenizer_dir, monkeypatch, capfd):
     small_stretches(monkeypatch)
     monkeypatch.setattr(tokenizing, "_encode_in_worker", end)

@@ -75,6 +75,7 @@ def test_the_two_commands_come_first():
     assert README.index("```bash") < 200
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_every_bash_command_works(checkout, tmp_path):
     """In the order of the README: what one makes, the next may use."""

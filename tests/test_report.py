@@ -148,6 +148,7 @@ def test_skipped_updates_take_time_and_have_no_loss(monkeypatch):
     assert rate == 50.0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_the_time_before_but_not_the_break_or_what_was_lost(data_dir, tmp_path, monkeypatch, capsys):
     """A clock of our own: updates of 2 seconds in the first life, which makes 8 and saves 5, and of 3 in the second; evaluations, saves and the break between
     the two lives take far longer."""
@@ -204,6 +205,7 @@ def test_the_last_page_says_what_was_done_and_what_comes_next(tmp_path):
     assert "memory" not in "\n".join(report.summary_lines(TRAIN, 488, latest, 231.0, None, tmp_path))
 
 
+@pytest.mark.slow
 def test_a_run_in_a_pipe_prints_plain_lines_and_nothing_of_the_libraries(data_dir, tmp_path):
     done = run_script("train.py", *SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path, "--inference_interval", "12")
     assert (done.returncode, done.stderr) == (0, "")
@@ -214,6 +216,7 @@ def test_a_run_in_a_pipe_prints_plain_lines_and_nothing_of_the_libraries(data_di
         assert all(character.isascii() for character in line) or line.startswith("  > "), line
 
 
+@pytest.mark.slow
 @posix
 def test_a_run_in_a_terminal_keeps_evaluations_and_samples_and_rewrites_the_rest(data_dir, tmp_path):
     import pty

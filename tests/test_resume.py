@@ -55,6 +55,7 @@ def losses(folder: Path) -> list[str]:
 # ---- checkpoints of older versions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("schedule", "absent"), [("cosine", ["lr_schedule", "constant_share"]), ("plateau", ["lr_schedule"])])
 def test_a_run_of_an_older_version_resumes_under_its_own_schedule_to_the_bit(data_dir, straight, tmp_path, monkeypatch, schedule, absent):
     """The checkpoint is what that version wrote: without the fields that it did not have."""
@@ -209,6 +210,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_afresh(data_dir, straig
     assert not list(folder.glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_every_rank_refuses_a_broken_folder_with_the_same_line(data_dir, broken):
     for _, path in list_checkpoints(broken):
         cut(path)

@@ -132,6 +132,7 @@ def test_every_way_to_say_a_thing_is_told(many):
             assert longest in told, text
 
 
+@pytest.mark.slow
 def test_agreement_in_thousands_of_stories(many):
     agreement.counted.clear()
     found = {mistake for text in many for mistake in agreement.mistakes(text)}

@@ -74,6 +74,7 @@ def logits_after(scorer: Scorer, ids: list[int]) -> torch.Tensor:
     return (out if isinstance(out, torch.Tensor) else out.logits)[0, -1].double()
 
 
+@pytest.mark.slow
 def test_each_loss_is_that_of_bos_and_as_many_tokens_before_it_as_its_position_says(scorer):
     assert scorer.context == CONTEXT
     rng, tokenizer = random.Random(0), scorer.tokenizer

@@ -280,6 +280,7 @@ def test_what_cannot_be_loaded_is_an_error_that_says_what_to_do(tmp_path):
         load_tokenizer(standin.make_tokenizer(tmp_path / "made") / "tokenizer.json")
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached_is_an_error_that_offers_a_folder(tmp_path):
     code = "from nano_hindi.tokenizer import load_tokenizer; load_tokenizer('someone/something')"
     with socket.socket() as closed:
@@ -294,6 +295,7 @@ def test_a_hub_that_cannot_be_reached_is_an_error_that_offers_a_folder(tmp_path)
     assert "HF_ENDPOINT" in last
 
 
+@pytest.mark.slow
 def test_loading_says_nothing_and_importing_changes_nothing(tmp_path):
     code = (
         "import os, sys; before = dict(os.environ)\n"

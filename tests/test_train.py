@@ -88,6 +88,7 @@ def test_a_checkpoint_has_the_keys_of_the_contract_and_no_wrapper_prefixes(strai
     assert all(tensor.dtype == torch.float32 for tensor in state["model_state_dict"].values())
 
 
+@pytest.mark.slow
 def test_the_log_shows_steps_and_updates(data_dir, tmp_path, capsys):
     assert start(data_dir, tmp_path / "run", "--total_tokens", "1024") == 0
     output = capsys.readouterr().out
@@ -97,6 +98,7 @@ def test_the_log_shows_steps_and_updates(data_dir, tmp_path, capsys):
         assert words in output
 
 
+@pytest.mark.slow
 def test_the_logged_loss_is_the_mean_over_the_logged_updates(data_dir, tmp_path, straight):
     assert start(data_dir, tmp_path / "every", "--log_interval", "1") == 0
     each = losses(tmp_path / "every")
@@ -104,12 +106,14 @@ def test_the_logged_loss_is_the_mean_over_the_logged_updates(data_dir, tmp_path,
     assert losses(straight) == pytest.approx([(a + b) / 2 for a, b in zip(each[::2], each[1::2], strict=True)], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_device_batch_size_changes_nothing_beyond_rounding(data_dir, tmp_path, straight):
     for size in (1, 3, 8):  # 3 does not divide the 8 sequences of an update
         assert start(data_dir, tmp_path / str(size), "--device_batch_size", str(size)) == 0
         assert losses(tmp_path / str(size)) == pytest.approx(losses(straight), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [[3], [6, 7], [1, 5, 11]])
 def test_a_run_that_died_and_was_resumed_equals_the_straight_run_to_the_bit(data_dir, tmp_path, straight, monkeypatch, stops):
     """The process dies in the middle of an update; `--resume auto` goes on from the newest checkpoint, across the borders of epochs and log intervals."""
@@ -133,6 +137,7 @@ def test_a_run_that_died_and_was_resumed_equals_the_straight_run_to_the_bit(data
     assert metrics(tmp_path / "run") == metrics(straight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_the_update_says_how_to_go_on_and_the_rest_is_equal(data_dir, tmp_path, straight, number, code):
     """The signal comes in the middle of the second update, which waits for it."""
@@ -169,6 +174,7 @@ def test_a_finished_run_says_so_and_ends_with_0(data_dir, straight, capsys):
     assert (straight / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_larger_budget_goes_on_with_a_notice(data_dir, tmp_path, capsys):
     assert start(data_dir, tmp_path / "run", "--total_tokens", "512") == 0
     assert start(data_dir, tmp_path / "run", "--resume", "auto", "--total_tokens", "1024") == 0
@@ -258,6 +264,7 @@ def test_a_changed_recipe_is_refused_on_resume_by_name(data_dir, straight, capsy
     assert "--muon_lr 0.5 (checkpoint: 0.02)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_too_many_processes_are_refused_with_numbers_that_work(data_dir, tmp_path):
     argv = [
         "-m",
