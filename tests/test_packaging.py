@@ -1,0 +1,88 @@
+"""What pip makes of the repo, and the versions that stand in several files."""
+
+import importlib.metadata
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import nano_hindi
+from conftest import ROOT, run_command
+
+
+def requirements(name: str) -> set[str]:
+    lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines())
+    return {str(Requirement(line)) for line in lines if line}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder that holds what `pip install .` installs, but for the dependencies. Nothing is downloaded."""
+    folder = tmp_path_factory.mktemp("packaging")
+    files = [*ROOT.glob("*.*"), ROOT / "LICENSE", *(ROOT / "nano_hindi").rglob("*.py"), *(ROOT / "data").glob("*.py"), *(ROOT / "tests").glob("*.py")]
+    for path in filter(Path.is_file, files):
+        copy = folder / "checkout" / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    words = ["--no-index", "--no-deps", "--no-build-isolation", "--target", folder / "installed", folder / "checkout"]
+    done = run_command([sys.executable, "-m", "pip", "install", *words])
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "installed"
+
+
+def test_pip_installs_the_package_alone_and_all_of_it(installed):
+    version = nano_hindi.__version__
+    assert {path.name for path in installed.iterdir()} == {"nano_hindi", f"nano_hindi-{version}.dist-info"}
+    source = {path.relative_to(ROOT) for path in (ROOT / "nano_hindi").rglob("*.py")}
+    assert {path.relative_to(installed) for path in installed.rglob("*.py")} == source
+
+
+def test_an_installed_model_is_imported_from_any_folder(installed, tmp_path):
+    command = "import sys; sys.path.insert(0, sys.argv[1]); import nano_hindi.model; print(nano_hindi.model.__file__)"
+    done = run_command([sys.executable, "-I", "-c", command, installed], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == installed / "nano_hindi" / "model.py"
+
+
+def test_the_metadata_list_the_dependencies_of_the_two_requirement_files(installed):
+    found = importlib.metadata.Distribution.at(next(installed.glob("*.dist-info")))
+    assert found.version == nano_hindi.__version__
+    needed = [Requirement(line) for line in found.requires]
+    assert {str(requirement) for requirement in needed if "extra" not in str(requirement.marker)} == requirements("requirements.txt")
+    extra = set()
+    for requirement in needed:
+        if "extra" in str(requirement.marker):
+            assert str(requirement.marker) == 'extra == "test"'
+            requirement.marker = None
+            extra.add(str(requirement))
+    assert extra == requirements("requirements-test.txt")
+
+
+def test_no_range_of_torch_reaches_2_14():
+    """A version that nothing was tested with would be taken, with gigabytes of CUDA."""
+    matrix = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))["jobs"]["tests"]["strategy"]["matrix"]["include"]
+    torch = next(Requirement(line).specifier for line in requirements("requirements.txt") if Requirement(line).name == "torch")
+    ranges = [torch, *(SpecifierSet(row["torch"]) for row in matrix)]
+    assert len(ranges) > 4
+    for versions in ranges:
+        assert "2.9.0" in versions
+        assert not {"2.8.0", "2.14.0", "3.0"} & set(versions.filter(["2.8.0", "2.14.0", "3.0"]))
+    assert "2.13.0" in torch
+
+
+def test_the_version_and_its_date_are_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    latest = re.search(r"^## \[(\d\S*)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert latest.groups() == (nano_hindi.__version__, str(citation["date-released"]))
+    assert citation["version"] == nano_hindi.__version__
+
+
+def test_pre_commit_runs_a_ruff_of_the_tests_range():
+    (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    ruff = next(Requirement(line).specifier for line in requirements("requirements-test.txt") if Requirement(line).name == "ruff")
+    assert hooks["rev"].removeprefix("v") in ruff
