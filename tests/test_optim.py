@@ -4,11 +4,11 @@ import copy
 import itertools
 import math
 
-import dist_muon_worker as worker
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+import dist_muon_worker as worker
 from nano_hindi.common import World
 from nano_hindi.config import PRESETS, TrainConfig, get_config, get_train_config
 from nano_hindi.errors import UserError

@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-import agreement
+import story_grammar
 from conftest import run_command, run_script
 from data import download, preprocess
 from nano_hindi.corpus import read_documents
@@ -133,10 +133,12 @@ def test_every_way_to_say_a_thing_is_told(many):
 
 
 def test_agreement_in_thousands_of_stories(many):
-    agreement.counted.clear()
-    found = {mistake for text in many for mistake in agreement.mistakes(text)}
+    story_grammar.counted.clear()
+    found = {mistake for text in many for mistake in story_grammar.mistakes(text)}
     assert not found
-    assert all(agreement.counted[rule] >= 500 for rule in ("case", "possession", "attribute", "subject", "ergative", "object", "honour", "joined"))
+    assert all(
+        story_grammar.counted[rule] >= 500 for rule in ("case", "possession", "attribute", "subject", "ergative", "object", "honour", "joined")
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,8 +164,8 @@ def test_agreement_in_thousands_of_stories(many):
     ],
 )
 def test_the_checker_sees_what_is_wrong_and_passes_what_is_right(wrong, right):
-    assert agreement.mistakes(wrong)
-    assert not agreement.mistakes(right)
+    assert story_grammar.mistakes(wrong)
+    assert not story_grammar.mistakes(right)
 
 
 def test_the_text_is_clean(many):

@@ -17,13 +17,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (1, 2)]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 import torch
 import torch.distributed as dist
-from dist_muon_worker import numbers_sent
 from torch.testing._internal.distributed.fake_pg import FakeStore  # a process group whose collectives do nothing
 
+from dist_muon_worker import numbers_sent
 from nano_hindi.budget import EXPECTED_UTILISATION, PEAK_TFLOPS
 from nano_hindi.common import World
 from nano_hindi.config import get_config, get_train_config

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from dist_muon_worker import numbers_sent
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 import train
+from dist_muon_worker import numbers_sent
 from nano_hindi import training
 from nano_hindi.optim import TrainOptimizer
 
