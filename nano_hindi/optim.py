@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nano_hindi.common import World
 from nano_hindi.config import TrainConfig
+from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.muon import DistMuon, Muon
 

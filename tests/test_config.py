@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from nano_hindi.command import Parser
+from nano_hindi.cli import Parser
 from nano_hindi.config import (
     PRESETS,
     GPTConfig,

@@ -18,8 +18,9 @@ import torch
 
 import train
 from conftest import PATIENCE, ROOT, SMALL, launched, wait_until
-from nano_hindi.agreement import file_digest, weight_sums
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
+from nano_hindi.distributed import weight_sums
+from nano_hindi.files import file_digest
 
 UPDATES = 50
 FIFTY = [

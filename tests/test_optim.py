@@ -9,8 +9,8 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import dist_muon_worker as worker
-from nano_hindi.common import World
 from nano_hindi.config import PRESETS, TrainConfig, get_config, get_train_config
+from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 from nano_hindi.muon import Muon

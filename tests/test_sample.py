@@ -10,8 +10,9 @@ import pytest
 import story_grammar
 from conftest import run_command, run_script
 from data import download, preprocess
-from nano_hindi.corpus import read_documents
-from nano_hindi.dataloader import check_data, read_metadata
+from nano_hindi.corpus.documents import read_documents
+from nano_hindi.corpus.prepared import check_data
+from nano_hindi.files import read_metadata
 from nano_hindi.sample import stories
 from nano_hindi.sample.grammar import Noun, agree
 from nano_hindi.sample.plots import PLOTS
@@ -182,7 +183,7 @@ def test_the_text_is_clean(many):
 
 
 def test_the_beginnings_that_training_shows_are_those_of_stories(many):
-    from nano_hindi.report import SAMPLE_PROMPTS
+    from nano_hindi.inference.settings import SAMPLE_PROMPTS
 
     for prompt in SAMPLE_PROMPTS:
         assert any(prompt in text for text in many), prompt

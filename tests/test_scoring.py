@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import standin
-from nano_hindi.checkpoint import TrainedModel
 from nano_hindi.config import GPTConfig
 from nano_hindi.errors import UserError
 from nano_hindi.eval import compute_token_bytes, evaluate_bpb
-from nano_hindi.evaluation_report import Figures
+from nano_hindi.evaluation.report import Figures
+from nano_hindi.evaluation.scoring import CheckpointScorer, HuggingFaceScorer, Scorer, Span, batches_by_length, window_bounds
+from nano_hindi.inference.loading import TrainedModel
 from nano_hindi.model import GPT
-from nano_hindi.scoring import CheckpointScorer, HuggingFaceScorer, Scorer, Window, batches_by_length, window_bounds
 from nano_hindi.tokenizer import load_tokenizer
 
 CONTEXT = 16
@@ -113,7 +113,7 @@ def test_windows_score_each_token_once_with_half_a_context_before_it(context):
 
 def test_batches_hold_every_window_once_and_no_more_places_than_allowed():
     rng = random.Random(1)
-    windows = [Window(i, 0, 0, rng.randint(1, 50)) for i in range(200)]
+    windows = [Span(i, 0, 0, rng.randint(1, 50)) for i in range(200)]
     batches = list(batches_by_length(windows, 120))
     assert sorted(itertools.chain.from_iterable(batches)) == sorted(windows)
     assert all(len(batch) == 1 or len(batch) * max(window.end for window in batch) <= 120 for batch in batches)

@@ -22,7 +22,7 @@ import pyarrow
 import pyarrow.parquet
 
 from hub import Hub
-from nano_hindi.dataloader import read_metadata
+from nano_hindi.files import read_metadata
 from nano_hindi.sample import stories
 
 FILES, ROWS, KEPT = 54, 6000, 1 / 20

@@ -19,8 +19,8 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from nano_hindi.common import World
 from nano_hindi.config import TrainConfig
+from nano_hindi.distributed import World
 from nano_hindi.muon import DistMuon, Muon
 from nano_hindi.optim import TrainOptimizer
 

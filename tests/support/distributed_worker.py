@@ -1,4 +1,4 @@
-"""What nano_hindi/agreement.py promises, on the processes that torchrun starts for test_distributed.py."""
+"""What nano_hindi/distributed.py promises, on the processes that torchrun starts for test_distributed.py."""
 
 import os
 import sys
@@ -10,8 +10,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from nano_hindi.agreement import from_main, require_same
-from nano_hindi.common import World, joined_world
+from nano_hindi.distributed import World, from_main, joined_world, require_same
 from nano_hindi.errors import UserError
 
 

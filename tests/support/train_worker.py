@@ -16,8 +16,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 import train
 from dist_muon_worker import numbers_sent
-from nano_hindi import training
 from nano_hindi.optim import TrainOptimizer
+from nano_hindi.training import loop
 
 RANK, START = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 
@@ -27,7 +27,7 @@ def main(records: Path, events: list[str], flags: list[str]) -> int:
     (records / "pids" / str(os.getpid())).write_text(str(RANK))
     record = {"norms": [], "sent": [], "sent_after_each_backward": []}
     exhausted = []
-    real_update, real_step, real_backward = training.train_update, TrainOptimizer.step, torch.Tensor.backward
+    real_update, real_step, real_backward = loop.train_update, TrainOptimizer.step, torch.Tensor.backward
 
     def train_update(run, stop):
         acts = {event.partition(":")[0] for event in events if event.partition(":")[2] == f"{RANK}:{run.update}:{START}"}
@@ -54,7 +54,7 @@ def main(records: Path, events: list[str], flags: list[str]) -> int:
             exhausted.clear()
             raise torch.cuda.OutOfMemoryError
 
-    training.train_update, TrainOptimizer.step, torch.Tensor.backward = train_update, step, backward
+    loop.train_update, TrainOptimizer.step, torch.Tensor.backward = train_update, step, backward
     code = train.main(flags)
     torch.save(record, records / f"{RANK}.pt")
     return code
