@@ -13,15 +13,11 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from nano_hindi.errors import UserError
 from nano_hindi.files import replacing
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = 1
 MODEL_KEYS = ("format", "step", "model_state_dict", "model_config", "tokenizer")
