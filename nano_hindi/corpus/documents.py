@@ -233,7 +233,7 @@ def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of a file: the documents that begin in bytes `begin` to `end` - 1 of a .txt or .jsonl, or rows of the row group `group` of a .parquet."""
+    """A range of a file: the documents that begin in bytes `begin` to `end` - 1 of a .txt or .jsonl, or rows of the row group `group` of a .parquet."""
 
     path: str
     begin: int

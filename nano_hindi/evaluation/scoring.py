@@ -1,10 +1,10 @@
 """Texts to the losses of their tokens, under a model of this program or of Hugging Face.
 
 Every token is predicted from bos and the tokens before it; eos is left out, so the losses of a text add up to -ln p(text | bos). A text longer than the
-context is read in windows that overlap by half, each behind a bos of its own: a token is scored once, with at least half a context before it.
+context is read in spans that overlap by half, each behind a bos of its own: a token is scored once, with at least half a context before it.
 """
 
-# B windows at once, T tokens of the longest of them, V vocabulary
+# B spans at once, T tokens of the longest of them, V vocabulary
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from nano_hindi.errors import UserError
 from nano_hindi.inference.loading import TrainedModel, build_model
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer, quiet_libraries
 
-POOL_CHARACTERS = 50_000  # of texts whose windows are sorted by length together: hundreds of sentences, and seconds of work for a CPU
+POOL_CHARACTERS = 50_000  # of texts whose spans are sorted by length together: hundreds of sentences, and seconds of work for a CPU
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # that a model of this program takes at once
 BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # that another model makes at once: 256 MiB and 1 GiB in float32
-LONGEST_CONTEXT = 4096  # more would help few documents, and the logits of one window would fill the memory
+LONGEST_CONTEXT = 4096  # more would help few documents, and the logits of one span would fill the memory
 UNKNOWN_CONTEXT = 1024  # for a model that names none
 
 
@@ -38,7 +38,7 @@ class Scored:
     """A text and what its n tokens cost."""
 
     text: str
-    losses: np.ndarray  # float64 (n,): nats of each token, given bos and those before it in its window
+    losses: np.ndarray  # float64 (n,): nats of each token, given bos and those before it in its span
     sizes: np.ndarray  # int64 (n,): UTF-8 bytes of the text that each token stands for; they sum to those of the text
     positions: np.ndarray  # int64 (n,): tokens of context that each prediction saw; 0 = bos only
     lost: int = 0  # characters of the text that its tokens do not give back; above 0, the losses are those of another text
@@ -54,7 +54,7 @@ class Span(NamedTuple):
 
 
 class Scorer:
-    """A model and its tokenizer. `context` is how many tokens a window has, bos included in what it reads."""
+    """A model and its tokenizer. `context` is how many tokens a span has, bos included in what it reads."""
 
     def __init__(self, name: str, model: torch.nn.Module, tokenizer: Tokenizer, context: int, batch_tokens: int):
         self.name, self.model, self.tokenizer, self.context, self.batch_tokens = name, model, tokenizer, context, batch_tokens
@@ -72,26 +72,26 @@ class Scorer:
         ids = [np.array(row, dtype=np.int64) for row in self.tokenizer.encode_batch(texts)]
         losses = [np.empty(len(row)) for row in ids]
         positions = [np.empty(len(row), dtype=np.int64) for row in ids]
-        windows = [Span(text, *bounds) for text, row in enumerate(ids) for bounds in window_bounds(len(row), self.context)]
-        for batch in batches_by_length(windows, self.batch_tokens):
-            found = np.split(self._losses_of(batch, ids), np.cumsum([window.end - window.first for window in batch])[:-1])
-            for window, part in zip(batch, found, strict=True):
-                losses[window.text][window.first : window.end] = part
-                positions[window.text][window.first : window.end] = np.arange(window.first - window.begin, window.end - window.begin)
+        spans = [Span(text, *bounds) for text, row in enumerate(ids) for bounds in span_bounds(len(row), self.context)]
+        for batch in batches_by_length(spans, self.batch_tokens):
+            found = np.split(self._losses_of(batch, ids), np.cumsum([span.end - span.first for span in batch])[:-1])
+            for span, part in zip(batch, found, strict=True):
+                losses[span.text][span.first : span.end] = part
+                positions[span.text][span.first : span.end] = np.arange(span.first - span.begin, span.end - span.begin)
         for text, row, *of_tokens in zip(texts, ids, losses, positions, strict=True):
             sizes, lost = sizes_of(text, row, self.tokenizer)
             yield Scored(text, of_tokens[0], sizes, of_tokens[1], lost)
 
     @torch.no_grad()
     def _losses_of(self, batch: Sequence[Span], ids: Sequence[np.ndarray]) -> np.ndarray:
-        """The losses of what the windows of a batch score, one window after the other."""
-        length = max(window.end - window.begin for window in batch)
+        """The losses of what the spans of a batch score, one span after the other."""
+        length = max(span.end - span.begin for span in batch)
         inputs = np.zeros((len(batch), length), dtype=np.int64)
         targets = np.full((len(batch), length), IGNORED)
         inputs[:, 0] = self.tokenizer.bos_id
-        for row, window in enumerate(batch):
-            inputs[row, 1 : window.end - window.begin] = ids[window.text][window.begin : window.end - 1]
-            targets[row, window.first - window.begin : window.end - window.begin] = ids[window.text][window.first : window.end]
+        for row, span in enumerate(batch):
+            inputs[row, 1 : span.end - span.begin] = ids[span.text][span.begin : span.end - 1]
+            targets[row, span.first - span.begin : span.end - span.begin] = ids[span.text][span.first : span.end]
         device = next(self.model.parameters()).device
         return self.losses(torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)).double().cpu().numpy()
 
@@ -150,8 +150,8 @@ def _load_causal_lm(folder: Path, trust_remote_code: bool) -> torch.nn.Module:
     return model.eval()
 
 
-def window_bounds(tokens: int, context: int) -> Iterator[tuple[int, int, int]]:
-    """(begin, first, end) of the windows over a text of so many tokens; see `Span`. `context` is at least 2."""
+def span_bounds(tokens: int, context: int) -> Iterator[tuple[int, int, int]]:
+    """(begin, first, end) of the spans over a text of so many tokens; see `Span`. `context` is at least 2."""
     begin = first = 0
     while first < tokens:
         end = min(begin + context, tokens)
@@ -159,14 +159,14 @@ def window_bounds(tokens: int, context: int) -> Iterator[tuple[int, int, int]]:
         begin, first = end - (context + 1) // 2, end
 
 
-def batches_by_length(windows: Iterable[Span], batch_tokens: int) -> Iterator[list[Span]]:
-    """`windows`, the longest first, in lists that have at most `batch_tokens` places when filled up to their longest, or one window."""
+def batches_by_length(spans: Iterable[Span], batch_tokens: int) -> Iterator[list[Span]]:
+    """`spans`, the longest first, in lists that have at most `batch_tokens` places when filled up to their longest, or one span."""
     batch: list[Span] = []
-    for window in sorted(windows, key=lambda window: window.begin - window.end):
+    for span in sorted(spans, key=lambda span: span.begin - span.end):
         if batch and (len(batch) + 1) * (batch[0].end - batch[0].begin) > batch_tokens:
             yield batch
             batch = []
-        batch.append(window)
+        batch.append(span)
     if batch:
         yield batch
 

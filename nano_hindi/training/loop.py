@@ -83,7 +83,7 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
     loss_sum = within_memory(run, lambda: accumulate_gradients(run))
     lr_scale = learning_rate_scale(config, run.update)
     norm = run.optimizer.step(lr_scale, grad_divisor=run.loss_scale.value)
-    # one readback: the sum over the processes of each one's part of the loss, of the norm, and of the wish to stop
+    # one readback: the sum over the processes of each one's share of the loss, of the norm, and of the wish to stop
     figures = torch.stack([loss_sum / config.tokens_per_update, norm / world.size, torch.full_like(norm, float(stop.signal is not None))])
     if world.size > 1:
         dist.all_reduce(figures)
