@@ -865,7 +865,11 @@ def test_a_hub_that_vanishes_in_the_middle_and_comes_back(tmp_path, hub, tokeniz
 # mirrors
 
 
-@pytest.mark.parametrize("mirror", [{"unlisted": {"siblings"}}, {"unlisted": {"size"}}, {"unlisted": {"sha", "siblings"}}, {"strip": "/hf"}], ids=str)
+@pytest.mark.parametrize(
+    "mirror",
+    [{"unlisted": {"siblings"}}, {"unlisted": {"size"}}, {"unlisted": {"sha", "siblings"}}, {"strip": "/hf"}],
+    ids=("no siblings", "no size", "no sha or siblings", "below a path"),
+)
 def test_a_mirror_that_says_less_or_lies_below_a_path_gives_the_same_corpus(
     tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, monkeypatch, mirror
 ):
