@@ -10,10 +10,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from nano_hindi.command import Parser, collected_interrupts, command_line
+from nano_hindi.cli import Parser, collected_interrupts, command_line
 from nano_hindi.common import pick_device
 from nano_hindi.errors import UserError
-from nano_hindi.writing import SETTINGS, Settings, parse_setting, write
+from nano_hindi.inference.settings import SAMPLE_PROMPTS, SETTINGS, Settings, parse_setting
+from nano_hindi.inference.text import write
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -45,13 +46,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    from nano_hindi.checkpoint import build_model, load_for_inference
+    from nano_hindi.inference.loading import build_model, load_for_inference
 
     trained = load_for_inference(args.checkpoint)
     model, tokenizer = build_model(trained, pick_device(args.device)), trained.tokenizer
     del trained  # its tensors are mapped from the file, and Windows would not let a training run delete that
     if args.interactive:
-        from nano_hindi.chat import talk
+        from nano_hindi.inference.chat import talk
 
         talk(model, tokenizer, args.settings)
         return 0
@@ -64,8 +65,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def read_prompts(prompt: str | None) -> tuple[str, ...]:
     if prompt is None:
-        from nano_hindi.report import SAMPLE_PROMPTS
-
         return SAMPLE_PROMPTS
     return (sys.stdin.read().removeprefix("\ufeff").rstrip("\r\n") if prompt == "-" else prompt,)  # PowerShell begins a pipe with U+FEFF
 

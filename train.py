@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nano_hindi.command import Parser, command_line
-from nano_hindi.common import joined_world
+from nano_hindi.cli import Parser, command_line
 from nano_hindi.config import DEFAULT_PRESET, PRESETS, add_flags
+from nano_hindi.distributed import joined_world, only_run_in
 
 ROOT = Path(__file__).resolve().parent
 
@@ -38,10 +38,9 @@ def parse(argv: list[str] | None):
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     with joined_world(args.device) as world:
-        from nano_hindi.lock import only_run_in
-        from nano_hindi.report import print_dry_run
-        from nano_hindi.run import open_run
-        from nano_hindi.training import train
+        from nano_hindi.training.loop import train
+        from nano_hindi.training.report import print_dry_run
+        from nano_hindi.training.setup import open_run
 
         if args.dry_run:
             return print_dry_run(args, world)

@@ -20,15 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_DIR = ROOT / "data" / "raw"
 sys.path.insert(0, str(ROOT))
 
-from nano_hindi.cleaning import Cleaner
-from nano_hindi.command import Parser, command_line, exit_at_once
-from nano_hindi.common import Progress, count, replacing, shown
-from nano_hindi.corpus import batches, read_documents, read_source, write_document
+from nano_hindi.cli import Parser, command_line, exit_at_once
+from nano_hindi.console import Progress, count, shown
+from nano_hindi.corpus.cleaning import Cleaner
+from nano_hindi.corpus.documents import batches, read_documents, read_source, write_document
+from nano_hindi.corpus.hub import HubTexts, say
+from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus, write_facts
 from nano_hindi.errors import UserError
-from nano_hindi.hub import HubTexts, say
-from nano_hindi.lock import locked
+from nano_hindi.files import locked, read_metadata, replacing
 from nano_hindi.sample import stories
-from nano_hindi.unfinished import Unfinished, write_facts
 
 if TYPE_CHECKING:
     from nano_hindi.tokenizer import Tokenizer
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
 def make(args, asked: dict, corpus: Path) -> int:
     """The corpus, in a folder that is this process's alone, unless it is there already; and what came of it, for people."""
     from_hub = args.source == [HUB_SOURCE]
-    unfinished = Unfinished(corpus)
+    unfinished = UnfinishedCorpus(corpus)
     if not (unfinished.is_complete and unfinished.is_of(asked)):
         if corpus.exists() and not args.overwrite:
             return leave_alone(corpus, asked)
@@ -147,7 +147,7 @@ def gather(args, asked: dict, corpus: Path) -> dict:
     return facts
 
 
-def download(args, asked: dict, unfinished: Unfinished) -> None:
+def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
     """Complete the part file. It is recorded after every RECORD_BYTES of text, with the position of the stream, and a stop costs no more than those."""
     hub = HubTexts(HUB_DATASET, HUB_FOLDER, args.seed, unfinished.recorded.get("revision"), say)
     tokenizer = load_tokenizer(asked["tokenizer"])
@@ -199,8 +199,6 @@ def next_flags(args) -> str:
 
 def leave_alone(corpus: Path, asked: dict) -> int:
     """Say that the corpus is there already, when the same source and budget made it. Raises UserError when it is another one."""
-    from nano_hindi.dataloader import read_metadata
-
     facts_file = corpus.with_name("metadata.txt")
     facts = read_metadata(facts_file) if facts_file.is_file() else {}
     if any(facts.get(key) != str(value) for key, value in asked.items()):

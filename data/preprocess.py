@@ -23,14 +23,14 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_DIR = ROOT / "data"
 sys.path.insert(0, str(ROOT))
 
-from nano_hindi.command import Parser, command_line
-from nano_hindi.common import Progress, count, shown
-from nano_hindi.corpus import MARKER, Stretch, batches, read_source, stretches
+from nano_hindi.cli import Parser, command_line
+from nano_hindi.console import Progress, count, shown
+from nano_hindi.corpus.documents import MARKER, Stretch, batches, read_source, stretches
 from nano_hindi.errors import UserError
-from nano_hindi.lock import locked
+from nano_hindi.files import locked, read_metadata
 
 if TYPE_CHECKING:
-    from nano_hindi.token_files import TokenFiles
+    from nano_hindi.corpus.unfinished_tokens import UnfinishedTokens
     from nano_hindi.tokenizer import Tokenizer
 
 SAMPLES, SAMPLE_CHARACTERS = 8, 100_000  # of the text, to compare two encoders on
@@ -86,10 +86,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def make(args, plan: list[Stretch]) -> None:
     """Token files in a folder that is this process's alone, unless they are there already, and the report."""
-    from nano_hindi.token_files import TokenFiles
+    from nano_hindi.corpus.unfinished_tokens import UnfinishedTokens
     from nano_hindi.tokenizer import load_tokenizer
 
-    files = TokenFiles(args.output_dir)
+    files = UnfinishedTokens(args.output_dir)
     asked = facts_of_input(args.input, plan) | {"val_fraction": args.val_fraction, "train_tokenizer": args.train_tokenizer or "no"}
     tokenizer = None
     if args.train_tokenizer is None:
@@ -101,7 +101,7 @@ def make(args, plan: list[Stretch]) -> None:
         tokenizer = tokenize(args, plan, asked, files, tokenizer)
         describe(finish(args, asked, files, tokenizer))
     if args.report:
-        from nano_hindi.data_report import write_report
+        from nano_hindi.corpus.report import write_report
 
         for path in write_report(args.output_dir):
             print(f"report      {shown(path)}")
@@ -135,9 +135,9 @@ def all_documents(paths: list[Path]) -> Iterable[str]:
     return itertools.chain.from_iterable(map(read_source, paths))
 
 
-def is_ready(files: TokenFiles, asked: dict) -> bool:
+def is_ready(files: UnfinishedTokens, asked: dict) -> bool:
     """Whether the folder holds what was asked for, whole."""
-    from nano_hindi.dataloader import check_data, read_metadata
+    from nano_hindi.corpus.prepared import check_data
 
     if not files.facts.is_file():
         return False
@@ -151,10 +151,10 @@ def is_ready(files: TokenFiles, asked: dict) -> bool:
     return True
 
 
-def tokenize(args, plan: list[Stretch], asked: dict, files: TokenFiles, tokenizer: Tokenizer | None) -> Tokenizer:
+def tokenize(args, plan: list[Stretch], asked: dict, files: UnfinishedTokens, tokenizer: Tokenizer | None) -> Tokenizer:
     """Complete the part files. Returns the tokenizer, which is trained first where there is none."""
-    from nano_hindi.tokenizer_training import train_tokenizer
-    from nano_hindi.tokenizing import encode_stretches
+    from nano_hindi.corpus.tokenize import encode_stretches
+    from nano_hindi.tokenizer.training import train_tokenizer
 
     if files.begin(asked, len(plan)):
         print(f"going on: {files.finished:,} of {len(plan):,} stretches of the text are tokenized", flush=True)
@@ -186,14 +186,14 @@ def sample_of(plan: list[Stretch]) -> list[str]:
     return [text for stretch in some for text in next(batches(stretch.read(), SAMPLE_CHARACTERS), [])]
 
 
-def refuse_losses(files: TokenFiles, tokenizer: Tokenizer, allow: bool) -> None:
+def refuse_losses(files: UnfinishedTokens, tokenizer: Tokenizer, allow: bool) -> None:
     if files.losses.documents and not allow:
         raise UserError(
             f"the tokenizer {tokenizer.name} loses text: {files.losses.report(files.counts)}; use another, or --allow_lossy to take it as it is"
         )
 
 
-def finish(args, asked: dict, files: TokenFiles, tokenizer: Tokenizer) -> dict:
+def finish(args, asked: dict, files: UnfinishedTokens, tokenizer: Tokenizer) -> dict:
     """Give the files their names. Returns the facts of preprocess_meta.txt. Raises UserError where all documents fell on one side."""
     refuse_losses(files, tokenizer, args.allow_lossy)
     counts = files.counts

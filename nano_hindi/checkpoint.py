@@ -12,19 +12,12 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from nano_hindi.common import World, compute_dtype, replacing
-from nano_hindi.config import GPTConfig, TrainConfig, from_dict
 from nano_hindi.errors import UserError
-
-if TYPE_CHECKING:
-    from nano_hindi.model import GPT
-    from nano_hindi.tokenizer import Tokenizer
+from nano_hindi.files import replacing
 
 FORMAT = 1
 MODEL_KEYS = ("format", "step", "model_state_dict", "model_config", "tokenizer")
@@ -111,57 +104,13 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
         raise UserError(f"{path} is damaged: its {', '.join(wrong)} cannot be used; use an older one")
     if keys == CHECKPOINT_KEYS:
         try:
-            _require_sound(state)
+            from nano_hindi.checkpoint_check import require_sound  # builds a model: only where a whole checkpoint is taken over
+
+            require_sound(state)
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path} does not fit its own configuration ({reason}); use an older one") from error
     return state
-
-
-def _require_sound(state: dict) -> None:
-    """Raises UserError, or what building a model raises, where names, shapes or types are others than the checkpoint's configuration asks for."""
-    from nano_hindi.model import GPT
-    from nano_hindi.optim import LossScale, TrainOptimizer
-
-    config, recipe = from_dict(GPTConfig, state["model_config"]), from_dict(TrainConfig, state["train_config"])
-    if config.n_layer > len(state["model_state_dict"]):  # before so many are built
-        raise UserError(f"n_layer is {config.n_layer}, but there are {len(state['model_state_dict'])} tensors")
-    with torch.device("meta"):  # shapes without memory
-        model = GPT(config)
-    weights, muon = dict(model.state_dict()), TrainOptimizer(model, recipe, World(0, 1, torch.device("meta"))).muon.state_dict()
-    moments = {
-        name: {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight} for name, weight in weights.items() if name not in muon["momentum"]
-    }
-    expected = {
-        "model_state_dict": weights,
-        "optimizers": {
-            "muon": muon,
-            "adamw": moments if state["optimizers"].get("adamw") else {},
-            "loss_scale": LossScale(enabled=False).state_dict(),
-        },
-        "rng": {"torch": torch.get_rng_state()},
-        "metrics": {"latest": dict.fromkeys(state["metrics"].get("latest", ()), 0.0), "meter": {"loss_sum": 0.0, "updates": 0}, "skipped": 0},
-    }
-    for key, content in expected.items():
-        _require_alike(state[key], content, key)
-    torch.Generator().set_state(state["rng"]["torch"])
-    if state["step"] < 0 or state["tokens_seen"] != state["step"] * recipe.batch_size * recipe.sequence_len:
-        raise UserError(f"step {state['step']} is not where {state['tokens_seen']} tokens lead")
-
-
-def _require_alike(found: object, expected: object, place: str) -> None:
-    """Raises UserError where `found` is of another type, or its tensors have other shapes or dtypes, than `expected`; names the place."""
-    if type(found) is not type(expected):
-        raise UserError(f"{place} is a {type(found).__name__}, not a {type(expected).__name__}")
-    if isinstance(expected, dict):
-        if different := sorted(map(str, found.keys() ^ expected.keys())):
-            raise UserError(f"{place}: {', '.join(different[:3])} {'is' if len(different) == 1 else 'are'} missing or too much")
-        for key, content in expected.items():
-            _require_alike(found[key], content, f"{place} {key}")
-    elif isinstance(expected, torch.Tensor):
-        form, expected_form = ((tuple(t.shape), t.dtype, t.layout) for t in (found, expected))
-        if form != expected_form:
-            raise UserError(f"{place} is {form[1]} {form[0]} ({form[2]}), not {expected_form[1]} {expected_form[0]}")
 
 
 def print_skipped(error: UserError) -> None:
@@ -179,63 +128,3 @@ def newest_checkpoint(
         except UserError as error:
             skip(error)
     return None
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """What generation needs of a run."""
-
-    config: GPTConfig
-    state_dict: dict[str, torch.Tensor]
-    step: int
-    tokenizer: Tokenizer
-    path: Path
-
-
-def load_for_inference(path: Path | str) -> TrainedModel:
-    """The model of a checkpoint, of a `model.pt`, or of the later of both in a folder, with the tokenizer that lies beside it.
-
-    Raises UserError where there is none, where a file is damaged, or where the tokenizer is another than the model was trained with.
-    """
-    from nano_hindi.tokenizer import load_tokenizer
-
-    path = Path(path)
-    file = _latest_model(path) if path.is_dir() else path
-    state = load_checkpoint(file, MODEL_KEYS)
-    folder = file.parent / "tokenizer"
-    if not folder.is_dir():
-        raise UserError(f"the tokenizer of {file} is missing: the folder {folder} should hold it")
-    tokenizer = load_tokenizer(str(folder))
-    if tokenizer.fingerprint() != state["tokenizer"].get("fingerprint"):
-        raise UserError(f"{folder} is not the tokenizer that {file} was trained with (their fingerprints differ); put the right one there")
-    return TrainedModel(from_dict(GPTConfig, state["model_config"]), state["model_state_dict"], state["step"], tokenizer, file)
-
-
-def build_model(trained: TrainedModel, device: torch.device) -> GPT:
-    """The model of a checkpoint, on its device and ready to predict. Raises UserError where the weights do not fit the configuration."""
-    from nano_hindi.flash_attention import select_backend
-    from nano_hindi.model import GPT
-
-    config = trained.config
-    with torch.device("meta"):
-        model = GPT(config)
-    model.to_empty(device=device)
-    try:
-        model.load_state_dict(trained.state_dict)
-    except RuntimeError as error:
-        raise UserError(f"the weights of {trained.path} do not fit its own configuration; use another checkpoint") from error
-    model.eval()
-    model.compute_dtype = compute_dtype(device)
-    select_backend(device, model.compute_dtype, head_dim=config.head_dim, n_head=config.n_head, n_kv_head=config.n_kv_head, training=False)
-    return model
-
-
-def _latest_model(folder: Path) -> Path:
-    newest = newest_checkpoint(folder, keys=MODEL_KEYS)
-    model = folder / "model.pt"
-    if model.is_file() and (newest is None or load_checkpoint(model, MODEL_KEYS)["step"] >= newest[1]["step"]):
-        return model
-    if newest is None:
-        which = "no checkpoint that loads" if list_checkpoints(folder) else "no checkpoint"
-        raise UserError(f"there is {which} in {folder}; train one first: python train.py --config 25m --checkpoint_dir {folder}")
-    return newest[0]

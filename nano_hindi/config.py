@@ -144,10 +144,6 @@ class TrainConfig:
             _require(getattr(self, name) <= 1, f"{name} must be from 0 to 1, not {getattr(self, name)}")
 
     @property
-    def tokens_per_step(self) -> int:
-        return self.batch_size * self.sequence_len
-
-    @property
     def sequences_per_update(self) -> int:
         return self.batch_size * self.gradient_accumulation_steps
 

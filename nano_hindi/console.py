@@ -1,4 +1,4 @@
-"""The screen of a run: lines that stay, and on a terminal a last one that is rewritten in place."""
+"""What people see of a program: lines, a status line and a progress bar that are rewritten in place, and how numbers and paths are written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import shutil
 import sys
 import textwrap
+import time
 import unicodedata
+from pathlib import Path
 
 NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")  # their cells look like a terminal, but keep every line
 
@@ -67,3 +69,78 @@ def bar(fraction: float, width: int) -> str:
     """`[#####.....]` of `width` characters in all; nothing where that is too few."""
     inside = width - 2
     return f"[{'#' * int(fraction * inside):.<{inside}}]" if inside >= 5 else ""
+
+
+# ---- words and numbers for people
+
+
+def shown(path: Path) -> str:
+    """A path as a person would type it: from the current folder where it lies below that."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def count(n: float) -> str:
+    """A count in three digits: 999, 1.20 k, 12.6 M, 500 M, 1.26 B."""
+    for limit, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if abs(n) >= limit * 0.9995:
+            value = n / limit
+            return f"{value:.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}{unit}"
+    return f"{n:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """A time span in its two largest units: 45s, 3m 05s, 2h 10m, 3d 4h."""
+    s = int(max(0, seconds) + 0.5)
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m {s % 60:02d}s"
+    if s < 86400:
+        return f"{s // 3600}h {s % 3600 // 60:02d}m"
+    return f"{s // 86400}d {s % 86400 // 3600}h"
+
+
+class Progress:
+    """A tqdm bar on a terminal; elsewhere a plain line at most every ten seconds. Use it as a context manager.
+
+    `total` may be None. `update(n, **postfix)` adds n; the postfix is shown behind the rate and the time left.
+    """
+
+    def __init__(self, total: float | None, unit: str, description: str, *, quiet_seconds: float = 10.0):
+        from tqdm import tqdm
+
+        self.total, self.unit, self.description, self.done, self.postfix = total, unit, description, 0, {}
+        self.quiet_seconds, self.start = quiet_seconds, time.monotonic()
+        self.last_line = self.start
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self.bar = tqdm(total=total, unit=f" {unit}", desc=description, unit_scale=True, dynamic_ncols=True) if is_terminal else None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        elif exc_info[0] is None:
+            self._print_line()
+
+    def update(self, n: float, **postfix) -> None:
+        self.done += n
+        self.postfix.update(postfix)
+        if self.bar is not None:
+            self.bar.set_postfix(self.postfix, refresh=False)
+            self.bar.update(n)
+        elif time.monotonic() - self.last_line >= self.quiet_seconds:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self.last_line = time.monotonic()
+        elapsed = max(self.last_line - self.start, 1e-9)
+        rate = self.done / elapsed
+        of_total = f"/{count(self.total)}" if self.total else ""
+        left = f", {duration((self.total - self.done) / rate)} left" if self.total and rate > 0 and self.done < self.total else ""
+        extra = "".join(f", {key} {value}" for key, value in self.postfix.items())
+        print(f"{self.description}: {count(self.done)}{of_total} {self.unit} ({count(rate)}/s{left}){extra}", flush=True)

@@ -7,19 +7,16 @@ N tokens of a file, T tokens of a window, W = (N - 1) // T windows: window i hol
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nano_hindi.common import write_text
 from nano_hindi.errors import UserError
-from nano_hindi.tokenizer import Tokenizer, load_tokenizer
+from nano_hindi.files import file_size
 
 IGNORED = -1  # the target of a position that is padding
 TOKEN_BYTES = 4  # little-endian uint32
-CHECKED_IDS = 2**28  # a gigabyte: a second or two from a good disk
 
 
 class TokenFile:
@@ -105,7 +102,7 @@ def epoch_order(num_windows: int, seed: int, epoch: int) -> np.ndarray:
 def val_batches(
     path: str | Path, sequence_len: int, batch_size: int, eval_tokens: int, vocab_size: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs and targets, int64 (batch_size, T), of the first `eval_tokens` targets of a file, in file order; this rank's part of them.
+    """Inputs and targets, int64 (batch_size, T), of the first `eval_tokens` targets of a file, in file order; this rank's shard of them.
 
     Each target comes once, whatever the batch and world size. What fills the last window and the last batch up has input 0 and target -1; a rank
     with less than one batch of windows gets a batch of just those, and one without windows none.
@@ -126,81 +123,3 @@ def val_batches(
             yield x.view(size, T), y.view(size, T)
 
     return batches()
-
-
-# ---- what data/preprocess.py leaves behind
-
-
-def file_size(path: Path) -> int:
-    """Bytes of a file of the prepared data. Raises UserError where it is missing."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing; run data/download.py and data/preprocess.py first, or name the right folder")
-    return path.stat().st_size
-
-
-def write_metadata(path: str | Path, metadata: dict) -> None:
-    """Write `key: value` lines, under a temporary name first. Values are text on one line, or numbers."""
-    write_text(Path(path), "".join(f"{key}: {value}\n" for key, value in metadata.items()))
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """What `write_metadata` wrote, as text. Raises UserError where the file is missing or no such file."""
-    file_size(Path(path))
-    try:
-        pairs = [line.split(":", 1) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-        return {key.strip(): value.strip() for key, value in pairs}
-    except ValueError as error:  # no colon, or no UTF-8
-        raise UserError(f"{path} is not made of `key: value` lines; run the command that wrote it again") from error
-
-
-@dataclass(frozen=True)
-class DataInfo:
-    """What preprocess_meta.txt says of a data folder, and the tokenizer that lies in it."""
-
-    tokenizer: Tokenizer
-    tokenizer_name: str
-    fingerprint: str
-    vocab_size: int
-    bos_id: int
-    eos_id: int
-    train_documents: int
-    train_tokens: int
-    train_bytes: int
-    val_documents: int
-    val_tokens: int
-    val_bytes: int
-    fertility: float
-
-
-def check_data(data_dir: str | Path) -> DataInfo:
-    """The facts of a data folder, after its files have been held against them.
-
-    Raises UserError, with what to do, where files are missing, have another length than preprocess_meta.txt says, hold ids outside the vocabulary, or
-    the tokenizer is another. Of the ids only the first CHECKED_IDS are read here; the loader looks at each batch besides.
-    """
-    folder, again = Path(data_dir), "run data/preprocess.py again"
-    path = folder / "preprocess_meta.txt"
-    facts = read_metadata(path)
-    whole_numbers = [field.name for field in fields(DataInfo) if field.type == "int"]
-    try:
-        info = {name: int(facts[name]) for name in whole_numbers}
-        info |= {"fertility": float(facts["fertility"]), "tokenizer_name": facts["tokenizer"], "fingerprint": facts["fingerprint"]}
-    except KeyError as error:
-        raise UserError(f"{path} has no line {error.args[0]}; {again}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); {again}") from error
-    for part in ("train", "val"):
-        size, tokens = file_size(folder / f"{part}.bin"), info[f"{part}_tokens"]
-        if size != tokens * TOKEN_BYTES:
-            raise UserError(f"{folder / f'{part}.bin'} has {size:,} bytes, but {path.name} speaks of {tokens:,} tokens of {TOKEN_BYTES}; {again}")
-    tokenizer_dir = folder / "tokenizer"
-    if not tokenizer_dir.is_dir():
-        raise UserError(f"{tokenizer_dir} is missing, the copy of the tokenizer that the data was made with; {again}")
-    tokenizer = load_tokenizer(tokenizer_dir)
-    found = {"fingerprint": tokenizer.fingerprint(), "vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
-    if found.items() - info.items():
-        raise UserError(f"{tokenizer_dir} is not the tokenizer that the data was made with ({info['tokenizer_name']}); put that back, or {again}")
-    for part in ("train", "val"):
-        file = TokenFile(folder / f"{part}.bin", tokenizer.vocab_size)
-        file.require_in_vocabulary(file.tokens[:CHECKED_IDS])
-    return DataInfo(tokenizer=tokenizer, **info)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,7 +13,9 @@ from torch import Tensor
 from nano_hindi.config import GPTConfig
 from nano_hindi.errors import UserError
 from nano_hindi.flash_attention import flash_attn
-from nano_hindi.model import GPT
+
+if TYPE_CHECKING:
+    from nano_hindi.model import GPT
 
 PREFILL_TOKENS = 512  # of a prompt that go through the model at once: bounds the slack of the caches
 MIN_TEMPERATURE = 1e-6  # below it float32 overflows, and the likeliest token wins anyway

@@ -23,7 +23,7 @@ def probe_in_child(device: torch.device, dtype: torch.dtype, head_dim: int, n_he
     path = os.pathsep.join(map(os.path.abspath, sys.path))  # the child imports the same modules as this process
     try:
         child = subprocess.run(
-            [sys.executable, "-m", __name__, arguments],
+            [sys.executable, "-m", "nano_hindi.fa3_probe", arguments],
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -39,16 +39,3 @@ def probe_in_child(device: torch.device, dtype: torch.dtype, head_dim: int, n_he
         major, minor = torch.cuda.get_device_capability(device)
         return f"crashes on compute capability {major}.{minor} (exit code {child.returncode})"
     return verdict.strip()
-
-
-def main() -> None:
-    """Run the probe that the arguments describe and print its verdict."""
-    from nano_hindi.flash_attention import probe_fa3
-
-    device, dtype, *shapes = json.loads(sys.argv[1])
-    reason = probe_fa3(torch.device(device), getattr(torch, dtype), *shapes)
-    print(VERDICT + reason)
-
-
-if __name__ == "__main__":
-    main()

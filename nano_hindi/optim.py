@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nano_hindi.common import World, count
 from nano_hindi.config import TrainConfig
+from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.muon import DistMuon, Muon
 
@@ -48,19 +47,6 @@ def learning_rate_scale(config: TrainConfig, update: int) -> float:
         return end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2
     start = max(warmup, min(int(config.constant_share * config.updates), last - 1))
     return 1 - (1 - end) * max(0, update - start) / max(1, last - start)
-
-
-@dataclass(frozen=True)
-class ParameterGroup:
-    """What the start page says about the parameters that share an optimizer and a rate."""
-
-    name: str
-    optimizer: str
-    count: int
-    lr: float
-
-    def __str__(self) -> str:
-        return f"{self.name}: {count(self.count)}, {self.optimizer}, rate {self.lr:.3g}"
 
 
 class TrainOptimizer:
@@ -110,14 +96,6 @@ class TrainOptimizer:
     def compile(self) -> None:
         """Compile Muon's kernel (AdamW's is a fused one). Call it where torch.compile is known to work."""
         self.muon.compile_kernel()
-
-    @property
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """The parameters by kind, with their number and full rate; print them."""
-        matrices = sum(p.numel() for group in self.muon.param_groups for p in group["params"])
-        return [ParameterGroup("blocks", "Muon", matrices, self.muon.param_groups[0]["initial_lr"])] + [
-            ParameterGroup(group["kind"], "AdamW", sum(p.numel() for p in group["params"]), group["initial_lr"]) for group in self.adamw.param_groups
-        ]
 
     # ---- one update
 

@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a thread that spins takes the core from the one that it waits for
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so a shell starts what runs in the background; the tests of Ctrl-C would wait for ever
@@ -56,7 +56,7 @@ def data_dir(tmp_path_factory) -> Path:
     """A folder as data/preprocess.py leaves it: a few thousand tokens and a stand-in tokenizer."""
     import standin
     from data import preprocess
-    from nano_hindi.corpus import write_document
+    from nano_hindi.corpus.documents import write_document
 
     folder = tmp_path_factory.mktemp("data")
     standin.make_tokenizer(folder / "standin", vocab_size=512)
@@ -95,7 +95,7 @@ def spelling(straight, tmp_path_factory) -> Path:
     """A folder with a model made by hand: behind any prompt it writes the tokens of SPELLED, over and over, and behind अ it writes eos."""
     import torch
 
-    from nano_hindi.checkpoint import load_for_inference
+    from nano_hindi.inference.loading import load_for_inference
 
     folder = tmp_path_factory.mktemp("spelling")
     shutil.copytree(straight / "tokenizer", folder / "tokenizer")

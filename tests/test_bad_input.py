@@ -22,7 +22,7 @@ import train
 from conftest import SMALL, run_script
 from data import download, preprocess
 from nano_hindi.checkpoint import list_checkpoints
-from nano_hindi.corpus import write_document
+from nano_hindi.corpus.documents import write_document
 
 MAINS = {"data/download.py": download.main, "data/preprocess.py": preprocess.main, "train.py": train.main, "generate.py": generate.main}
 LONG = "n" * 300  # longer than a file system takes for a name

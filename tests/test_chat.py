@@ -14,9 +14,10 @@ import torch
 
 import generate
 from conftest import PATIENCE, launched, run_command, spelled
-from nano_hindi import chat, engine
-from nano_hindi.checkpoint import build_model, load_for_inference
-from nano_hindi.writing import Settings
+from nano_hindi import engine
+from nano_hindi.inference import chat
+from nano_hindi.inference.loading import build_model, load_for_inference
+from nano_hindi.inference.settings import Settings
 
 
 class Terminal:

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from nano_hindi import checkpoint as ckpt
-from nano_hindi.common import World
 from nano_hindi.config import GPTConfig, TrainConfig
+from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
+from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
 
@@ -223,4 +224,4 @@ def test_an_empty_folder_has_no_newest_checkpoint(tmp_path):
     assert ckpt.newest_checkpoint(tmp_path) is None
     assert ckpt.newest_checkpoint(tmp_path / "nowhere") is None
     with pytest.raises(UserError, match="train one first"):
-        ckpt.load_for_inference(tmp_path)
+        load_for_inference(tmp_path)

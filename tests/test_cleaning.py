@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from nano_hindi.cleaning import Cleaner, Seen
+from nano_hindi.corpus.cleaning import Cleaner, Seen
 
 GOOD = "एक गाँव में मोहन नाम का एक लड़का रहता था। वह रोज़ नदी के किनारे जाता था और मछलियों को दाना डालता था।"
 MOJIBAKE = GOOD.encode().decode("latin-1")

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from nano_hindi.command import Parser
+from nano_hindi.cli import Parser
 from nano_hindi.config import (
     PRESETS,
     GPTConfig,
@@ -39,7 +39,7 @@ def saved(preset="25m", **train):
 
 def test_the_default_run_is_1907_updates_and_7628_steps():
     train = get_train_config("25m")
-    assert (train.tokens_per_step, train.tokens_per_update, train.sequences_per_update) == (65_536, 262_144, 256)
+    assert (train.batch_size * train.sequence_len, train.tokens_per_update, train.sequences_per_update) == (65_536, 262_144, 256)
     assert (train.updates, train.steps) == (1907, 7628)
 
 

@@ -8,9 +8,10 @@ import pytest
 
 import standin
 from data import preprocess
-from nano_hindi import data_report
-from nano_hindi.corpus import write_document
-from nano_hindi.dataloader import TokenFile, check_data
+from nano_hindi.corpus import report as data_report
+from nano_hindi.corpus.documents import write_document
+from nano_hindi.corpus.prepared import check_data
+from nano_hindi.dataloader import TokenFile
 
 HARD = ["👩‍🌾 क्‍या ख़ुशी\tटैब\n\n<b>&amp; </s> १२३ 漢字", "एक"]
 

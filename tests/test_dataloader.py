@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import standin
-from nano_hindi.dataloader import IGNORED, WindowLoader, check_data, epoch_order, read_metadata, val_batches, write_metadata
+from nano_hindi.corpus.prepared import check_data
+from nano_hindi.dataloader import IGNORED, WindowLoader, epoch_order, val_batches
 from nano_hindi.errors import UserError
+from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.tokenizer import load_tokenizer
 
 T, VOCAB = 8, 1000

@@ -18,8 +18,9 @@ import torch
 
 import train
 from conftest import PATIENCE, ROOT, SMALL, launched, wait_until
-from nano_hindi.agreement import file_digest, weight_sums
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
+from nano_hindi.distributed import weight_sums
+from nano_hindi.files import file_digest
 
 pytestmark = pytest.mark.slow
 UPDATES = 50
@@ -78,7 +79,7 @@ class Job:
 
 def torchrun(processes: int, records: Path, data_dir, folder: Path, *flags, events: tuple = (), options: tuple = ("--standalone",), **env) -> Job:
     launcher = [sys.executable, "-m", "torch.distributed.run", *options, f"--nproc_per_node={processes}"]
-    worker = [ROOT / "tests" / "train_worker.py", records, *events, "--"]
+    worker = [ROOT / "tests" / "support" / "train_worker.py", records, *events, "--"]
     return Job([*launcher, *worker, *FIFTY, "--data_dir", data_dir, "--checkpoint_dir", folder, *flags], records, **env)
 
 
@@ -313,9 +314,9 @@ def test_a_machine_with_other_data_is_refused(hosts, data_dir, tmp_path):
 
 
 def test_what_the_processes_compare_and_take_over(tmp_path):
-    """tests/agreement_worker.py holds the claims."""
+    """tests/support/distributed_worker.py holds the claims."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]
-    with Job([*launcher, ROOT / "tests" / "agreement_worker.py", tmp_path], tmp_path) as job:
+    with Job([*launcher, ROOT / "tests" / "support" / "distributed_worker.py", tmp_path], tmp_path) as job:
         said = job.wait()
     assert job.process.returncode == 0, said
 

@@ -15,13 +15,14 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-import nano_hindi.hub
+import nano_hindi.corpus.hub
 import standin
 from conftest import ROOT, run_command, run_script, wait_until
 from data import download
 from hub import Fault, Hub, make_sangraha
-from nano_hindi.corpus import read_documents, write_document
-from nano_hindi.dataloader import check_data, read_metadata, write_metadata
+from nano_hindi.corpus.documents import read_documents, write_document
+from nano_hindi.corpus.prepared import check_data
+from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.tokenizer import load_tokenizer
 
 NO_TOKENIZER = ["--tokenizer", "no/such/folder"]  # three parts: no name on the hub, so the network is left alone
@@ -316,7 +317,7 @@ def test_a_hub_that_is_not_there_is_one_line_at_once(tmp_path, repos):
     result = run_script("data/download.py", "--output_dir", tmp_path / "raw", **nowhere)
     assert result.returncode == 2
     assert re.fullmatch(r"error: ai4bharat/sangraha is not available from the hub .*--source PATH\n", result.stderr)
-    assert result.stdout.count("retrying") == nano_hindi.hub.FIRST_CONTACT
+    assert result.stdout.count("retrying") == nano_hindi.corpus.hub.FIRST_CONTACT
     assert not list(tmp_path.glob("raw/*"))
 
     # files of one's own need no hub: the tokenizer is asked for once, then words are counted
@@ -438,9 +439,9 @@ def waits(monkeypatch) -> list[float]:
 @pytest.fixture
 def little_by_little(monkeypatch) -> None:
     """Documents arrive, and are recorded, a handful at a time."""
-    monkeypatch.setattr(nano_hindi.hub, "BATCH_CHARACTERS", 400)
-    monkeypatch.setattr(nano_hindi.hub, "TURN", 2)
-    monkeypatch.setattr(nano_hindi.hub, "PARQUET_ROWS", 4)
+    monkeypatch.setattr(nano_hindi.corpus.hub, "BATCH_CHARACTERS", 400)
+    monkeypatch.setattr(nano_hindi.corpus.hub, "TURN", 2)
+    monkeypatch.setattr(nano_hindi.corpus.hub, "PARQUET_ROWS", 4)
     monkeypatch.setattr(download, "RECORD_BYTES", 1000)
 
 
@@ -452,7 +453,7 @@ def undisturbed(grouped, tokenizer_dir, tmp_path_factory) -> dict[int, bytes]:
         take_for_the_hub(hub, monkeypatch)
         for budget in (SMALL_BUDGET, ALL):
             folder = tmp_path_factory.mktemp("undisturbed")
-            monkeypatch.setattr(nano_hindi.hub, "TURN", 2)
+            monkeypatch.setattr(nano_hindi.corpus.hub, "TURN", 2)
             assert run(folder, "--tokenizer", tokenizer_dir, "--max_tokens", budget) == 0
             found[budget] = (folder / "hindi_corpus.txt").read_bytes()
     return found
@@ -559,7 +560,7 @@ def test_a_tenth_comes_from_every_file_equally_and_another_seed_takes_another_te
         assert 0.08 < len(texts) / 600 < 0.12
         for n in range(len(texts)):  # any beginning of the corpus is even
             counts = [sum(file_of[text] == i for text in texts[:n]) for i in range(6)]
-            assert max(counts) - min(counts) <= nano_hindi.hub.TURN
+            assert max(counts) - min(counts) <= nano_hindi.corpus.hub.TURN
 
 
 def test_the_order_is_the_same_for_all_time(undisturbed):
@@ -585,13 +586,13 @@ def test_a_twentieth_fetches_little_more_than_it_keeps(tmp_path, tokenizer_dir, 
     compressed = sum(column.total_compressed_size for column in columns) / sum(len(text.encode()) for texts in files for text in texts)
     row_group = max(column.total_compressed_size for column in columns)
     for name in ("PAGE_BUFFER", "READ_AHEAD"):  # in the proportion of the real ones to the real files
-        monkeypatch.setattr(nano_hindi.hub, name, getattr(nano_hindi.hub, name) // 256)
+        monkeypatch.setattr(nano_hindi.corpus.hub, name, getattr(nano_hindi.corpus.hub, name) // 256)
     with Hub({"datasets/ai4bharat/sangraha": folder}) as hub:
         take_for_the_hub(hub, monkeypatch)
         words = sum(len(text.split()) for texts in files for text in texts)
         assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", int(words * 1.4 / 20)) == 0
         kept = int(read_metadata(tmp_path / "raw" / "metadata.txt")["bytes"])
-        assert fetched(hub) < 1.5 * kept * compressed + 6 * min(row_group, 3 * nano_hindi.hub.PAGE_BUFFER)
+        assert fetched(hub) < 1.5 * kept * compressed + 6 * min(row_group, 3 * nano_hindi.corpus.hub.PAGE_BUFFER)
 
 
 # stopped and started again

@@ -12,12 +12,12 @@ from test_scoring import save_hugging_face
 
 import standin
 from conftest import run_script
-from nano_hindi import eval as command
-from nano_hindi.checkpoint import load_for_inference
-from nano_hindi.corpus import read_documents, write_document
+from nano_hindi.corpus.documents import read_documents, write_document
+from nano_hindi.corpus.tokenize import is_for_validation
+from nano_hindi.evaluation import command
+from nano_hindi.evaluation.scoring import CheckpointScorer, Scored
+from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.minimal_pairs import pairs, score_pairs
-from nano_hindi.scoring import CheckpointScorer, Scored
-from nano_hindi.tokenizing import is_for_validation
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_models_own_code_runs_only_where_it_is_trusted(story, tmp_path, capsys
 
 
 def test_help_is_there_before_torch():
-    done = run_script("-c", "import sys, nano_hindi.eval as e\ntry: e.main(['--help'])\nfinally: assert 'torch' not in sys.modules")
+    done = run_script("-c", "import sys, nano_hindi.evaluation.command as e\ntry: e.main(['--help'])\nfinally: assert 'torch' not in sys.modules")
     assert done.returncode == 0, done.stderr
     assert "--hf DIR" in done.stdout
     assert sys.flags.utf8_mode or done.stdout.isascii()

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from nano_hindi.evaluation_report import FEW_DOCUMENTS, Figures, passages_of, ratio, report_lines
-from nano_hindi.scoring import Scored
+from nano_hindi.evaluation.report import FEW_DOCUMENTS, Figures, passages_of, ratio, report_lines
+from nano_hindi.evaluation.scoring import Scored
 
 
 def scored_words(words: int, seed: int = 0, cost=None) -> Scored:

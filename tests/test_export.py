@@ -17,15 +17,16 @@ from safetensors.torch import load_file
 
 import standin
 from conftest import run_command
-from nano_hindi import export
-from nano_hindi.checkpoint import build_model, load_for_inference, save_model
+from nano_hindi.checkpoint import save_model
 from nano_hindi.config import GPTConfig
 from nano_hindi.engine import generate_tokens
-from nano_hindi.eval import scores_of_pairs
+from nano_hindi.evaluation.command import scores_of_pairs
+from nano_hindi.evaluation.scoring import CheckpointScorer
+from nano_hindi.export import __main__ as export
+from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.minimal_pairs import pairs
 from nano_hindi.minimal_pairs.__main__ import GROUP, write_tasks
 from nano_hindi.model import GPT
-from nano_hindi.scoring import CheckpointScorer
 from nano_hindi.tokenizer import load_tokenizer
 
 CONFIG = GPTConfig(

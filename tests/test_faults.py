@@ -19,11 +19,12 @@ from benchmarks.kill_resume import differences, kill_and_resume, make_data
 
 import train
 from conftest import PATIENCE, SMALL, launched, run_command
-from nano_hindi import common, lock, saving, training
+from nano_hindi import distributed, files
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
-from nano_hindi.common import World
+from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
-from nano_hindi.metrics import Metrics, read_metrics
+from nano_hindi.training import loop, saving
+from nano_hindi.training.metrics import Metrics, read_metrics
 
 pytestmark = pytest.mark.slow
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the limits, users and signals of POSIX")
@@ -63,7 +64,7 @@ def assert_all_whole(folder) -> None:
 @contextlib.contextmanager
 def at_update(monkeypatch, number: int, act):
     """Call `act` before the update after `number` updates."""
-    real = training.train_update
+    real = loop.train_update
 
     def train_update(run, stop):
         if run.update == number:
@@ -71,7 +72,7 @@ def at_update(monkeypatch, number: int, act):
         return real(run, stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train_update", train_update)
+        patch.setattr(loop, "train_update", train_update)
         yield
 
 
@@ -92,12 +93,12 @@ def test_a_save_that_was_cut_off_by_a_kill_is_cleared_away_and_the_metrics_go_ba
     """Killed between the copy and the rename, by its own hand; the half of a line that a power cut leaves is added."""
     folder = tmp_path / "run"
     script = (
-        "import os, signal, sys, train; from nano_hindi import common\n"
-        "real = common.rename\n"
+        "import os, signal, sys, train; from nano_hindi import files\n"
+        "real = files.rename\n"
         "def rename(source, target):\n"
         "    if target.name == 'checkpoint_step20.pt': os.kill(os.getpid(), signal.SIGKILL)\n"
         "    real(source, target)\n"
-        "common.rename = rename\n"
+        "files.rename = rename\n"
         "train.main(sys.argv[1:])"
     )
     done = run_command([sys.executable, "-c", script, *command(data_dir, folder)[2:]])
@@ -219,7 +220,7 @@ def test_one_checkpoint_is_written_at_a_time(data_dir, tmp_path, monkeypatch):
 def test_a_stop_waits_for_a_slow_disk_and_a_second_ctrl_c_not_for_long(data_dir, tmp_path, signals, end, code, saved):
     """The disk takes until a second after the main thread has begun to wait for it in `Saver.{end}`, or for ever."""
     script = (
-        "import sys, threading, time, torch, train; from nano_hindi import saving\n"
+        "import sys, threading, time, torch, train; from nano_hindi.training import saving\n"
         "write, begun = saving.Saver._write, threading.Event()\n"
         "def slow(*args):\n"
         "    print('writing', flush=True)\n"
@@ -289,8 +290,8 @@ def test_a_disk_that_fills_up_keeps_the_checkpoints_it_has(data_dir, tmp_path, s
     if mounted is None or mounted.returncode:
         pytest.skip("no file system may be mounted here")
     script = (
-        "import pathlib, sys, train; from nano_hindi import training\n"
-        "real, disk = training.train_update, pathlib.Path(sys.argv.pop(1))\n"
+        "import pathlib, sys, train; from nano_hindi.training import loop\n"
+        "real, disk = loop.train_update, pathlib.Path(sys.argv.pop(1))\n"
         "def train_update(run, stop):\n"
         "    if run.update == 6:\n"
         "        run.saver.wait()\n"
@@ -298,7 +299,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoints_it_has(data_dir, tmp_path, s
         "        except OSError: pass\n"
         "    if run.update == 11: (disk / 'film').unlink()\n"
         "    return real(run, stop)\n"
-        "training.train_update = train_update\n"
+        "loop.train_update = train_update\n"
         "sys.exit(train.main(sys.argv[1:]))"
     )
     try:
@@ -317,7 +318,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoints_it_has(data_dir, tmp_path, s
 @posix
 def test_a_metrics_file_that_takes_half_a_line_gets_the_other_half_later(tmp_path):
     script = (
-        "import resource, sys; from pathlib import Path; from nano_hindi.metrics import Metrics\n"
+        "import resource, sys; from pathlib import Path; from nano_hindi.training.metrics import Metrics\n"
         "metrics = Metrics(Path(sys.argv[1]))\n"
         "metrics.write({'step': 1, 'loss': 2.5})\n"
         "limit = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
@@ -436,9 +437,9 @@ def test_a_rename_that_windows_forbids_for_a_moment_is_repeated_and_for_good_is_
             raise PermissionError(13, "The process cannot access the file because it is being used by another process", str(source))
         replace(source, target)
 
-    monkeypatch.setattr(common, "IS_WINDOWS", True)
-    monkeypatch.setattr(common.os, "replace", held)
-    monkeypatch.setattr(common.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(files, "IS_WINDOWS", True)
+    monkeypatch.setattr(files.os, "replace", held)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
     assert start(data_dir, tmp_path / "run") == 0
     assert re.findall(r"step (\d+) is not saved .*used by another process", capsys.readouterr().out) == ["20"]
     assert steps(tmp_path / "run") == [10, 24]
@@ -483,20 +484,20 @@ def test_a_second_run_in_a_folder_names_the_first_and_changes_nothing(data_dir, 
                 shutil.copy(list_checkpoints(folder)[-1][1], checkpoint)
         assert generate.main(["--checkpoint", str(checkpoint), "--prompt", "एक", "--max_tokens", "3", "--device", "cpu"]) == 0
     # it was killed, and a dead process is no obstacle
-    assert (folder / lock.FACTS).exists()
+    assert (folder / files.HOLDER).exists()
     step = steps(folder)[-1]
     assert start(data_dir, folder, "--resume", "auto", "--total_tokens", 4 * 32 * step) == 0
 
 
 def test_a_run_leaves_no_lock_and_a_new_folder_that_stays_empty_goes_again(tmp_path):
     world = World(0, 1, torch.device("cpu"))
-    with lock.only_run_in(tmp_path / "a/b", world):
-        assert (tmp_path / "a/b" / lock.LOCK).exists()
-        with pytest.raises(UserError, match=f"process {os.getpid()}, since"), lock.only_run_in(tmp_path / "a/b", world):
+    with distributed.only_run_in(tmp_path / "a/b", world):
+        assert (tmp_path / "a/b" / files.LOCK).exists()
+        with pytest.raises(UserError, match=f"process {os.getpid()}, since"), distributed.only_run_in(tmp_path / "a/b", world):
             pass
-        assert (tmp_path / "a/b" / lock.FACTS).exists()
+        assert (tmp_path / "a/b" / files.HOLDER).exists()
     assert list(tmp_path.iterdir()) == []
-    with lock.only_run_in(tmp_path / "a", world):
+    with distributed.only_run_in(tmp_path / "a", world):
         (tmp_path / "a/checkpoint").touch()
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["checkpoint"]
 
@@ -508,7 +509,7 @@ def test_a_drive_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
     monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
-    with lock.only_run_in(tmp_path, World(0, 1, torch.device("cpu"))):
+    with distributed.only_run_in(tmp_path, World(0, 1, torch.device("cpu"))):
         pass
     assert "without file locks" in capsys.readouterr().out
 
@@ -518,7 +519,7 @@ def test_a_folder_takes_one_download_or_preprocess_at_a_time(tmp_path, capsys, s
     (tmp_path / "text.txt").write_text("एक\n<|endoftext|>\nदो\n<|endoftext|>\n", encoding="utf-8")
     main = importlib.import_module(f"data.{script}").main
     argv = [*flags, str(tmp_path / "text.txt"), "--output_dir", str(tmp_path / "out"), "--tokenizer", "none/such"]
-    with lock.locked(tmp_path / "out", f"is {work} there", "--output_dir"):
+    with files.locked(tmp_path / "out", f"is {work} there", "--output_dir"):
         held = sorted((tmp_path / "out").iterdir())
         assert main(argv) == 2
         assert f"in use: process {os.getpid()}, since" in (error := capsys.readouterr().err)
@@ -530,7 +531,7 @@ def test_a_folder_takes_one_download_or_preprocess_at_a_time(tmp_path, capsys, s
 
 def test_two_processes_of_one_run_are_refused_together(data_dir, tmp_path):
     """Under torchrun the main process alone takes the lock; none of the others waits for it when it is refused."""
-    with lock.only_run_in(tmp_path, World(0, 1, torch.device("cpu"))):
+    with distributed.only_run_in(tmp_path, World(0, 1, torch.device("cpu"))):
         argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *command(data_dir, tmp_path)[1:]]
         done = run_command(argv)
     assert done.returncode != 0

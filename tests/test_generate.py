@@ -11,8 +11,8 @@ import torch
 import generate
 from conftest import assert_parted_between_characters, run_command, run_script, spelled
 from nano_hindi import engine
-from nano_hindi.checkpoint import build_model, load_for_inference
-from nano_hindi.report import SAMPLE_PROMPTS
+from nano_hindi.inference.loading import build_model, load_for_inference
+from nano_hindi.inference.settings import SAMPLE_PROMPTS
 
 
 def text_of(capsys, *argv) -> str:

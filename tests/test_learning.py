@@ -21,8 +21,9 @@ import recipes
 import small_runs
 
 from nano_hindi import loss, model
-from nano_hindi.corpus import read_documents, write_document
-from nano_hindi.dataloader import TokenFile, check_data
+from nano_hindi.corpus.documents import read_documents, write_document
+from nano_hindi.corpus.prepared import check_data
+from nano_hindi.dataloader import TokenFile
 
 WIDTH, UPDATES = 32, 4
 TOKENS = UPDATES * small_runs.BATCH * small_runs.SHAPE["sequence_len"]

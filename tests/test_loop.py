@@ -10,9 +10,9 @@ import torch
 from test_train import bits_per_byte, last_state, losses, start
 
 from conftest import ROOT, SMALL, run_script, wait_until
-from nano_hindi import training
 from nano_hindi.model import GPT
-from nano_hindi.prefetch import AHEAD, Prefetcher
+from nano_hindi.training import loop
+from nano_hindi.training.prefetch import AHEAD, Prefetcher
 
 # ---- batches that are read ahead
 
@@ -68,8 +68,8 @@ def test_a_run_ends_its_thread(data_dir, tmp_path, monkeypatch):
         raise ZeroDivisionError
 
     assert start(data_dir, tmp_path / "a") == 0
-    real = training.accumulate_gradients
-    monkeypatch.setattr(training, "accumulate_gradients", lambda run: (real(run), dies(run, None)))
+    real = loop.accumulate_gradients
+    monkeypatch.setattr(loop, "accumulate_gradients", lambda run: (real(run), dies(run, None)))
     with pytest.raises(ZeroDivisionError):
         start(data_dir, tmp_path / "b")
     assert not prefetch_threads()
@@ -166,8 +166,8 @@ def test_one_process_of_two_may_run_out_of_memory(data_dir, tmp_path, straight):
 
 @pytest.mark.slow
 def test_garbage_is_collected_between_updates_only(data_dir, tmp_path, monkeypatch):
-    seen, real = [], training.accumulate_gradients
-    monkeypatch.setattr(training, "accumulate_gradients", lambda run: (seen.append(gc.isenabled()), real(run))[1])
+    seen, real = [], loop.accumulate_gradients
+    monkeypatch.setattr(loop, "accumulate_gradients", lambda run: (seen.append(gc.isenabled()), real(run))[1])
     assert start(data_dir, tmp_path) == 0
     assert len(seen) == 12
     assert not any(seen)

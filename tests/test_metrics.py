@@ -9,7 +9,7 @@ import types
 import pytest
 
 from conftest import PATIENCE, SMALL, run_script
-from nano_hindi.metrics import Metrics, WandbLog, read_metrics
+from nano_hindi.training.metrics import Metrics, WandbLog, read_metrics
 
 
 def record(step: int, **more) -> dict:

@@ -4,12 +4,12 @@ import contextlib
 import math
 import shutil
 
-import dist_muon_worker as worker
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import dist_muon_worker as worker
 from nano_hindi.errors import UserError
 from nano_hindi.muon import POLAR_EXPRESS, DistMuon, Muon, muon_update, polar_express
 

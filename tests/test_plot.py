@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from conftest import run_script
-from nano_hindi import plot
 from nano_hindi.config import LR_SCHEDULES, TrainConfig
 from nano_hindi.optim import learning_rate_scale
-from nano_hindi.plot import LiveCurves, main, make_figure, smoothed, spread
+from nano_hindi.plot import main
+from nano_hindi.training import curves as training_curves
+from nano_hindi.training.curves import LiveCurves, make_figure, smoothed, spread
 
 
 def records(count: int, *, evaluations: int = 10, floor: float = 3.2, seed: int = 0) -> list[dict]:
@@ -74,7 +75,7 @@ def test_no_label_overlaps_another_or_leaves_the_picture(name, monkeypatch):
         warnings.simplefilter("error")
         figure = make_figure(RUNS[name])
         found = texts(figure, monkeypatch)
-    assert {panel.title for panel in plot.PANELS} <= {text for text, _ in found}
+    assert {panel.title for panel in training_curves.PANELS} <= {text for text, _ in found}
     for text, box in found:
         assert box.x0 >= 0, text
         assert box.x1 <= figure.bbox.width, text
@@ -142,8 +143,8 @@ def test_drawing_takes_less_than_a_hundredth_of_the_time_and_the_end_is_always_d
         drawn.append(clock[0])
         clock[0] += 0.7
 
-    monkeypatch.setattr(plot, "draw_curves", draw_curves)
-    monkeypatch.setattr(plot.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(training_curves, "draw_curves", draw_curves)
+    monkeypatch.setattr(training_curves.time, "monotonic", lambda: clock[0])
     curves = LiveCurves(write(tmp_path / "run", records(3)))
     for _ in range(100):
         clock[0] += 20

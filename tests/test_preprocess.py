@@ -20,10 +20,11 @@ import pytest
 import standin
 from conftest import ROOT, run_script, wait_until
 from data import preprocess
-from nano_hindi import token_files, tokenizing
-from nano_hindi.corpus import stretches, write_document
-from nano_hindi.dataloader import check_data, read_metadata
+from nano_hindi.corpus import tokenize, unfinished_tokens
+from nano_hindi.corpus.documents import stretches, write_document
+from nano_hindi.corpus.prepared import check_data
 from nano_hindi.errors import UserError
+from nano_hindi.files import read_metadata
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
 HARD_TEXTS = [
@@ -71,7 +72,7 @@ def tokenizer_dir(tmp_path_factory) -> Path:
 def test_decoding_the_token_files_gives_back_exactly_the_documents(tmp_path, kind, monkeypatch):
     folder = standin.make_tokenizer(tmp_path / "standin", kind=kind)
     texts = HARD_TEXTS + standin.documents(300) + HARD_TEXTS  # the second time they meet other batches
-    monkeypatch.setattr(tokenizing, "BATCH_CHARACTERS", 2000)
+    monkeypatch.setattr(tokenize, "BATCH_CHARACTERS", 2000)
     assert run(tmp_path / "data", write_corpus(tmp_path / "c.txt", texts), folder, "--val_fraction", 0.3) == 0
     tokenizer = load_tokenizer(folder)
     assert documents_of(tmp_path / "data" / "train.bin", tokenizer) == [text for text in texts if not belongs_to_validation(text, 0.3)]
@@ -120,7 +121,7 @@ def test_the_split_does_not_depend_on_order_and_duplicates_never_straddle_it(tmp
 def test_the_share_of_validation_is_the_one_asked_for():
     texts = [f"document {i}".encode() for i in range(20_000)]
     for fraction in (0.01, 0.1, 0.5):
-        share = sum(tokenizing.is_for_validation(text, fraction) for text in texts) / len(texts)
+        share = sum(tokenize.is_for_validation(text, fraction) for text in texts) / len(texts)
         assert share == pytest.approx(fraction, abs=4 * (fraction * (1 - fraction) / len(texts)) ** 0.5)  # four standard deviations
 
 
@@ -135,7 +136,7 @@ def test_what_ends_early_leaves_the_old_data(tmp_path, tokenizer_dir, monkeypatc
             def fails(*args, error=error):
                 raise error
 
-            patch.setattr(tokenizing, "is_for_validation", fails)
+            patch.setattr(tokenize, "is_for_validation", fails)
             assert run(out, write_corpus(tmp_path / "d.txt", standin.documents(50, seed=3)), tokenizer_dir, "--val_fraction", 0.1) == code
         assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     check_data(out)
@@ -244,15 +245,15 @@ def test_several_files_of_several_kinds_are_one_corpus(tmp_path, tokenizer_dir, 
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/support"]
 
 if __name__ == "__main__":  # the workers need none of this
     from data import preprocess
-    from nano_hindi import corpus, token_files
+    from nano_hindi.corpus import documents, unfinished_tokens
 
-    preprocess.stretches = lambda path: corpus.stretches(path, 3000)
-    token_files.RECORD_SECONDS = 0
-    at, real = int(sys.argv[1]), getattr(token_files, sys.argv[2])
+    preprocess.stretches = lambda path: documents.stretches(path, 3000)
+    unfinished_tokens.RECORD_SECONDS = 0
+    at, real = int(sys.argv[1]), getattr(unfinished_tokens, sys.argv[2])
     calls = 0
 
     def call(*args):
@@ -262,13 +263,13 @@ if __name__ == "__main__":  # the workers need none of this
             os.kill(os.getpid(), getattr(signal, sys.argv[3]))
         return real(*args)
 
-    setattr(token_files, sys.argv[2], call)
+    setattr(unfinished_tokens, sys.argv[2], call)
     sys.exit(preprocess.main(sys.argv[4:]))
 """
 
 
 def killed(tmp_path, at: int, where: str, how: str, argv) -> subprocess.CompletedProcess:
-    """data/preprocess.py in small stretches, recorded one by one, that gets the signal `how` in the call number `at` of `token_files.<where>`."""
+    """data/preprocess.py in small stretches, recorded one by one, that gets the signal `how` in the call number `at` of `unfinished_tokens.<where>`."""
     script = tmp_path / "killed.py"
     script.write_text(KILLED, encoding="utf-8")
     return run_script(script, at, where, how, *argv, PYTHONPATH=str(ROOT), TEST_FOLDER=str(tmp_path))
@@ -325,7 +326,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, tokenizer_dir, monkeypatch
     small_stretches(monkeypatch)
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
     assert run(tmp_path / "straight", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 0
-    real = token_files.TokenFiles._write
+    real = unfinished_tokens.UnfinishedTokens._write
 
     def full(self, name, raw):
         if self.finished == 5:
@@ -334,7 +335,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, tokenizer_dir, monkeypatch
         real(self, name, raw)
 
     with monkeypatch.context() as patch:
-        patch.setattr(token_files.TokenFiles, "_write", full)
+        patch.setattr(unfinished_tokens.UnfinishedTokens, "_write", full)
         capsys.readouterr()
         assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 2
     error = capsys.readouterr().err
@@ -346,16 +347,16 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, tokenizer_dir, monkeypatch
 
 
 def test_a_tokenizer_that_was_trained_is_not_trained_again_after_a_stop(tmp_path, monkeypatch):
-    from nano_hindi import tokenizer_training
+    from nano_hindi.tokenizer import training
 
     small_stretches(monkeypatch)
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(1000))
     argv = ["--input", str(corpus), "--train_tokenizer", "600", "--val_fraction", "0.2", "--workers", "1", "--output_dir"]
     assert preprocess.main([*argv, str(tmp_path / "straight")]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(tokenizing, "is_for_validation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(tokenize, "is_for_validation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert preprocess.main([*argv, str(tmp_path / "out")]) == 130
-    monkeypatch.setattr(tokenizer_training, "train_tokenizer", None)
+    monkeypatch.setattr(training, "train_tokenizer", None)
     assert preprocess.main([*argv, str(tmp_path / "out")]) == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
@@ -364,14 +365,14 @@ def test_what_is_unfinished_of_another_text_is_not_gone_on_with(tmp_path, tokeni
     small_stretches(monkeypatch)
     corpus, out = write_corpus(tmp_path / "c.txt", standin.documents(300)), tmp_path / "out"
     with monkeypatch.context() as patch:
-        real = token_files.TokenFiles.append
+        real = unfinished_tokens.UnfinishedTokens.append
 
         def stop_at_three(self, encoded):
             if self.finished == 3:
                 raise KeyboardInterrupt
             real(self, encoded)
 
-        patch.setattr(token_files.TokenFiles, "append", stop_at_three)
+        patch.setattr(unfinished_tokens.UnfinishedTokens, "append", stop_at_three)
         assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 130
     assert (out / "train.bin.part").stat().st_size
     texts = standin.documents(300, seed=5)
@@ -401,7 +402,7 @@ def end(stretch):
 @pytest.mark.slow
 def test_a_worker_that_dies_is_one_line_and_the_rest_stays(tmp_path, tokenizer_dir, monkeypatch, capfd):
     small_stretches(monkeypatch)
-    monkeypatch.setattr(tokenizing, "_encode_in_worker", end)
+    monkeypatch.setattr(tokenize, "_encode_in_worker", end)
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
     assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 2) == 2
     error = capfd.readouterr().err
@@ -486,7 +487,7 @@ def test_a_ctrl_c_while_workers_start_is_held_back_and_not_lost(threads):
     for thread in others:
         thread.start()
     try:
-        with pytest.raises(KeyboardInterrupt), tokenizing._interrupt_later():
+        with pytest.raises(KeyboardInterrupt), tokenize._interrupt_later():
             os.kill(os.getpid(), signal.SIGINT)
             if threads:
                 wait_until(lambda: signal.SIGINT not in signal.sigpending(), "the other thread's turn")

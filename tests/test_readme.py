@@ -1,6 +1,6 @@
 """Every command of the README that is meant for bash runs as it stands there, one after the other, in a fresh copy of the repo.
 
-What would take hours is made small by flags that are put behind the command; the hub is the one of tests/hub.py.
+What would take hours is made small by flags that are put behind the command; the hub is the one of tests/support/hub.py.
 """
 
 import json

@@ -12,10 +12,11 @@ import unicodedata
 import pytest
 
 from conftest import PATIENCE, SMALL, launched, run_script
-from nano_hindi import console, report, training
+from nano_hindi import console
 from nano_hindi.config import TrainConfig
 from nano_hindi.console import Console, bar
-from nano_hindi.metrics import read_metrics, training_seconds
+from nano_hindi.training import loop, report
+from nano_hindi.training.metrics import read_metrics, training_seconds
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
 TRAIN = TrainConfig(sequence_len=256, total_tokens=4096 * 488, batch_size=16, gradient_accumulation_steps=1)
@@ -166,16 +167,16 @@ def test_a_resumed_run_counts_the_time_before_but_not_the_break_or_what_was_lost
 
         return timed
 
-    update = training.train_update
+    update = loop.train_update
     for name, takes in (("evaluate", 100.0), ("sample", 200.0), ("save", 400.0)):
-        monkeypatch.setattr(training, name, taking(getattr(training, name), [takes]))
-    monkeypatch.setattr(training, "train_update", taking(update, seconds, ends_before=8))
+        monkeypatch.setattr(loop, name, taking(getattr(loop, name), [takes]))
+    monkeypatch.setattr(loop, "train_update", taking(update, seconds, ends_before=8))
     argv = [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), "--resume", "auto", "--inference_interval", "4"]
     with pytest.raises(ZeroDivisionError):
         train.main(argv)
     now[0] += 10_000  # nobody trains
     seconds[0] = 3.0
-    monkeypatch.setattr(training, "train_update", taking(update, seconds))
+    monkeypatch.setattr(loop, "train_update", taking(update, seconds))
     assert train.main(argv) == 0
     # updates 1 to 4 of the first life; update 5 was in no log line of it, and its time is taken to be that of update 6, in the second life
     assert training_seconds(read_metrics(tmp_path / "metrics.jsonl")) == pytest.approx(4 * 2.0 + 8 * 3.0)
@@ -244,3 +245,13 @@ def test_a_run_in_a_terminal_keeps_evaluations_and_samples_and_rewrites_the_rest
             assert before == ""
             assert after.startswith("  > ")
     assert lines[-2].startswith("next  ")
+
+
+def test_the_meter_leaves_pauses_out_and_goes_on_from_its_state(monkeypatch):
+    clock = iter([0.0, 10.0, 70.0, 80.0, 80.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    meter = report.Meter({"loss_sum": 6.0, "updates": 2})
+    meter.add(3.0, 1000)
+    with meter.paused():
+        pass
+    assert meter.read() == (3.0, 1000 / 20)

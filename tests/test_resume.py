@@ -12,9 +12,10 @@ import torch
 
 import train
 from conftest import SMALL, run_command
-from nano_hindi import lock, training
+from nano_hindi import distributed
 from nano_hindi.checkpoint import list_checkpoints
-from nano_hindi.common import World
+from nano_hindi.distributed import World
+from nano_hindi.training import loop
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the access rights and links of POSIX")
 
@@ -63,14 +64,14 @@ def test_a_run_of_an_older_version_resumes_under_its_own_schedule_to_the_bit(dat
     if schedule == "plateau":
         straight = tmp_path / "straight"
         assert start(data_dir, straight, "--lr_schedule", schedule) == 0
-    real = training.train_update
+    real = loop.train_update
 
     def train_update(run, stop):
         if run.update == 7:  # behind the checkpoint of step 10, in the fall of the learning rates
             raise ZeroDivisionError
         return real(run, stop)
 
-    monkeypatch.setattr(training, "train_update", train_update)
+    monkeypatch.setattr(loop, "train_update", train_update)
     with pytest.raises(ZeroDivisionError):
         start(data_dir, folder, "--lr_schedule", schedule)
     monkeypatch.undo()
@@ -230,7 +231,7 @@ def test_a_dry_run_describes_the_run_in_the_folder_and_writes_nothing(data_dir, 
     """Beside a run that holds the folder's lock too: it takes none."""
     for path in (broken / "checkpoint_step24.pt", broken / "checkpoint_step20.pt", broken / "model.pt"):
         path.unlink()
-    with lock.only_run_in(broken, World(0, 1, torch.device("cpu"))):
+    with distributed.only_run_in(broken, World(0, 1, torch.device("cpu"))):
         before = snapshot(broken)
         for resume in ("auto", broken / "checkpoint_step10.pt"):
             argv = [
@@ -258,7 +259,7 @@ def test_a_dry_run_describes_the_run_in_the_folder_and_writes_nothing(data_dir, 
 
 
 def test_the_time_of_a_dry_run_is_that_of_the_updates_left(data_dir, broken, monkeypatch, capsys):
-    monkeypatch.setattr("nano_hindi.report.matmul_flops", lambda *_: 1e6)  # so slow that seconds can be told apart
+    monkeypatch.setattr("nano_hindi.training.report.matmul_flops", lambda *_: 1e6)  # so slow that seconds can be told apart
     times = []
     for newest in ("checkpoint_step24.pt", "checkpoint_step20.pt", "checkpoint_step10.pt"):
         assert start(data_dir, broken, "--resume", "auto", "--dry_run") == 0

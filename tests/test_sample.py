@@ -7,11 +7,12 @@ import unicodedata
 
 import pytest
 
-import agreement
+import story_grammar
 from conftest import run_command, run_script
 from data import download, preprocess
-from nano_hindi.corpus import read_documents
-from nano_hindi.dataloader import check_data, read_metadata
+from nano_hindi.corpus.documents import read_documents
+from nano_hindi.corpus.prepared import check_data
+from nano_hindi.files import read_metadata
 from nano_hindi.sample import stories
 from nano_hindi.sample.grammar import Noun, agree
 from nano_hindi.sample.plots import PLOTS
@@ -134,10 +135,12 @@ def test_every_way_to_say_a_thing_is_told(many):
 
 @pytest.mark.slow
 def test_agreement_in_thousands_of_stories(many):
-    agreement.counted.clear()
-    found = {mistake for text in many for mistake in agreement.mistakes(text)}
+    story_grammar.counted.clear()
+    found = {mistake for text in many for mistake in story_grammar.mistakes(text)}
     assert not found
-    assert all(agreement.counted[rule] >= 500 for rule in ("case", "possession", "attribute", "subject", "ergative", "object", "honour", "joined"))
+    assert all(
+        story_grammar.counted[rule] >= 500 for rule in ("case", "possession", "attribute", "subject", "ergative", "object", "honour", "joined")
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,8 +166,8 @@ def test_agreement_in_thousands_of_stories(many):
     ],
 )
 def test_the_checker_sees_what_is_wrong_and_passes_what_is_right(wrong, right):
-    assert agreement.mistakes(wrong)
-    assert not agreement.mistakes(right)
+    assert story_grammar.mistakes(wrong)
+    assert not story_grammar.mistakes(right)
 
 
 def test_the_text_is_clean(many):
@@ -181,7 +184,7 @@ def test_the_text_is_clean(many):
 
 
 def test_the_beginnings_that_training_shows_are_those_of_stories(many):
-    from nano_hindi.report import SAMPLE_PROMPTS
+    from nano_hindi.inference.settings import SAMPLE_PROMPTS
 
     for prompt in SAMPLE_PROMPTS:
         assert any(prompt in text for text in many), prompt

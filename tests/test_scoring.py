@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import standin
-from nano_hindi.checkpoint import TrainedModel
 from nano_hindi.config import GPTConfig
 from nano_hindi.errors import UserError
 from nano_hindi.eval import compute_token_bytes, evaluate_bpb
-from nano_hindi.evaluation_report import Figures
+from nano_hindi.evaluation.report import Figures
+from nano_hindi.evaluation.scoring import CheckpointScorer, HuggingFaceScorer, Scorer, Span, batches_by_length, span_bounds
+from nano_hindi.inference.loading import TrainedModel
 from nano_hindi.model import GPT
-from nano_hindi.scoring import CheckpointScorer, HuggingFaceScorer, Scorer, Window, batches_by_length, window_bounds
 from nano_hindi.tokenizer import load_tokenizer
 
 CONTEXT = 16
@@ -105,19 +105,19 @@ def test_hugging_face_counts_the_same_loss_itself(kind, tmp_path):
 @pytest.mark.parametrize("context", [2, 3, 4, 7, 16])
 def test_windows_score_each_token_once_with_half_a_context_before_it(context):
     for tokens in range(5 * context + 2):
-        windows = list(window_bounds(tokens, context))
-        assert [j for _, first, end in windows for j in range(first, end)] == list(range(tokens))
-        for begin, first, end in windows:
+        spans = list(span_bounds(tokens, context))
+        assert [j for _, first, end in spans for j in range(first, end)] == list(range(tokens))
+        for begin, first, end in spans:
             assert 0 <= begin <= first < end <= begin + context
             assert begin == 0 or first - begin >= context / 2
 
 
 def test_batches_hold_every_window_once_and_no_more_places_than_allowed():
     rng = random.Random(1)
-    windows = [Window(i, 0, 0, rng.randint(1, 50)) for i in range(200)]
-    batches = list(batches_by_length(windows, 120))
-    assert sorted(itertools.chain.from_iterable(batches)) == sorted(windows)
-    assert all(len(batch) == 1 or len(batch) * max(window.end for window in batch) <= 120 for batch in batches)
+    spans = [Span(i, 0, 0, rng.randint(1, 50)) for i in range(200)]
+    batches = list(batches_by_length(spans, 120))
+    assert sorted(itertools.chain.from_iterable(batches)) == sorted(spans)
+    assert all(len(batch) == 1 or len(batch) * max(span.end for span in batch) <= 120 for batch in batches)
     assert len(batches) < 60
 
 

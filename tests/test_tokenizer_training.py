@@ -6,10 +6,10 @@ import pytest
 
 import standin
 from data import preprocess
-from nano_hindi.corpus import write_document
-from nano_hindi.dataloader import check_data
+from nano_hindi.corpus.documents import write_document
+from nano_hindi.corpus.prepared import check_data
 from nano_hindi.errors import UserError
-from nano_hindi.tokenizer_training import train_tokenizer
+from nano_hindi.tokenizer.training import train_tokenizer
 
 VOCABULARY = 700
 HARD = [

@@ -11,8 +11,8 @@ import torch
 
 import train
 from conftest import PATIENCE, SMALL, launched, run_script
-from nano_hindi import training
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
+from nano_hindi.training import loop
 
 
 def start(data_dir, folder, *flags) -> int:
@@ -117,7 +117,7 @@ def test_device_batch_size_changes_nothing_beyond_rounding(data_dir, tmp_path, s
 @pytest.mark.parametrize("stops", [[3], [6, 7], [1, 5, 11]])
 def test_a_run_that_died_and_was_resumed_equals_the_straight_run_to_the_bit(data_dir, tmp_path, straight, monkeypatch, stops):
     """The process dies in the middle of an update; `--resume auto` goes on from the newest checkpoint, across the borders of epochs and log intervals."""
-    real = training.train_update
+    real = loop.train_update
 
     def dies_at(update):
         def train_update(run, stop):
@@ -128,10 +128,10 @@ def test_a_run_that_died_and_was_resumed_equals_the_straight_run_to_the_bit(data
         return train_update
 
     for update in stops:
-        monkeypatch.setattr(training, "train_update", dies_at(update))
+        monkeypatch.setattr(loop, "train_update", dies_at(update))
         with pytest.raises(ZeroDivisionError):
             start(data_dir, tmp_path / "run", "--resume", "auto", "--checkpoint_interval", "3")
-    monkeypatch.setattr(training, "train_update", real)
+    monkeypatch.setattr(loop, "train_update", real)
     assert start(data_dir, tmp_path / "run", "--resume", "auto") == 0
     assert_same_state(last_state(straight), last_state(tmp_path / "run"), exact=True)
     assert metrics(tmp_path / "run") == metrics(straight)
@@ -143,12 +143,12 @@ def test_a_signal_saves_the_update_says_how_to_go_on_and_the_rest_is_equal(data_
     """The signal comes in the middle of the second update, which waits for it."""
     folder = tmp_path / "run"
     script = (
-        "import sys, time, train; from nano_hindi import training\n"
-        "real = training.train_update\n"
+        "import sys, time, train; from nano_hindi.training import loop\n"
+        "real = loop.train_update\n"
         "def train_update(run, stop):\n"
         "    while run.update == 1 and stop.signal is None: time.sleep(0.01)\n"
         "    return real(run, stop)\n"
-        "training.train_update = train_update\n"
+        "loop.train_update = train_update\n"
         "sys.exit(train.main(sys.argv[1:]))"
     )
     argv = [sys.executable, "-c", script, *SMALL, "--data_dir", data_dir, "--checkpoint_dir", folder, "--log_interval", "1"]
@@ -183,14 +183,14 @@ def test_a_larger_budget_goes_on_with_a_notice(data_dir, tmp_path, capsys):
 
 
 def test_three_bad_updates_in_a_row_stop_the_run_with_the_step_and_the_last_good_checkpoint(data_dir, tmp_path, capsys, monkeypatch):
-    real = training.train_update
+    real = loop.train_update
 
     def train_update(run, stop):
         if run.update >= 6:
             run.model.lm_head.weight.data[0, 0] = float("nan")
         return real(run, stop)
 
-    monkeypatch.setattr(training, "train_update", train_update)
+    monkeypatch.setattr(loop, "train_update", train_update)
     assert start(data_dir, tmp_path / "run") == 2
     output = capsys.readouterr()
     assert output.out.count("skipped") == 3

@@ -10,8 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from nano_hindi.command import Parser, command_line
-from nano_hindi.common import write_text
+from nano_hindi.cli import Parser, command_line
+from nano_hindi.files import write_text
 from nano_hindi.minimal_pairs import KINDS, Pair, pairs
 
 SHOWN = 4  # pairs of each kind, two contrasts

@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 
 import pyarrow
 import pyarrow.parquet
 
 from hub import Hub
-from nano_hindi.dataloader import read_metadata
+from nano_hindi.files import read_metadata
 from nano_hindi.sample import stories
 
 FILES, ROWS, KEPT = 54, 6000, 1 / 20

@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
 import standin
 from nano_hindi.checkpoint import CHECKPOINT_KEYS, MODEL_KEYS, list_checkpoints, load_checkpoint
-from nano_hindi.corpus import write_document
+from nano_hindi.corpus.documents import write_document
 
 # four epochs in 40 updates of two micro-batches each; something happens at every second update
 TINY = [
@@ -60,7 +60,7 @@ def context() -> multiprocessing.context.BaseContext:
         return multiprocessing.get_context("spawn")
     forking = multiprocessing.get_context("forkserver")
     on_its_way = ["torch._dynamo", "transformers.utils.logging", "matplotlib.figure", "matplotlib.backends.backend_agg"]
-    forking.set_forkserver_preload(["train", "nano_hindi.run", "nano_hindi.training", *on_its_way])
+    forking.set_forkserver_preload(["train", "nano_hindi.training.setup", "nano_hindi.training.loop", *on_its_way])
     return forking
 
 
@@ -173,8 +173,8 @@ def kill_and_resume(folder: Path, data_dir: Path, kills: int, seed: int) -> tupl
 def stalls(folder: Path, preset: str, updates: int | None) -> None:
     """Train a preset at its own intervals and print how long it waited for saving."""
     import train
-    from nano_hindi import saving
     from nano_hindi.config import get_train_config
+    from nano_hindi.training import saving
 
     savers, init = [], saving.Saver.__init__
     saving.Saver.__init__ = lambda self, *args: [savers.append(self), init(self, *args)][1]

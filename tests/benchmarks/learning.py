@@ -27,9 +27,9 @@ import torch
 from recipes import CANDIDATES, RECIPES
 from small_runs import ALL, Run, learn, learn_together
 
-from nano_hindi.common import replacing
-from nano_hindi.corpus import read_documents, write_document
-from nano_hindi.tokenizing import is_for_validation
+from nano_hindi.corpus.documents import read_documents, write_document
+from nano_hindi.corpus.tokenize import is_for_validation
+from nano_hindi.files import replacing
 
 VAL_FRACTION = 0.05
 

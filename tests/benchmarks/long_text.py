@@ -15,9 +15,9 @@ from pathlib import Path
 import timing  # noqa: F401 - puts the repo's root on the path
 import torch
 
-from nano_hindi.checkpoint import build_model, load_for_inference
 from nano_hindi.dataloader import val_batches
 from nano_hindi.eval import compute_token_bytes
+from nano_hindi.inference.loading import build_model, load_for_inference
 
 TIMES = 4  # how far beyond sequence_len
 

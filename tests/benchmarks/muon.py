@@ -12,8 +12,9 @@ import time
 import timing  # noqa: F401 - puts the repo's root on the path
 import torch
 
-from nano_hindi.common import World, compute_dtype, pick_device
+from nano_hindi.common import compute_dtype, pick_device
 from nano_hindi.config import get_config, get_train_config
+from nano_hindi.distributed import World
 from nano_hindi.model import GPT
 from nano_hindi.muon import MIN_MEAN_SQUARE, NORM_SAFETY, POLAR_EXPRESS, second_moment_dim
 from nano_hindi.optim import TrainOptimizer

@@ -1,4 +1,4 @@
-"""Bits per byte as a function of the parameters of the blocks (N) and tokens (D), fitted to ends of learning.py: where `nano_hindi.budget.expected_bpb` is from.
+"""Bits per byte as a function of the parameters of the blocks (N) and tokens (D), fitted to ends of learning.py: where `nano_hindi.training.estimates.expected_bpb` is from.
 
 python tests/benchmarks/learning.py plateau --corpus ../shared/corpus --work /tmp/learning --seeds 0 --width 64 --tokens 524288    # and other widths and tokens
 python tests/benchmarks/outcome.py --work /tmp/learning
@@ -21,7 +21,7 @@ import torch
 from learning import load
 from small_runs import ALL, Run, configs
 
-from nano_hindi.dataloader import check_data
+from nano_hindi.corpus.prepared import check_data
 from nano_hindi.model import GPT
 
 NAME = re.compile(r"width(\d+)-tokens(\d+)(?:-([a-z]+\d+))?(?:-(cuda))?-seed(\d+)")  # that of Run, behind its recipe

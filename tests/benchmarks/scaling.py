@@ -17,18 +17,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (1, 2)]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 import torch
 import torch.distributed as dist
-from dist_muon_worker import numbers_sent
 from torch.testing._internal.distributed.fake_pg import FakeStore  # a process group whose collectives do nothing
 
-from nano_hindi.budget import EXPECTED_UTILISATION, PEAK_TFLOPS
-from nano_hindi.common import World
+from dist_muon_worker import numbers_sent
 from nano_hindi.config import get_config, get_train_config
+from nano_hindi.distributed import World
 from nano_hindi.model import GPT
 from nano_hindi.optim import TrainOptimizer
+from nano_hindi.training.estimates import EXPECTED_UTILISATION, PEAK_TFLOPS
 
 FLOAT = 4  # bytes; gradients and weights cross as they are kept
 ADAMW_PASSES = 8  # over its parameters: reads weight, gradient and two moments, writes three, and the norm reads the gradient once more

@@ -21,9 +21,10 @@ from recipes import CANDIDATES, RECIPES, Recipe
 from torch import Tensor
 
 from nano_hindi import loss
-from nano_hindi.common import World
 from nano_hindi.config import GPTConfig, TrainConfig
-from nano_hindi.dataloader import DataInfo, check_data, val_batches
+from nano_hindi.corpus.prepared import DataInfo, check_data
+from nano_hindi.dataloader import val_batches
+from nano_hindi.distributed import World
 from nano_hindi.eval import compute_token_bytes, evaluate_bpb
 from nano_hindi.optim import learning_rate_scale
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from timing import medians  # puts the repo's root on the path
 
-from nano_hindi.corpus import batches, read_documents, stretches, write_document
+from nano_hindi.corpus.documents import batches, read_documents, stretches, write_document
 from nano_hindi.sample import stories
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,9 +41,9 @@ def write_text(path: Path, size: float, corpus: Path | None) -> None:
 
 def compare(corpus: Path, tokenizer_dir: Path, rounds: int, folder: Path) -> None:
     from data.preprocess import cores, sample_of
-    from nano_hindi.token_files import TokenFiles
+    from nano_hindi.corpus.tokenize import encode_stretches
+    from nano_hindi.corpus.unfinished_tokens import UnfinishedTokens
     from nano_hindi.tokenizer import load_tokenizer
-    from nano_hindi.tokenizing import encode_stretches
 
     tokenizer, ours_encoder = load_tokenizer(tokenizer_dir), load_tokenizer(tokenizer_dir)
     plan, workers = stretches(corpus), cores()
@@ -58,7 +58,7 @@ def compare(corpus: Path, tokenizer_dir: Path, rounds: int, folder: Path) -> Non
 
     def ours():
         ours_encoder.encode_faster(sample_of(plan))
-        files = TokenFiles(folder)
+        files = UnfinishedTokens(folder)
         files.discard()
         files.begin({}, len(plan))
         with files.open():
@@ -137,7 +137,7 @@ def main() -> None:
         folder = Path(name)
         tokenizer = args.tokenizer
         if tokenizer is None:
-            from nano_hindi.tokenizer_training import train_tokenizer
+            from nano_hindi.tokenizer.training import train_tokenizer
 
             tokenizer = folder / "trained"
             train_tokenizer(itertools.islice(stories(), 5000), 4096).save(tokenizer)

@@ -20,15 +20,16 @@ import timing  # noqa: F401 - puts the repo's root on the path
 import torch
 from torch.nn import functional as F
 
-from nano_hindi.budget import matmul_flops, peak_flops
-from nano_hindi.common import World, compute_dtype, pick_device
+from nano_hindi.common import compute_dtype, pick_device
 from nano_hindi.config import get_config, get_train_config
 from nano_hindi.dataloader import WindowLoader
+from nano_hindi.distributed import World
 from nano_hindi.flash_attention import flash_attn
 from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.loss import softcapped_cross_entropy
 from nano_hindi.model import GPT, SOFTCAP
 from nano_hindi.optim import TrainOptimizer
+from nano_hindi.training.estimates import matmul_flops, peak_flops
 
 
 class Bench:

@@ -11,20 +11,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 import numpy as np
 import torch
 
-from nano_hindi import budget
-from nano_hindi.common import World, can_compile
+from nano_hindi.common import can_compile
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.dataloader import WindowLoader
+from nano_hindi.distributed import World
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.loss import compile_kernels
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
-from nano_hindi.run import Run
+from nano_hindi.training import memory
+from nano_hindi.training.setup import Run
 
 
 class SkippedError(Exception):
@@ -75,8 +77,8 @@ class Lab:
                 finally:
                     model.zero_grad(set_to_none=True)
 
-            to_come = budget.optimizer_bytes(model.num_params())
-            chosen = budget.choose_device_batch_size(size, config.sequences_per_update, config.sequence_len, try_step, to_come, world)
+            to_come = memory.optimizer_bytes(model.num_params())
+            chosen = memory.choose_device_batch_size(size, config.sequences_per_update, config.sequence_len, try_step, to_come, world)
             config = dataclasses.replace(config, device_batch_size=chosen)
             if self.full and can_compile(self.device) is None:
                 model.compile_blocks()

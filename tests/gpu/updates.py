@@ -15,12 +15,12 @@ import torch
 
 import standin
 from lab import Lab, SkippedError
-from nano_hindi import budget
-from nano_hindi.corpus import write_document
+from nano_hindi.corpus.documents import write_document
 from nano_hindi.flash_attention import select_backend
-from nano_hindi.run import Run
-from nano_hindi.saving import finish_copies, host_copy
-from nano_hindi.training import StopSignal, accumulate_gradients, train_update
+from nano_hindi.training import estimates
+from nano_hindi.training.loop import StopSignal, accumulate_gradients, train_update
+from nano_hindi.training.saving import finish_copies, host_copy
+from nano_hindi.training.setup import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,7 +50,7 @@ def full_updates(lab: Lab, updates: int) -> str:
         tokens, size = run.config.tokens_per_update, run.config.device_batch_size
         flops = run.model.flops_per_token()
     assert losses[-1] < first, f"the loss went from {first} to {losses[-1]}"
-    rate, peak = tokens / seconds, budget.peak_flops(lab.device)
+    rate, peak = tokens / seconds, estimates.peak_flops(lab.device)
     mfu = f", MFU {rate * flops / peak:.1%}" if peak else ""
     memory = f", peak {torch.cuda.max_memory_allocated(lab.device) / 1e9:.2f} GB" if lab.device.type == "cuda" else ""
     return f"{updates} updates: {rate:,.0f} tokens/s{mfu}, {seconds:.3g} s each{memory} at {size} sequences, loss {first:.3f} -> {losses[-1]:.3f}"

@@ -1,0 +1,274 @@
+r"""Documents in and out of files.
+
+The corpus: UTF-8, each document followed by a line `<|endoftext|>`. A line of a document that is that marker, with any number of `\` before it, gets one
+more `\` when it is written; readers take one away. Any document comes back as it was, to the byte. A text file without a marker is one document.
+Lines end with `\n`; a marker line that a Windows editor ended with `\r\n` counts too, for readers and for the escaping.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from nano_hindi.errors import UserError
+
+MARKER = b"<|endoftext|>"
+_MARKER_LINE = re.compile(rb"(?m)^\\*" + re.escape(MARKER) + rb"\r?$")
+_ESCAPED_LINE = re.compile(rb"(?m)^\\(\\*" + re.escape(MARKER) + rb"\r?)$")
+_MARKER_BETWEEN_LINES = re.compile(rb"(?<=\n)" + re.escape(MARKER) + rb"\r?\n")
+_DOCUMENT_ENDS = (MARKER + b"\n", MARKER + b"\r\n", MARKER)  # the last one where a file stops without a newline
+BOM = "\ufeff"  # Notepad begins a UTF-8 file with it; it is no part of the text
+TEXT_COLUMN = "text"
+PARQUET_ROWS = 200  # documents that are read at once
+BATCH_CHARACTERS = 1_000_000  # of Hindi text: 2.6 MB, and some 250,000 tokens
+STRETCH_BYTES = 2_000_000  # seconds of work for a slow tokenizer, and little to do again after a stop
+STRETCHES_PER_GROUP = 16  # at most: each reads past those before it, a hundredth of the work of tokenizing them
+
+
+# ---- the corpus
+
+
+def write_document(file: BinaryIO, text: str) -> int:
+    """Append a document to a corpus opened in binary mode. Returns the bytes written. Raises UserError for text that UTF-8 cannot hold."""
+    try:
+        raw = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"a document is not valid Unicode ({error.reason}); save it as UTF-8") from error
+    if MARKER in raw:  # rare, and the search is far faster than the substitution
+        raw = _MARKER_LINE.sub(rb"\\\g<0>", raw)
+    return file.write(raw + b"\n" + MARKER + b"\n")
+
+
+def read_documents(path: str | Path) -> Iterator[str]:
+    """The documents of a corpus, or of any text file, one by one: memory is that of the longest document.
+
+    Text behind the last marker is a document too, unless it is blank. Raises UserError where the file is missing, or is not UTF-8.
+    """
+    with _open(path) as file:
+        yield from _documents(file)
+
+
+def _documents(file: BinaryIO, end: float = float("inf")) -> Iterator[str]:
+    """The documents from where `file` stands, the begin of one, to the last one that begins before byte `end`."""
+    lines: list[bytes] = []
+    position = file.tell()
+    for line in file:
+        position += len(line)
+        if line in _DOCUMENT_ENDS:
+            # what write_document, or the Windows editor, put between the text and the marker
+            yield _document(b"".join(lines).removesuffix(b"\r\n" if line.endswith(b"\r\n") else b"\n"), file, position)
+            lines = []
+            if position >= end:
+                return
+        else:
+            lines.append(line)
+    rest = b"".join(lines)
+    if rest.strip():
+        yield _document(rest, file, position)
+
+
+def _document(raw: bytes, file: BinaryIO, end: int) -> str:
+    try:
+        return (_ESCAPED_LINE.sub(rb"\g<1>", raw) if MARKER in raw else raw).decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = _line_number(file, end)
+        raise UserError(f"{file.name} is not UTF-8 (in the document that ends at line {line:,}: {error.reason}); convert it first") from error
+
+
+def _line_number(file: BinaryIO, end: int) -> int:
+    """The number of the line of which byte `end` - 1 is the last, from 1."""
+    file.seek(0)
+    newlines, left, block = 0, end, b""
+    while left and (block := file.read(min(left, 2**20))):
+        newlines += block.count(b"\n")
+        left -= len(block)
+    return newlines + (not block.endswith(b"\n"))
+
+
+# ---- files of other people
+
+
+def read_source(path: str | Path) -> Iterator[str]:
+    """The documents of a `.txt` (see `read_documents`), `.jsonl` (field `text`) or `.parquet` (column `text`) file.
+
+    Raises UserError at once for a missing file and for another ending, and on the way for content that is not what the ending says.
+    """
+    readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    _require_file(path)
+    reader = readers.get(Path(path).suffix.lower())
+    if reader is None:
+        raise UserError(f"{path}: documents are read from {', '.join(readers)} files; rename or convert it")
+    return reader(path)
+
+
+def batches(documents: Iterable[str], characters: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
+    """`documents` in lists of about `characters` characters: enough to keep a tokenizer's threads busy, little enough for any memory."""
+    batch, size = [], 0
+    for text in documents:
+        batch.append(text)
+        size += len(text) + 1
+        if size >= characters:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _require_file(path: str | Path) -> None:
+    if Path(path).is_dir():
+        raise UserError(f"there is no file {path}: it is a folder; name the files in it")
+    if not Path(path).is_file():
+        raise UserError(f"there is no file {path}; check the name")
+
+
+def _open(path: str | Path) -> BinaryIO:
+    _require_file(path)
+    return open(path, "rb")
+
+
+def _read_text(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
+    with _open(path) as file:
+        if begin and not _seek_document(file, begin, end):
+            return
+        documents = _documents(file, end)
+        if begin == 0:
+            documents = itertools.chain((text.removeprefix(BOM) for text in itertools.islice(documents, 1)), documents)
+        yield from documents
+
+
+def _seek_document(file: BinaryIO, begin: int, end: int) -> bool:
+    """Put `file` at the first document that begins from byte `begin` (> 0) on and before `end`. Returns whether there is one."""
+    start = max(0, begin - len(MARKER) - 3)  # a marker that ends at `begin` is seen with both its line ends
+    file.seek(start)
+    before = b"" if start else b"\n"  # the begin of a file is the begin of a line
+    for marker in _MARKER_BETWEEN_LINES.finditer(before + file.read(end - start)):
+        position = start + marker.end() - len(before)
+        if begin <= position < end:
+            file.seek(position)
+            return True
+    return False
+
+
+def _read_jsonl(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
+    with _open(path) as file:
+        position = begin
+        if begin:
+            file.seek(begin - 1)
+            position -= 1
+            while position < end and (rest := file.readline(2**16)):  # of the line that began before; it may be long
+                position += len(rest)
+                if rest.endswith(b"\n"):
+                    break
+        while position < end and (line := file.readline()):
+            position += len(line)
+            if line.strip():
+                yield _text_of_json(line, file, position)
+
+
+def _text_of_json(line: bytes, file: BinaryIO, end: int) -> str:
+    try:
+        text = json.loads(line.decode("utf-8-sig"))[TEXT_COLUMN]
+        text.encode()  # JSON can spell half a surrogate pair, UTF-8 cannot
+        return text
+    except UnicodeError as error:
+        place = f"{file.name}, line {_line_number(file, end):,}"
+        raise UserError(f"{place}: not valid UTF-8 ({error.reason}); convert the file, or leave the line out") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        place = f"{file.name}, line {_line_number(file, end):,}"
+        raise UserError(f"{place}: expected a JSON object with a text in the field {TEXT_COLUMN!r}") from error
+
+
+def _read_parquet(path: str | Path) -> Iterator[str]:
+    with _parquet(path) as file:
+        for group in range(file.num_row_groups):  # one by one: iter_batches over all of them fetches the whole file first
+            yield from _rows(file, path, group)
+
+
+def _read_parquet_rows(path: str | Path, group: int, begin: int, end: int) -> Iterator[str]:
+    with _parquet(path) as file:
+        yield from _rows(file, path, group, begin, end)
+
+
+@contextlib.contextmanager
+def _parquet(path: str | Path) -> Iterator:
+    """An open pyarrow ParquetFile that is read as it is needed. Raises UserError where it is none, or has no column of texts."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=2**20) as file:
+            if TEXT_COLUMN not in file.schema_arrow.names:
+                raise UserError(f"{path} has no column {TEXT_COLUMN!r}, only {', '.join(file.schema_arrow.names)}")
+            yield file
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: the column {TEXT_COLUMN!r} is not UTF-8 ({error.reason}); convert it first") from error
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path} is no parquet file that can be read ({str(error).splitlines()[0][:120]}); get it again") from error
+
+
+def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
+    """The texts of rows `begin` to `end` - 1 of a row group; rows without one are passed over."""
+    first = 0
+    for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=[TEXT_COLUMN]):
+        if first + len(batch) > begin:
+            wanted = batch.column(0)[max(begin - first, 0) : int(min(end - first, len(batch)))]
+            for text in wanted.to_pylist():
+                if isinstance(text, str):
+                    yield text
+                elif text is not None:
+                    raise UserError(f"{path}: the column {TEXT_COLUMN!r} holds {type(text).__name__}, not text")
+        first += len(batch)
+        if first >= end:
+            return
+
+
+# ---- stretches: files in pieces that are read for themselves
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A range of a file: the documents that begin in bytes `begin` to `end` - 1 of a .txt or .jsonl, or rows of the row group `group` of a .parquet."""
+
+    path: str
+    begin: int
+    end: int
+    size: int  # bytes, about
+    group: int | None = None
+
+    def read(self) -> Iterator[str]:
+        """Its documents; those of all stretches of a file, one stretch after the other, are those of `read_source`."""
+        if self.group is not None:
+            return _read_parquet_rows(self.path, self.group, self.begin, self.end)
+        reader = _read_jsonl if self.path.lower().endswith(".jsonl") else _read_text
+        return reader(self.path, self.begin, self.end)
+
+
+def stretches(path: str | Path, size: int = STRETCH_BYTES) -> list[Stretch]:
+    """A file that `read_source` takes, in stretches of about `size` bytes: a function of the file alone. A document lies in one of them, whatever its length.
+
+    Raises UserError as `read_source` does.
+    """
+    read_source(path)  # the name is checked there
+    path = str(path)
+    if path.lower().endswith(".parquet"):
+        return list(_stretches_of_parquet(path, size))
+    length = Path(path).stat().st_size
+    return [Stretch(path, begin, min(begin + size, length), min(size, length - begin)) for begin in range(0, length, size)]
+
+
+def _stretches_of_parquet(path: str, size: int) -> Iterator[Stretch]:
+    with _parquet(path) as file:
+        for number in range(file.num_row_groups):
+            group = file.metadata.row_group(number)
+            columns = [group.column(i) for i in range(group.num_columns)]
+            length = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == TEXT_COLUMN)
+            parts = max(1, min(-(-length // size), STRETCHES_PER_GROUP, group.num_rows))
+            bounds = [group.num_rows * i // parts for i in range(parts + 1)]
+            for begin, end in itertools.pairwise(bounds):
+                yield Stretch(path, begin, end, length // parts, number)

@@ -1,0 +1,302 @@
+"""Stream the text of a data set on the Hugging Face hub with `datasets`: evenly from all its parquet files, at one commit, resumable.
+
+The library finds the files, retries requests, takes documents from all files in turn and keeps the position. Two things are done here:
+
+- Row groups are read page by page. The library's reader decodes a whole row group before it returns a document (one of 600 MB: 1.1 GB of memory and
+  276 MB fetched, against 34 MB and 7 MB page by page), and one is open in each file.
+- After a fault that the library does not retry, or not for long enough, the stream starts again from the last documents that it returned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nano_hindi.corpus.documents import BATCH_CHARACTERS, PARQUET_ROWS, TEXT_COLUMN
+from nano_hindi.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow.parquet
+
+T = TypeVar("T")
+
+BACKOFF = (1, 2, 5, 10, 20, 30, 60)  # seconds before each retry of a request that finds the files; the library does not retry those
+FIRST_CONTACT = 2  # retries before the hub has answered once: nobody waits minutes to hear that there is no network
+RESTARTS = (10, 30, 60)  # seconds before the stream starts again; the library has retried the request for 20 seconds to minutes before
+LIBRARY_RETRIES = 3  # rounds of retries that the library makes for a read, 5 to 60 seconds apart (its default is 20: a quarter of an hour)
+LONGEST_WAIT = 300  # seconds that a hub may ask for; its limits count per five minutes
+RETRIED = {408, 416, 425, 429}  # and 5xx; 416 because the hub's CDN now and then denies a range that exists
+
+TURN = 8  # documents that a file gives in its turn: one by one costs twice the time
+PAGE_BUFFER = 1 << 20  # bytes of a column that one request asks for, and
+READ_AHEAD = 1 << 16  # bytes more that the file layer asks for: what a stream may fetch for nothing
+
+
+class HubTexts:
+    """The texts of the parquet files in `folder` of a data set at `revision`, by default the newest. Raises UserError where the hub does not give them.
+
+    Row groups come in an order drawn by `seed`, documents from all files in turn.
+    """
+
+    def __init__(self, dataset: str, folder: str, seed: int, revision: str | None = None, tell: Callable[[str], None] = print):
+        self.dataset, self.folder, self.seed, self.tell = dataset, folder, seed, tell
+        self._has_answered = False
+        _prepare_library(tell)
+        self.revision = revision or self._patiently(self._newest_revision)
+        self._files = self._patiently(self._open_files)
+
+    @property
+    def reader(self) -> str:
+        """What a position can be read by: the library's own format may change with its major version."""
+        import datasets
+
+        return f"datasets {datasets.__version__.split('.')[0]}, {TURN} documents a turn"
+
+    def batches(self, position: dict | None = None) -> Iterator[tuple[list[str], dict]]:
+        """Yield (texts, the position behind them), from the beginning or from a position. Missing texts are empty.
+
+        The next batch is fetched in the background. A thread that waits for the network keeps the interpreter from ending: leave with `exit_at_once`.
+        """
+        return one_ahead(self._batches(position))
+
+    def _batches(self, position: dict | None) -> Generator[tuple[list[str], dict]]:
+        from datasets import interleave_datasets
+
+        restarts = 0
+        while True:
+            stream = interleave_datasets(self._files, stopping_strategy="all_exhausted_without_replacement")
+            if position is not None:
+                stream.load_state_dict(position)
+            texts, size = [], 0
+            try:
+                for turn in stream:
+                    texts += [text or "" for text in turn[TEXT_COLUMN]]
+                    size += sum(len(text) + 1 for text in texts[-len(turn[TEXT_COLUMN]) :])
+                    if size >= BATCH_CHARACTERS:
+                        position, restarts = stream.state_dict(), 0
+                        yield texts, position
+                        texts, size = [], 0
+                if texts:
+                    yield texts, stream.state_dict()
+                return
+            except Exception as error:  # noqa: BLE001 - of the library, the hub's client, pyarrow
+                self._wait(error, restarts, RESTARTS)
+                restarts += 1
+
+    # ---- the files
+
+    def _newest_revision(self) -> str:
+        from huggingface_hub import HfApi, constants
+
+        return HfApi().dataset_info(self.dataset, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT).sha or "main"
+
+    def _open_files(self) -> list[datasets.IterableDataset]:
+        """Return one stream per file, divided into its row groups in the order of the seed."""
+        from datasets import load_dataset_builder
+
+        # what load_dataset(..., streaming=True) does, with another reader between its two steps
+        builder = load_dataset_builder(
+            self.dataset, data_dir=self.folder, revision=self.revision, columns=[TEXT_COLUMN], storage_options={"hf": {"block_size": READ_AHEAD}}
+        )
+        builder._generate_tables = _read_row_groups
+        builder._generate_more_gen_kwargs = partial(_shuffled_row_groups, self.seed)
+        everything = builder.as_streaming_dataset(split="train")
+        if TEXT_COLUMN not in everything.features:
+            raise UserError(f"the files of {self.dataset} have no column {TEXT_COLUMN!r}; update this program")
+        return [everything.shard(everything.num_shards, i).reshard().batch(TURN) for i in range(everything.num_shards)]
+
+    # ---- faults
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Return `ask()`, asking again after each fault that may pass. Raises UserError for others, and when BACKOFF is used up."""
+        for tried in range(len(BACKOFF) + 1):
+            try:
+                answer = ask()
+                self._has_answered = True
+                return answer
+            except Exception as error:  # noqa: BLE001 - the clients of the hub's versions differ, and so do their exceptions
+                self._has_answered = self._has_answered or _response(error) is not None
+                self._wait(error, tried, BACKOFF if self._has_answered else BACKOFF[:FIRST_CONTACT])
+        raise AssertionError("the last try returns or raises")
+
+    def _wait(self, error: Exception, tried: int, waits: tuple[float, ...]) -> None:
+        """Wait before another try after `error`. Raises UserError where it will not pass, or has been tried `len(waits)` times."""
+        if isinstance(error, UserError):
+            raise error
+        response = _response(error)
+        status = response.status_code if response is not None else None
+        if tried >= len(waits) or not (status in RETRIED or status >= 500 if status else _is_of_the_network(error)):
+            raise self._refusal(error) from error
+        seconds = max(waits[tried], min(LONGEST_WAIT, _asked_to_wait(response)))
+        self.tell(f"notice: a request to the hub failed ({_reason(error)}); retrying in {seconds:.0f} s ({tried + 1} of {len(waits)})")
+        time.sleep(seconds)
+
+    def _refusal(self, error: Exception) -> UserError:
+        response = _response(error)
+        if response is not None and response.status_code in (401, 403):
+            from huggingface_hub import get_token
+
+            remedy = (
+                f"accept the terms of {self.dataset} on its page, and log in as that user (HF_TOKEN, or `hf auth login`)"
+                if response.headers.get("X-Error-Code") == "GatedRepo"
+                else "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired: make a new one, or unset it"
+                if get_token()
+                else "log in with HF_TOKEN or `hf auth login`"
+            )
+        else:
+            remedy = "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
+        return UserError(
+            f"{self.dataset} is not available from the hub ({_reason(error)}); {remedy}, then run the same command again: it continues where it "
+            "stopped; or do without the hub: --source sample, --source PATH"
+        )
+
+
+# ---- parquet
+
+
+def _shuffled_row_groups(seed: int, files: list[str], row_groups_list: list) -> Iterator[dict]:
+    """Yield the arguments of `_read_row_groups` for each file with one row group a time, in the order of the seed: what `reshard` asks a builder for."""
+    for file in files:
+        with _open_parquet(file) as parquet:
+            groups = sorted(range(parquet.num_row_groups), key=lambda group: _draw(seed, file.rsplit("/", 1)[-1], group))
+        yield {"files": [file] * len(groups), "row_groups_list": [(group,) for group in groups]}
+
+
+def _read_row_groups(files: list[str], row_groups_list: list[tuple[int, ...]]) -> Iterator[tuple[tuple[int, int], pyarrow.Table]]:
+    """Yield (a key, a table of a few documents) for all rows of the row groups."""
+    import pyarrow
+
+    for file, groups in zip(files, row_groups_list, strict=True):
+        with _open_parquet(file) as parquet:
+            for group in groups:
+                rows = parquet.iter_batches(PARQUET_ROWS, row_groups=[group], columns=[TEXT_COLUMN], use_threads=False)
+                for number, batch in enumerate(rows):
+                    yield (group, number), pyarrow.Table.from_batches([batch])
+
+
+def _open_parquet(file: str) -> pyarrow.parquet.ParquetFile:
+    """Open a file of the hub so that pyarrow reads it page by page, on the calling thread."""
+    import pyarrow.parquet
+    from datasets import DownloadConfig
+    from datasets.utils.file_utils import xopen
+
+    source = xopen(file, "rb", download_config=DownloadConfig(storage_options={"hf": {"block_size": READ_AHEAD}}))
+    return pyarrow.parquet.ParquetFile(source, buffer_size=PAGE_BUFFER, pre_buffer=False)
+
+
+def _draw(*words) -> bytes:
+    """Return a number drawn for `words`, the same on every machine and in every version of Python."""
+    return hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
+
+
+# ---- what went wrong
+
+
+def _response(error: BaseException | None) -> Any:
+    """Return the hub's answer that an exception, or the first of its causes that has one, is about."""
+    while error is not None:
+        if getattr(error, "response", None) is not None:
+            return error.response
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    """Whether an exception without an answer of the hub is about the connection, or about bytes that arrived damaged."""
+    import pyarrow
+    from huggingface_hub import errors  # noqa: F401 - loads the HTTP client
+
+    modules = ("httpx", "httpcore", "requests", "urllib3")
+    kinds = (ConnectionError, TimeoutError, EOFError, pyarrow.ArrowException)
+    return isinstance(error, kinds) or type(error) is OSError or type(error).__module__.startswith(modules)
+
+
+def _asked_to_wait(response: Any) -> float:
+    """Return the seconds that an answer asks its client to wait, 0 where it does not: `Retry-After: 7`, a date, or the hub's `RateLimit: "api";r=0;t=7`."""
+    headers = {} if response is None else response.headers
+    if found := re.search(r"\br=0;\s*t=(\d+)", headers.get("RateLimit", "")):
+        return float(found[1])
+    asked = headers.get("Retry-After", "").strip()
+    if asked.isdecimal():
+        return float(asked)
+    try:
+        return max(0.0, (parsedate_to_datetime(asked) - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong in a few words: the status and the hub's own message where there is one."""
+    response = _response(error)
+    if response is not None:
+        said = response.headers.get("X-Error-Message", "")
+        return f"HTTP {response.status_code}{': ' + said.rstrip('.') if said else ''}"[:300]
+    words = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
+    return words if isinstance(error, OSError) else f"{type(error).__name__}: {words}"
+
+
+# ---- the library
+
+
+class _Notices(logging.Handler):
+    """Tells of the library's retries in one line each; its other advice is dropped."""
+
+    def __init__(self, tell: Callable[[str], None]):
+        super().__init__(logging.WARNING)
+        self.tell, self.last = tell, {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage().split("\n")[0]
+        if "thrown while requesting" in line:
+            self.last[record.thread] = re.sub(r"'?(.*?)'? thrown while requesting \w+ .*/", r"\1, for ", line.replace("HTTP Error", "HTTP"))
+        elif "etry" in line:
+            self.tell(f"notice: a request to the hub failed ({self.last.get(record.thread, 'no answer')}): {line}")
+
+
+def _prepare_library(tell: Callable[[str], None]) -> None:
+    """Make `datasets` quiet but for its retries, and let it give up after minutes."""
+    import datasets
+    import huggingface_hub.utils
+
+    datasets.disable_progress_bars()
+    huggingface_hub.utils.disable_progress_bars()
+    datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = LIBRARY_RETRIES
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # for pyarrow's threads, of which there are none here
+    for name in ("datasets", "huggingface_hub"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [_Notices(tell)], False
+
+
+def one_ahead(items: Generator[T]) -> Iterator[T]:
+    """Yield `items`; the next one is made, and in the end the generator is closed, in the background: both may wait for the network."""
+    end, worker = object(), ThreadPoolExecutor(1, "hub")
+    ahead = worker.submit(next, items, end)
+    try:
+        while True:
+            while not ahead.done():
+                wait([ahead], timeout=0.5)  # without an end Windows lets no Ctrl-C through
+            if (item := ahead.result()) is end:
+                return
+            ahead = worker.submit(next, items, end)
+            yield item
+    finally:
+        worker.submit(items.close)
+        worker.shutdown(wait=False)
+
+
+def say(line: str) -> None:
+    """Print a line, above a progress bar where there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(line)
+    sys.stdout.flush()

@@ -1,0 +1,66 @@
+"""The prepared data that data/preprocess.py leaves behind, held against what its preprocess_meta.txt says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from nano_hindi.dataloader import TOKEN_BYTES, TokenFile
+from nano_hindi.errors import UserError
+from nano_hindi.files import file_size, read_metadata
+from nano_hindi.tokenizer import Tokenizer, load_tokenizer
+
+CHECKED_IDS = 2**28  # a gigabyte: a second or two from a good disk
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What preprocess_meta.txt says of a data folder, and the tokenizer that lies in it."""
+
+    tokenizer: Tokenizer
+    tokenizer_name: str
+    fingerprint: str
+    vocab_size: int
+    bos_id: int
+    eos_id: int
+    train_documents: int
+    train_tokens: int
+    train_bytes: int
+    val_documents: int
+    val_tokens: int
+    val_bytes: int
+    fertility: float
+
+
+def check_data(data_dir: str | Path) -> DataInfo:
+    """The facts of a data folder, after its files have been held against them.
+
+    Raises UserError, with what to do, where files are missing, have another length than preprocess_meta.txt says, hold ids outside the vocabulary, or
+    the tokenizer is another. Of the ids only the first CHECKED_IDS are read here; the loader looks at each batch besides.
+    """
+    folder, again = Path(data_dir), "run data/preprocess.py again"
+    path = folder / "preprocess_meta.txt"
+    facts = read_metadata(path)
+    whole_numbers = [field.name for field in fields(DataInfo) if field.type == "int"]
+    try:
+        info = {name: int(facts[name]) for name in whole_numbers}
+        info |= {"fertility": float(facts["fertility"]), "tokenizer_name": facts["tokenizer"], "fingerprint": facts["fingerprint"]}
+    except KeyError as error:
+        raise UserError(f"{path} has no line {error.args[0]}; {again}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); {again}") from error
+    for split in ("train", "val"):
+        size, tokens = file_size(folder / f"{split}.bin"), info[f"{split}_tokens"]
+        if size != tokens * TOKEN_BYTES:
+            raise UserError(f"{folder / f'{split}.bin'} has {size:,} bytes, but {path.name} speaks of {tokens:,} tokens of {TOKEN_BYTES}; {again}")
+    tokenizer_dir = folder / "tokenizer"
+    if not tokenizer_dir.is_dir():
+        raise UserError(f"{tokenizer_dir} is missing, the copy of the tokenizer that the data was made with; {again}")
+    tokenizer = load_tokenizer(tokenizer_dir)
+    found = {"fingerprint": tokenizer.fingerprint(), "vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
+    if found.items() - info.items():
+        raise UserError(f"{tokenizer_dir} is not the tokenizer that the data was made with ({info['tokenizer_name']}); put that back, or {again}")
+    for split in ("train", "val"):
+        file = TokenFile(folder / f"{split}.bin", tokenizer.vocab_size)
+        file.require_in_vocabulary(file.tokens[:CHECKED_IDS])
+    return DataInfo(tokenizer=tokenizer, **info)

@@ -1,0 +1,241 @@
+"""A look at prepared data: four pictures, and a page with ten documents as the model sees them and the longest pieces.
+
+Everything comes from the token files and their tokenizer. Lengths and uses are counted over all tokens, in one pass; words and scripts over a sample.
+The pictures hold no Hindi letters: matplotlib cannot set them. The page is HTML, which every browser does right.
+"""
+
+from __future__ import annotations
+
+import html
+import random
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nano_hindi.corpus.prepared import DataInfo, check_data
+from nano_hindi.dataloader import TokenFile
+from nano_hindi.files import replacing, write_text
+from nano_hindi.tokenizer import Tokenizer
+
+BLOCK = 2**22  # tokens that are looked at together
+LENGTHS = np.unique(np.geomspace(1, 1e8, 121).astype(np.int64))  # bounds of the bars, in tokens
+SAMPLE = 2000  # documents for words and scripts
+SHOWN, SHOWN_TOKENS = 10, 2000  # documents on the page, and tokens of each
+LONGEST = 50  # pieces on the page
+SCRIPTS = ("Devanagari", "Latin", "digits", "other letters", "punctuation and signs")
+
+
+@dataclass
+class Scan:
+    """What one pass over train.bin finds."""
+
+    lengths: np.ndarray  # (len(LENGTHS) - 1,) documents in each bar
+    uses: np.ndarray  # (vocab_size,) of each token
+    sample: list[list[int]]  # documents, drawn at random
+    longest: int  # tokens of the longest document
+
+
+def write_report(folder: Path, seed: int = 0) -> list[Path]:
+    """Write the pictures and the page into a folder that `data/preprocess.py` has made, the same for the same seed. Returns their paths."""
+    info = check_data(folder)
+    scan = scan_tokens(TokenFile(folder / "train.bin", info.vocab_size).tokens, info, seed)
+    tokenizer, texts = info.tokenizer, [info.tokenizer.decode(ids) for ids in scan.sample]
+    pictures = {
+        "document_lengths": lambda axes: draw_lengths(axes, scan),
+        "tokens_per_word": lambda axes: draw_tokens_per_word(axes, tokenizer, texts),
+        "scripts": lambda axes: draw_scripts(axes, texts),
+        "piece_lengths": lambda axes: draw_piece_lengths(axes, tokenizer, scan.uses),
+    }
+    paths = []
+    for name, draw in pictures.items():
+        paths.append(folder / f"report_{name}.png")
+        _picture(paths[-1], draw)
+    paths.append(folder / "report.html")
+    write_text(paths[-1], page(info, scan, [path.name for path in paths[:-1]]))
+    return paths
+
+
+def scan_tokens(tokens: np.ndarray, info: DataInfo, seed: int) -> Scan:
+    """Lengths and uses of all tokens, and SAMPLE documents, block by block."""
+    wanted = sorted(random.Random(seed).sample(range(info.train_documents), min(SAMPLE, info.train_documents)))
+    scan = Scan(np.zeros(len(LENGTHS) - 1, dtype=np.int64), np.zeros(info.vocab_size, dtype=np.int64), [], 0)
+    seen, open_begin, spans, next_wanted = 0, None, [], 0  # documents before, the begin of the last one
+    for start in range(0, len(tokens) + 1, BLOCK):
+        block = tokens[start : start + BLOCK]
+        scan.uses += np.bincount(block, minlength=info.vocab_size)
+        begins = start + np.flatnonzero(block == info.bos_id)
+        if open_begin is not None:
+            begins, seen = np.concatenate([[open_begin], begins]), seen - 1
+        ends = begins[1:]
+        if start + BLOCK > len(tokens):
+            ends = np.append(ends, len(tokens))
+        lengths = ends - begins[: len(ends)]
+        scan.lengths += np.histogram(lengths, LENGTHS)[0]
+        scan.longest = max(scan.longest, int(lengths.max(initial=0)))
+        while next_wanted < len(wanted) and wanted[next_wanted] < seen + len(ends):
+            i = wanted[next_wanted] - seen
+            spans.append((int(begins[i]), int(ends[i])))
+            next_wanted += 1
+        seen += len(begins)
+        open_begin = begins[-1] if len(begins) else None
+    scan.sample = [tokens[begin:end].tolist() for begin, end in spans]
+    return scan
+
+
+# ---- pictures
+
+
+def _picture(path: Path, draw) -> None:
+    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    draw(axes)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def draw_lengths(axes, scan: Scan) -> None:
+    used = np.flatnonzero(scan.lengths)
+    shown = slice(used[0], used[-1] + 1)
+    axes.bar(LENGTHS[:-1][shown], scan.lengths[shown], width=np.diff(LENGTHS)[shown], align="edge", edgecolor="white", linewidth=0.3)
+    axes.set_xscale("log")
+    axes.set_xlabel("tokens in a document, with bos and eos (log scale)")
+    axes.set_ylabel("documents")
+    axes.set_title(f"Document lengths: {scan.lengths.sum():,} documents of train.bin, the longest {scan.longest:,} tokens")
+
+
+def draw_tokens_per_word(axes, tokenizer: Tokenizer, texts: list[str]) -> None:
+    words = Counter(word for text in texts for word in text.split())
+    distinct = list(words)
+    pieces = [len(ids) for ids in tokenizer.encode_batch(distinct)]
+    counts = Counter()
+    for word, number in zip(distinct, pieces, strict=True):
+        counts[min(number, 16)] += words[word]
+    total = counts.total()
+    axes.bar(range(1, 17), [100 * counts[number] / total for number in range(1, 17)])
+    axes.set_xticks(range(1, 17), [*map(str, range(1, 16)), "16+"])
+    mean = sum(number * words[word] for word, number in zip(distinct, pieces, strict=True)) / total
+    axes.set_xlabel("tokens in a word")
+    axes.set_ylabel("share of the words (%)")
+    axes.set_title(f"Tokens per word: {mean:.2f} on average, over {total:,} words of {len(texts):,} documents")
+
+
+def script_of(character: str) -> str | None:
+    """One of SCRIPTS; None for space and for what has no width of its own (ZWJ)."""
+    kind = unicodedata.category(character)
+    if kind in ("Nd", "Nl", "No"):
+        return "digits"
+    if kind[0] in "LM":
+        name = unicodedata.name(character, "")
+        return "Devanagari" if name.startswith("DEVANAGARI") else "Latin" if name.startswith("LATIN") else "other letters"
+    return "punctuation and signs" if kind[0] in "PS" else None
+
+
+def draw_scripts(axes, texts: list[str]) -> None:
+    characters = Counter(c for text in texts for c in text)
+    counts = Counter()
+    for character, number in characters.items():
+        counts[script_of(character)] += number
+    shares = [100 * counts[script] / max(sum(counts[s] for s in SCRIPTS), 1) for script in SCRIPTS]
+    bars = axes.barh(SCRIPTS[::-1], shares[::-1])
+    axes.bar_label(bars, [f"{share:.2f} %" for share in shares[::-1]], padding=3)
+    axes.set_xlim(0, 115)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("share of the characters, spaces left out (%)")
+    axes.set_title(f"Scripts: {sum(map(len, texts)):,} characters of {len(texts):,} documents")
+
+
+def draw_piece_lengths(axes, tokenizer: Tokenizer, uses: np.ndarray) -> None:
+    lengths = np.array([len(piece) for piece in piece_texts(tokenizer)])
+    bounds = np.arange(1, max(int(lengths.max()), 2) + 2) - 0.5
+    ordinary = lengths > 0
+    for weights, label in ((None, "of the vocabulary"), (uses[ordinary], "of the tokens of train.bin")):
+        shares = np.histogram(lengths[ordinary], bounds, weights=weights)[0]
+        axes.stairs(100 * shares / max(shares.sum(), 1), bounds, fill=True, alpha=0.5, label=label)
+    axes.set_xlabel("characters in a piece, its space included")
+    axes.set_ylabel("share (%)")
+    axes.legend()
+    axes.set_title(f"Piece lengths: {int((uses[ordinary] > 0).sum()):,} of {int(ordinary.sum()):,} pieces are used")
+
+
+def piece_texts(tokenizer: Tokenizer) -> list[str]:
+    """The text of each token by id, "" for special ones; a piece that is only bytes of a character counts as one."""
+    return [tokenizer.piece_bytes(i).decode("utf-8", errors="replace") for i in range(tokenizer.vocab_size)]
+
+
+# ---- the page
+
+STYLE = """
+body { font: 17px/1.9 "Nirmala UI", "Noto Sans Devanagari", "Kohinoor Devanagari", Mangal, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; }
+p.document { border: 1px solid #bbb; padding: .6em 1em; overflow-wrap: anywhere; }
+.a { background: #fff3c4; } .b { background: #cfe6ff; } .parts { outline: 1px solid #c00; }
+.mark { color: #a00; font-size: 70%; } td, th { padding: 0 1em; text-align: left; } img { max-width: 100%; }
+"""
+
+
+def page(info: DataInfo, scan: Scan, pictures: list[str]) -> str:
+    """The page as HTML: figures, documents with their tokens in two colours by turns, the longest pieces."""
+    documents = "\n".join(
+        f"<h3>{len(ids):,} tokens</h3>\n<p class='document'>{marked(info.tokenizer, ids[:SHOWN_TOKENS])}{' ...' if len(ids) > SHOWN_TOKENS else ''}</p>"
+        for ids in random.Random(len(scan.sample)).sample(scan.sample, min(SHOWN, len(scan.sample)))
+    )
+    texts = piece_texts(info.tokenizer)
+    longest = sorted((i for i in range(info.vocab_size) if scan.uses[i] and texts[i]), key=lambda i: (-len(texts[i]), i))[:LONGEST]
+    rows = "\n".join(f"<tr><td>{html.escape(texts[i])}</td><td>{len(texts[i])}</td><td>{scan.uses[i]:,}</td></tr>" for i in longest)
+    images = "\n".join(f"<p><img src='{name}' alt='{name}'></p>" for name in pictures)
+    return f"""<!DOCTYPE html>
+<html lang="hi"><head><meta charset="utf-8"><title>nano_hindi: a look at the data</title><style>{STYLE}</style></head><body>
+<h1>A look at the data</h1>
+<p>{info.train_documents:,} documents and {info.train_tokens:,} tokens to train, {info.val_documents:,} and {info.val_tokens:,} to validate;
+tokenizer {html.escape(info.tokenizer_name)}, {info.vocab_size:,} pieces, {info.fertility:.3f} tokens per word.</p>
+<h2>Ten random documents, as the model sees them</h2>
+<p>Tokens have <span class="a">one</span><span class="b"> colour</span><span class="a"> after</span><span class="b"> the</span><span class="a"> other</span>; the pointer
+over one shows its number. <span class="a parts">Framed</span>: a character made of several tokens, their number behind it. Small and red: tokens that
+stand for no text, and the ends of lines.</p>
+{documents}
+<h2>The longest pieces in use</h2>
+<table><tr><th>piece</th><th>characters</th><th>uses</th></tr>
+{rows}
+</table>
+<h2>Pictures</h2>
+{images}
+</body></html>
+"""
+
+
+def marked(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """The text of `ids` as HTML, each token in a span of its own; those that make up a character together share one."""
+    spans, waiting, raw = [], [], b""
+    for i in [*ids, None]:
+        if waiting and (i is None or i in tokenizer.special_ids):  # the tail of a text that was cut within a character
+            spans.append((waiting, raw.decode("utf-8", errors="replace")))
+            waiting, raw = [], b""
+        if i is None:
+            break
+        if i in tokenizer.special_ids:
+            spans.append(([i], None))
+            continue
+        waiting, raw = [*waiting, i], raw + tokenizer.piece_bytes(i)
+        try:
+            spans.append((waiting, raw.decode("utf-8")))
+        except UnicodeDecodeError as error:
+            if error.end == len(raw) and error.reason == "unexpected end of data":
+                continue  # the rest of the character comes with the next token
+            spans.append((waiting, raw.decode("utf-8", errors="replace")))
+        waiting, raw = [], b""
+    return "".join(_span(tokenizer, number, numbers, text) for number, (numbers, text) in enumerate(spans))
+
+
+def _span(tokenizer: Tokenizer, position: int, ids: list[int], text: str | None) -> str:
+    title = " ".join(map(str, ids))
+    if text is None:
+        return f"<span class='mark' title='{title}'>{html.escape(tokenizer.piece(ids[0]))}</span>"
+    shown = html.escape(text).replace("\t", "<span class='mark'>\\t</span>").replace("\n", "<span class='mark'>\\n</span><br>")
+    parts = f"<span class='mark'>{len(ids)}</span>" if len(ids) > 1 else ""
+    return f"<span class='{'ab'[position % 2]}{' parts' if parts else ''}' title='{title}'>{shown}{parts}</span>"

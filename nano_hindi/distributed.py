@@ -1,0 +1,232 @@
+"""The processes of a run: who they are, and checks that all of them have the same. Outside a process group nothing is sent and nothing can differ.
+
+torch is imported inside the functions, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import os
+import pickle
+import re
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from nano_hindi.common import pick_device
+from nano_hindi.errors import UserError
+from nano_hindi.files import locked
+
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
+    from torch import Tensor, nn
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run: this one's rank, how many there are, and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def print(self, *values) -> None:
+        """Print on the main process alone."""
+        if self.is_main:
+            print(*values, flush=True)
+
+
+@contextlib.contextmanager
+def joined_world(device_name: str | None = None) -> Iterator[World]:
+    """The World of this process: alone, or one of those that torchrun started. The process group ends with the block.
+
+    `device_name` is "cpu", "cuda", or None for CUDA where there is one. Raises UserError for a device that is not there, where the processes
+    do not find each other, and where one of them is lost.
+    """
+    local_rank, started_by_torchrun = _check_torchrun()
+    import torch.distributed as dist
+
+    device = pick_device(device_name, local_rank)
+    if not started_by_torchrun:
+        yield World(0, 1, device)
+        return
+    nccl = device.type == "cuda" and dist.is_nccl_available()
+    try:
+        store, rank, size = next(dist.rendezvous("env://"))
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            store = _store_of_this_start(store, rank, size)
+        dist.init_process_group("nccl" if nccl else "gloo", store=store, rank=rank, world_size=size, device_id=device if nccl else None)
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(f"the processes do not meet at {address} ({str(error).splitlines()[0][:120]}); {_TORCHRUN_HINT}") from error
+    try:
+        yield World(rank, size, device)
+        dist.barrier()  # nobody leaves while another one still saves or samples
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        reason = re.sub(r"^\[\S+\] ", "", str(error)).splitlines()[0].split(". ")[0][:200]
+        raise UserError(
+            f"another process of this run is gone ({reason}): torchrun names the first that failed under Root Cause. "
+            "The same command with --resume auto goes on from the newest checkpoint"
+        ) from error
+    finally:
+        dist.destroy_process_group()
+        gc.collect()  # frees gloo's threads now: at exit some would be ended the hard way, with SIGABRT
+
+
+def _store_of_this_start(store: dist.Store, rank: int, size: int) -> dist.Store:
+    """`store` under a prefix that no earlier start of this job has used. Raises DistStoreError where the processes do not all come.
+
+    torchrun keeps its store when it starts the processes again, and one of them could read the address that another had before, then give up
+    (pytorch/pytorch#167288). TORCHELASTIC_RESTART_COUNT is no such prefix: each machine counts for itself. So the others call, by a name that is new,
+    and the main process answers every call with the new prefix, until all of this start have it: calls of an earlier start may still lie there.
+    """
+    import torch.distributed as dist
+
+    if rank:
+        call = uuid.uuid4().hex
+        store.set(f"call/{rank}", call)
+        prefix = store.get(f"answer/{call}").decode()
+        store.set(f"{prefix}/{rank}", "has it")
+        return dist.PrefixStore(prefix, store)
+    prefix, end = uuid.uuid4().hex, time.monotonic() + store.timeout.total_seconds()
+    while not all(store.check([f"{prefix}/{other}"]) for other in range(1, size)):
+        for other in range(1, size):
+            if store.check([f"call/{other}"]):
+                store.set(f"answer/{store.get(f'call/{other}').decode()}", prefix)
+        if time.monotonic() > end:
+            raise dist.DistStoreError(f"not all {size} processes have come")
+        time.sleep(0.01)
+    return dist.PrefixStore(prefix, store)
+
+
+_TORCHRUN_HINT = (
+    "torchrun sets RANK and its companions: start `torchrun --nproc_per_node=N train.py ...`, or unset RANK and LOCAL_RANK to train alone"
+)
+
+
+def _check_torchrun() -> tuple[int, bool]:
+    """LOCAL_RANK, and whether torchrun started this process. Raises UserError for variables it would not set: torch would wait for long, or speak in tracebacks."""
+    names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")
+    given = {name: os.environ[name] for name in names if name in os.environ}
+    for name, value in given.items():
+        if not value.isdecimal():
+            raise UserError(f"{name}={value!r} is no whole number; {_TORCHRUN_HINT}")
+    if "RANK" in given:
+        if missing := [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+            raise UserError(f"RANK is set, but {', '.join(missing)} is not; {_TORCHRUN_HINT}")
+        if int(given["RANK"]) >= int(given["WORLD_SIZE"]):
+            raise UserError(f"RANK={given['RANK']} is no rank of WORLD_SIZE={given['WORLD_SIZE']} processes; {_TORCHRUN_HINT}")
+    return int(given.get("LOCAL_RANK", 0)), "RANK" in given
+
+
+# ---- what all processes have in common: taken from the main process, or compared with what it has
+
+
+def from_main(world: World, work: Callable[[], Result]) -> Result:
+    """What `work()` returns on the main process, for every process; tensors arrive on the CPU. Collective.
+
+    A UserError or OSError of `work` is raised on every process: none is left waiting for one that has gone.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return work()
+    result, error = None, None
+    if world.is_main:
+        try:
+            result = work()
+        except (UserError, OSError) as failure:
+            error = failure
+    tensors: list[Tensor] = []
+    message = [_pickled((result, error), tensors) if world.is_main else None]
+    dist.broadcast_object_list(message)
+    if not world.is_main:
+        result, error = _unpickled(message[0], tensors)
+    if error is not None:
+        raise error
+    for tensor in tensors:  # each by itself: a whole checkpoint need not fit the device
+        sent = tensor.to(world.device).contiguous()
+        dist.broadcast(sent, src=0)
+        if not world.is_main:
+            tensor.copy_(sent)
+    return result
+
+
+def _pickled(value: object, tensors: list[Tensor]) -> bytes:
+    """`value` without the content of its tensors, which are appended to `tensors`."""
+    from torch import Tensor
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, item):
+            if isinstance(item, Tensor):
+                tensors.append(item)
+                return item.shape, item.dtype
+            return None
+
+    buffer = io.BytesIO()
+    Pickler(buffer).dump(value)
+    return buffer.getvalue()
+
+
+def _unpickled(message: bytes, tensors: list[Tensor]) -> object:
+    """The value again, with new tensors to be filled, in the same order."""
+    import torch
+
+    class Unpickler(pickle.Unpickler):
+        def persistent_load(self, form):
+            tensors.append(torch.empty(form[0], dtype=form[1]))
+            return tensors[-1]
+
+    return Unpickler(io.BytesIO(message)).load()
+
+
+def require_same(world: World, what: str, facts: dict[str, object], remedy: str) -> None:
+    """Compare the facts of every process with those of the main one. Collective. Raises UserError, on every process, that names who differs in what."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return
+    everyone: list = [None] * world.size
+    dist.all_gather_object(everyone, (socket.gethostname(), facts))
+    main_host, expected = everyone[0]
+    others = []
+    for rank, (host, found) in enumerate(everyone):
+        if different := [key for key in expected if found.get(key) != expected[key]]:
+            more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+            others.append(f"process {rank} on {host} ({', '.join(different[:3])}{more})")
+    if others:
+        raise UserError(f"not the {what} of process 0 on {main_host}: {'; '.join(others)}; {remedy}")
+
+
+def weight_sums(model: nn.Module) -> dict[str, int]:
+    """The sum of the bit patterns of each parameter, modulo 2**64: equal weights have equal sums, and any one changed weight changes its own."""
+    import torch
+
+    sums = [p.detach().view(torch.int32).sum(dtype=torch.int64) for p in model.parameters()]
+    return dict(zip((name for name, _ in model.named_parameters()), torch.stack(sums).tolist(), strict=True))
+
+
+@contextlib.contextmanager
+def only_run_in(folder: Path, world: World) -> Iterator[None]:
+    """Keep other runs out of `folder`, made where it is not there, until the block ends. A block that leaves nothing in a new folder leaves no folder.
+
+    Raises UserError, on every process, where another run is in it.
+    """
+    with contextlib.ExitStack() as held:
+        from_main(world, lambda: held.enter_context(locked(folder, "is training there", "--checkpoint_dir", world.print)))
+        yield

@@ -1,0 +1,222 @@
+"""A trained model as a folder that Hugging Face transformers loads: weights, configuration, tokenizer, the network's code, and a model card.
+
+python -m nano_hindi.export --checkpoint checkpoints --output_dir my_model
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nano_hindi.cli import Parser, command_line
+from nano_hindi.console import count, shown
+from nano_hindi.errors import UserError
+from nano_hindi.files import rename
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nano_hindi.config import GPTConfig
+    from nano_hindi.export.model_card import Card
+    from nano_hindi.tokenizer import Tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CODE = Path(__file__).resolve().with_name("modeling_nano_hindi.py")
+# config.json comes last: without it the folder is no model to transformers
+FILES = ("model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json", CODE.name, "README.md", "config.json")
+UNFINISHED = "unfinished_export"  # a folder in --output_dir
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="python -m nano_hindi.export", description="Write a model as a folder for Hugging Face transformers.")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE|DIR", help="a checkpoint, a model.pt, or a folder that holds them")
+    parser.add_argument("--output_dir", type=Path, required=True, metavar="DIR", help="new or empty, or an earlier export, which is replaced")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights")
+    parser.add_argument(
+        "--data_dir", type=Path, default=ROOT / "data", metavar="DIR", help="the data of the run, whose sources and licences the model card names"
+    )
+    return parser.parse_args(argv)
+
+
+@command_line
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    require_own_folder(args.output_dir)
+    from nano_hindi.export.model_card import Card
+    from nano_hindi.inference.loading import load_for_inference
+
+    trained = load_for_inference(args.checkpoint)
+    weights = exported_weights(trained.config, trained.state_dict, args.dtype)
+    card = Card.of(trained, args.data_dir, parameters_by_kind(weights), args.dtype)
+    with new_export(args.output_dir) as folder:
+        write_weights(folder / "model.safetensors", weights)
+        write_tokenizer(folder, trained.tokenizer)
+        write_json(folder / "config.json", config_json(trained.config, trained.tokenizer, args.dtype))
+        write_json(folder / "generation_config.json", generation_json(trained.tokenizer))
+        shutil.copyfile(CODE, folder / CODE.name)
+        (folder / "README.md").write_text(card.text(args.output_dir.resolve().name), encoding="utf-8", newline="\n")
+    for line in end_page(args.output_dir, card):
+        print(line)
+    return 0
+
+
+# ---- the folder
+
+
+def require_own_folder(folder: Path) -> None:
+    """Raises UserError where `folder` holds anything that is not an export's."""
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    config = folder / "config.json"
+    is_export = UNFINISHED in names or (config.is_file() and b'"model_type": "nano_hindi"' in config.read_bytes())
+    if foreign := sorted(names - {*FILES, UNFINISHED} if is_export else names):
+        raise UserError(f"{folder} holds other things ({', '.join(foreign[:3])}), which an export does not touch; choose another --output_dir")
+
+
+@contextlib.contextmanager
+def new_export(folder: Path) -> Iterator[Path]:
+    """Yield a folder for FILES, which move into `folder` when the block ends well. A stop at any moment leaves no half-written model behind."""
+    part = folder / UNFINISHED
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        (folder / "config.json").unlink(missing_ok=True)
+        for name in FILES:
+            rename(part / name, folder / name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+
+
+# ---- weights
+
+
+def exported_weights(config: GPTConfig, state_dict: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """The weights under the names of `modeling_nano_hindi.py`: what belongs to a layer lies with it, and no row is padding.
+
+    Raises UserError where they are not those of a GPT of `config`.
+    """
+    import torch
+
+    from nano_hindi.model import GPT
+
+    with torch.device("meta"):
+        shapes = {name: weight.shape for name, weight in GPT(config).state_dict().items()}
+    if shapes != {name: weight.shape for name, weight in state_dict.items()}:
+        raise UserError("the weights of the checkpoint do not fit its own configuration; use another checkpoint")
+    weights = {}
+    for name, weight in state_dict.items():
+        kind, *rest = name.split(".")
+        if kind in ("resid_lambdas", "x0_lambdas"):
+            weights |= {f"h.{layer}.mix.{kind.removesuffix('s')}": value for layer, value in enumerate(weight.split(1))}
+        elif kind == "value_embeds":
+            weights[f"h.{rest[0]}.attn.value_embed.weight"] = weight[: config.vocab_size]
+        else:
+            is_table = name in ("transformer.wte.weight", "lm_head.weight")
+            weights[name.removeprefix("transformer.")] = weight[: config.vocab_size] if is_table else weight
+    return {name: weight.to(getattr(torch, dtype)).clone() for name, weight in weights.items()}
+
+
+def parameters_by_kind(weights: dict[str, Tensor]) -> dict[str, int]:
+    """The kinds of `GPT.num_params`, counted in exported weights, which have no padding rows."""
+    counts = dict.fromkeys(("wte", "lm_head", "value_embeds", "blocks", "scalars"), 0)
+    for name, weight in weights.items():
+        kind = name.split(".")[0]
+        if kind == "h":
+            kind = "value_embeds" if ".value_embed." in name else "scalars" if ".mix." in name else "blocks"
+        counts[kind] += weight.numel()
+    return counts | {"total": sum(counts.values())}
+
+
+def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    from safetensors.torch import save
+
+    path.write_bytes(save(weights, metadata={"format": "pt"}))  # `save_file` would hide the operating system's reason where it fails
+
+
+# ---- configuration and tokenizer
+
+
+def config_json(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict:
+    module = CODE.stem
+    return {
+        "architectures": ["NanoHindiForCausalLM"],
+        "auto_map": {"AutoConfig": f"{module}.NanoHindiConfig", "AutoModelForCausalLM": f"{module}.NanoHindiForCausalLM"},
+        "model_type": "nano_hindi",
+        "dtype": dtype,
+        "vocab_size": config.vocab_size,
+        "sequence_len": config.sequence_len,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_kv_head": config.n_kv_head,
+        "n_embd": config.n_embd,
+        "window_pattern": config.window_pattern,
+        "short_window_divisor": config.short_window_divisor,
+        "tie_word_embeddings": False,
+        **special_ids(tokenizer),
+    }
+
+
+def generation_json(tokenizer: Tokenizer) -> dict:
+    """generate.py's own way to write."""
+    from nano_hindi.inference.settings import Settings
+
+    settings = Settings()
+    sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": settings.top_k, "max_new_tokens": settings.max_tokens}
+    return {**special_ids(tokenizer), **sampling}
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write the tokenizer so that every text begins with bos, which the model has always seen there, and batches are padded on the left, with eos."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.save(folder)
+    backend = Backend.from_file(str(folder / "tokenizer.json"))
+    bos = tokenizer.piece(tokenizer.bos_id)
+    backend.post_processor = TemplateProcessing(single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, tokenizer.bos_id)])
+    backend.no_truncation()
+    backend.no_padding()
+    (folder / "tokenizer.json").write_text(backend.to_str(), encoding="utf-8", newline="\n")
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config |= {
+        "pad_token": config["eos_token"],
+        "padding_side": "left",
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    write_json(folder / "tokenizer_config.json", config)
+
+
+# ---- words for people
+
+
+def end_page(folder: Path, card: Card) -> list[str]:
+    """What was written, and how it is used."""
+    from nano_hindi.export.model_card import usage
+
+    size = sum((folder / name).stat().st_size for name in FILES)
+    return [
+        f"exported    {shown(folder)}: step {card.step:,}, {count(card.parameters['total'])} parameters in {card.dtype}, {size / 1e6:,.1f} MB",
+        f"files       {', '.join(FILES)}",
+        *card.notices(),
+        "use         in Python:",
+        *(f"            {line}" for line in usage(folder.resolve().as_posix())),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What is inside a tokenizer.json, as far as tokens have fixed bytes: its kind, its components, the bytes of its pieces."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection
+
+import numpy as np
+
+from nano_hindi.errors import UserError
+
+SPACE = "▁"  # U+2581, how SentencePiece writes a space
+_SPACE_TO_MARK = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def unknown_piece(model: dict) -> str | None:
+    """The piece that stands for characters the tokenizer does not know. It has no bytes of its own."""
+    if model.get("type") == "Unigram":
+        return model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else None
+    return model.get("unk_token")
+
+
+def rewrites(normalizer: dict | None) -> bool:
+    """Whether a text may be changed (composed, put in lower case, ...) before it is cut into pieces. Where it is not, the pieces stand in it as they are,
+    so that tokens with as many bytes as the text are the text."""
+    return not all(component in ({"type": "Prepend", "prepend": SPACE}, _SPACE_TO_MARK) for component in _components(normalizer, "normalizers"))
+
+
+def _components(component: dict | None, nested: str) -> list[dict]:
+    """The components of a normalizer, in a row."""
+    if component is None:
+        return []
+    return [inner for child in component[nested] for inner in _components(child, nested)] if nested in component else [component]
+
+
+def _types(component: dict | None) -> set[str]:
+    """The names of all components in a normalizer, pre-tokenizer or decoder, nested ones too."""
+    if component is None:
+        return set()
+    nested = [child for key in ("normalizers", "pretokenizers", "decoders") for child in component.get(key, [])]
+    return {component["type"]}.union(*map(_types, nested))
+
+
+def piece_reader(description: dict, name: str) -> Callable[[str], bytes]:
+    """The function from a piece to its bytes. Raises UserError for a kind of tokenizer that is not read here."""
+    decoders = _types(description["decoder"])
+    if "ByteLevel" in decoders:
+        byte_of = {letter: byte for byte, letter in enumerate(_byte_level_letters())}
+        return lambda piece: bytes(byte_of[c] for c in piece) if all(c in byte_of for c in piece) else piece.encode()
+    if "Metaspace" not in decoders and f'"{SPACE}"' not in json.dumps(description["decoder"], ensure_ascii=False):
+        raise UserError(f"the tokenizer {name} is neither SentencePiece-style nor byte-level, and its tokens have no fixed bytes; use another")
+    has_bytes = "ByteFallback" in decoders
+
+    def read(piece: str) -> bytes:
+        byte = BYTE_PIECE.fullmatch(piece) if has_bytes else None
+        return bytes([int(byte[1], 16)]) if byte else piece.replace(SPACE, " ").encode()
+
+    return read
+
+
+def bytes_of_ids(description: dict, ids: dict[str, int], special_ids: Collection[int], name: str) -> list[bytes]:
+    """Return the bytes that each id adds to a text, b"" for a special or unused one. `ids` maps every token to its id, added ones included.
+
+    Raises UserError for a kind of tokenizer that is not read here.
+    """
+    found = [b""] * (max(ids.values()) + 1)
+    read = piece_reader(description, name)
+    added = {token["id"]: token["content"] for token in description["added_tokens"]}
+    for piece, i in ids.items():
+        if i not in special_ids:
+            found[i] = added[i].encode() if i in added else read(piece)
+    return found
+
+
+def hugging_face_token_bytes(tokenizer) -> np.ndarray:
+    """Return the UTF-8 bytes of each token of a fast tokenizer of transformers or a `tokenizers.Tokenizer`, int32 (largest id + 1,).
+
+    Special and unknown tokens have 0. Which tokens are special is for the tokenizer to say: a bare `tokenizers.Tokenizer` knows no bos or eos but
+    those added as special tokens. Raises UserError for another object, or for a tokenizer whose tokens have no fixed bytes.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(backend, "to_str"):
+        raise UserError(
+            f"a {type(tokenizer).__name__} has no tokenizer.json, which gives the bytes of each token; pass a fast tokenizer of transformers, "
+            "a tokenizers.Tokenizer, or what nano_hindi.tokenizer.load_tokenizer returns"
+        )
+    description, ids = json.loads(backend.to_str()), backend.get_vocab(with_added_tokens=True)
+    special = {token["id"] for token in description["added_tokens"] if token["special"]}
+    special |= {ids.get(unknown_piece(description["model"])), *getattr(tokenizer, "all_special_ids", ())}
+    name = getattr(tokenizer, "name_or_path", None) or "given"
+    return np.array([len(raw) for raw in bytes_of_ids(description, ids, special, name)], dtype=np.int32)
+
+
+def _byte_level_letters() -> list[str]:
+    """The letter of each byte in byte-level BPE: printable Latin-1 stands for itself, the other bytes take the letters from U+0100 on, in order."""
+    itself = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in itself else next(others)) for byte in range(256)]

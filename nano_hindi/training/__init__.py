@@ -1,0 +1,1 @@
+"""A training run: its setup, the loop over its updates, its memory, and its record."""

@@ -1,0 +1,64 @@
+"""How fast a device computes, and how good a model may become: what estimates of a run are made of."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import torch
+
+# dense tensor-core TFLOP/s in bf16 or fp16 with float32 accumulation, from NVIDIA's data sheets and architecture white papers
+PEAK_TFLOPS = {
+    "H100 PCIe": 756,
+    "H100": 989,
+    "H200": 989,
+    "A100": 312,
+    "A10G": 70,
+    "L4": 121,
+    "L40S": 362,
+    "T4": 65,
+    "V100": 125,
+    "RTX 3060": 25.6,
+    "RTX 3070": 40.6,
+    "RTX 3080": 59.5,
+    "RTX 3090": 71,
+    "RTX 4080": 97.5,
+    "RTX 4090": 165.2,
+    "RTX 5080": 112.6,
+    "RTX 5090": 209.5,
+}
+EXPECTED_UTILISATION = 0.4  # of the matmul rate, for time estimates before anything has run
+# bits per byte = floor + a N^-alpha + b D^-beta, N parameters of the blocks, D tokens: the form and the exponents of Hoffmann et al. 2022 (arXiv 2203.15556),
+# the rest fitted to small runs with lr_schedule plateau on Hindi prose (tests/benchmarks/outcome.py; the runs: LOG.md beside it)
+EXPECTED_BPB = {"floor": 0.523, "a": 4.21, "alpha": 0.34, "b": 13.5, "beta": 0.28}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Paper operations per second of a known GPU, else None: no MFU is shown then."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    matches = [known for known in PEAK_TFLOPS if re.search(rf"\b{known}\b", name) and "Laptop" not in name]
+    return PEAK_TFLOPS[max(matches, key=len)] * 1e12 if matches else None
+
+
+def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Measured operations per second of a square matmul, the best of a few: what this machine can do at most."""
+    n = 8192 if device.type == "cuda" else 1024
+    own = torch.Generator(device).manual_seed(0)  # a resumed run goes on with the random numbers of its checkpoint
+    a, b = (torch.randn(n, n, device=device, dtype=dtype, generator=own) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        c = a @ b
+        c[0, 0].item()  # waits for the product
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best
+
+
+def expected_bpb(block_params: int, tokens: int) -> float:
+    """Validation bits per byte to expect of Hindi prose, for the parameters of the blocks and the tokens of a run. Rough: see EXPECTED_BPB."""
+    e = EXPECTED_BPB
+    return e["floor"] + e["a"] * block_params ** -e["alpha"] + e["b"] * tokens ** -e["beta"]

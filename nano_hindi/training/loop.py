@@ -1,0 +1,276 @@
+"""The training loop. One update is `train_update`; everything else happens between updates."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import signal
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nano_hindi.checkpoint import list_checkpoints, remove_superseded
+from nano_hindi.dataloader import val_batches
+from nano_hindi.errors import UserError
+from nano_hindi.eval import Evaluation, compute_token_bytes
+from nano_hindi.eval import evaluate as evaluate_model
+from nano_hindi.optim import learning_rate_scale
+from nano_hindi.training import estimates, memory, report
+from nano_hindi.training.metrics import read_metrics, training_seconds
+from nano_hindi.training.setup import Run
+
+Result = TypeVar("Result")
+BAD_UPDATES_IN_A_ROW = 3  # then the run stops: something is broken that more data will not mend
+
+
+def train(run: Run) -> int:
+    """Train to the end of the budget, or until the user stops it. Returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM."""
+    world = run.world
+    if run.is_finished:
+        draw(run)  # it may have been killed before that, and before the last save was through
+        if world.is_main:
+            remove_superseded(run.folder, run.step, run.config.keep_checkpoints)
+        world.print("this run is finished; a larger --total_tokens would go on with it")
+        print_summary(run, None)
+        return 0
+    with StopSignal() as stop, run.saver, run.prefetcher, garbage_collected_by_hand(), run.console:
+        make_updates(run, stop)
+    run.wandb.finish()
+    if stop.everywhere:
+        place = "there" if run.saver.failure is None else f"the last checkpoint: {run.saver.failure}"
+        world.print(f"stopped after step {run.step}; the same command with --resume auto goes on from {place}")
+        return stop.exit_code
+    draw(run)
+    if run.saver.failure is not None:
+        raise UserError(f"the run is at its end, but {run.saver.failure}; mend that, then --resume auto goes on from the last checkpoint")
+    print_summary(run, memory.peak_memory(world.device))
+    return 0
+
+
+def make_updates(run: Run, stop: StopSignal) -> None:
+    """The loop. Between updates: log, evaluate, sample, save, each when its interval is due."""
+    config, bad_in_a_row, first = run.config, 0, run.update + 1
+    while not run.is_finished and not stop.everywhere:
+        loss, norm, lr_scale = train_update(run, stop)
+        run.pace.mark(run.update)
+        is_good = math.isfinite(loss) and math.isfinite(norm)
+        run.meter.add(loss if is_good else None, config.tokens_per_update)
+        bad_in_a_row = 0 if is_good else report_bad_update(run, loss, norm, lr_scale, bad_in_a_row)
+        if config.is_due(config.log_interval, run.update):
+            log(run, norm, lr_scale)
+        show_status(run, loss)
+        with run.meter.paused():
+            if evaluates := config.is_due(config.eval_interval, run.update):
+                evaluate(run)
+            if config.is_due(config.inference_interval, run.update):
+                sample(run)
+            if saves := config.is_due(config.checkpoint_interval, run.update) or stop.everywhere:
+                save(run)
+            if evaluates or saves or run.update == first:  # gc.get_freeze_count() would take 30 ms each time
+                collect_garbage()
+
+
+def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
+    """One update: gradients of this process's share of the sequences, averaged over the processes, clipped, applied.
+
+    Returns the mean loss over all processes, the norm of the whole gradient, and the factor on the learning rates.
+    """
+    config, world = run.config, run.world
+    loss_sum = within_memory(run, lambda: accumulate_gradients(run))
+    lr_scale = learning_rate_scale(config, run.update)
+    norm = run.optimizer.step(lr_scale, grad_divisor=run.loss_scale.value)
+    # one readback: the sum over the processes of each one's share of the loss, of the norm, and of the wish to stop
+    figures = torch.stack([loss_sum / config.tokens_per_update, norm / world.size, torch.full_like(norm, float(stop.signal is not None))])
+    if world.size > 1:
+        dist.all_reduce(figures)
+    loss_mean, norm_value, stops = figures.tolist()
+    stop.everywhere = stops > 0
+    run.loss_scale.adjust(math.isfinite(norm_value))
+    run.update += 1
+    return loss_mean, norm_value, lr_scale
+
+
+def accumulate_gradients(run: Run) -> Tensor:
+    """Forward and backward of this process's sequences of the next update, a device batch at a time. Returns the sum of their losses, 0-d."""
+    device = run.world.device
+    # the optimizer averages over the processes, so each one's sum of losses is divided by the targets of a process
+    factor = run.loss_scale.value * run.world.size / run.config.tokens_per_update
+    loss_sum = torch.zeros((), device=device)
+    batches = -(-run.config.sequences_per_rank(run.world.size) // run.config.device_batch_size)
+    for number, (x, y) in enumerate(run.prefetcher.of(run.update), 1):
+        loss = run.model(x.to(device, non_blocking=True), y.to(device, non_blocking=True), loss_reduction="sum")
+        with run.optimizer.last_backward() if number == batches else contextlib.nullcontext():
+            (loss * factor).backward()
+        loss_sum += loss.detach()
+    return loss_sum
+
+
+def within_memory(run: Run, work: Callable[[], Result]) -> Result:
+    """`work()`; where the device runs out of memory, the same once more from its beginning with half the device batch size, until it fits.
+
+    No process has to ask the others: `work` computes a sum over this process's own sequences, whose value no device batch size changes, and hands each
+    gradient to the others once (`TrainOptimizer.last_backward`). They wait a little longer. Raises UserError where a single sequence does not fit.
+    """
+    while True:
+        try:
+            return work()
+        except RuntimeError as error:
+            if not memory.is_out_of_memory(error):
+                raise
+        # only here, behind the `except` block, are the tensors free that the frames of the exception held
+        run.model.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+        run.halve_device_batch_size()
+
+
+@contextlib.contextmanager
+def garbage_collected_by_hand() -> Iterator[None]:
+    """Python's cyclic collector, which would halt the loop at moments of its own, runs between updates, where `make_updates` says so."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.enable()
+
+
+def collect_garbage() -> None:
+    """What is left after the first time, the model and the compiler's work, is set aside to the end of the run: to look through it takes a second."""
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
+
+
+def report_bad_update(run: Run, loss: float, norm: float, lr_scale: float, bad_in_a_row: int) -> int:
+    """Count an update that the optimizer skipped because its gradient was not finite. Raises UserError after several in a row."""
+    if run.loss_scale.enabled:  # fp16 finds its scale this way
+        return 0
+
+    run.skipped += 1
+    run.console.print(f"{report.position(run.config, run.update)} | loss {loss:.4g}, norm {norm:.4g}: skipped")
+    if bad_in_a_row + 1 >= BAD_UPDATES_IN_A_ROW:
+        run.saver.wait()
+        saved = list_checkpoints(run.folder)
+        raise UserError(
+            f"the numbers went bad at step {run.step} (learning rate {run.config.muon_lr * lr_scale:.2e}): {BAD_UPDATES_IN_A_ROW} updates in a row had no finite "
+            f"gradient. Start again with lower rates; the last good checkpoint is {saved[-1][1] if saved else 'none yet'}"
+        )
+    return bad_in_a_row + 1
+
+
+def log(run: Run, norm: float, lr_scale: float) -> None:
+    loss, tokens_per_second = run.meter.read()
+    run.latest["loss"] = loss
+    peak = estimates.peak_flops(run.world.device)
+    mfu = tokens_per_second * run.model.flops_per_token() / (peak * run.world.size) if peak else None
+    record = {
+        **report.where(run.config, run.update),
+        "loss": loss,
+        "lr": run.config.muon_lr * lr_scale,
+        "grad_norm": norm,
+        "tokens_per_second": tokens_per_second,
+        "skipped": run.skipped,
+    }
+    if not run.console.is_live or run.config.is_due(run.config.eval_interval, run.update):  # a terminal has the status line in between
+        run.console.print(report.log_line(run.config, run.update, record, mfu, run.pace.left(run.update, run.config.updates)))
+    run.saver.report()
+    write_record(run, record)
+
+
+def show_status(run: Run, loss: float) -> None:
+    if run.console.is_live:
+        left = run.pace.left(run.update, run.config.updates)
+        run.console.status(report.status_line(run.config, run.update, loss, run.meter.rate, left, run.console.columns))
+
+
+def evaluate(run: Run) -> None:
+    config, world = run.config, run.world
+    token_bytes = compute_token_bytes(run.data.tokenizer, world.device)
+
+    def once() -> Evaluation:
+        batches = val_batches(
+            run.data_dir / "val.bin",
+            config.sequence_len,
+            run.config.device_batch_size,
+            config.eval_tokens,
+            run.data.vocab_size,
+            rank=world.rank,
+            world_size=world.size,
+        )
+        return evaluate_model(run.model, batches, token_bytes)
+
+    result = within_memory(run, once)
+    run.latest.update(val_loss=result.loss, val_bpb=result.bpb)
+    run.console.print(f"{report.position(config, run.update)} | validation: loss {result.loss:.4f}, {result.bpb:.4f} bits per byte")
+    write_record(run, {**report.where(config, run.update), "val_loss": result.loss, "val_bpb": result.bpb})
+    if not run.is_finished:  # else it is drawn at the end, after all is saved
+        draw(run)
+
+
+def write_record(run: Run, record: dict) -> None:
+    if run.world.is_main:
+        run.metrics.write(record)
+        run.wandb.log(record)
+
+
+def draw(run: Run) -> None:
+    """Redraw curves.png. A picture that fails is a line, never the end of a run."""
+    if run.world.is_main:
+        try:
+            run.curves.draw(now=run.is_finished)
+        except Exception as error:  # noqa: BLE001 - fonts, back ends, a full disk
+            run.console.print(f"curves.png was not drawn: {type(error).__name__}: {error}")
+
+
+def sample(run: Run) -> None:
+    if not run.world.is_main:
+        return
+    samples = report.make_samples(run.model, run.data.tokenizer, seed=run.config.seed)
+    run.console.print(f"\n{report.position(run.config, run.update)} | samples:")
+    for _, text in samples:
+        run.console.print_text(text)
+    run.console.print()
+    run.wandb.log_samples(run.step, samples)
+
+
+def print_summary(run: Run, peak_bytes: int | None) -> None:
+    if run.world.is_main:
+        seconds = training_seconds(read_metrics(run.folder / "metrics.jsonl"))
+        for line in report.summary_lines(run.config, run.update, run.latest, seconds, peak_bytes, run.folder):
+            run.console.print(line)
+
+
+def save(run: Run) -> None:
+    checkpoint = run.checkpoint()
+    if run.world.is_main:
+        run.saver.save(checkpoint, run.metrics.flush, with_model=run.is_finished)
+
+
+class StopSignal:
+    """The first Ctrl-C or SIGTERM lets the update end and saves; a second Ctrl-C quits at once. The handlers are its own only inside a `with` block."""
+
+    def __init__(self):
+        self.signal: int | None = None
+        self.everywhere = False  # whether any process was asked to stop: agreed upon once per update
+
+    def __enter__(self) -> StopSignal:
+        self.before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame) -> None:
+        if number == self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + (self.signal or signal.SIGTERM)

@@ -1,0 +1,231 @@
+"""What train.py tells its user: the page at the start, the log line, the samples, the page at the end."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from nano_hindi.common import compute_dtype
+from nano_hindi.config import GPTConfig, TrainConfig
+from nano_hindi.console import bar, count, duration, shown
+from nano_hindi.corpus.prepared import check_data
+from nano_hindi.distributed import World, from_main
+from nano_hindi.inference.settings import SAMPLE_PROMPTS, Settings
+from nano_hindi.model import GPT
+from nano_hindi.training.estimates import EXPECTED_UTILISATION, expected_bpb, matmul_flops
+from nano_hindi.training.memory import MEMORY_SHARE, activation_bytes, choose_device_batch_size, state_bytes
+from nano_hindi.training.resume import checkpoint_to_resume, configs_of, updates_made
+
+
+def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
+    """The run in a line: what, on what."""
+    threads = torch.get_num_threads()
+    kind = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else f"{threads} thread{'s' * (threads > 1)}"
+    return f"nano_hindi  {preset} on {world.device} ({kind}) in {str(dtype).removeprefix('torch.')}, {world.size} process{'es' * (world.size > 1)}"
+
+
+def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
+    """The true parameter count by kind, and the true ratios of tokens to parameters."""
+    n = model.num_params()
+    kinds = ", ".join(
+        f"{label} {count(n[key])}"
+        for key, label in (("blocks", "blocks"), ("wte", "wte"), ("lm_head", "lm_head"), ("value_embeds", "value embeddings"))
+    )
+    return [
+        f"parameters  {count(n['total'])} ({n['total']:,})",
+        f"            {kinds}, scalars {n['scalars']}",
+        f"tokens      {count(train.updates * train.tokens_per_update)}: {train.updates * train.tokens_per_update / n['total']:.3g} per parameter, "
+        f"{train.updates * train.tokens_per_update / n['blocks']:.3g} per parameter of the blocks",
+    ]
+
+
+def plan_lines(model_config: GPTConfig, train: TrainConfig, train_tokens: int | None) -> list[str]:
+    """The run in steps and updates."""
+    lines = [
+        f"plan        {train.updates:,} updates = {train.steps:,} steps of {train.batch_size} x {train.sequence_len} tokens, {train.tokens_per_update:,} tokens per update",
+        f"schedule    {train.schedule_text}",
+        f"windows     {model_config.window_pattern}: {' '.join(str(w) for w in model_config.windows)} keys per layer",
+    ]
+    if train_tokens is not None:
+        epochs = train.updates * train.tokens_per_update / max(1, train_tokens)
+        lines.insert(0, f"data        {count(train_tokens)} tokens to train on, seen {epochs:.2f} times")
+    return lines
+
+
+def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: World, dtype: torch.dtype, updates_made: int = 0) -> list[str]:
+    """Rough memory, and time of the updates to come, on this device, from counted bytes and a measured matmul rate."""
+    state, activations = state_bytes(model.num_params()), activation_bytes(config, dtype)
+    sequences = _expected_at_once(train, world, state, activations)
+    rate = matmul_flops(world.device, dtype)
+    tokens_per_second = EXPECTED_UTILISATION * rate / model.flops_per_token() * world.size
+    seconds = (train.updates - updates_made) * train.tokens_per_update / tokens_per_second
+    return [
+        f"memory      about {(state + sequences * activations) / 1e9:.3g} GB with {sequences} sequences at once, without compile",
+        f"            {state / 1e9:.3g} GB of weights, gradients and optimizer states + {activations / 1e9:.3g} GB for each sequence",
+        f"time        about {duration(seconds)} at {count(tokens_per_second)} tokens/s: an estimate, {EXPECTED_UTILISATION:.0%} of the {rate / 1e12:.2g} TFLOP/s measured here",
+    ]
+
+
+def outcome_line(model: GPT, train: TrainConfig) -> str:
+    """What the run may bring."""
+    bpb = expected_bpb(model.num_params()["blocks"], train.updates * train.tokens_per_update)
+    return (
+        f"outcome     perhaps {bpb:.2f} bits per byte on Hindi prose: a rough expectation, drawn out from runs of a few million parameters and tokens"
+    )
+
+
+def _expected_at_once(train: TrainConfig, world: World, state: int, activations: int) -> int:
+    """Sequences that the device is likely to take at once; on a GPU "auto" measures them when the run starts, here its memory is only divided."""
+    share = train.sequences_per_rank(world.size)
+    if train.device_batch_size != "auto" or world.device.type != "cuda":
+        return choose_device_batch_size(train.device_batch_size, share, train.sequence_len, lambda sequences: None, 0, World(0, 1, world.device))
+    memory = torch.cuda.get_device_properties(world.device).total_memory
+    return max(1, min(share, int((MEMORY_SHARE * memory - state) // activations)))
+
+
+class Meter:
+    """Means since the last log line, and the speed over that time; pauses (evaluations, samples, checkpoints) do not count."""
+
+    def __init__(self, state: dict | None = None):
+        self.loss_sum, self.updates = (state["loss_sum"], state["updates"]) if state else (0.0, 0)
+        self.rate: float | None = None  # tokens per second, at the last `read`
+        self._start_interval()
+
+    def state_dict(self) -> dict:
+        """The means so far: a resumed run goes on with them."""
+        return {"loss_sum": self.loss_sum, "updates": self.updates}
+
+    def _start_interval(self) -> None:
+        self.tokens, self.start = 0, time.perf_counter()
+
+    def add(self, loss: float | None, tokens: int) -> None:
+        """An update; its loss is None where it was skipped."""
+        self.tokens += tokens
+        if loss is not None:
+            self.loss_sum += loss
+            self.updates += 1
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - start
+
+    def read(self) -> tuple[float, float]:
+        """(mean loss, tokens per second) since the last call; the loss is nan where no update was good."""
+        loss = self.loss_sum / self.updates if self.updates else math.nan
+        self.rate = self.tokens / max(1e-9, time.perf_counter() - self.start)
+        self.loss_sum, self.updates = 0.0, 0
+        self._start_interval()
+        return loss, self.rate
+
+
+class Pace:
+    """How long the rest of a run takes."""
+
+    def __init__(self):
+        self.first: tuple[int, float] | None = None  # this process's first update and its end: it compiles, and says nothing of the others
+
+    def mark(self, update: int) -> None:
+        """Called after every update."""
+        self.first = self.first or (update, time.perf_counter())
+
+    def left(self, update: int, updates: int) -> float | None:
+        """Seconds from `update` to the last one of `updates` at the pace of this process, evaluations and all; None after its first."""
+        first, end = self.first
+        return (updates - update) * (time.perf_counter() - end) / (update - first) if update > first else None
+
+
+def log_line(train: TrainConfig, update: int, record: dict, mfu: float | None, left: float | None) -> str:
+    """One line of progress, from the record that also goes to metrics.jsonl; one below the other they make columns."""
+    parts = [
+        position(train, update).ljust(len(position(train, train.updates))),
+        f"loss {record['loss']:.4f}",
+        f"lr {record['lr']:.2e}",
+        f"norm {record['grad_norm']:.4f}",
+        f"{record['tokens_per_second']:,.0f} tokens/s",
+        *([f"MFU {mfu:.1%}"] if mfu is not None else []),
+        *([f"{duration(left)} left"] if left is not None else []),
+    ]
+    return " | ".join(parts)
+
+
+def status_line(train: TrainConfig, update: int, loss: float, tokens_per_second: float | None, left: float | None, columns: int) -> str:
+    """Where the run is, for a line that is rewritten after every update."""
+    parts = [
+        f"step {update * train.gradient_accumulation_steps}/{train.steps}",
+        f"loss {loss:.4f}",
+        *([f"{tokens_per_second:,.0f} tokens/s"] if tokens_per_second is not None else []),
+        *([f"{duration(left)} left"] if left is not None else []),
+    ]
+    figures, made = " | ".join(parts), update / train.updates
+    return f"{made:4.0%} {bar(made, min(32, columns - len(figures) - 6))} {figures}"
+
+
+def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float, peak_bytes: int | None, folder: Path) -> list[str]:
+    """The page at the end: what was done, how good it is, what it took, where it lies, what comes next. `seconds` are those of training alone."""
+    tokens = update * train.tokens_per_update
+    place = f'"{shown(folder)}"' if " " in shown(folder) else shown(folder)
+    return [
+        f"done:       {update:,} updates, {count(tokens)} tokens in {duration(seconds)} of training: {count(tokens / max(seconds, 1e-9))} tokens/s",
+        f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}, training loss {latest['loss']:.4f}",
+        *([f"memory      {peak_bytes / 1e9:.3g} GB at the most"] if peak_bytes is not None else []),
+        f"files       {place}: model.pt, checkpoint_step{update * train.gradient_accumulation_steps}.pt, metrics.jsonl, curves.png",
+        f"next        python generate.py --checkpoint {place} --interactive",
+    ]
+
+
+def where(train: TrainConfig, update: int) -> dict:
+    """The first keys of every record of metrics.jsonl."""
+    return {"step": update * train.gradient_accumulation_steps, "update": update, "tokens": update * train.tokens_per_update}
+
+
+def position(train: TrainConfig, update: int) -> str:
+    """Where the run is: `step 1000/7628 (update 250/1907)`."""
+    return f"step {update * train.gradient_accumulation_steps}/{train.steps} (update {update}/{train.updates})"
+
+
+def make_samples(model: GPT, tokenizer, max_tokens: int = 48, seed: int = 0) -> list[tuple[str, str]]:
+    """Each sample prompt, and the text that the model makes of it, in one line."""
+    samples, settings = [], Settings()
+    for prompt in SAMPLE_PROMPTS:
+        ids = []
+        for token in model.generate(tokenizer.encode_prompt(prompt), max_tokens, settings.temperature, settings.top_k, seed):
+            if token == tokenizer.eos_id:
+                break
+            ids.append(token)
+        samples.append((prompt, " ".join(tokenizer.decode(tokenizer.encode_prompt(prompt) + ids).split())))
+    return samples
+
+
+def print_dry_run(args: argparse.Namespace, world: World) -> int:
+    """Print what a run would be and cost, or with --resume what is left of the one in the folder (`train.py --dry_run`). Writes nothing.
+
+    Works before there is any data, with the vocabulary of the preset.
+    """
+    data = check_data(args.data_dir) if (args.data_dir / "preprocess_meta.txt").exists() else None
+    saved = from_main(world, lambda: checkpoint_to_resume(args)) if args.resume else None
+    model_config, config = configs_of(args, data, saved, world)
+    config.sequences_per_rank(world.size)
+    made = updates_made(saved, config) if saved else 0
+    with torch.device("meta"):
+        model = GPT(model_config)
+    if data is None:
+        owner = "checkpoint" if saved else "preset"
+        world.print(f"data        none in {args.data_dir} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} pieces")
+    if saved:
+        world.print(f"progress    {position(config, made)}, {max(0, config.updates - made):,} updates left")
+    for line in (
+        *parameter_lines(model, config),
+        *plan_lines(model_config, config, data and data.train_tokens),
+        *estimate_lines(model, model_config, config, world, compute_dtype(world.device), made),
+        outcome_line(model, config),
+    ):
+        world.print(line)
+    return 0

@@ -1,0 +1,186 @@
+"""The same little training on any number of processes, for test_muon.py and test_optim.py; torchrun runs this file, the tests import it.
+
+Every update has SHARES gradients of its own, and each process takes the mean of its equal part of them: so the mean over the processes is the same
+for 1, 2, 3 or 6 of them, up to rounding, while no two processes have the same gradient.
+"""
+
+import functools
+import os
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from nano_hindi.config import TrainConfig
+from nano_hindi.distributed import World
+from nano_hindi.muon import DistMuon, Muon
+from nano_hindi.optim import TrainOptimizer
+
+SHARES, UPDATES, SAVED_AFTER, BAD_UPDATE = 6, 4, 2, 1
+CONFIG = TrainConfig(grad_clip=0.5, weight_decay=0.1)
+# 5, 2, 4 and 1 of a shape: fewer and more than processes, and no multiple of 2 or of 3 among most
+SHAPES = [(16, 24)] * 5 + [(40, 8)] * 2 + [(12, 12)] * 4 + [(3, 7)]
+
+
+class StandIn(nn.Module):
+    """Parameters named and shaped like those of GPT, of width 16, and nothing else."""
+
+    def __init__(self, layers: int = 3, width: int = 16, vocab_size: int = 20):
+        super().__init__()
+
+        def linear(rows, cols):
+            return nn.Linear(cols, rows, bias=False)
+
+        def block():
+            attn = {name: linear(width, width) for name in ("c_q", "c_proj")} | {name: linear(width // 2, width) for name in ("c_k", "c_v")}
+            mlp = {"c_fc": linear(4 * width, width), "c_proj": linear(width, 4 * width)}
+            return nn.ModuleDict({"attn": nn.ModuleDict(attn | {"ve_gate": linear(2, 4)}), "mlp": nn.ModuleDict(mlp)})
+
+        self.transformer = nn.Module()
+        self.transformer.wte = nn.Embedding(vocab_size, width)
+        self.transformer.h = nn.ModuleList(block() for _ in range(layers))
+        self.lm_head = linear(vocab_size, width)
+        self.value_embeds = nn.ModuleDict({str(i): nn.Embedding(vocab_size, width // 2) for i in (0, 2)})
+        self.resid_lambdas = nn.Parameter(torch.ones(layers))
+        self.x0_lambdas = nn.Parameter(torch.zeros(layers))
+        for name, p in self.named_parameters():
+            p.data = randn(f"weight of {name}", p.shape)
+
+
+def randn(what: str, shape) -> torch.Tensor:
+    """Normal numbers that depend on `what` alone."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(what.encode())))
+
+
+def matrices() -> dict[str, nn.Parameter]:
+    return {f"m{i}": nn.Parameter(randn(f"weight {i}", shape)) for i, shape in enumerate(SHAPES)}
+
+
+def set_gradients(parameters: dict[str, nn.Parameter], update: int, rank: int = 0, world_size: int = 1, nan: bool = False) -> None:
+    """Give every parameter this process's part of the gradient of `update`; with `nan`, one number of the last process's is none."""
+    part = SHARES // world_size
+    for name, p in parameters.items():
+        p.grad = torch.stack([randn(f"gradient {update} {i} {name}", p.shape) for i in range(rank * part, (rank + 1) * part)]).mean(0)
+    if nan and rank == world_size - 1:
+        next(iter(parameters.values())).grad.view(-1)[0] = torch.nan
+
+
+def train_muon(rank: int, world_size: int, saved: dict | None = None) -> dict:
+    """UPDATES updates of the matrices, or what is left of them after `saved`. Returns weights, norms and the state on the way."""
+    parameters = matrices()
+    optimizer = (Muon if world_size == 1 else DistMuon)(parameters.items(), lr=0.1, weight_decay=0.1)
+    out = {"squares": []}
+    if saved:
+        load_weights(parameters, saved["weights"])
+        optimizer.load_state_dict(saved["state"])
+    for update in range(SAVED_AFTER if saved else 0, UPDATES):
+        set_gradients(parameters, update, rank, world_size)
+        if update % 2:  # the other updates leave the reduction to step
+            optimizer.reduce_gradients()
+            out["squares"].append(optimizer.grad_sq_norm())
+        optimizer.step(grad_scale=0.5)
+        if update + 1 == SAVED_AFTER:
+            out["saved"] = {"weights": weights(parameters), "state": optimizer.state_dict()}
+    return out | {"weights": weights(parameters), "state": optimizer.state_dict()}
+
+
+def train_all(rank: int, world_size: int, saved: dict | None = None) -> dict:
+    """The same for TrainOptimizer and a whole model; one process's gradient of BAD_UPDATE is not finite."""
+    model = StandIn()
+    parameters = dict(model.named_parameters())
+    optimizer = TrainOptimizer(model, CONFIG, World(rank, world_size, torch.device("cpu")))
+    out = {"norms": [], "sent": []}
+    if saved:
+        load_weights(parameters, saved["weights"])
+        optimizer.load_state_dict(saved["state"])
+    for update in range(SAVED_AFTER if saved else 0, UPDATES):
+        set_gradients(parameters, update, rank, world_size, nan=update == BAD_UPDATE)
+        with numbers_sent() as sent:
+            out["norms"].append(optimizer.step(lr_scale=1 / (1 + update)))
+        out["sent"].append(sent)
+        if update + 1 == SAVED_AFTER:
+            out["saved"] = {"weights": weights(parameters), "state": copied(optimizer.state_dict())}
+    return out | {"weights": weights(parameters), "state": copied(optimizer.state_dict())}
+
+
+def weights(parameters: dict) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in parameters.items()}
+
+
+def load_weights(parameters: dict, saved: dict) -> None:
+    for name, p in parameters.items():
+        p.data = saved[name].clone()
+
+
+def copied(state):
+    return {key: copied(value) for key, value in state.items()} if isinstance(state, dict) else state.clone()
+
+
+class numbers_sent:  # noqa: N801 - reads like contextlib's
+    """How many numbers each kind of collective was handed inside the block: {"all_reduce": [...], "reduce_scatter": [...], "all_gather": [...]}."""
+
+    def __enter__(self) -> dict[str, list[int]]:
+        self.original, self.sent = {}, {"all_reduce": [], "reduce_scatter": [], "all_gather": []}
+        for kind, which in (("all_reduce", 0), ("reduce_scatter", 1), ("all_gather", 1)):  # the position of the input
+            for name in (kind, f"{kind}_single", "reduce_scatter_tensor" if kind == "reduce_scatter" else "all_gather_into_tensor"):
+                if hasattr(dist, name) and name not in self.original:
+                    self.original[name] = getattr(dist, name)
+                    setattr(dist, name, self._counting(self.original[name], kind, which))
+        return self.sent
+
+    def _counting(self, collective, kind, which):
+        def call(*args, **kwargs):
+            self.sent[kind].append(args[which].numel())
+            return collective(*args, **kwargs)
+
+        return call
+
+    def __exit__(self, *exc_info) -> None:
+        for name, collective in self.original.items():
+            setattr(dist, name, collective)
+
+
+@functools.cache
+def alone() -> SimpleNamespace:
+    """Both trainings in this one process."""
+    return SimpleNamespace(muon=train_muon(0, 1), all=train_all(0, 1))
+
+
+@functools.cache
+def launched(processes: int) -> list[dict]:
+    """What each of `processes` torchrun processes got: {"muon", "all"} from the start; with 2, {"muon_resumed", "all_resumed"} from what 3 have saved."""
+    from conftest import run_command
+
+    with tempfile.TemporaryDirectory() as folder:
+        if processes == 2:
+            before = launched(3)[0]
+            torch.save({kind: before[kind]["saved"] for kind in ("muon", "all")}, Path(folder) / "saved.pt")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", __file__, folder]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"USE_LIBUV": "0"} if os.name == "nt" else {})
+        job = run_command(command, env=environment)
+        assert job.returncode == 0, job.stdout + job.stderr
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+def main(folder: Path) -> None:
+    dist.init_process_group("gloo")
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    result = {"muon": train_muon(rank, world_size), "all": train_all(rank, world_size)}
+    if (folder / "saved.pt").exists():
+        saved = torch.load(folder / "saved.pt", weights_only=True)
+        result["muon_resumed"] = train_muon(rank, world_size, saved["muon"])
+        result["all_resumed"] = train_all(rank, world_size, saved["all"])
+    torch.save(result, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

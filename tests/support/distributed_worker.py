@@ -1,0 +1,58 @@
+"""What nano_hindi/distributed.py promises, on the processes that torchrun starts for test_distributed.py."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+from nano_hindi.distributed import World, from_main, joined_world, require_same
+from nano_hindi.errors import UserError
+
+
+def main_process_speaks_for_all(world: World) -> None:
+    def work():
+        assert world.is_main
+        return {
+            "weights": torch.arange(12.0).view(3, 4).T,
+            "scalar": torch.tensor(7),
+            "state": torch.get_rng_state(),
+            "words": ["एक", {"none": torch.empty(0)}],
+        }
+
+    result = from_main(world, work)
+    assert result["weights"].tolist() == torch.arange(12.0).view(3, 4).T.tolist()
+    assert (result["scalar"].item(), result["scalar"].shape, result["state"].dtype) == (7, (), torch.uint8)
+    assert result["words"][0] == "एक"
+    assert result["words"][1]["none"].shape == (0,)
+
+
+def its_errors_reach_all(world: World) -> None:
+    for error in (UserError("no data"), OSError(28, "No space left", "folder")):
+        with pytest.raises(type(error), match=str(error.args[-1]) if isinstance(error, UserError) else "No space left"):
+            from_main(world, lambda error=error: (_ for _ in ()).throw(error))
+
+
+def equal_facts_pass_and_others_are_named(world: World) -> None:
+    require_same(world, "data", {"a": 1, "b": "x"}, "copy it")
+    with pytest.raises(UserError, match=r"not the data of process 0 on \S+: process 1 on \S+ \(b\); process 2 on \S+ \(a, b\); copy it"):
+        require_same(world, "data", {"a": max(1, world.rank), "b": world.rank}, "copy it")
+
+
+def main() -> None:
+    with joined_world("cpu") as world:
+        assert world.size == 3
+        main_process_speaks_for_all(world)
+        its_errors_reach_all(world)
+        equal_facts_pass_and_others_are_named(world)
+
+
+if __name__ == "__main__":
+    pids = Path(sys.argv[1]) / "pids"
+    pids.mkdir(exist_ok=True)
+    (pids / str(os.getpid())).touch()
+    main()

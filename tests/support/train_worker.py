@@ -1,0 +1,65 @@
+"""train.py under torchrun, with something done to it and written down: python train_worker.py RECORDS [EVENT...] -- FLAGS of train.py.
+
+An EVENT is ACT:RANK:UPDATE:START, what happens on a rank before an update, at the first start of the job (0) or after so many restarts: `kill` sends the
+process SIGKILL, `spoil` changes one of its weights, `exhaust` lets it run out of memory at the end of the update's last backward. RECORDS/{rank}.pt gets a rank's norms and transfers, RECORDS/pids/{pid} says its rank from the start.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+
+import train
+from dist_muon_worker import numbers_sent
+from nano_hindi.optim import TrainOptimizer
+from nano_hindi.training import loop
+
+RANK, START = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+
+
+def main(records: Path, events: list[str], flags: list[str]) -> int:
+    (records / "pids").mkdir(parents=True, exist_ok=True)
+    (records / "pids" / str(os.getpid())).write_text(str(RANK))
+    record = {"norms": [], "sent": [], "sent_after_each_backward": []}
+    exhausted = []
+    real_update, real_step, real_backward = loop.train_update, TrainOptimizer.step, torch.Tensor.backward
+
+    def train_update(run, stop):
+        acts = {event.partition(":")[0] for event in events if event.partition(":")[2] == f"{RANK}:{run.update}:{START}"}
+        if "kill" in acts:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "spoil" in acts:
+            run.model.lm_head.weight.data[3, 5] += 1e-6
+        if "exhaust" in acts:
+            exhausted.append(True)
+        record["sent_after_each_backward"].append([])
+        with numbers_sent() as sent:
+            record["sent"].append(sent)
+            return real_update(run, stop)
+
+    def step(self, *args, **kwargs):
+        norm = real_step(self, *args, **kwargs)
+        record["norms"].append(norm)
+        return norm
+
+    def backward(self, *args, **kwargs):
+        real_backward(self, *args, **kwargs)
+        record["sent_after_each_backward"][-1].append({kind: sum(numbers) for kind, numbers in record["sent"][-1].items()})
+        if exhausted:
+            exhausted.clear()
+            raise torch.cuda.OutOfMemoryError
+
+    loop.train_update, TrainOptimizer.step, torch.Tensor.backward = train_update, step, backward
+    code = train.main(flags)
+    torch.save(record, records / f"{RANK}.pt")
+    return code
+
+
+if __name__ == "__main__":
+    border = sys.argv.index("--")
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:border], sys.argv[border + 1 :]))

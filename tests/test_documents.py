@@ -1,0 +1,235 @@
+"""Documents come back to the byte, whatever is in them, and other people's files are read or refused in one line."""
+
+import json
+import random
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import standin
+from conftest import run_script
+from nano_hindi.corpus.documents import batches, read_documents, read_source, stretches, write_document
+from nano_hindi.errors import UserError
+
+TEXTS = [
+    *("", " ", "\n", "\n\n\n", "a", "a\n", "a\n\n", "\na", "a\r\nb\r\n", "\r", "a\r", "\ttab\t\n  spaces  \n", "\ufeffBOM", "\x00\x0b\x0c\x1c\x85\u2028\u2029"),
+    *("राम ने कहा।\n\nफिर वह चला गया।", "क्‍या ख़ुशी ज़रूरत बड़ा", "👍🏽 👩‍🌾 🇮🇳", "</s><s> <unk>", "१२३ 123"),
+    *("<|endoftext|>", "<|endoftext|>\n", "\n<|endoftext|>", "a\n<|endoftext|>\nb", "<|endoftext|>\n<|endoftext|>", "<|endoftext|>\r\nb", "<|endoftext|>\r"),
+    *("\\<|endoftext|>", "\\\\\\<|endoftext|>\n\\<|endoftext|>", "\\<|endoftext|>\r\n", " <|endoftext|>", "<|endoftext|> ", "a<|endoftext|>", "\\", "a\\"),
+]  # fmt: skip
+
+
+def write(path, texts):
+    with open(path, "wb") as file:
+        for text in texts:
+            write_document(file, text)
+    return path
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_document_comes_back_as_it_was(tmp_path, text):
+    assert list(read_documents(write(tmp_path / "c.txt", ["before", text, "after"]))) == ["before", text, "after"]
+    assert list(read_documents(write(tmp_path / "c.txt", [text]))) == [text]
+
+
+def test_documents_made_of_any_pieces_come_back_as_they_were(tmp_path):
+    rng = random.Random(0)
+    pieces = ["<|endoftext|>", "\\", "\n", "\n", "\r\n", "\r", "क", " "]
+    texts = ["".join(rng.choices(pieces, k=rng.randint(0, 12))) for _ in range(5000)]
+    assert list(read_documents(write(tmp_path / "c.txt", texts))) == texts
+
+
+def test_the_file_is_what_the_contract_says(tmp_path):
+    path = write(tmp_path / "c.txt", ["राम", "x\n<|endoftext|>\n\\<|endoftext|>\n <|endoftext|>", "end\n"])
+    expected = "राम\n<|endoftext|>\nx\n\\<|endoftext|>\n\\\\<|endoftext|>\n <|endoftext|>\n<|endoftext|>\nend\n\n<|endoftext|>\n"
+    assert path.read_bytes() == expected.encode()
+
+
+def test_a_reader_that_only_splits_at_the_marker_finds_the_same_documents(tmp_path):
+    texts = standin.documents(200)
+    raw = write(tmp_path / "c.txt", texts).read_bytes().decode()
+    assert raw.split("\n<|endoftext|>\n")[:-1] == texts
+
+
+def test_a_text_without_a_marker_is_one_document(tmp_path):
+    (tmp_path / "a.txt").write_bytes("एक\n\nदो\n".encode())
+    assert list(read_documents(tmp_path / "a.txt")) == ["एक\n\nदो\n"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"a\n<|endoftext|>\nb", ["a", "b"]),
+        (b"a\n<|endoftext|>\nb\n", ["a", "b\n"]),
+        (b"a\n<|endoftext|>", ["a"]),
+        (b"a\n<|endoftext|>\n\n \n", ["a"]),
+        (b"", []),
+        (b"\n", []),
+        (b"a\n<|endoftext|>\n\\<|endoftext|>", ["a", "<|endoftext|>"]),
+    ],
+)
+def test_what_follows_the_last_marker_is_a_document_unless_it_is_blank(tmp_path, raw, expected):
+    (tmp_path / "a.txt").write_bytes(raw)
+    assert list(read_documents(tmp_path / "a.txt")) == expected
+
+
+def test_a_corpus_saved_by_a_windows_editor_has_the_same_documents(tmp_path):
+    texts = ["एक", "दो\n\\<|endoftext|>\n<|endoftext|>\nतीन", "चार"]
+    raw = write(tmp_path / "c.txt", texts).read_bytes()
+    (tmp_path / "w.txt").write_bytes("\ufeff".encode() + raw.replace(b"\n", b"\r\n"))
+    assert [text.replace("\r\n", "\n") for text in read_source(tmp_path / "w.txt")] == texts
+
+
+def test_reading_takes_the_memory_of_one_document(tmp_path):
+    with open(tmp_path / "c.txt", "wb") as file:
+        for text in standin.documents(2000):
+            for _ in range(12):
+                write_document(file, text)
+    assert (tmp_path / "c.txt").stat().st_size > 5_000_000
+    tracemalloc.start()
+    assert sum(1 for _ in read_documents(tmp_path / "c.txt")) == 24_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000
+
+
+def test_jsonl_and_parquet_give_their_texts_in_order(tmp_path):
+    texts = [text for text in TEXTS if text.strip()] + standin.documents(2500)
+    with open(tmp_path / "a.jsonl", "w", encoding="utf-8", newline="\n") as file:
+        for i, text in enumerate(texts):
+            file.write(json.dumps({"id": i, "text": text}, ensure_ascii=i % 2 == 0) + "\n\n")
+    pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), tmp_path / "a.PARQUET", row_group_size=700)
+    assert list(read_source(tmp_path / "a.jsonl")) == texts
+    assert list(read_source(tmp_path / "a.PARQUET")) == texts
+
+
+def test_parquet_is_read_group_by_group(tmp_path):
+    texts = ["x" * 10_000 + str(i) for i in range(3000)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=100, compression="none", use_dictionary=False)
+    tracemalloc.start()
+    before = pa.total_allocated_bytes()
+    most = max(pa.total_allocated_bytes() - before for _ in read_source(tmp_path / "a.parquet"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 15_000_000  # of 30
+    assert peak < 15_000_000
+
+
+def test_a_parquet_row_without_a_text_is_passed_over(tmp_path):
+    pq.write_table(pa.table({"text": ["a", None, "b"]}), tmp_path / "a.parquet")
+    assert list(read_source(tmp_path / "a.parquet")) == ["a", "b"]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffराम".encode())
+    (tmp_path / "a.jsonl").write_bytes('\ufeff{"text": "राम"}'.encode())
+    assert list(read_source(tmp_path / "a.txt")) == list(read_source(tmp_path / "a.jsonl")) == ["राम"]
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "message"),
+    [
+        ("a.pdf", b"x", r"a\.pdf: documents are read from \.txt, \.jsonl, \.parquet"),
+        ("a", b"x", "documents are read from"),
+        ("a.txt", b"ok\n<|endoftext|>\nab\xff\n<|endoftext|>\n", r"a\.txt is not UTF-8 \(in the document that ends at line 4"),
+        ("a.txt", "राम".encode("utf-16"), "is not UTF-8"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "b"\n', r"a\.jsonl, line 2: expected a JSON object with a text in the field 'text'"),
+        ("a.jsonl", b'{"content": "a"}\n', "line 1: expected"),
+        ("a.jsonl", b'\n["text"]\n', "line 2: expected"),
+        ("a.jsonl", b'{"text": 5}\n', "line 1: expected"),
+        ("a.jsonl", b'{"text": null}\n', "line 1: expected"),
+        ("a.jsonl", b"[" * 200_000, "line 1: expected"),
+        ("a.jsonl", b'{"text": "a\xff"}\n', "line 1: not valid UTF-8"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1: not valid UTF-8"),
+        ("a.parquet", b"PAR1 no", r"a\.parquet is no parquet file that can be read"),
+        ("a.parquet", b"", "is no parquet file"),
+    ],
+)
+def test_a_bad_file_is_a_user_error_with_its_name_and_place(tmp_path, name, raw, message):
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(UserError, match=message):
+        list(read_source(tmp_path / name))
+
+
+def test_a_parquet_file_without_texts_is_a_user_error(tmp_path):
+    for column, values, message in (
+        ("content", ["a"], "has no column 'text', only content"),
+        ("text", [1], "holds int, not text"),
+        ("text", pa.array([b"a\xff"]).view(pa.string()), "not UTF-8"),
+    ):
+        pq.write_table(pa.table({column: values}), tmp_path / "a.parquet")
+        with pytest.raises(UserError, match=message):
+            list(read_source(tmp_path / "a.parquet"))
+
+
+def test_a_missing_file_is_found_before_anything_is_read(tmp_path):
+    for name in ("missing.txt", "missing.jsonl", "missing.parquet", "sample", "."):
+        with pytest.raises(UserError, match="there is no file"):
+            read_source(tmp_path / name)
+    with pytest.raises(UserError, match="there is no file"):
+        list(read_documents(tmp_path / "missing.txt"))
+
+
+def test_text_that_utf8_cannot_hold_is_a_user_error(tmp_path):
+    with open(tmp_path / "c.txt", "wb") as file, pytest.raises(UserError, match="not valid Unicode"):
+        write_document(file, "a\ud800b")
+    assert (tmp_path / "c.txt").read_bytes() == b""
+
+
+def test_batches_keep_the_order_and_stay_small():
+    texts = ["x" * (i % 50) for i in range(1000)]
+    parts = list(batches(texts, characters=100))
+    assert [text for part in parts for text in part] == texts
+    assert all(100 <= sum(len(text) + 1 for text in part) < 151 for part in parts[:-1])
+    assert list(batches([])) == []
+
+
+def test_corpus_brings_no_heavy_library_along():
+    code = "import sys, nano_hindi.corpus.documents; assert not {'pyarrow', 'torch', 'numpy', 'transformers'} & set(sys.modules)"
+    assert run_script("-c", code).returncode == 0
+
+
+@pytest.mark.parametrize("size", [1, 13, 14, 15, 16, 17, 40, 1000])
+def test_the_stretches_of_a_text_hold_each_document_once(tmp_path, size):
+    rng, path = random.Random(size), tmp_path / "c.txt"
+    pieces = ["<|endoftext|>", "\\", "\n", "\n", "\r\n", "\r", "क", " ", "\ufeff"]
+    for i in range(60):
+        if i % 2:
+            write(path, ["".join(rng.choices(pieces, k=rng.randint(0, 9))) for _ in range(rng.randint(0, 20))])
+        else:
+            path.write_bytes("".join(rng.choices(pieces, k=rng.randint(0, 60))).encode())
+        assert [text for stretch in stretches(path, size) for text in stretch.read()] == list(read_source(path))
+
+
+@pytest.mark.parametrize("size", [1, 100, 10_000])
+def test_the_stretches_of_jsonl_and_parquet_hold_each_document_once(tmp_path, size):
+    texts = [*TEXTS, *standin.documents(100)]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "a.jsonl").write_bytes("\n".join([*lines[:50], "", *lines[50:]]).encode())
+    pq.write_table(pa.table({"text": [*texts, None, "end"]}), tmp_path / "a.parquet", row_group_size=40)
+    assert [text for stretch in stretches(tmp_path / "a.jsonl", size) for text in stretch.read()] == texts
+    assert [text for stretch in stretches(tmp_path / "a.parquet", size) for text in stretch.read()] == [*texts, "end"]
+
+
+def test_a_fault_in_a_later_stretch_is_found_at_its_line(tmp_path):
+    raw = b"".join(json.dumps({"text": "x" * 50}).encode() + b"\n" for _ in range(100))
+    (tmp_path / "a.jsonl").write_bytes(raw + b"{\n")
+    with pytest.raises(UserError, match="line 101: expected"):
+        [list(stretch.read()) for stretch in stretches(tmp_path / "a.jsonl", 500)]
+    (tmp_path / "a.txt").write_bytes(b"one\n<|endoftext|>\n" * 100 + b"\xff\n<|endoftext|>\n")
+    with pytest.raises(UserError, match="line 202"):
+        [list(stretch.read()) for stretch in stretches(tmp_path / "a.txt", 500)]
+
+
+def test_one_enormous_line_is_read_once_and_not_by_every_stretch(tmp_path):
+    for name, raw in (("a.txt", b"x" * 3_000_000), ("a.jsonl", json.dumps({"text": "x" * 3_000_000}).encode())):
+        (tmp_path / name).write_bytes(raw + b"\n")
+        first, *others = stretches(tmp_path / name, 100_000)
+        assert [len(text) for text in first.read()] in ([3_000_001], [3_000_000])
+        tracemalloc.start()
+        assert not any(text for stretch in others for text in stretch.read())
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 500_000

@@ -1,0 +1,76 @@
+"""kitoken encodes a corpus only where its ids are those of `tokenizers`."""
+
+import pickle
+import random
+import sys
+
+import pytest
+
+import standin
+from nano_hindi.tokenizer import load_tokenizer
+from nano_hindi.tokenizer.kitoken import TRAPS
+
+kitoken = pytest.importorskip("kitoken", reason="needs kitoken, which this machine has no wheel of")
+
+
+@pytest.fixture(scope="module", params=["bpe", "byte_level"])
+def folder(request, tmp_path_factory):
+    return standin.make_tokenizer(tmp_path_factory.mktemp(request.param), kind=request.param)
+
+
+def hard_texts(n: int) -> list[str]:
+    """Strings of Devanagari, ASCII, joiners, spaces, controls, and names of special tokens, in no order."""
+    letters = [
+        chr(c) for c in (*range(0x900, 0x980), *range(0x20, 0x7F), 0, 9, 10, 13, 0x200C, 0x200D, 0x2581, 0xFEFF, 0x1F33E, 0x301, 0xE000, 0x10FFFF)
+    ]
+    letters += [*" " * 60, "</s>", "<s>", "<unk>", "<0x41>", "  ", "\n\n", "▁▁"]
+    draw = random.Random(1)
+    return ["".join(draw.choices(letters, k=draw.randrange(80))) for _ in range(n)]
+
+
+def test_its_ids_are_those_of_tokenizers_in_workers_too(folder):
+    plain, fast = load_tokenizer(folder), load_tokenizer(folder)
+    assert fast.encode_faster(standin.documents(50, seed=1))
+    texts = [*standin.documents(200, seed=2), *hard_texts(3000), *TRAPS]
+    expected = plain.encode_batch(texts)
+    for tokenizer in (fast, pickle.loads(pickle.dumps(fast))):
+        assert [tokenizer.encode_batch([text])[0] for text in texts] == expected
+        assert tokenizer.encode_batch(texts) == expected
+        assert tokenizer.fingerprint() == plain.fingerprint()
+
+
+def test_it_is_really_kitoken_that_encodes(folder, monkeypatch):
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.encode_faster([])
+    monkeypatch.setattr(tokenizer, "_encoder", None)  # that of `tokenizers`
+    assert tokenizer.decode(tokenizer.encode_batch(["भारत एक देश है।"])[0]) == "भारत एक देश है।"
+
+
+class Wrong(kitoken.Kitoken):
+    """Errs on one letter."""
+
+    def encode_all(self, texts, special):
+        return [ids[::-1] if "ॠ" in text else ids for text, ids in zip(texts, super().encode_all(texts, special), strict=True)]
+
+
+def test_another_id_in_the_sample_rules_it_out(folder, monkeypatch):
+    monkeypatch.setattr(kitoken, "Kitoken", Wrong)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.encode_faster(["ऋ"])  # nothing of the sample shows the error
+    assert not tokenizer.encode_faster(["ऋ", "पितॠण को"])
+    assert tokenizer.encode_batch(["पितॠण को"]) == load_tokenizer(folder).encode_batch(["पितॠण को"])
+
+
+def test_without_it_the_library_encodes(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kitoken", None)
+    tokenizer = load_tokenizer(folder)
+    assert not tokenizer.encode_faster(["भारत"])
+    assert tokenizer.decode(tokenizer.encode_batch(["भारत"])[0]) == "भारत"
+
+
+def test_a_tokenizer_that_it_cannot_read_stays_with_the_library(folder, monkeypatch):
+    def refuse(description):
+        raise ValueError("unsupported")
+
+    monkeypatch.setattr(kitoken, "Kitoken", type("Kitoken", (), {"from_tokenizers": staticmethod(refuse)}))
+    assert not load_tokenizer(folder).encode_faster(["भारत"])
