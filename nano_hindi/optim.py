@@ -21,7 +21,7 @@ from nano_hindi.muon import DistMuon, Muon
 
 REFERENCE_WIDTH = 768  # the rates of the embedding-like weights are given for this width, and scale with (n_embd / 768) to these powers
 EMBEDDING_WIDTH_EXPONENT = -0.5
-UNEMBEDDING_WIDTH_EXPONENT = -1.0  # lm_head adds up n_embd channels; at widths from 64 to 192 this was better than -0.5 (tests/benchmarks/LOG.md)
+UNEMBEDDING_WIDTH_EXPONENT = -1.0  # lm_head adds up n_embd channels; at widths from 64 to 192 this was better than -0.5 (docs/LOG.md)
 RESID_LAMBDA_RATE = 0.01  # share of adamw_scalar_lr: these multiply the residual stream in every layer (nanochat's value)
 X0_LAMBDA_BETA1 = 0.96  # slower than the rest: a handful of scalars with noisy gradients (nanochat's value)
 # The blocks begin as the identity and the final norm cancels every scale, so in the first update the gradient of these scalars is nothing but rounding

@@ -31,7 +31,7 @@ def test_the_peak_of_a_gpu_is_that_of_its_own_name(monkeypatch, name, tflops):
 
 
 def test_the_expected_outcome_is_that_of_the_runs_it_was_fitted_to_and_falls_with_parameters_and_tokens():
-    """The ends stand in tests/benchmarks/LOG.md, with what made them."""
+    """The ends are in docs/LOG.md, with the command that made them."""
     for width, tokens, bpb in MEASURED:
         with torch.device("meta"):
             blocks = GPT(GPTConfig(vocab_size=64, n_layer=4, n_head=4, n_kv_head=2, n_embd=width)).num_params()["blocks"]

@@ -1,4 +1,4 @@
-"""Every command of the README that is meant for bash runs as it stands there, one after the other, in a fresh copy of the repo.
+"""Every bash command of the README and of the guides in docs/ runs as it stands there, one after the other, in a fresh copy of the repo.
 
 What would take hours is made small by flags that are put behind the command; the hub is the one of tests/support/hub.py.
 """
@@ -18,9 +18,14 @@ from conftest import ROOT, run_command
 from hub import Hub, make_sangraha
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECORDS = {"RESULTS", "LOG"}  # dated: their commands are those of their day
+# training.md goes first: it resumes the README's run, on whose data data.md puts other text
+GUIDES = sorted((path for path in ROOT.glob("docs/*.md") if path.stem not in RECORDS), key=lambda path: (path.stem != "training", path.stem))
+PAGES = [ROOT / "README.md", *GUIDES]
 BASH = [
     command
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for page in PAGES
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     for line in block.splitlines()
     if (command := line.split("  #")[0].strip()) and not command.startswith("#")
 ]
@@ -78,7 +83,7 @@ def test_the_two_commands_come_first():
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_every_bash_command_works(checkout, tmp_path):
-    """In the order of the README: what one makes, the next may use."""
+    """In the order of PAGES: what one command makes, the next may use."""
     repos = {
         "datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "sangraha", [standin.documents(200, seed) for seed in range(4)]),
         "sarvamai/sarvam-1": standin.make_tokenizer(tmp_path / "sarvam-1"),
@@ -106,11 +111,28 @@ def test_every_bash_command_works(checkout, tmp_path):
     assert any("torchrun" in command for command in ran)
 
 
-def test_every_file_that_the_readme_names_is_there():
-    named = set(re.findall(r"(?:nano_hindi|data|tests)/[\w/]+\.(?:py|md)|\w+\.(?:sh|bat)\b", README)) - {"hindi_corpus.txt"}
+def test_every_file_that_the_pages_name_is_there():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(r"(?:nano_hindi|data|docs|tests)/[\w/]+\.(?:py|md)|\w+\.(?:sh|bat)\b", text))
     assert len(named) > 20
     for name in named:
         assert (ROOT / name).is_file(), name
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of the headings of `page`."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "README.hi.md", *(ROOT / "docs" / f"{name}.md" for name in sorted(RECORDS))], ids=lambda page: page.name
+)
+def test_every_relative_link_has_a_target(page):
+    for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text(encoding="utf-8")):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
 def test_the_presets_of_the_readme_are_those_of_the_code():

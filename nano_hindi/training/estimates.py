@@ -29,7 +29,7 @@ PEAK_TFLOPS = {
 }
 EXPECTED_UTILISATION = 0.4  # of the matmul rate, for time estimates before anything has run
 # bits per byte = floor + a N^-alpha + b D^-beta, N parameters of the blocks, D tokens: the form and the exponents of Hoffmann et al. 2022 (arXiv 2203.15556),
-# the rest fitted to small runs with lr_schedule plateau on Hindi prose (tests/benchmarks/outcome.py; the runs: LOG.md beside it)
+# the rest fitted to small runs with lr_schedule plateau on Hindi prose (tests/benchmarks/outcome.py; the runs: docs/LOG.md)
 EXPECTED_BPB = {"floor": 0.523, "a": 4.21, "alpha": 0.34, "b": 13.5, "beta": 0.28}
 
 

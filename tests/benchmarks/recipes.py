@@ -193,7 +193,7 @@ RECIPES = {
 }
 
 
-# ---- what was tried to make the default better (LOG.md says with what result)
+# ---- what was tried to make the default better (docs/LOG.md has the results)
 
 
 class SharperAttention(OtherAttention):

@@ -6,7 +6,7 @@
 
 Each attention backend that the device offers, decoding, the loss and the network against float64 or float32; updates of the default `25m` on random tokens
 with tokens/s, MFU and memory; memory ceilings of smaller cards; hidden waits; float16; memory that ends; resuming; the commands. Exit code 1 where a check
-fails. It needs no data, no hub, no wandb. Copy the table into tests/benchmarks/RESULTS.md.
+fails. It needs no data, no hub, no wandb. Copy the table into docs/RESULTS.md.
 """
 
 from __future__ import annotations
