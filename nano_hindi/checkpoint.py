@@ -1,4 +1,4 @@
-"""Checkpoints: saved whole or not at all, loaded without running code, the newest few kept.
+"""Checkpoints: saved atomically, loaded without running code, the newest few kept.
 
 A checkpoint is a dict of plain tensors, numbers, strings, lists and dicts with the keys of CHECKPOINT_KEYS; `model.pt` holds those of MODEL_KEYS.
 """
@@ -27,7 +27,7 @@ _NAME = re.compile(r"checkpoint_step(\d+)\.pt")
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """(step, path) of every checkpoint file of `folder`, oldest first: by number, so that 10000 is newer than 9000."""
+    """Return (step, path) of every checkpoint file in `folder`, oldest first: sorted by number, so that 10000 is newer than 9000."""
     if not folder.is_dir():
         return []
     matches = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
@@ -35,7 +35,7 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def save_checkpoint(folder: Path, checkpoint: dict, keep: int) -> Path:
-    """Write `checkpoint_step{N}.pt`, then delete all but the newest `keep`. The file appears under its name complete or not at all."""
+    """Write `checkpoint_step{N}.pt`, then delete all but the newest `keep`. The file appears under its name complete, or not at all."""
     path = folder / f"checkpoint_step{checkpoint['step']}.pt"
     _save(path, checkpoint, CHECKPOINT_KEYS)
     remove_superseded(folder, checkpoint["step"], keep)
@@ -43,10 +43,10 @@ def save_checkpoint(folder: Path, checkpoint: dict, keep: int) -> Path:
 
 
 def remove_superseded(folder: Path, step: int, keep: int) -> None:
-    """Delete the oldest checkpoints before that of `step`, which is whole, so that `keep` stay with it."""
+    """Delete the oldest checkpoints before that of `step`, which must be complete, so that `keep` remain including it."""
     older = [path for earlier, path in list_checkpoints(folder) if earlier < step]
     for superseded in older[: max(0, len(older) - (keep - 1))]:
-        with contextlib.suppress(OSError):  # Windows: somebody reads it; the next save tries again
+        with contextlib.suppress(OSError):  # Windows: another program has it open; the next save tries again
             superseded.unlink()
 
 
@@ -61,16 +61,16 @@ def _save(path: Path, state: dict, keys: tuple[str, ...]) -> None:
     if missing := set(keys) - set(state):
         raise KeyError(f"a checkpoint needs {sorted(missing)}")
     with replacing(path) as temporary:
-        open(temporary, "wb").close()  # a folder that is gone or read-only says so here
+        open(temporary, "wb").close()  # raises the right error if the folder is missing or read-only
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # torch's own zip writer hides the operating system's reason
+        except RuntimeError as error:  # torch's zip writer hides the operating system's error
             free = shutil.disk_usage(path.parent).free
             raise OSError(errno.ENOSPC, f"could not be written whole ({free / 1e6:.0f} MB are free there)", str(path)) from error
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the half-written files that a killed process left behind. Only for the one that holds the folder's lock."""
+    """Delete the partial files of a killed run. The caller must hold the folder's lock."""
     for path in folder.glob("*.tmp"):
         if _NAME.fullmatch(path.stem) or path.stem in ("model.pt", "metrics.jsonl", "curves.png"):
             with contextlib.suppress(OSError):
@@ -78,10 +78,10 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict:
-    """The dict of a checkpoint file, its tensors mapped from the file on the CPU. No code of the file is run.
+    """Return the dict of a checkpoint file, its tensors memory-mapped on the CPU. No code from the file is run.
 
-    Raises UserError where the file is missing, damaged, foreign, or lacks one of `keys`, and where the tensors of a whole checkpoint do not fit its own
-    configuration: what this returns can be taken over.
+    Raises UserError if the file is missing, damaged, not a checkpoint, or lacks one of `keys`, or if the tensors of a complete checkpoint do not fit
+    its own configuration: a run can resume from what this returns.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a checkpoint in it, or let train.py find the newest: --checkpoint_dir {path} --resume auto")
@@ -94,17 +94,17 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
     except PermissionError:
         raise
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint of this program ({type(error).__name__}); use an older one") from error
+        raise UserError(f"{path} is damaged or not a checkpoint of this program ({type(error).__name__}); use an older one") from error
     state = state if isinstance(state, dict) else {}
     if missing := [key for key in keys if key not in state]:
-        raise UserError(f"{path} is no checkpoint of this program: it lacks {', '.join(missing)}; use another one")
+        raise UserError(f"{path} is not a checkpoint of this program: it lacks {', '.join(missing)}; use another one")
     if state["format"] != FORMAT:
         raise UserError(f"{path} has format {state['format']!r}, this program reads format {FORMAT}; use the version that wrote it")
     if wrong := [key for key in keys if not isinstance(state[key], _TYPES.get(key, dict))]:
         raise UserError(f"{path} is damaged: its {', '.join(wrong)} cannot be used; use an older one")
     if keys == CHECKPOINT_KEYS:
         try:
-            from nano_hindi.checkpoint_check import require_sound  # builds a model: only where a whole checkpoint is taken over
+            from nano_hindi.checkpoint_check import require_sound  # builds a model: needed only to resume
 
             require_sound(state)
         except Exception as error:
@@ -114,14 +114,14 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
 
 
 def print_skipped(error: UserError) -> None:
-    """Tell the user of a checkpoint that does not load, and why."""
+    """Print that a checkpoint was skipped, and why."""
     print(f"notice: skipped: {error}", flush=True)
 
 
 def newest_checkpoint(
     folder: Path, skip: Callable[[UserError], None] = print_skipped, keys: tuple[str, ...] = CHECKPOINT_KEYS
 ) -> tuple[Path, dict] | None:
-    """Return the newest checkpoint of `folder` that loads, with its content; None where none does. `skip` is called with the error of each newer one."""
+    """Return the newest checkpoint of `folder` that loads, with its content; None if none does. `skip` is called with the error of each newer one."""
     for _, path in reversed(list_checkpoints(folder)):
         try:
             return path, load_checkpoint(path, keys)

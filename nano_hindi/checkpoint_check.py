@@ -1,4 +1,4 @@
-"""Whether a whole checkpoint fits its own configuration: names, shapes and types of all that a resumed run takes over."""
+"""Check that a complete checkpoint fits its own configuration: names, shapes and types of everything that a resumed run loads."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from nano_hindi.optim import LossScale, TrainOptimizer
 
 
 def require_sound(state: dict) -> None:
-    """Raises UserError, or what building a model raises, where names, shapes or types are others than the checkpoint's configuration asks for."""
+    """Raise UserError, or what building a model raises, if names, shapes or types differ from what the checkpoint's configuration requires."""
     config, recipe = from_dict(GPTConfig, state["model_config"]), from_dict(TrainConfig, state["train_config"])
-    if config.n_layer > len(state["model_state_dict"]):  # before so many are built
+    if config.n_layer > len(state["model_state_dict"]):  # checked before that many layers are built
         raise UserError(f"n_layer is {config.n_layer}, but there are {len(state['model_state_dict'])} tensors")
     with torch.device("meta"):  # shapes without memory
         model = GPT(config)
@@ -36,16 +36,16 @@ def require_sound(state: dict) -> None:
         _require_alike(state[key], content, key)
     torch.Generator().set_state(state["rng"]["torch"])
     if state["step"] < 0 or state["tokens_seen"] != state["step"] * recipe.batch_size * recipe.sequence_len:
-        raise UserError(f"step {state['step']} is not where {state['tokens_seen']} tokens lead")
+        raise UserError(f"step {state['step']} does not match {state['tokens_seen']} tokens seen")
 
 
 def _require_alike(found: object, expected: object, place: str) -> None:
-    """Raises UserError where `found` is of another type, or its tensors have other shapes or dtypes, than `expected`; names the place."""
+    """Raise UserError, which names the place, if `found` differs from `expected` in type, or its tensors in shape or dtype."""
     if type(found) is not type(expected):
         raise UserError(f"{place} is a {type(found).__name__}, not a {type(expected).__name__}")
     if isinstance(expected, dict):
         if different := sorted(map(str, found.keys() ^ expected.keys())):
-            raise UserError(f"{place}: {', '.join(different[:3])} {'is' if len(different) == 1 else 'are'} missing or too much")
+            raise UserError(f"{place}: {', '.join(different[:3])} {'is' if len(different) == 1 else 'are'} missing or unexpected")
         for key, content in expected.items():
             _require_alike(found[key], content, f"{place} {key}")
     elif isinstance(expected, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Device, compute dtype, and whether torch.compile works: what all parts have in common.
+"""Choose the device and the compute dtype, and test whether torch.compile works.
 
 torch is imported inside the functions, so that `--help` answers at once.
 """
@@ -17,7 +17,7 @@ IS_WINDOWS = os.name == "nt"
 
 
 def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:
-    """The device to compute on, made current. Raises UserError where it is not there."""
+    """Return the device to compute on and make it current. Raises UserError if it is not available."""
     import torch
 
     kind = name or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,7 +29,7 @@ def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:
         raise UserError("no CUDA device is usable here (is the driver installed, and this PyTorch a CUDA build?); use --device cpu")
     if local_rank >= torch.cuda.device_count():
         raise UserError(
-            f"process {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}; start torchrun with that --nproc_per_node"
+            f"local rank {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}; start torchrun with that --nproc_per_node"
         )
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
@@ -37,9 +37,9 @@ def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """The dtype of the matmuls: bf16 from compute capability 8.0, fp16 (with loss scaling) on 7.x, fp32 elsewhere.
+    """Return the dtype of the matmuls: bf16 from compute capability 8.0, fp16 (with loss scaling) on 7.x, fp32 elsewhere.
 
-    `torch.cuda.is_bf16_supported()` is not asked: it is true on a T4 too, where bf16 is emulated and slow.
+    `torch.cuda.is_bf16_supported()` is not used: it is also true on a T4, where bf16 is emulated and slow.
     """
     import torch
 
@@ -50,7 +50,7 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 
 def can_compile(device: torch.device) -> str | None:
-    """None where torch.compile works on `device`, else the reason in a few words. Finds out by compiling something small."""
+    """Return None if torch.compile works on `device`, else a short reason. Compiles a small function to find out."""
     import torch
 
     @torch.compile
@@ -60,7 +60,7 @@ def can_compile(device: torch.device) -> str | None:
     try:
         x = torch.randn(64, device=device, requires_grad=True)
         probe(x).backward()
-    except Exception as error:  # noqa: BLE001 - a missing compiler or Triton shows itself in many types
+    except Exception as error:  # noqa: BLE001 - a missing compiler or Triton raises many exception types
         lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.rstrip().endswith("raised:")]
         return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:160]
     return None

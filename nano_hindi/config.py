@@ -1,9 +1,10 @@
-"""What a run is: the model's shape, the training recipe, and the presets. The dataclass fields are the command-line flags.
+"""Configuration of a run: the model's shape, the training recipe, and the presets. The dataclass fields are the command-line flags.
 
-Words (used everywhere in this repo):
-    step    one batch of `batch_size` sequences of `sequence_len` tokens of the global stream, whichever GPU computes it
-    update  one optimizer step, made from `gradient_accumulation_steps` steps
-All intervals count steps and act at the first update boundary at or after their mark.
+Terms, in field names and in the rest of the repo:
+    step    one gradient-accumulation micro-step: the gradients of one global batch of `batch_size` sequences
+            of `sequence_len` tokens, whichever ranks compute them
+    update  one optimizer step, from the gradients accumulated over `gradient_accumulation_steps` steps
+All intervals count steps. What is due at a step happens at the end of the update that contains it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a mult
 
 
 def _opt(default, text, parse=None):
-    """A field with its unit and meaning beside it; `parse` turns the flag's text into the value (default: the type of `default`)."""
+    """Return a dataclass field with its help text; `parse` turns the flag's text into the value (default: the type of `default`)."""
     return field(default=default, metadata={"help": text, "parse": parse or type(default)})
 
 
@@ -35,16 +36,19 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of the network. Raises UserError for shapes that cannot be built. The order of the fields is part of the API: they may be positional."""
+    """The shape of the network. Raises UserError for shapes that cannot be built.
 
-    vocab_size: int = _opt(68096, "pieces of the tokenizer; train.py takes it from the data")
+    The order of the fields is part of the API: callers may pass them by position.
+    """
+
+    vocab_size: int = _opt(68096, "vocabulary size of the tokenizer; train.py takes it from the data")
     n_layer: int = _opt(8, "transformer blocks")
     n_head: int = _opt(6, "query heads")
     n_kv_head: int = _opt(2, "key/value heads; divides n_head")
     n_embd: int = _opt(384, "width of the residual stream; a multiple of n_head")
     sequence_len: int = _opt(1024, "tokens of context, also the length of a training window")
     window_pattern: str = _opt("SSSL", "attention windows, tiled over the layers: S short, L = sequence_len keys; the last layer is L")
-    short_window_divisor: int = _opt(8, "S layers see sequence_len divided by this")
+    short_window_divisor: int = _opt(8, "the window of S layers is sequence_len divided by this")
 
     def __post_init__(self):
         for name in ("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd", "short_window_divisor"):
@@ -72,54 +76,54 @@ class GPTConfig:
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Keys that a query of each layer sees, its own included. FlashAttention's `left` is this minus 1."""
+        """Return the number of keys that a query sees in each layer, its own included. FlashAttention's `left` is this minus 1."""
         sizes = {"S": max(1, self.sequence_len // self.short_window_divisor), "L": self.sequence_len}
         tiled = [sizes[self.window_pattern[i % len(self.window_pattern)]] for i in range(self.n_layer)]
         return (*tiled[:-1], self.sequence_len)
 
     @property
     def value_embedding_layers(self) -> tuple[int, ...]:
-        """Layers with a value embedding: every other one, the last always."""
+        """Return the layers with a value embedding: every other one, always including the last."""
         return tuple(i for i in range(self.n_layer) if i % 2 == (self.n_layer - 1) % 2)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The training recipe. Raises UserError for values that make no run."""
+    """The training recipe. Raises UserError for invalid values."""
 
     # the budget
     total_tokens: int = _opt(500_000_000, "tokens to train on")
-    batch_size: int = _opt(64, "sequences of one step, over all GPUs")
-    sequence_len: int = _opt(1024, "tokens of a sequence; one flag sets it here and in the model")
-    gradient_accumulation_steps: int = _opt(4, "steps of one update")
-    device_batch_size: int | str = _opt("auto", "sequences a device takes at once, or auto: measured before the first update", _auto_or_int)
-    seed: int = _opt(42, "seed of the weights and of the order of the data")
+    batch_size: int = _opt(64, "sequences per step, over all GPUs")
+    sequence_len: int = _opt(1024, "tokens per sequence; one flag sets it for training and for the model")
+    gradient_accumulation_steps: int = _opt(4, "steps (micro-steps) per update (optimizer step)")
+    device_batch_size: int | str = _opt("auto", "sequences per forward pass on a device, or auto: measured before the first update", _auto_or_int)
+    seed: int = _opt(42, "seed of the initial weights and of the data order")
     # learning rates (at full schedule) and their shape
-    muon_lr: float = _opt(0.02, "rate of the matrices in the blocks (Muon)")
-    adamw_embedding_lr: float = _opt(0.2, "rate of wte (AdamW), times (n_embd/768)^-0.5")
-    adamw_value_embedding_lr: float = _opt(0.2, "rate of the value embeddings (AdamW), times (n_embd/768)^-0.5")
-    adamw_unembedding_lr: float = _opt(0.004, "rate of lm_head (AdamW), times (n_embd/768)^-1")
-    adamw_scalar_lr: float = _opt(0.5, "rate of x0_lambdas (AdamW); resid_lambdas take a hundredth of it")
-    warmup_steps: int = _opt(1000, "steps of linear warm-up, a fifth of the run at most")
-    lr_schedule: str = _opt("cosine", "after the warm-up: cosine, or plateau (constant, then a straight line)")
-    constant_share: float = _opt(0.4, "plateau only: fraction of the run, warm-up included, before the learning rates begin to fall")
-    min_lr_ratio: float = _opt(0.1, "fraction of each learning rate in the last update")
+    muon_lr: float = _opt(0.02, "learning rate of the matrices in the blocks (Muon)")
+    adamw_embedding_lr: float = _opt(0.2, "learning rate of wte (AdamW), times (n_embd/768)^-0.5")
+    adamw_value_embedding_lr: float = _opt(0.2, "learning rate of the value embeddings (AdamW), times (n_embd/768)^-0.5")
+    adamw_unembedding_lr: float = _opt(0.004, "learning rate of lm_head (AdamW), times (n_embd/768)^-1")
+    adamw_scalar_lr: float = _opt(0.5, "learning rate of x0_lambdas (AdamW); that of resid_lambdas is a hundredth of it")
+    warmup_steps: int = _opt(1000, "steps of linear warm-up, at most a fifth of the run")
+    lr_schedule: str = _opt("cosine", "after the warm-up: cosine, or plateau (constant, then linear decay)")
+    constant_share: float = _opt(0.4, "plateau only: fraction of the run, warm-up included, before the learning rates begin to decay")
+    min_lr_ratio: float = _opt(0.1, "learning rate of the last update, as a fraction of the full one")
     # the optimizers
     muon_momentum: float = _opt(0.95, "Nesterov momentum of Muon")
     muon_beta2: float = _opt(0.95, "decay of Muon's factored second moment (NorMuon)")
     muon_ns_steps: int = _opt(5, "iterations of Polar Express")
-    weight_decay: float = _opt(0.0, "cautious decay of the matrices, times their rate")
-    adamw_beta1: float = _opt(0.6, "AdamW's decay of the mean gradient")
-    adamw_beta2: float = _opt(0.98, "AdamW's decay of the mean square")
-    adamw_eps: float = _opt(1e-10, "added to AdamW's root mean square of the embeddings and lm_head")
-    grad_clip: float = _opt(1.0, "largest norm of the whole gradient; 0 turns clipping off")
+    weight_decay: float = _opt(0.0, "cautious weight decay of the matrices, times their learning rate")
+    adamw_beta1: float = _opt(0.6, "AdamW's decay of the first moment (mean gradient)")
+    adamw_beta2: float = _opt(0.98, "AdamW's decay of the second moment (mean squared gradient)")
+    adamw_eps: float = _opt(1e-10, "AdamW's epsilon for the embeddings and lm_head, added to the root of the second moment")
+    grad_clip: float = _opt(1.0, "maximum norm of the gradient over all parameters; 0 turns clipping off")
     # intervals, in steps; 0 means only at the end
     checkpoint_interval: int = _opt(1000, "steps between checkpoints; 0: only at the end")
     eval_interval: int = _opt(500, "steps between evaluations; 0: only at the end")
     inference_interval: int = _opt(1000, "steps between Hindi samples; 0: only at the end")
     log_interval: int = _opt(10, "steps between log lines; 0: only at the end")
-    eval_tokens: int = _opt(2_097_152, "tokens of val.bin in every evaluation; all of a smaller file")
-    keep_checkpoints: int = _opt(3, "newest checkpoints that stay")
+    eval_tokens: int = _opt(2_097_152, "tokens of val.bin per evaluation; a smaller file is used whole")
+    keep_checkpoints: int = _opt(3, "number of newest checkpoints to keep")
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
@@ -161,31 +165,31 @@ class TrainConfig:
 
     @property
     def warmup_updates(self) -> int:
-        """Updates of warm-up: `warmup_steps`, but a fifth of the run at most."""
+        """Return the number of warm-up updates: `warmup_steps`, but at most a fifth of the run."""
         return min(-(-self.warmup_steps // self.gradient_accumulation_steps), self.updates // 5)
 
     @property
     def schedule_text(self) -> str:
-        """Return the learning-rate schedule in one line, for people."""
+        """Return the learning-rate schedule as one line of text."""
         steps = self.warmup_updates * self.gradient_accumulation_steps
         warmup = f"warm-up over {steps:,} steps" if steps else "no warm-up"
         if steps < self.warmup_steps:
             warmup += f" ({self.warmup_steps:,} steps would be more than a fifth of the run)"
-        fall = f"constant up to {self.constant_share:.0%} of the run, then in a straight line" if self.lr_schedule == "plateau" else "then"
+        fall = f"constant up to {self.constant_share:.0%} of the run, then linearly" if self.lr_schedule == "plateau" else "then"
         return f"{self.lr_schedule}: {warmup}, {fall} down to {self.min_lr_ratio:g} of each learning rate"
 
     def is_due(self, interval: int, update: int) -> bool:
-        """Whether a mark of `interval` steps lies in update number `update` (1-based), or the run ends with it."""
+        """Return whether a multiple of `interval` steps lies in update number `update` (1-based), or it is the last one."""
         last, now = (update - 1) * self.gradient_accumulation_steps, update * self.gradient_accumulation_steps
         return update == self.updates or (interval > 0 and now // interval > last // interval)
 
     def sequences_per_rank(self, world_size: int) -> int:
-        """Sequences of an update that one of `world_size` processes computes. Raises UserError where they do not split evenly."""
+        """Return the number of sequences of an update per rank. Raises UserError if they do not split evenly over `world_size` ranks."""
         total = self.sequences_per_update
         works = ", ".join(str(n) for n in range(1, min(total, 64) + 1) if total % n == 0)
         _require(
             total % world_size == 0,
-            f"{world_size} processes cannot share the {total} sequences of an update evenly; these numbers of processes work: {works}",
+            f"{world_size} ranks cannot split the {total} sequences of an update evenly; these numbers of ranks work: {works}",
         )
         return total // world_size
 
@@ -220,20 +224,20 @@ def _preset(name: str) -> tuple[GPTConfig, TrainConfig]:
 
 
 def get_config(name: str) -> GPTConfig:
-    """The model of a preset. Raises UserError for a name that does not exist."""
+    """Return the model configuration of a preset. Raises UserError for an unknown name."""
     return _preset(name)[0]
 
 
 def get_train_config(name: str) -> TrainConfig:
-    """The recipe of a preset. Raises UserError for a name that does not exist."""
+    """Return the training recipe of a preset. Raises UserError for an unknown name."""
     return _preset(name)[1]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every field of GPTConfig and TrainConfig. A flag that is not given leaves no attribute behind."""
+    """Add a flag for every field of GPTConfig and TrainConfig. An omitted flag sets no attribute."""
     seen = set()
     for cls in (GPTConfig, TrainConfig):
-        group = parser.add_argument_group(f"{cls.__name__} (the preset decides where a flag is not given)")
+        group = parser.add_argument_group(f"{cls.__name__} (an omitted flag has the value of the preset)")
         for f in dataclasses.fields(cls):
             if f.name not in seen:
                 group.add_argument(
@@ -243,17 +247,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def given_flags(args: argparse.Namespace, cls: type) -> dict:
-    """The fields of `cls` that the command line named, with their values."""
+    """Return the fields of `cls` that were given as flags, with their values."""
     return {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if hasattr(args, f.name)}
 
 
 def configs_for_new_run(args: argparse.Namespace, vocab_size: int | None) -> tuple[GPTConfig, TrainConfig]:
-    """Flag beats preset beats default. `vocab_size` is the data's, None where there is no data yet. Raises UserError where a flag contradicts it."""
+    """Return the configuration of a new run: a flag overrides the preset, the preset overrides the default.
+
+    `vocab_size` is the data's, None if there is no data yet. Raises UserError if a flag contradicts it.
+    """
     preset = args.config or DEFAULT_PRESET
     model_flags = given_flags(args, GPTConfig)
     if vocab_size is not None:
         asked = model_flags.setdefault("vocab_size", vocab_size)
-        _require(asked == vocab_size, f"--vocab_size {asked} differs from the data's {vocab_size}; leave the flag away, or tokenize the data again")
+        _require(asked == vocab_size, f"--vocab_size {asked} differs from the data's {vocab_size}; omit the flag, or tokenize the data again")
     train = dataclasses.replace(get_train_config(preset), **given_flags(args, TrainConfig))
     _require_plateau_for_its_flag(args, train)
     return dataclasses.replace(get_config(preset), **model_flags), train
@@ -266,7 +273,7 @@ def _require_plateau_for_its_flag(args: argparse.Namespace, train: TrainConfig) 
     )
 
 
-# what a flag may change when a run is resumed; everything else would make it another run
+# flags that may change when a run is resumed; any other would make it a different run
 CHANGEABLE_ON_RESUME = frozenset(
     {
         "total_tokens",
@@ -281,7 +288,7 @@ CHANGEABLE_ON_RESUME = frozenset(
 
 
 def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple[GPTConfig, TrainConfig]:
-    """The configuration of `checkpoint`, with those flags that may change. Raises UserError that names every other difference."""
+    """Return the configuration of `checkpoint`, updated by the flags that may change. Raises a UserError that names every other difference."""
     model, train = from_dict(GPTConfig, checkpoint["model_config"]), from_dict(TrainConfig, checkpoint["train_config"])
     differences = []
     if args.config not in (None, checkpoint["preset"]):
@@ -293,14 +300,14 @@ def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple
                 differences += [difference] if difference not in differences else []
     _require(
         not differences,
-        f"a resumed run keeps its configuration, but these differ: {', '.join(differences)}; leave them away, or start afresh in another --checkpoint_dir",
+        f"a resumed run keeps its configuration, but these differ: {', '.join(differences)}; omit them, or start a new run in another --checkpoint_dir",
     )
     _require_plateau_for_its_flag(args, train)
     changes = {name: value for name, value in given_flags(args, TrainConfig).items() if name in CHANGEABLE_ON_RESUME}
     return model, dataclasses.replace(train, **changes)
 
 
-# for a checkpoint older than a field: the value that its run had, from the fields that the checkpoint has
+# for a checkpoint older than a field: the value that its run used, from the fields that the checkpoint has
 BEFORE = {
     GPTConfig: {"short_window_divisor": lambda saved: 4},
     TrainConfig: {"lr_schedule": lambda saved: "plateau" if "constant_share" in saved else "cosine"},
@@ -308,7 +315,7 @@ BEFORE = {
 
 
 def from_dict(cls: type, values: dict):
-    """Return the config that a checkpoint keeps as a dict. Raises UserError for fields that this version does not know."""
+    """Return the config that a checkpoint stores as a dict. Raises UserError for fields that this version does not know."""
     names = {f.name for f in dataclasses.fields(cls)}
     _require(set(values) <= names, f"{cls.__name__} has no field {', '.join(sorted(set(values) - names))}: the file is from another version")
     return cls(**{**{name: value(values) for name, value in BEFORE[cls].items()}, **values})

@@ -1,4 +1,6 @@
-"""Token files to batches. The order is a pure function of (seed, position), so a run resumes, or changes its number of GPUs, without repeating a window.
+"""Turn token files into batches.
+
+The order is a pure function of (seed, position), so a run can resume, or change its number of GPUs, without repeating a window.
 
 N tokens of a file, T tokens of a window, W = (N - 1) // T windows: window i holds the tokens i*T ... i*T + T, both included, so inputs and targets
 (shifted by one) cover the file without gap or overlap.
@@ -15,56 +17,56 @@ import torch
 from nano_hindi.errors import UserError
 from nano_hindi.files import file_size
 
-IGNORED = -1  # the target of a position that is padding
+IGNORED = -1  # target of a padding position
 TOKEN_BYTES = 4  # little-endian uint32
 
 
 class TokenFile:
-    """The tokens of a .bin file, mapped and not read. Raises UserError for a file that is missing, empty or cut within a token."""
+    """The memory-mapped tokens of a .bin file. Raises UserError for a file that is missing, empty or truncated within a token."""
 
     def __init__(self, path: str | Path, vocab_size: int):
         self.path, self.vocab_size = Path(path), vocab_size
         size = file_size(self.path)
         if size == 0 or size % TOKEN_BYTES:
-            raise UserError(f"{path} is damaged: {size:,} bytes are no whole number of 4-byte tokens; run data/preprocess.py again")
+            raise UserError(f"{path} is damaged: {size:,} bytes are not a whole number of 4-byte tokens; run data/preprocess.py again")
         self.tokens = np.asarray(np.memmap(self.path, dtype="<u4", mode="r"))
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def num_windows(self, sequence_len: int, remedy: str) -> int:
-        """W. Raises UserError, with the remedy, where not even one window fits."""
+        """Return W. Raises UserError, with the remedy, if the file is shorter than one window."""
         if len(self) <= sequence_len:
             raise UserError(f"{self.path} holds {len(self):,} tokens, but one window needs {sequence_len + 1:,}; {remedy}")
         return (len(self) - 1) // sequence_len
 
     def checked(self, tokens: np.ndarray) -> np.ndarray:
-        """`tokens` as int64. Raises UserError for an id outside the vocabulary, which on a GPU would be an assertion far from its cause."""
+        """Return `tokens` as int64. Raises UserError for an id outside the vocabulary, which on a GPU would be an assertion far from its cause."""
         self.require_in_vocabulary(tokens)
         return tokens.astype(np.int64)
 
     def require_in_vocabulary(self, tokens: np.ndarray) -> None:
-        """Raises UserError for an id outside the vocabulary."""
+        """Raise UserError for an id outside the vocabulary."""
         highest = int(tokens.max(initial=0))
         if highest >= self.vocab_size:
             raise UserError(
-                f"{self.path} holds token id {highest}, but the vocabulary has {self.vocab_size} pieces; "
-                "it is damaged or made with another tokenizer, so run data/preprocess.py again"
+                f"{self.path} holds token id {highest}, but the vocabulary has {self.vocab_size} tokens; "
+                "it is damaged or was made with another tokenizer, so run data/preprocess.py again"
             )
 
 
 class WindowLoader:
-    """Training windows in an endless stream: every window once per epoch, each epoch shuffled anew by (seed, epoch)."""
+    """Training windows as an endless stream: every window once per epoch, each epoch in its own order, from (seed, epoch)."""
 
     def __init__(self, path: str | Path, sequence_len: int, seed: int, vocab_size: int):
-        """Raises UserError for a file that is damaged or holds no full window."""
+        """Open the token file. Raises UserError if it is damaged or holds no full window."""
         self._file = TokenFile(path, vocab_size)
         self.sequence_len, self.seed = sequence_len, seed
         self.num_windows = self._file.num_windows(sequence_len, "get more data, or use a smaller --sequence_len")
-        self._orders: dict[int, np.ndarray] = {}  # of the newest two epochs asked for: a batch may lie across their border
+        self._orders: dict[int, np.ndarray] = {}  # of the last two epochs requested: a batch may cross an epoch boundary
 
     def batch(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets, int64 (count, T), of the windows `start` to `start + count` of the stream.
+        """Return inputs and targets, int64 (count, T), of the windows `start` to `start + count` of the stream.
 
         Raises UserError for an id outside the vocabulary.
         """
@@ -77,7 +79,7 @@ class WindowLoader:
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
     def _windows_at(self, start: int, count: int) -> np.ndarray:
-        """The windows at the positions `start` to `start + count` of the stream."""
+        """Return the windows at the positions `start` to `start + count` of the stream."""
         parts = []
         while count > 0:
             epoch, first = divmod(start, self.num_windows)
@@ -94,7 +96,7 @@ class WindowLoader:
 
 
 def epoch_order(num_windows: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of the windows, int64 (W,): the order of raw PCG64 words, which NumPy keeps for good (it does not promise that for `permutation`)."""
+    """Return a permutation of the windows, int64 (W,): the order of raw PCG64 words, which NumPy promises to keep (unlike `permutation`)."""
     bits = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
     return np.argsort(bits.random_raw(num_windows), kind="stable")
 
@@ -102,11 +104,13 @@ def epoch_order(num_windows: int, seed: int, epoch: int) -> np.ndarray:
 def val_batches(
     path: str | Path, sequence_len: int, batch_size: int, eval_tokens: int, vocab_size: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs and targets, int64 (batch_size, T), of the first `eval_tokens` targets of a file, in file order; this rank's shard of them.
+    """Return an iterator over inputs and targets, int64 (batch_size, T).
 
-    Each target comes once, whatever the batch and world size. What fills the last window and the last batch up has input 0 and target -1; a rank
-    with less than one batch of windows gets a batch of just those, and one without windows none.
-    Raises UserError at once for a file that is damaged or holds no full window, and on the way for an id outside the vocabulary.
+    They are this rank's shard of the first `eval_tokens` targets of a file, in file order.
+
+    Each target appears once, whatever the batch and world size. Padding of the last window and the last batch has input 0 and target -1; a rank
+    with less than one batch of windows gets one batch of just those, and a rank without windows none.
+    Raises UserError at once for a file that is damaged or holds no full window, and during iteration for an id outside the vocabulary.
     """
     file = TokenFile(path, vocab_size)
     file.num_windows(sequence_len, "get more data, give data/preprocess.py a larger --val_fraction, or use a smaller --sequence_len")

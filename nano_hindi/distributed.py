@@ -1,4 +1,4 @@
-"""The processes of a run: who they are, and checks that all of them have the same. Outside a process group nothing is sent and nothing can differ.
+"""The ranks of a run, and checks that all ranks have the same data. Without a process group, nothing is sent or compared.
 
 torch is imported inside the functions, so that `--help` answers at once.
 """
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run: this one's rank, how many there are, and its device."""
+    """A rank's view of the run: its rank, the number of ranks, and its device."""
 
     rank: int
     size: int
@@ -44,17 +44,17 @@ class World:
         return self.rank == 0
 
     def print(self, *values) -> None:
-        """Print on the main process alone."""
+        """Print on rank 0 only."""
         if self.is_main:
             print(*values, flush=True)
 
 
 @contextlib.contextmanager
 def joined_world(device_name: str | None = None) -> Iterator[World]:
-    """The World of this process: alone, or one of those that torchrun started. The process group ends with the block.
+    """Yield the World of this rank: a single rank, or one of those that torchrun started. The process group ends with the block.
 
-    `device_name` is "cpu", "cuda", or None for CUDA where there is one. Raises UserError for a device that is not there, where the processes
-    do not find each other, and where one of them is lost.
+    `device_name` is "cpu", "cuda", or None for CUDA if there is one. Raises UserError if the device is not available, if the
+    ranks cannot connect, or if another rank fails.
     """
     local_rank, started_by_torchrun = _check_torchrun()
     import torch.distributed as dist
@@ -71,29 +71,30 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
         dist.init_process_group("nccl" if nccl else "gloo", store=store, rank=rank, world_size=size, device_id=device if nccl else None)
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise UserError(f"the processes do not meet at {address} ({str(error).splitlines()[0][:120]}); {_TORCHRUN_HINT}") from error
+        raise UserError(f"the ranks cannot connect at {address} ({str(error).splitlines()[0][:120]}); {_TORCHRUN_HINT}") from error
     try:
         yield World(rank, size, device)
-        dist.barrier()  # nobody leaves while another one still saves or samples
+        dist.barrier()  # no rank exits while another one still saves or samples
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
         reason = re.sub(r"^\[\S+\] ", "", str(error)).splitlines()[0].split(". ")[0][:200]
         raise UserError(
-            f"another process of this run is gone ({reason}): torchrun names the first that failed under Root Cause. "
-            "The same command with --resume auto goes on from the newest checkpoint"
+            f"another rank of this run has exited ({reason}): torchrun names the first rank that failed under Root Cause. "
+            "To resume from the newest checkpoint, run the same command with --resume auto"
         ) from error
     finally:
         dist.destroy_process_group()
-        gc.collect()  # frees gloo's threads now: at exit some would be ended the hard way, with SIGABRT
+        gc.collect()  # frees gloo's threads now: at exit, some would be killed with SIGABRT
 
 
 def _store_of_this_start(store: dist.Store, rank: int, size: int) -> dist.Store:
-    """`store` under a prefix that no earlier start of this job has used. Raises DistStoreError where the processes do not all come.
+    """Return `store` under a prefix that no earlier start of this job has used. Raises DistStoreError if not all ranks connect in time.
 
-    torchrun keeps its store when it starts the processes again, and one of them could read the address that another had before, then give up
-    (pytorch/pytorch#167288). TORCHELASTIC_RESTART_COUNT is no such prefix: each machine counts for itself. So the others call, by a name that is new,
-    and the main process answers every call with the new prefix, until all of this start have it: calls of an earlier start may still lie there.
+    torchrun keeps its store when it restarts the ranks, so a rank could read the address that another rank had before the restart, and fail
+    (pytorch/pytorch#167288). TORCHELASTIC_RESTART_COUNT cannot be the prefix: each machine counts its own restarts. So every other rank posts a
+    call with a new unique id, and rank 0 answers every call with the new prefix until all ranks of this start have it. It answers every call,
+    because calls of an earlier start may still be in the store.
     """
     import torch.distributed as dist
 
@@ -109,38 +110,41 @@ def _store_of_this_start(store: dist.Store, rank: int, size: int) -> dist.Store:
             if store.check([f"call/{other}"]):
                 store.set(f"answer/{store.get(f'call/{other}').decode()}", prefix)
         if time.monotonic() > end:
-            raise dist.DistStoreError(f"not all {size} processes have come")
+            raise dist.DistStoreError(f"not all {size} ranks have connected")
         time.sleep(0.01)
     return dist.PrefixStore(prefix, store)
 
 
 _TORCHRUN_HINT = (
-    "torchrun sets RANK and its companions: start `torchrun --nproc_per_node=N train.py ...`, or unset RANK and LOCAL_RANK to train alone"
+    "torchrun sets RANK and related variables: start `torchrun --nproc_per_node=N train.py ...`, or unset RANK and LOCAL_RANK to train on one device"
 )
 
 
 def _check_torchrun() -> tuple[int, bool]:
-    """LOCAL_RANK, and whether torchrun started this process. Raises UserError for variables it would not set: torch would wait for long, or speak in tracebacks."""
+    """Return LOCAL_RANK, and whether torchrun started this process.
+
+    Raises UserError for variables that torchrun would not set: torch would wait for a long time, or fail with a traceback.
+    """
     names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")
     given = {name: os.environ[name] for name in names if name in os.environ}
     for name, value in given.items():
         if not value.isdecimal():
-            raise UserError(f"{name}={value!r} is no whole number; {_TORCHRUN_HINT}")
+            raise UserError(f"{name}={value!r} is not a whole number; {_TORCHRUN_HINT}")
     if "RANK" in given:
         if missing := [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
             raise UserError(f"RANK is set, but {', '.join(missing)} is not; {_TORCHRUN_HINT}")
         if int(given["RANK"]) >= int(given["WORLD_SIZE"]):
-            raise UserError(f"RANK={given['RANK']} is no rank of WORLD_SIZE={given['WORLD_SIZE']} processes; {_TORCHRUN_HINT}")
+            raise UserError(f"RANK={given['RANK']} is not below WORLD_SIZE={given['WORLD_SIZE']}, the number of ranks; {_TORCHRUN_HINT}")
     return int(given.get("LOCAL_RANK", 0)), "RANK" in given
 
 
-# ---- what all processes have in common: taken from the main process, or compared with what it has
+# ---- what all ranks share: broadcast from rank 0, or compared with rank 0
 
 
 def from_main(world: World, work: Callable[[], Result]) -> Result:
-    """What `work()` returns on the main process, for every process; tensors arrive on the CPU. Collective.
+    """Return on every rank what `work()` returns on rank 0; tensors arrive on the CPU. Collective.
 
-    A UserError or OSError of `work` is raised on every process: none is left waiting for one that has gone.
+    A UserError or OSError of `work` is raised on every rank, so that none waits for a rank that has exited.
     """
     import torch.distributed as dist
 
@@ -159,7 +163,7 @@ def from_main(world: World, work: Callable[[], Result]) -> Result:
         result, error = _unpickled(message[0], tensors)
     if error is not None:
         raise error
-    for tensor in tensors:  # each by itself: a whole checkpoint need not fit the device
+    for tensor in tensors:  # one at a time: a whole checkpoint may not fit on the device
         sent = tensor.to(world.device).contiguous()
         dist.broadcast(sent, src=0)
         if not world.is_main:
@@ -168,7 +172,7 @@ def from_main(world: World, work: Callable[[], Result]) -> Result:
 
 
 def _pickled(value: object, tensors: list[Tensor]) -> bytes:
-    """`value` without the content of its tensors, which are appended to `tensors`."""
+    """Return `value` pickled without the data of its tensors, which are appended to `tensors`."""
     from torch import Tensor
 
     class Pickler(pickle.Pickler):
@@ -184,7 +188,7 @@ def _pickled(value: object, tensors: list[Tensor]) -> bytes:
 
 
 def _unpickled(message: bytes, tensors: list[Tensor]) -> object:
-    """The value again, with new tensors to be filled, in the same order."""
+    """Return the unpickled value. Its tensors are new and unfilled, and are appended to `tensors` in the same order."""
     import torch
 
     class Unpickler(pickle.Unpickler):
@@ -195,26 +199,26 @@ def _unpickled(message: bytes, tensors: list[Tensor]) -> object:
     return Unpickler(io.BytesIO(message)).load()
 
 
-def require_same(world: World, what: str, facts: dict[str, object], remedy: str) -> None:
-    """Compare the facts of every process with those of the main one. Collective. Raises UserError, on every process, that names who differs in what."""
+def require_same(world: World, what: str, values: dict[str, object], remedy: str) -> None:
+    """Compare the values of every rank with those of rank 0. Collective. Raises a UserError on every rank that names which ranks differ in what."""
     import torch.distributed as dist
 
     if not dist.is_initialized():
         return
     everyone: list = [None] * world.size
-    dist.all_gather_object(everyone, (socket.gethostname(), facts))
+    dist.all_gather_object(everyone, (socket.gethostname(), values))
     main_host, expected = everyone[0]
     others = []
     for rank, (host, found) in enumerate(everyone):
         if different := [key for key in expected if found.get(key) != expected[key]]:
             more = f" and {len(different) - 3} more" if len(different) > 3 else ""
-            others.append(f"process {rank} on {host} ({', '.join(different[:3])}{more})")
+            others.append(f"rank {rank} on {host} ({', '.join(different[:3])}{more})")
     if others:
-        raise UserError(f"not the {what} of process 0 on {main_host}: {'; '.join(others)}; {remedy}")
+        raise UserError(f"not the {what} of rank 0 on {main_host}: {'; '.join(others)}; {remedy}")
 
 
 def weight_sums(model: nn.Module) -> dict[str, int]:
-    """The sum of the bit patterns of each parameter, modulo 2**64: equal weights have equal sums, and any one changed weight changes its own."""
+    """Return the sum of the bit patterns of each parameter, modulo 2**64: equal weights have equal sums, and one changed weight changes its sum."""
     import torch
 
     sums = [p.detach().view(torch.int32).sum(dtype=torch.int64) for p in model.parameters()]
@@ -223,9 +227,9 @@ def weight_sums(model: nn.Module) -> dict[str, int]:
 
 @contextlib.contextmanager
 def only_run_in(folder: Path, world: World) -> Iterator[None]:
-    """Keep other runs out of `folder`, made where it is not there, until the block ends. A block that leaves nothing in a new folder leaves no folder.
+    """Keep other runs out of `folder` until the block ends. Creates the folder if it is missing, and then removes it if it is still empty at the end.
 
-    Raises UserError, on every process, where another run is in it.
+    Raises UserError on every rank if another run uses it.
     """
     with contextlib.ExitStack() as held:
         from_main(world, lambda: held.enter_context(locked(folder, "is training there", "--checkpoint_dir", world.print)))

@@ -1,4 +1,4 @@
-"""Generation: a KV cache that keeps what the windows can see, sampling, and the stream of tokens."""
+"""Text generation: a KV cache that keeps what the attention windows can see, sampling, and the loop that yields tokens."""
 
 # B batch, T new tokens, S slots of a cache, H query heads, G key/value heads, D head width, V vocabulary
 
@@ -17,15 +17,17 @@ from nano_hindi.flash_attention import flash_attn
 if TYPE_CHECKING:
     from nano_hindi.model import GPT
 
-PREFILL_TOKENS = 512  # of a prompt that go through the model at once: bounds the slack of the caches
-MIN_TEMPERATURE = 1e-6  # below it float32 overflows, and the likeliest token wins anyway
+PREFILL_TOKENS = 512  # prompt tokens per forward pass: bounds the slack of the caches
+MIN_TEMPERATURE = 1e-6  # below it float32 overflows, and the most likely token is sampled anyway
 
 
 class KVCache:
-    """Keys and values of the tokens so far, each layer's as far back as its window reaches. `position` is the number of tokens so far, without limit.
+    """Keys and values of the tokens so far, in each layer as far back as its window reaches.
 
-    A layer has slots for its window and for slack: when they are full, the window is copied to the front. Keys are stored rotated by their true
-    positions, and rotary attention looks at distances only, so they stay right wherever they lie.
+    `position` is the number of tokens so far, without limit.
+
+    A layer has slots for its window plus slack: when they are full, the window is copied to the front. Keys are stored rotated by their absolute
+    positions, and rotary attention depends only on distances, so they are valid in any slot.
     """
 
     def __init__(self, config: GPTConfig, batch_size: int, device: torch.device | str, dtype: torch.dtype):
@@ -48,18 +50,20 @@ class KVCache:
         return y
 
     def repeat(self, n: int) -> None:
-        """Make n rows of the one: texts that begin alike share the work of their beginning. Raises UserError where memory does not hold them."""
+        """Repeat the only row n times: texts with the same prompt share its prefill. Raises UserError if there is not enough memory."""
         if n == 1:
             return
         try:
             self._keys, self._values = ([cache.repeat(n, 1, 1, 1) for cache in caches] for caches in (self._keys, self._values))
         except RuntimeError as error:  # out of memory, on CUDA too
-            raise UserError(f"the memory of this device does not hold {n} texts at once; use a smaller --num_samples") from error
+            raise UserError(f"this device does not have enough memory for {n} texts at once; use a smaller --num_samples") from error
 
 
 def sample_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None, top_p: float = 1.0) -> Tensor:
-    """One token (B,) for each row of logits (B, V): the likeliest at temperature 0, else drawn from the `top_k` likeliest (None or 0: from all), and
-    of these from the fewest that together reach the probability `top_p` (Holtzman et al. 2020, arXiv 1904.09751)."""
+    """Return one token (B,) per row of logits (B, V): the most likely at temperature 0, else sampled from the `top_k` most likely (None or 0: all).
+
+    Of these, only the smallest set whose total probability reaches `top_p` is used (nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751).
+    """
     if temperature == 0:
         return logits.argmax(dim=-1)
     ids = None
@@ -75,8 +79,10 @@ def sample_token(logits: Tensor, temperature: float, top_k: int | None, generato
 
 
 def _likeliest(p: Tensor, total: float) -> tuple[Tensor, Tensor]:
-    """The largest of each row of p (B, V) in order, and their ids (B, n): enough of them for the sum `total`. Sorting all 68,096 takes a CPU as long
-    as the rest of a token."""
+    """Return the largest of each row of p (B, V) in descending order, and their ids (B, n): enough of them to sum to `total`.
+
+    Sorting all 68,096 on a CPU would take as long as the rest of the work for a token.
+    """
     for n in (1024, 8192):
         if n < p.size(-1):
             largest, ids = p.topk(n)
@@ -86,9 +92,9 @@ def _likeliest(p: Tensor, total: float) -> tuple[Tensor, Tensor]:
 
 
 def _draw(p: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A column (B,) of each row of p (B, n), with these probabilities, whatever their sum: column i rings first among alarms that ring at rate p[i].
+    """Sample a column (B,) of each row of p (B, n), unnormalized probabilities, by the exponential race, which is equivalent to Gumbel-max.
 
-    torch.multinomial does the same, and may stop a GPU to look for bad probabilities.
+    torch.multinomial does the same, but may synchronize with a GPU to check the probabilities.
     """
     return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(dim=-1)
 
@@ -103,7 +109,7 @@ def generate_tokens(
     stop_ids: Collection[int] = (),
     **options,
 ) -> Iterator[int]:
-    """Yield up to `max_tokens` tokens that continue `tokens`, and end before a token of `stop_ids`: `generate_batch` with a single text."""
+    """Yield up to `max_tokens` tokens that continue `tokens`, stopping before a token in `stop_ids`: `generate_batch` with a single text."""
     for (token,) in generate_batch(model, tokens, 1, max_tokens, temperature, top_k, seed, stop_ids, **options):
         yield token
 
@@ -121,11 +127,12 @@ def generate_batch(
     repetition_penalty: float = 1.0,
     first_ids: Sequence[int] | None = None,
 ) -> Iterator[list[int | None]]:
-    """Yield up to `max_tokens` times the next token of each of `n_texts` texts that begin with `tokens` (at least one). A text ends before a token of
-    `stop_ids`, and has None from then on; the last step is that before all have ended. The same seed gives the same tokens.
+    """Yield the next token of each of `n_texts` texts that begin with `tokens` (at least one), up to `max_tokens` times.
 
-    `repetition_penalty` divides positive and multiplies negative logits of tokens that are in the text already, the prompt included (Keskar et al.
-    2019, arXiv 1909.05858, section 4.1). `first_ids`: those that may come first (None: all). Neither prompt nor text has a length limit. Raises
+    A text ends before a token in `stop_ids` and yields None from then on; generation stops when all have ended. The same seed gives the same tokens.
+
+    `repetition_penalty` divides positive and multiplies negative logits of tokens that are already in the text, prompt included (Keskar et al.
+    2019, arXiv 1909.05858, section 4.1). `first_ids`: allowed first tokens (None: all). Neither prompt nor text has a length limit. Raises
     ValueError for an empty prompt.
     """
     if not tokens:
@@ -133,7 +140,8 @@ def generate_batch(
     device = model.lm_head.weight.device
     generator = torch.Generator(device).manual_seed(seed)
     cache = KVCache(model.config, 1, device, model.compute_dtype)
-    reach = 1 + sum(window - 1 for window in model.config.windows)  # of the last token, through all layers: nothing before it has any effect
+    # receptive field of the last token through all layers: earlier tokens have no effect
+    reach = 1 + sum(window - 1 for window in model.config.windows)
     new = torch.tensor([list(tokens[-reach:])], device=device)
     used = None
     if repetition_penalty != 1:
@@ -161,7 +169,7 @@ def generate_batch(
 
 
 def _next_logits(model: GPT, new: Tensor, cache: KVCache) -> Tensor:
-    """Logits (B, V) of the token after the new ones (B, T), which the cache then holds too."""
+    """Return the logits (B, V) of the token after the new ones (B, T), which are added to the cache."""
     *earlier, last = new.split(PREFILL_TOKENS, dim=1)
     for chunk in earlier:
         model.trunk(chunk, cache)

@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """Something the user can put right. The message says what is wrong and what to do about it."""
+    """An error that the user can fix. The message says what is wrong and what to do about it."""

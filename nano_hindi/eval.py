@@ -1,7 +1,7 @@
-"""How good a model is: the mean loss, and bits per byte, which compares models across tokenizers.
+"""Evaluate a model: the mean loss, and bits per byte, which is comparable across tokenizers.
 
 bits per byte = (sum of the losses in nats) / (ln 2 * UTF-8 bytes of the targets), over the targets that are text. Special tokens have no bytes and are
-left out of both sums; the mean loss counts every target but padding.
+excluded from both sums; the mean loss counts every target except padding.
 
 `python -m nano_hindi.eval` is the command of `evaluation.command`.
 """
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss in nats per target, and bits per byte; nan where there was nothing to count."""
+    """Mean loss in nats per target, and bits per byte; nan if there was nothing to count."""
 
     loss: float
     bpb: float
 
 
 def compute_token_bytes(tokenizer: Tokenizer | PreTrainedTokenizerFast | HuggingFaceTokenizer, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Return the UTF-8 bytes that each token adds to a text, int32 (V,) with V the largest id + 1; special tokens 0.
+    """Return the UTF-8 bytes that each token adds to a text, int32 (V,) with V the largest id + 1; special tokens have 0.
 
     Takes a tokenizer of this package, a fast one of transformers, or a `tokenizers.Tokenizer`. Raises UserError for one whose tokens have no fixed bytes.
     """
@@ -45,11 +45,11 @@ def compute_token_bytes(tokenizer: Tokenizer | PreTrainedTokenizerFast | Hugging
 
 
 def evaluate(model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], token_bytes: torch.Tensor | None = None) -> Evaluation:
-    """Loss and bits per byte over batches of inputs and targets (B, T), target -1 ignored, in one pass.
+    """Return loss and bits per byte over batches of inputs and targets (B, T), target -1 ignored, in one pass.
 
-    `model(x, y, loss_reduction="none")` gives the losses (B, T). Sums are float64 on the model's device and read back once. With torch.distributed
-    joined every process brings its own shard and all get the result of the whole. The model is left in the mode it was in.
-    Without `token_bytes` (see `compute_token_bytes`) there are no bits per byte.
+    `model(x, y, loss_reduction="none")` returns the losses (B, T). Sums are float64 on the model's device and read back once. In a process group,
+    every rank passes its own shard and gets the result over all shards. The model's train or eval mode is restored.
+    Without `token_bytes` (see `compute_token_bytes`), bits per byte is nan.
     """
     import torch
     import torch.distributed as dist
@@ -58,7 +58,7 @@ def evaluate(model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, torch
 
     device = next(model.parameters()).device
     token_bytes = None if token_bytes is None else token_bytes.to(device)
-    sums = torch.zeros(4, dtype=torch.float64, device=device)  # nats and number of all targets; nats and bytes of those that are text
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # nats and number of all targets; nats and bytes of text targets
     was_training = model.training
     model.eval()
     try:
@@ -82,12 +82,12 @@ def evaluate(model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, torch
 
 
 def evaluate_bpb(model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], token_bytes: torch.Tensor) -> float:
-    """Bits per byte alone; see `evaluate`."""
+    """Return only bits per byte; see `evaluate`."""
     return evaluate(model, batches, token_bytes).bpb
 
 
 def evaluate_loss(model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    """The mean loss in nats alone, without a tokenizer; see `evaluate`."""
+    """Return only the mean loss in nats, without a tokenizer; see `evaluate`."""
     return evaluate(model, batches).loss
 
 

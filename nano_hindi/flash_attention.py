@@ -3,7 +3,7 @@
 The two functions of `flash_attn` have FlashAttention-3's own signatures (github.com/Dao-AILab/flash-attention, hopper/). Attention is
 always causal. `window_size = (left, 0)`: a query sees itself and the `left` keys before it; left = -1: all of them.
 
-Nothing is probed at import: the first call on a device asks `select_backend`, which remembers its answer.
+Nothing is probed at import: the first call on a device calls `select_backend`, which caches its result.
 """
 
 # B batch, T queries, S slots of a cache, N keys, H query heads, G key/value heads, D head width
@@ -24,40 +24,40 @@ from torch import Tensor
 from nano_hindi import fa3_child, sdpa_attention
 from nano_hindi.errors import UserError
 
-PROBE_TOLERANCE = 0.03  # relative error of a backend's probe; bf16 rounding makes 0.005, a window off by one more than 0.1
+PROBE_TOLERANCE = 0.03  # largest relative error of a probe; bf16 rounding causes 0.005, a window off by one more than 0.1
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A way to compute attention. `str()` of it is the line that a program prints at its start."""
+    """An attention backend. Programs print `str(backend)` at startup."""
 
     name: str
     attend: Callable[..., Tensor]  # (q, k, v, left) -> (B, T, H, D)
     attend_cached: Callable[..., Tensor]  # (q, k_cache, v_cache, k, v, cache_seqlens, left) -> (B, T, H, D)
     may_exit: bool = False  # a failed kernel launch may end the process, so a child process probes it first
-    reason: str = ""  # why the ones before it were passed over
+    reason: str = ""  # why the backends before it were rejected
 
     def __str__(self) -> str:
         return self.name + (f" ({self.reason})" if self.reason else "")
 
 
 class _UnusableError(Exception):
-    """A backend cannot run here; the message says why in a few words."""
+    """Raised if a backend cannot run here; the message is a short reason."""
 
 
 # ---- the interface
 
 
 def _flash_attn_func(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window_size: tuple[int, int] = (-1, -1)) -> Tensor:
-    """Causal attention within a sequence, differentiable. Raises ValueError for shapes or windows that it does not do.
+    """Compute causal attention within a sequence. Differentiable. Raises ValueError for unsupported shapes or windows.
 
-    q (B, T, H, D); k, v (B, T, G, D), each serving H/G neighbouring query heads; returns (B, T, H, D). Scores are scaled by D ** -0.5.
+    q (B, T, H, D); k, v (B, T, G, D), each K/V head shared by H/G adjacent query heads; returns (B, T, H, D). Scores are scaled by D ** -0.5.
     """
     _check(q, k, v, causal, window_size)
     if q.shape[1] != k.shape[1]:
-        raise ValueError(f"{q.shape[1]} queries and {k.shape[1]} keys: flash_attn_func takes as many of each")
+        raise ValueError(f"{q.shape[1]} queries and {k.shape[1]} keys: flash_attn_func needs the same number of both")
     wants_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    left = window_size[0] if window_size[0] < k.shape[1] - 1 else -1  # one name for "sees everything"
+    left = window_size[0] if window_size[0] < k.shape[1] - 1 else -1  # one value for "all keys"
     name = _backend_name(q.device, q.dtype, q.shape[3], q.shape[2], k.shape[2], wants_grad)
     return _loaded[name].attend(q, k, v, left)
 
@@ -72,15 +72,15 @@ def _flash_attn_with_kvcache(
     causal: bool = True,
     window_size: tuple[int, int] = (-1, -1),
 ) -> Tensor:
-    """Write k, v into the caches in place behind the first `cache_seqlens` keys, then attend to all keys so far. Forward only.
+    """Write k, v into the caches in place after the first `cache_seqlens` keys, then attend to all keys so far. Forward only.
 
-    q (B, T, H, D); caches (B, S, G, D); k, v (B, T, G, D) or None where the cache holds them already; cache_seqlens an int (no readback from
-    the device) or an int32 tensor (B,), None for a full cache. The last query stands at the last key. Returns (B, T, H, D).
-    Raises ValueError where the cache is too short, RuntimeError where a gradient is wanted.
+    q (B, T, H, D); caches (B, S, G, D); k, v (B, T, G, D) or None if the cache holds them already; cache_seqlens an int (no readback from
+    the device) or an int32 tensor (B,), None for a full cache. The last query has the position of the last key. Returns (B, T, H, D).
+    Raises ValueError if the cache is too short, RuntimeError if a gradient is required.
     """
     _check(q, k_cache, v_cache, causal, window_size)
     if torch.is_grad_enabled() and (q.requires_grad or k_cache.requires_grad or (k is not None and (k.requires_grad or v.requires_grad))):
-        raise RuntimeError("flash_attn_with_kvcache makes no gradients; call it under torch.no_grad() or torch.inference_mode()")
+        raise RuntimeError("flash_attn_with_kvcache computes no gradients; call it under torch.no_grad() or torch.inference_mode()")
     if cache_seqlens is None:
         cache_seqlens = k_cache.shape[1]
     if not isinstance(cache_seqlens, Tensor):
@@ -98,12 +98,12 @@ flash_attn = SimpleNamespace(flash_attn_func=_flash_attn_func, flash_attn_with_k
 
 def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, window_size: tuple[int, int]) -> None:
     if not causal or window_size[0] < -1 or window_size[1] not in (-1, 0):
-        raise ValueError(f"only causal attention with window_size (left, 0) or (-1, -1) is here, not causal={causal}, window_size={window_size}")
+        raise ValueError(f"only causal attention with window_size (left, 0) or (-1, -1) is supported, not causal={causal}, window_size={window_size}")
     if q.dim() != 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3] or q.shape[2] % k.shape[2] != 0:
-        raise ValueError(f"q (B, T, H, D) and k, v (B, N, G, D) with G dividing H, not {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
+        raise ValueError(f"expected q (B, T, H, D) and k, v (B, N, G, D) with G dividing H, not {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
 
 
-# ---- varlen: PyTorch's own flash kernel, which takes windows since 2.11
+# ---- varlen: PyTorch's own flash kernel, which supports windows since 2.11
 
 
 def _varlen_backend(varlen_attn: Callable[..., Tensor]) -> Backend:
@@ -117,7 +117,7 @@ def _varlen_backend(varlen_attn: Callable[..., Tensor]) -> Backend:
         packed = [x.reshape(B * T, -1, D) for x in (q, k, v)]
         return varlen_attn(*packed, bounds, bounds, T, T, window_size=(left, 0), **({"enable_gqa": True} if takes_gqa else {})).view(B, T, H, D)
 
-    # one query against a cache needs no mask, and SDPA takes it without packing
+    # a single query with a cache needs no mask, and SDPA needs no packing
     return Backend("varlen", attend, functools.partial(sdpa_attention.attend_cached, attend=attend))
 
 
@@ -130,7 +130,7 @@ def _load_varlen(device: torch.device, dtype: torch.dtype) -> Backend:
     except ImportError:
         raise _UnusableError("this PyTorch has no varlen_attn") from None
     if "window_size" not in inspect.signature(varlen_attn).parameters:
-        raise _UnusableError("this PyTorch's varlen_attn takes no window_size")
+        raise _UnusableError("this PyTorch's varlen_attn has no window_size")
     return _varlen_backend(varlen_attn)
 
 
@@ -138,10 +138,10 @@ def _load_varlen(device: torch.device, dtype: torch.dtype) -> Backend:
 
 
 def _fa3_backend(module) -> Backend:
-    """`module` has FA3's functions: the package flash_attn_interface, or the hub's kernel."""
+    """Return the backend for `module`, which has FA3's functions: the package flash_attn_interface, or the hub's kernel."""
     attend_func, attend_with_cache = module.flash_attn_func, module.flash_attn_with_kvcache
     if not isinstance(getattr(attend_func, "__globals__", {}).get("_flash_attn_forward"), torch.library.CustomOpDef):
-        # a build that torch.compile cannot look into: leave the graph for this one call
+        # a build that torch.compile cannot trace: break the graph at this call
         attend_func = torch.compiler.disable(attend_func)
 
     def attend(q, k, v, left):
@@ -157,12 +157,15 @@ def _fa3_backend(module) -> Backend:
 
 def _load_fa3(device: torch.device, dtype: torch.dtype) -> Backend:
     major = _require_cuda(device, dtype, range(9, 100), (torch.bfloat16,))
-    # Most builds have kernels for Hopper alone (sm90a), which no later GPU runs, and a build does not say what it has.
+    # Most builds have kernels only for Hopper (sm90a), which no later GPU runs, and a build does not list its architectures.
     return dataclasses.replace(_fa3_backend(_fa3_module()), may_exit=major > 9)
 
 
 def _fa3_module():
-    """Return the module with FA3's functions: the package flash_attn_interface, or the hub's kernel. Raises _UnusableError where neither is installed."""
+    """Return the module with FA3's functions: the package flash_attn_interface, or the hub's kernel.
+
+    Raises _UnusableError if neither is installed.
+    """
     try:
         import flash_attn_interface as module
     except ImportError:
@@ -176,13 +179,13 @@ def _fa3_module():
 
 
 def probe_fa3(device: torch.device, dtype: torch.dtype, head_dim: int, n_head: int, n_kv_head: int, training: bool) -> str:
-    """Probe FA3 in this process, on any GPU. Return why it cannot be used, "" where it can. For the child process of `fa3_child`."""
+    """Probe FA3 in this process, on any GPU. Return why it cannot be used, "" if it can. Called in the child process of `fa3_child`."""
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # so that no memory is taken on GPU 0
         _probe(_fa3_backend(_fa3_module()), device, dtype, head_dim, n_head, n_kv_head, training)
     except Exception as error:  # noqa: BLE001 - as in `_select`
-        return _in_a_few_words(error)
+        return _short_reason(error)
     return ""
 
 
@@ -211,9 +214,9 @@ LOADERS = {"fa3": _load_fa3, "varlen": _load_varlen, "sdpa": _load_sdpa}  # in o
 def select_backend(
     device: torch.device | str, dtype: torch.dtype, head_dim: int = 64, n_head: int = 6, n_kv_head: int = 2, training: bool = True
 ) -> Backend:
-    """The first backend that passes a tiny probe with these shapes on `device`: forward, and backward too for training. Probes once.
+    """Return the first backend that passes a tiny probe with these shapes on `device`: forward, and also backward for training. Probes once.
 
-    NANO_HINDI_ATTENTION=fa3|varlen|sdpa forces one. Raises UserError for a name that is none of these, or a forced one that does not work here.
+    NANO_HINDI_ATTENTION=fa3|varlen|sdpa forces one. Raises UserError for an unknown name, or a forced backend that does not work here.
     """
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
@@ -226,39 +229,39 @@ def _backend_name(*arguments) -> str:
 
 
 def expect_compile() -> None:
-    """To be called before torch.compile traces attention: it then asks for the backend's name while it traces, and does not trace into the probe.
+    """Make the backend's name a constant for torch.compile, so that it does not trace into the probe. Call this before compiling attention.
 
-    No decorator does it, since that brings torch's compiler along: a second and more, which generation can do without.
+    This is no decorator, because that would import torch's compiler at once: a second or more, which generation does not need.
     """
     torch.compiler.assume_constant_result(_backend_name)
 
 
-_loaded: dict[str, Backend] = {}  # those that were chosen so far, by name
+_loaded: dict[str, Backend] = {}  # the backends selected so far, by name
 
 
 @functools.cache
 def _select(forced, device, dtype, head_dim, n_head, n_kv_head, training) -> Backend:
     if forced is not None and forced not in LOADERS:
         raise UserError(f"NANO_HINDI_ATTENTION={forced} names no attention backend; choose one of {', '.join(LOADERS)}, or unset it")
-    passed_over = []
+    rejected = []
     for name in [forced] if forced else LOADERS:
         try:
             backend = LOADERS[name](device, dtype)
             if backend.may_exit and (reason := fa3_child.probe_in_child(device, dtype, head_dim, n_head, n_kv_head, training)):
                 raise _UnusableError(reason)
-            if name != "sdpa":  # sdpa is what the others are compared with
+            if name != "sdpa":  # sdpa is the reference that the others are compared with
                 _probe(backend, device, dtype, head_dim, n_head, n_kv_head, training)
-        except Exception as error:  # noqa: BLE001 - a kernel that does not fit the GPU shows itself in many types
-            passed_over.append(f"{name}: {_in_a_few_words(error)}")
+        except Exception as error:  # noqa: BLE001 - a kernel that does not support the GPU raises many exception types
+            rejected.append(f"{name}: {_short_reason(error)}")
         else:
-            if backend.may_exit and training:  # probe for evaluation now: later, training has filled the memory that a child needs
+            if backend.may_exit and training:  # probe for evaluation now: later, training fills the memory that the child needs
                 _select(forced, device, dtype, head_dim, n_head, n_kv_head, False)
-            _loaded[name] = dataclasses.replace(backend, reason="forced by NANO_HINDI_ATTENTION" if forced else "; ".join(passed_over))
+            _loaded[name] = dataclasses.replace(backend, reason="forced by NANO_HINDI_ATTENTION" if forced else "; ".join(rejected))
             return _loaded[name]
-    raise UserError(f"NANO_HINDI_ATTENTION={forced} does not work here ({passed_over[0]}); unset it, or set it to sdpa")
+    raise UserError(f"NANO_HINDI_ATTENTION={forced} does not work here ({rejected[0]}); unset it, or set it to sdpa")
 
 
-def _in_a_few_words(error: Exception) -> str:
+def _short_reason(error: Exception) -> str:
     """Return why a backend cannot be used, without line breaks."""
     if isinstance(error, _UnusableError):
         return str(error)
@@ -266,8 +269,8 @@ def _in_a_few_words(error: Exception) -> str:
 
 
 def _probe(backend: Backend, device, dtype, head_dim, n_head, n_kv_head, training) -> None:
-    """Compare the backend with SDPA in float32, on tiny shapes. Raises what the kernel raises, or _UnusableError where the numbers differ."""
-    generator = torch.Generator().manual_seed(0)  # the run's own random numbers stay untouched
+    """Compare the backend with SDPA in float32, on tiny shapes. Raises what the kernel raises, or _UnusableError if the results differ."""
+    generator = torch.Generator().manual_seed(0)  # does not change the run's random state
 
     def random(n, heads):
         return torch.randn(2, n, heads, head_dim, generator=generator).to(device, dtype)
@@ -279,13 +282,13 @@ def _probe(backend: Backend, device, dtype, head_dim, n_head, n_kv_head, trainin
 
     with torch.inference_mode(False), torch.set_grad_enabled(training):
         for left in (-1, 40):
-            q, k, v, upstream = (random(160, heads) for heads in (n_head, n_kv_head, n_kv_head, n_head))
+            q, k, v, grad_output = (random(160, heads) for heads in (n_head, n_kv_head, n_kv_head, n_head))
             ours, theirs = ([x.detach().to(kind).requires_grad_(training) for x in (q, k, v)] for kind in (torch.float32, dtype))
             expected, got = sdpa_attention.attend(*ours, left), backend.attend(*theirs, left)
             compare("output", got, expected)
             if training:
-                expected.backward(upstream.float())
-                got.backward(upstream)
+                expected.backward(grad_output.float())
+                got.backward(grad_output)
                 for name, a, b in zip("qkv", ours, theirs, strict=True):
                     compare(f"gradient of {name}", b.grad, a.grad)
             else:

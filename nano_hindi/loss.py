@@ -1,8 +1,8 @@
-"""Soft-capped linear cross-entropy that never holds all logits.
+"""Soft-capped linear cross-entropy that never materializes all logits.
 
-For a vocabulary of 68,096 the logits of a step are far larger than the model, so they are made for a chunk of tokens at a time, and the chunk's
-share of both gradients is made at once, while its logits are there: no logit is kept, none is computed twice. What is kept for backward is the
-gradients themselves, which only wait for the number that flows in from above.
+For a vocabulary of 68,096 the logits of a step are far larger than the model. So they are computed for one chunk of tokens at a time, together with
+the chunk's contribution to both gradients: no logits are stored or recomputed. Forward saves the gradients themselves; backward only multiplies them
+by grad_output.
 
 With z = x W^T, t = tanh(z / c), p = softmax(c t):   loss = log(sum(exp(c t))) - c t[target],   d loss / d z = (p - onehot) * (1 - t^2)
 """
@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-IGNORED = -1  # target of a token that does not count
-MAX_SOFTCAP = 60.0  # exp(60) times any vocabulary still fits into float32, so the log-sum-exp needs no maximum taken off
+IGNORED = -1  # target of a token that is left out of the loss
+MAX_SOFTCAP = 60.0  # exp(60) times any vocabulary size fits into float32, so the log-sum-exp need not subtract the maximum
 
-CHUNK_BYTES = {"cpu": 72 << 20, "cuda": 576 << 20}  # the logits of a chunk: on a CPU 256 tokens of 68,096 pieces, on a GPU 4,096 in bf16
-# the part of it that the soft-cap works on at once: bounds its temporaries, and stays in a CPU's last-level cache; 1 MiB measured no faster, and its
-# thousands of small parallel regions stall where other programs want the cores too
+CHUNK_BYTES = {"cpu": 72 << 20, "cuda": 576 << 20}  # logits of a chunk, for a vocabulary of 68,096: 256 tokens on a CPU, 4,096 in bf16 on a GPU
+# logits that the soft-cap processes at a time: bounds its temporaries, and fits into a CPU's last-level cache. 1 MiB measured no faster, and its
+# thousands of small parallel regions stall when other programs use the cores too
 ROWS_BYTES = {"cpu": 16 << 20, "cuda": 128 << 20}
-FP16_SCALE = 256.0  # lifts the softmax of rare pieces out of fp16's subnormal numbers; taken out again in backward
+FP16_SCALE = 256.0  # keeps the softmax of rare tokens out of fp16's subnormal range; divided out in backward
 
 
 def softcapped_cross_entropy(
@@ -36,18 +36,18 @@ def softcapped_cross_entropy(
     reduction: str = "mean",
     vocab_size: int | None = None,
 ) -> Tensor:
-    """Cross-entropy of `softcap * tanh(x @ weight.T / softcap)` with `targets`, in nats.
+    """Return the cross-entropy of `softcap * tanh(x @ weight.T / softcap)` with `targets`, in nats.
 
     x (N, C), float32 or the compute dtype; weight (rows, C), cast to x's dtype once; targets (N,) int64, -1 is ignored. Rows from
-    `vocab_size` on are padding: they take no part and their gradient is zero. Returns a float32 scalar for "sum" and "mean" (over the targets that
-    count; 0, with zero gradients, where none does), or (N,) float32 for "none", with 0 at ignored targets.
+    `vocab_size` on are padding: they have no effect and their gradient is zero. Returns a float32 scalar for "sum" and "mean" (over the targets that
+    are not ignored; 0, with zero gradients, if all are), or (N,) float32 for "none", with 0 at ignored targets.
 
-    Gradients are made in the forward pass, only where one is wanted; that of the weight is summed in float32. Backward can be called once.
-    Raises ValueError for shapes and options that it does not take, RuntimeError where "none" is asked for a gradient or backward is called again.
+    Gradients are computed in the forward pass, only if one is required; the weight's is accumulated in float32. Backward can be called once.
+    Raises ValueError for unsupported shapes and options, RuntimeError if "none" would need a gradient or backward is called again.
     """
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
     if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1] or targets.shape != x.shape[:1]:
-        raise ValueError(f"x (N, C), weight (V, C), targets (N,), not {tuple(x.shape)}, {tuple(weight.shape)}, {tuple(targets.shape)}")
+        raise ValueError(f"expected x (N, C), weight (V, C), targets (N,), not {tuple(x.shape)}, {tuple(weight.shape)}, {tuple(targets.shape)}")
     if not 0 < softcap <= MAX_SOFTCAP:
         raise ValueError(f"softcap must be above 0 and at most {MAX_SOFTCAP:.0f}, not {softcap}")
     if not 0 < vocab_size <= weight.shape[0]:
@@ -55,7 +55,7 @@ def softcapped_cross_entropy(
     wants_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if reduction == "none":
         if wants_grad:
-            raise RuntimeError('reduction="none" makes no gradients; call it under torch.no_grad(), or use "sum" or "mean"')
+            raise RuntimeError('reduction="none" computes no gradients; call it under torch.no_grad(), or use "sum" or "mean"')
         return _in_chunks(x, weight, targets, softcap, vocab_size)[0]
     if reduction not in ("sum", "mean"):
         raise ValueError(f'reduction must be "mean", "sum" or "none", not {reduction!r}')
@@ -73,18 +73,18 @@ class _SummedLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream):
+    def backward(ctx, grad_output):
         if ctx.grads is None:
-            raise RuntimeError("the gradients of this loss were handed out by an earlier backward; compute the loss again")
-        grads, ctx.grads = ctx.grads, None  # scaled in place and given away: there is no second copy
+            raise RuntimeError("backward was already called on this loss, which frees its gradients; compute the loss again")
+        grads, ctx.grads = ctx.grads, None  # scaled in place and returned: there is no second copy
         for grad in grads:
             if grad is not None:
-                _scale_(grad, upstream * ctx.unscale)
+                _scale_(grad, grad_output * ctx.unscale)
         return (*grads, None, None, None)
 
 
 def _scale_(tensor: Tensor, factor: Tensor) -> None:
-    """tensor *= factor, with the factor in float32 also where the tensor is not: a GPU would round a 0-d operand to the tensor's dtype."""
+    """Multiply `tensor` by `factor` in place, in the factor's dtype: a GPU would round a 0-d operand to the dtype of a narrower tensor."""
     if tensor.dtype == factor.dtype:
         tensor.mul_(factor)
     else:
@@ -98,7 +98,7 @@ def _gradient_scale(dtype: torch.dtype) -> float:
 
 @torch.no_grad()
 def _in_chunks(x, weight, targets, softcap, vocab_size, x_grad=False, weight_grad=False) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Losses (N,), and where asked for the gradients of their sum, times _gradient_scale: (N, C) in x's dtype, (rows, C) in float32."""
+    """Return losses (N,) and, if requested, the gradients of their sum times _gradient_scale: (N, C) in x's dtype, (rows, C) in float32."""
     sum_dtype = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         w = weight[:vocab_size].to(x.dtype)
@@ -119,7 +119,7 @@ def _in_chunks(x, weight, targets, softcap, vocab_size, x_grad=False, weight_gra
 
 
 def _chunk_tokens(n_tokens: int, vocab_size: int, x: Tensor) -> int:
-    """Tokens of a chunk, a power of two: the usual batch is then cut evenly, and a compiled kernel meets one shape."""
+    """Return the number of tokens of a chunk, a power of two: the usual batch then splits evenly, and a compiled kernel sees one shape."""
     fitting = max(1, CHUNK_BYTES[_kind(x)] // (vocab_size * x.element_size()))
     return max(1, min(n_tokens, 1 << (fitting.bit_length() - 1)))
 
@@ -129,7 +129,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
-    """total (V, C) += z^T x, summed in total's dtype; z (n, V) and x (n, C) may be of a narrower one."""
+    """Add z^T x to total (V, C), accumulated in total's dtype; z (n, V) and x (n, C) may have a narrower one."""
     if z.dtype == total.dtype:
         total.addmm_(z.T, x)
     elif z.is_cuda:
@@ -138,11 +138,11 @@ def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
         total.addmm_(z.T.to(total.dtype), x.to(total.dtype))
 
 
-# ---- the elementwise part: from logits to losses and their gradients, in the same memory
+# ---- the elementwise part: from logits to losses and their gradients, in place
 
 
 def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> Tensor:
-    """Losses (n,) of raw logits z (n, V), which are overwritten: with the gradient, times _gradient_scale, where it is wanted."""
+    """Return losses (n,) of raw logits z (n, V), which are overwritten: with the gradient times _gradient_scale, if it is requested."""
     scale = _gradient_scale(z.dtype)
     if _compiled_cap is not None:
         return _compiled_cap(z, targets, softcap, scale, with_gradient)
@@ -152,10 +152,10 @@ def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> Ten
 
 
 def _cap_rows(z: Tensor, targets: Tensor, softcap: float, scale: float, with_gradient: bool) -> Tensor:
-    """Eager: as few passes over as little memory as it takes. z (n, V) is overwritten."""
+    """Compute `_cap` eagerly, with few passes and little memory. z (n, V) is overwritten."""
     counts = (targets != IGNORED)[:, None]
     index = targets[:, None].masked_fill(~counts, 0)
-    t = z.to(torch.promote_types(z.dtype, torch.float32))  # z itself where that is its dtype
+    t = z.to(torch.promote_types(z.dtype, torch.float32))  # z itself if that is its dtype
     t.mul_(1 / softcap).tanh_()
     target_logit = softcap * t.gather(1, index)
     p = (torch.mul(t, softcap) if with_gradient else t.mul_(softcap)).exp_()
@@ -172,7 +172,7 @@ def _cap_rows(z: Tensor, targets: Tensor, softcap: float, scale: float, with_gra
 
 
 def _cap_fused(z: Tensor, targets: Tensor, softcap: float, scale: float, with_gradient: bool) -> Tensor:
-    """The same as one expression, for a compiler to fuse: it reads z twice and writes it once."""
+    """Compute `_cap` as one expression for a compiler to fuse: it reads z twice and writes it once."""
     counts = (targets != IGNORED)[:, None]
     index = targets[:, None].masked_fill(~counts, 0)
     target_logit = softcap * torch.tanh(z.gather(1, index).float() / softcap)
@@ -189,6 +189,6 @@ _compiled_cap: Callable[..., Tensor] | None = None
 
 
 def compile_kernels() -> None:
-    """From now on run the elementwise part through torch.compile. For a GPU, after a probe that compiling works there (common.can_compile)."""
+    """Run the elementwise part through torch.compile from now on. For a GPU, and only if compiling works there (common.can_compile)."""
     global _compiled_cap
     _compiled_cap = torch.compile(_cap_fused)

@@ -1,8 +1,8 @@
-"""GPT: the network and nothing else. Built from a GPTConfig, it maps token ids to hidden states, logits or a loss.
+"""The GPT network. Built from a GPTConfig, it maps token ids to hidden states, logits or a loss.
 
 rotary positions   Su et al. 2021, arXiv 2104.09864       grouped-query attention  Ainslie et al. 2023, arXiv 2305.13245
 ReLU^2             So et al. 2021, arXiv 2109.08668       QK-norm                  Henry et al. 2020, arXiv 2010.04245
-value embeddings   after Zhou et al. 2024, arXiv 2410.17897 (ResFormer), with a gate that looks at the input
+value embeddings   after Zhou et al. 2024, arXiv 2410.17897 (ResFormer), with an input-dependent gate
 soft-cap           Gemma 2, arXiv 2408.00118
 """
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 ROPE_BASE = 100_000.0
 SOFTCAP = 15.0
-RMS_EPS = torch.finfo(torch.float32).eps  # in every dtype; the default of PyTorch has changed with the version, and was 0.008 in bf16
+RMS_EPS = torch.finfo(torch.float32).eps  # for every dtype; PyTorch's default depends on its version, and was 0.008 in bf16
 MLP_FACTOR = 4
-ROW_BLOCKS = 64  # of a weight that a single row is multiplied with on a CPU
-GATE_CHANNELS = 32  # of the normed input, which the gate of a value embedding looks at
+ROW_BLOCKS = 64  # blocks of rows into which a weight is split to multiply a single row on a CPU
+GATE_CHANNELS = 32  # channels of the normed input that the gate of a value embedding reads
 # initial values; the projections back into the residual stream begin at zero, so every block begins as the identity
 WTE_STD = 1.0
 LM_HEAD_STD = 0.001  # first logits near zero: the first loss is ln V
@@ -37,13 +37,13 @@ RESID_LAMBDA, X0_LAMBDA = 1.0, 0.1
 
 
 class Linear(nn.Linear):
-    """A linear layer without bias whose float32 weight takes part in the dtype of its input."""
+    """A linear layer without bias; its float32 weight is cast to the dtype of the input."""
 
     def __init__(self, n_in: int, n_out: int):
         super().__init__(n_in, n_out, bias=False)
 
     def reset_parameters(self) -> None:
-        """Nothing: `GPT.init_weights` fills all weights."""
+        """Do nothing: `GPT.init_weights` initializes all weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.to(x.dtype)
@@ -53,10 +53,10 @@ class Linear(nn.Linear):
 
 
 def _one_row(x: Tensor, weight: Tensor) -> Tensor:
-    """A single row x (..., n_in) times a weight (n_out, n_in): as a batch of blocks of rows, which a CPU reads with all its threads.
+    """Multiply a single row x (..., n_in) by a weight (n_out, n_in), split into a batch of row blocks, which a CPU reads with all its threads.
 
-    The usual product reads with one: 2.5 times slower at the size of lm_head on two cores (tests/benchmarks/decode.py). The column keeps the strides of
-    a transposed row; another layout of the same numbers takes a path that is slower than both.
+    F.linear reads the weight with one thread: 2.5 times slower at the size of lm_head on two cores (tests/benchmarks/decode.py). `column` keeps the
+    strides of a transposed row; another layout of the same numbers takes a code path that is slower than both.
     """
     column = x.reshape(1, -1).T.expand(ROW_BLOCKS, -1, 1)
     return torch.bmm(weight.view(ROW_BLOCKS, -1, weight.size(1)), column).view(*x.shape[:-1], -1)
@@ -64,16 +64,16 @@ def _one_row(x: Tensor, weight: Tensor) -> Tensor:
 
 class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
-        """Nothing, as in Linear. On the meta device the usual filling would import torch's compiler, a second of every start."""
+        """Do nothing, as in Linear. On the meta device, the default initialization would import torch's compiler: one more second at every start."""
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """x over its root mean square along the last dimension, without weights."""
+    """Return x divided by its root mean square along the last dimension, without a learned scale."""
     return F.rms_norm(x, (x.size(-1),), eps=RMS_EPS)
 
 
 def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """cos and sin (T, D/2), float32, of integer positions (T,), however far along the text they are."""
+    """Return cos and sin (T, D/2), float32, of the rotary angles at integer positions (T,) of any size."""
     frequencies = ROPE_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim)
     angles = positions.float()[:, None] * frequencies
     return angles.cos(), angles.sin()
@@ -97,7 +97,7 @@ class Attention(nn.Module):
         self.ve_gate = Linear(min(GATE_CHANNELS, config.n_embd), config.n_kv_head) if layer in config.value_embedding_layers else None
 
     def forward(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor, kv_cache: KVCache | None) -> Tensor:
-        """x (B, T, C), value embedding (B, T, G*D) or None -> (B, T, C)."""
+        """Return the attention output (B, T, C) for x (B, T, C) and a value embedding (B, T, G*D) or None."""
         q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.c_q, self.c_k, self.c_v))
         if ve is not None:
             gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))  # (B, T, G), from 0 to 2; 1 at the start
@@ -132,9 +132,9 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The language model. Weights are float32; the matmuls run in `compute_dtype`, which the scripts set to what the device likes.
+    """The language model. Weights are float32; the matmuls run in `compute_dtype`, which the scripts set to suit the device.
 
-    After construction the weights are whatever was in memory: call `init_weights()`, or load a state dict.
+    The constructor leaves the weights uninitialized: call `init_weights()`, or load a state dict.
     """
 
     def __init__(self, config: GPTConfig):
@@ -157,7 +157,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Fill all weights from torch's default random generator."""
+        """Initialize all weights from torch's default random generator."""
         bound = (3 / self.config.n_embd) ** 0.5  # a uniform distribution with standard deviation n_embd^-0.5
         nn.init.normal_(self.transformer.wte.weight, std=WTE_STD)
         nn.init.normal_(self.lm_head.weight, std=LM_HEAD_STD)
@@ -173,14 +173,14 @@ class GPT(nn.Module):
         self.x0_lambdas.fill_(X0_LAMBDA)
 
     def trunk(self, idx: Tensor, kv_cache: KVCache | None = None) -> Tensor:
-        """Token ids (B, T) -> normed hidden states (B, T, C) in the compute dtype. With a cache, ids are those that follow what it holds."""
+        """Return normed hidden states (B, T, C) in the compute dtype for token ids (B, T), which follow the tokens in the cache if there is one."""
         through_blocks = self._through_blocks if kv_cache is not None or self._compiled_blocks is None else self._compiled_blocks
         x0 = self.transformer.wte(idx).to(self.compute_dtype)
         value_embeddings = {layer: table(idx).to(self.compute_dtype) for layer, table in self.value_embeds.items()}
         return through_blocks(x0, value_embeddings, kv_cache)
 
     def _through_blocks(self, x0: Tensor, value_embeddings: dict[str, Tensor], kv_cache: KVCache | None) -> Tensor:
-        """Embeddings x0 (B, T, C), value embeddings (B, T, G*D) by layer -> normed hidden states (B, T, C)."""
+        """Return normed hidden states (B, T, C) for embeddings x0 (B, T, C) and value embeddings (B, T, G*D) by layer."""
         start = 0 if kv_cache is None else kv_cache.position
         cos, sin = rope_angles(torch.arange(start, start + x0.size(1), device=x0.device), self.config.head_dim)
         x = x0 = rms_norm(x0)
@@ -193,17 +193,18 @@ class GPT(nn.Module):
         return rms_norm(x)
 
     def compile_blocks(self) -> None:
-        """Run the blocks through torch.compile from now on, where there is no cache. Names in the state dict stay as they are.
+        """Run the blocks through torch.compile from now on, except with a KV cache. Names in the state dict do not change.
 
-        The lookups stay outside: compiled, their backward adds up the gradients of a row in whatever order the threads come, and no run could be repeated.
+        The embedding lookups are not compiled: their compiled backward sums the gradients of a row in a nondeterministic order, so runs would not be
+        reproducible.
         """
         expect_compile()
         self._compiled_blocks = torch.compile(self._through_blocks, dynamic=False)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None, kv_cache: KVCache | None = None, loss_reduction: str = "mean") -> Tensor:
-        """Token ids (B, T) -> float32 soft-capped logits (B, T, V); with targets (B, T), -1 ignored, the loss in nats.
+        """Return float32 soft-capped logits (B, T, V) for token ids (B, T), or, with targets (B, T), -1 ignored, the loss in nats.
 
-        loss_reduction: "mean" or "sum", a float32 scalar; "none", (B, T), without gradients.
+        loss_reduction "mean" or "sum" gives a float32 scalar, "none" gives (B, T) without gradients.
         """
         x = self.trunk(idx, kv_cache)
         if targets is None:
@@ -214,7 +215,7 @@ class GPT(nn.Module):
         return loss.view(targets.shape) if loss_reduction == "none" else loss
 
     def logits(self, x: Tensor) -> Tensor:
-        """Hidden states (B, T, C) -> float32 soft-capped logits (B, T, V)."""
+        """Return float32 soft-capped logits (B, T, V) for hidden states (B, T, C)."""
         return SOFTCAP * torch.tanh(self.lm_head(x)[..., : self.config.vocab_size].float() / SOFTCAP)
 
     def generate(self, tokens: Sequence[int], max_tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 42) -> Iterator[int]:
@@ -224,7 +225,7 @@ class GPT(nn.Module):
         return generate_tokens(self, tokens, max_tokens, temperature, top_k, seed)
 
     def num_params(self) -> dict[str, int]:
-        """Parameters by kind, and in total."""
+        """Return the number of parameters by kind, and the total."""
         parts = {
             "wte": [self.transformer.wte.weight],
             "lm_head": [self.lm_head.weight],
@@ -236,9 +237,9 @@ class GPT(nn.Module):
         return counts | {"total": sum(counts.values())}
 
     def flops_per_token(self) -> int:
-        """Operations of forward and backward per token: 6 for each weight of a matmul, 12 H D for each key of a layer's window.
+        """Return the FLOPs of forward and backward per token: 6 per weight of a matmul, 12 H D per key of a layer's window.
 
-        The count of Chowdhery et al. 2022, arXiv 2204.02311, appendix B; a window counts in full, as if every position saw all of it.
+        Counted as in Chowdhery et al. 2022, arXiv 2204.02311, appendix B; a window counts in full, as if every position saw all of it.
         """
         counts, width = self.num_params(), self.config.n_head * self.config.head_dim
         return 6 * (counts["blocks"] + counts["lm_head"]) + 12 * width * sum(self.config.windows)

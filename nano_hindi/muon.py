@@ -1,16 +1,16 @@
-"""Muon: momentum whose every update is made (nearly) orthogonal, for the matrices of the blocks. DistMuon shares the work over processes.
+"""Muon: momentum SGD with (nearly) orthogonalized updates, for the matrices of the blocks. DistMuon splits the work over ranks.
 
 One update of a matrix W with gradient G:
     momentum       M <- mu M + (1 - mu) G,  U = mu M + (1 - mu) G      Nesterov; K. Jordan 2024, kellerjordan.github.io/posts/muon. There M is a plain
-                                                                      sum; this average points the same way, and the next line forgets lengths
+                                                                      sum; this average has the same direction, and the next line normalizes
     polar factor   U <- about U (U'U)^-1/2                             Polar Express, Amsel et al. 2025, arXiv 2505.16932
-    variance       v <- beta2 v + (1 - beta2) mean(U^2), U <- U / sqrt(v), stretched back to its old Frobenius norm      NorMuon, arXiv 2510.05491
+    variance       v <- beta2 v + (1 - beta2) mean(U^2), U <- U / sqrt(v), rescaled to its old Frobenius norm      NorMuon, arXiv 2510.05491
     cautious decay W <- W - lr wd W, only where U and W agree in sign  Chen et al. 2025, arXiv 2510.12402
     step           W <- W - lr sqrt(max(1, rows/cols)) U
 
-Same-shaped matrices are stacked, and the kernel treats a stack at once.
+Matrices of the same shape are stacked, and the kernel updates a whole stack.
 
-Shapes: N matrices of one shape, K of them owned by this process (K = N where it is alone), R rows, C columns
+Shapes: N matrices of one shape, K of them owned by this rank (K = N on a single rank), R rows, C columns
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from torch import Tensor
 from nano_hindi.common import compute_dtype
 from nano_hindi.errors import UserError
 
-# Polynomials a x + b x^3 + c x^5 that, one after the other, bring singular values from [1e-3, 1] to within 0.134 of 1: each is the minimax one for the
-# interval that those before it leave (Amsel et al., theorem 4.1 and algorithm 3), with the paper's two guards against rounding (section 4.4): a safety
+# Polynomials a x + b x^3 + c x^5 that, applied in order, bring singular values from [1e-3, 1] to within 0.134 of 1: each is minimax optimal on the
+# interval left by those before it (Amsel et al., theorem 4.1 and algorithm 3), with the paper's two guards against rounding (section 4.4): a safety
 # factor of 1.01 on every step but the last, and a cushion of 0.02407 (its appendix G). tests/test_muon.py derives them again.
 POLAR_EXPRESS = (
     (8.205160414005569, -22.90193498705604, 16.460724910180307),
@@ -37,16 +37,17 @@ POLAR_EXPRESS = (
     (3.3060139701337676, -2.430227567449683, 0.4869515205509475),
     (2.3270569820839184, -1.692496733182747, 0.4213605389287794),
 )
-POLAR_LIMIT = (15 / 8, -10 / 8, 3 / 8)  # what the minimax polynomials tend to as the interval closes in on 1: every iteration beyond the fifth
-NORM_SAFETY = 1.01  # rounding may not lift a singular value above 1, where the first polynomial is steep (the paper's algorithm 1)
+POLAR_LIMIT = (15 / 8, -10 / 8, 3 / 8)  # limit of the minimax polynomials as the interval shrinks to 1: used for every iteration after the fifth
+NORM_SAFETY = 1.01  # keeps rounding from lifting a singular value above 1, where the first polynomial is steep (the paper's algorithm 1)
 TINY = 1e-20  # keeps a division by the norm of an all-zero matrix finite
-MIN_MEAN_SQUARE = 1e-10  # floor of the second moment (NorMuon's epsilon): a live row's is about 1 / max(R, C)
+MIN_MEAN_SQUARE = 1e-10  # floor of the second moment (NorMuon's epsilon): that of a nonzero row is about 1 / max(R, C)
 
 
 def polar_express(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The orthogonal polar factor of each matrix (K, R, C), approximately: singular vectors kept, singular values near 1. Returns `dtype`.
+    """Return the approximate orthogonal polar factor of each matrix (K, R, C), in `dtype`: the same singular vectors, singular values near 1.
 
-    After 5 steps a singular value of at least 1.01e-3 times the matrix's Frobenius norm is within 0.134 of 1; smaller ones are lifted less, zeros stay zero.
+    After 5 steps a singular value of at least 1.01e-3 times the matrix's Frobenius norm is within 0.134 of 1; smaller ones grow less,
+    zeros stay zero.
     """
     is_tall = matrices.size(-2) > matrices.size(-1)
     x = matrices.mT if is_tall else matrices  # so that the products below are the small ones
@@ -62,15 +63,16 @@ def polar_express(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
 
 
 def _quadratic(gram: Tensor, b: float, c: float) -> Tensor:
-    """b G + c G^2 for each G (K, R, R)."""
+    """Return b G + c G^2 for each G (K, R, R)."""
     return torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
 
 
 def _product_of_polynomials(gram: Tensor, coefficients: list[tuple[float, float, float]]) -> Tensor:
-    """What all iterations together multiply X (K, R, C) by, found from G = X X' (K, R, R) alone: two products with C columns are left, not ten.
+    """Return the product of the polynomials of all iterations on X (K, R, C), computed from G = X X' (K, R, R): two products with C columns, not ten.
 
     An iteration X <- P X with P = a I + b G + c G^2 turns G into P G P, and P commutes with every G. In half precision the smallest singular values would
-    drown in the rounding of G, where they stand squared; in float32 the result differs from the iteration's by 1e-3 at most, at a condition of 1e7.
+    be lost in the rounding of G, which holds their squares; in float32 the result differs from the iteration's by at most 1e-3, at a condition number
+    of 1e7.
     """
     product = None
     for i, (a, b, c) in enumerate(coefficients):
@@ -83,9 +85,10 @@ def _product_of_polynomials(gram: Tensor, coefficients: list[tuple[float, float,
 
 
 def second_moment_dim(rows: int, cols: int) -> int:
-    """The dimension that NorMuon's second moment averages over: each row's columns, but each column's rows where a matrix is wide.
+    """Return the dimension that NorMuon's second moment averages over: -1 (one value per row), or -2 (one value per column) for a wide matrix.
 
-    The paper keeps one value per row. The rows of a wide matrix with orthogonal rows all have length 1, so there is nothing to even out; its columns differ.
+    The paper keeps one value per row. The rows of a wide matrix with orthogonal rows all have norm 1, so there is nothing to normalize; its columns
+    differ.
     """
     return -1 if rows >= cols else -2
 
@@ -105,12 +108,13 @@ def muon_update(
     weight_decay: float,
     dtype: torch.dtype,
 ) -> None:
-    """One update of a stack of matrices, in place: weights, gradients and momentum (K, R, C), second moment (K, R, 1) or (K, 1, C), lr and grad_scale 0-d.
+    """Update a stack of matrices in place: weights, gradients and momentum (K, R, C), second moment (K, R, 1) or (K, 1, C), lr and grad_scale 0-d.
 
-    Where grad_scale is not finite nothing changes, without asking the device. The products are computed in `dtype`, everything else as stored.
+    If grad_scale is not finite, nothing changes; the host does not wait for the device to find out. The matmuls run in `dtype`, everything else in
+    the dtype of its tensors.
     """
     rows, cols = weights.shape[-2:]
-    is_good = torch.isfinite(grad_scale)
+    is_finite = torch.isfinite(grad_scale)
     gradients = gradients * grad_scale
     new_momentum = torch.lerp(momentum_buffer, gradients, 1 - momentum)
     direction = torch.lerp(gradients, new_momentum, momentum) if nesterov else new_momentum
@@ -126,14 +130,14 @@ def muon_update(
     step = lr * max(1, rows / cols) ** 0.5 * update
     if weight_decay:
         step = step + lr * weight_decay * torch.where(update * weights >= 0, weights, 0)
-    weights.sub_(torch.where(is_good, step, 0))
-    momentum_buffer.copy_(torch.where(is_good, new_momentum, momentum_buffer))
-    second_moment.copy_(torch.where(is_good, new_second_moment, second_moment))
+    weights.sub_(torch.where(is_finite, step, 0))
+    momentum_buffer.copy_(torch.where(is_finite, new_momentum, momentum_buffer))
+    second_moment.copy_(torch.where(is_finite, new_second_moment, second_moment))
 
 
 @dataclass
 class _Pending:
-    """A tensor that a collective may still be filling; `source` is what it reads, kept alive until then, `divisor` turns a sum into a mean."""
+    """A tensor that an async collective may still be writing. `source` is its input, kept alive until then; `divisor` turns a sum into a mean."""
 
     result: Tensor
     work: dist.Work | None = None
@@ -150,7 +154,7 @@ class _Pending:
 
 
 def _stack(tensors: list[Tensor], slots: int, like: Tensor) -> Tensor:
-    """`tensors` stacked into (slots, R, C); slots that are left over hold zeros, which the kernel keeps zero."""
+    """Return `tensors` stacked into (slots, R, C); unused slots hold zeros, which the kernel keeps zero."""
     stack = torch.empty((slots, *like.shape), dtype=like.dtype, device=like.device)
     if tensors:
         torch.stack(tensors, out=stack[: len(tensors)])
@@ -159,15 +163,15 @@ def _stack(tensors: list[Tensor], slots: int, like: Tensor) -> Tensor:
 
 
 def _scalar(value: Tensor | float, device: torch.device) -> Tensor:
-    """A 0-d tensor for the kernel, into which a number would be compiled."""
+    """Return `value` as a 0-d tensor: torch.compile would compile a number into the kernel."""
     return value if isinstance(value, Tensor) else torch.full((), value, device=device)
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon on one process. `params`: matrices, or (name, matrix) pairs; the state is kept by name, an unnamed matrix's name is its index.
+    """Muon on one rank. `params`: matrices, or (name, matrix) pairs; the state is stored by name, and the name of an unnamed matrix is its index.
 
     Each shape is one of `param_groups`. Raises ValueError for a parameter that is not a matrix.
-    Every matrix must have a gradient when the step is made: a missing one raises RuntimeError, since a stack moves as a whole.
+    Every matrix must have a gradient at each step: a missing one raises RuntimeError, since a stack is updated as a whole.
     """
 
     rank, world_size = 0, 1
@@ -191,7 +195,7 @@ class Muon(torch.optim.Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, "beta2": beta2, "weight_decay": weight_decay}
         super().__init__([{"params": named} for named in by_shape.values()], defaults)
 
-        self._momentum, self._second_moment = [], []  # one stack per group, this process's matrices only
+        self._momentum, self._second_moment = [], []  # one stack per group, this rank's matrices only
         for group in self.param_groups:
             first = group["params"][0]
             self._momentum.append(_stack([], self._slots(group), first))
@@ -200,14 +204,14 @@ class Muon(torch.optim.Optimizer):
         self._kernel = muon_update
 
     def compile_kernel(self) -> None:
-        """Compile the update, once per shape, at its next use. Call it where torch.compile is known to work."""
+        """Compile the update, once per shape, at its next use. Call this only if torch.compile works."""
         self._kernel = torch.compile(muon_update, dynamic=False)
 
     # ---- one update: reduce_gradients, grad_sq_norm, step
 
     @torch.no_grad()
     def reduce_gradients(self) -> None:
-        """Stack the gradients, and average them over the processes if there are several; returns while that is under way. A second call does nothing."""
+        """Stack the gradients and launch their average over the ranks, without waiting for it. A second call does nothing."""
         if self._gradients:
             return
         for group in self.param_groups:
@@ -219,15 +223,15 @@ class Muon(torch.optim.Optimizer):
             self._gradients.append(self._reduce_scatter(_stack(gradients, self._slots(group) * self.world_size, group["params"][0])))
 
     def grad_sq_norm(self) -> Tensor:
-        """Squared norm of the averaged gradients of the matrices that this process owns, 0-d float32: each matrix counts on one process."""
+        """Return the squared norm of the averaged gradients of this rank's matrices, 0-d float32: each matrix counts on one rank."""
         self.reduce_gradients()
         return torch.stack([torch.linalg.vector_norm(pending.wait(), dtype=torch.float32) for pending in self._gradients]).square().sum()
 
     @torch.no_grad()
     def step(self, grad_scale: Tensor | float | None = None) -> None:
-        """Update every matrix with its gradient times `grad_scale` (0-d tensor or number). Where that is not finite, weights and state stay as they are.
+        """Update every matrix with its gradient times `grad_scale` (0-d tensor or number). If that is not finite, weights and state do not change.
 
-        Reduces the gradients if that was not done. Waits for no device.
+        Calls `reduce_gradients` if that was not done. Never waits for the device.
         """
         self.reduce_gradients()
         device = self.param_groups[0]["params"][0].device
@@ -240,16 +244,16 @@ class Muon(torch.optim.Optimizer):
             self._kernel(weights, pending.wait(), momentum, second_moment, lr, scale, **settings, dtype=compute_dtype(device))
             updated.append(self._all_gather(weights))
         for group, pending in zip(self.param_groups, updated, strict=True):
-            for p, new in zip(group["params"], pending.wait(), strict=False):  # what remains is padding
+            for p, new in zip(group["params"], pending.wait(), strict=False):  # the rest is padding
                 p.copy_(new)
         self._gradients = []
 
     # ---- state
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """{"momentum", "second_moment"}, each {name: full tensor of its own}. Collective: every process calls it and gets the same, whatever their number.
+        """Return {"momentum", "second_moment"}, each {name: copy of the full tensor}. Collective: every rank gets the same, whatever the world size.
 
-        Rates and betas are not in it: they belong to the configuration.
+        Learning rates and betas are not in it: they belong to the configuration.
         """
         return {
             kind: {
@@ -261,12 +265,12 @@ class Muon(torch.optim.Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, dict[str, Tensor]]) -> None:
-        """Go on from a `state_dict()`, made by any number of processes. Raises UserError where its names or shapes are those of another model."""
+        """Restore a `state_dict()` saved with any world size. Raises UserError if its names or shapes are those of another model."""
         for kind, stacks in self._state():
             tensors = state_dict[kind]
             expected = {name for group in self.param_groups for name in group["param_names"]}
             if different := expected ^ tensors.keys():
-                raise UserError(f"the saved {kind} of Muon belongs to another model: {', '.join(sorted(different))} stands on one side only")
+                raise UserError(f"the saved {kind} of Muon belongs to another model: {', '.join(sorted(different))} missing or unexpected")
             for group, stack in zip(self.param_groups, stacks, strict=True):
                 for name, slot in zip(self._own(group, group["param_names"]), stack, strict=False):
                     if tensors[name].shape != slot.shape:
@@ -277,7 +281,7 @@ class Muon(torch.optim.Optimizer):
         yield "momentum", self._momentum
         yield "second_moment", self._second_moment
 
-    # ---- who owns what: process r has the slots r K to (r + 1) K of every group
+    # ---- ownership: rank r owns the slots r K to (r + 1) K of every group
 
     def _slots(self, group: dict) -> int:
         return -(-len(group["params"]) // self.world_size)
@@ -287,21 +291,21 @@ class Muon(torch.optim.Optimizer):
         return items[self.rank * slots : (self.rank + 1) * slots]
 
     def _reduce_scatter(self, stack: Tensor) -> _Pending:
-        """Gradients (K * world size, R, C) of this process -> the mean over all processes for its own slots (K, R, C)."""
+        """Reduce this rank's gradients (K * world size, R, C) to the mean over all ranks of its own slots (K, R, C)."""
         return _Pending(stack)
 
     def _all_gather(self, own: Tensor) -> _Pending:
-        """Own slots (K, R, C) -> everybody's (K * world size, R, C)."""
+        """Gather own slots (K, R, C) into those of all ranks (K * world size, R, C)."""
         return _Pending(own)
 
 
 class DistMuon(Muon):
-    """Muon over the processes of the default group: the same arguments, and the same result as Muon with the mean of their gradients.
+    """Muon over the ranks of the default process group: the same arguments, and the same result as Muon on the mean of their gradients.
 
-    Each shape is padded to a multiple of the number of processes. Each matrix is whole on one process, which gets its mean gradient by reduce-scatter,
-    keeps its state and computes its update; the new weights are all-gathered. All processes must hold the same parameters in the same order.
-    Gloo has no true reduce-scatter: PyTorch makes it from an all-reduce, twice the bytes.
-    In a single process without a process group it is Muon. Raises RuntimeError where torchrun started several ranks and there is no group yet.
+    Each shape is padded to a multiple of the world size. Each matrix is owned by one rank, which receives its mean gradient by reduce-scatter, keeps
+    its state and computes its update; the new weights are all-gathered. All ranks must hold the same parameters in the same order.
+    Gloo has no true reduce-scatter: PyTorch emulates it with an all-reduce, which sends twice the bytes.
+    On a single rank without a process group it is Muon. Raises RuntimeError if torchrun started several ranks and there is no group yet.
     """
 
     def __init__(self, *args, **kwargs):
@@ -316,7 +320,7 @@ class DistMuon(Muon):
             return super()._reduce_scatter(stack)
         own = stack.new_empty((stack.size(0) // self.world_size, *stack.shape[1:]))
         collective = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # the new name since torch 2.13
-        return _Pending(own, collective(own, stack, async_op=True), stack, self.world_size)  # a sum first: gloo has no mean
+        return _Pending(own, collective(own, stack, async_op=True), stack, self.world_size)  # sum, then divide: gloo has no mean
 
     def _all_gather(self, own: Tensor) -> _Pending:
         if self.world_size == 1:

@@ -1,7 +1,8 @@
 """The optimizers of a run behind one `step`: Muon for the matrices of the blocks, AdamW for everything else. Schedule, clipping, loss scale.
 
-An update on N processes: every gradient is averaged over them once (AdamW's by all-reduce, while the last backward goes on; Muon's by reduce-scatter),
-the squared norms are summed, one factor clips everything, the steps are made. Nothing here reads a value back from the device.
+An update on several ranks: every gradient is averaged over them once (AdamW's by all-reduce, overlapped with the last backward; Muon's by
+reduce-scatter), the squared norms are summed, one factor clips all gradients, and both optimizers step. Nothing here reads a value back
+from the device.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.muon import DistMuon, Muon
 
-REFERENCE_WIDTH = 768  # the rates of the embedding-like weights are given for this width, and scale with (n_embd / 768) to these powers
+REFERENCE_WIDTH = 768  # learning rates of embeddings and lm_head are given for this width, and scale with (n_embd / 768) to these powers
 EMBEDDING_WIDTH_EXPONENT = -0.5
 UNEMBEDDING_WIDTH_EXPONENT = -1.0  # lm_head adds up n_embd channels; at widths from 64 to 192 this was better than -0.5 (docs/LOG.md)
-RESID_LAMBDA_RATE = 0.01  # share of adamw_scalar_lr: these multiply the residual stream in every layer (nanochat's value)
-X0_LAMBDA_BETA1 = 0.96  # slower than the rest: a handful of scalars with noisy gradients (nanochat's value)
+RESID_LAMBDA_RATE = 0.01  # fraction of adamw_scalar_lr: these multiply the residual stream in every layer (nanochat's value)
+X0_LAMBDA_BETA1 = 0.96  # averages over more updates than the rest: a few scalars with noisy gradients (nanochat's value)
 # The blocks begin as the identity and the final norm cancels every scale, so in the first update the gradient of these scalars is nothing but rounding
-# (measured: 1e-10, against 1e-3 from the second update on). With AdamW's tiny eps each would make a full step in a random direction.
+# (measured: 1e-10, against 1e-3 from the second update on). With AdamW's tiny eps each would take a full step in a random direction.
 SCALAR_EPS = 1e-5
 
-# torch.amp.GradScaler's values, but the interval: a default run has only 1,907 updates
+# torch.amp.GradScaler's values, except for the interval: a default run has only 1,907 updates
 FIRST_LOSS_SCALE = 2.0**16
 LOSS_SCALE_INTERVAL = 200
 
 
 def learning_rate_scale(config: TrainConfig, update: int) -> float:
-    """Return the factor on every learning rate in update number `update` (from 0): linear warm-up that is never 0, then `config.lr_schedule`.
+    """Return the learning-rate multiplier for update number `update` (from 0): linear warm-up that is never 0, then `config.lr_schedule`.
 
-    "cosine" is half a cosine. "plateau" stays at 1 up to `constant_share` of the run, then falls in a straight line. Both end at `min_lr_ratio` in the last
+    "cosine" is half a cosine. "plateau" stays at 1 up to `constant_share` of the run, then decays linearly. Both end at `min_lr_ratio` in the last
     update; a run of a single update has 1.
     """
     warmup, last, end = config.warmup_updates, config.updates - 1, config.min_lr_ratio
@@ -50,7 +51,7 @@ def learning_rate_scale(config: TrainConfig, update: int) -> float:
 
 
 class TrainOptimizer:
-    """Muon (DistMuon where world.size > 1) and AdamW over all parameters of a GPT. Raises ValueError for a parameter that it has no place for."""
+    """Muon (DistMuon if world.size > 1) and AdamW over all parameters of a GPT. Raises ValueError for a parameter that neither takes."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, world: World):
         self.grad_clip, self.world = config.grad_clip, world
@@ -86,24 +87,24 @@ class TrainOptimizer:
         )
         for group in self._groups():
             group["initial_lr"] = group["lr"]
-        self._transfers: list[tuple[Tensor, dist.Work]] = []  # of the first so many of `_sending_order`: a gradient, and its sum that is under way
-        self._sending_order = [p for kind in ("lm_head", "value_embeds", "wte", "resid_lambdas", "x0_lambdas") for _, p in reversed(named[kind])]
+        self._all_reduces: list[tuple[Tensor, dist.Work]] = []  # those launched, a prefix of `_all_reduce_order`: gradient and its async all-reduce
+        self._all_reduce_order = [p for kind in ("lm_head", "value_embeds", "wte", "resid_lambdas", "x0_lambdas") for _, p in reversed(named[kind])]
         self._complete: set[Tensor] | None = None  # parameters whose gradient is that of the whole update; None outside its last backward
         if world.size > 1:
-            for p in self._sending_order:
+            for p in self._all_reduce_order:
                 p.register_post_accumulate_grad_hook(self._on_gradient)
 
     def compile(self) -> None:
-        """Compile Muon's kernel (AdamW's is a fused one). Call it where torch.compile is known to work."""
+        """Compile Muon's kernel (AdamW's is a fused one). Call this only if torch.compile works."""
         self.muon.compile_kernel()
 
     # ---- one update
 
     @contextlib.contextmanager
     def last_backward(self) -> Iterator[None]:
-        """For the last backward of an update: in this block each gradient of AdamW sets off for the other processes as soon as it is complete.
+        """Launch the all-reduce of each AdamW gradient as soon as it is complete. Use this block for the last backward of an update.
 
-        One that has set off stands, also where memory ends in the block and the caller computes all gradients again.
+        Launched all-reduces stay valid even if memory runs out in the block and the caller computes all gradients again.
         """
         self._complete = set()
         try:
@@ -114,58 +115,58 @@ class TrainOptimizer:
     def _on_gradient(self, p: Tensor) -> None:
         if self._complete is not None:
             self._complete.add(p)
-            self._send(self._complete)
+            self._launch_all_reduces(self._complete)
 
-    def _send(self, complete: Collection[Tensor]) -> None:
-        """Set off with the gradients of `complete`, in the order that all processes keep to (that of a backward): up to the first that is missing."""
-        for p in self._sending_order[len(self._transfers) :]:
+    def _launch_all_reduces(self, complete: Collection[Tensor]) -> None:
+        """Launch async all-reduces of the gradients in `complete`, up to the first missing one, in an order fixed across ranks (that of backward)."""
+        for p in self._all_reduce_order[len(self._all_reduces) :]:
             if p not in complete:
                 break
-            self._transfers.append((p.grad, dist.all_reduce(p.grad, async_op=True)))
+            self._all_reduces.append((p.grad, dist.all_reduce(p.grad, async_op=True)))
 
     @torch.no_grad()
     def step(self, lr_scale: float | Tensor, grad_divisor: float = 1.0) -> Tensor:
-        """Make one update from the gradients of all processes, averaged and divided by `grad_divisor` (the loss scale), then forget them.
+        """Make one update from the gradients of all ranks, averaged and divided by `grad_divisor` (the loss scale), then clear them.
 
-        `lr_scale` multiplies all rates; a 0-d tensor on the device lets a CUDA graph of this step be replayed with other rates.
+        `lr_scale` multiplies all learning rates; a 0-d tensor on the device lets a CUDA graph of this step be replayed with other learning rates.
 
-        Returns the norm of that gradient over all parameters, before clipping: 0-d float32, the same on every process. Where it is not finite,
-        weights, moments and step counts stay as they are; the device decides that by itself. Raises RuntimeError for a parameter without a gradient.
+        Returns the norm of that gradient over all parameters, before clipping: 0-d float32, the same on every rank. If it is not finite,
+        weights, moments and step counts do not change; this is decided on the device. Raises RuntimeError for a parameter without a gradient.
         """
         for group in self._groups():
             group["lr"] = group["initial_lr"] * lr_scale
         self._average_gradients()
         norm = self._grad_norm() / grad_divisor
         clip = (self.grad_clip / norm).clamp_max(1.0) if self.grad_clip else torch.ones_like(norm)
-        is_good = torch.isfinite(norm)
-        scale = torch.where(is_good, clip / grad_divisor, torch.nan)
+        is_finite = torch.isfinite(norm)
+        scale = torch.where(is_finite, clip / grad_divisor, torch.nan)
         self.muon.step(scale)
-        # the fused kernel divides by grad_scale and leaves everything alone where found_inf is 1: the hooks that GradScaler uses
-        self.adamw.grad_scale, self.adamw.found_inf = scale.reciprocal(), (~is_good).float()
+        # the fused kernel divides by grad_scale and skips the update if found_inf is 1: the attributes that GradScaler sets
+        self.adamw.grad_scale, self.adamw.found_inf = scale.reciprocal(), (~is_finite).float()
         self.adamw.step()
         self.zero_grad()
         return norm
 
     def zero_grad(self) -> None:
-        """Forget all gradients and free their memory."""
+        """Clear all gradients and free their memory."""
         self.adamw.zero_grad(set_to_none=True)
         self.muon.zero_grad(set_to_none=True)
 
     def _average_gradients(self) -> None:
-        """Every gradient becomes its mean over the processes (Muon's: those that this process owns). Those that are left set off together."""
+        """Replace every gradient by its mean over the ranks (of Muon's, those that this rank owns). Launches the all-reduces that are left."""
         for name, p in self._adamw_parameters():
             if p.grad is None:
                 raise RuntimeError(f"{name} has no gradient: every parameter needs one before each step (was backward called?)")
         if self.world.size > 1:
-            self._send({*self._sending_order})
+            self._launch_all_reduces({*self._all_reduce_order})
         self.muon.reduce_gradients()
-        for p, (gradient, transfer) in zip(self._sending_order, self._transfers, strict=False):
-            transfer.wait()
-            p.grad = gradient.div_(self.world.size)  # a sum first: gloo has no mean
-        self._transfers = []
+        for p, (gradient, work) in zip(self._all_reduce_order, self._all_reduces, strict=False):
+            work.wait()
+            p.grad = gradient.div_(self.world.size)  # sum, then divide: gloo has no mean
+        self._all_reduces = []
 
     def _grad_norm(self) -> Tensor:
-        """Norm of the averaged gradient of all parameters: each matrix of Muon counts on its owner, AdamW's on the main process."""
+        """Return the norm of the averaged gradient of all parameters: each of Muon's matrices counts on its owner, AdamW's parameters on rank 0."""
         square = self.muon.grad_sq_norm()
         if self.world.is_main:
             norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for _, p in self._adamw_parameters()]
@@ -177,7 +178,7 @@ class TrainOptimizer:
     # ---- state
 
     def state_dict(self) -> dict:
-        """{"muon": see Muon, "adamw": {name: {"step", "exp_avg", "exp_avg_sq"}}}. Collective; the same for any number of processes.
+        """Return {"muon": see Muon, "adamw": {name: {"step", "exp_avg", "exp_avg_sq"}}}. Collective; the same for any world size.
 
         AdamW's tensors are the live ones, as in torch.optim: save them before the next step. Before the first step AdamW has no state.
         """
@@ -187,11 +188,11 @@ class TrainOptimizer:
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Go on from a `state_dict()`, made by any number of processes. Raises UserError where it belongs to another model."""
+        """Restore a `state_dict()` saved with any world size. Raises UserError if it belongs to another model."""
         parameters, saved = dict(self._adamw_parameters()), state_dict["adamw"]
         if saved and saved.keys() != parameters.keys():
             raise UserError(
-                f"the saved state of AdamW belongs to another model: {', '.join(sorted(saved.keys() ^ parameters.keys()))} stands on one side only"
+                f"the saved state of AdamW belongs to another model: {', '.join(sorted(saved.keys() ^ parameters.keys()))} missing or unexpected"
             )
         for name, tensors in saved.items():
             if tensors["exp_avg"].shape != parameters[name].shape:
@@ -210,14 +211,17 @@ class TrainOptimizer:
 
 
 class LossScale:
-    """The factor on the loss that keeps fp16 gradients representable; 1 where it is not `enabled`. Halves at an overflow, doubles after 200 good updates."""
+    """The factor on the loss that keeps fp16 gradients representable; 1 unless `enabled`.
+
+    It halves at an overflow, and doubles after 200 updates in a row with a finite gradient norm.
+    """
 
     def __init__(self, enabled: bool):
         self.enabled, self.good_updates = enabled, 0
         self.value = FIRST_LOSS_SCALE if enabled else 1.0
 
     def adjust(self, is_finite: bool) -> None:
-        """Take note of an update: whether its gradient norm was finite."""
+        """Adjust the scale after an update, given whether its gradient norm was finite."""
         if not self.enabled:
             return
         self.good_updates = self.good_updates + 1 if is_finite else 0
@@ -230,6 +234,6 @@ class LossScale:
         return {"enabled": self.enabled, "value": self.value, "good_updates": self.good_updates}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Go on from a `state_dict()`; a run that comes from, or goes to, a device without fp16 begins anew."""
+        """Restore a `state_dict()`. If the saved run or this one has no loss scaling, the initial value stays."""
         if self.enabled and state_dict["enabled"]:
             self.value, self.good_updates = state_dict["value"], state_dict["good_updates"]

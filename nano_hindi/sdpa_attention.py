@@ -1,4 +1,6 @@
-"""Attention with PyTorch's scaled_dot_product_attention (SDPA), which runs everywhere: the fallback of flash_attention.py, and its yardstick.
+"""Attention with PyTorch's scaled_dot_product_attention (SDPA), which runs everywhere.
+
+It is the fallback of flash_attention.py, and the reference of its probe.
 
 A window is computed in blocks of queries, each against its own slice of keys: never a T x T mask. `left` is FlashAttention's: a query sees
 itself and the `left` keys before it; -1 means all of them.
@@ -15,16 +17,17 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-# Behind a cache every token has keys of another number. cuDNN, which PyTorch prefers on Hopper, makes a plan for each number: 55 ms a token (tests/gpu, H200).
+# With a cache, the number of keys differs for every token. cuDNN, which PyTorch prefers on Hopper, builds a plan for each number: 55 ms per token
+# (tests/gpu, H200).
 CACHED_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 BLOCK = 128  # queries that share one slice of keys: at a window of 256, 64 measured the same and 256 slower
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, left: int) -> Tensor:
-    """Causal attention within a sequence: q (B, T, H, D), k, v (B, T, G, D) -> (B, T, H, D). Differentiable."""
+    """Compute causal attention within a sequence: q (B, T, H, D), k, v (B, T, G, D) -> (B, T, H, D). Differentiable."""
     if left >= 0:
         return _attend_window(q, k, v, left, 0)
-    # enable_gqa=True may fall silently to the O(T^2) math kernel where flash is not built: hand each query head its own K and V
+    # enable_gqa=True may silently fall back to the O(T^2) math kernel if flash is not built: give each query head its own K and V
     k, v = (expand_heads(x, q.shape[2]).transpose(1, 2) for x in (k, v))
     return scaled_dot_product_attention(q.transpose(1, 2), k, v, is_causal=True).transpose(1, 2)
 
@@ -35,7 +38,7 @@ def expand_heads(x: Tensor, n_head: int) -> Tensor:  # (B, N, G, D) -> (B, N, H,
 
 
 def _fold_heads(q: Tensor, G: int) -> Tensor:
-    """(B, T, H, D) -> (B, G, T*R, D): the R query heads of a K/V head become further queries of it, so K and V are read once and not copied."""
+    """Reshape (B, T, H, D) to (B, G, T*R, D): the R query heads of a K/V head become more queries of it, so K and V are read once and not copied."""
     B, T, H, D = q.shape
     return q.reshape(B, T, G, H // G, D).transpose(1, 2).reshape(B, G, T * (H // G), D)
 
@@ -46,14 +49,14 @@ def _unfold_heads(out: Tensor, T: int) -> Tensor:  # (B, G, T*R, D) -> (B, T, H,
 
 
 def _attend_window(q: Tensor, k: Tensor, v: Tensor, left: int, offset: int) -> Tensor:
-    """Blocks of queries against their own slice of keys: O(T * window) time and memory, the largest mask R*BLOCK x (left + BLOCK).
+    """Attend in blocks of queries, each to its own slice of keys: O(T * window) time and memory, the largest mask R*BLOCK x (left + BLOCK).
 
-    q (B, T, H, D) stands at keys offset..offset+T of k, v (B, offset+T, G, D). All blocks share one mask, since only distances count.
+    q (B, T, H, D) has key positions offset..offset+T of k, v (B, offset+T, G, D). All blocks share one mask, since only distances matter.
     """
     T, G = q.shape[1], k.shape[2]
     R = q.shape[2] // G
     left = min(left, offset + T)
-    reach = -(-left // BLOCK) * BLOCK  # slices begin at multiples of BLOCK before their block: aligned for the GPU, and joined from whole pieces
+    reach = -(-left // BLOCK) * BLOCK  # slices begin at multiples of BLOCK before their block: aligned for the GPU, and joined from whole chunks
     rows = min(BLOCK, T)
     distance = torch.arange(reach, reach + rows, device=q.device)[:, None] - torch.arange(reach + rows, device=q.device)
     mask = torch.zeros(distance.shape, dtype=q.dtype, device=q.device).masked_fill((distance < 0) | (distance > left), float("-inf"))
@@ -62,24 +65,24 @@ def _attend_window(q: Tensor, k: Tensor, v: Tensor, left: int, offset: int) -> T
     keys, values = (_slices(x.transpose(1, 2), offset) for x in (k, v))
     outs = []
     for i, q_block in enumerate(_fold_heads(q, G).split(BLOCK * R, 2)):
-        first = offset + i * BLOCK  # the key at which the block's first query stands
+        first = offset + i * BLOCK  # the key position of the block's first query
         start, end = max(0, first - reach), first + q_block.shape[2] // R
         block_mask = mask[: q_block.shape[2], start - first + reach : end - first + reach]
-        if offset:  # then a row may begin anywhere, and a GPU's kernel reads it 16 bytes at a time
+        if offset:  # then a row may begin at any address, but a GPU kernel reads it 16 bytes at a time
             block_mask = block_mask.contiguous()
         outs.append(scaled_dot_product_attention(q_block, keys(start, end), values(start, end), attn_mask=block_mask))
     return _unfold_heads(torch.cat(outs, 2), T)
 
 
 def _slices(x: Tensor, offset: int) -> Callable[[int, int], Tensor]:
-    """A function (start, end) -> x[:, :, start:end].
+    """Return a function (start, end) -> x[:, :, start:end].
 
-    For training it joins whole pieces: the gradient of a plain slice is as long as all of x, and one per block would make that O(T^2).
+    For training it concatenates whole chunks: the gradient of a plain slice is as long as all of x, and one per block would make that O(T^2).
     """
     if offset or not (torch.is_grad_enabled() and x.requires_grad):
         return lambda start, end: x[:, :, start:end]
-    pieces = x.split(BLOCK, 2)
-    return lambda start, end: torch.cat(pieces[start // BLOCK : -(-end // BLOCK)], 2)
+    chunks = x.split(BLOCK, 2)
+    return lambda start, end: torch.cat(chunks[start // BLOCK : -(-end // BLOCK)], 2)
 
 
 def attend_cached(
@@ -92,9 +95,9 @@ def attend_cached(
     left: int,
     attend: Callable[[Tensor, Tensor, Tensor, int], Tensor] = attend,
 ) -> Tensor:
-    """Write k, v (B, N, G, D) into the caches (B, S, G, D) at cache_seqlens, then let q (B, T, H, D) attend to them: it reads the window's keys alone.
+    """Write k, v (B, N, G, D) into the caches (B, S, G, D) at cache_seqlens, then attend with q (B, T, H, D), which reads only the window's keys.
 
-    `attend` computes a prompt that starts an empty cache.
+    `attend` computes attention for a prompt that starts an empty cache.
     """
     if isinstance(cache_seqlens, Tensor):
         with sdpa_kernel(CACHED_KERNELS):
@@ -116,7 +119,7 @@ def attend_cached(
 
 
 def _attend_rows(q, k_cache, v_cache, k, v, cache_seqlens, left) -> Tensor:
-    """attend_cached for rows of different lengths, told in a tensor (B,) on the device and never read back."""
+    """Compute attend_cached for rows of different lengths, given as a tensor (B,) on the device that is never read back."""
     (B, T), (S, G), device = q.shape[:2], k_cache.shape[1:3], q.device
     R = q.shape[2] // G
     row = torch.arange(B, device=device)[:, None]
@@ -125,7 +128,7 @@ def _attend_rows(q, k_cache, v_cache, k, v, cache_seqlens, left) -> Tensor:
         k_cache[row, slots] = k
         v_cache[row, slots] = v
         cache_seqlens = cache_seqlens + k.shape[1]
-    position = cache_seqlens.long()[:, None] - T + torch.arange(T, device=device)  # (B, T): the key at which each query stands
+    position = cache_seqlens.long()[:, None] - T + torch.arange(T, device=device)  # (B, T): the key position of each query
     outs = []
     for pos, q_block in zip(position.split(BLOCK, 1), _fold_heads(q, G).split(BLOCK * R, 2), strict=True):
         span = left + pos.shape[1]  # keys that a block can see

@@ -111,7 +111,7 @@ def test_no_code_of_a_file_is_run(tmp_path, monkeypatch, writer):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "checkpoint_step1.pt"
     writer({**state(1), "metrics": Hostile()}, path)
-    with pytest.raises(UserError, match="damaged or no checkpoint"):
+    with pytest.raises(UserError, match="damaged or not a checkpoint"):
         ckpt.load_checkpoint(path)
     assert not (tmp_path / "hostile_was_here").exists()
 

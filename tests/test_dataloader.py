@@ -103,7 +103,7 @@ def test_an_id_outside_the_vocabulary_never_reaches_the_model(tmp_path):
     tokens = np.arange(5 * T + 1)
     tokens[3 * T + 2] = VOCAB
     path = write_tokens(tmp_path / "train.bin", tokens)
-    with pytest.raises(UserError, match=rf"train\.bin holds token id {VOCAB}, but the vocabulary has {VOCAB} pieces"):
+    with pytest.raises(UserError, match=rf"train\.bin holds token id {VOCAB}, but the vocabulary has {VOCAB} tokens"):
         loader(path).batch(0, 5)
     with pytest.raises(UserError, match=f"id {VOCAB}"):
         list(val_batches(path, T, 2, 10**6, VOCAB))

@@ -202,7 +202,7 @@ def test_a_rank_that_is_killed_ends_a_run_of_days_at_once_and_is_named(data_dir,
         said = job.wait()
     assert f"failed (exitcode: -9) local_rank: 1 (pid: {victim})" in said  # torchrun's own words
     assert re.search(r"Root Cause.*\n.*\n.*\n.*\n +rank +: 1 ", said)
-    assert said.count("error: another process of this run is gone") == 1
+    assert said.count("error: another rank of this run has exited") == 1
     assert "[rank0]: Traceback" not in said
 
 
@@ -224,7 +224,7 @@ def test_a_rank_with_other_weights_is_named_before_they_are_saved(data_dir, tmp_
     with torchrun(2, tmp_path / "records", data_dir, tmp_path / "run", events=("spoil:1:13:0",)) as job:
         said = job.wait()
     assert job.process.returncode != 0
-    assert re.search(r"error: not the weights of process 0 on \S+: process 1 on \S+ \(lm_head.weight", said)
+    assert re.search(r"error: not the weights of rank 0 on \S+: rank 1 on \S+ \(lm_head.weight", said)
     assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [20]
     assert "Traceback" not in said.split("torch/distributed/elastic")[0]
 
@@ -306,7 +306,7 @@ def test_a_machine_with_other_data_is_refused(hosts, data_dir, tmp_path):
     codes, said = hosts.run(tmp_path, {"a": data_dir, "b": tmp_path / "data"})
     for host in "ab":
         assert codes[host] == 1
-        assert "error: not the data of process 0 on hosta: process 1 on hostb (train.bin); copy" in said[host]
+        assert "error: not the data of rank 0 on hosta: rank 1 on hostb (train.bin); copy" in said[host]
     assert not list_checkpoints(tmp_path / "a")
 
 

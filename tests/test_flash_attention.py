@@ -531,7 +531,7 @@ def test_fa3_that_crashes_behind_its_verdict_is_passed_over(fa3_build):
 def test_fa3_that_hangs_is_passed_over_in_time(monkeypatch, fa3_build):
     monkeypatch.setattr(fa3_child, "TIMEOUT", 4)
     fa3_build((12, 0), "time.sleep(600)")
-    assert choose() == "sdpa (fa3: no result of the probe after 4 s)"  # or it waits ten minutes, and this test for its limit
+    assert choose() == "sdpa (fa3: no result from the probe after 4 s)"  # or it waits ten minutes, and this test for its limit
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def test_none_gives_each_tokens_loss_and_zero_where_ignored():
 
 def test_none_refuses_to_lose_a_gradient_that_is_wanted():
     x, weight, targets = make(4, 8, 7)
-    with pytest.raises(RuntimeError, match="makes no gradients"):
+    with pytest.raises(RuntimeError, match="computes no gradients"):
         softcapped_cross_entropy(x, weight, targets, reduction="none")
     softcapped_cross_entropy(x.detach(), weight.detach(), targets, reduction="none")
 

@@ -280,4 +280,4 @@ def test_too_many_processes_are_refused_with_numbers_that_work(data_dir, tmp_pat
     ]
     done = run_script(*argv)
     assert done.returncode != 0
-    assert "these numbers of processes work: 1, 2, 4, 8" in done.stderr
+    assert "these numbers of ranks work: 1, 2, 4, 8" in done.stderr

@@ -39,7 +39,7 @@ def its_errors_reach_all(world: World) -> None:
 
 def equal_facts_pass_and_others_are_named(world: World) -> None:
     require_same(world, "data", {"a": 1, "b": "x"}, "copy it")
-    with pytest.raises(UserError, match=r"not the data of process 0 on \S+: process 1 on \S+ \(b\); process 2 on \S+ \(a, b\); copy it"):
+    with pytest.raises(UserError, match=r"not the data of rank 0 on \S+: rank 1 on \S+ \(b\); rank 2 on \S+ \(a, b\); copy it"):
         require_same(world, "data", {"a": max(1, world.rank), "b": world.rank}, "copy it")
 
 
