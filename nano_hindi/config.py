@@ -98,7 +98,7 @@ class TrainConfig:
     gradient_accumulation_steps: int = _opt(4, "steps (micro-steps) per update (optimizer step)")
     device_batch_size: int | str = _opt("auto", "sequences per forward pass on a device, or auto: measured before the first update", _auto_or_int)
     seed: int = _opt(42, "seed of the initial weights and of the data order")
-    # learning rates (at full schedule) and their shape
+    # peak learning rates, and the schedule
     muon_lr: float = _opt(0.02, "learning rate of the matrices in the blocks (Muon)")
     adamw_embedding_lr: float = _opt(0.2, "learning rate of wte (AdamW), times (n_embd/768)^-0.5")
     adamw_value_embedding_lr: float = _opt(0.2, "learning rate of the value embeddings (AdamW), times (n_embd/768)^-0.5")
@@ -107,7 +107,7 @@ class TrainConfig:
     warmup_steps: int = _opt(1000, "steps of linear warm-up, at most a fifth of the run")
     lr_schedule: str = _opt("cosine", "after the warm-up: cosine, or plateau (constant, then linear decay)")
     constant_share: float = _opt(0.4, "plateau only: fraction of the run, warm-up included, before the learning rates begin to decay")
-    min_lr_ratio: float = _opt(0.1, "learning rate of the last update, as a fraction of the full one")
+    min_lr_ratio: float = _opt(0.1, "learning rate of the last update, as a fraction of the peak")
     # the optimizers
     muon_momentum: float = _opt(0.95, "Nesterov momentum of Muon")
     muon_beta2: float = _opt(0.95, "decay of Muon's factored second moment (NorMuon)")

@@ -50,7 +50,7 @@ def polar_express(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
     zeros stay zero.
     """
     is_tall = matrices.size(-2) > matrices.size(-1)
-    x = matrices.mT if is_tall else matrices  # so that the products below are the small ones
+    x = matrices.mT if is_tall else matrices  # so that X X' below is the smaller of the two Gram matrices
     norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
     x = (x / (NORM_SAFETY * norm).clamp_min(TINY)).to(dtype)
     coefficients = list(itertools.islice(itertools.chain(POLAR_EXPRESS, itertools.repeat(POLAR_LIMIT)), steps))

@@ -89,7 +89,7 @@ class TrainOptimizer:
             group["initial_lr"] = group["lr"]
         self._all_reduces: list[tuple[Tensor, dist.Work]] = []  # those launched, a prefix of `_all_reduce_order`: gradient and its async all-reduce
         self._all_reduce_order = [p for kind in ("lm_head", "value_embeds", "wte", "resid_lambdas", "x0_lambdas") for _, p in reversed(named[kind])]
-        self._complete: set[Tensor] | None = None  # parameters whose gradient is that of the whole update; None outside its last backward
+        self._complete: set[Tensor] | None = None  # parameters whose accumulated gradient is complete; None outside the last backward of an update
         if world.size > 1:
             for p in self._all_reduce_order:
                 p.register_post_accumulate_grad_hook(self._on_gradient)
