@@ -21,25 +21,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         may_be_empty=("--prompt",),
         prog="generate.py",
-        description="Continue Hindi text with a trained model. Without a prompt: a few prompts of its own.",
+        description="Continue Hindi text with a trained model. Without --prompt: a few built-in prompts.",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE|DIR", help="a checkpoint, a model.pt, or a folder that holds them")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--prompt", metavar="TEXT", help="text to continue; - reads it from stdin, an empty one starts from nothing")
-    what.add_argument("--interactive", action="store_true", help="write a text together, line by line")
-    parser.add_argument(
-        "--num_samples", type=int, default=1, metavar="N", help="texts for each prompt, written at once, with a line --- between them"
-    )
+    what.add_argument("--prompt", metavar="TEXT", help="text to continue; - reads it from stdin; empty: generate from nothing")
+    what.add_argument("--interactive", action="store_true", help="write a text together with the model, line by line")
+    parser.add_argument("--num_samples", type=int, default=1, metavar="N", help="texts per prompt, generated in one batch, separated by a line ---")
     for name, setting in SETTINGS.items():
         parser.add_argument(f"--{name}", default=setting.default, metavar=setting.metadata["metavar"], help=setting.metadata["help"])
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="without it: cuda where there is one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
     args = parser.parse_args(argv)
     given = {name: text for name, text in vars(args).items() if name in SETTINGS and text != SETTINGS[name].default}
     args.settings = Settings(**{name: parse_setting(name, f"--{name}", text) for name, text in given.items()})
     if args.num_samples < 1:
         raise UserError(f"--num_samples must be at least 1, not {args.num_samples}")
     if args.interactive and args.num_samples > 1:
-        raise UserError("--interactive writes one text; leave --num_samples away")
+        raise UserError("--interactive writes one text; omit --num_samples")
     return args
 
 
@@ -50,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
     trained = load_for_inference(args.checkpoint)
     model, tokenizer = build_model(trained, pick_device(args.device)), trained.tokenizer
-    del trained  # its tensors are mapped from the file, and Windows would not let a training run delete that
+    del trained  # its tensors are memory-mapped, and on Windows a training run could not delete the file
     if args.interactive:
         from nano_hindi.inference.chat import talk
 
@@ -70,9 +68,9 @@ def read_prompts(prompt: str | None) -> tuple[str, ...]:
 
 
 def print_texts(model, tokenizer, prompt: str, settings: Settings, n_texts: int) -> None:
-    """Print the prompt and its continuation as it comes; further texts, written at the same time, follow when all are done.
+    """Print the prompt and stream its continuation; further texts of the batch are printed when all are done.
 
-    Raises KeyboardInterrupt after Ctrl-C, when all that was written is out.
+    After Ctrl-C, prints everything generated so far, then raises KeyboardInterrupt.
     """
     waiting = [""] * (n_texts - 1)
     with collected_interrupts() as stop:

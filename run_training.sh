@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# From nothing to Hindi text: environment, data, training, samples. What is there already is not made again, and a run goes on where it stopped.
+# Run everything: environment, data, training, samples. Existing outputs are kept, and a stopped run is resumed.
 usage="usage: bash run_training.sh [sample] [flags of train.py ...]
   (nothing)   Sangraha from the Hugging Face hub, the 25m model
   sample      a small corpus of stories made here, the tiny model: minutes, no hub
-Flags go on to train.py, such as --total_tokens 100000000, --checkpoint_dir DIR, --dry_run; paths count from the folder of this file.
+Flags are passed to train.py, such as --total_tokens 100000000, --checkpoint_dir DIR, --dry_run; paths are relative to the folder of this file.
 With --data_dir DIR, nothing is prepared: DIR holds the output of data/preprocess.py.
-Start it again to go on after a stop. Exit codes: those of setup_env.sh, then of the script that failed; 130 after Ctrl-C."
+Start it again to resume a stopped run. Exit codes: those of setup_env.sh, then of the script that failed; 130 after Ctrl-C."
 case "${1:-}" in -h | --help)
     echo "$usage"
     exit 0
@@ -14,7 +14,7 @@ esac
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
 export PYTHONUTF8=1
-trap : INT # Ctrl-C is for the script at work, whose exit code then ends this one too
+trap : INT # Ctrl-C stops the running script, whose exit code then ends this one too
 
 if [ "${1:-}" = sample ]; then
     shift
@@ -42,20 +42,20 @@ python="${VENV:-venv}/bin/python"
 
 if [ ! -f "$data/preprocess_meta.txt" ]; then # written last: without it, the data is not finished
     if [ -n "$own_data" ]; then
-        echo "error: there is no prepared data in $data (no preprocess_meta.txt): make it with data/preprocess.py --output_dir, or leave --data_dir out" >&2
+        echo "error: there is no prepared data in $data (no preprocess_meta.txt): make it with data/preprocess.py --output_dir, or omit --data_dir" >&2
         exit 2
     fi
-    if [ ! -f "$raw/hindi_corpus.txt" ]; then # it takes that name when it is whole
-        echo "training: getting the text, into $raw"
+    if [ ! -f "$raw/hindi_corpus.txt" ]; then # it gets this name when it is complete
+        echo "training: downloading or writing the text to $raw"
         "$python" data/download.py ${download[@]+"${download[@]}"} || exit $?
     fi
-    echo "training: turning the text into tokens, into $data"
+    echo "training: tokenizing the text into $data"
     "$python" data/preprocess.py ${preprocess[@]+"${preprocess[@]}"} || exit $?
 fi
 
 rc=0
 "$python" train.py ${train[@]+"${train[@]}"} --resume auto "$@" || rc=$?
-if [ "$rc" = 130 ]; then echo "training: stopped; start me again to go on"; fi
+if [ "$rc" = 130 ]; then echo "training: stopped; start me again to continue"; fi
 if [ "$rc" != 0 ] || [ -n "$no_samples" ]; then exit "$rc"; fi
 echo "training: samples of $checkpoints"
 "$python" generate.py --checkpoint "$checkpoints"

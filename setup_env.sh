@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Make ./venv ready: the packages of requirements.txt, with the PyTorch build that fits this machine. Silent when it is ready already.
+# Set up ./venv: the packages of requirements.txt, with the PyTorch build for this machine. Prints nothing if it is ready.
 #   bash setup_env.sh
 #   PYTHON=python3.12            the Python to start from (3.10 or newer)
-#   VENV=DIR                     another folder than venv
+#   VENV=DIR                     a folder other than venv
 #   TORCH_INDEX_URL=URL          the pip index to take PyTorch from, whatever the GPU; to change the build later, delete venv first
-# Exit codes: 0 ready, 1 no Python that will do, 3 no virtual environment, 4 pip failed, 5 the packages do not import.
+# Exit codes: 0 ready, 1 no suitable Python, 3 no virtual environment, 4 pip failed, 5 the packages do not import.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
 export PYTHONUTF8=1
-trap 'echo "setup: stopped; start me again to go on" >&2; exit 130' INT
+trap 'echo "setup: stopped; start me again to continue" >&2; exit 130' INT
 
 fail() { # code, message
     echo "error: $2" >&2
@@ -54,7 +54,7 @@ choose_build() {
     fi
 }
 
-# Set `base` to a Python of 3.10 or newer: PYTHON, or the first that will do.
+# Set `base` to Python 3.10 or newer: $PYTHON, or the first suitable one.
 find_python() {
     local candidate answer old=
     for candidate in ${PYTHON:+"$PYTHON"} ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 python}; do
@@ -72,8 +72,8 @@ find_python() {
 
 venv="${VENV:-venv}"
 python="$venv/bin/python"
-stamp="$venv/.requirements" # a copy of requirements.txt, written last: whatever else lies in venv, without it the set-up is not finished
-works() { "$python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; } # not after an upgrade of the Python below it
+stamp="$venv/.requirements" # a copy of requirements.txt, written last: without it, the setup is not finished
+works() { "$python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; } # fails after an upgrade of the underlying Python
 if cmp -s requirements.txt "$stamp" && works; then exit 0; fi
 rm -f "$stamp"
 
@@ -93,16 +93,16 @@ if [ -n "${TORCH_INDEX_URL:-}" ]; then
 elif [ "$(uname -s)" != Linux ] || [ "$build" = cu130 ]; then
     from=() what="the default build" # on Linux PyPI has cu130
 elif [ "$build" = cpu ]; then
-    # 2.x+cpu is newer than 2.x; where that index is out of reach, what pip knows will do, at once and without five warnings
+    # 2.x+cpu is newer than 2.x; if that index is not reachable, use the default index, without retries and their warnings
     from=(--retries 0 --extra-index-url https://download.pytorch.org/whl/cpu) what="the CPU build"
 else
     from=(--index-url "https://download.pytorch.org/whl/$build") what="for $build"
 fi
-quiet=-qq # errors alone; on a terminal pip shows how far its downloads are
+quiet=-qq # errors only; on a terminal pip shows the progress of its downloads
 [ ! -t 1 ] || quiet=
 pip=("$python" -m pip install $quiet --disable-pip-version-check)
-no_pip="pip could not install the packages (its reason is above): check the connection and the room on the disk, then start me again"
-while read -r torch _ && [[ ! $torch =~ ^torch($|[^a-z]) ]]; do :; done <requirements.txt # with the versions given there
+no_pip="pip could not install the packages (its reason is above): check the connection and the free disk space, then start me again"
+while read -r torch _ && [[ ! $torch =~ ^torch($|[^a-z]) ]]; do :; done <requirements.txt # with its version constraint
 echo "setup: installing PyTorch, $what"
 "${pip[@]}" --no-deps ${from[@]+"${from[@]}"} "$torch" || fail 4 "$no_pip"
 echo "setup: installing the other packages"

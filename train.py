@@ -18,18 +18,18 @@ ROOT = Path(__file__).resolve().parent
 
 def parse(argv: list[str] | None):
     parser = Parser(prog="train.py", description="Train a Hindi GPT from scratch. The data comes from data/download.py and data/preprocess.py.")
-    parser.add_argument("--config", metavar="NAME", help=f"preset: {', '.join(PRESETS)} (without it: {DEFAULT_PRESET})")
+    parser.add_argument("--config", metavar="NAME", help=f"preset: {', '.join(PRESETS)} (default: {DEFAULT_PRESET})")
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", metavar="DIR", help="folder with train.bin, val.bin and tokenizer/")
     parser.add_argument(
-        "--checkpoint_dir", type=Path, default=ROOT / "checkpoints", metavar="DIR", help="where checkpoints, metrics.jsonl and curves.png go"
+        "--checkpoint_dir", type=Path, default=ROOT / "checkpoints", metavar="DIR", help="folder for checkpoints, metrics.jsonl and curves.png"
     )
     parser.add_argument(
-        "--resume", metavar="PATH|auto", help="go on from a checkpoint; auto: the newest good one of --checkpoint_dir, if there is one"
+        "--resume", metavar="PATH|auto", help="resume from a checkpoint; auto: the newest valid one in --checkpoint_dir, if there is one"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="without it: cuda where there is one")
-    parser.add_argument("--no_compile", action="store_true", help="do without torch.compile")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
+    parser.add_argument("--no_compile", action="store_true", help="do not use torch.compile")
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
-    parser.add_argument("--dry_run", action="store_true", help="print parameters, steps, memory and time estimates, and stop")
+    parser.add_argument("--dry_run", action="store_true", help="print parameters, steps, memory and time estimates, then exit")
     add_flags(parser)
     return parser.parse_args(argv)
 

@@ -1,1 +1,4 @@
-"""The scripts that get text and turn it into tokens; what they write lands in this folder too, and git ignores it."""
+"""Scripts that download text and tokenize it.
+
+Their output is written to this folder too; git ignores it.
+"""

@@ -1,11 +1,11 @@
-"""Turn the corpus into tokens: train.bin, val.bin, a copy of the tokenizer, and the facts about them.
+"""Tokenize a corpus: write train.bin, val.bin, a copy of the tokenizer, and their metadata.
 
 python data/preprocess.py
 python data/preprocess.py --input data/raw/hindi_corpus.txt --output_dir data --tokenizer path/to/tokenizer
 python data/preprocess.py --input pages.parquet more.jsonl stories.txt --workers 4 --report
 python data/preprocess.py --train_tokenizer 8192
 
-A run that was stopped goes on where it was when the same command is given again, and ends with the same files.
+Run the same command again to resume a stopped run; the files are the same as without the stop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.console import Progress, count, shown
-from nano_hindi.corpus.documents import MARKER, Stretch, batches, read_source, stretches
+from nano_hindi.corpus.documents import MARKER, Chunk, batches, chunks, read_source
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked, read_metadata
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from nano_hindi.corpus.unfinished_tokens import UnfinishedTokens
     from nano_hindi.tokenizer import Tokenizer
 
-SAMPLES, SAMPLE_CHARACTERS = 8, 100_000  # of the text, to compare two encoders on
-USUAL_WINDOW = 1024  # tokens; with less than one and its target, training with the default --sequence_len has nothing to evaluate on
+SAMPLES, SAMPLE_CHARACTERS = 8, 100_000  # chunks, and characters of each, to compare two encoders on
+USUAL_WINDOW = 1024  # tokens, the default --sequence_len; evaluation needs at least one window and its target
 
 
 def parse(argv: list[str] | None):
@@ -47,24 +47,26 @@ def parse(argv: list[str] | None):
         metavar="FILE",
         help="the corpus, or any .txt, .jsonl (field text) and .parquet (column text) files",
     )
-    parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="where train.bin, val.bin and tokenizer/ go")
+    parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="folder for train.bin, val.bin and tokenizer/")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR", help="a name on the hub, or a folder with tokenizer.json")
-    which.add_argument("--train_tokenizer", type=int, metavar="VOCAB_SIZE", help="train one on the corpus itself, of so many pieces; needs no hub")
-    parser.add_argument("--val_fraction", type=float, default=0.01, metavar="SHARE", help="share of the documents that is kept for validation")
-    parser.add_argument("--workers", type=int, default=cores(), metavar="N", help="processes that tokenize; the files are the same for any number")
-    parser.add_argument("--allow_lossy", action="store_true", help="take a tokenizer that does not give back the text as it was")
-    parser.add_argument("--report", action="store_true", help="look at the data: pictures, and a page with documents as the model sees them")
+    which.add_argument("--train_tokenizer", type=int, metavar="VOCAB_SIZE", help="train a tokenizer of this size on the corpus; needs no hub")
+    parser.add_argument("--val_fraction", type=float, default=0.01, metavar="FRACTION", help="fraction of the documents held out for validation")
+    parser.add_argument("--workers", type=int, default=cores(), metavar="N", help="worker processes; the files are the same for any number")
+    parser.add_argument("--allow_lossy", action="store_true", help="accept a tokenizer whose tokens do not decode to the original text")
+    parser.add_argument("--report", action="store_true", help="write plots of the data, and a page with documents as the model sees them")
     args = parser.parse_args(argv)
     if not 0 < args.val_fraction < 1:
-        raise UserError(f"--val_fraction {args.val_fraction} leaves no text to train or to validate on; give a share between 0 and 1, such as 0.01")
+        raise UserError(
+            f"--val_fraction {args.val_fraction} leaves no text for training or validation; give a fraction between 0 and 1, such as 0.01"
+        )
     if args.workers < 1:
-        raise UserError(f"--workers {args.workers} would do nothing; give 1 or more")
+        raise UserError(f"--workers {args.workers} is too small; give 1 or more")
     return args
 
 
 def cores() -> int:
-    """The processors that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -74,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in args.input:
         if not path.is_file():
             raise UserError(f"there is no corpus {path}; run data/download.py first, or name the file with --input")
-    plan = [stretch for path in args.input for stretch in stretches(path)]
+    plan = [chunk for path in args.input for chunk in chunks(path)]
     require_two_documents(args.input)
 
     with locked(args.output_dir, "is tokenizing there", "--output_dir"):
@@ -84,8 +86,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make(args, plan: list[Stretch]) -> None:
-    """Token files in a folder that is this process's alone, unless they are there already, and the report."""
+def make(args, plan: list[Chunk]) -> None:
+    """Write the token files unless they exist, and the report.
+
+    The caller holds the lock of the folder.
+    """
     from nano_hindi.corpus.unfinished_tokens import UnfinishedTokens
     from nano_hindi.tokenizer import load_tokenizer
 
@@ -96,7 +101,7 @@ def make(args, plan: list[Stretch]) -> None:
         tokenizer = load_tokenizer(args.tokenizer)
         asked["fingerprint"] = tokenizer.fingerprint()
     if is_ready(files, asked):
-        print(f"{shown(args.output_dir)} is ready already, from the same command and the same text; delete {shown(files.facts)} to make it again")
+        print(f"{shown(args.output_dir)} is ready already, from the same command and the same text; delete {shown(files.facts)} to start over")
     else:
         tokenizer = tokenize(args, plan, asked, files, tokenizer)
         describe(finish(args, asked, files, tokenizer))
@@ -107,11 +112,11 @@ def make(args, plan: list[Stretch]) -> None:
             print(f"report      {shown(path)}")
 
 
-def facts_of_input(paths: list[Path], plan: list[Stretch]) -> dict:
-    """What tells one input from another, by names, sizes and times of change, and how it is cut."""
+def facts_of_input(paths: list[Path], plan: list[Chunk]) -> dict:
+    """Return metadata that identifies the input: names, sizes, modification times and chunks."""
     stats = [path.stat() for path in paths]
     identity = [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]
-    cuts = [(stretch.group, stretch.begin, stretch.end) for stretch in plan]
+    cuts = [(chunk.group, chunk.begin, chunk.end) for chunk in plan]
     return {
         "input": ", ".join(path.name for path in paths),
         "input_bytes": sum(stat.st_size for stat in stats),
@@ -120,14 +125,14 @@ def facts_of_input(paths: list[Path], plan: list[Stretch]) -> dict:
 
 
 def require_two_documents(paths: list[Path]) -> None:
-    """Raises UserError where there are fewer: the split needs whole documents."""
+    """Raise UserError if there are fewer than two documents: a split consists of whole documents."""
     first = list(itertools.islice(all_documents(paths), 2))
     names = ", ".join(map(str, paths))
     if not first:
         raise UserError(f"{names} holds no text; run data/download.py again, or give another --input")
     if len(first) == 1:
         raise UserError(
-            f"{names} is one single document, and validation needs documents of its own; part the text with lines {MARKER.decode()}, or give more"
+            f"{names} is one single document, and validation needs documents of its own; separate documents with lines {MARKER.decode()}, or give more files"
         )
 
 
@@ -136,7 +141,7 @@ def all_documents(paths: list[Path]) -> Iterable[str]:
 
 
 def is_ready(files: UnfinishedTokens, asked: dict) -> bool:
-    """Whether the folder holds what was asked for, whole."""
+    """Return whether the folder holds the complete output of these settings."""
     from nano_hindi.corpus.prepared import check_data
 
     if not files.facts.is_file():
@@ -146,18 +151,18 @@ def is_ready(files: UnfinishedTokens, asked: dict) -> bool:
         if any(facts.get(key) != str(value) for key, value in asked.items()):
             return False
         check_data(files.folder)
-    except UserError:  # what is damaged is made again
+    except UserError:  # damaged data is made again
         return False
     return True
 
 
-def tokenize(args, plan: list[Stretch], asked: dict, files: UnfinishedTokens, tokenizer: Tokenizer | None) -> Tokenizer:
-    """Complete the part files. Returns the tokenizer, which is trained first where there is none."""
-    from nano_hindi.corpus.tokenize import encode_stretches
+def tokenize(args, plan: list[Chunk], asked: dict, files: UnfinishedTokens, tokenizer: Tokenizer | None) -> Tokenizer:
+    """Complete the part files. Returns the tokenizer, training it first if it is None."""
+    from nano_hindi.corpus.tokenize import encode_chunks
     from nano_hindi.tokenizer.training import train_tokenizer
 
     if files.begin(asked, len(plan)):
-        print(f"going on: {files.finished:,} of {len(plan):,} stretches of the text are tokenized", flush=True)
+        print(f"resuming: {files.finished:,} of {len(plan):,} chunks of the text are tokenized", flush=True)
         tokenizer = tokenizer or files.load_trained()
     if tokenizer is None:
         tokenizer = train_tokenizer(all_documents(args.input), args.train_tokenizer)
@@ -168,33 +173,34 @@ def tokenize(args, plan: list[Stretch], asked: dict, files: UnfinishedTokens, to
         return tokenizer
     tokenizer.encode_faster(sample_of(plan))
     try:
-        with files.open(), Progress(sum(stretch.size for stretch in rest), "bytes", "tokenizing") as progress:
-            for stretch, encoded in zip(rest, encode_stretches(rest, tokenizer, args.val_fraction, args.workers), strict=True):
+        with files.open(), Progress(sum(chunk.size for chunk in rest), "bytes", "tokenizing") as progress:
+            for chunk, encoded in zip(rest, encode_chunks(rest, tokenizer, args.val_fraction, args.workers), strict=True):
                 files.append(encoded)
-                progress.update(stretch.size, tokens=count(files.counts["train_tokens"] + files.counts["val_tokens"]))
+                progress.update(chunk.size, tokens=count(files.counts["train_tokens"] + files.counts["val_tokens"]))
                 refuse_losses(files, tokenizer, args.allow_lossy)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"stopped with {files.finished:,} of {len(plan):,} stretches of the text done; the same command goes on there"
+            f"stopped with {files.finished:,} of {len(plan):,} chunks of the text done; run the same command to continue"
         ) from None
     return tokenizer
 
 
-def sample_of(plan: list[Stretch]) -> list[str]:
-    """Documents from all over the corpus, some two megabytes of them."""
+def sample_of(plan: list[Chunk]) -> list[str]:
+    """Return documents from evenly spaced chunks of the corpus, about 2 MB."""
     some = plan[:: -(-len(plan) // SAMPLES)]
-    return [text for stretch in some for text in next(batches(stretch.read(), SAMPLE_CHARACTERS), [])]
+    return [text for chunk in some for text in next(batches(chunk.read(), SAMPLE_CHARACTERS), [])]
 
 
 def refuse_losses(files: UnfinishedTokens, tokenizer: Tokenizer, allow: bool) -> None:
     if files.losses.documents and not allow:
-        raise UserError(
-            f"the tokenizer {tokenizer.name} loses text: {files.losses.report(files.counts)}; use another, or --allow_lossy to take it as it is"
-        )
+        raise UserError(f"the tokenizer {tokenizer.name} loses text: {files.losses.report(files.counts)}; use another, or --allow_lossy to accept it")
 
 
 def finish(args, asked: dict, files: UnfinishedTokens, tokenizer: Tokenizer) -> dict:
-    """Give the files their names. Returns the facts of preprocess_meta.txt. Raises UserError where all documents fell on one side."""
+    """Rename the files to their final names.
+
+    Returns the metadata. Raises UserError if a split has no documents.
+    """
     refuse_losses(files, tokenizer, args.allow_lossy)
     counts = files.counts
     for name, word, change in (("val", "validation", "larger"), ("train", "training", "smaller")):
@@ -202,7 +208,7 @@ def finish(args, asked: dict, files: UnfinishedTokens, tokenizer: Tokenizer) -> 
             documents = counts["train_documents"] + counts["val_documents"]
             files.discard()
             raise UserError(
-                f"none of the {documents:,} documents fell to {word}; give a {change} --val_fraction than {args.val_fraction:g}, or more documents"
+                f"none of the {documents:,} documents are in the {word} split; give a {change} --val_fraction than {args.val_fraction:g}, or more documents"
             )
     facts = {
         "tokenizer": tokenizer.name,
@@ -225,7 +231,7 @@ def finish(args, asked: dict, files: UnfinishedTokens, tokenizer: Tokenizer) -> 
 
 
 def describe(facts: dict) -> None:
-    """What came of it, for people."""
+    """Print a summary of the token files."""
     print(
         f"fertility   {float(facts['fertility']):.3f} tokens per word, {float(facts['bytes_per_token']):.2f} bytes per token, with {facts['tokenizer']}"
     )

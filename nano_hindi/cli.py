@@ -1,4 +1,4 @@
-"""What makes `main(argv)` of a script a command: its flags, its one-line errors and exit codes, a console that takes Devanagari."""
+"""Turn `main(argv)` of a script into a command: flags, one-line errors, exit codes, a UTF-8 console."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from nano_hindi.errors import UserError
 
 
 class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the default of a flag where there is one to show."""
+    """Show the default of a flag, except None and False."""
 
     def _get_help_string(self, action):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaints are one line (a UserError), whose flags cannot be abbreviated, and take an empty value only if they
-    `may_be_empty`: it is mostly a shell variable that is not set, and as a path it would be the current folder."""
+    """Parse flags, with one-line errors (UserError) and without abbreviations.
+
+    Only the flags in `may_be_empty` accept an empty value: it mostly comes from an unset shell
+    variable, and as a path it would be the current folder.
+    """
 
     def __init__(self, may_be_empty: tuple[str, ...] = (), **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=_HelpWithDefaults, **kwargs)
@@ -37,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         for before, word in zip(["", *words], words, strict=False):
             flag = word[:-1] if word.startswith("--") and word.endswith("=") else before if word == "" else None
             if flag is not None and flag not in self.may_be_empty:
-                self.error(f"there is an empty value after {flag or 'the name of the program'}; fill it in, or leave the flag away")
+                self.error(f"there is an empty value after {flag or 'the name of the program'}; fill it in, or omit the flag")
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str):
@@ -45,32 +48,35 @@ class Parser(argparse.ArgumentParser):
 
 
 _PLACE = "choose another folder, then run the same command again"
-_REMEDIES = {  # what the operating system may say about a file, and what its user can do
+_REMEDIES = {  # an error of the operating system about a file: what the user can do
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), f"make room, or {_PLACE}"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), f"give yourself the right to read or write it, or {_PLACE}"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), f"get permission to read or write it, or {_PLACE}"),
     **dict.fromkeys(
-        (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT), f"something else has that name, or it is not there: move it, or {_PLACE}"
+        (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT), f"something else has that name, or it does not exist: move it, or {_PLACE}"
     ),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), f"give another name, or {_PLACE}"),
 }
 
 
 def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Make `main(argv=None)` a command: UTF-8 console; a user's mistake or a full disk ends in one line on stderr and code 2, Ctrl-C in code 130."""
+    """Make `main(argv=None)` a command with a UTF-8 console.
+
+    A user error or a full disk exits with one line on stderr and code 2, Ctrl-C with code 130.
+    """
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
         use_utf8_console()
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # its compiler warns of PyTorch's own code
+                warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # torch.compile warns about PyTorch's own code
                 return main(argv) or 0
         except UserError as error:
             return _fail(str(error))
         except KeyboardInterrupt as stop:
             print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
             return 130
-        except BrokenPipeError:  # `python generate.py | head`: the reader has left
+        except BrokenPipeError:  # `python generate.py | head`: the reader closed the pipe
             sys.stdout = None
             return 0
         except OSError as error:
@@ -83,7 +89,10 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
 
 @contextlib.contextmanager
 def collected_interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets within the block, instead of raising KeyboardInterrupt in the middle of something. For the main thread."""
+    """Yield an event that Ctrl-C sets within the block, instead of raising KeyboardInterrupt.
+
+    Only for the main thread.
+    """
     stop = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: stop.set())
     try:
@@ -93,7 +102,7 @@ def collected_interrupts() -> Iterator[threading.Event]:
 
 
 def exit_at_once(code: int) -> NoReturn:
-    """End the process with `code`, without waiting for threads that still wait for the network."""
+    """Exit the process with `code`, without joining threads that still wait for the network."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or a full disk
             stream.flush()
@@ -106,9 +115,10 @@ def _fail(message: str) -> int:
 
 
 def use_utf8_console() -> None:
-    """Let Devanagari through a Windows console or pipe, whose own encoding would raise at the first character.
+    """Set stdin, stdout and stderr to UTF-8: the default encoding of a Windows console or pipe cannot print Devanagari.
 
-    Bytes from stdin that are no UTF-8 come in as those of the command line do: as surrogates, which the tokenizer refuses by name.
+    Invalid UTF-8 on stdin becomes surrogates, as on the command line; the tokenizer raises a
+    UserError for them.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure") and (stream.encoding or "").lower().replace("-", "") != "utf8":

@@ -1,4 +1,4 @@
-"""What people see of a program: lines, a status line and a progress bar that are rewritten in place, and how numbers and paths are written."""
+"""Print lines, a status line and a progress bar; format numbers and paths."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import time
 import unicodedata
 from pathlib import Path
 
-NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")  # their cells look like a terminal, but keep every line
+NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")  # notebook cells look like a terminal, but cannot rewrite a line
 
 
 def is_terminal() -> bool:
-    """Whether somebody looks at stdout, in something that can rewrite a line."""
+    """Return whether stdout is a terminal that can rewrite a line."""
     return sys.stdout is not None and sys.stdout.isatty() and not any(name in os.environ for name in NOTEBOOKS)
 
 
 class Console:
-    """What the main process shows; the others are silent. A `with` block ends without a status line on the screen.
+    """Print the output of rank 0; other ranks are silent.
 
-    The status line is plain text between two carriage returns, which every console knows, and leaves the cursor at its beginning: what somebody else
-    prints, a warning or a ^C, lies over it and not behind it.
+    A `with` block clears the status line at its end. The status line is plain text between two
+    carriage returns, which every console supports. The cursor stays at its beginning, so other
+    output, such as a warning or ^C, overwrites it and is not appended to it.
     """
 
     def __init__(self, is_main: bool):
@@ -37,45 +38,51 @@ class Console:
 
     @property
     def columns(self) -> int:
-        """How long a line may be; in the last column some consoles begin a new one."""
+        """Return the maximum line length; some consoles wrap after the last column."""
         return max(20, shutil.get_terminal_size().columns - 1)
 
     def print(self, *values) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         if self.is_main:
             self.clear()
             print(*values, flush=True)
 
     def print_text(self, text: str) -> None:
-        """A text of a model, set off by a mark; on a terminal wrapped between words. Control characters, which it may write too, are left out."""
+        """Print a generated text after a `>`, wrapped between words on a terminal.
+
+        Control characters are removed.
+        """
         text = "".join(character for character in text if unicodedata.category(character) != "Cc")
         lines = textwrap.wrap(text, self.columns - 4, break_long_words=False, break_on_hyphens=False) if self.is_live else [text]
         self.print("  > " + "\n    ".join(lines))
 
     def status(self, text: str) -> None:
-        """Rewrite the status line, in one write, so that it does not flicker. Does nothing but on a terminal."""
+        """Rewrite the status line, in one write to avoid flicker.
+
+        Does nothing if stdout is not a terminal.
+        """
         if self.is_live:
             text = text[: self.columns]
             print("\r" + text.ljust(len(self._status)), end="\r", flush=True)
             self._status = text
 
     def clear(self) -> None:
-        """Take the status line away."""
+        """Clear the status line."""
         if self._status:
             self.status("")
 
 
 def bar(fraction: float, width: int) -> str:
-    """`[#####.....]` of `width` characters in all; nothing where that is too few."""
+    """Return a bar `[#####.....]` of `width` characters; "" if that is too narrow."""
     inside = width - 2
     return f"[{'#' * int(fraction * inside):.<{inside}}]" if inside >= 5 else ""
 
 
-# ---- words and numbers for people
+# ---- formatting
 
 
 def shown(path: Path) -> str:
-    """A path as a person would type it: from the current folder where it lies below that."""
+    """Return a path relative to the current folder if it is inside it, else the path as given."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
@@ -83,7 +90,7 @@ def shown(path: Path) -> str:
 
 
 def count(n: float) -> str:
-    """A count in three digits: 999, 1.20 k, 12.6 M, 500 M, 1.26 B."""
+    """Format a count with three digits: 999, 1.20 k, 12.6 M, 500 M, 1.26 B."""
     for limit, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
         if abs(n) >= limit * 0.9995:
             value = n / limit
@@ -92,7 +99,7 @@ def count(n: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time span in its two largest units: 45s, 3m 05s, 2h 10m, 3d 4h."""
+    """Format a time span in its two largest units: 45s, 3m 05s, 2h 10m, 3d 4h."""
     s = int(max(0, seconds) + 0.5)
     if s < 60:
         return f"{s}s"
@@ -104,9 +111,10 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """A tqdm bar on a terminal; elsewhere a plain line at most every ten seconds. Use it as a context manager.
+    """Show progress: a tqdm bar on a terminal, otherwise a line at most every `quiet_seconds`.
 
-    `total` may be None. `update(n, **postfix)` adds n; the postfix is shown behind the rate and the time left.
+    Use it as a context manager. `total` may be None. `update(n, **postfix)` adds n; the postfix is
+    shown after the speed and the time left.
     """
 
     def __init__(self, total: float | None, unit: str, description: str, *, quiet_seconds: float = 10.0):

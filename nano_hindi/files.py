@@ -1,4 +1,4 @@
-"""Files that are whole or not there, folders that one program has for itself, and files of `key: value` lines."""
+"""Replace files atomically, lock folders, and read and write `key: value` metadata files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from nano_hindi.common import IS_WINDOWS
 from nano_hindi.errors import UserError
 
 LOCK = ".lock"
-HOLDER = ".lock.txt"  # who holds it: Windows lets nobody read a locked file
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network drives
-DIGEST_SAMPLES, DIGEST_SAMPLE_BYTES = 256, 4096  # of a large file: a megabyte tells it from others and is read in no time
+HOLDER = ".lock.txt"  # who holds the lock: on Windows a locked file cannot be read
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # on some network drives
+DIGEST_SAMPLES, DIGEST_SAMPLE_BYTES = 256, 4096  # of a large file: 1 MB identifies it and is read quickly
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; when the block ends well, what stands there takes the name `path`, on disk to the last byte.
+    """Yield a temporary path next to `path`; when the block succeeds, flush that file to disk and rename it to `path`.
 
-    A block that raises leaves `path` as it was and no temporary file. Raises IsADirectoryError at once, not after the work, where a folder has the name.
+    If the block raises, `path` is unchanged and the temporary file is deleted. Raises
+    IsADirectoryError, before the block, if `path` is a folder.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -40,13 +41,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The whole of `text` under the name `path`, in UTF-8 and with plain line ends everywhere, or nothing of it; see `replacing`."""
+    """Write `text` to `path` atomically, in UTF-8 with `\\n` line ends on every system; see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def rename(source: Path, target: Path) -> None:
-    """os.replace, patient with Windows, where a virus scanner may hold a new file for a moment; then the folder is flushed too."""
+    """Rename with os.replace and flush the folder.
+
+    On Windows, retry while a virus scanner holds the new file.
+    """
     for wait in (0.05, 0.1, 0.2, 0.5, 1.0, None):
         try:
             os.replace(source, target)
@@ -63,13 +67,16 @@ def rename(source: Path, target: Path) -> None:
             os.close(folder)
 
 
-# ---- one program at a time in a folder: a lock of the operating system, which a process that dies gives up by itself
+# ---- one process at a time in a folder: a lock of the operating system, released when the process dies
 
 
 @contextlib.contextmanager
 def locked(folder: Path, work: str, flag: str, tell: Callable[[str], None] = print) -> Iterator[None]:
-    """Keep other processes that ask for it out of `folder`, made where it is not there, until the block ends. A block that leaves nothing in a new
-    folder leaves no folder. `work` says in the error what the holder does, `flag` names the folder. Raises UserError where another process is in it.
+    """Lock `folder`, created if missing, against other processes that call this, until the block ends.
+
+    If the folder is new and the block leaves it empty, it is removed. `work` says in the error what
+    the holder does, `flag` is the flag that names the folder. Raises UserError if another process
+    holds the lock.
     """
     from filelock import FileLock, Timeout
 
@@ -80,23 +87,23 @@ def locked(folder: Path, work: str, flag: str, tell: Callable[[str], None] = pri
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(f"{folder} is in use: {_holder(folder)} {work}; let it end or stop it, or choose another {flag}") from None
+            raise UserError(f"{folder} is in use: {_holder(folder)} {work}; wait for it, stop it, or choose another {flag}") from None
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
                 raise
-            tell(f"notice: {folder} lies on a drive without file locks; let no second run use it")
+            tell(f"notice: {folder} is on a drive without file locks; do not use it from a second run")
         try:
             (folder / HOLDER).write_text(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},", encoding="utf-8")
             yield
         finally:
-            for name in (HOLDER, LOCK):  # while it is held: whoever comes next makes a new one
+            for name in (HOLDER, LOCK):  # while the lock is held: the next process creates new ones
                 with contextlib.suppress(OSError):
                     (folder / name).unlink()
             lock.release()
     finally:
         for path in new_folders:
             with contextlib.suppress(OSError):
-                path.rmdir()  # only where it is empty
+                path.rmdir()  # only if it is empty
 
 
 def _holder(folder: Path) -> str:
@@ -110,29 +117,32 @@ def _holder(folder: Path) -> str:
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a file of the prepared data. Raises UserError where it is missing."""
+    """Return the size of a prepared file in bytes. Raises UserError if it is missing."""
     if not path.is_file():
         raise UserError(f"{path} is missing; run data/download.py and data/preprocess.py first, or name the right folder")
     return path.stat().st_size
 
 
 def write_metadata(path: str | Path, metadata: dict) -> None:
-    """Write `key: value` lines, under a temporary name first. Values are text on one line, or numbers."""
+    """Write `key: value` lines atomically. Values are text on one line, or numbers."""
     write_text(Path(path), "".join(f"{key}: {value}\n" for key, value in metadata.items()))
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What `write_metadata` wrote, as text. Raises UserError where the file is missing or no such file."""
+    """Read what `write_metadata` wrote, with all values as text.
+
+    Raises UserError if the file is missing or not of that format.
+    """
     file_size(Path(path))
     try:
         pairs = [line.split(":", 1) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
         return {key.strip(): value.strip() for key, value in pairs}
-    except ValueError as error:  # no colon, or no UTF-8
-        raise UserError(f"{path} is not made of `key: value` lines; run the command that wrote it again") from error
+    except ValueError as error:  # no colon, or not UTF-8
+        raise UserError(f"{path} does not consist of `key: value` lines; run the command that wrote it again") from error
 
 
 def file_digest(path: Path) -> str:
-    """A fingerprint of a large file: its length, and samples spread evenly from its first byte to its last."""
+    """Return a hash of a large file: of its size and of samples spread evenly from its first byte to its last."""
     size = path.stat().st_size
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     with open(path, "rb") as file:

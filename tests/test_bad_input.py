@@ -311,8 +311,8 @@ DOWNLOAD = {
     "jsonl without the field": (lambda s: ["--source", s.file("a.jsonl", '{"text": "एक"}\n{"body": "दो"}\n')], "a.jsonl, line 2", "'text'"),
     "a cut line of jsonl": (lambda s: ["--source", s.file("a.jsonl", '{"text": "एक"}\n{"text": "द')], "a.jsonl, line 2", "JSON"),
     "jsonl nested without end": (lambda s: ["--source", s.file("a.jsonl", "[" * 100_000)], "a.jsonl, line 1", "JSON"),
-    "a text that calls itself parquet": (lambda s: ["--source", s.file("a.parquet")], "a.parquet", "get it again"),
-    "a cut parquet file": (lambda s: ["--source", s.file("b.parquet", s.parquet({"text": [HINDI] * 99}).read_bytes()[:-20])], "b.parquet", "get it again"),
+    "a text that calls itself parquet": (lambda s: ["--source", s.file("a.parquet")], "a.parquet", "download or copy it again"),
+    "a cut parquet file": (lambda s: ["--source", s.file("b.parquet", s.parquet({"text": [HINDI] * 99}).read_bytes()[:-20])], "b.parquet", "download or copy it again"),
     "parquet without the column": (lambda s: ["--source", s.parquet({"body": ["एक"]})], "pages.parquet", "no column 'text'", "body"),
     "parquet with numbers for text": (lambda s: ["--source", s.parquet({"text": [1, 2]})], "pages.parquet", "'text'", "int"),
     # the hub
@@ -380,7 +380,7 @@ TRAIN = {
     "an abbreviated flag": (["--check", "x"], "--check", "--help"),
     "a flag without its value": (["--resume"], "--resume", "expected one argument"),
     "an unknown preset": (["--config", "26m"], "26m", "25m, 40m, 50m, tiny"),
-    "an empty preset": (["--config", ""], "empty value after --config", "leave the flag away"),
+    "an empty preset": (["--config", ""], "empty value after --config", "omit the flag"),
     "an unknown device": (["--device", "tpu"], "--device", "tpu", "cpu"),
     "a GPU where there is none": (lambda s: s.no_gpu().flags("--device", "cuda"), "no CUDA device", "use --device cpu"),
     "a word for a rate": (["--muon_lr", "fast"], "--muon_lr", "fast"),
@@ -441,7 +441,7 @@ TRAIN = {
     "the data's tokenizer is broken": (lambda s: ["--data_dir", s.cut("tokenizer/tokenizer.json", 500)], "tokenizer", "tokenizer.json"),
     # checkpoints
     "a checkpoint that is not there": (["--resume", "checkpoint_step5.pt"], "no checkpoint checkpoint_step5.pt", "--resume auto"),
-    "an empty name for the checkpoint": (["--resume="], "empty value after --resume", "leave the flag away"),
+    "an empty name for the checkpoint": (["--resume="], "empty value after --resume", "omit the flag"),
     "a folder as the checkpoint": (lambda s: ["--resume", s.run()], "is a folder", "--resume auto", "--checkpoint_dir"),
     "a cut checkpoint": (lambda s: ["--resume", s.checkpoint(s.good_checkpoint.read_bytes()[:5000])], "is damaged", "use an older one"),
     "a checkpoint of no bytes": (lambda s: ["--resume", s.checkpoint(b"")], "is damaged", "use an older one"),

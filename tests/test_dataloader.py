@@ -179,7 +179,7 @@ def test_a_file_that_is_no_metadata_is_refused(tmp_path):
         read_metadata(tmp_path / "none.txt")
     for content in (b"no colon here\n", b"a: \xff\n"):
         (tmp_path / "m.txt").write_bytes(content)
-        with pytest.raises(UserError, match="not made of"):
+        with pytest.raises(UserError, match="does not consist of"):
             read_metadata(tmp_path / "m.txt")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import standin
 from conftest import run_script
-from nano_hindi.corpus.documents import batches, read_documents, read_source, stretches, write_document
+from nano_hindi.corpus.documents import batches, chunks, read_documents, read_source, write_document
 from nano_hindi.errors import UserError
 
 TEXTS = [
@@ -143,8 +143,8 @@ def test_a_byte_order_mark_is_no_part_of_a_text_file(tmp_path):
         ("a.jsonl", b"[" * 200_000, "line 1: expected"),
         ("a.jsonl", b'{"text": "a\xff"}\n', "line 1: not valid UTF-8"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1: not valid UTF-8"),
-        ("a.parquet", b"PAR1 no", r"a\.parquet is no parquet file that can be read"),
-        ("a.parquet", b"", "is no parquet file"),
+        ("a.parquet", b"PAR1 no", r"a\.parquet is not a readable parquet file"),
+        ("a.parquet", b"", "is not a readable parquet file"),
     ],
 )
 def test_a_bad_file_is_a_user_error_with_its_name_and_place(tmp_path, name, raw, message):
@@ -192,7 +192,7 @@ def test_corpus_brings_no_heavy_library_along():
 
 
 @pytest.mark.parametrize("size", [1, 13, 14, 15, 16, 17, 40, 1000])
-def test_the_stretches_of_a_text_hold_each_document_once(tmp_path, size):
+def test_the_chunks_of_a_text_hold_each_document_once(tmp_path, size):
     rng, path = random.Random(size), tmp_path / "c.txt"
     pieces = ["<|endoftext|>", "\\", "\n", "\n", "\r\n", "\r", "क", " ", "\ufeff"]
     for i in range(60):
@@ -200,36 +200,36 @@ def test_the_stretches_of_a_text_hold_each_document_once(tmp_path, size):
             write(path, ["".join(rng.choices(pieces, k=rng.randint(0, 9))) for _ in range(rng.randint(0, 20))])
         else:
             path.write_bytes("".join(rng.choices(pieces, k=rng.randint(0, 60))).encode())
-        assert [text for stretch in stretches(path, size) for text in stretch.read()] == list(read_source(path))
+        assert [text for chunk in chunks(path, size) for text in chunk.read()] == list(read_source(path))
 
 
 @pytest.mark.parametrize("size", [1, 100, 10_000])
-def test_the_stretches_of_jsonl_and_parquet_hold_each_document_once(tmp_path, size):
+def test_the_chunks_of_jsonl_and_parquet_hold_each_document_once(tmp_path, size):
     texts = [*TEXTS, *standin.documents(100)]
     lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
     (tmp_path / "a.jsonl").write_bytes("\n".join([*lines[:50], "", *lines[50:]]).encode())
     pq.write_table(pa.table({"text": [*texts, None, "end"]}), tmp_path / "a.parquet", row_group_size=40)
-    assert [text for stretch in stretches(tmp_path / "a.jsonl", size) for text in stretch.read()] == texts
-    assert [text for stretch in stretches(tmp_path / "a.parquet", size) for text in stretch.read()] == [*texts, "end"]
+    assert [text for chunk in chunks(tmp_path / "a.jsonl", size) for text in chunk.read()] == texts
+    assert [text for chunk in chunks(tmp_path / "a.parquet", size) for text in chunk.read()] == [*texts, "end"]
 
 
-def test_a_fault_in_a_later_stretch_is_found_at_its_line(tmp_path):
+def test_a_fault_in_a_later_chunk_is_found_at_its_line(tmp_path):
     raw = b"".join(json.dumps({"text": "x" * 50}).encode() + b"\n" for _ in range(100))
     (tmp_path / "a.jsonl").write_bytes(raw + b"{\n")
     with pytest.raises(UserError, match="line 101: expected"):
-        [list(stretch.read()) for stretch in stretches(tmp_path / "a.jsonl", 500)]
+        [list(chunk.read()) for chunk in chunks(tmp_path / "a.jsonl", 500)]
     (tmp_path / "a.txt").write_bytes(b"one\n<|endoftext|>\n" * 100 + b"\xff\n<|endoftext|>\n")
     with pytest.raises(UserError, match="line 202"):
-        [list(stretch.read()) for stretch in stretches(tmp_path / "a.txt", 500)]
+        [list(chunk.read()) for chunk in chunks(tmp_path / "a.txt", 500)]
 
 
-def test_one_enormous_line_is_read_once_and_not_by_every_stretch(tmp_path):
+def test_one_enormous_line_is_read_once_and_not_by_every_chunk(tmp_path):
     for name, raw in (("a.txt", b"x" * 3_000_000), ("a.jsonl", json.dumps({"text": "x" * 3_000_000}).encode())):
         (tmp_path / name).write_bytes(raw + b"\n")
-        first, *others = stretches(tmp_path / name, 100_000)
+        first, *others = chunks(tmp_path / name, 100_000)
         assert [len(text) for text in first.read()] in ([3_000_001], [3_000_000])
         tracemalloc.start()
-        assert not any(text for stretch in others for text in stretch.read())
+        assert not any(text for chunk in others for text in chunk.read())
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 500_000

@@ -104,7 +104,7 @@ def test_empty_documents_are_left_out_and_counted(tmp_path, capsys):
     source = write_texts(tmp_path / "a.txt", ["एक", "", " \n\t", "\u3000", "दो"])
     assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 0
     assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ["एक", "दो"]
-    assert "2 documents (3 empty ones left out)" in capsys.readouterr().out
+    assert "2 documents (3 empty ones skipped)" in capsys.readouterr().out
     assert read_metadata(tmp_path / "raw" / "metadata.txt")["empty_documents_left_out"] == "3"
 
 
@@ -354,8 +354,8 @@ def test_clean_mends_and_drops_and_says_how_much_by_rule(tmp_path, capsys):
     table = {row.split("  ")[-1]: row.split()[:2] for row in capsys.readouterr().out.splitlines() if row.startswith("    ")}
     controls = 2 * sum("\x7f" < character < "\xa0" for character in DIRTY[5])  # UTF-8 that was read as Latin-1 is full of them
     assert table == {
-        "control characters (mended)": ["2", str(1 + controls)],
-        "not NFC (mended)": ["0", "0"],
+        "control characters (repaired)": ["2", str(1 + controls)],
+        "not NFC (repaired)": ["0", "0"],
         "broken encoding (dropped)": ["1", str(len(DIRTY[5].encode()) - controls)],
         "not Devanagari (dropped)": ["1", str(9 * 19)],
         "too short (dropped)": ["1", str(len(DIRTY[1].encode()))],
@@ -364,10 +364,10 @@ def test_clean_mends_and_drops_and_says_how_much_by_rule(tmp_path, capsys):
     facts = read_metadata(tmp_path / "raw" / "metadata.txt")
     assert facts | {"cleaned": "yes", "documents": "2", "cleaned_duplicate_documents": "1", "cleaned_not_devanagari_bytes": "171"} == facts
     assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 2  # what is there is another corpus
-    assert "cleaned otherwise" in capsys.readouterr().err
+    assert "tokenizer or --clean" in capsys.readouterr().err
     source = write_texts(tmp_path / "b.txt", DIRTY[4:])
     assert run(tmp_path / "none", "--source", source, *NO_TOKENIZER, "--clean") == 2
-    assert "leave --clean out" in capsys.readouterr().err
+    assert "omit --clean" in capsys.readouterr().err
 
 
 def test_a_cleaned_download_that_is_stopped_finds_the_duplicates_of_its_first_part_too(
@@ -664,7 +664,7 @@ def test_stopped_while_it_waits_for_the_hub_it_continues_from_there(
     assert fork.kill(number) == code  # or it waits for hours, and this test for its limit
     if number == signal.SIGINT:
         assert fork.err.strip() == "stopped"
-        assert "hindi_corpus.txt.part stays; the same command continues it" in fork.out
+        assert "hindi_corpus.txt.part is kept; run the same command to continue it" in fork.out
     before = recorded(folder)
     hub.faults.clear()
     hub.closing.set()  # what is still stalled
@@ -689,7 +689,7 @@ def test_it_says_where_it_continues(tmp_path, hub, tokenizer_dir, undisturbed, l
     assert progress | {"source": "ai4bharat/sangraha verified/hin", "seed": "0", "complete": "no"} == progress
     assert int(progress["written"]) <= (tmp_path / "raw" / "hindi_corpus.txt.part").stat().st_size
     assert run(tmp_path / "raw", *argv) == 0
-    assert f"{progress['documents']} documents, {int(progress['tokens']):,} tokens are there" in capsys.readouterr().out
+    assert f"{progress['documents']} documents, {int(progress['tokens']):,} tokens so far" in capsys.readouterr().out
     assert corpus_in(tmp_path / "raw") == undisturbed[ALL]
 
 
@@ -712,7 +712,7 @@ def test_a_part_of_another_command_is_left_alone_and_the_line_says_what_to_do(tm
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert words in error
-        assert "run the command that began it, to continue; --overwrite starts over" in error
+        assert "run the command that started it to continue; --overwrite starts over" in error
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert hub.requests == []
     capsys.readouterr()

@@ -523,7 +523,7 @@ def test_a_folder_takes_one_download_or_preprocess_at_a_time(tmp_path, capsys, s
         held = sorted((tmp_path / "out").iterdir())
         assert main(argv) == 2
         assert f"in use: process {os.getpid()}, since" in (error := capsys.readouterr().err)
-        assert f"is {work} there; let it end or stop it, or choose another --output_dir" in error
+        assert f"is {work} there; wait for it, stop it, or choose another --output_dir" in error
         assert sorted((tmp_path / "out").iterdir()) == held
     main(argv)
     assert "in use" not in capsys.readouterr().err

@@ -171,7 +171,7 @@ def test_a_set_up_that_was_killed_goes_on_at_the_next_start(machine):
 @POSIX
 def test_ctrl_c_in_the_set_up_is_no_failure_of_pip(machine):
     code, _, err = machine.run_to_its_hang(signal.SIGINT, "run_training.sh", FAKE_HANG="pip")
-    assert (code, err) == (130, "setup: stopped; start me again to go on\n")
+    assert (code, err) == (130, "setup: stopped; start me again to continue\n")
     assert not (machine.repo / "venv/.requirements").exists()
 
 
@@ -380,7 +380,7 @@ def test_ctrl_c_lets_training_end_itself_and_says_how_to_go_on(ready, end):
     ready.make("data/preprocess_meta.txt")
     code, out, _ = ready.run_to_its_hang(signal.SIGINT, "run_training.sh", FAKE_HANG="train", FAKE_END=end)
     assert code == 130
-    assert out.splitlines()[-1] == "training: stopped; start me again to go on"
+    assert out.splitlines()[-1] == "training: stopped; start me again to continue"
     assert ready.scripts() == [TRAIN]
 
 

@@ -21,7 +21,7 @@ import standin
 from conftest import ROOT, run_script, wait_until
 from data import preprocess
 from nano_hindi.corpus import tokenize, unfinished_tokens
-from nano_hindi.corpus.documents import stretches, write_document
+from nano_hindi.corpus.documents import chunks, write_document
 from nano_hindi.corpus.prepared import check_data
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata
@@ -169,8 +169,8 @@ def test_a_corpus_whose_validation_is_short_says_so(tmp_path, tokenizer_dir, cap
         (None, [], "run data/download.py first"),
         (["", "\n"][:0], [], "holds no text"),
         (["एक"], [], "one single document"),
-        (["एक", "दो"], ["--val_fraction", "1e-9"], "fell to validation; give a larger --val_fraction"),
-        (["एक", "दो"], ["--val_fraction", "0.999999999"], "fell to training; give a smaller --val_fraction"),
+        (["एक", "दो"], ["--val_fraction", "1e-9"], "are in the validation split; give a larger --val_fraction"),
+        (["एक", "दो"], ["--val_fraction", "0.999999999"], "are in the training split; give a smaller --val_fraction"),
         (["एक", "दो"], ["--val_fraction", "0"], "--val_fraction 0.0"),
         (["एक", "दो"], ["--val_fraction", "1"], "--val_fraction 1.0"),
         (["एक", "दो"], ["--val_fraction", "nan"], "--val_fraction nan"),
@@ -212,8 +212,8 @@ def test_the_defaults_are_those_of_the_contract():
 # ---- stops, workers, several inputs
 
 
-def small_stretches(monkeypatch, size: int = 3000) -> None:
-    monkeypatch.setattr(preprocess, "stretches", lambda path: stretches(path, size))
+def small_chunks(monkeypatch, size: int = 3000) -> None:
+    monkeypatch.setattr(preprocess, "chunks", lambda path: chunks(path, size))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -221,7 +221,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_files_are_the_same_for_any_number_of_workers(tmp_path, tokenizer_dir, monkeypatch):
-    small_stretches(monkeypatch)
+    small_chunks(monkeypatch)
     corpus = write_corpus(tmp_path / "c.txt", HARD_TEXTS + standin.documents(300))
     for workers in (1, 2, 3):
         assert run(tmp_path / str(workers), corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", workers) == 0
@@ -231,7 +231,7 @@ def test_the_files_are_the_same_for_any_number_of_workers(tmp_path, tokenizer_di
 
 
 def test_several_files_of_several_kinds_are_one_corpus(tmp_path, tokenizer_dir, monkeypatch):
-    small_stretches(monkeypatch)
+    small_chunks(monkeypatch)
     texts = HARD_TEXTS + standin.documents(300)
     write_corpus(tmp_path / "a.txt", texts[:100])
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[100:200]), encoding="utf-8")
@@ -251,7 +251,7 @@ if __name__ == "__main__":  # the workers need none of this
     from data import preprocess
     from nano_hindi.corpus import documents, unfinished_tokens
 
-    preprocess.stretches = lambda path: documents.stretches(path, 3000)
+    preprocess.chunks = lambda path: documents.chunks(path, 3000)
     unfinished_tokens.RECORD_SECONDS = 0
     at, real = int(sys.argv[1]), getattr(unfinished_tokens, sys.argv[2])
     calls = 0
@@ -269,7 +269,7 @@ if __name__ == "__main__":  # the workers need none of this
 
 
 def killed(tmp_path, at: int, where: str, how: str, argv) -> subprocess.CompletedProcess:
-    """data/preprocess.py in small stretches, recorded one by one, that gets the signal `how` in the call number `at` of `unfinished_tokens.<where>`."""
+    """data/preprocess.py in small chunks, recorded one by one, that gets the signal `how` in the call number `at` of `unfinished_tokens.<where>`."""
     script = tmp_path / "killed.py"
     script.write_text(KILLED, encoding="utf-8")
     return run_script(script, at, where, how, *argv, PYTHONPATH=str(ROOT), TEST_FOLDER=str(tmp_path))
@@ -290,7 +290,7 @@ def processes_of(folder: Path) -> list[str]:
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, tokenizer_dir, capsys, monkeypatch):
     corpus = write_corpus(tmp_path / "c.txt", HARD_TEXTS + standin.documents(300))
     argv = ["--input", corpus, "--tokenizer", tokenizer_dir, "--val_fraction", 0.2, "--workers", 2, "--output_dir"]
-    small_stretches(monkeypatch)
+    small_chunks(monkeypatch)
     assert preprocess.main([*map(str, argv), str(tmp_path / "straight")]) == 0
     out = tmp_path / "out"
     # at the third record, and between the last names
@@ -303,9 +303,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, tokenizer_d
         with open(out / "val.bin.part", "ab") as file:
             file.write(b"half")  # what was not recorded
     capsys.readouterr()
-    small_stretches(monkeypatch)
+    small_chunks(monkeypatch)
     assert preprocess.main([*map(str, argv), str(out)]) == 0
-    assert "going on" in capsys.readouterr().out
+    assert "resuming" in capsys.readouterr().out
     assert contents(out) == contents(tmp_path / "straight")
     wait_until(lambda: not processes_of(tmp_path), "the end of the workers of the killed process")
 
@@ -318,12 +318,12 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(tmp_path, tokenizer_dir, monkeypat
     done = killed(tmp_path, 4, "write_metadata", "SIGINT", argv)
     assert done.returncode == 130
     assert done.stderr.strip().count("\n") == 0, done.stderr
-    assert "the same command goes on there" in done.stderr
+    assert "run the same command to continue" in done.stderr
     assert int(read_metadata(tmp_path / "out" / "preprocess.progress.txt")["finished"]) >= 3
 
 
 def test_a_full_disk_keeps_what_is_finished(tmp_path, tokenizer_dir, monkeypatch, capsys):
-    small_stretches(monkeypatch)
+    small_chunks(monkeypatch)
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
     assert run(tmp_path / "straight", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 0
     real = unfinished_tokens.UnfinishedTokens._write
@@ -342,14 +342,14 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, tokenizer_dir, monkeypatch
     assert "No space left" in error
     assert error.count("\n") == 1
     assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 0
-    assert "going on: 5 of" in capsys.readouterr().out
+    assert "resuming: 5 of" in capsys.readouterr().out
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
 
 def test_a_tokenizer_that_was_trained_is_not_trained_again_after_a_stop(tmp_path, monkeypatch):
     from nano_hindi.tokenizer import training
 
-    small_stretches(monkeypatch)
+    small_chunks(monkeypatch)
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(1000))
     argv = ["--input", str(corpus), "--train_tokenizer", "600", "--val_fraction", "0.2", "--workers", "1", "--output_dir"]
     assert preprocess.main([*argv, str(tmp_path / "straight")]) == 0
@@ -362,7 +362,7 @@ def test_a_tokenizer_that_was_trained_is_not_trained_again_after_a_stop(tmp_path
 
 
 def test_what_is_unfinished_of_another_text_is_not_gone_on_with(tmp_path, tokenizer_dir, monkeypatch):
-    small_stretches(monkeypatch)
+    small_chunks(monkeypatch)
     corpus, out = write_corpus(tmp_path / "c.txt", standin.documents(300)), tmp_path / "out"
     with monkeypatch.context() as patch:
         real = unfinished_tokens.UnfinishedTokens.append
@@ -395,13 +395,13 @@ def test_a_finished_run_says_so_and_does_nothing_unless_its_files_are_damaged(tm
     assert contents(out) == before
 
 
-def end(stretch):
+def end(chunk):
     os._exit(1)
 
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_one_line_and_the_rest_stays(tmp_path, tokenizer_dir, monkeypatch, capfd):
-    small_stretches(monkeypatch)
+    small_chunks(monkeypatch)
     monkeypatch.setattr(tokenize, "_encode_in_worker", end)
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
     assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 2) == 2
@@ -460,11 +460,11 @@ def test_a_tokenizer_that_loses_text_is_refused_with_rate_and_examples(tmp_path,
 
 
 def test_losses_are_the_same_when_counted_over_a_stop(tmp_path, monkeypatch):
-    small_stretches(monkeypatch)
+    small_chunks(monkeypatch)
     folder = lossy(tmp_path / "lossy", without_bytes)
     corpus = write_corpus(tmp_path / "c.txt", [text + " 漢字"[: i % 4] for i, text in enumerate(standin.documents(300))])
     assert run(tmp_path / "straight", corpus, folder, "--workers", 1, "--allow_lossy", "--val_fraction", 0.2) == 0
-    assert run(tmp_path / "out", corpus, folder, "--workers", 1, "--val_fraction", 0.2) == 2  # refused at the first stretch, which is kept
+    assert run(tmp_path / "out", corpus, folder, "--workers", 1, "--val_fraction", 0.2) == 2  # refused at the first chunk, which is kept
     assert run(tmp_path / "out", corpus, folder, "--workers", 1, "--allow_lossy", "--val_fraction", 0.2) == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 

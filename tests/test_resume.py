@@ -176,7 +176,7 @@ def test_a_checkpoint_without_the_right_to_read_it_is_an_error_and_no_older_one_
     (broken / "checkpoint_step24.pt").chmod(0)
     broken.chmod(0o777)
     with as_nobody(data_dir, broken):
-        assert_refused(data_dir, broken, capsys, "checkpoint_step24.pt: Permission denied; give yourself the right to read")
+        assert_refused(data_dir, broken, capsys, "checkpoint_step24.pt: Permission denied; get permission to read")
 
 
 def test_a_refusal_of_another_kind_leaves_the_folder_as_it_was_too(data_dir, broken, capsys):

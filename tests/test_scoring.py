@@ -220,6 +220,6 @@ def test_a_folder_that_cannot_be_scored_is_refused_in_words(harm, tmp_path):
         standin.make_tokenizer(folder, vocab_size=700)
     else:
         (folder / "tokenizer.json").unlink()
-    words = {"weights missing": "lacks weights", "foreign tokenizer": "700 pieces", "no tokenizer": "holds no tokenizer that can be read"}
+    words = {"weights missing": "lacks weights", "foreign tokenizer": "700 pieces", "no tokenizer": "holds no readable tokenizer"}
     with pytest.raises(UserError, match=words.get(harm, "no causal language model")):
         HuggingFaceScorer(folder, CPU)

@@ -272,7 +272,7 @@ def test_a_folder_is_read_without_the_network(tmp_path, monkeypatch):
 
 def test_what_cannot_be_loaded_is_an_error_that_says_what_to_do(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"holds no tokenizer .*needs tokenizer\.json"):
+    with pytest.raises(UserError, match=r"holds no readable tokenizer .*needs tokenizer\.json"):
         load_tokenizer(tmp_path / "empty")
     with pytest.raises(UserError, match=r"no tokenizer folder .*a name on the hub"):
         load_tokenizer(tmp_path / "missing")

@@ -1,6 +1,7 @@
-"""Cleaning of documents, for `data/download.py --clean`: two rules mend a text, four drop it, and each counts what it took.
+"""Clean documents for `data/download.py --clean`: two rules repair a text, four drop it, and each counts what it removed.
 
-Everything that is dropped is wrong for a Hindi model whatever its purpose; taste (bad words, quality, boilerplate) is not judged here.
+The rules drop only what is wrong for any Hindi model; quality (bad words, style, boilerplate) is
+not judged.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy
 
-MIN_CHARACTERS = 50  # a shorter document is a caption or the rest of a menu
+MIN_CHARACTERS = 50  # a shorter document is mostly a caption or a fragment of a menu
 MIN_DEVANAGARI = 0.5  # of the letters and marks
-MAX_BROKEN = 0.001  # of the characters; a replacement character now and then is a typing error of somebody else
+MAX_BROKEN = 0.001  # of the characters; a rare replacement character is tolerated
 
-# C0 and C1 controls but tab and newline; soft hyphen, zero-width space, marks of direction, byte order mark. ZWJ and ZWNJ are Hindi spelling and stay.
+# C0 and C1 controls except tab and newline; soft hyphen, zero-width space, direction marks, byte order mark. ZWJ and ZWNJ are Hindi spelling and stay.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
 _LINE_ENDS = re.compile("\r\n?|\u2028|\u2029")
-# U+FFFD, code points that belong to nobody, and UTF-8 of Devanagari (E0 A4 .., E0 A5 ..) that was read as Latin-1 or cp1252
+# U+FFFD, noncharacters, and UTF-8 of Devanagari (E0 A4 .., E0 A5 ..) that was read as Latin-1 or cp1252
 _BROKEN = re.compile("\ufffd|[\ufdd0-\ufdef\ufffe\uffff]|\u00e0[\u00a4\u00a5].")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DEVANAGARI = re.compile("[\u0900-\u0963\u0970-\u097f]+")  # letters and their marks, no dandas and digits
@@ -30,14 +31,17 @@ _OTHER_LETTERS = re.compile(r"[^\W\d_\u0900-\u097f]+")
 
 @dataclass
 class Count:
-    """What a rule did."""
+    """Count what one rule changed."""
 
-    documents: int = 0  # mended, or dropped
-    bytes: int = 0  # of UTF-8, that the documents lost
+    documents: int = 0  # repaired or dropped
+    bytes: int = 0  # of UTF-8 removed from the documents
 
 
 class Cleaner:
-    """`cleaner(text)` is the text mended, or None where it is dropped. `counts` has a Count for each rule, in the order in which they are applied."""
+    """Clean texts: `cleaner(text)` returns the repaired text, or None if it is dropped.
+
+    `counts` has a Count for each rule, in the order in which they are applied.
+    """
 
     def __init__(self):
         self.counts = {rule: Count() for rule in ("control characters", "not NFC", "broken encoding", "not Devanagari", "too short", "duplicate")}
@@ -56,7 +60,7 @@ class Cleaner:
         return None
 
     def remember(self, text: str) -> None:
-        """Know a document as one that was kept before: a download that goes on after a stop sees duplicates of its first part too."""
+        """Mark a document as already kept, so that a resumed download also drops duplicates of what it wrote before."""
         self._seen.add(text)
 
     def _count(self, rule: str, size: int) -> None:
@@ -64,7 +68,7 @@ class Cleaner:
         self.counts[rule].bytes += size
 
     def _why_not(self, text: str) -> str | None:
-        """The rule that drops `text`, None where it may stay."""
+        """Return the rule that drops `text`, or None if it is kept."""
         if _length(_BROKEN, text) > MAX_BROKEN * len(text) or _SURROGATE.search(text):
             return "broken encoding"
         devanagari = _length(_DEVANAGARI, text)
@@ -75,20 +79,23 @@ class Cleaner:
         return None if self._seen.add(text) else "duplicate"
 
     def facts(self) -> dict[str, int]:
-        """The counts as lines of metadata.txt."""
+        """Return the counts as lines of metadata.txt."""
         return {_key(rule, kind): getattr(n, kind) for rule, n in self.counts.items() for kind in ("documents", "bytes")}
 
     @classmethod
     def recorded(cls, facts: dict[str, str]) -> Cleaner:
-        """One with the counts of `facts()`, read back, or with none. The documents that were kept are to be remembered."""
+        """Restore a Cleaner from the counts that `facts()` returned, or from none.
+
+        Call `remember` for each document kept so far.
+        """
         cleaner = cls()
         for rule in cleaner.counts:
             cleaner.counts[rule] = Count(*(int(facts.get(_key(rule, kind), 0)) for kind in ("documents", "bytes")))
         return cleaner
 
     def lines(self) -> list[str]:
-        """The counts as a table for people."""
-        rows = [(f"{rule} ({'mended' if i < 2 else 'dropped'})", n) for i, (rule, n) in enumerate(self.counts.items())]
+        """Return the counts as lines of a table to print."""
+        rows = [(f"{rule} ({'repaired' if i < 2 else 'dropped'})", n) for i, (rule, n) in enumerate(self.counts.items())]
         return [f"cleaned  {'documents':>11} {'bytes':>15}", *(f"         {n.documents:>11,} {n.bytes:>15,}  {words}" for words, n in rows)]
 
 
@@ -97,27 +104,28 @@ def _key(rule: str, kind: str) -> str:
 
 
 def _size(text: str) -> int:
-    """Bytes of UTF-8; half a surrogate pair, which JSON can spell, counts as three."""
+    """Return the UTF-8 bytes of `text`; half a surrogate pair, which JSON can contain, counts as three."""
     return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _length(pattern: re.Pattern, text: str) -> int:
-    """Characters of `text` that lie in runs of `pattern`."""
+    """Return the number of characters of `text` that match `pattern`."""
     return sum(map(len, pattern.findall(text)))
 
 
 class Seen:
-    """A set of texts by 64 bits of their BLAKE2b hash, in 16 to 32 bytes each: thirty million documents, all of Sangraha's, take 0.5 to 1 GB.
+    """Keep a set of texts by 64 bits of their BLAKE2b hash, in 16 to 32 bytes each: the thirty million documents of Sangraha take 0.5 to 1 GB.
 
-    Two different texts among so many share a hash with a chance of 1 in 40,000. Open addressing with steps of one.
+    The probability that any two of so many different texts share a hash is 1 in 40,000. The table
+    uses linear probing.
     """
 
     def __init__(self):
         self._table, self._used = _table(1024), 0
 
     def add(self, text: str) -> bool:
-        """Remember `text`. Returns whether it is new."""
-        key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1  # 0 marks an empty place
+        """Add `text`. Returns whether it is new."""
+        key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1  # 0 marks an empty slot
         if not self._insert(key):
             return False
         self._used += 1
@@ -140,6 +148,6 @@ class Seen:
 
 
 def _table(places: int) -> numpy.ndarray:
-    import numpy  # not before the command line is read
+    import numpy  # imported here so that --help stays fast
 
     return numpy.zeros(places, dtype=numpy.uint64)

@@ -1,8 +1,10 @@
-r"""Documents in and out of files.
+r"""Read and write documents.
 
-The corpus: UTF-8, each document followed by a line `<|endoftext|>`. A line of a document that is that marker, with any number of `\` before it, gets one
-more `\` when it is written; readers take one away. Any document comes back as it was, to the byte. A text file without a marker is one document.
-Lines end with `\n`; a marker line that a Windows editor ended with `\r\n` counts too, for readers and for the escaping.
+The corpus is UTF-8, with a line `<|endoftext|>` after each document. If a line of a document is
+that marker, with any number of `\` before it, one more `\` is added when it is written and removed
+when it is read, so every document round-trips byte for byte. A text file without a marker is one
+document. Lines end with `\n`; a marker line that a Windows editor ended with `\r\n` counts too, for
+readers and for the escaping.
 """
 
 from __future__ import annotations
@@ -22,20 +24,23 @@ MARKER = b"<|endoftext|>"
 _MARKER_LINE = re.compile(rb"(?m)^\\*" + re.escape(MARKER) + rb"\r?$")
 _ESCAPED_LINE = re.compile(rb"(?m)^\\(\\*" + re.escape(MARKER) + rb"\r?)$")
 _MARKER_BETWEEN_LINES = re.compile(rb"(?<=\n)" + re.escape(MARKER) + rb"\r?\n")
-_DOCUMENT_ENDS = (MARKER + b"\n", MARKER + b"\r\n", MARKER)  # the last one where a file stops without a newline
-BOM = "\ufeff"  # Notepad begins a UTF-8 file with it; it is no part of the text
+_DOCUMENT_ENDS = (MARKER + b"\n", MARKER + b"\r\n", MARKER)  # the last form: a file that ends without a newline
+BOM = "\ufeff"  # Notepad begins a UTF-8 file with it; it is not part of the text
 TEXT_COLUMN = "text"
-PARQUET_ROWS = 200  # documents that are read at once
-BATCH_CHARACTERS = 1_000_000  # of Hindi text: 2.6 MB, and some 250,000 tokens
-STRETCH_BYTES = 2_000_000  # seconds of work for a slow tokenizer, and little to do again after a stop
-STRETCHES_PER_GROUP = 16  # at most: each reads past those before it, a hundredth of the work of tokenizing them
+PARQUET_ROWS = 200  # rows read at once
+BATCH_CHARACTERS = 1_000_000  # of Hindi text: 2.6 MB, about 250,000 tokens
+CHUNK_BYTES = 2_000_000  # seconds of work for a slow tokenizer, so little is lost when a run stops
+CHUNKS_PER_GROUP = 16  # at most: each chunk skips the rows before it, which costs 1 % of tokenizing them
 
 
 # ---- the corpus
 
 
 def write_document(file: BinaryIO, text: str) -> int:
-    """Append a document to a corpus opened in binary mode. Returns the bytes written. Raises UserError for text that UTF-8 cannot hold."""
+    """Append a document to a corpus opened in binary mode.
+
+    Returns the bytes written. Raises UserError for text that UTF-8 cannot encode.
+    """
     try:
         raw = text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -46,16 +51,17 @@ def write_document(file: BinaryIO, text: str) -> int:
 
 
 def read_documents(path: str | Path) -> Iterator[str]:
-    """The documents of a corpus, or of any text file, one by one: memory is that of the longest document.
+    """Yield the documents of a corpus, or of any text file, one by one: memory is that of the longest document.
 
-    Text behind the last marker is a document too, unless it is blank. Raises UserError where the file is missing, or is not UTF-8.
+    Text after the last marker is a document too, unless it is blank. Raises UserError if the file
+    is missing or is not UTF-8.
     """
     with _open(path) as file:
         yield from _documents(file)
 
 
 def _documents(file: BinaryIO, end: float = float("inf")) -> Iterator[str]:
-    """The documents from where `file` stands, the begin of one, to the last one that begins before byte `end`."""
+    """Yield the documents from the position of `file`, where one begins, to the last one that begins before byte `end`."""
     lines: list[bytes] = []
     position = file.tell()
     for line in file:
@@ -82,7 +88,7 @@ def _document(raw: bytes, file: BinaryIO, end: int) -> str:
 
 
 def _line_number(file: BinaryIO, end: int) -> int:
-    """The number of the line of which byte `end` - 1 is the last, from 1."""
+    """Return the number, from 1, of the line whose last byte is `end` - 1."""
     file.seek(0)
     newlines, left, block = 0, end, b""
     while left and (block := file.read(min(left, 2**20))):
@@ -91,13 +97,14 @@ def _line_number(file: BinaryIO, end: int) -> int:
     return newlines + (not block.endswith(b"\n"))
 
 
-# ---- files of other people
+# ---- input files
 
 
 def read_source(path: str | Path) -> Iterator[str]:
-    """The documents of a `.txt` (see `read_documents`), `.jsonl` (field `text`) or `.parquet` (column `text`) file.
+    """Return an iterator over the documents of a `.txt` (see `read_documents`), `.jsonl` (field `text`) or `.parquet` (column `text`) file.
 
-    Raises UserError at once for a missing file and for another ending, and on the way for content that is not what the ending says.
+    Raises UserError at once for a missing file or another extension, and while reading for content
+    that does not match the extension.
     """
     readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     _require_file(path)
@@ -108,7 +115,7 @@ def read_source(path: str | Path) -> Iterator[str]:
 
 
 def batches(documents: Iterable[str], characters: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
-    """`documents` in lists of about `characters` characters: enough to keep a tokenizer's threads busy, little enough for any memory."""
+    """Yield `documents` in lists of about `characters` characters: enough to keep a tokenizer's threads busy, little enough to fit in memory."""
     batch, size = [], 0
     for text in documents:
         batch.append(text)
@@ -143,10 +150,13 @@ def _read_text(path: str | Path, begin: int = 0, end: float = float("inf")) -> I
 
 
 def _seek_document(file: BinaryIO, begin: int, end: int) -> bool:
-    """Put `file` at the first document that begins from byte `begin` (> 0) on and before `end`. Returns whether there is one."""
+    """Seek `file` to the first document that begins in bytes `begin` (> 0) to `end` - 1.
+
+    Returns whether there is one.
+    """
     start = max(0, begin - len(MARKER) - 3)  # a marker that ends at `begin` is seen with both its line ends
     file.seek(start)
-    before = b"" if start else b"\n"  # the begin of a file is the begin of a line
+    before = b"" if start else b"\n"  # a file begins with the start of a line
     for marker in _MARKER_BETWEEN_LINES.finditer(before + file.read(end - start)):
         position = start + marker.end() - len(before)
         if begin <= position < end:
@@ -161,7 +171,7 @@ def _read_jsonl(path: str | Path, begin: int = 0, end: float = float("inf")) -> 
         if begin:
             file.seek(begin - 1)
             position -= 1
-            while position < end and (rest := file.readline(2**16)):  # of the line that began before; it may be long
+            while position < end and (rest := file.readline(2**16)):  # skip the rest of a line that began before; it may be long
                 position += len(rest)
                 if rest.endswith(b"\n"):
                     break
@@ -174,11 +184,11 @@ def _read_jsonl(path: str | Path, begin: int = 0, end: float = float("inf")) -> 
 def _text_of_json(line: bytes, file: BinaryIO, end: int) -> str:
     try:
         text = json.loads(line.decode("utf-8-sig"))[TEXT_COLUMN]
-        text.encode()  # JSON can spell half a surrogate pair, UTF-8 cannot
+        text.encode()  # JSON can contain half a surrogate pair, UTF-8 cannot
         return text
     except UnicodeError as error:
         place = f"{file.name}, line {_line_number(file, end):,}"
-        raise UserError(f"{place}: not valid UTF-8 ({error.reason}); convert the file, or leave the line out") from error
+        raise UserError(f"{place}: not valid UTF-8 ({error.reason}); convert the file, or delete the line") from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         place = f"{file.name}, line {_line_number(file, end):,}"
         raise UserError(f"{place}: expected a JSON object with a text in the field {TEXT_COLUMN!r}") from error
@@ -197,7 +207,10 @@ def _read_parquet_rows(path: str | Path, group: int, begin: int, end: int) -> It
 
 @contextlib.contextmanager
 def _parquet(path: str | Path) -> Iterator:
-    """An open pyarrow ParquetFile that is read as it is needed. Raises UserError where it is none, or has no column of texts."""
+    """Open a pyarrow ParquetFile that is read on demand.
+
+    Raises UserError if it is not a Parquet file, or has no text column.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -209,11 +222,11 @@ def _parquet(path: str | Path) -> Iterator:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: the column {TEXT_COLUMN!r} is not UTF-8 ({error.reason}); convert it first") from error
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} is no parquet file that can be read ({str(error).splitlines()[0][:120]}); get it again") from error
+        raise UserError(f"{path} is not a readable parquet file ({str(error).splitlines()[0][:120]}); download or copy it again") from error
 
 
 def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
-    """The texts of rows `begin` to `end` - 1 of a row group; rows without one are passed over."""
+    """Yield the texts of rows `begin` to `end` - 1 of a row group; rows without text are skipped."""
     first = 0
     for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=[TEXT_COLUMN]):
         if first + len(batch) > begin:
@@ -228,47 +241,55 @@ def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float
             return
 
 
-# ---- stretches: files in pieces that are read for themselves
+# ---- chunks: ranges of a file that are read independently
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A range of a file: the documents that begin in bytes `begin` to `end` - 1 of a .txt or .jsonl, or rows of the row group `group` of a .parquet."""
+class Chunk:
+    """Describe a range of a file.
+
+    It holds the documents that begin in bytes `begin` to `end` - 1 of a .txt or .jsonl, or rows
+    `begin` to `end` - 1 of row group `group` of a .parquet.
+    """
 
     path: str
     begin: int
     end: int
-    size: int  # bytes, about
+    size: int  # approximate, in bytes
     group: int | None = None
 
     def read(self) -> Iterator[str]:
-        """Its documents; those of all stretches of a file, one stretch after the other, are those of `read_source`."""
+        """Yield its documents.
+
+        The chunks of a file, in order, yield the documents of `read_source`.
+        """
         if self.group is not None:
             return _read_parquet_rows(self.path, self.group, self.begin, self.end)
         reader = _read_jsonl if self.path.lower().endswith(".jsonl") else _read_text
         return reader(self.path, self.begin, self.end)
 
 
-def stretches(path: str | Path, size: int = STRETCH_BYTES) -> list[Stretch]:
-    """A file that `read_source` takes, in stretches of about `size` bytes: a function of the file alone. A document lies in one of them, whatever its length.
+def chunks(path: str | Path, size: int = CHUNK_BYTES) -> list[Chunk]:
+    """Divide a file that `read_source` reads into chunks of about `size` bytes.
 
-    Raises UserError as `read_source` does.
+    The chunks depend only on the file and `size`. Each document lies in exactly one chunk, whatever
+    its length. Raises UserError as `read_source` does.
     """
-    read_source(path)  # the name is checked there
+    read_source(path)  # checks the name
     path = str(path)
     if path.lower().endswith(".parquet"):
-        return list(_stretches_of_parquet(path, size))
+        return list(_chunks_of_parquet(path, size))
     length = Path(path).stat().st_size
-    return [Stretch(path, begin, min(begin + size, length), min(size, length - begin)) for begin in range(0, length, size)]
+    return [Chunk(path, begin, min(begin + size, length), min(size, length - begin)) for begin in range(0, length, size)]
 
 
-def _stretches_of_parquet(path: str, size: int) -> Iterator[Stretch]:
+def _chunks_of_parquet(path: str, size: int) -> Iterator[Chunk]:
     with _parquet(path) as file:
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
             columns = [group.column(i) for i in range(group.num_columns)]
             length = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == TEXT_COLUMN)
-            parts = max(1, min(-(-length // size), STRETCHES_PER_GROUP, group.num_rows))
+            parts = max(1, min(-(-length // size), CHUNKS_PER_GROUP, group.num_rows))
             bounds = [group.num_rows * i // parts for i in range(parts + 1)]
             for begin, end in itertools.pairwise(bounds):
-                yield Stretch(path, begin, end, length // parts, number)
+                yield Chunk(path, begin, end, length // parts, number)

@@ -1,6 +1,7 @@
 """Stream the text of a data set on the Hugging Face hub with `datasets`: evenly from all its parquet files, at one commit, resumable.
 
-The library finds the files, retries requests, takes documents from all files in turn and keeps the position. Two things are done here:
+The library finds the files, retries requests, interleaves the documents of all files and tracks the
+position. This module adds two things:
 
 - Row groups are read page by page. The library's reader decodes a whole row group before it returns a document (one of 600 MB: 1.1 GB of memory and
   276 MB fetched, against 34 MB and 7 MB page by page), and one is open in each file.
@@ -31,21 +32,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BACKOFF = (1, 2, 5, 10, 20, 30, 60)  # seconds before each retry of a request that finds the files; the library does not retry those
-FIRST_CONTACT = 2  # retries before the hub has answered once: nobody waits minutes to hear that there is no network
+FIRST_CONTACT = 2  # retries before the first answer of the hub: without a network, the error comes after seconds, not minutes
 RESTARTS = (10, 30, 60)  # seconds before the stream starts again; the library has retried the request for 20 seconds to minutes before
 LIBRARY_RETRIES = 3  # rounds of retries that the library makes for a read, 5 to 60 seconds apart (its default is 20: a quarter of an hour)
 LONGEST_WAIT = 300  # seconds that a hub may ask for; its limits count per five minutes
 RETRIED = {408, 416, 425, 429}  # and 5xx; 416 because the hub's CDN now and then denies a range that exists
 
-TURN = 8  # documents that a file gives in its turn: one by one costs twice the time
-PAGE_BUFFER = 1 << 20  # bytes of a column that one request asks for, and
-READ_AHEAD = 1 << 16  # bytes more that the file layer asks for: what a stream may fetch for nothing
+TURN = 8  # documents from a file before the next file: one by one takes twice the time
+PAGE_BUFFER = 1 << 20  # bytes of a column per request
+READ_AHEAD = 1 << 16  # bytes that the file layer fetches in addition; they may be unused
 
 
 class HubTexts:
-    """The texts of the parquet files in `folder` of a data set at `revision`, by default the newest. Raises UserError where the hub does not give them.
+    """Stream the texts of the parquet files in `folder` of a data set at `revision`, by default the newest.
 
-    Row groups come in an order drawn by `seed`, documents from all files in turn.
+    Row groups are shuffled with `seed`; documents are interleaved from all files. Raises UserError
+    if the data set is not available.
     """
 
     def __init__(self, dataset: str, folder: str, seed: int, revision: str | None = None, tell: Callable[[str], None] = print):
@@ -57,15 +59,16 @@ class HubTexts:
 
     @property
     def reader(self) -> str:
-        """What a position can be read by: the library's own format may change with its major version."""
+        """Return what a saved position depends on: the library may change its format with a major version."""
         import datasets
 
         return f"datasets {datasets.__version__.split('.')[0]}, {TURN} documents a turn"
 
     def batches(self, position: dict | None = None) -> Iterator[tuple[list[str], dict]]:
-        """Yield (texts, the position behind them), from the beginning or from a position. Missing texts are empty.
+        """Yield (texts, the position after them), from the beginning or from a position.
 
-        The next batch is fetched in the background. A thread that waits for the network keeps the interpreter from ending: leave with `exit_at_once`.
+        Missing texts are empty. The next batch is fetched in the background. A thread that waits
+        for the network keeps the interpreter from exiting: use `exit_at_once`.
         """
         return one_ahead(self._batches(position))
 
@@ -89,7 +92,7 @@ class HubTexts:
                 if texts:
                     yield texts, stream.state_dict()
                 return
-            except Exception as error:  # noqa: BLE001 - of the library, the hub's client, pyarrow
+            except Exception as error:  # noqa: BLE001 - from the library, the hub client or pyarrow
                 self._wait(error, restarts, RESTARTS)
                 restarts += 1
 
@@ -118,19 +121,25 @@ class HubTexts:
     # ---- faults
 
     def _patiently(self, ask: Callable[[], T]) -> T:
-        """Return `ask()`, asking again after each fault that may pass. Raises UserError for others, and when BACKOFF is used up."""
+        """Return `ask()`, retrying after each transient error.
+
+        Raises UserError for other errors, and when BACKOFF is used up.
+        """
         for tried in range(len(BACKOFF) + 1):
             try:
                 answer = ask()
                 self._has_answered = True
                 return answer
-            except Exception as error:  # noqa: BLE001 - the clients of the hub's versions differ, and so do their exceptions
+            except Exception as error:  # noqa: BLE001 - the HTTP client and its exceptions depend on the version of huggingface_hub
                 self._has_answered = self._has_answered or _response(error) is not None
                 self._wait(error, tried, BACKOFF if self._has_answered else BACKOFF[:FIRST_CONTACT])
         raise AssertionError("the last try returns or raises")
 
     def _wait(self, error: Exception, tried: int, waits: tuple[float, ...]) -> None:
-        """Wait before another try after `error`. Raises UserError where it will not pass, or has been tried `len(waits)` times."""
+        """Wait before the next retry.
+
+        Raises UserError if `error` is not transient, or after `len(waits)` retries.
+        """
         if isinstance(error, UserError):
             raise error
         response = _response(error)
@@ -165,7 +174,7 @@ class HubTexts:
 
 
 def _shuffled_row_groups(seed: int, files: list[str], row_groups_list: list) -> Iterator[dict]:
-    """Yield the arguments of `_read_row_groups` for each file with one row group a time, in the order of the seed: what `reshard` asks a builder for."""
+    """Yield the arguments of `_read_row_groups` for each file, one row group each, in the order of the seed: what `reshard` expects of a builder."""
     for file in files:
         with _open_parquet(file) as parquet:
             groups = sorted(range(parquet.num_row_groups), key=lambda group: _draw(seed, file.rsplit("/", 1)[-1], group))
@@ -185,7 +194,7 @@ def _read_row_groups(files: list[str], row_groups_list: list[tuple[int, ...]]) -
 
 
 def _open_parquet(file: str) -> pyarrow.parquet.ParquetFile:
-    """Open a file of the hub so that pyarrow reads it page by page, on the calling thread."""
+    """Open a file on the hub so that pyarrow reads it page by page, on the calling thread."""
     import pyarrow.parquet
     from datasets import DownloadConfig
     from datasets.utils.file_utils import xopen
@@ -195,15 +204,15 @@ def _open_parquet(file: str) -> pyarrow.parquet.ParquetFile:
 
 
 def _draw(*words) -> bytes:
-    """Return a number drawn for `words`, the same on every machine and in every version of Python."""
+    """Return a pseudo-random sort key for `words`, the same on every machine and Python version."""
     return hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
 
 
-# ---- what went wrong
+# ---- errors of the hub
 
 
 def _response(error: BaseException | None) -> Any:
-    """Return the hub's answer that an exception, or the first of its causes that has one, is about."""
+    """Return the HTTP response of an exception, or of the first of its causes that has one."""
     while error is not None:
         if getattr(error, "response", None) is not None:
             return error.response
@@ -212,7 +221,7 @@ def _response(error: BaseException | None) -> Any:
 
 
 def _is_of_the_network(error: Exception) -> bool:
-    """Whether an exception without an answer of the hub is about the connection, or about bytes that arrived damaged."""
+    """Return whether an exception without an HTTP response is a connection error, or corrupt data."""
     import pyarrow
     from huggingface_hub import errors  # noqa: F401 - loads the HTTP client
 
@@ -222,7 +231,7 @@ def _is_of_the_network(error: Exception) -> bool:
 
 
 def _asked_to_wait(response: Any) -> float:
-    """Return the seconds that an answer asks its client to wait, 0 where it does not: `Retry-After: 7`, a date, or the hub's `RateLimit: "api";r=0;t=7`."""
+    """Return the seconds that a response asks the client to wait, or 0: `Retry-After: 7`, a date, or the hub's `RateLimit: "api";r=0;t=7`."""
     headers = {} if response is None else response.headers
     if found := re.search(r"\br=0;\s*t=(\d+)", headers.get("RateLimit", "")):
         return float(found[1])
@@ -236,7 +245,7 @@ def _asked_to_wait(response: Any) -> float:
 
 
 def _reason(error: Exception) -> str:
-    """Return what went wrong in a few words: the status and the hub's own message where there is one."""
+    """Return a short description of an error: the status and the hub's own message if there is one."""
     response = _response(error)
     if response is not None:
         said = response.headers.get("X-Error-Message", "")
@@ -249,7 +258,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Notices(logging.Handler):
-    """Tells of the library's retries in one line each; its other advice is dropped."""
+    """Report each retry of the library in one line; drop its other warnings."""
 
     def __init__(self, tell: Callable[[str], None]):
         super().__init__(logging.WARNING)
@@ -264,27 +273,27 @@ class _Notices(logging.Handler):
 
 
 def _prepare_library(tell: Callable[[str], None]) -> None:
-    """Make `datasets` quiet but for its retries, and let it give up after minutes."""
+    """Silence `datasets` except for its retries, and let it give up after a few minutes."""
     import datasets
     import huggingface_hub.utils
 
     datasets.disable_progress_bars()
     huggingface_hub.utils.disable_progress_bars()
     datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = LIBRARY_RETRIES
-    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # for pyarrow's threads, of which there are none here
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # it waits for pyarrow's threads, and none are used here
     for name in ("datasets", "huggingface_hub"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [_Notices(tell)], False
 
 
 def one_ahead(items: Generator[T]) -> Iterator[T]:
-    """Yield `items`; the next one is made, and in the end the generator is closed, in the background: both may wait for the network."""
+    """Yield `items`, prefetching the next one in the background; the generator is closed there too, as both may wait for the network."""
     end, worker = object(), ThreadPoolExecutor(1, "hub")
     ahead = worker.submit(next, items, end)
     try:
         while True:
             while not ahead.done():
-                wait([ahead], timeout=0.5)  # without an end Windows lets no Ctrl-C through
+                wait([ahead], timeout=0.5)  # without a timeout, Windows does not deliver Ctrl-C
             if (item := ahead.result()) is end:
                 return
             ahead = worker.submit(next, items, end)
@@ -295,7 +304,7 @@ def one_ahead(items: Generator[T]) -> Iterator[T]:
 
 
 def say(line: str) -> None:
-    """Print a line, above a progress bar where there is one."""
+    """Print a line, above the progress bar if there is one."""
     from tqdm import tqdm
 
     tqdm.write(line)

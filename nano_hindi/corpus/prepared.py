@@ -1,4 +1,4 @@
-"""The prepared data that data/preprocess.py leaves behind, held against what its preprocess_meta.txt says."""
+"""Load the output of data/preprocess.py, and check it against preprocess_meta.txt."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from nano_hindi.errors import UserError
 from nano_hindi.files import file_size, read_metadata
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
-CHECKED_IDS = 2**28  # a gigabyte: a second or two from a good disk
+CHECKED_IDS = 2**28  # 1 GB: a second or two from a fast disk
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What preprocess_meta.txt says of a data folder, and the tokenizer that lies in it."""
+    """Hold the contents of a data folder's preprocess_meta.txt, and its tokenizer."""
 
     tokenizer: Tokenizer
     tokenizer_name: str
@@ -33,10 +33,12 @@ class DataInfo:
 
 
 def check_data(data_dir: str | Path) -> DataInfo:
-    """The facts of a data folder, after its files have been held against them.
+    """Return the metadata of a data folder, after checking its files against it.
 
-    Raises UserError, with what to do, where files are missing, have another length than preprocess_meta.txt says, hold ids outside the vocabulary, or
-    the tokenizer is another. Of the ids only the first CHECKED_IDS are read here; the loader looks at each batch besides.
+    Raises UserError, with what to do, if a file is missing, its size is not what
+    preprocess_meta.txt says, it holds ids outside the vocabulary, or the tokenizer is a different
+    one. Only the first CHECKED_IDS ids of each split are checked here; the data loader checks each
+    batch.
     """
     folder, again = Path(data_dir), "run data/preprocess.py again"
     path = folder / "preprocess_meta.txt"
@@ -52,14 +54,16 @@ def check_data(data_dir: str | Path) -> DataInfo:
     for split in ("train", "val"):
         size, tokens = file_size(folder / f"{split}.bin"), info[f"{split}_tokens"]
         if size != tokens * TOKEN_BYTES:
-            raise UserError(f"{folder / f'{split}.bin'} has {size:,} bytes, but {path.name} speaks of {tokens:,} tokens of {TOKEN_BYTES}; {again}")
+            raise UserError(f"{folder / f'{split}.bin'} has {size:,} bytes, but {path.name} says {tokens:,} tokens of {TOKEN_BYTES} bytes; {again}")
     tokenizer_dir = folder / "tokenizer"
     if not tokenizer_dir.is_dir():
-        raise UserError(f"{tokenizer_dir} is missing, the copy of the tokenizer that the data was made with; {again}")
+        raise UserError(f"{tokenizer_dir} is missing (the copy of the tokenizer that the data was made with); {again}")
     tokenizer = load_tokenizer(tokenizer_dir)
     found = {"fingerprint": tokenizer.fingerprint(), "vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
     if found.items() - info.items():
-        raise UserError(f"{tokenizer_dir} is not the tokenizer that the data was made with ({info['tokenizer_name']}); put that back, or {again}")
+        raise UserError(
+            f"{tokenizer_dir} is not the tokenizer that the data was made with ({info['tokenizer_name']}); restore the original, or {again}"
+        )
     for split in ("train", "val"):
         file = TokenFile(folder / f"{split}.bin", tokenizer.vocab_size)
         file.require_in_vocabulary(file.tokens[:CHECKED_IDS])

@@ -1,7 +1,8 @@
-"""A look at prepared data: four pictures, and a page with ten documents as the model sees them and the longest pieces.
+"""Report on prepared data: four plots, and a page with ten documents as the model sees them and the longest tokens.
 
-Everything comes from the token files and their tokenizer. Lengths and uses are counted over all tokens, in one pass; words and scripts over a sample.
-The pictures hold no Hindi letters: matplotlib cannot set them. The page is HTML, which every browser does right.
+Everything comes from the token files and their tokenizer. Document lengths and token counts cover
+all tokens of train.bin, in one pass; words and scripts a sample. The plots contain no Hindi text,
+which matplotlib cannot shape; browsers can, so the page is HTML.
 """
 
 from __future__ import annotations
@@ -20,26 +21,29 @@ from nano_hindi.dataloader import TokenFile
 from nano_hindi.files import replacing, write_text
 from nano_hindi.tokenizer import Tokenizer
 
-BLOCK = 2**22  # tokens that are looked at together
-LENGTHS = np.unique(np.geomspace(1, 1e8, 121).astype(np.int64))  # bounds of the bars, in tokens
+BLOCK = 2**22  # tokens per step of the scan
+LENGTHS = np.unique(np.geomspace(1, 1e8, 121).astype(np.int64))  # histogram bounds, in tokens
 SAMPLE = 2000  # documents for words and scripts
 SHOWN, SHOWN_TOKENS = 10, 2000  # documents on the page, and tokens of each
-LONGEST = 50  # pieces on the page
+LONGEST = 50  # tokens in the table on the page
 SCRIPTS = ("Devanagari", "Latin", "digits", "other letters", "punctuation and signs")
 
 
 @dataclass
 class Scan:
-    """What one pass over train.bin finds."""
+    """Hold the results of one pass over train.bin."""
 
-    lengths: np.ndarray  # (len(LENGTHS) - 1,) documents in each bar
-    uses: np.ndarray  # (vocab_size,) of each token
-    sample: list[list[int]]  # documents, drawn at random
+    lengths: np.ndarray  # (len(LENGTHS) - 1,) documents in each histogram bin
+    uses: np.ndarray  # (vocab_size,) how often each token occurs
+    sample: list[list[int]]  # token ids of documents drawn at random
     longest: int  # tokens of the longest document
 
 
 def write_report(folder: Path, seed: int = 0) -> list[Path]:
-    """Write the pictures and the page into a folder that `data/preprocess.py` has made, the same for the same seed. Returns their paths."""
+    """Write the plots and the page into a folder that `data/preprocess.py` prepared; deterministic for a seed.
+
+    Returns their paths.
+    """
     info = check_data(folder)
     scan = scan_tokens(TokenFile(folder / "train.bin", info.vocab_size).tokens, info, seed)
     tokenizer, texts = info.tokenizer, [info.tokenizer.decode(ids) for ids in scan.sample]
@@ -59,10 +63,10 @@ def write_report(folder: Path, seed: int = 0) -> list[Path]:
 
 
 def scan_tokens(tokens: np.ndarray, info: DataInfo, seed: int) -> Scan:
-    """Lengths and uses of all tokens, and SAMPLE documents, block by block."""
+    """Return the document lengths, the token counts and SAMPLE documents, reading block by block."""
     wanted = sorted(random.Random(seed).sample(range(info.train_documents), min(SAMPLE, info.train_documents)))
     scan = Scan(np.zeros(len(LENGTHS) - 1, dtype=np.int64), np.zeros(info.vocab_size, dtype=np.int64), [], 0)
-    seen, open_begin, spans, next_wanted = 0, None, [], 0  # documents before, the begin of the last one
+    seen, open_begin, spans, next_wanted = 0, None, [], 0  # documents so far, start of the unfinished one
     for start in range(0, len(tokens) + 1, BLOCK):
         block = tokens[start : start + BLOCK]
         scan.uses += np.bincount(block, minlength=info.vocab_size)
@@ -85,7 +89,7 @@ def scan_tokens(tokens: np.ndarray, info: DataInfo, seed: int) -> Scan:
     return scan
 
 
-# ---- pictures
+# ---- plots
 
 
 def _picture(path: Path, draw) -> None:
@@ -122,12 +126,12 @@ def draw_tokens_per_word(axes, tokenizer: Tokenizer, texts: list[str]) -> None:
     axes.set_xticks(range(1, 17), [*map(str, range(1, 16)), "16+"])
     mean = sum(number * words[word] for word, number in zip(distinct, pieces, strict=True)) / total
     axes.set_xlabel("tokens in a word")
-    axes.set_ylabel("share of the words (%)")
+    axes.set_ylabel("words (%)")
     axes.set_title(f"Tokens per word: {mean:.2f} on average, over {total:,} words of {len(texts):,} documents")
 
 
 def script_of(character: str) -> str | None:
-    """One of SCRIPTS; None for space and for what has no width of its own (ZWJ)."""
+    """Return one of SCRIPTS; None for spaces and zero-width characters (ZWJ)."""
     kind = unicodedata.category(character)
     if kind in ("Nd", "Nl", "No"):
         return "digits"
@@ -142,12 +146,12 @@ def draw_scripts(axes, texts: list[str]) -> None:
     counts = Counter()
     for character, number in characters.items():
         counts[script_of(character)] += number
-    shares = [100 * counts[script] / max(sum(counts[s] for s in SCRIPTS), 1) for script in SCRIPTS]
-    bars = axes.barh(SCRIPTS[::-1], shares[::-1])
-    axes.bar_label(bars, [f"{share:.2f} %" for share in shares[::-1]], padding=3)
+    percentages = [100 * counts[script] / max(sum(counts[s] for s in SCRIPTS), 1) for script in SCRIPTS]
+    bars = axes.barh(SCRIPTS[::-1], percentages[::-1])
+    axes.bar_label(bars, [f"{percentage:.2f} %" for percentage in percentages[::-1]], padding=3)
     axes.set_xlim(0, 115)
     axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel("share of the characters, spaces left out (%)")
+    axes.set_xlabel("characters, excluding spaces (%)")
     axes.set_title(f"Scripts: {sum(map(len, texts)):,} characters of {len(texts):,} documents")
 
 
@@ -156,16 +160,16 @@ def draw_piece_lengths(axes, tokenizer: Tokenizer, uses: np.ndarray) -> None:
     bounds = np.arange(1, max(int(lengths.max()), 2) + 2) - 0.5
     ordinary = lengths > 0
     for weights, label in ((None, "of the vocabulary"), (uses[ordinary], "of the tokens of train.bin")):
-        shares = np.histogram(lengths[ordinary], bounds, weights=weights)[0]
-        axes.stairs(100 * shares / max(shares.sum(), 1), bounds, fill=True, alpha=0.5, label=label)
-    axes.set_xlabel("characters in a piece, its space included")
-    axes.set_ylabel("share (%)")
+        totals = np.histogram(lengths[ordinary], bounds, weights=weights)[0]
+        axes.stairs(100 * totals / max(totals.sum(), 1), bounds, fill=True, alpha=0.5, label=label)
+    axes.set_xlabel("characters in a token, including its space")
+    axes.set_ylabel("tokens (%)")
     axes.legend()
-    axes.set_title(f"Piece lengths: {int((uses[ordinary] > 0).sum()):,} of {int(ordinary.sum()):,} pieces are used")
+    axes.set_title(f"Token lengths: {int((uses[ordinary] > 0).sum()):,} of {int(ordinary.sum()):,} vocabulary entries are used")
 
 
 def piece_texts(tokenizer: Tokenizer) -> list[str]:
-    """The text of each token by id, "" for special ones; a piece that is only bytes of a character counts as one."""
+    """Return the text of each token by id, "" for special ones; a token with a part of a character's bytes is one U+FFFD."""
     return [tokenizer.piece_bytes(i).decode("utf-8", errors="replace") for i in range(tokenizer.vocab_size)]
 
 
@@ -180,7 +184,7 @@ p.document { border: 1px solid #bbb; padding: .6em 1em; overflow-wrap: anywhere;
 
 
 def page(info: DataInfo, scan: Scan, pictures: list[str]) -> str:
-    """The page as HTML: figures, documents with their tokens in two colours by turns, the longest pieces."""
+    """Return the page as HTML: counts, documents with their tokens in two alternating colours, the longest tokens."""
     documents = "\n".join(
         f"<h3>{len(ids):,} tokens</h3>\n<p class='document'>{marked(info.tokenizer, ids[:SHOWN_TOKENS])}{' ...' if len(ids) > SHOWN_TOKENS else ''}</p>"
         for ids in random.Random(len(scan.sample)).sample(scan.sample, min(SHOWN, len(scan.sample)))
@@ -192,28 +196,27 @@ def page(info: DataInfo, scan: Scan, pictures: list[str]) -> str:
     return f"""<!DOCTYPE html>
 <html lang="hi"><head><meta charset="utf-8"><title>nano_hindi: a look at the data</title><style>{STYLE}</style></head><body>
 <h1>A look at the data</h1>
-<p>{info.train_documents:,} documents and {info.train_tokens:,} tokens to train, {info.val_documents:,} and {info.val_tokens:,} to validate;
-tokenizer {html.escape(info.tokenizer_name)}, {info.vocab_size:,} pieces, {info.fertility:.3f} tokens per word.</p>
+<p>{info.train_documents:,} documents and {info.train_tokens:,} tokens for training, {info.val_documents:,} and {info.val_tokens:,} for validation;
+tokenizer {html.escape(info.tokenizer_name)}, {info.vocab_size:,} vocabulary entries, {info.fertility:.3f} tokens per word.</p>
 <h2>Ten random documents, as the model sees them</h2>
-<p>Tokens have <span class="a">one</span><span class="b"> colour</span><span class="a"> after</span><span class="b"> the</span><span class="a"> other</span>; the pointer
-over one shows its number. <span class="a parts">Framed</span>: a character made of several tokens, their number behind it. Small and red: tokens that
-stand for no text, and the ends of lines.</p>
+<p>Tokens have <span class="a">two</span><span class="b"> alternating</span><span class="a"> colours</span>; hover over one to see its id.
+<span class="a parts">Framed</span>: a character made of several tokens, followed by their number. Small and red: special tokens, tabs and line ends.</p>
 {documents}
-<h2>The longest pieces in use</h2>
-<table><tr><th>piece</th><th>characters</th><th>uses</th></tr>
+<h2>The longest tokens in use</h2>
+<table><tr><th>token</th><th>characters</th><th>uses</th></tr>
 {rows}
 </table>
-<h2>Pictures</h2>
+<h2>Plots</h2>
 {images}
 </body></html>
 """
 
 
 def marked(tokenizer: Tokenizer, ids: list[int]) -> str:
-    """The text of `ids` as HTML, each token in a span of its own; those that make up a character together share one."""
+    """Return the text of `ids` as HTML, one span per token; tokens that form one character together share a span."""
     spans, waiting, raw = [], [], b""
     for i in [*ids, None]:
-        if waiting and (i is None or i in tokenizer.special_ids):  # the tail of a text that was cut within a character
+        if waiting and (i is None or i in tokenizer.special_ids):  # incomplete UTF-8 at the end of a text
             spans.append((waiting, raw.decode("utf-8", errors="replace")))
             waiting, raw = [], b""
         if i is None:
@@ -226,7 +229,7 @@ def marked(tokenizer: Tokenizer, ids: list[int]) -> str:
             spans.append((waiting, raw.decode("utf-8")))
         except UnicodeDecodeError as error:
             if error.end == len(raw) and error.reason == "unexpected end of data":
-                continue  # the rest of the character comes with the next token
+                continue  # the next token has the rest of the character
             spans.append((waiting, raw.decode("utf-8", errors="replace")))
         waiting, raw = [], b""
     return "".join(_span(tokenizer, number, numbers, text) for number, (numbers, text) in enumerate(spans))

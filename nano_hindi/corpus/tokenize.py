@@ -1,7 +1,8 @@
-"""Documents to tokens, on many cores, in pieces that can be counted off: the work of data/preprocess.py between its files.
+"""Tokenize documents on many cores, chunk by chunk, for data/preprocess.py.
 
-A corpus is cut into stretches (see `documents.stretches`). Each goes to a worker process, which reads, splits, encodes and counts it for itself; the results come
-back in the order of the corpus. So the tokens are the same for any number of workers, nothing waits for one Python, and memory is that of a few stretches.
+A corpus is divided into chunks (see `documents.chunks`). A worker process reads, splits, encodes
+and counts a chunk; the results are returned in the order of the corpus. So the tokens are the same
+for any number of workers, no Python process is a bottleneck, and memory is that of a few chunks.
 """
 
 from __future__ import annotations
@@ -22,38 +23,42 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nano_hindi.cli import collected_interrupts
-from nano_hindi.corpus.documents import Stretch, batches
+from nano_hindi.corpus.documents import Chunk, batches
 from nano_hindi.errors import UserError
 
 if TYPE_CHECKING:
     from nano_hindi.tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
-BATCH_CHARACTERS = 200_000  # that are encoded at once: some 50 MB while the library holds them
-EXAMPLES = 20  # of lost characters
-AROUND = 20  # characters of text shown on each side of what was lost
+BATCH_CHARACTERS = 200_000  # encoded at once: the library needs about 50 MB for them
+EXAMPLES = 20  # lost characters kept for the report
+AROUND = 20  # characters of context on each side of a loss
 
 
 @dataclass
 class Encoded:
-    """What came of a stretch."""
+    """Hold the tokens and counts of a chunk."""
 
-    tokens: dict[str, bytes]  # of each split: little-endian uint32
+    tokens: dict[str, bytes]  # by split: little-endian uint32
     counts: Counter[str]  # see `encode`
     losses: Losses
 
 
 @dataclass
 class Losses:
-    """What tokens do not give back of the documents. Characters count as lost that the text read back has fewer of: dropped, or turned into others."""
+    """Count what decoding does not restore.
 
-    documents: int = 0  # that are not read back as they were
+    A character is lost if the decoded text has fewer of it than the original: it was dropped, or
+    became another one.
+    """
+
+    documents: int = 0  # that do not decode to the original
     characters: int = 0
-    examples: list[str] = field(default_factory=list)  # the first few distinct lost characters
-    place: str = ""  # where the first document changes
+    examples: list[str] = field(default_factory=list)  # the first EXAMPLES distinct lost characters
+    place: str = ""  # the first difference in the first lossy document
 
     def look(self, text: str, decoded: str) -> None:
-        """Count a document that reads back as `decoded`."""
+        """Add the losses of a document that decodes to `decoded`."""
         if text == decoded:
             return
         lost = Counter(text) - Counter(decoded)
@@ -67,7 +72,7 @@ class Losses:
         self.place = self.place or other.place
 
     def report(self, counts: Counter[str]) -> str:
-        """In one line, of all that `counts` speaks of."""
+        """Return one line on the losses, relative to the totals in `counts`."""
         characters = f"{self.characters:,} of {counts['characters']:,} characters ({self.characters / max(counts['characters'], 1):.3%})"
         documents = f"in {self.documents:,} of {counts['train_documents'] + counts['val_documents']:,} documents"
         named = ", ".join(f"{c} U+{ord(c):04X}" if c.isprintable() and not c.isspace() else f"U+{ord(c):04X}" for c in self.examples[:8])
@@ -77,21 +82,27 @@ class Losses:
 def _first_difference(text: str, decoded: str) -> str:
     at = next((i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), min(len(text), len(decoded)))
     around = slice(max(0, at - AROUND), at + AROUND)
-    return f"{text[around]!r} is read back as {decoded[around]!r}"
+    return f"{text[around]!r} decodes to {decoded[around]!r}"
 
 
 def is_for_validation(raw: bytes, val_fraction: float) -> bool:
-    """Whether a document, as UTF-8, belongs to the validation share: the first 8 bytes of its BLAKE2b hash, read as a big-endian number, over 2**64 are less
-    than `val_fraction`. The same text always falls on the same side."""
+    """Return whether a document, as UTF-8, belongs to the validation split.
+
+    It does if the first 8 bytes of its BLAKE2b hash, as a big-endian integer divided by 2**64, are
+    less than `val_fraction`. So the same text is always in the same split.
+    """
     return int.from_bytes(hashlib.blake2b(raw).digest()[:8], "big") < val_fraction * 2**64
 
 
 def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) -> Encoded:
-    """The tokens of `documents`, in their order, in two splits, and what they count: documents, tokens (with bos and eos) and bytes (of text) of each split;
+    """Encode `documents`, in order, into two splits. Returns their tokens, counts and losses.
+
+    The counts are documents, tokens (with bos and eos) and bytes (of text) of each split, and
     characters, words and tokens without bos and eos (text_tokens) of both.
 
-    No document is taken to be read back as it was. Where the tokenizer cuts the text as it is (not `rewrites`), tokens can only lack bytes, so a batch whose
-    tokens have the bytes of its texts has lost nothing: one sum, 1 % of the time. All other batches are decoded and compared.
+    Every document is checked for losses. If the tokenizer does not change the text (not
+    `rewrites`), tokens can only lack bytes, so a batch whose tokens have as many bytes as its texts
+    is lossless: one sum, 1 % of the time. Other batches are decoded and compared.
     """
     token_bytes = tokenizer.token_bytes()
     tokens = {name: [] for name in SPLITS}
@@ -100,7 +111,7 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
         encoded = tokenizer.encode_batch(batch)
         raws = [text.encode() for text in batch]
         sides = [SPLITS[is_for_validation(raw, val_fraction)] for raw in raws]
-        found = 0  # bytes that the tokens stand for
+        found = 0  # bytes of the tokens
         for name in SPLITS:
             chosen = [i for i, side in enumerate(sides) if side == name]
             ids = array.array("I")
@@ -124,35 +135,33 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
 # ---- on many cores
 
 
-def encode_stretches(stretches: Sequence[Stretch], tokenizer: Tokenizer, val_fraction: float, workers: int) -> Iterator[Encoded]:
-    """`encode` of each stretch, in order. Where there is one worker, or one stretch, in this process.
+def encode_chunks(chunks: Sequence[Chunk], tokenizer: Tokenizer, val_fraction: float, workers: int) -> Iterator[Encoded]:
+    """Yield `encode` of each chunk, in order. With one worker, or one chunk, no process is started.
 
-    Raises UserError where a worker dies, and what `encode` raises.
+    Raises UserError if a worker dies, and what `encode` raises.
     """
-    workers = min(workers, len(stretches))
+    workers = min(workers, len(chunks))
     if workers <= 1:
         with _one_thread():
-            for stretch in stretches:
-                yield encode(stretch.read(), tokenizer, val_fraction)
+            for chunk in chunks:
+                yield encode(chunk.read(), tokenizer, val_fraction)
         return
-    import multiprocessing  # spawn: a fork would take over the threads of torch and of the tokenizer, and their locks
+    import multiprocessing  # spawn: a fork copies locks that threads of torch and of the tokenizer may hold
 
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (tokenizer, val_fraction))
     try:
-        yield from _in_order(pool, _encode_in_worker, stretches, ahead=2 * workers)
+        yield from _in_order(pool, _encode_in_worker, chunks, ahead=2 * workers)
     except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process ended by itself, perhaps for lack of memory; run the same command again, to go on, with fewer --workers"
-        ) from error
+        raise UserError("a worker process died, perhaps for lack of memory; run the same command again with fewer --workers to continue") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _in_order(pool: ProcessPoolExecutor, function: Callable, items: Iterable, ahead: int) -> Iterator[Any]:
-    """The results of `function`, in the order of `items`, no more than `ahead` of them before they are taken."""
+    """Yield `function` of each item in order, with at most `ahead` results pending."""
     waiting = deque()
     for item in items:
-        with _interrupt_later():  # workers start here, and this process answers for them
+        with _interrupt_later():  # workers start here; only this process handles Ctrl-C
             waiting.append(pool.submit(function, item))
         if len(waiting) >= ahead:
             yield waiting.popleft().result()
@@ -162,14 +171,14 @@ def _in_order(pool: ProcessPoolExecutor, function: Callable, items: Iterable, ah
 
 @contextlib.contextmanager
 def _interrupt_later() -> Iterator[None]:
-    """Hold Ctrl-C back to the end of the block; a process that is started in it never hears it (but on Windows)."""
+    """Defer Ctrl-C to the end of the block; processes started in it never receive it (except on Windows)."""
     with collected_interrupts() as interrupted:
         if not hasattr(signal, "pthread_sigmask"):
             yield
         else:
             before = signal.pthread_sigmask(
                 signal.SIG_BLOCK, {signal.SIGINT}
-            )  # of this thread, whose processes inherit it; another may still hear it
+            )  # for this thread and the processes it starts; other threads may still receive it
             try:
                 yield
             finally:
@@ -190,20 +199,20 @@ def _start_worker(tokenizer: Tokenizer, val_fraction: float) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """Exit when the parent dies; a worker whose parent was killed would wait for work forever."""
     import multiprocessing
 
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-def _encode_in_worker(stretch: Stretch) -> Encoded:
-    return encode(stretch.read(), *_worker)
+def _encode_in_worker(chunk: Chunk) -> Encoded:
+    return encode(chunk.read(), *_worker)
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep the library to this thread."""
+    """Turn off the threads of `tokenizers` within the block."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:

@@ -1,7 +1,9 @@
-"""A corpus that is still being written, and continues after any stop: a part file, and beside it a small file that says how much of it counts.
+"""Write a corpus that can be resumed after any stop: a part file, and a progress file that says how many of its bytes are valid.
 
-`hindi_corpus.txt.part` has all recorded documents, and perhaps some more; `hindi_corpus.progress.txt` has `key: value` lines: what was asked for, how
-long the part file was when it was recorded, what it held, and the position in the source behind it. The second is replaced whole, after the first is on disk.
+`hindi_corpus.txt.part` has all recorded documents, and perhaps unrecorded ones after them.
+`hindi_corpus.progress.txt` has `key: value` lines: the command's settings, the valid length of the
+part file, what it holds, and the position in the source after it. The progress file is replaced
+atomically, after the part file is flushed to disk.
 """
 
 from __future__ import annotations
@@ -15,17 +17,17 @@ from typing import BinaryIO
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata, rename, write_metadata
 
-OF_NO_LATER_USE = ("complete", "position", "reader", "tokenizer_fingerprint", "written")  # all other lines go into metadata.txt
+OF_NO_LATER_USE = ("complete", "position", "reader", "tokenizer_fingerprint", "written")  # all other lines are copied to metadata.txt
 
 
 class UnfinishedCorpus:
-    """The part of `corpus`, with what its progress file says in `recorded`: nothing, while no download has begun."""
+    """Manage the part file of `corpus`; `recorded` is its progress file, empty if no download has begun."""
 
     def __init__(self, corpus: Path):
         self.corpus, self.part, self.progress = corpus, corpus.with_name(corpus.name + ".part"), corpus.with_name(corpus.stem + ".progress.txt")
         self.recorded: dict[str, str] = read_metadata(self.progress) if self.progress.is_file() else {}
         if self.recorded and not all(self.recorded.get(key, "").isdecimal() for key in ("written", "documents")):
-            raise UserError(f"{self.progress} has lost its numbers; delete it to start over")
+            raise UserError(f"{self.progress} is damaged (its counts are missing); delete it to start over")
 
     def is_of(self, asked: dict) -> bool:
         return bool(self.recorded) and all(self.recorded.get(key) == str(value) for key, value in asked.items())
@@ -35,11 +37,14 @@ class UnfinishedCorpus:
 
     @property
     def is_complete(self) -> bool:
-        """Nothing is missing but the names: the process ended between the last document and the end."""
+        """Return whether all documents are written and only the final names are missing."""
         return self.recorded.get("complete") == "yes"
 
     def claim(self, asked: dict, overwrite: bool) -> None:
-        """Keep what is recorded when the same was asked for, forget it when nothing is lost by that, or it may be. Raises UserError otherwise."""
+        """Keep the recorded part if it is of the same command; discard it if it has no documents, or with `overwrite`.
+
+        Raises UserError otherwise.
+        """
         for path in (self.corpus, self.part):
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -47,18 +52,18 @@ class UnfinishedCorpus:
             return
         if self.number("documents") and not overwrite:
             there = [f"{key} was {self.recorded.get(key)}" for key, value in asked.items() if self.recorded.get(key) != str(value)]
-            raise self.foreign(", ".join(there) or "a piece of it is missing")
+            raise self.foreign(", ".join(there) or "the part file is too short or missing")
         self.discard()
 
     def foreign(self, why: str) -> UserError:
-        """What to say of a part that cannot be continued."""
+        """Return the error for a part that this command cannot continue."""
         return UserError(
-            f"{self.part} holds {self.number('documents'):,} documents of another download ({why}): run the command that began it, to continue; "
+            f"{self.part} holds {self.number('documents'):,} documents of another download ({why}): run the command that started it to continue; "
             "--overwrite starts over, another --output_dir keeps both"
         )
 
     def open(self, size: int) -> BinaryIO:
-        """The part file, cut to the `size` bytes that count, to write behind them."""
+        """Open the part file, truncated to its `size` valid bytes, to append to it."""
         self.part.parent.mkdir(parents=True, exist_ok=True)
         file = open(self.part, "r+b" if size else "wb")  # noqa: SIM115 - the caller closes it
         file.truncate(size)
@@ -66,17 +71,20 @@ class UnfinishedCorpus:
         return file
 
     def record(self, file: BinaryIO, state: dict) -> None:
-        """Bring the part file to disk, then the progress file with `state`."""
+        """Flush the part file to disk, then write `state` to the progress file."""
         file.flush()
         os.fsync(file.fileno())
         write_metadata(self.progress, state)
         self.recorded = {key: str(value) for key, value in state.items()}
 
     def finish(self) -> dict[str, str]:
-        """Give a complete part the name of the corpus and write metadata.txt. May be stopped and done again. Returns the facts."""
+        """Rename a complete part to the corpus and write metadata.txt.
+
+        Safe to interrupt and repeat. Returns the metadata.
+        """
         facts_file = self.corpus.with_name("metadata.txt")
         if self.part.exists():
-            facts_file.unlink(missing_ok=True)  # so that it never speaks of another corpus
+            facts_file.unlink(missing_ok=True)  # so that it never describes another corpus
             rename(self.part, self.corpus)
         facts = {key: value for key, value in self.recorded.items() if key not in OF_NO_LATER_USE}
         write_facts(facts_file, facts)
@@ -90,5 +98,5 @@ class UnfinishedCorpus:
 
 
 def write_facts(path: Path, facts: dict) -> None:
-    """metadata.txt, with the time."""
+    """Write metadata.txt, with the time of creation."""
     write_metadata(path, facts | {"created": datetime.now(timezone.utc).isoformat(timespec="seconds")})

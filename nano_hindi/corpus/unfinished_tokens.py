@@ -1,7 +1,9 @@
-"""train.bin and val.bin while they are made, so that any stop costs little: `train.bin.part`, `val.bin.part`, and beside them `preprocess.progress.txt`.
+"""Write train.bin and val.bin so that a stopped run can be resumed: `train.bin.part`, `val.bin.part` and `preprocess.progress.txt`.
 
-The progress file has `key: value` lines: what was asked for, how many stretches of the corpus are finished, and what they count, which is also how long the
-part files were then. It is replaced whole, after they are on disk. A tokenizer that was trained for the work waits in `tokenizer.part`.
+The progress file has `key: value` lines: the command's settings, the number of finished chunks of
+the corpus, and their counts, which also give the valid lengths of the part files. It is replaced
+atomically, after they are flushed to disk. A tokenizer trained by this run is kept in
+`tokenizer.part` until the end.
 """
 
 from __future__ import annotations
@@ -20,14 +22,17 @@ from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata, rename, write_metadata
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
-RECORD_SECONDS = 10.0  # between two records, each of which waits for the disk
+RECORD_SECONDS = 10.0  # between two records: each one waits for the disk
 
 
 class UnfinishedTokens:
-    """The token files of `folder`, with what they hold so far: `finished` stretches, `counts` and `losses` (see `tokenize`)."""
+    """Manage the unfinished token files of `folder`, which hold `finished` chunks with `counts` and `losses` (see `tokenize`)."""
 
     def __init__(self, folder: Path):
-        """Raises UserError, or IsADirectoryError, where something else has the name of a file that is made later."""
+        """Set the paths of the outputs.
+
+        Raises UserError or IsADirectoryError if a file or folder is in the place of an output.
+        """
         self.folder, self.facts, self.progress = folder, folder / "preprocess_meta.txt", folder / "preprocess.progress.txt"
         self.tokenizer, self.trained = folder / "tokenizer", folder / "tokenizer.part"
         self.parts = {name: folder / f"{name}.bin.part" for name in SPLITS}
@@ -36,14 +41,17 @@ class UnfinishedTokens:
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if self.tokenizer.is_file():
-            raise UserError(f"{self.tokenizer} is a file, where the copy of the tokenizer goes; move it, or choose another --output_dir")
+            raise UserError(f"{self.tokenizer} is a file, but the copy of the tokenizer needs that name; move it, or choose another --output_dir")
         self.asked: dict[str, str] = {}
         self.finished, self.counts, self.losses = 0, Counter(), Losses()
         self._recorded_at, self._files = time.monotonic(), {}
 
-    def begin(self, asked: dict, stretches: int) -> bool:
-        """Go on with what is there, if the same was asked for, else forget it. Returns whether there was something."""
-        self.asked = {key: str(value) for key, value in {**asked, "stretches": stretches}.items()}
+    def begin(self, asked: dict, chunks: int) -> bool:
+        """Resume the unfinished work if it has the same settings, otherwise discard it.
+
+        Returns whether it resumes.
+        """
+        self.asked = {key: str(value) for key, value in {**asked, "stretches": chunks}.items()}
         there = read_metadata(self.progress) if self.progress.is_file() else {}
         if all(there.get(key) == value for key, value in self.asked.items()):
             try:
@@ -53,30 +61,30 @@ class UnfinishedTokens:
                 self.losses = Losses(int(there["lost_documents"]), int(there["lost_characters"]), examples, there["lost_place"])
             except (KeyError, ValueError) as error:
                 raise UserError(f"{self.progress} is damaged ({error}); delete it to start over") from error
-            if all(self._is_there(name, self.finished == stretches) for name in SPLITS):
+            if all(self._is_there(name, self.finished == chunks) for name in SPLITS):
                 return True
         self.discard()
         return False
 
     def _is_there(self, name: str, complete: bool) -> bool:
-        """Whether a part file has what the progress file counts; once it is complete, it may have its last name already."""
+        """Return whether a part file has the bytes that the progress file records; a complete one may already have its final name."""
         size = self.size(name)
         if self.parts[name].is_file():
             return self.parts[name].stat().st_size >= size
         return size == 0 or (complete and self.names[name].is_file() and self.names[name].stat().st_size == size)
 
     def size(self, name: str) -> int:
-        """The bytes of a part file that count."""
+        """Return the valid bytes of a part file."""
         return self.counts[f"{name}_tokens"] * TOKEN_BYTES
 
     def keep_trained(self, tokenizer: Tokenizer) -> None:
-        """Save a tokenizer that was trained for this work."""
+        """Save the tokenizer that this run trained."""
         tokenizer.save(self.trained)
         self.asked["tokenizer"] = tokenizer.name
         self.record()
 
     def load_trained(self) -> Tokenizer | None:
-        """The tokenizer that was trained for this work before it was stopped."""
+        """Return the tokenizer that the stopped run trained, or None."""
         name = read_metadata(self.progress).get("tokenizer") if self.trained.is_dir() and self.progress.is_file() else None
         if name is None:
             return None
@@ -86,7 +94,11 @@ class UnfinishedTokens:
 
     @contextlib.contextmanager
     def open(self):
-        """Open the part files, to write behind what counts. What ends the block early is recorded to the last finished stretch; where there is none, nothing stays."""
+        """Open the part files to append after their valid bytes.
+
+        If the block ends early, the finished chunks are recorded; if there are none, the files are
+        deleted.
+        """
         try:
             with contextlib.ExitStack() as opened:
                 for name in SPLITS:
@@ -96,7 +108,7 @@ class UnfinishedTokens:
                 try:
                     yield
                 finally:
-                    with contextlib.suppress(OSError):  # on a full disk the last record stays
+                    with contextlib.suppress(OSError):  # on a full disk the previous record stays valid
                         self.record()
         except BaseException:
             self._files = {}
@@ -106,7 +118,7 @@ class UnfinishedTokens:
         self._files = {}
 
     def append(self, encoded: Encoded) -> None:
-        """Add a stretch; recorded now and then."""
+        """Append a chunk; progress is recorded every RECORD_SECONDS."""
         for name in SPLITS:
             self._write(name, encoded.tokens[name])
         self.losses.add(encoded.losses)
@@ -116,11 +128,11 @@ class UnfinishedTokens:
 
     def _write(self, name: str, raw: bytes) -> None:
         left = memoryview(raw)
-        while left:  # a write without buffer may take a part
+        while left:  # an unbuffered write may be partial
             left = left[self._files[name].write(left) :]
 
     def record(self) -> None:
-        """Bring the part files to disk, then the progress file."""
+        """Flush the part files to disk, then write the progress file."""
         for file in self._files.values():
             os.fsync(file.fileno())
         losses = self.losses
@@ -130,19 +142,22 @@ class UnfinishedTokens:
         self._recorded_at = time.monotonic()
 
     def finish(self, tokenizer: Tokenizer, facts: dict) -> None:
-        """Give everything its last name, preprocess_meta.txt last: a folder without it is not ready, whatever else lies there. May be stopped and done again."""
+        """Rename all outputs to their final names and write preprocess_meta.txt last: a folder without it is not ready.
+
+        Safe to interrupt and repeat.
+        """
         self.facts.unlink(missing_ok=True)
         for name in SPLITS:
             if self.parts[name].exists():
-                os.truncate(self.parts[name], self.size(name))  # behind that may be what was not recorded before a stop
+                os.truncate(self.parts[name], self.size(name))  # the rest was written after the last record
                 rename(self.parts[name], self.names[name])
-        if not (self.tokenizer.is_dir() and Path(tokenizer.name).is_dir() and self.tokenizer.samefile(tokenizer.name)):  # its owner's own stays
+        if not (self.tokenizer.is_dir() and Path(tokenizer.name).is_dir() and self.tokenizer.samefile(tokenizer.name)):  # keep the original
             tokenizer.save(self.tokenizer)
         write_metadata(self.facts, facts)
         self.discard()
 
     def discard(self) -> None:
-        """Forget unfinished work."""
+        """Delete unfinished work."""
         self.finished, self.counts, self.losses = 0, Counter(), Losses()
         for path in (self.progress, *self.parts.values()):
             path.unlink(missing_ok=True)

@@ -1,10 +1,12 @@
-"""Text to tokens and back: load, save and fingerprint a tokenizer; the bytes of each token; text that streams.
+"""Load, save and fingerprint a tokenizer; encode and decode text; stream text token by token.
 
-Two kinds are read, both through the `tokenizers` library:
-    SentencePiece style  Llama, Sarvam-1: `▁` stands for a space, a document starts with a dummy one, `<0x41>` is a byte of a rare character
-    byte level           GPT-2: a piece is written in 256 printable letters, one for each byte
-Either way a token is a fixed string of bytes, and a text is the bytes of its tokens in a row, less the dummy space. Decoding, streaming and bits per
-byte are all that one table. (A `▁` in a text is read back as a space: SentencePiece uses that character for itself.)
+Two kinds are supported, both through the `tokenizers` library:
+    SentencePiece style  Llama, Sarvam-1: `▁` stands for a space, a document starts with a dummy
+                         space, `<0x41>` is one byte of a rare character
+    byte level           GPT-2: a token is written in 256 printable letters, one for each byte
+In both, a token is a fixed byte string, and a text is the concatenated bytes of its tokens, without
+the dummy space. Decoding, streaming and bits per byte all use that one table. (A `▁` in a text
+decodes to a space: SentencePiece reserves that character.)
 """
 
 from __future__ import annotations
@@ -28,20 +30,24 @@ from nano_hindi.tokenizer.graphemes import Clusters
 from nano_hindi.tokenizer.kitoken import FastEncoder, fast_encoder
 from nano_hindi.tokenizer.pieces import SPACE, bytes_of_ids, rewrites, unknown_piece
 
-# in it: matras, conjuncts, nukta, ZWJ, danda, two kinds of digits, spaces of all kinds, an emoji, the names of special tokens
+# contains matras, conjuncts, nukta, ZWJ, danda, two kinds of digits, spaces of all kinds, an emoji, the names of special tokens
 PROBE = "  भारत की क्‍या ज़रूरत है?\n\tहाँ। १२३ 1,234.5  the end 👩‍🌾 </s><s> <|endoftext|> <0x41>\r\nक"
 
 
 class Tokenizer:
-    """A `tokenizers.Tokenizer` with what training and generation ask of it; see `load_tokenizer`.
+    """Wrap a `tokenizers.Tokenizer` with what training and generation need; see `load_tokenizer`.
 
-    `vocab_size` is the largest id + 1. `bos_id` begins a document and `eos_id` ends it; where a tokenizer has one of them only, it is both.
+    `vocab_size` is the largest id + 1. `bos_id` begins a document and `eos_id` ends it; a tokenizer
+    with only one of them uses it for both.
     """
 
     def __init__(self, backend, name: str, bos_id: int | None, eos_id: int | None):
-        """`backend` is copied. Raises UserError for a tokenizer without bos and eos, or of a kind that is not read here."""
+        """Copy `backend`.
+
+        Raises UserError if it has neither bos nor eos, or is of an unsupported kind.
+        """
         if bos_id is None and eos_id is None:
-            raise UserError(f"the tokenizer {name} has neither a bos nor an eos token to part documents with; use another")
+            raise UserError(f"the tokenizer {name} has neither a bos nor an eos token to separate documents; use another")
         self.name, self._json = name, backend.to_str()
         self.bos_id, self.eos_id = bos_id if bos_id is not None else eos_id, eos_id if eos_id is not None else bos_id
         self._ids = backend.get_vocab(with_added_tokens=True)
@@ -53,13 +59,13 @@ class Tokenizer:
         self.rewrites = rewrites(description["normalizer"])
         self._fast: FastEncoder | None = None  # see `encode_faster`
         self.special_ids = frozenset({i for i, token in added.items() if token.special} | {self.bos_id, self.eos_id, unknown} - {None})
-        self._doubles_space = False  # until the next two lines have asked the plain encoder
+        self._doubles_space = False  # set below, from what the unmodified encoder returns
         self._has_dummy_space = self._bytes_of("क").startswith(b" ")
         self._doubles_space = self._has_dummy_space and self._bytes_of(" क") == b" " + "क".encode()
         if self.special_ids - {unknown} & set(self.encode_batch([" ".join(added[i].content for i in added)])[0]):
-            raise UserError(f"the tokenizer {name} cannot tell its special tokens from the same letters in a text; use another")
+            raise UserError(f"the tokenizer {name} cannot distinguish its special tokens from the same characters in a text; use another")
 
-    def __getstate__(self) -> dict:  # for worker processes, which start sooner where what they may not need is made when they do
+    def __getstate__(self) -> dict:  # for worker processes: they start sooner if the lazy attributes are built on first use
         return {key: value for key, value in vars(self).items() if key not in ("_backend", "_encoder")}
 
     @functools.cached_property
@@ -70,7 +76,10 @@ class Tokenizer:
 
     @functools.cached_property
     def _encoder(self):
-        """A copy of the backend that knows no added tokens, so that every text is text. It only encodes: decoding needs the added tokens."""
+        """Return a copy of the backend without added tokens, so that `</s>` in a text stays plain text.
+
+        Use it only to encode: decoding needs the added tokens.
+        """
         from tokenizers import Tokenizer as Backend
 
         description = json.loads(self._json)
@@ -80,35 +89,43 @@ class Tokenizer:
     # ---- text to tokens
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, nothing added; `</s>` in a text is four letters. Raises UserError for text that UTF-8 cannot hold."""
-        if self._doubles_space:  # transformers 5 gives no dummy space to a text that starts with a space, and decoding takes one away
+        """Return the ids of each text, without bos and eos; `</s>` in a text is four characters.
+
+        Raises UserError for text that UTF-8 cannot encode.
+        """
+        if self._doubles_space:  # transformers 5 adds no dummy space to a text that starts with a space, but decoding removes one
             texts = [" " + text if text.startswith((" ", SPACE)) else text for text in texts]
         try:
             if self._fast and self._fast.can_take(texts):
                 return self._fast(texts)
             encode = getattr(self._encoder, "encode_batch_fast", self._encoder.encode_batch)  # without offsets; tokenizers 0.20 and later
             return [encoding.ids for encoding in encode(list(texts), add_special_tokens=False)]
-        except (TypeError, UnicodeEncodeError) as error:  # what `tokenizers` and kitoken say to half a surrogate pair
+        except (TypeError, UnicodeEncodeError) as error:  # raised by `tokenizers` and kitoken for half a surrogate pair
             raise UserError("a text is not valid Unicode (half a surrogate pair); save it as UTF-8") from error
 
     def encode_faster(self, sample: Sequence[str]) -> bool:
-        """Let kitoken encode from now on, if it is installed, reads this tokenizer, and gives the same ids for `sample`. Returns whether it does."""
-        self._fast = None  # so that `encode_batch` is that of `tokenizers`
+        """Encode with kitoken from now on if it is installed, supports this tokenizer, and gives the same ids for `sample`.
+
+        Returns whether it does.
+        """
+        self._fast = None  # so that `encode_batch` uses `tokenizers`
         self._fast = fast_encoder(json.loads(self._json), self._unknown_piece, self.encode_batch, [PROBE, *sample])
         return self._fast is not None
 
     def document(self, ids: Sequence[int]) -> list[int]:
-        """bos + ids + eos; where bos and eos are the same token, it stands at the beginning alone."""
+        """Return bos + ids + eos; if bos and eos are the same token, only the first."""
         return [self.bos_id, *ids] if self.bos_id == self.eos_id else [self.bos_id, *ids, self.eos_id]
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a text that a document begins with: bos first, once."""
+        """Return the ids of a text at the beginning of a document: bos, then the text."""
         return [self.bos_id, *self.encode_batch([text])[0]]
 
     def encode_open(self, text: str) -> tuple[list[int], list[int] | None]:
-        """The ids of a text that goes on, in NFC and behind bos, and the ids that may come first after them (None: all).
+        """Return the ids of a text to continue (NFC, bos first), and the ids allowed as the next token (None: all).
 
-        Words were learnt with the space before them, hardly ever behind a space of its own. So such a space at the end is left to the next token.
+        The model learned words with the space before them as part of the token; a separate space
+        before a word is rare. So a single space token at the end is removed, and the next token
+        must begin with one.
         """
         ids = self.encode_prompt(unicodedata.normalize("NFC", text))
         if self._pieces[ids[-1]] != b" ":
@@ -118,24 +135,27 @@ class Tokenizer:
     # ---- tokens to text
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`: special tokens and the dummy space left out, broken characters as U+FFFD."""
+        """Return the text of `ids`, without special tokens and the dummy space; invalid UTF-8 becomes U+FFFD."""
         raw = b"".join([self._pieces[i] for i in ids])
         return (raw.removeprefix(b" ") if self._has_dummy_space else raw).decode("utf-8", errors="replace")
 
     def text_stream(self) -> TextStream:
-        """Text from tokens that come one by one, those of a prompt first."""
+        """Return a `TextStream` that decodes tokens one by one, those of the prompt first."""
         return TextStream(self._pieces, strip_space=self._has_dummy_space)
 
     def piece(self, i: int) -> str:
-        """The name of token `i` in tokenizer.json."""
+        """Return the string of token `i` in tokenizer.json."""
         return self._backend.id_to_token(i)
 
     def piece_bytes(self, i: int) -> bytes:
-        """The bytes that token `i` adds to a text: b"" for a special or unknown one."""
+        """Return the bytes that token `i` adds to a text; b"" for a special or unknown token."""
         return self._pieces[i]
 
     def token_bytes(self) -> np.ndarray:
-        """int32 (vocab_size,): UTF-8 bytes that each token adds to a text; special and unknown tokens 0. The dummy space counts as one."""
+        """Return the number of UTF-8 bytes that each token adds to a text, int32 (vocab_size,).
+
+        Special and unknown tokens have 0. The dummy space counts as one byte.
+        """
         return self._token_bytes
 
     @functools.cached_property
@@ -144,20 +164,20 @@ class Tokenizer:
 
     @functools.cached_property
     def _pieces(self) -> list[bytes]:
-        """The bytes of each token, by id."""
+        """Return the bytes of each token, by id."""
         return bytes_of_ids(json.loads(self._json), self._ids, self.special_ids, self.name)
 
     def _bytes_of(self, text: str) -> bytes:
         return b"".join(self._pieces[i] for i in self.encode_batch([text])[0])
 
-    # ---- what a text loses
+    # ---- lossless encoding
 
     def bytes_of_tokens(self, raws: Sequence[bytes]) -> int:
-        """How many bytes the tokens of texts, given as UTF-8, have together where none of them loses any: the texts' and the dummy spaces."""
+        """Return the bytes that the tokens of texts, given as UTF-8, have in total if encoding is lossless: the texts' own and the dummy spaces."""
         return sum(map(len, raws)) + self._has_dummy_space * len(raws)
 
     def as_decoded(self, text: str) -> str:
-        """What decoding gives of a text that nothing is lost of: the text itself, but `▁` is a space to SentencePiece."""
+        """Return what a losslessly encoded text decodes to: the text itself, but with `▁` as a space for SentencePiece."""
         return text if self._knows_mark else text.replace(SPACE, " ")
 
     @functools.cached_property
@@ -167,19 +187,22 @@ class Tokenizer:
     # ---- identity
 
     def fingerprint(self) -> str:
-        """A hash of the pieces, the special ids and the ids of a fixed text: what makes the same ids of the same text, whatever the files."""
+        """Return a hash of the vocabulary, the special ids and the ids of a fixed text.
+
+        Copies of a tokenizer have the same hash, however their files are named or formatted.
+        """
         pieces = sorted(self._ids.items(), key=lambda item: (item[1], item[0]))
         facts = [pieces, sorted(self.special_ids), self.bos_id, self.eos_id, self.encode_batch([PROBE])[0]]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write a copy into `folder` (made if missing) that `load_tokenizer`, and AutoTokenizer of transformers 4 and 5, read to the same ids."""
+        """Write a copy into `folder` (created if missing); it gives the same ids in `load_tokenizer` and in AutoTokenizer of transformers 4 and 5."""
         folder.mkdir(parents=True, exist_ok=True)
         config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is, where LlamaTokenizer of transformers 5 builds it anew
+            "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is; LlamaTokenizer of transformers 5 rebuilds it
             "bos_token": self._backend.id_to_token(self.bos_id),
             "eos_token": self._backend.id_to_token(self.eos_id),
-            "add_prefix_space": self._has_dummy_space,  # or transformers 4 turns it off in a byte-level tokenizer
+            "add_prefix_space": self._has_dummy_space,  # otherwise transformers 4 turns it off in a byte-level tokenizer
             "clean_up_tokenization_spaces": False,
         }
         for name, text in (("tokenizer.json", self._json), ("tokenizer_config.json", json.dumps(config, indent=1, ensure_ascii=False))):
@@ -187,21 +210,30 @@ class Tokenizer:
 
 
 class TextStream:
-    """Text from tokens: `push` gives whole characters only, `flush` the rest; together they are `Tokenizer.decode` of all ids."""
+    """Decode a stream of tokens: `push` returns complete characters only, `flush` the rest.
+
+    Concatenated, they are `Tokenizer.decode` of all ids.
+    """
 
     def __init__(self, pieces: list[bytes], strip_space: bool):
         self._pieces, self._strip_space = pieces, strip_space
         self._decoder, self._clusters = codecs.getincrementaldecoder("utf-8")(errors="replace"), Clusters()
 
     def push(self, token: int) -> str:
-        """The characters, as a reader counts them, that are whole now that `token` has come. The last one is kept until the next begins."""
+        """Return the grapheme clusters that `token` completes.
+
+        The last one is held back until the next begins.
+        """
         piece = self._pieces[token]
         if self._strip_space and piece:
             piece, self._strip_space = piece.removeprefix(b" "), False
         return self._clusters.push(self._decoder.decode(piece))
 
     def flush(self) -> str:
-        """The last character, and U+FFFD for bytes that never became one. The stream can go on after it."""
+        """Return the last grapheme cluster, and U+FFFD for incomplete UTF-8.
+
+        The stream can continue after it.
+        """
         return self._clusters.push(self._decoder.decode(b"", final=True)) + self._clusters.flush()
 
 
@@ -209,9 +241,9 @@ _TRAIN_ONE = "train one on your own corpus, without the hub: data/preprocess.py 
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
-    """The tokenizer of a local folder (the network is left alone) or of a name on the Hugging Face hub, through AutoTokenizer.
+    """Load the tokenizer of a local folder (no network) or of a name on the Hugging Face hub, through AutoTokenizer.
 
-    Raises UserError, with what to do, where there is none to be had.
+    Raises UserError, with what to do, if it is not available.
     """
     name, folder = str(name), Path(name).expanduser()
     if folder.is_file():
@@ -230,10 +262,10 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             auto = _auto_tokenizer(str(folder.resolve()) if is_local else name, is_local)
             if not auto.is_fast:
                 raise ValueError("it has no tokenizer.json")
-            if len(auto.get_vocab()) <= len(set(auto.all_special_ids)):  # what transformers 5 makes of a configuration alone
-                raise ValueError("it has no pieces")
+            if len(auto.get_vocab()) <= len(set(auto.all_special_ids)):  # what transformers 5 builds from a config without a vocabulary
+                raise ValueError("its vocabulary is empty")
             backend = Backend.from_str(auto.backend_tokenizer.to_str())
-            # transformers 5 builds Llama tokenizers anew from pieces and merges; the file says what the tokenizer really is
+            # transformers 5 rebuilds Llama tokenizers from vocabulary and merges; the file has the original definition
             file = folder / "tokenizer.json" if is_local else try_to_load_from_cache(name, "tokenizer.json")
             if file and Path(file).is_file():
                 from_file = Backend.from_file(str(file))
@@ -246,7 +278,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
 
 
 def _auto_tokenizer(source: str, is_local: bool):
-    """AutoTokenizer of a folder or a name: from the disk where it is there, so that what was had once needs no network."""
+    """Return the AutoTokenizer of a folder or a name, from the local cache if it is there: a second use needs no network."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
     from transformers import AutoTokenizer
@@ -256,7 +288,7 @@ def _auto_tokenizer(source: str, is_local: bool):
     except Exception:
         if is_local:
             raise
-    with contextlib.suppress(EntryNotFoundError):  # asked once, because AutoTokenizer tries a hub that is not there for most of a minute
+    with contextlib.suppress(EntryNotFoundError):  # one request first: AutoTokenizer retries an unreachable hub for most of a minute
         get_hf_file_metadata(hf_hub_url(source, "tokenizer_config.json"), timeout=20)
     return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
@@ -264,16 +296,16 @@ def _auto_tokenizer(source: str, is_local: bool):
 def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
     if is_local:
-        return f"the folder {name} holds no tokenizer that can be read ({reason}); it needs tokenizer.json and tokenizer_config.json"
+        return f"the folder {name} holds no readable tokenizer ({reason}); it needs tokenizer.json and tokenizer_config.json"
     return (
-        f"the tokenizer {name} is no folder here and could not be had from the hub ({reason}); check the name, the connection (HF_ENDPOINT names a "
+        f"the tokenizer {name} is not a local folder and could not be downloaded ({reason}); check the name, the connection (HF_ENDPOINT names a "
         f"mirror), and HF_TOKEN if it is gated, or give a folder that holds its tokenizer.json (--tokenizer FOLDER), or {_TRAIN_ONE}"
     )
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep the advice of transformers and huggingface_hub off the user's screen, and leave their settings as they were."""
+    """Silence the warnings of transformers and huggingface_hub within the block, and restore their log levels after it."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 

@@ -1,8 +1,10 @@
-"""Text that comes in pieces, shown in whole characters.
+"""Split streamed text into grapheme clusters, so that only complete ones are shown.
 
-What a reader takes for one character may be many code points: a letter with nukta and matra, a conjunct, a family in one emoji. The rule here is that
-of extended grapheme clusters (Unicode Standard Annex 29), kept short by joining more: marks join whatever stands before them, letters any virama,
-and all but spaces and flags a zero width joiner. Left out are the parts of Hangul syllables and the rare signs that join what follows.
+What a reader sees as one character may be many code points: a letter with nukta and matra, a
+conjunct, a family in one emoji. The rules are those of extended grapheme clusters (Unicode Standard
+Annex 29), simplified by joining more: marks join whatever precedes them, letters join any virama,
+and everything but spaces and flags joins a zero width joiner. Hangul jamo and prepended characters
+are not handled.
 """
 
 from __future__ import annotations
@@ -10,17 +12,17 @@ from __future__ import annotations
 import unicodedata
 
 ZWNJ, ZWJ = "\u200c", "\u200d"
-VIRAMA = 9  # canonical combining class of what joins two consonants, in all scripts of India
+VIRAMA = 9  # canonical combining class of the sign that joins two consonants, in all Indic scripts
 
 
 class Clusters:
-    """`push` gives what is whole and keeps the last character, which more text may still change; `flush` gives that one."""
+    """Buffer the last grapheme cluster, which more text may still extend: `push` returns the complete ones, `flush` the last."""
 
     def __init__(self):
         self._kept = ""
 
     def push(self, text: str) -> str:
-        """The characters of what was kept and of `text`, all but the last."""
+        """Return the clusters of the buffer and `text`, all but the last."""
         start, known, text = 0, len(self._kept), self._kept + text
         for i in range(max(1, known), len(text)):
             if not _joins(text[start:i], text[i]):
@@ -34,7 +36,7 @@ class Clusters:
 
 
 def _joins(cluster: str, char: str) -> bool:
-    """Whether `char` is still part of the same character as the `cluster` before it."""
+    """Return whether `char` belongs to the `cluster` before it."""
     if _extends(char):
         return True
     if _is_flag_letter(char):
@@ -47,13 +49,17 @@ def _joins(cluster: str, char: str) -> bool:
 
 
 def _extends(char: str) -> bool:
-    """Marks (matras, nukta, virama, variation selectors, keycaps), joiners, skin tones, and the tags in the flags of regions."""
+    """Return whether `char` extends what precedes it.
+
+    Marks (matras, nukta, virama, variation selectors, keycaps), joiners, skin tones, and the tags
+    in flags of regions do.
+    """
     is_tone_or_tag = "\U0001f3fb" <= char <= "\U0001f3ff" or "\U000e0020" <= char <= "\U000e007f"
     return is_tone_or_tag or char in (ZWNJ, ZWJ) or unicodedata.category(char).startswith("M")
 
 
 def _ends_with_virama(cluster: str) -> bool:
-    """Also with other marks or joiners behind the virama."""
+    """Return whether `cluster` ends with a virama, ignoring marks and joiners after it."""
     for char in reversed(cluster):
         if unicodedata.combining(char) == VIRAMA:
             return True

@@ -1,4 +1,4 @@
-"""What is inside a tokenizer.json, as far as tokens have fixed bytes: its kind, its components, the bytes of its pieces."""
+"""Read a tokenizer.json whose tokens have fixed bytes: its kind, its components, the bytes of each token."""
 
 from __future__ import annotations
 
@@ -16,27 +16,33 @@ BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def unknown_piece(model: dict) -> str | None:
-    """The piece that stands for characters the tokenizer does not know. It has no bytes of its own."""
+    """Return the token for characters outside the vocabulary, or None.
+
+    It has no bytes of its own.
+    """
     if model.get("type") == "Unigram":
         return model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else None
     return model.get("unk_token")
 
 
 def rewrites(normalizer: dict | None) -> bool:
-    """Whether a text may be changed (composed, put in lower case, ...) before it is cut into pieces. Where it is not, the pieces stand in it as they are,
-    so that tokens with as many bytes as the text are the text."""
+    """Return whether the normalizer may change a text (compose, lower-case, ...) before it is split into tokens.
+
+    If it does not, tokens are substrings of the text: tokens with as many bytes as the text are
+    lossless.
+    """
     return not all(component in ({"type": "Prepend", "prepend": SPACE}, _SPACE_TO_MARK) for component in _components(normalizer, "normalizers"))
 
 
 def _components(component: dict | None, nested: str) -> list[dict]:
-    """The components of a normalizer, in a row."""
+    """Return the components of a normalizer as a flat list."""
     if component is None:
         return []
     return [inner for child in component[nested] for inner in _components(child, nested)] if nested in component else [component]
 
 
 def _types(component: dict | None) -> set[str]:
-    """The names of all components in a normalizer, pre-tokenizer or decoder, nested ones too."""
+    """Return the type names of all components of a normalizer, pre-tokenizer or decoder, including nested ones."""
     if component is None:
         return set()
     nested = [child for key in ("normalizers", "pretokenizers", "decoders") for child in component.get(key, [])]
@@ -44,13 +50,16 @@ def _types(component: dict | None) -> set[str]:
 
 
 def piece_reader(description: dict, name: str) -> Callable[[str], bytes]:
-    """The function from a piece to its bytes. Raises UserError for a kind of tokenizer that is not read here."""
+    """Return the function from a token string to its bytes.
+
+    Raises UserError for an unsupported kind of tokenizer.
+    """
     decoders = _types(description["decoder"])
     if "ByteLevel" in decoders:
         byte_of = {letter: byte for byte, letter in enumerate(_byte_level_letters())}
         return lambda piece: bytes(byte_of[c] for c in piece) if all(c in byte_of for c in piece) else piece.encode()
     if "Metaspace" not in decoders and f'"{SPACE}"' not in json.dumps(description["decoder"], ensure_ascii=False):
-        raise UserError(f"the tokenizer {name} is neither SentencePiece-style nor byte-level, and its tokens have no fixed bytes; use another")
+        raise UserError(f"the tokenizer {name} is neither SentencePiece-style nor byte-level, so its tokens have no fixed bytes; use another")
     has_bytes = "ByteFallback" in decoders
 
     def read(piece: str) -> bytes:
@@ -63,7 +72,7 @@ def piece_reader(description: dict, name: str) -> Callable[[str], bytes]:
 def bytes_of_ids(description: dict, ids: dict[str, int], special_ids: Collection[int], name: str) -> list[bytes]:
     """Return the bytes that each id adds to a text, b"" for a special or unused one. `ids` maps every token to its id, added ones included.
 
-    Raises UserError for a kind of tokenizer that is not read here.
+    Raises UserError for an unsupported kind of tokenizer.
     """
     found = [b""] * (max(ids.values()) + 1)
     read = piece_reader(description, name)
@@ -77,8 +86,9 @@ def bytes_of_ids(description: dict, ids: dict[str, int], special_ids: Collection
 def hugging_face_token_bytes(tokenizer) -> np.ndarray:
     """Return the UTF-8 bytes of each token of a fast tokenizer of transformers or a `tokenizers.Tokenizer`, int32 (largest id + 1,).
 
-    Special and unknown tokens have 0. Which tokens are special is for the tokenizer to say: a bare `tokenizers.Tokenizer` knows no bos or eos but
-    those added as special tokens. Raises UserError for another object, or for a tokenizer whose tokens have no fixed bytes.
+    Special and unknown tokens have 0. The tokenizer defines which tokens are special: a bare
+    `tokenizers.Tokenizer` has no bos or eos except those added as special tokens. Raises UserError
+    for another object, or for a tokenizer whose tokens have no fixed bytes.
     """
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not hasattr(backend, "to_str"):
@@ -94,7 +104,7 @@ def hugging_face_token_bytes(tokenizer) -> np.ndarray:
 
 
 def _byte_level_letters() -> list[str]:
-    """The letter of each byte in byte-level BPE: printable Latin-1 stands for itself, the other bytes take the letters from U+0100 on, in order."""
+    """Return the letter of each byte in byte-level BPE: printable Latin-1 is itself, the other bytes map to U+0100 and up, in order."""
     itself = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in itself else next(others)) for byte in range(256)]

@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 SPECIAL_PIECES = ("<unk>", "<s>", "</s>")
 BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
-MIN_VOCABULARY = 512  # the pieces above, the letters of Hindi and English, and a few words
-MAX_VOCABULARY = 1_000_000  # the learner asks for its memory at once, and ends the program where there is not so much
-TRAINING_CHARACTERS = 100_000_000  # of the corpus that are looked at: more changes the pieces little, and memory a lot
+MIN_VOCABULARY = 512  # the tokens above, the letters of Hindi and English, and a few words
+MAX_VOCABULARY = 1_000_000  # the trainer allocates its memory at once, and aborts the program if there is not enough
+TRAINING_CHARACTERS = 100_000_000  # of the corpus that are used: more changes the vocabulary little, but needs much more memory
 # Where words end: before a space (written as a mark on the next word), and between letters, digits and the rest. A letter keeps its matra, virama and
-# nukta (\p{M}) and its joiners (ZWNJ, ZWJ); digits stand alone, so that numbers are read alike whatever their length.
+# nukta (\p{M}) and its joiners (ZWNJ, ZWJ); each digit is a word, so that numbers are tokenized alike whatever their length.
 WORDS = "▁?[\\p{L}\\p{M}\u200c\u200d]+|▁?\\p{N}|▁?[^\\p{L}\\p{M}\\p{N}▁\u200c\u200d]+|▁+"
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer of `vocab_size` pieces (fewer where the text has no more to give), the same for the same documents.
+    """Train a tokenizer with `vocab_size` tokens (fewer if the text does not yield as many); deterministic.
 
-    Raises UserError for a vocabulary that is too small or too large to be one, and for documents without any text.
+    Raises UserError if `vocab_size` is too small or too large, or the documents have no text.
     """
     from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
     from tokenizers import Tokenizer as Backend
@@ -33,10 +33,10 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
 
     if vocab_size < MIN_VOCABULARY:
         raise UserError(
-            f"a vocabulary of {vocab_size} pieces is too small: {len(SPECIAL_PIECES + BYTE_PIECES)} are taken already; give at least {MIN_VOCABULARY}"
+            f"a vocabulary of {vocab_size} tokens is too small: {len(SPECIAL_PIECES + BYTE_PIECES)} are reserved; give at least {MIN_VOCABULARY}"
         )
     if vocab_size > MAX_VOCABULARY:
-        raise UserError(f"a vocabulary of {vocab_size} pieces is too large; give at most {MAX_VOCABULARY}, a good number is 8192")
+        raise UserError(f"a vocabulary of {vocab_size} tokens is too large; give at most {MAX_VOCABULARY}; 8192 is a good size")
     learner = Backend(models.BPE())
     words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
     learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme="always", split=False), words])
@@ -49,7 +49,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     if len(learned["vocab"]) == len(fixed):
         raise UserError("the corpus has no text to train a tokenizer on; give another --input")
 
-    # the learner holds the byte pieces for special tokens: a fresh model takes its pieces and merges alone
+    # the trainer treats byte tokens as special tokens: build a new model from its vocabulary and merges
     merges = [tuple(merge) for merge in learned["merges"]]
     backend = Backend(models.BPE(learned["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.pre_tokenizer = learner.pre_tokenizer

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from timing import medians  # puts the repo's root on the path
 
-from nano_hindi.corpus.documents import batches, read_documents, stretches, write_document
+from nano_hindi.corpus.documents import batches, chunks, read_documents, write_document
 from nano_hindi.sample import stories
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,12 +41,12 @@ def write_text(path: Path, size: float, corpus: Path | None) -> None:
 
 def compare(corpus: Path, tokenizer_dir: Path, rounds: int, folder: Path) -> None:
     from data.preprocess import cores, sample_of
-    from nano_hindi.corpus.tokenize import encode_stretches
+    from nano_hindi.corpus.tokenize import encode_chunks
     from nano_hindi.corpus.unfinished_tokens import UnfinishedTokens
     from nano_hindi.tokenizer import load_tokenizer
 
     tokenizer, ours_encoder = load_tokenizer(tokenizer_dir), load_tokenizer(tokenizer_dir)
-    plan, workers = stretches(corpus), cores()
+    plan, workers = chunks(corpus), cores()
     texts = list(batches(read_documents(corpus)))
     size = sum(len(text.encode()) for batch in texts for text in batch)
 
@@ -62,7 +62,7 @@ def compare(corpus: Path, tokenizer_dir: Path, rounds: int, folder: Path) -> Non
         files.discard()
         files.begin({}, len(plan))
         with files.open():
-            for encoded in encode_stretches(plan, ours_encoder, 0.01, workers):
+            for encoded in encode_chunks(plan, ours_encoder, 0.01, workers):
                 files.append(encoded)
 
     alone, with_ids, whole = medians(
