@@ -213,7 +213,7 @@ def test_one_checkpoint_is_written_at_a_time(data_dir, tmp_path, monkeypatch):
     ("signals", "end", "code", "saved"),
     [
         ([signal.SIGTERM], "__exit__", 143, 1),
-        ([signal.SIGINT, signal.SIGINT], "_wait_a_little", 130, 1),
+        ([signal.SIGINT, signal.SIGINT], "wait_a_little", 130, 1),
         ([signal.SIGINT, signal.SIGINT], None, 130, 0),
     ],
 )
@@ -250,6 +250,20 @@ def test_a_stop_waits_for_a_slow_disk_and_a_second_ctrl_c_not_for_long(data_dir,
     assert process.returncode == code, output
     assert len(steps(tmp_path / "run")) == saved
     assert "Traceback" not in output
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts():
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    with loop.StopSignal() as stop:
+        signal.raise_signal(signal.SIGINT)
+        stop.raise_if_repeated()
+        Finalized()  # as within gc.collect(): the KeyboardInterrupt goes nowhere
+        with pytest.raises(KeyboardInterrupt):
+            stop.raise_if_repeated()
 
 
 # ---- disks and folders

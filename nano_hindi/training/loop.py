@@ -37,8 +37,13 @@ def train(run: Run) -> int:
         world.print("this run is finished; a larger --total_tokens would go on with it")
         print_summary(run, None)
         return 0
-    with StopSignal() as stop, run.saver, run.prefetcher, garbage_collected_by_hand(), run.console:
-        make_updates(run, stop)
+    try:
+        with StopSignal() as stop, run.saver, run.prefetcher, garbage_collected_by_hand(), run.console:
+            make_updates(run, stop)
+            stop.raise_if_repeated()
+    except KeyboardInterrupt:  # here and not in Saver.__exit__: it may come between the exits of two contexts
+        run.saver.wait_a_little()
+        raise
     run.wandb.finish()
     if stop.everywhere:
         place = "there" if run.saver.failure is None else f"the last checkpoint: {run.saver.failure}"
@@ -257,6 +262,7 @@ class StopSignal:
     def __init__(self):
         self.signal: int | None = None
         self.everywhere = False  # whether any process was asked to stop: agreed upon once per update
+        self.is_repeated = False  # a second Ctrl-C came
 
     def __enter__(self) -> StopSignal:
         self.before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -268,8 +274,14 @@ class StopSignal:
 
     def _on_signal(self, number: int, frame) -> None:
         if number == self.signal == signal.SIGINT:
+            self.is_repeated = True
             raise KeyboardInterrupt
         self.signal = number
+
+    def raise_if_repeated(self) -> None:
+        """Raise KeyboardInterrupt if a second Ctrl-C came: Python drops one that it raises in a finalizer, as within `collect_garbage`."""
+        if self.is_repeated:
+            raise KeyboardInterrupt
 
     @property
     def exit_code(self) -> int:

@@ -83,8 +83,11 @@ class Saver:
             self._writer.join(0.1)  # in slices: on Windows nothing else lets Ctrl-C through
         self.report()
 
-    def _wait_a_little(self) -> None:
-        """After a second Ctrl-C. A writer that takes longer is left behind: at an ordinary exit its C++ code would abort the process."""
+    def wait_a_little(self) -> None:
+        """Wait PATIENCE seconds for the writer, after a second Ctrl-C. If it needs longer, end the process at once with code 130.
+
+        At an ordinary exit the C++ code of a thread that still writes would abort the process.
+        """
         self.wait(PATIENCE)
         if self._writer.is_alive():
             print("\nstopped; the checkpoint that was being written is lost", file=sys.stderr, flush=True)
@@ -94,16 +97,10 @@ class Saver:
         return self
 
     def __exit__(self, kind: type | None, *exc_info) -> None:
-        start = time.perf_counter()
-        try:
-            if kind is KeyboardInterrupt:
-                self._wait_a_little()
-            else:
-                self.wait()
-        except KeyboardInterrupt:
-            self._wait_a_little()
-            raise
-        self.stalled += time.perf_counter() - start
+        if kind is not KeyboardInterrupt:  # then the caller decides how long to wait
+            start = time.perf_counter()
+            self.wait()
+            self.stalled += time.perf_counter() - start
 
 
 def host_copy(value):
