@@ -57,12 +57,12 @@ if exist "%data%\preprocess_meta.txt" goto train
 if defined own_data goto no_data
 rem the corpus takes its name when it is whole
 if exist "%raw%\hindi_corpus.txt" goto preprocess
-echo training: getting the text, into %raw%
+echo training: downloading or writing the text to %raw%
 "%py%" data\download.py %download%
 set "rc=%errorlevel%"
 if not "%rc%"=="0" goto end
 :preprocess
-echo training: turning the text into tokens, into %data%
+echo training: tokenizing the text into %data%
 "%py%" data\preprocess.py %preprocess%
 set "rc=%errorlevel%"
 if not "%rc%"=="0" goto end
@@ -72,7 +72,7 @@ if not "%rc%"=="0" goto end
 set "rc=%errorlevel%"
 rem -1073741510 is Ctrl-C before Python could answer it
 if "%rc%"=="-1073741510" set "rc=130"
-if "%rc%"=="130" echo training: stopped; start me again to go on
+if "%rc%"=="130" echo training: stopped; start me again to continue
 if not "%rc%"=="0" goto end
 if defined no_samples goto end
 echo training: samples of "%checkpoints%"
@@ -81,16 +81,16 @@ set "rc=%errorlevel%"
 goto end
 
 :no_data
->&2 echo error: there is no prepared data in "%data%", no preprocess_meta.txt: make it with data\preprocess.py --output_dir, or leave --data_dir out
+>&2 echo error: there is no prepared data in "%data%", no preprocess_meta.txt: make it with data\preprocess.py --output_dir, or omit --data_dir
 set "rc=2"
 goto end
 :usage
 echo usage: run_training.bat [sample] [flags of train.py ...]
 echo   nothing     Sangraha from the Hugging Face hub, the 25m model
 echo   sample      a small corpus of stories made here, the tiny model: minutes, no hub
-echo Flags go on to train.py, such as --total_tokens 100000000, --checkpoint_dir DIR, --dry_run; paths count from the folder of this file.
+echo Flags are passed to train.py, such as --total_tokens 100000000, --checkpoint_dir DIR, --dry_run; paths are relative to the folder of this file.
 echo With --data_dir DIR, nothing is prepared: DIR holds the output of data\preprocess.py.
-echo Start it again to go on after a stop. NO_PAUSE=1: do not wait for a key at the end.
+echo Start it again to resume a stopped run. NO_PAUSE=1: do not wait for a key at the end.
 echo Exit codes: those of setup_env.bat, then of the script that failed; 130 after Ctrl-C.
 :end
 if defined wait pause

@@ -121,11 +121,11 @@ goto end
 copy /y requirements.txt "venv\.requirements" >nul
 set "rc=%errorlevel%"
 if "%rc%"=="0" goto ready
->&2 echo error: venv\.requirements cannot be written: make room on the disk, then start me again
+>&2 echo error: venv\.requirements cannot be written: free disk space, then start me again
 set "rc=4"
 goto end
 :pip_failed
->&2 echo error: pip could not install the packages, its reason is above: check the connection and the room on the disk, then start me again
+>&2 echo error: pip could not install the packages, its reason is above: check the connection and the free disk space, then start me again
 set "rc=4"
 goto end
 :ready
