@@ -163,7 +163,8 @@ def test_without_the_flag_there_is_no_wandb(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_real_wandb_offline_keeps_a_run_and_its_id(data_dir, tmp_path):
-    """A run of train.py and its resumption, without a network; what is read back is what `wandb sync` would send."""
+    """A run of train.py and its resumption, without a network; what is read back is what
+    `wandb sync` would send."""
     pytest.importorskip("wandb", reason="needs wandb: pip install wandb")
     flags = ["--inference_interval", "12", "--resume", "auto", "--wandb"]
     for tokens in (1024, 2048):

@@ -1,4 +1,5 @@
-"""The losses of a text's tokens against the same model asked one token at a time, and the texts they stand for."""
+"""The losses of a text's tokens against the same model asked one token at a time, and the texts
+they stand for."""
 
 import itertools
 import json
@@ -161,7 +162,8 @@ def test_a_uniform_model_costs_ln_v_a_token(tmp_path):
 
 @pytest.mark.parametrize("kind", ["bpe", "byte_level"])
 def test_bits_per_byte_are_those_of_the_training_evaluation_where_both_see_a_document_from_its_begin(kind, tmp_path):
-    """`evaluate_bpb` counts a byte for the dummy space, which the text does not have; nothing else differs."""
+    """`evaluate_bpb` counts a byte for the dummy space, which the text does not have; nothing else
+    differs."""
     tokenizer = load_tokenizer(standin.make_tokenizer(tmp_path, vocab_size=520, kind=kind))
     scorer = CheckpointScorer(random_gpt(tokenizer), CPU)
     texts = [text for text in (document[:14] for document in standin.documents(30, seed=8)) if len(tokenizer.encode_prompt(text)) <= CONTEXT]

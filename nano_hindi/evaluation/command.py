@@ -1,6 +1,8 @@
-"""`python -m nano_hindi.eval`: evaluate how well a model predicts texts, or tells right from wrong Hindi sentences.
+"""`python -m nano_hindi.eval`: evaluate how well a model predicts texts, or tells right from wrong
+Hindi sentences.
 
-It scores whole documents and reports more than bits per byte (see `scoring` and `report`), or runs the test of `minimal_pairs`:
+It scores whole documents and reports more than bits per byte (see `scoring` and `report`), or runs
+the test of `minimal_pairs`:
 
 python -m nano_hindi.eval --checkpoint checkpoints
 python -m nano_hindi.eval --checkpoint checkpoints --pairs
@@ -121,7 +123,8 @@ def source(args: argparse.Namespace) -> str:
 
 
 def read_texts(args: argparse.Namespace) -> list[str]:
-    """Return the documents to predict, without blank ones. The last one is cut at `max_bytes`. Raises UserError if there are none."""
+    """Return the documents to predict, without blank ones. The last one is cut at `max_bytes`.
+    Raises UserError if there are none."""
     documents = itertools.chain.from_iterable(map(read_source, args.text)) if args.text else val_documents(args.data_dir)
     texts, left = [], args.max_bytes
     for document in documents:

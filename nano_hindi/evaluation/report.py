@@ -1,9 +1,11 @@
-"""The report of `python -m nano_hindi.eval`: a model's figures on texts, with confidence intervals, and its best and worst passages.
+"""The report of `python -m nano_hindi.eval`: a model's figures on texts, with confidence intervals,
+and its best and worst passages.
 
-    bits per byte = nats / (ln 2 * UTF-8 bytes of the texts)        perplexity per word = e^(nats / words)
+    bits per byte = nats / (ln 2 * UTF-8 bytes of the texts)
+    perplexity per word = e^(nats / words)
 
-Nats, bytes and words do not depend on how a tokenizer splits the text, so both figures compare any two models on the same texts; perplexity per token
-does not.
+Nats, bytes and words do not depend on how a tokenizer splits the text, so both figures compare any
+two models on the same texts; perplexity per token does not.
 """
 
 # D documents, R resamples
@@ -29,7 +31,8 @@ SHOWN = 3  # passages of each kind
 
 @dataclass(frozen=True)
 class Ratio:
-    """The ratio of two sums over documents, with the bounds of its 95 % confidence interval: None if there is only one document."""
+    """The ratio of two sums over documents, with the bounds of its 95 % confidence interval: None
+    if there is only one document."""
 
     value: float
     interval: tuple[float, float] | None
@@ -98,7 +101,8 @@ class Figures:
         ]
 
     def best_and_worst(self) -> tuple[list[Passage], list[Passage]]:
-        """Return at most SHOWN best and worst passages, none twice. Short passages are used only if there are not enough long ones."""
+        """Return at most SHOWN best and worst passages, none twice. Short passages are used only if
+        there are not enough long ones."""
         different = list({passage.text: passage for passage in self.passages}.values())
         long = [passage for passage in different if len(passage.text.split()) > PASSAGE_WORDS // 2]
         ranked = sorted(long if len(long) >= 2 * SHOWN else different, key=lambda passage: passage.bits_per_byte)
@@ -116,10 +120,11 @@ def _exp(x: float) -> float:
 
 
 def ratio(numerators: Iterable[float], denominators: Iterable[float]) -> Ratio:
-    """Return the ratio of the sums over D documents, with its bootstrap interval: the 2.5th and 97.5th percentiles of the ratio over RESAMPLES draws of
-    D documents.
+    """Return the ratio of the sums over D documents, with its bootstrap interval: the 2.5th and
+    97.5th percentiles of the ratio over RESAMPLES draws of D documents.
 
-    Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. The same input gives the same interval.
+    Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. The same input gives
+    the same interval.
     """
     parts = np.array([list(numerators), list(denominators)], dtype=np.float64)  # (2, D)
     documents = parts.shape[1]
@@ -136,9 +141,11 @@ def ratio(numerators: Iterable[float], denominators: Iterable[float]) -> Ratio:
 
 
 def passages_of(scored: Scored, document: int) -> list[Passage]:
-    """Split the text into passages of PASSAGE_WORDS words, the last one of half to one and a half times as many. A shorter text is one passage.
+    """Split the text into passages of PASSAGE_WORDS words, the last one of half to one and a half
+    times as many. A shorter text is one passage.
 
-    A passage begins with the space before its first word, where most tokenizers begin a token. A token that spans two passages counts in the first.
+    A passage begins with the space before its first word, where most tokenizers begin a token. A
+    token that spans two passages counts in the first.
     """
     words = [word.start() for word in re.finditer(r"\s*\S+", scored.text)]
     if not words:

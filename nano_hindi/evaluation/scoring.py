@@ -1,8 +1,9 @@
 """Compute the loss of every token of a text, with a model of this program or of Hugging Face.
 
-Every token is predicted from bos and the tokens before it. There is no eos, so the losses of a text add up to -ln p(text | bos). A text longer than the
-context is split into spans that overlap by half, each after its own bos: every token is scored once, and from the second span on with at least half a
-context before it.
+Every token is predicted from bos and the tokens before it. There is no eos, so the losses of a text
+add up to -ln p(text | bos). A text longer than the context is split into spans that overlap by
+half, each after its own bos: every token is scored once, and from the second span on with at least
+half a context before it.
 """
 
 # B spans at once, T tokens of the longest of them, V vocabulary
@@ -46,7 +47,8 @@ class Scored:
 
 
 class Span(NamedTuple):
-    """A range of tokens of a text, `begin` to `end`, that the model reads together. Those from `first` on are scored."""
+    """A range of tokens of a text, `begin` to `end`, that the model reads together. Those from
+    `first` on are scored."""
 
     text: int
     begin: int
@@ -55,17 +57,20 @@ class Span(NamedTuple):
 
 
 class Scorer:
-    """A model and its tokenizer. `context` is the maximum number of tokens of a span; the model's input is bos and all of them but the last."""
+    """A model and its tokenizer. `context` is the maximum number of tokens of a span; the model's
+    input is bos and all of them but the last."""
 
     def __init__(self, name: str, model: torch.nn.Module, tokenizer: Tokenizer, context: int, batch_tokens: int):
         self.name, self.model, self.tokenizer, self.context, self.batch_tokens = name, model, tokenizer, context, batch_tokens
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the nats of all targets that are not -1, in row-major order. inputs and targets (B, T)."""
+        """Return the nats of all targets that are not -1, in row-major order. inputs and targets
+        (B, T)."""
         raise NotImplementedError
 
     def score(self, texts: Iterable[str]) -> Iterator[Scored]:
-        """Yield each of `texts` scored, in order. Raises UserError for text that is not valid Unicode."""
+        """Yield each of `texts` scored, in order. Raises UserError for text that is not valid
+        Unicode."""
         for pool in batches(texts, POOL_CHARACTERS):
             yield from self._score_together(pool)
 
@@ -109,13 +114,15 @@ class CheckpointScorer(Scorer):
 
 
 class HuggingFaceScorer(Scorer):
-    """A scorer for a causal language model in a folder, as written by `save_pretrained` or downloaded from the hub.
+    """A scorer for a causal language model in a folder, as written by `save_pretrained` or
+    downloaded from the hub.
 
     Its context is the model's `max_position_embeddings`, but at most LONGEST_CONTEXT.
     """
 
     def __init__(self, folder: Path | str, device: torch.device, trust_remote_code: bool = False):
-        """Load model and tokenizer. Raises UserError if the folder holds no such model, or no tokenizer whose tokens have fixed bytes."""
+        """Load model and tokenizer. Raises UserError if the folder holds no such model, or no
+        tokenizer whose tokens have fixed bytes."""
         tokenizer = load_tokenizer(folder)
         model = _load_causal_lm(Path(folder), trust_remote_code)
         # not fp16 on GPUs without bf16: it overflows in models that were trained in bf16
@@ -137,7 +144,8 @@ class HuggingFaceScorer(Scorer):
 
 
 def _load_causal_lm(folder: Path, trust_remote_code: bool) -> torch.nn.Module:
-    """Load the model of a folder, in evaluation mode. Raises UserError if there is none, or if weights are missing."""
+    """Load the model of a folder, in evaluation mode. Raises UserError if there is none, or if
+    weights are missing."""
     from transformers import AutoModelForCausalLM
 
     try:
@@ -155,7 +163,8 @@ def _load_causal_lm(folder: Path, trust_remote_code: bool) -> torch.nn.Module:
 
 
 def span_bounds(tokens: int, context: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (begin, first, end) of the spans over a text of `tokens` tokens; see `Span`. `context` is at least 2."""
+    """Yield (begin, first, end) of the spans over a text of `tokens` tokens; see `Span`. `context`
+    is at least 2."""
     begin = first = 0
     while first < tokens:
         end = min(begin + context, tokens)
@@ -164,7 +173,8 @@ def span_bounds(tokens: int, context: int) -> Iterator[tuple[int, int, int]]:
 
 
 def batches_by_length(spans: Iterable[Span], batch_tokens: int) -> Iterator[list[Span]]:
-    """Yield batches of `spans`, longest first. A batch padded to its longest span has at most `batch_tokens` tokens, or is a single span."""
+    """Yield batches of `spans`, longest first. A batch padded to its longest span has at most
+    `batch_tokens` tokens, or is a single span."""
     batch: list[Span] = []
     for span in sorted(spans, key=lambda span: span.begin - span.end):
         if batch and (len(batch) + 1) * (batch[0].end - batch[0].begin) > batch_tokens:
@@ -176,9 +186,11 @@ def batches_by_length(spans: Iterable[Span], batch_tokens: int) -> Iterator[list
 
 
 def sizes_of(text: str, ids: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
-    """Return the UTF-8 bytes of `text` that each token covers, int64 (n,), and the number of characters that decoding does not restore.
+    """Return the UTF-8 bytes of `text` that each token covers, int64 (n,), and the number of
+    characters that decoding does not restore.
 
-    The dummy space counts no byte. If the tokens' bytes do not add up to those of the text, the bytes of the text are distributed in proportion.
+    The dummy space counts no byte. If the tokens' bytes do not add up to those of the text, the
+    bytes of the text are distributed in proportion.
     """
     raw = text.encode()
     if not len(ids):

@@ -1,1 +1,2 @@
-"""Export a trained model as a folder for Hugging Face transformers. `modeling_nano_hindi.py` is copied there unchanged."""
+"""Export a trained model as a folder for Hugging Face transformers. `modeling_nano_hindi.py` is
+copied there unchanged."""

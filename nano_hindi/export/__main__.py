@@ -1,4 +1,5 @@
-"""Export a trained model as a folder that Hugging Face transformers loads: weights, configuration, tokenizer, model code, and a model card.
+"""Export a trained model as a folder that Hugging Face transformers loads: weights, configuration,
+tokenizer, model code, and a model card.
 
 python -m nano_hindi.export --checkpoint checkpoints --output_dir my_model
 """
@@ -80,7 +81,8 @@ def require_own_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def new_export(folder: Path) -> Iterator[Path]:
-    """Yield a folder for FILES, which are moved into `folder` if the block succeeds. An interrupted export leaves no partial model behind."""
+    """Yield a folder for FILES, which are moved into `folder` if the block succeeds. An interrupted
+    export leaves no partial model behind."""
     part = folder / UNFINISHED
     if part.exists():
         shutil.rmtree(part)
@@ -102,7 +104,8 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def exported_weights(config: GPTConfig, state_dict: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Return the weights under the names of `modeling_nano_hindi.py`: the parameters of a layer are grouped under it, and there are no padding rows.
+    """Return the weights under the names of `modeling_nano_hindi.py`: the parameters of a layer are
+    grouped under it, and there are no padding rows.
 
     Raises UserError if they are not the weights of a GPT of `config`.
     """
@@ -128,7 +131,8 @@ def exported_weights(config: GPTConfig, state_dict: dict[str, Tensor], dtype: st
 
 
 def parameters_by_kind(weights: dict[str, Tensor]) -> dict[str, int]:
-    """Return the parameter counts by the kinds of `GPT.num_params`, for exported weights, which have no padding rows."""
+    """Return the parameter counts by the kinds of `GPT.num_params`, for exported weights, which
+    have no padding rows."""
     counts = dict.fromkeys(("wte", "lm_head", "value_embeds", "blocks", "scalars"), 0)
     for name, weight in weights.items():
         kind = name.split(".")[0]
@@ -181,7 +185,8 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Write the tokenizer so that it puts bos before every text, as in training, and pads batches on the left with eos."""
+    """Write the tokenizer so that it puts bos before every text, as in training, and pads batches
+    on the left with eos."""
     from tokenizers import Tokenizer as Backend
     from tokenizers.processors import TemplateProcessing
 

@@ -1,4 +1,5 @@
-"""The model card of an export: README.md with what is known, and what is not, about the model, its training, its data and the licences."""
+"""The model card of an export: README.md with what is known, and what is not, about the model, its
+training, its data and the licences."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ SARVAM, SARVAM_PAGE = "sarvamai/sarvam-1", "https://huggingface.co/sarvamai/sarv
 class Card:
     """The content of a model card.
 
-    `training` is the checkpoint without its tensors, `data` the entries of the data's metadata files. Both are empty if unknown.
+    `training` is the checkpoint without its tensors, `data` the entries of the data's metadata
+    files. Both are empty if unknown.
     """
 
     config: GPTConfig
@@ -163,7 +165,8 @@ def figure(latest: dict, key: str, unit: str) -> str:
 
 
 def training_record(trained: TrainedModel) -> dict:
-    """Return the training record of a checkpoint. A model.pt has none, but the checkpoint of the same step may be beside it; empty if not."""
+    """Return the training record of a checkpoint. A model.pt has none, but the checkpoint of the
+    same step may be beside it; empty if not."""
     whole = trained.path.with_name(f"checkpoint_step{trained.step}.pt")
     for path in (trained.path, whole):
         if path.is_file() and set(TRAINING_KEYS) <= (state := load_checkpoint(path, MODEL_KEYS)).keys():
@@ -172,7 +175,8 @@ def training_record(trained: TrainedModel) -> dict:
 
 
 def data_metadata(data_dir: Path, training: dict) -> dict[str, str]:
-    """Return preprocess_meta.txt of `data_dir`, and the source of the text from raw/metadata.txt. Each is used only if it describes the checkpoint's data."""
+    """Return preprocess_meta.txt of `data_dir`, and the source of the text from raw/metadata.txt.
+    Each is used only if it describes the checkpoint's data."""
     prepared, raw = data_dir / "preprocess_meta.txt", data_dir / "raw" / "metadata.txt"
     if not (training and prepared.is_file()):
         return {}

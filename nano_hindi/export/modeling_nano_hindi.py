@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the nano_hindi authors
-"""nano_hindi for transformers: a small GPT trained on Hindi. This file holds the whole network and needs only torch and transformers.
+"""nano_hindi for transformers: a small GPT trained on Hindi. This file holds the whole network and
+needs only torch and transformers.
 
-rotary positions   Su et al. 2021, arXiv 2104.09864       grouped-query attention  Ainslie et al. 2023, arXiv 2305.13245
-ReLU^2             So et al. 2021, arXiv 2109.08668       QK-norm                  Henry et al. 2020, arXiv 2010.04245
-value embeddings   after Zhou et al. 2024, arXiv 2410.17897 (ResFormer), with an input-dependent gate
-soft-cap           Gemma 2, arXiv 2408.00118
+rotary positions         Su et al. 2021, arXiv 2104.09864
+grouped-query attention  Ainslie et al. 2023, arXiv 2305.13245
+QK-norm                  Henry et al. 2020, arXiv 2010.04245
+ReLU^2                   So et al. 2021, arXiv 2109.08668
+value embeddings         after ResFormer, Zhou et al. 2024, arXiv 2410.17897, gated by the input
+soft-cap                 Gemma 2, arXiv 2408.00118
 
-There are no biases, no weights in the norms, no tied weights and no buffers: angles and masks are computed from positions, so text length is not limited.
+There are no biases, no weights in the norms, no tied weights and no buffers: angles and masks are
+computed from positions, so text length is not limited.
 """
 
-# B batch, T new tokens, N keys (those of the cache and the new ones), C width, H query heads, G key/value heads, D head width, V vocabulary
+# B batch, T new tokens, N keys (those of the cache and the new ones), C width, H query heads, G
+# key/value heads, D head width, V vocabulary
 
 from __future__ import annotations
 
@@ -32,8 +37,8 @@ GATE_CHANNELS = 32  # channels of the normed input that the gate of a value embe
 class NanoHindiConfig(PretrainedConfig):
     """The shape of the network.
 
-    `window_pattern` is tiled over the layers: an S layer sees sequence_len / short_window_divisor keys, an L layer sequence_len, the query's own
-    included. The last is L.
+    `window_pattern` is tiled over the layers: an S layer sees sequence_len / short_window_divisor
+    keys, an L layer sequence_len, the query's own included. The last is L.
     """
 
     model_type = "nano_hindi"
@@ -75,7 +80,8 @@ class NanoHindiConfig(PretrainedConfig):
         return [*tiled[:-1], self.sequence_len]
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Return whether a layer has a value embedding: every other one, always including the last."""
+        """Return whether a layer has a value embedding: every other one, always including the
+        last."""
         return layer % 2 == (self.n_layer - 1) % 2
 
 
@@ -98,10 +104,11 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def visible_keys(n_queries: int, n_keys: int, window: int, attention_mask: Tensor | None, device: torch.device) -> Tensor:
-    """Return which keys each query sees: bool (B or 1, 1, T, K), for the last K of the N keys, those that any of the T queries sees.
+    """Return which keys each query sees: bool (B or 1, 1, T, K), for the last K of the N keys,
+    those that any of the T queries sees.
 
-    A key is seen by its own token and the `window - 1` tokens after it, unless `attention_mask` (B, N) is 0 there. Padding sees itself: a softmax over no
-    keys is nan.
+    A key is seen by its own token and the `window - 1` tokens after it, unless `attention_mask`
+    (B, N) is 0 there. Padding sees itself: a softmax over no keys is nan.
     """
     first = max(0, n_keys - n_queries - window + 1)
     distance = torch.arange(n_keys - n_queries, n_keys, device=device)[:, None] - torch.arange(first, n_keys, device=device)
@@ -112,7 +119,8 @@ def visible_keys(n_queries: int, n_keys: int, window: int, attention_mask: Tenso
 
 
 class ZeroLinear(nn.Linear):
-    """A linear layer initialised to zero. The layers that write to the residual stream are, so every block starts as the identity."""
+    """A linear layer initialised to zero. The layers that write to the residual stream are, so
+    every block starts as the identity."""
 
 
 class NanoHindiAttention(nn.Module):
@@ -129,7 +137,8 @@ class NanoHindiAttention(nn.Module):
             self.ve_gate = ZeroLinear(min(GATE_CHANNELS, config.n_embd), config.n_kv_head, bias=False)
 
     def forward(self, x: Tensor, input_ids: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: Cache | None) -> Tensor:
-        """Return the attention output (B, T, C) for x (B, T, C), input_ids (B, T), cos and sin (B, 1, T, D/2), and the mask of `visible_keys`."""
+        """Return the attention output (B, T, C) for x (B, T, C), input_ids (B, T), cos and sin
+        (B, 1, T, D/2), and the mask of `visible_keys`."""
         q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for linear in (self.c_q, self.c_k, self.c_v))  # (B, heads, T, D)
         if self.value_embed is not None:
             gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))  # (B, T, G), from 0 to 2
@@ -155,7 +164,8 @@ class NanoHindiMLP(nn.Module):
 
 
 class NanoHindiMix(nn.Module):
-    """The input of a block: the residual stream x and the normed token embedding x0, each times a learned scalar."""
+    """The input of a block: the residual stream x and the normed token embedding x0, each times a
+    learned scalar."""
 
     def __init__(self):
         super().__init__()
@@ -194,7 +204,8 @@ class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise a module of a new model. Only leaf modules are filled, and only by `nn.init`, so that transformers does not overwrite loaded weights."""
+        """Initialise a module of a new model. Only leaf modules are filled, and only by `nn.init`,
+        so that transformers does not overwrite loaded weights."""
         bound = (3 / self.config.n_embd) ** 0.5  # a uniform distribution with standard deviation n_embd^-0.5
         if module is self.wte:
             nn.init.normal_(module.weight)
@@ -232,15 +243,17 @@ class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs,
     ) -> CausalLMOutputWithPast:
-        """Return float32 soft-capped logits (B, T, V) for token ids (B, T), and the cache if one is given or `use_cache` is set.
+        """Return float32 soft-capped logits (B, T, V) for token ids (B, T), and the cache if one is
+        given or `use_cache` is set.
 
-        attention_mask (B, N): 0 for padding. No token sees padding, and its own logits are meaningless.
-        cache: keys and values of the tokens so far; transformers before 5.24 calls it `past_key_values`.
-        position_ids (B, T): positions of the tokens in their text, which may start at any number: attention depends only on distances. Default: the
-        position in the row.
-        labels (B, T): the same tokens as `input_ids`, each predicted from those before it; -100 is ignored. The loss is the mean in nats, or the sum divided
-        by `num_items_in_batch` if transformers' Trainer passes it.
-        logits_to_keep: an int n keeps the logits of the last n tokens only (0: of all), a tensor those of the tokens with these indices.
+        attention_mask (B, N): 0 for padding. No token sees padding, and its own logits are
+        meaningless. cache: keys and values of the tokens so far; transformers before 5.24 calls it
+        `past_key_values`. position_ids (B, T): positions of the tokens in their text, which may
+        start at any number: attention depends only on distances. Default: the position in the row.
+        labels (B, T): the same tokens as `input_ids`, each predicted from those before it; -100 is
+        ignored. The loss is the mean in nats, or the sum divided by `num_items_in_batch` if
+        transformers' Trainer passes it. logits_to_keep: an int n keeps the logits of the last n
+        tokens only (0: of all), a tensor those of the tokens with these indices.
         """
         cache = past_key_values if cache is None else cache
         if use_cache and cache is None:

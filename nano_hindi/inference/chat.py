@@ -1,6 +1,7 @@
 """`generate.py --interactive`: the user and the model write a text in turns.
 
-The text so far is the whole context. A line is added to it and the model continues it, until the model ends the text with eos, or the user with /reset.
+The text so far is the whole context. A line is added to it and the model continues it, until the
+model ends the text with eos, or the user with /reset.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ Ctrl-C stops the model. {LEAVE} or /quit leaves. A command without a value shows
 
 
 def talk(model, tokenizer, settings: Settings) -> None:
-    """Read commands and lines of text until /quit or the end of input. The text goes to stdout, everything else to stderr."""
+    """Read commands and lines of text until /quit or the end of input. The text goes to stdout,
+    everything else to stderr."""
     with contextlib.suppress(ImportError):  # Windows has no readline; its console edits lines by itself
         import readline  # noqa: F401 - gives input() line editing and history
     chat = Chat(model, tokenizer, settings)
@@ -88,7 +90,8 @@ class Chat:
         return f"[{name} is {'random' if value is None else value}]"
 
     def write(self, line: str, stop: threading.Event) -> None:
-        """Add `line` to the text and print it with the model's continuation, until eos, `max_tokens`, or `stop` is set."""
+        """Add `line` to the text and print it with the model's continuation, until eos,
+        `max_tokens`, or `stop` is set."""
         prompt, printed = _join(self.text, line)
         self.text, times = "", []
         for (new,) in write(self.model, self.tokenizer, prompt, self.settings, 1, stop):
@@ -112,8 +115,8 @@ class Chat:
 
 
 def _join(text: str, line: str) -> tuple[str, int]:
-    """Return `text` with `line` appended, separated by a space if `line` begins a word; and the index
-    to print from: that of the line, or of the last word of the text if the line continues it.
+    """Return `text` with `line` appended, separated by a space if `line` begins a word; and the
+    index to print from: that of the line, or of the last word of the text if the line continues it.
     """
     goes_on = not text or not line or text[-1].isspace() or line[0].isspace()
     if not goes_on and unicodedata.category(line[0]) not in ("Mn", "Mc", "Me", "Cf", "Pe", "Pf", "Po"):

@@ -28,9 +28,11 @@ class TrainedModel:
 
 
 def load_for_inference(path: Path | str) -> TrainedModel:
-    """Load a checkpoint, a `model.pt`, or the later of both in a folder, with the tokenizer in the same folder.
+    """Load a checkpoint, a `model.pt`, or the later of both in a folder, with the tokenizer in the
+    same folder.
 
-    Raises UserError if there is none, if a file is damaged, or if the model was trained with another tokenizer.
+    Raises UserError if there is none, if a file is damaged, or if the model was trained with
+    another tokenizer.
     """
 
     path = Path(path)
@@ -46,7 +48,8 @@ def load_for_inference(path: Path | str) -> TrainedModel:
 
 
 def build_model(trained: TrainedModel, device: torch.device) -> GPT:
-    """Return the model on its device, in evaluation mode. Raises UserError if the weights do not fit the configuration."""
+    """Return the model on its device, in evaluation mode. Raises UserError if the weights do not
+    fit the configuration."""
     from nano_hindi.model import GPT
 
     config = trained.config

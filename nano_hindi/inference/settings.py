@@ -14,13 +14,15 @@ SAMPLE_PROMPTS = ("भारत एक", "एक समय की बात ह�
 
 
 def _setting(default, metavar: str, text: str, rule: str, holds: Callable[..., bool], parse=None):
-    """Return a dataclass field with its help text, and the rule for its values as text and as a function."""
+    """Return a dataclass field with its help text, and the rule for its values as text and as a
+    function."""
     return field(default=default, metadata={"metavar": metavar, "help": text, "rule": rule, "holds": holds, "parse": parse or type(default)})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The sampling settings. The fields are flags of generate.py, and most of them are commands of its chat."""
+    """The sampling settings. The fields are flags of generate.py, and most of them are commands of
+    its chat."""
 
     max_tokens: int = _setting(200, "N", "maximum number of tokens to generate", "at least 1", lambda n: n >= 1)
     temperature: float = _setting(0.8, "T", "0 always takes the most likely token; higher is more random", "0 or more", lambda t: 0 <= t < math.inf)
@@ -49,7 +51,8 @@ SETTINGS = {f.name: f for f in dataclasses.fields(Settings)}
 
 
 def parse_setting(name: str, flag: str, text: str):
-    """Parse `text` as a value of the setting `name`. Raises UserError, which names `flag`, if it breaks the setting's rule."""
+    """Parse `text` as a value of the setting `name`. Raises UserError, which names `flag`, if it
+    breaks the setting's rule."""
     what = SETTINGS[name].metadata
     with contextlib.suppress(ValueError):
         if what["holds"](value := what["parse"](text)):

@@ -10,9 +10,11 @@ from nano_hindi.inference.settings import Settings
 
 
 def write(model, tokenizer, prompt: str, settings: Settings, n_texts: int, stop: threading.Event) -> Iterator[list[str]]:
-    """Yield the new characters of `n_texts` texts: first those of the prompt, then those completed by each token, last those held back.
+    """Yield the new characters of `n_texts` texts: first those of the prompt, then those completed
+    by each token, last those held back.
 
-    Only whole characters are yielded; joined, they are the decoded tokens. Ends after `max_tokens` tokens, before eos, or when `stop` is set.
+    Only whole characters are yielded; joined, they are the decoded tokens. Ends after `max_tokens`
+    tokens, before eos, or when `stop` is set.
     """
     from nano_hindi.engine import generate_batch
 

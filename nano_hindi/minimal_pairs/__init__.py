@@ -1,12 +1,14 @@
-"""A test of Hindi that needs no download: pairs of sentences that differ in one point. The score is how often the right one is more probable.
+"""A test of Hindi that needs no download: pairs of sentences that differ in one point. The score is
+how often the right one is more probable.
 
-There are nine kinds of pairs, each made of contrasts. A contrast is a pair and its mirror image, in which the same words are exchanged and the other one
-is right:
+There are nine kinds of pairs, each made of contrasts. A contrast is a pair and its mirror image, in
+which the same words are exchanged and the other one is right:
 
     राजू कल मेले में गया। / *गई।        मीना कल मेले में गई। / *गया।
 
-So the test is balanced: a model that only knows word frequencies, counts tokens or letters, or always prefers one form is wrong in one pair of a contrast
-and right in the other, and scores 50 % in every kind. Minimal pairs follow BLiMP (Warstadt et al. 2020, arXiv:1912.00582).
+So the test is balanced: a model that only knows word frequencies, counts tokens or letters, or
+always prefers one form is wrong in one pair of a contrast and right in the other, and scores 50 %
+in every kind. Minimal pairs follow BLiMP (Warstadt et al. 2020, arXiv:1912.00582).
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ Z = 1.959964  # 97.5 % of a normal distribution lie below it
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sentences that differ in one point. `contrast` names the kind, a number and the words exchanged; only the mirror image has the same."""
+    """Two sentences that differ in one point. `contrast` names the kind, a number and the words
+    exchanged; only the mirror image has the same."""
 
     kind: str
     good: str
@@ -49,7 +52,8 @@ def pairs() -> list[Pair]:
 
 @dataclass(frozen=True)
 class Score:
-    """The fraction `right` of `pairs` pairs that were judged correctly, and its 95 % confidence interval `low` to `high`."""
+    """The fraction `right` of `pairs` pairs that were judged correctly, and its 95 % confidence
+    interval `low` to `high`."""
 
     right: float
     low: float
@@ -59,7 +63,8 @@ class Score:
 
 @dataclass(frozen=True)
 class PairScores:
-    """The scores by kind and in total, and the pairs that were judged wrongly, largest margin first."""
+    """The scores by kind and in total, and the pairs that were judged wrongly, largest margin
+    first."""
 
     kinds: dict[str, Score]
     total: Score
@@ -82,10 +87,12 @@ class PairScores:
 def score_pairs(total_nats: Callable[[list[str]], Sequence[float]], pairs: Sequence[Pair]) -> PairScores:
     """Score how often the right sentence of a pair is more probable. A tie counts half.
 
-    `total_nats` returns minus the log probability of each sentence of a list. The interval is Wilson's (1927), with the number of contrasts as that of
-    trials: a pair and its mirror image share their words, so both are often judged alike. If they always are, the interval is right; if not, it is too
-    wide, never too narrow. A bootstrap over contrasts would be tighter, but would have zero width if every pair is right, or exactly one of each
-    contrast, which is just where skill must be distinguished from chance.
+    `total_nats` returns minus the log probability of each sentence of a list. The interval is
+    Wilson's (1927), with the number of contrasts as that of trials: a pair and its mirror image
+    share their words, so both are often judged alike. If they always are, the interval is right; if
+    not, it is too wide, never too narrow. A bootstrap over contrasts would be tighter, but would
+    have zero width if every pair is right, or exactly one of each contrast, which is just where
+    skill must be distinguished from chance.
     """
     nats = total_nats([sentence for pair in pairs for sentence in (pair.good, pair.bad)])
     margins = [bad - good for good, bad in zip(nats[::2], nats[1::2], strict=True)]
@@ -98,14 +105,16 @@ def score_pairs(total_nats: Callable[[list[str]], Sequence[float]], pairs: Seque
 
 
 def _score(judged: Iterable[tuple[str, float]]) -> Score:
-    """Return the score of pairs, each given as its contrast and the nats by which its right sentence is more probable."""
+    """Return the score of pairs, each given as its contrast and the nats by which its right
+    sentence is more probable."""
     points = [0.5 if abs(margin) <= TIE else float(margin > 0) for _, margin in judged]
     right = sum(points) / len(points)
     return Score(right, *wilson(right, len({contrast for contrast, _ in judged})), len(points))
 
 
 def wilson(fraction: float, n: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a fraction of n trials (Wilson 1927): the probabilities at most 1.96 standard deviations from `fraction`."""
+    """Return the 95 % confidence interval of a fraction of n trials (Wilson 1927): the
+    probabilities at most 1.96 standard deviations from `fraction`."""
     middle = (fraction + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(fraction * (1 - fraction) / n + Z**2 / (4 * n**2))
     return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,6 +1,8 @@
-"""`python -m nano_hindi.minimal_pairs`: show some pairs of each kind, or write all of them for other tools.
+"""`python -m nano_hindi.minimal_pairs`: show some pairs of each kind, or write all of them for
+other tools.
 
-For lm-evaluation-harness every kind is a `multiple_choice` task: two texts after bos, the right one first.
+For lm-evaluation-harness every kind is a `multiple_choice` task: two texts after bos, the right one
+first.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ def write_pairs(path: Path, some: list[Pair]) -> None:
 
 
 def write_tasks(folder: Path, everything: list[Pair]) -> None:
-    """Write the pairs and the task of each kind. A task gives the full path of its file: the harness resolves relative paths against its working folder."""
+    """Write the pairs and the task of each kind. A task gives the full path of its file: the
+    harness resolves relative paths against its working folder."""
     for kind in KINDS:
         file = folder.resolve() / f"{kind}.jsonl"
         write_pairs(file, [pair for pair in everything if pair.kind == kind])

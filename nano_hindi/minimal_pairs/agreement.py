@@ -1,4 +1,5 @@
-"""Pairs about agreement: verbs and adjectives in gender, number and person, and the honorific level in pronouns, possessives and verbs."""
+"""Pairs about agreement: verbs and adjectives in gender, number and person, and the honorific level
+in pronouns, possessives and verbs."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from nano_hindi.minimal_pairs.contrast import Contrast, Frame, Table, contrasts_
 
 
 def gender() -> Iterator[Contrast]:
-    """Yield contrasts like राजू गया / *गई, मीना गई / *गया. In the last frames a girl is named before her brother, who is the subject."""
+    """Yield contrasts like राजू गया / *गई, मीना गई / *गया. In the last frames a girl is named
+    before her brother, who is the subject."""
     frames = [
         Frame("{n} गाँव में दादी के साथ _।", "रहता था"),
         Frame("{n} आँगन में गेंद से खेल _ है।", "रहा"),
@@ -43,7 +45,8 @@ def gender() -> Iterator[Contrast]:
 def number() -> Iterator[Contrast]:
     """Yield contrasts like घोड़ा भाग गया / *गए, घोड़े भाग गए / *गया.
 
-    There is no plural form that is also a singular subjunctive (दौड़े, आए), and no person, for whom a plural could be honorific.
+    There is no plural form that is also a singular subjunctive (दौड़े, आए), and no person, for whom
+    a plural could be honorific.
     """
     beasts = words.COUNTED_BEASTS_M
     frames = [
@@ -185,7 +188,8 @@ TONES: Table = [
 
 
 def honorific() -> Iterator[Contrast]:
-    """Yield contrasts like आप सुनते हैं / *हो, तुम सुनते हो / *हैं; तुम ... तुम्हारे / *आपके; पिता जी हैं / *है.
+    """Yield contrasts like आप सुनते हैं / *हो, तुम सुनते हो / *हैं; तुम ... तुम्हारे / *आपके; पिता
+    जी हैं / *है.
 
     Common colloquial forms like आप जाओ are left out.
     """

@@ -1,4 +1,5 @@
-"""Pairs about case: the agreement of a perfective verb after ने, and the oblique before a postposition."""
+"""Pairs about case: the agreement of a perfective verb after ने, and the oblique before a
+postposition."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ COUNTED: Table = [
     ("एक गीत", "दो गीत", "सुना", "सुने", ["हमने कल मेले में {} _।", "बच्चों ने आज {} _।"]),
 ]
 
-# the agent with ने and without; below, sentences with a transitive perfective verb, and with an intransitive one
+# the agent with ने and without; below, sentences with a transitive perfective verb, and with an
+# intransitive one
 AGENTS = [("उसने", "वह"), ("मैंने", "मैं"), ("हमने", "हम"), ("उन्होंने", "वे"), ("तुमने", "तुम")]
 TRANSITIVE = [
     "कल _ बाज़ार से सब्ज़ी खरीदी।", "आज _ एक नई कविता लिखी।", "उस दिन _ नदी में नाव देखी।", "सुबह _ दो रोटियाँ खाईं।", "रात को _ एक कहानी पढ़ी।",
@@ -58,7 +60,8 @@ INTRANSITIVE = {
 
 
 def ergative() -> Iterator[Contrast]:
-    """Yield contrasts like राजू ने रोटी खाई / *खाया, आम खाया / *खाई; बिल्ली को देखा / *देखी; उसने रोटी खाई / *वह रोटी खाई."""
+    """Yield contrasts like राजू ने रोटी खाई / *खाया, आम खाया / *खाई; बिल्ली को देखा / *देखी; उसने
+    रोटी खाई / *वह रोटी खाई."""
     boys, girls = itertools.cycle(words.BOYS), itertools.cycle(words.GIRLS)
     for verb, frame in OBJECT_FRAMES.items():
         for one, other in zip(*words.OBJECTS[verb], strict=False):
@@ -126,7 +129,8 @@ OBLIQUES = [
 
 
 def oblique() -> Iterator[Contrast]:
-    """Yield contrasts like एक लड़के ने / *लड़का ने, एक लड़का आया / *लड़के आया, with nouns, adjectives, possessives, यह and वह."""
+    """Yield contrasts like एक लड़के ने / *लड़का ने, एक लड़का आया / *लड़के आया, with nouns,
+    adjectives, possessives, यह and वह."""
     for forms, sentences in OBLIQUES:
         for (direct, oblique_form), (one, other) in itertools.product([form.split("/") for form in forms.split()], sentences):
             yield Contrast(one, other, direct, oblique_form)

@@ -1,4 +1,5 @@
-"""Contrasts, from which every kind of pair is made: two sentences, each with one gap, and two fillers, each right in one of the sentences."""
+"""Contrasts, from which every kind of pair is made: two sentences, each with one gap, and two
+fillers, each right in one of the sentences."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ GAP = "_"
 
 
 class Contrast(NamedTuple):
-    """`x` fills the gap of `one`, `y` that of `other`, and neither fits the other gap: a pair and its mirror image."""
+    """`x` fills the gap of `one`, `y` that of `other`, and neither fits the other gap: a pair and
+    its mirror image."""
 
     one: str
     other: str
@@ -27,14 +29,16 @@ class Contrast(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A sentence with a gap for words that agree with the noun `{n}`, and the filler as a format spec of that noun: `गया था`, `+काला`."""
+    """A sentence with a gap for words that agree with the noun `{n}`, and the filler as a format
+    spec of that noun: `गया था`, `+काला`."""
 
     sentence: str
     agreeing: str
 
 
 def contrasts_of(frames: Iterable[Frame], ones: Sequence[Noun], others: Sequence[Noun], each: int, **more: Sequence[Noun]) -> Iterator[Contrast]:
-    """Yield `each` contrasts per frame. `{n}` is a noun of `ones` or of `others`, and `{name}` one of the nouns in `more[name]`.
+    """Yield `each` contrasts per frame. `{n}` is a noun of `ones` or of `others`, and `{name}` one
+    of the nouns in `more[name]`.
 
     Every list is cycled through, across the frames.
     """
@@ -56,7 +60,8 @@ def many(nouns: Iterable[Noun]) -> list[Noun]:
     return [dataclasses.replace(noun, plural=True) for noun in nouns]
 
 
-# two subjects, the filler that agrees with the first and with the second, and frames with `{}` for the subject
+# two subjects, the filler that agrees with the first and with the second, and frames with `{}` for
+# the subject
 Table = list[tuple[str, str, str, str, list[str]]]
 
 

@@ -1,6 +1,8 @@
-"""Pairs about spelling: two real words that differ in a doubled letter, a conjunct, a nasal or a vowel sign, each right in its own sentences.
+"""Pairs about spelling: two real words that differ in a doubled letter, a conjunct, a nasal or a
+vowel sign, each right in its own sentences.
 
-The wrong word is never a misspelling: a tokenizer splits unknown words into more tokens, and that alone would reveal it.
+The wrong word is never a misspelling: a tokenizer splits unknown words into more tokens, and that
+alone would reveal it.
 """
 
 from __future__ import annotations

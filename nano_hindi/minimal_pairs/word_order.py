@@ -1,6 +1,8 @@
-"""Pairs about word order: two adjacent words, in reverse order in the mirror image, so that neither order is right by itself.
+"""Pairs about word order: two adjacent words, in reverse order in the mirror image, so that neither
+order is right by itself.
 
-If a postposition is swapped with the noun after it, one noun has none and another has two, or it follows a word that is not a noun.
+If a postposition is swapped with the noun after it, one noun has none and another has two, or it
+follows a word that is not a noun.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ NEIGHBOURS = [
 
 
 def order() -> Iterator[Contrast]:
-    """Yield contrasts like राजू की बहन को / *राजू बहन की को, मेरी बहन की किताब / *मेरी की बहन किताब.
+    """Yield contrasts like राजू की बहन को / *राजू बहन की को, मेरी बहन की किताब / *मेरी की बहन
+    किताब.
 
     The first and the last word are the same in both sentences of a pair.
     """

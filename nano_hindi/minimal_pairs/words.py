@@ -1,4 +1,5 @@
-"""The nouns of the pairs, by the sentences that they fit. Every name is of one sex only, and every noun has an undisputed gender."""
+"""The nouns of the pairs, by the sentences that they fit. Every name is of one sex only, and every
+noun has an undisputed gender."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Generate the offline sample: short Hindi stories from templates and a small grammar, so that everything can be tried without a network.
+"""Generate the offline sample: short Hindi stories from templates and a small grammar, so that
+everything can be tried without a network.
 
-Each story takes one of the plots of plots.py, a cast from words.py, and one of the wordings of each sentence.
+Each story takes one of the plots of plots.py, a cast from words.py, and one of the wordings of each
+sentence.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from nano_hindi.sample.plots import PLOTS
 
 
 def stories(seed: int = 0) -> Iterator[str]:
-    """Yield stories without end, none of them twice. The same seed gives the same stories in the same order, in any version of Python."""
+    """Yield stories without end, none of them twice. The same seed gives the same stories in the
+    same order, in any version of Python."""
     rng = random.Random(seed)
     told = set()
     while True:

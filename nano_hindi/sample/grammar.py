@@ -1,12 +1,15 @@
-"""Hindi agreement for the sample stories: nouns with their cases, and words that take a noun's gender and number.
+"""Hindi agreement for the sample stories: nouns with their cases, and words that take a noun's
+gender and number.
 
-A story is a template in which every word that agrees is in the masculine singular, with the noun that it agrees with:
+A story is a template in which every word that agrees is in the masculine singular, with the noun
+that it agrees with:
 
     "{h:ने} {x} {x:देखा}। {h:वह} {h:खड़ा हो गया}।"
 
-`{h}` is the noun in the direct case, `{h:ने}` (को, से, में, पर, का, ...) its oblique case with that postposition, `{h:गया था}` a verb and
-`{h:वह}` a pronoun that agree with it, `{x:+अपना} {x}` an attribute before it. Agreement is computed here and nowhere else.
-The rules are in any grammar of Hindi, for example R. S. McGregor, Outline of Hindi Grammar, Oxford 1995.
+`{h}` is the noun in the direct case, `{h:ने}` (को, से, में, पर, का, ...) its oblique case with that
+postposition, `{h:गया था}` a verb and `{h:वह}` a pronoun that agree with it, `{x:+अपना} {x}` an
+attribute before it. Agreement is computed here and nowhere else. The rules are in any grammar of
+Hindi, for example R. S. McGregor, Outline of Hindi Grammar, Oxford 1995.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ POSTPOSITIONS = ("ने", "को", "से", "में", "पर", "का", 
 AFTER_A_STEM = ("रहा", "लिया", "दिया", "गया", "सकता", "पाया", "चुका")  # गा रहा था, उठा लिया: a bare stem comes before these, not a participle
 PARTICIPLES = ("ता", "चला")  # endings of words before them that are participles after all: सोचता रहा, चला गया
 
-# masculine singular -> masculine plural, feminine singular, feminine plural, where the rules of `agree` would be wrong
+# masculine singular -> masculine plural, feminine singular, feminine plural, where the rules of
+# `agree` would be wrong
 IRREGULAR = {
     "है": ("हैं", "है", "हैं"),
     "था": ("थे", "थी", "थीं"),
@@ -41,7 +45,8 @@ IRREGULAR = {
 
 
 def agree(word: str, gender: str, plural: bool, *, finite: bool) -> str:
-    """Return a word in another gender and number, given its masculine singular (or, for तुम, its plural: रहे).
+    """Return a word in another gender and number, given its masculine singular (or, for तुम, its
+    plural: रहे).
 
     `finite` verbs in the feminine plural end in ीं.
     """
@@ -71,7 +76,8 @@ def agree(word: str, gender: str, plural: bool, *, finite: bool) -> str:
 
 @dataclass(frozen=True)
 class Noun:
-    """A noun or a name. A `fixed` noun never changes its form (names, राजा, and nouns with जी). An `honorific` noun is singular and agrees as a plural.
+    """A noun or a name. A `fixed` noun never changes its form (names, राजा, and nouns with जी). An
+    `honorific` noun is singular and agrees as a plural.
 
     `plural` is its number.
     """

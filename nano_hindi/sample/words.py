@@ -1,4 +1,5 @@
-"""The words of the sample stories: people, animals, trades, places and things. The stories are in plots.py, the grammar in grammar.py."""
+"""The words of the sample stories: people, animals, trades, places and things. The stories are in
+plots.py, the grammar in grammar.py."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from nano_hindi.sample.grammar import Noun
 
 @dataclass(frozen=True)
 class Person(Noun):
-    """A person with a name: a child or an adult of the village, never addressed with an honorific."""
+    """A person with a name: a child or an adult of the village, never addressed with an
+    honorific."""
 
     @property
     def kid(self) -> str:
@@ -23,7 +25,8 @@ class Person(Noun):
 
 @dataclass(frozen=True)
 class Animal(Noun):
-    """An animal with its food (as an object: `{a.food} खाना`), and what it may be proud of (before पर)."""
+    """An animal with its food (as an object: `{a.food} खाना`), and what it may be proud of (before
+    पर)."""
 
     food: str = "दाने"
     pride: str = "अपनी चतुराई"
@@ -32,7 +35,8 @@ class Animal(Noun):
 
 @dataclass(frozen=True)
 class Trade(Noun):
-    """A trade: `{k.work} {h:{k.verb} था}`, with a tool that can be lost and goods that can be sold."""
+    """A trade: `{k.work} {h:{k.verb} था}`, with a tool that can be lost and goods that can be
+    sold."""
 
     work: str = ""
     verb: str = ""

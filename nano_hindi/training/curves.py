@@ -1,4 +1,5 @@
-"""Plot the curves of runs: training loss, validation bits per byte and learning rate over tokens."""
+"""Plot the curves of runs: training loss, validation bits per byte and learning rate over
+tokens."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ class LiveCurves:
         self.folder, self.rests_until = folder, 0.0
 
     def draw(self, *, now: bool = False) -> None:
-        """Redraw `curves.png`; unless `now`, only if REST times the duration of the last drawing has passed since."""
+        """Redraw `curves.png`; unless `now`, only if REST times the duration of the last drawing
+        has passed since."""
         start = time.monotonic()
         if now or start >= self.rests_until:
             draw_curves({self.folder.resolve().name: read_metrics(self.folder / "metrics.jsonl")}, self.folder / "curves.png")
@@ -56,14 +58,16 @@ class LiveCurves:
 
 
 def draw_curves(runs: dict[str, list[dict]], picture: Path) -> None:
-    """Draw `picture` (PNG) from the records of one or several runs. The keys of `runs` are their names."""
+    """Draw `picture` (PNG) from the records of one or several runs. The keys of `runs` are their
+    names."""
     figure = make_figure(runs)
     with replacing(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
 
 def make_figure(runs: dict[str, list[dict]]) -> Figure:
-    """Return a figure with one panel for each of PANELS, and a legend if there are several runs. A panel without values says so."""
+    """Return a figure with one panel for each of PANELS, and a legend if there are several runs. A
+    panel without values says so."""
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
     figure = Figure(figsize=(8.4, 7))
@@ -124,14 +128,16 @@ def draw_panel(axes: Axes, panel: Panel, lines: list[tuple[list[dict], str]]) ->
 
 
 def series(records: list[dict], panel: Panel) -> tuple[np.ndarray, np.ndarray]:
-    """Return millions of tokens and the values at them. A value that cannot be drawn becomes nan, a gap in the line."""
+    """Return millions of tokens and the values at them. A value that cannot be drawn becomes nan, a
+    gap in the line."""
     found = [(record["tokens"] / 1e6, record[panel.key]) for record in records if panel.key in record]
     tokens, values = np.array(found, dtype=float).reshape(-1, 2).T  # None becomes nan
     return tokens, np.where(np.isfinite(values) & ((values > 0) | (panel.scale == "linear")), values, np.nan)
 
 
 def smoothed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return at most 500 indices, and the median of the finite values around each, nan if there are none. A spike does not move a median."""
+    """Return at most 500 indices, and the median of the finite values around each, nan if there are
+    none. A spike does not move a median."""
     reach = int(SMOOTHED_FRACTION * len(values)) // 2
     at = np.unique(np.linspace(0, len(values) - 1, 500).astype(int))
     windows = [values[i - min(i, reach) : i + min(i, reach) + 1] for i in at]  # symmetric also at the steep beginning
@@ -140,7 +146,8 @@ def smoothed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def limits(everything: list[np.ndarray]) -> tuple[float, float]:
-    """Return the limits of a logarithmic axis, with a small margin. A spike may be cut off, so that the rest stays readable."""
+    """Return the limits of a logarithmic axis, with a small margin. A spike may be cut off, so that
+    the rest stays readable."""
     finite = [values[np.isfinite(values)] for values in everything]
     low, high = min(v.min() for v in finite), max(min(v.max(), SPIKE * max(v[0], np.quantile(v, 0.99))) for v in finite)
     room = max(1.02, (high / low) ** 0.05)
@@ -157,9 +164,8 @@ def log_ticks(ratio: float) -> Locator:
 
 
 def label_last_values(axes: Axes, panel: Panel, last: list[tuple[float, str]]) -> None:
-    """Label the end of each run's line with its last value, in its colour. Labels that would overlap
-    are moved apart; if there is no room for all, there are none.
-    """
+    """Label the end of each run's line with its last value, in its colour. Labels that would
+    overlap are moved apart; if there is no room for all, there are none."""
     figure = axes.figure
     gap = 11 / 72 / (figure.get_figheight() * axes.get_position().height)  # a line of 9 points, in heights of the panel
     if len(last) * gap > 1:
@@ -171,7 +177,8 @@ def label_last_values(axes: Axes, panel: Panel, last: list[tuple[float, str]]) -
 
 
 def spread(heights: np.ndarray, gap: float) -> np.ndarray:
-    """Return the heights moved within 0 to 1 so that neighbours are at least `gap` apart, in the same order."""
+    """Return the heights moved within 0 to 1 so that neighbours are at least `gap` apart, in the
+    same order."""
     order = np.argsort(heights, kind="stable")
     moved = np.clip(heights[order], 0, 1)
     for i in range(1, len(moved)):
@@ -191,7 +198,8 @@ def headline(name: str, records: list[dict]) -> str:
 
 
 def drawable_name(name: str, number: int) -> str:
-    """Return a run's name as matplotlib can draw it: its font has no Devanagari, and text between two $ is a formula to it."""
+    """Return a run's name as matplotlib can draw it: its font has no Devanagari, and text between
+    two $ is a formula to it."""
     if not name.isascii() or not name.isprintable():
         return f"run {number}"
     return (name if len(name) <= 48 else "..." + name[-45:]).replace("$", r"\$")

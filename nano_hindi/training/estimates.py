@@ -7,7 +7,8 @@ import time
 
 import torch
 
-# dense tensor-core TFLOP/s in bf16 or fp16 with float32 accumulation, from NVIDIA's data sheets and architecture white papers
+# dense tensor-core TFLOP/s in bf16 or fp16 with float32 accumulation, from NVIDIA's data sheets and
+# architecture white papers
 PEAK_TFLOPS = {
     "H100 PCIe": 756,
     "H100": 989,
@@ -28,14 +29,16 @@ PEAK_TFLOPS = {
     "RTX 5090": 209.5,
 }
 EXPECTED_UTILISATION = 0.4  # fraction of the measured matmul speed, for time estimates before the first update
-# bits per byte = floor + a N^-alpha + b D^-beta, N parameters of the blocks, D tokens: the form and the exponents are those of
-# Hoffmann et al. 2022 (arXiv 2203.15556), the other constants are fitted to small runs with lr_schedule plateau on Hindi prose
-# (tests/benchmarks/outcome.py; the runs: docs/LOG.md)
+# bits per byte = floor + a N^-alpha + b D^-beta, N parameters of the blocks, D tokens: the form and
+# the exponents are those of Hoffmann et al. 2022 (arXiv 2203.15556), the other constants are fitted
+# to small runs with lr_schedule plateau on Hindi prose (tests/benchmarks/outcome.py; the runs:
+# docs/LOG.md)
 EXPECTED_BPB = {"floor": 0.523, "a": 4.21, "alpha": 0.34, "b": 13.5, "beta": 0.28}
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Return the peak FLOP/s of a known GPU according to its data sheet, else None: then no MFU is shown."""
+    """Return the peak FLOP/s of a known GPU according to its data sheet, else None: then no MFU is
+    shown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -60,6 +63,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def expected_bpb(block_params: int, tokens: int) -> float:
-    """Return the validation bits per byte to expect on Hindi prose, given the block parameters and tokens of a run. Rough: see EXPECTED_BPB."""
+    """Return the validation bits per byte to expect on Hindi prose, given the block parameters and
+    tokens of a run. Rough: see EXPECTED_BPB."""
     e = EXPECTED_BPB
     return e["floor"] + e["a"] * block_params ** -e["alpha"] + e["b"] * tokens ** -e["beta"]

@@ -28,7 +28,8 @@ BAD_UPDATES_IN_A_ROW = 3  # then the run stops: more data will not fix it
 
 
 def train(run: Run) -> int:
-    """Train to the end of the token budget, or until the user stops it. Returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM."""
+    """Train to the end of the token budget, or until the user stops it. Returns the exit code: 0,
+    or 130 / 143 after Ctrl-C / SIGTERM."""
     world = run.world
     if run.is_finished:
         draw(run)  # the run may have been killed before this, and before the last save was complete
@@ -57,7 +58,8 @@ def train(run: Run) -> int:
 
 
 def make_updates(run: Run, stop: StopSignal) -> None:
-    """Run the loop. Between updates: log, evaluate, sample and save, each when its interval is due."""
+    """Run the loop. Between updates: log, evaluate, sample and save, each when its interval is
+    due."""
     config, bad_in_a_row, first = run.config, 0, run.update + 1
     while not run.is_finished and not stop.everywhere:
         loss, norm, lr_scale = train_update(run, stop)
@@ -80,15 +82,18 @@ def make_updates(run: Run, stop: StopSignal) -> None:
 
 
 def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
-    """Make one update: compute the gradients of this rank's sequences, average them over the ranks, clip and apply them.
+    """Make one update: compute the gradients of this rank's sequences, average them over the ranks,
+    clip and apply them.
 
-    Returns the mean loss over all ranks, the norm of the averaged gradient, and the factor on the learning rates.
+    Returns the mean loss over all ranks, the norm of the averaged gradient, and the factor on the
+    learning rates.
     """
     config, world = run.config, run.world
     loss_sum = within_memory(run, lambda: accumulate_gradients(run))
     lr_scale = learning_rate_scale(config, run.update)
     norm = run.optimizer.step(lr_scale, grad_divisor=run.loss_scale.value)
-    # one readback for the loss, the norm, and whether a rank was asked to stop: each is a sum over the ranks
+    # one readback for the loss, the norm, and whether a rank was asked to stop: each is a sum over
+    # the ranks
     figures = torch.stack([loss_sum / config.tokens_per_update, norm / world.size, torch.full_like(norm, float(stop.signal is not None))])
     if world.size > 1:
         dist.all_reduce(figures)
@@ -100,9 +105,11 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
 
 
 def accumulate_gradients(run: Run) -> Tensor:
-    """Run forward and backward on this rank's sequences of the next update, a device batch at a time. Returns the sum of their losses, 0-d."""
+    """Run forward and backward on this rank's sequences of the next update, a device batch at a
+    time. Returns the sum of their losses, 0-d."""
     device = run.world.device
-    # the optimizer averages over the ranks, so each rank's sum of losses is divided by the number of targets of one rank
+    # the optimizer averages over the ranks, so each rank's sum of losses is divided by the number
+    # of targets of one rank
     factor = run.loss_scale.value * run.world.size / run.config.tokens_per_update
     loss_sum = torch.zeros((), device=device)
     batches = -(-run.config.sequences_per_rank(run.world.size) // run.config.device_batch_size)
@@ -115,10 +122,13 @@ def accumulate_gradients(run: Run) -> Tensor:
 
 
 def within_memory(run: Run, work: Callable[[], Result]) -> Result:
-    """Return `work()`. If the device runs out of memory, start it again with half the device batch size, until it fits.
+    """Return `work()`. If the device runs out of memory, start it again with half the device batch
+    size, until it fits.
 
-    A rank can do this without the others: `work` computes a sum over the rank's own sequences, which does not depend on the device batch size, and
-    sends each gradient once (`TrainOptimizer.last_backward`). The other ranks wait a little longer. Raises UserError if a single sequence does not fit.
+    A rank can do this without the others: `work` computes a sum over the rank's own sequences,
+    which does not depend on the device batch size, and sends each gradient once
+    (`TrainOptimizer.last_backward`). The other ranks wait a little longer. Raises UserError if a
+    single sequence does not fit.
     """
     while True:
         try:
@@ -126,7 +136,8 @@ def within_memory(run: Run, work: Callable[[], Result]) -> Result:
         except RuntimeError as error:
             if not memory.is_out_of_memory(error):
                 raise
-        # only here, after the `except` block, are the tensors freed that the exception's frames referenced
+        # only here, after the `except` block, are the tensors freed that the exception's frames
+        # referenced
         run.model.zero_grad(set_to_none=True)
         gc.collect()
         torch.cuda.empty_cache()
@@ -135,7 +146,8 @@ def within_memory(run: Run, work: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def garbage_collected_by_hand() -> Iterator[None]:
-    """Turn Python's cyclic garbage collector off: it would pause the loop at arbitrary times. `make_updates` runs it between updates."""
+    """Turn Python's cyclic garbage collector off: it would pause the loop at arbitrary times.
+    `make_updates` runs it between updates."""
     gc.disable()
     try:
         yield
@@ -145,14 +157,16 @@ def garbage_collected_by_hand() -> Iterator[None]:
 
 
 def collect_garbage() -> None:
-    """Collect garbage. The objects that are left after the first call, such as the model and the compiler's, are frozen: scanning them takes a second."""
+    """Collect garbage. The objects that are left after the first call, such as the model and the
+    compiler's, are frozen: scanning them takes a second."""
     gc.collect()
     if not gc.get_freeze_count():
         gc.freeze()
 
 
 def report_bad_update(run: Run, loss: float, norm: float, lr_scale: float, bad_in_a_row: int) -> int:
-    """Count an update that the optimizer skipped because of a non-finite loss or gradient. Raises UserError after several in a row."""
+    """Count an update that the optimizer skipped because of a non-finite loss or gradient. Raises
+    UserError after several in a row."""
     if run.loss_scale.enabled:  # fp16 finds its loss scale this way
         return 0
 
@@ -281,7 +295,8 @@ class StopSignal:
         self.signal = number
 
     def raise_if_repeated(self) -> None:
-        """Raise KeyboardInterrupt if a second Ctrl-C came: Python drops one that it raises in a finalizer, as within `collect_garbage`."""
+        """Raise KeyboardInterrupt if a second Ctrl-C came: Python drops one that it raises in a
+        finalizer, as within `collect_garbage`."""
         if self.is_repeated:
             raise KeyboardInterrupt
 

@@ -1,4 +1,5 @@
-"""The memory of a run: how much it needs, how much is available, and how many sequences fit on the device at once."""
+"""The memory of a run: how much it needs, how much is available, and how many sequences fit on the
+device at once."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def activation_bytes(config: GPTConfig, dtype: torch.dtype) -> int:
 
 
 def optimizer_bytes(params: dict[str, int]) -> int:
-    """Return the bytes of the optimizer states: momentum for Muon's matrices, two moments for the rest. `params` is `GPT.num_params()`."""
+    """Return the bytes of the optimizer states: momentum for Muon's matrices, two moments for the
+    rest. `params` is `GPT.num_params()`."""
     return 4 * (params["blocks"] + 2 * (params["total"] - params["blocks"]))
 
 
@@ -50,7 +52,8 @@ def state_bytes(params: dict[str, int]) -> int:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the peak memory of this process in bytes: GPU memory since the run began, or on a CPU the resident set; None on Windows."""
+    """Return the peak memory of this process in bytes: GPU memory since the run began, or on a CPU
+    the resident set; None on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if IS_WINDOWS:
@@ -62,9 +65,11 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def require_memory(config: GPTConfig, device: torch.device) -> None:
-    """Raise UserError if the model's weights, gradients and optimizer states do not fit on the device.
+    """Raise UserError if the model's weights, gradients and optimizer states do not fit on the
+    device.
 
-    Checked before they are allocated and filled, which could bring the machine down: memory that is reserved but not touched costs nothing.
+    Checked before they are allocated and filled, which could bring the machine down: memory that is
+    reserved but not touched costs nothing.
     """
     try:
         with torch.device("meta"):
@@ -92,18 +97,21 @@ def forbid_spilling(device: torch.device) -> None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether `error` means that the device ran out of memory: PyTorch's own error, or one of Triton, cuBLAS or a compiler."""
+    """Return whether `error` means that the device ran out of memory: PyTorch's own error, or one
+    of Triton, cuBLAS or a compiler."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
 
 
 def choose_device_batch_size(
     wanted: int | str, per_rank: int, sequence_len: int, try_step: Callable[[int], None], bytes_to_come: int, world: World
 ) -> int:
-    """Return the number of sequences per device batch: a divisor of `per_rank`, the smallest over all ranks.
+    """Return the number of sequences per device batch: a divisor of `per_rank`, the smallest over
+    all ranks.
 
-    A number in `wanted` is used as it is, up to `per_rank`. On a GPU "auto" runs `try_step(1)` and `try_step(2)` (forward and backward of so many
-    sequences) and computes the memory per further sequence from their peaks; `bytes_to_come` are kept free for the optimizers. Raises UserError if not
-    even one sequence fits.
+    A number in `wanted` is used as it is, up to `per_rank`. On a GPU "auto" runs `try_step(1)` and
+    `try_step(2)` (forward and backward of so many sequences) and computes the memory per further
+    sequence from their peaks; `bytes_to_come` are kept free for the optimizers. Raises UserError if
+    not even one sequence fits.
     """
     if wanted != "auto":
         return min(wanted, per_rank)

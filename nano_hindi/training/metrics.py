@@ -1,4 +1,5 @@
-"""The metrics of a run: `metrics.jsonl`, one JSON object per line, and optionally Weights & Biases."""
+"""The metrics of a run: `metrics.jsonl`, one JSON object per line, and optionally Weights &
+Biases."""
 
 from __future__ import annotations
 
@@ -35,14 +36,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def training_seconds(records: list[dict[str, Any]]) -> float:
-    """Return the seconds spent on updates over all resumes, without evaluations, samples and saves. As in the curves, updates lost to a kill do not count."""
+    """Return the seconds spent on updates over all resumes, without evaluations, samples and saves.
+    As in the curves, updates lost to a kill do not count."""
     logged = [(record["tokens"], record["tokens_per_second"]) for record in records if record.get("tokens_per_second")]
     before = [0, *(tokens for tokens, _ in logged)]
     return sum((tokens - earlier) / rate for (tokens, rate), earlier in zip(logged, before, strict=False))
 
 
 class Metrics:
-    """A writer of `metrics.jsonl`. A resumed run first cuts the file back to the checkpoint's step, so that no step is recorded twice."""
+    """A writer of `metrics.jsonl`. A resumed run first cuts the file back to the checkpoint's step,
+    so that no step is recorded twice."""
 
     def __init__(self, path: Path, resumed_step: int = 0):
         self.path, self._unwritten = path, b""
@@ -51,14 +54,16 @@ class Metrics:
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a record. If that fails, it is kept for the next write, and `flush` raises the reason."""
+        """Append a record. If that fails, it is kept for the next write, and `flush` raises the
+        reason."""
         numbers = {key: value if math.isfinite(value) else None for key, value in record.items()}  # JSON knows neither nan nor inf
         self._unwritten += (json.dumps(numbers) + "\n").encode()
         with contextlib.suppress(OSError):
             self.flush()
 
     def flush(self) -> None:
-        """Write all pending lines. Raises OSError if that fails: a checkpoint must not be saved before the records that lead up to it."""
+        """Write all pending lines. Raises OSError if that fails: a checkpoint must not be saved
+        before the records that lead up to it."""
         while self._unwritten:
             with open(self.path, "ab", buffering=0) as file:  # on a full disk half a line may be written: the other half follows when there is room
                 self._unwritten = self._unwritten[file.write(self._unwritten) :]
@@ -67,8 +72,9 @@ class Metrics:
 class WandbLog:
     """A logger to Weights & Biases, which may be missing, slow, offline or broken.
 
-    A separate thread calls wandb, and training never waits for it. The first failure is reported in one
-    line, and training continues without wandb. `tell` is called with lines for the user, on the caller's thread.
+    A separate thread calls wandb, and training never waits for it. The first failure is reported in
+    one line, and training continues without wandb. `tell` is called with lines for the user, on the
+    caller's thread.
     """
 
     def __init__(self, enabled: bool, config: dict, folder: Path, tell: Callable[[str], None]):
@@ -88,7 +94,8 @@ class WandbLog:
         self._order(lambda run: run.log({"step": step, "samples": sys.modules["wandb"].Table(columns=["step", "prompt", "text"], data=rows)}))
 
     def finish(self) -> None:
-        """Wait until everything is sent: at most PATIENCE seconds for a connection, if there is none yet, and as long again to send the rest."""
+        """Wait until everything is sent: at most PATIENCE seconds for a connection, if there is
+        none yet, and as long again to send the rest."""
         self._order(None)
         while self._thread.is_alive():
             self._thread.join(0.1)  # with a timeout: on Windows, Ctrl-C does not interrupt a join without one
@@ -114,7 +121,8 @@ class WandbLog:
             self._news.put(f"wandb: off ({kind}{' '.join(str(error).split())[:120]}); training continues, metrics.jsonl has everything")
 
     def _start(self):
-        """Return wandb's run: that of the same folder, whose id is kept there in a file, or a new one."""
+        """Return wandb's run: that of the same folder, whose id is kept there in a file, or a new
+        one."""
         import wandb
 
         settings = wandb.Settings(silent=True, console="off", init_timeout=PATIENCE, finish_timeout=PATIENCE)

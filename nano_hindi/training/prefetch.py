@@ -17,9 +17,11 @@ Batch = TypeVar("Batch")
 
 
 class Prefetcher(Generic[Batch]):
-    """An iterator over the batches of consecutive updates, read ahead by a thread. Use it as a context manager, which ends the thread.
+    """An iterator over the batches of consecutive updates, read ahead by a thread. Use it as a
+    context manager, which ends the thread.
 
-    `batches_of(update)` returns the batches of an update, for any number; it runs in the thread. `of` raises what it raises.
+    `batches_of(update)` returns the batches of an update, for any number; it runs in the thread.
+    `of` raises what it raises.
     """
 
     def __init__(self, batches_of: Callable[[int], Iterable[Batch]]):
@@ -28,7 +30,8 @@ class Prefetcher(Generic[Batch]):
         self._thread: threading.Thread | None = None
 
     def of(self, update: int) -> Iterator[Batch]:
-        """Yield the batches of `update`. If it is not the next one, or was interrupted, it is read from its beginning."""
+        """Yield the batches of `update`. If it is not the next one, or was interrupted, it is read
+        from its beginning."""
         if update != self._next:
             self.close()
             self._queue, self._unwanted = queue.Queue(AHEAD), threading.Event()
@@ -86,7 +89,8 @@ _END = object()  # follows the last batch of an update in the queue
 
 
 def pinned(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Return `batch` in pinned memory, from which a GPU copies asynchronously; unchanged if none is available (WSL has little)."""
+    """Return `batch` in pinned memory, from which a GPU copies asynchronously; unchanged if none is
+    available (WSL has little)."""
     try:
         return tuple(tensor.pin_memory() for tensor in batch)
     except RuntimeError:

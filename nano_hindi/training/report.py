@@ -1,4 +1,5 @@
-"""The output of train.py: the start page, the log and status lines, samples, the summary, and `--dry_run`."""
+"""The output of train.py: the start page, the log and status lines, samples, the summary, and
+`--dry_run`."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from nano_hindi.training.resume import checkpoint_to_resume, configs_of, updates
 
 
 def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
-    """Return the line of the start page that names the preset, the device, the dtype and the number of ranks."""
+    """Return the line of the start page that names the preset, the device, the dtype and the number
+    of ranks."""
     threads = torch.get_num_threads()
     kind = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else f"{threads} thread{'s' * (threads > 1)}"
     return f"nano_hindi  {preset} on {world.device} ({kind}) in {str(dtype).removeprefix('torch.')}, {world.size} process{'es' * (world.size > 1)}"
@@ -46,7 +48,8 @@ def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
 
 
 def plan_lines(model_config: GPTConfig, train: TrainConfig, train_tokens: int | None) -> list[str]:
-    """Return the lines about updates, schedule and attention windows; and about the data, if there is any."""
+    """Return the lines about updates, schedule and attention windows; and about the data, if there
+    is any."""
     lines = [
         f"plan        {train.updates:,} updates = {train.steps:,} steps of {train.batch_size} x {train.sequence_len} tokens, {train.tokens_per_update:,} tokens per update",
         f"schedule    {train.schedule_text}",
@@ -59,7 +62,8 @@ def plan_lines(model_config: GPTConfig, train: TrainConfig, train_tokens: int | 
 
 
 def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: World, dtype: torch.dtype, updates_made: int = 0) -> list[str]:
-    """Return estimates of the memory and of the time of the remaining updates on this device, from counted bytes and the measured speed of a matmul."""
+    """Return estimates of the memory and of the time of the remaining updates on this device, from
+    counted bytes and the measured speed of a matmul."""
     state, activations = state_bytes(model.num_params()), activation_bytes(config, dtype)
     sequences = _expected_at_once(train, world, state, activations)
     rate = matmul_flops(world.device, dtype)
@@ -81,7 +85,8 @@ def outcome_line(model: GPT, train: TrainConfig) -> str:
 
 
 def _expected_at_once(train: TrainConfig, world: World, state: int, activations: int) -> int:
-    """Return the expected device batch size. On a GPU, "auto" measures it when the run starts; this estimate only divides the GPU's memory."""
+    """Return the expected device batch size. On a GPU, "auto" measures it when the run starts; this
+    estimate only divides the GPU's memory."""
     per_rank = train.sequences_per_rank(world.size)
     if train.device_batch_size != "auto" or world.device.type != "cuda":
         return choose_device_batch_size(train.device_batch_size, per_rank, train.sequence_len, lambda sequences: None, 0, World(0, 1, world.device))
@@ -90,7 +95,8 @@ def _expected_at_once(train: TrainConfig, world: World, state: int, activations:
 
 
 class Meter:
-    """The mean loss and the speed since the last log line. Pauses (evaluations, samples, checkpoints) do not count."""
+    """The mean loss and the speed since the last log line. Pauses (evaluations, samples,
+    checkpoints) do not count."""
 
     def __init__(self, state: dict | None = None):
         self.loss_sum, self.updates = (state["loss_sum"], state["updates"]) if state else (0.0, 0)
@@ -118,7 +124,8 @@ class Meter:
         self.start += time.perf_counter() - start
 
     def read(self) -> tuple[float, float]:
-        """Return (mean loss, tokens per second) since the last call. The loss is nan if every update was skipped."""
+        """Return (mean loss, tokens per second) since the last call. The loss is nan if every
+        update was skipped."""
         loss = self.loss_sum / self.updates if self.updates else math.nan
         self.rate = self.tokens / max(1e-9, time.perf_counter() - self.start)
         self.loss_sum, self.updates = 0.0, 0
@@ -137,13 +144,15 @@ class Pace:
         self.first = self.first or (update, time.perf_counter())
 
     def left(self, update: int, updates: int) -> float | None:
-        """Return the seconds from `update` to the last of `updates` at the pace since this start, evaluations included; None after the first update."""
+        """Return the seconds from `update` to the last of `updates` at the pace since this start,
+        evaluations included; None after the first update."""
         first, end = self.first
         return (updates - update) * (time.perf_counter() - end) / (update - first) if update > first else None
 
 
 def log_line(train: TrainConfig, update: int, record: dict, mfu: float | None, left: float | None) -> str:
-    """Return a line of progress from a record of metrics.jsonl. The columns of successive lines are aligned."""
+    """Return a line of progress from a record of metrics.jsonl. The columns of successive lines are
+    aligned."""
     parts = [
         position(train, update).ljust(len(position(train, train.updates))),
         f"loss {record['loss']:.4f}",
@@ -169,7 +178,8 @@ def status_line(train: TrainConfig, update: int, loss: float, tokens_per_second:
 
 
 def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float, peak_bytes: int | None, folder: Path) -> list[str]:
-    """Return the summary at the end: updates, result, peak memory, files, and the next command. `seconds` are those of training alone."""
+    """Return the summary at the end: updates, result, peak memory, files, and the next command.
+    `seconds` are those of training alone."""
     tokens = update * train.tokens_per_update
     place = f'"{shown(folder)}"' if " " in shown(folder) else shown(folder)
     return [
@@ -192,7 +202,8 @@ def position(train: TrainConfig, update: int) -> str:
 
 
 def make_samples(model: GPT, tokenizer, max_tokens: int = 48, seed: int = 0) -> list[tuple[str, str]]:
-    """Return (prompt, text) for each sample prompt. The text begins with the prompt and is on one line."""
+    """Return (prompt, text) for each sample prompt. The text begins with the prompt and is on one
+    line."""
     samples, settings = [], Settings()
     for prompt in SAMPLE_PROMPTS:
         ids = []
@@ -205,7 +216,8 @@ def make_samples(model: GPT, tokenizer, max_tokens: int = 48, seed: int = 0) -> 
 
 
 def print_dry_run(args: argparse.Namespace, world: World) -> int:
-    """Print the plan and the estimates of a run, or with --resume of the rest of the run in the folder (`train.py --dry_run`). Writes nothing.
+    """Print the plan and the estimates of a run, or with --resume of the rest of the run in the
+    folder (`train.py --dry_run`). Writes nothing.
 
     Works before there is any data, with the vocabulary size of the preset.
     """

@@ -1,4 +1,5 @@
-"""Find the run that a command line asks for, new or from a checkpoint, and its configuration. Nothing here writes a file."""
+"""Find the run that a command line asks for, new or from a checkpoint, and its configuration.
+Nothing here writes a file."""
 
 from __future__ import annotations
 
@@ -26,8 +27,9 @@ def data_record(data: DataInfo) -> dict:
 def checkpoint_to_resume(args: argparse.Namespace) -> dict | None:
     """Return the checkpoint that `--resume` asks for, None for a new run. Call it on rank 0 only.
 
-    Raises UserError if the folder holds a run and no `--resume` is given, if it holds files of a run but no checkpoint that loads, and if a checkpoint
-    given by path does not load or the folder has later ones.
+    Raises UserError if the folder holds a run and no `--resume` is given, if it holds files of a
+    run but no checkpoint that loads, and if a checkpoint given by path does not load or the folder
+    has later ones.
     """
     folder = args.checkpoint_dir
     if args.resume == "auto":
@@ -44,7 +46,8 @@ def checkpoint_to_resume(args: argparse.Namespace) -> dict | None:
 
 
 def _newest_of(folder: Path) -> dict | None:
-    """Return the newest checkpoint of `folder` that loads, None if the folder has no file of a run. Raises UserError if it has files, but none that loads."""
+    """Return the newest checkpoint of `folder` that loads, None if the folder has no file of a run.
+    Raises UserError if it has files, but none that loads."""
     errors: list[UserError] = []
     newest = newest_checkpoint(folder, errors.append)
     remedy = "move the folder away to start a new run, or choose another --checkpoint_dir"
@@ -64,9 +67,11 @@ def _has_model(folder: Path) -> bool:
 
 
 def configs_of(args: argparse.Namespace, data: DataInfo | None, saved: dict | None, world: World) -> tuple[GPTConfig, TrainConfig]:
-    """Return the configuration of a new run (`saved` is None), or that of the checkpoint `saved` updated by the flags that may change.
+    """Return the configuration of a new run (`saved` is None), or that of the checkpoint `saved`
+    updated by the flags that may change.
 
-    `data` is None if there is none yet. Raises UserError if flags, data and checkpoint contradict each other.
+    `data` is None if there is none yet. Raises UserError if flags, data and checkpoint contradict
+    each other.
     """
     if saved is None:
         return configs_for_new_run(args, data and data.vocab_size)

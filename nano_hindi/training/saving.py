@@ -21,8 +21,9 @@ PATIENCE = 5.0  # seconds that the writer has left after a second Ctrl-C
 class Saver:
     """A writer that saves the checkpoints of a run in the background, one at a time.
 
-    `report` and `wait` tell the user the results: they call `tell` with a line, on the caller's thread. A failed save is
-    reported and training continues. A `with` block ends when the last checkpoint is written.
+    `report` and `wait` tell the user the results: they call `tell` with a line, on the caller's
+    thread. A failed save is reported and training continues. A `with` block ends when the last
+    checkpoint is written.
     """
 
     def __init__(self, folder: Path, keep: int, tell: Callable[[str], None]):
@@ -33,9 +34,11 @@ class Saver:
         self._news: deque[str] = deque()
 
     def save(self, checkpoint: dict, prepare: Callable[[], None], with_model: bool = False) -> None:
-        """Start writing `checkpoint`, after the previous one is written. Its tensors may change as soon as this returns.
+        """Start writing `checkpoint`, after the previous one is written. Its tensors may change as
+        soon as this returns.
 
-        `prepare` is called first: if it raises OSError, for example because the metrics cannot be written, the save has failed.
+        `prepare` is called first: if it raises OSError, for example because the metrics cannot be
+        written, the save has failed.
         """
         start = time.perf_counter()
         self.wait()
@@ -85,7 +88,8 @@ class Saver:
         self.report()
 
     def wait_a_little(self) -> None:
-        """Wait PATIENCE seconds for the writer, after a second Ctrl-C. If it needs longer, end the process at once with code 130.
+        """Wait PATIENCE seconds for the writer, after a second Ctrl-C. If it needs longer, end the
+        process at once with code 130.
 
         At an ordinary exit the C++ code of a thread that still writes would abort the process.
         """
@@ -105,9 +109,11 @@ class Saver:
 
 
 def host_copy(value):
-    """Return a deep copy of `value` with its tensors in host memory. Call `finish_copies` before any tensor is changed or read."""
+    """Return a deep copy of `value` with its tensors in host memory. Call `finish_copies` before
+    any tensor is changed or read."""
     if isinstance(value, torch.Tensor):
-        # pinned memory: the GPU copies to it at full speed, and from the second save on it comes from PyTorch's cache
+        # pinned memory: the GPU copies to it at full speed, and from the second save on it comes
+        # from PyTorch's cache
         return torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda).copy_(value.detach(), non_blocking=True)
     if isinstance(value, dict):
         return {key: host_copy(content) for key, content in value.items()}

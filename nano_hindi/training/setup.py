@@ -1,4 +1,5 @@
-"""Build a training run from flags and data, or from a checkpoint, and turn it into a checkpoint again."""
+"""Build a training run from flags and data, or from a checkpoint, and turn it into a checkpoint
+again."""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ class Run:
         return self.update >= self.config.updates
 
     def device_batches(self, update: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield this rank's sequences of an update: inputs and targets, int64 (device batch, T) on the CPU; in pinned memory if the device is a GPU."""
+        """Yield this rank's sequences of an update: inputs and targets, int64 (device batch, T) on
+        the CPU; in pinned memory if the device is a GPU."""
         per_rank = self.config.sequences_per_rank(self.world.size)
         first, size = update * self.config.sequences_per_update + self.world.rank * per_rank, self.config.device_batch_size
         for done in range(0, per_rank, size):
@@ -78,7 +80,8 @@ class Run:
             yield pinned(batch) if self.world.device.type == "cuda" else batch
 
     def halve_device_batch_size(self) -> None:
-        """Reduce the device batch size after the device ran out of memory: to the largest divisor of the sequences per rank that is at most half of it.
+        """Reduce the device batch size after the device ran out of memory: to the largest divisor
+        of the sequences per rank that is at most half of it.
 
         Raises UserError if it is 1 already.
         """
@@ -95,13 +98,15 @@ class Run:
         print(f"notice: out of memory on {self.world.device} with {size} sequences at once; continuing with {smaller}", flush=True)
 
     def require_same_weights(self) -> None:
-        """Raise UserError if a rank has other weights than rank 0: averaging their gradients would be wrong. Collective."""
+        """Raise UserError if a rank has other weights than rank 0: averaging their gradients would
+        be wrong. Collective."""
         if self.world.size > 1:
             remedy = "a machine computes wrongly, or not all have the same GPU, PyTorch and program; --resume auto resumes from the newest checkpoint"
             require_same(self.world, "weights", weight_sums(self.model), remedy)
 
     def checkpoint(self) -> dict:
-        """Return the state of the run as plain tensors, numbers, strings, lists and dicts. Collective: every rank has to call it.
+        """Return the state of the run as plain tensors, numbers, strings, lists and dicts.
+        Collective: every rank has to call it.
 
         Raises UserError if the weights are not the same on all ranks.
         """
@@ -192,7 +197,8 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
 
 
 def _prepare(run: Run, args: argparse.Namespace) -> None:
-    """Set up what an unfinished run needs besides its state: backends, device batch size, files in its folder. Prints the start page."""
+    """Set up what an unfinished run needs besides its state: backends, device batch size, files in
+    its folder. Prints the start page."""
     model, mc, config, world = run.model, run.model_config, run.config, run.world
     backend = select_backend(world.device, model.compute_dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=True)
     why_eager = "--no_compile" if args.no_compile else can_compile(world.device)
@@ -218,7 +224,8 @@ def _prepare(run: Run, args: argparse.Namespace) -> None:
     per_rank = config.sequences_per_rank(world.size)
     size = memory.choose_device_batch_size(config.device_batch_size, per_rank, config.sequence_len, try_step, optimizer_bytes, world)
     run.config = dataclasses.replace(config, device_batch_size=size)
-    # only now: each `try_step` would be compiled separately, half a minute on a GPU; without compile it needs more memory, which errs on the safe side
+    # only now: each `try_step` would be compiled separately, half a minute on a GPU; without
+    # compile it needs more memory, which errs on the safe side
     if why_eager is None:
         model.compile_blocks()
         run.optimizer.compile()

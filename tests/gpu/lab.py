@@ -35,7 +35,8 @@ class SkippedError(Exception):
 
 @dataclass
 class Lab:
-    """A device and the configuration of its runs: the real sizes if `full`, else a model that a CPU trains in a second."""
+    """A device and the configuration of its runs: the real sizes if `full`, else a model that a CPU
+    trains in a second."""
 
     device: torch.device
     dtype: torch.dtype
@@ -49,7 +50,8 @@ class Lab:
 
     @contextlib.contextmanager
     def run(self, size: int | str = "auto", dtype: torch.dtype | None = None, **changes) -> Iterator[Run]:
-        """Yield a run before its first update, as train.py would build it, with device batch size `size`."""
+        """Yield a run before its first update, as train.py would build it, with device batch size
+        `size`."""
         self._free()
         dtype = dtype or self.dtype
         config = dataclasses.replace(self.train, **changes)
@@ -90,7 +92,8 @@ class Lab:
 
     @contextlib.contextmanager
     def memory(self, limit: float) -> Iterator[None]:
-        """Limit PyTorch's allocator to `limit` bytes, as on a smaller card. Raises SkippedError if the device has less."""
+        """Limit PyTorch's allocator to `limit` bytes, as on a smaller card. Raises SkippedError if
+        the device has less."""
         self.needs_gpu()
         self._free()
         total = torch.cuda.mem_get_info(self.device)[1]

@@ -1,4 +1,5 @@
-"""Compare a device's results with float64, and one code path with another. Each check returns a short text, or raises AssertionError."""
+"""Compare a device's results with float64, and one code path with another. Each check returns a
+short text, or raises AssertionError."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def attention(lab: Lab, name: str) -> str:
 
 
 def decoding(lab: Lab, name: str) -> str:
-    """Compare decoding with the KV cache, a long prefill and then token by token, with one forward pass over the whole text."""
+    """Compare decoding with the KV cache, a long prefill and then token by token, with one forward
+    pass over the whole text."""
     model = random_model(lab, lab.dtype)
     length = 700 if lab.full else 90  # longer than the short windows and the initial size of their caches
     idx = torch.randint(0, model.config.vocab_size, (2, length), device=lab.device)
@@ -94,7 +96,8 @@ def loss(lab: Lab) -> str:
 
 
 def network(lab: Lab) -> str:
-    """Compare hidden states in the device's dtype with float32, and compiled gradients with eager ones."""
+    """Compare hidden states in the device's dtype with float32, and compiled gradients with eager
+    ones."""
     model = random_model(lab, torch.float32)
     idx = torch.randint(0, model.config.vocab_size, (2, lab.train.sequence_len), device=lab.device)
     with torch.no_grad():
@@ -116,7 +119,8 @@ def network(lab: Lab) -> str:
 
 
 def random_model(lab: Lab, dtype: torch.dtype) -> GPT:
-    """Return a model with random output projections: with the usual zero initialisation the blocks would have no effect."""
+    """Return a model with random output projections: with the usual zero initialisation the blocks
+    would have no effect."""
     torch.manual_seed(0)
     model = GPT(lab.model)
     model.init_weights()

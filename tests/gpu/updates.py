@@ -1,4 +1,5 @@
-"""Check updates on a device: speed, memory, synchronizations, resuming. Each check returns a short text, or raises AssertionError."""
+"""Check updates on a device: speed, memory, synchronizations, resuming. Each check returns a short
+text, or raises AssertionError."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ def memory_ceiling(lab: Lab, gigabytes: float, size: int | str) -> str:
 
 
 def no_hidden_waits(lab: Lab) -> str:
-    """Check that the host waits for the device once per update, when it reads the loss and the norm."""
+    """Check that the host waits for the device once per update, when it reads the loss and the
+    norm."""
     lab.needs_gpu()
     with lab.run(gradient_accumulation_steps=2) as run:
         make_updates(run, 2)
@@ -91,7 +93,8 @@ def no_hidden_waits(lab: Lab) -> str:
 
 
 def half_precision(lab: Lab) -> str:
-    """Train in float16 with loss scaling, whatever else the device supports: the loss falls, and the loss scale settles."""
+    """Train in float16 with loss scaling, whatever else the device supports: the loss falls, and
+    the loss scale settles."""
     with lab.run(dtype=torch.float16, batch_size=8, gradient_accumulation_steps=1, warmup_steps=1) as run:
         scales, losses, update = [], [], 0
         while update < 12 and len(scales) < 40:
@@ -138,7 +141,8 @@ def resume(lab: Lab) -> str:
 
 
 def commands(lab: Lab) -> str:
-    """Run preprocess, train (twice: the second start finds the compiled kernels) and generate as a user does."""
+    """Run preprocess, train (twice: the second start finds the compiled kernels) and generate as a
+    user does."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with open(folder / "corpus.txt", "wb") as file:

@@ -1,7 +1,9 @@
-"""Run the same small training on any number of ranks, for test_muon.py and test_optim.py. torchrun runs this file, the tests import it.
+"""Run the same small training on any number of ranks, for test_muon.py and test_optim.py. torchrun
+runs this file, the tests import it.
 
-Every update has SHARES gradients, and each rank takes the mean of an equal number of them. So the mean over the ranks is the same for 1, 2, 3 or 6 ranks,
-up to rounding, but no two ranks have the same gradient.
+Every update has SHARES gradients, and each rank takes the mean of an equal number of them. So the
+mean over the ranks is the same for 1, 2, 3 or 6 ranks, up to rounding, but no two ranks have the
+same gradient.
 """
 
 import functools
@@ -31,7 +33,8 @@ SHAPES = [(16, 24)] * 5 + [(40, 8)] * 2 + [(12, 12)] * 4 + [(3, 7)]
 
 
 class StandIn(nn.Module):
-    """A module with parameters named and shaped like those of a GPT of width 16, and nothing else."""
+    """A module with parameters named and shaped like those of a GPT of width 16, and nothing
+    else."""
 
     def __init__(self, layers: int = 3, width: int = 16, vocab_size: int = 20):
         super().__init__()
@@ -65,7 +68,8 @@ def matrices() -> dict[str, nn.Parameter]:
 
 
 def set_gradients(parameters: dict[str, nn.Parameter], update: int, rank: int = 0, world_size: int = 1, nan: bool = False) -> None:
-    """Set every parameter's gradient to this rank's gradient of `update`. With `nan`, one element on the last rank is nan."""
+    """Set every parameter's gradient to this rank's gradient of `update`. With `nan`, one element
+    on the last rank is nan."""
     part = SHARES // world_size
     for name, p in parameters.items():
         p.grad = torch.stack([randn(f"gradient {update} {i} {name}", p.shape) for i in range(rank * part, (rank + 1) * part)]).mean(0)
@@ -74,7 +78,8 @@ def set_gradients(parameters: dict[str, nn.Parameter], update: int, rank: int = 
 
 
 def train_muon(rank: int, world_size: int, saved: dict | None = None) -> dict:
-    """Make UPDATES updates of the matrices, or those left after `saved`. Returns weights, norms, and the state at the end and after SAVED_AFTER updates."""
+    """Make UPDATES updates of the matrices, or those left after `saved`. Returns weights, norms,
+    and the state at the end and after SAVED_AFTER updates."""
     parameters = matrices()
     optimizer = (Muon if world_size == 1 else DistMuon)(parameters.items(), lr=0.1, weight_decay=0.1)
     out = {"squares": []}
@@ -93,7 +98,8 @@ def train_muon(rank: int, world_size: int, saved: dict | None = None) -> dict:
 
 
 def train_all(rank: int, world_size: int, saved: dict | None = None) -> dict:
-    """Do the same with TrainOptimizer and a whole model. On one rank, the gradient of BAD_UPDATE is not finite."""
+    """Do the same with TrainOptimizer and a whole model. On one rank, the gradient of BAD_UPDATE is
+    not finite."""
     model = StandIn()
     parameters = dict(model.named_parameters())
     optimizer = TrainOptimizer(model, CONFIG, World(rank, world_size, torch.device("cpu")))
@@ -125,7 +131,8 @@ def copied(state):
 
 
 class numbers_sent:  # noqa: N801 - reads like contextlib's
-    """Count the elements passed to each kind of collective inside the block: {"all_reduce": [...], "reduce_scatter": [...], "all_gather": [...]}."""
+    """Count the elements passed to each kind of collective inside the block: {"all_reduce": [...],
+    "reduce_scatter": [...], "all_gather": [...]}."""
 
     def __enter__(self) -> dict[str, list[int]]:
         self.original, self.sent = {}, {"all_reduce": [], "reduce_scatter": [], "all_gather": []}
@@ -156,9 +163,11 @@ def alone() -> SimpleNamespace:
 
 @functools.cache
 def launched(processes: int) -> list[dict]:
-    """Run both trainings under torchrun on `processes` ranks and return the result of each: {"muon", "all"}.
+    """Run both trainings under torchrun on `processes` ranks and return the result of each:
+    {"muon", "all"}.
 
-    With 2 ranks also {"muon_resumed", "all_resumed"}, resumed from the state that 3 ranks have saved.
+    With 2 ranks also {"muon_resumed", "all_resumed"}, resumed from the state that 3 ranks have
+    saved.
     """
     from conftest import run_command
 

@@ -1,9 +1,11 @@
-"""A Hugging Face hub on the loopback interface: enough of its HTTP API for the real `huggingface_hub` and `transformers` clients.
+"""A Hugging Face hub on the loopback interface: enough of its HTTP API for the real
+`huggingface_hub` and `transformers` clients.
 
     with Hub({"datasets/ai4bharat/sangraha": folder, "sarvamai/sarvam-1": other}) as hub:
         subprocess.run([...], env={**os.environ, **hub.environment(home)})
 
-`HF_ENDPOINT` is read when the libraries are imported, so clients run in separate processes. `hub.faults` makes it misbehave.
+`HF_ENDPOINT` is read when the libraries are imported, so clients run in separate processes.
+`hub.faults` makes it misbehave.
 """
 
 from __future__ import annotations
@@ -27,9 +29,11 @@ RESOLVE = re.compile(r"/(?P<repo>(datasets/)?[^/]+/[^/]+)/resolve/(?P<revision>[
 
 @dataclass
 class Fault:
-    """A fault for `times` requests whose "METHOD /path bytes=first-last" matches `pattern`, after the first `spare` of them.
+    """A fault for `times` requests whose "METHOD /path bytes=first-last" matches `pattern`, after
+    the first `spare` of them.
 
-    The answer is an error status, a body that ends after `cut` bytes or stops being sent after `stall` bytes, a closed connection, or a late answer.
+    The answer is an error status, a body that ends after `cut` bytes or stops being sent after
+    `stall` bytes, a closed connection, or a late answer.
     """
 
     pattern: str
@@ -47,7 +51,8 @@ class Fault:
 
 @dataclass
 class Hub:
-    """A server. `repos` maps "OWNER/NAME" (a model) or "datasets/OWNER/NAME" to the folder that holds its files."""
+    """A server. `repos` maps "OWNER/NAME" (a model) or "datasets/OWNER/NAME" to the folder that
+    holds its files."""
 
     repos: dict[str, Path]
     faults: list[Fault] = field(default_factory=list)
@@ -79,7 +84,8 @@ class Hub:
         self.server.server_close()
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Return the environment variables that make a client use this server as the hub, with its caches under `home`."""
+        """Return the environment variables that make a client use this server as the hub, with its
+        caches under `home`."""
         return {
             "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_address[1]}{self.strip if self.strip.startswith('/') else ''}",
             "HF_HOME": str(home),
@@ -104,7 +110,8 @@ class Hub:
         return None
 
     def files(self, repo: str, revision: str = "main") -> dict[str, Path] | None:
-        """Return the files of a repository by their name in it, None if there is no such revision."""
+        """Return the files of a repository by their name in it, None if there is no such
+        revision."""
         if revision not in ("main", self.commit, *self.earlier):
             return None
         folder = self.earlier.get(revision, self.repos)[repo]
@@ -281,7 +288,8 @@ def tree(files: dict[str, Path], folder: str, recursive: bool) -> Iterator[dict]
 def make_sangraha(
     folder: Path, hindi: list[list[str]], other: Callable[[int], str] = "not Hindi {}".format, rows_per_group: int = 20, **options
 ) -> Path:
-    """Write a repository laid out like `ai4bharat/sangraha`: a parquet file in verified/hin for each list of `hindi`, and other languages and subsets.
+    """Write a repository laid out like `ai4bharat/sangraha`: a parquet file in verified/hin for
+    each list of `hindi`, and other languages and subsets.
 
     `options` are those of `pyarrow.parquet.write_table`.
     """

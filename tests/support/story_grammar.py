@@ -1,6 +1,8 @@
-"""Check the grammar of Hindi sentences on the surface of the text: with word lists and endings, and nothing of nano_hindi.sample.
+"""Check the grammar of Hindi sentences on the surface of the text: with word lists and endings, and
+nothing of nano_hindi.sample.
 
-`mistakes(text)` names what breaks a rule. `counted` is how often each rule applied, so that a test cannot pass because none did.
+`mistakes(text)` names what breaks a rule. `counted` is how often each rule applied, so that a test
+cannot pass because none did.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ counted: Counter = Counter()
 
 
 def form(word: str) -> str | None:
-    """Return ms, mp, fs or fp for the ending of a word, None if the ending shows neither gender nor number."""
+    """Return ms, mp, fs or fp for the ending of a word, None if the ending shows neither gender nor
+    number."""
     if word in ("है", "हैं", "हूँ", "हो", "नहीं", "में", "कि", "भी", "ही", "की"):
         return None
     for ending, name in (("ीं", "fp"), ("ईं", "fp"), ("ी", "fs"), ("ई", "fs"), ("ा", "ms"), ("या", "ms"), ("आ", "ms"), ("े", "mp"), ("ए", "mp")):
@@ -66,7 +69,8 @@ def form(word: str) -> str | None:
 
 
 def sentences(text: str) -> list[list[list[str]]]:
-    """Split a text into sentences, these into the clauses that और joins, and these into words. और between two nouns does not join clauses."""
+    """Split a text into sentences, these into the clauses that और joins, and these into words. और
+    between two nouns does not join clauses."""
     out = []
     for piece in re.split(r"[।?!,:“”\n]| (?:तो|कि) ", text):
         joined = [[]]
@@ -126,7 +130,8 @@ def _attribute(words: list[str]) -> list:
 
 
 def _subject(words: list[str]) -> list:
-    """Check that the verb of a clause without ने agrees with a person or animal in the direct case at its start."""
+    """Check that the verb of a clause without ने agrees with a person or animal in the direct case
+    at its start."""
     subject, rest = (words[1], words[2:]) if words[0] == "एक" and len(words) > 1 else (words[0], words[1:])
     if subject not in ACTORS or not rest or WITH_NE & {*words} or rest[0] in POSTPOSITIONS | {"और", "नाम", "लेकर"}:
         return []
@@ -141,7 +146,8 @@ def _subject(words: list[str]) -> list:
 
 
 def _ergative(words: list[str]) -> list:
-    """Check that after ने the verb is transitive and agrees with its object: the last noun before it without a postposition."""
+    """Check that after ने the verb is transitive and agrees with its object: the last noun before
+    it without a postposition."""
     marker = next((i for i, word in enumerate(words) if word in WITH_NE), None)
     if marker is None or words[-1].endswith(("कर", "ना")):
         return []
