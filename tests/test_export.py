@@ -390,7 +390,7 @@ def test_the_card_tells_what_checkpoint_and_data_know(straight, data_dir, tmp_pa
     raw.write_text(f"source: another text\ndocuments: {documents + 1}\nwords: {facts['words']}\n")
     assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "other"), "--data_dir", str(data_dir)]) == 0
     assert "another text" not in (tmp_path / "other" / "README.md").read_text(encoding="utf-8")
-    assert "the card does not name the text" in capsys.readouterr().out
+    assert "the card does not name the training text" in capsys.readouterr().out
     raw.unlink()
 
     (tmp_path / "data").mkdir()

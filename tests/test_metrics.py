@@ -121,11 +121,11 @@ def failing(error: Exception):
     ("service", "words"),
     [
         (None, "import of wandb halted"),
-        (Service(key=False), "nobody is logged in"),
+        (Service(key=False), "not logged in"),
         (Service(init=failing(TimeoutError("no answer\nin 30 s"))), "TimeoutError: no answer in 30 s"),
         (Service(log=failing(ConnectionError("gone"))), "ConnectionError: gone"),
     ],
-    ids=["missing", "nobody is logged in", "no network", "fails later"],
+    ids=["missing", "not logged in", "no network", "fails later"],
 )
 def test_a_wandb_that_fails_is_one_line_and_stops_nothing(tmp_path, monkeypatch, capfd, service, words):
     log, told = run_of(service, tmp_path, monkeypatch)
