@@ -26,7 +26,7 @@ def state(step: int) -> dict:
     model.init_weights()
     optimizer = TrainOptimizer(model, RECIPE, World(0, 1, torch.device("cpu")))
     model(torch.zeros(1, 16, dtype=torch.int64), torch.ones(1, 16, dtype=torch.int64)).backward()
-    optimizer.step(1.0)
+    step(optimizer)
     return {
         "format": ckpt.FORMAT,
         "step": step,
