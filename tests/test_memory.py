@@ -11,7 +11,7 @@ from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.training import memory
-from optimizer_step import step
+from optimizer_step import take_step
 
 SMALL = GPTConfig(vocab_size=256, n_layer=3, n_head=4, n_kv_head=2, n_embd=32, sequence_len=64)
 CPU = World(0, 1, torch.device("cpu"))
@@ -40,7 +40,7 @@ def test_the_counted_state_is_what_weights_gradients_and_optimizers_really_take(
     idx = torch.zeros(1, 64, dtype=torch.int64)
     model(idx, idx).backward()
     real = sum(p.nbytes + p.grad.nbytes for p in model.parameters())
-    step(optimizer)
+    take_step(optimizer)
     state = optimizer.state_dict()
     real += sum(tensor.nbytes for kind in state["muon"].values() for tensor in kind.values())
     real += sum(tensor.nbytes for moments in state["adamw"].values() for tensor in moments.values())

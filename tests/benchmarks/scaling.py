@@ -35,7 +35,7 @@ from nano_hindi.distributed import World
 from nano_hindi.model import GPT
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.training.estimates import EXPECTED_UTILISATION, PEAK_TFLOPS
-from optimizer_step import step
+from optimizer_step import take_step
 
 FLOAT = 4  # bytes; gradients and weights cross as they are kept
 ADAMW_PASSES = 8  # over its parameters: reads weight, gradient and two moments, writes three, and the norm reads the gradient once more
@@ -81,7 +81,7 @@ def count_transfers(preset: str, processes: int) -> Transfers:
         with optimizer.last_backward():
             model(tokens, tokens).backward()
         assert sum(sent["all_reduce"]) == sum(p.numel() for _, p in optimizer._adamw_parameters())
-        step(optimizer)
+        take_step(optimizer)
     dist.destroy_process_group()
     n = model.num_params()
     return Transfers(

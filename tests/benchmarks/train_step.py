@@ -33,7 +33,7 @@ from nano_hindi.loss import softcapped_cross_entropy
 from nano_hindi.model import GPT, SOFTCAP
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.training.estimates import matmul_flops, peak_flops
-from optimizer_step import step
+from optimizer_step import take_step
 
 
 class Bench:
@@ -80,7 +80,7 @@ class Bench:
         self.hidden.backward(self.leaf.grad)
 
     def optimize(self) -> None:
-        step(self.optimizer)
+        take_step(self.optimizer)
 
     def attention(self) -> None:
         """Forward and backward of the attention of all layers."""

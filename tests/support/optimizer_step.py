@@ -5,7 +5,7 @@ from torch import Tensor
 from nano_hindi.optim import TrainOptimizer
 
 
-def step(optimizer: TrainOptimizer, lr_scale: float | Tensor = 1.0, grad_divisor: float = 1.0) -> Tensor:
+def take_step(optimizer: TrainOptimizer, lr_scale: float | Tensor = 1.0, grad_divisor: float = 1.0) -> Tensor:
     """Reduce the gradients, clip and step. Returns the norm before clipping, 0-d."""
     optimizer.reduce_gradients()
     norm, scale = optimizer.clip(grad_divisor)
