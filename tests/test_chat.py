@@ -88,13 +88,14 @@ def test_a_talk_in_a_terminal(spelling):
         terminal.wait_for(r"\n> ")
         terminal.type("सीता")
         terminal.wait_for("सीता")
-        terminal.type("\x03")
-        leave = r"\[Ctrl-D or /quit leaves\]\n\n> "
-        try:
-            terminal.wait_for(leave, seconds=2)
-        except AssertionError:
-            terminal.type(" ")  # a signal that comes while readline handles a key waits for the next key
-            terminal.wait_for(leave)
+        for attempt in range(20):  # readline loses one that comes while it handles a key; a user presses it again
+            terminal.type("\x03")
+            try:
+                terminal.wait_for(r"\[Ctrl-D or /quit leaves\]\n\n> ", seconds=5)
+                break
+            except AssertionError:
+                if attempt == 19:
+                    raise
         for line, answer in (
             ("/max 5", r"\[max_tokens is 5\]"),
             ("/topp 2", r"\[/topp must be above 0 and at most 1, not 2\]"),
