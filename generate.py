@@ -68,7 +68,8 @@ def read_prompts(prompt: str | None) -> tuple[str, ...]:
 
 
 def print_texts(model, tokenizer, prompt: str, settings: Settings, n_texts: int) -> None:
-    """Print the prompt and stream its continuation; further texts of the batch are printed when all are done.
+    """Print the prompt and stream its continuation; further texts of the batch are printed when all
+    are done.
 
     After Ctrl-C, prints everything generated so far, then raises KeyboardInterrupt.
     """

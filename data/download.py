@@ -1,4 +1,5 @@
-"""Write a corpus: Hindi documents from the hub or from local files, up to a token budget, in one text file.
+"""Write a corpus: Hindi documents from the hub or from local files, up to a token budget, in one
+text file.
 
 python data/download.py --max_tokens 600000000
 python data/download.py --source stories.txt more.jsonl pages.parquet
@@ -256,7 +257,8 @@ def write_corpus(
     cleaner: Cleaner | None,
     report: Callable[[Totals], None],
 ) -> None:
-    """Append `documents` to a corpus and its `totals`, up to and including the one that reaches `max_tokens`.
+    """Append `documents` to a corpus and its `totals`, up to and including the one that reaches
+    `max_tokens`.
 
     Without a tokenizer, `max_tokens` limits the words, each of which is at least one token.
     Documents of only whitespace, and those that `cleaner` drops, are skipped. `report` is called
@@ -319,7 +321,8 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 
 def tokenizer_or_none(name: str) -> Tokenizer | None:
-    """Return the tokenizer, or None with a notice if it is not available: local text can be counted in words."""
+    """Return the tokenizer, or None with a notice if it is not available: local text can be counted
+    in words."""
     try:
         return load_tokenizer(name)
     except UserError as error:

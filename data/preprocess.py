@@ -1,7 +1,7 @@
 """Tokenize a corpus: write train.bin, val.bin, a copy of the tokenizer, and their metadata.
 
 python data/preprocess.py
-python data/preprocess.py --input data/raw/hindi_corpus.txt --output_dir data --tokenizer path/to/tokenizer
+python data/preprocess.py --input data/raw/hindi_corpus.txt --output_dir data --tokenizer DIR
 python data/preprocess.py --input pages.parquet more.jsonl stories.txt --workers 4 --report
 python data/preprocess.py --train_tokenizer 8192
 
@@ -125,7 +125,8 @@ def facts_of_input(paths: list[Path], plan: list[Chunk]) -> dict:
 
 
 def require_two_documents(paths: list[Path]) -> None:
-    """Raise UserError if there are fewer than two documents: a split consists of whole documents."""
+    """Raise UserError if there are fewer than two documents: a split consists of whole
+    documents."""
     first = list(itertools.islice(all_documents(paths), 2))
     names = ", ".join(map(str, paths))
     if not first:

@@ -1,6 +1,7 @@
 """Checkpoints: saved atomically, loaded without running code, the newest few kept.
 
-A checkpoint is a dict of plain tensors, numbers, strings, lists and dicts with the keys of CHECKPOINT_KEYS; `model.pt` holds those of MODEL_KEYS.
+A checkpoint is a dict of plain tensors, numbers, strings, lists and dicts with the keys of
+CHECKPOINT_KEYS; `model.pt` holds those of MODEL_KEYS.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _NAME = re.compile(r"checkpoint_step(\d+)\.pt")
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Return (step, path) of every checkpoint file in `folder`, oldest first: sorted by number, so that 10000 is newer than 9000."""
+    """Return (step, path) of every checkpoint file in `folder`, oldest first: sorted by number, so
+    that 10000 is newer than 9000."""
     if not folder.is_dir():
         return []
     matches = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
@@ -35,7 +37,8 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def save_checkpoint(folder: Path, checkpoint: dict, keep: int) -> Path:
-    """Write `checkpoint_step{N}.pt`, then delete all but the newest `keep`. The file appears under its name complete, or not at all."""
+    """Write `checkpoint_step{N}.pt`, then delete all but the newest `keep`. The file appears under
+    its name complete, or not at all."""
     path = folder / f"checkpoint_step{checkpoint['step']}.pt"
     _save(path, checkpoint, CHECKPOINT_KEYS)
     remove_superseded(folder, checkpoint["step"], keep)
@@ -43,7 +46,8 @@ def save_checkpoint(folder: Path, checkpoint: dict, keep: int) -> Path:
 
 
 def remove_superseded(folder: Path, step: int, keep: int) -> None:
-    """Delete the oldest checkpoints before that of `step`, which must be complete, so that `keep` remain including it."""
+    """Delete the oldest checkpoints before that of `step`, which must be complete, so that `keep`
+    remain including it."""
     older = [path for earlier, path in list_checkpoints(folder) if earlier < step]
     for superseded in older[: max(0, len(older) - (keep - 1))]:
         with contextlib.suppress(OSError):  # Windows: another program has it open; the next save tries again
@@ -51,7 +55,8 @@ def remove_superseded(folder: Path, step: int, keep: int) -> None:
 
 
 def save_model(folder: Path, checkpoint: dict) -> Path:
-    """Write `model.pt`, the weights and configuration of a checkpoint, for generate.py and others."""
+    """Write `model.pt`, the weights and configuration of a checkpoint, for generate.py and
+    others."""
     path = folder / "model.pt"
     _save(path, {key: checkpoint[key] for key in MODEL_KEYS}, MODEL_KEYS)
     return path
@@ -78,10 +83,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict:
-    """Return the dict of a checkpoint file, its tensors memory-mapped on the CPU. No code from the file is run.
+    """Return the dict of a checkpoint file, its tensors memory-mapped on the CPU. No code from the
+    file is run.
 
-    Raises UserError if the file is missing, damaged, not a checkpoint, or lacks one of `keys`, or if the tensors of a complete checkpoint do not fit
-    its own configuration: a run can resume from what this returns.
+    Raises UserError if the file is missing, damaged, not a checkpoint, or lacks one of `keys`, or
+    if the tensors of a complete checkpoint do not fit its own configuration: a run can resume from
+    what this returns.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a checkpoint in it, or let train.py find the newest: --checkpoint_dir {path} --resume auto")
@@ -121,7 +128,8 @@ def print_skipped(error: UserError) -> None:
 def newest_checkpoint(
     folder: Path, skip: Callable[[UserError], None] = print_skipped, keys: tuple[str, ...] = CHECKPOINT_KEYS
 ) -> tuple[Path, dict] | None:
-    """Return the newest checkpoint of `folder` that loads, with its content; None if none does. `skip` is called with the error of each newer one."""
+    """Return the newest checkpoint of `folder` that loads, with its content; None if none does.
+    `skip` is called with the error of each newer one."""
     for _, path in reversed(list_checkpoints(folder)):
         try:
             return path, load_checkpoint(path, keys)

@@ -1,4 +1,5 @@
-"""Check that a complete checkpoint fits its own configuration: names, shapes and types of everything that a resumed run loads."""
+"""Check that a complete checkpoint fits its own configuration: names, shapes and types of
+everything that a resumed run loads."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from nano_hindi.optim import LossScale, TrainOptimizer
 
 
 def require_sound(state: dict) -> None:
-    """Raise UserError, or what building a model raises, if names, shapes or types differ from what the checkpoint's configuration requires."""
+    """Raise UserError, or what building a model raises, if names, shapes or types differ from what
+    the checkpoint's configuration requires."""
     config, recipe = from_dict(GPTConfig, state["model_config"]), from_dict(TrainConfig, state["train_config"])
     if config.n_layer > len(state["model_state_dict"]):  # checked before that many layers are built
         raise UserError(f"n_layer is {config.n_layer}, but there are {len(state['model_state_dict'])} tensors")
@@ -40,7 +42,8 @@ def require_sound(state: dict) -> None:
 
 
 def _require_alike(found: object, expected: object, place: str) -> None:
-    """Raise UserError, which names the place, if `found` differs from `expected` in type, or its tensors in shape or dtype."""
+    """Raise UserError, which names the place, if `found` differs from `expected` in type, or its
+    tensors in shape or dtype."""
     if type(found) is not type(expected):
         raise UserError(f"{place} is a {type(found).__name__}, not a {type(expected).__name__}")
     if isinstance(expected, dict):

@@ -1,4 +1,5 @@
-"""Turn `main(argv)` of a script into a command: flags, one-line errors, exit codes, a UTF-8 console."""
+"""Turn `main(argv)` of a script into a command: flags, one-line errors, exit codes, a UTF-8
+console."""
 
 from __future__ import annotations
 
@@ -115,7 +116,8 @@ def _fail(message: str) -> int:
 
 
 def use_utf8_console() -> None:
-    """Set stdin, stdout and stderr to UTF-8: the default encoding of a Windows console or pipe cannot print Devanagari.
+    """Set stdin, stdout and stderr to UTF-8: the default encoding of a Windows console or pipe
+    cannot print Devanagari.
 
     Invalid UTF-8 on stdin becomes surrogates, as on the command line; the tokenizer raises a
     UserError for them.

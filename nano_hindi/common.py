@@ -17,7 +17,8 @@ IS_WINDOWS = os.name == "nt"
 
 
 def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:
-    """Return the device to compute on and make it current. Raises UserError if it is not available."""
+    """Return the device to compute on and make it current. Raises UserError if it is not
+    available."""
     import torch
 
     kind = name or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -37,9 +38,11 @@ def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype of the matmuls: bf16 from compute capability 8.0, fp16 (with loss scaling) on 7.x, fp32 elsewhere.
+    """Return the dtype of the matmuls: bf16 from compute capability 8.0, fp16 (with loss scaling)
+    on 7.x, fp32 elsewhere.
 
-    `torch.cuda.is_bf16_supported()` is not used: it is also true on a T4, where bf16 is emulated and slow.
+    `torch.cuda.is_bf16_supported()` is not used: it is also true on a T4, where bf16 is emulated
+    and slow.
     """
     import torch
 
@@ -50,7 +53,8 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 
 def can_compile(device: torch.device) -> str | None:
-    """Return None if torch.compile works on `device`, else a short reason. Compiles a small function to find out."""
+    """Return None if torch.compile works on `device`, else a short reason. Compiles a small
+    function to find out."""
     import torch
 
     @torch.compile

@@ -1,9 +1,11 @@
-"""Configuration of a run: the model's shape, the training recipe, and the presets. The dataclass fields are the command-line flags.
+"""Configuration of a run: the model's shape, the training recipe, and the presets. The dataclass
+fields are the command-line flags.
 
 Terms, in field names and in the rest of the repo:
-    step    one gradient-accumulation micro-step: the gradients of one global batch of `batch_size` sequences
-            of `sequence_len` tokens, whichever ranks compute them
-    update  one optimizer step, from the gradients accumulated over `gradient_accumulation_steps` steps
+    step    one gradient-accumulation micro-step: the gradients of one global batch of `batch_size`
+            sequences of `sequence_len` tokens, whichever ranks compute them
+    update  one optimizer step, from the gradients accumulated over `gradient_accumulation_steps`
+            steps
 All intervals count steps. What is due at a step happens at the end of the update that contains it.
 """
 
@@ -21,7 +23,8 @@ VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a mult
 
 
 def _opt(default, text, parse=None):
-    """Return a dataclass field with its help text; `parse` turns the flag's text into the value (default: the type of `default`)."""
+    """Return a dataclass field with its help text; `parse` turns the flag's text into the value
+    (default: the type of `default`)."""
     return field(default=default, metadata={"help": text, "parse": parse or type(default)})
 
 
@@ -76,7 +79,8 @@ class GPTConfig:
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Return the number of keys that a query sees in each layer, its own included. FlashAttention's `left` is this minus 1."""
+        """Return the number of keys that a query sees in each layer, its own included.
+        FlashAttention's `left` is this minus 1."""
         sizes = {"S": max(1, self.sequence_len // self.short_window_divisor), "L": self.sequence_len}
         tiled = [sizes[self.window_pattern[i % len(self.window_pattern)]] for i in range(self.n_layer)]
         return (*tiled[:-1], self.sequence_len)
@@ -179,12 +183,14 @@ class TrainConfig:
         return f"{self.lr_schedule}: {warmup}, {fall} down to {self.min_lr_ratio:g} of each learning rate"
 
     def is_due(self, interval: int, update: int) -> bool:
-        """Return whether a multiple of `interval` steps lies in update number `update` (1-based), or it is the last one."""
+        """Return whether a multiple of `interval` steps lies in update number `update` (1-based),
+        or it is the last one."""
         last, now = (update - 1) * self.gradient_accumulation_steps, update * self.gradient_accumulation_steps
         return update == self.updates or (interval > 0 and now // interval > last // interval)
 
     def sequences_per_rank(self, world_size: int) -> int:
-        """Return the number of sequences of an update per rank. Raises UserError if they do not split evenly over `world_size` ranks."""
+        """Return the number of sequences of an update per rank. Raises UserError if they do not
+        split evenly over `world_size` ranks."""
         total = self.sequences_per_update
         works = ", ".join(str(n) for n in range(1, min(total, 64) + 1) if total % n == 0)
         _require(
@@ -234,7 +240,8 @@ def get_train_config(name: str) -> TrainConfig:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every field of GPTConfig and TrainConfig. An omitted flag sets no attribute."""
+    """Add a flag for every field of GPTConfig and TrainConfig. An omitted flag sets no
+    attribute."""
     seen = set()
     for cls in (GPTConfig, TrainConfig):
         group = parser.add_argument_group(f"{cls.__name__} (an omitted flag has the value of the preset)")
@@ -252,9 +259,11 @@ def given_flags(args: argparse.Namespace, cls: type) -> dict:
 
 
 def configs_for_new_run(args: argparse.Namespace, vocab_size: int | None) -> tuple[GPTConfig, TrainConfig]:
-    """Return the configuration of a new run: a flag overrides the preset, the preset overrides the default.
+    """Return the configuration of a new run: a flag overrides the preset, the preset overrides the
+    default.
 
-    `vocab_size` is the data's, None if there is no data yet. Raises UserError if a flag contradicts it.
+    `vocab_size` is the data's, None if there is no data yet. Raises UserError if a flag contradicts
+    it.
     """
     preset = args.config or DEFAULT_PRESET
     model_flags = given_flags(args, GPTConfig)
@@ -288,7 +297,8 @@ CHANGEABLE_ON_RESUME = frozenset(
 
 
 def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple[GPTConfig, TrainConfig]:
-    """Return the configuration of `checkpoint`, updated by the flags that may change. Raises a UserError that names every other difference."""
+    """Return the configuration of `checkpoint`, updated by the flags that may change. Raises a
+    UserError that names every other difference."""
     model, train = from_dict(GPTConfig, checkpoint["model_config"]), from_dict(TrainConfig, checkpoint["train_config"])
     differences = []
     if args.config not in (None, checkpoint["preset"]):
@@ -307,7 +317,8 @@ def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple
     return model, dataclasses.replace(train, **changes)
 
 
-# for a checkpoint older than a field: the value that its run used, from the fields that the checkpoint has
+# for a checkpoint older than a field: the value that its run used, from the fields that the
+# checkpoint has
 BEFORE = {
     GPTConfig: {"short_window_divisor": lambda saved: 4},
     TrainConfig: {"lr_schedule": lambda saved: "plateau" if "constant_share" in saved else "cosine"},
@@ -315,7 +326,8 @@ BEFORE = {
 
 
 def from_dict(cls: type, values: dict):
-    """Return the config that a checkpoint stores as a dict. Raises UserError for fields that this version does not know."""
+    """Return the config that a checkpoint stores as a dict. Raises UserError for fields that this
+    version does not know."""
     names = {f.name for f in dataclasses.fields(cls)}
     _require(set(values) <= names, f"{cls.__name__} has no field {', '.join(sorted(set(values) - names))}: the file is from another version")
     return cls(**{**{name: value(values) for name, value in BEFORE[cls].items()}, **values})

@@ -1,9 +1,11 @@
 """Turn token files into batches.
 
-The order is a pure function of (seed, position), so a run can resume, or change its number of GPUs, without repeating a window.
+The order is a pure function of (seed, position), so a run can resume, or change its number of GPUs,
+without repeating a window.
 
-N tokens of a file, T tokens of a window, W = (N - 1) // T windows: window i holds the tokens i*T ... i*T + T, both included, so inputs and targets
-(shifted by one) cover the file without gap or overlap.
+N tokens of a file, T tokens of a window, W = (N - 1) // T windows: window i holds the tokens i*T
+... i*T + T, both included, so inputs and targets (shifted by one) cover the file without gap or
+overlap.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ TOKEN_BYTES = 4  # little-endian uint32
 
 
 class TokenFile:
-    """The memory-mapped tokens of a .bin file. Raises UserError for a file that is missing, empty or truncated within a token."""
+    """The memory-mapped tokens of a .bin file. Raises UserError for a file that is missing, empty
+    or truncated within a token."""
 
     def __init__(self, path: str | Path, vocab_size: int):
         self.path, self.vocab_size = Path(path), vocab_size
@@ -41,7 +44,8 @@ class TokenFile:
         return (len(self) - 1) // sequence_len
 
     def checked(self, tokens: np.ndarray) -> np.ndarray:
-        """Return `tokens` as int64. Raises UserError for an id outside the vocabulary, which on a GPU would be an assertion far from its cause."""
+        """Return `tokens` as int64. Raises UserError for an id outside the vocabulary, which on a
+        GPU would be an assertion far from its cause."""
         self.require_in_vocabulary(tokens)
         return tokens.astype(np.int64)
 
@@ -56,7 +60,8 @@ class TokenFile:
 
 
 class WindowLoader:
-    """Training windows as an endless stream: every window once per epoch, each epoch in its own order, from (seed, epoch)."""
+    """Training windows as an endless stream: every window once per epoch, each epoch in its own
+    order, from (seed, epoch)."""
 
     def __init__(self, path: str | Path, sequence_len: int, seed: int, vocab_size: int):
         """Open the token file. Raises UserError if it is damaged or holds no full window."""
@@ -66,7 +71,8 @@ class WindowLoader:
         self._orders: dict[int, np.ndarray] = {}  # of the last two epochs requested: a batch may cross an epoch boundary
 
     def batch(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return inputs and targets, int64 (count, T), of the windows `start` to `start + count` of the stream.
+        """Return inputs and targets, int64 (count, T), of the windows `start` to `start + count` of
+        the stream.
 
         Raises UserError for an id outside the vocabulary.
         """
@@ -96,7 +102,8 @@ class WindowLoader:
 
 
 def epoch_order(num_windows: int, seed: int, epoch: int) -> np.ndarray:
-    """Return a permutation of the windows, int64 (W,): the order of raw PCG64 words, which NumPy promises to keep (unlike `permutation`)."""
+    """Return a permutation of the windows, int64 (W,): the order of raw PCG64 words, which NumPy
+    promises to keep (unlike `permutation`)."""
     bits = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
     return np.argsort(bits.random_raw(num_windows), kind="stable")
 
@@ -108,9 +115,10 @@ def val_batches(
 
     They are this rank's shard of the first `eval_tokens` targets of a file, in file order.
 
-    Each target appears once, whatever the batch and world size. Padding of the last window and the last batch has input 0 and target -1; a rank
-    with less than one batch of windows gets one batch of just those, and a rank without windows none.
-    Raises UserError at once for a file that is damaged or holds no full window, and during iteration for an id outside the vocabulary.
+    Each target appears once, whatever the batch and world size. Padding of the last window and the
+    last batch has input 0 and target -1; a rank with less than one batch of windows gets one batch
+    of just those, and a rank without windows none. Raises UserError at once for a file that is
+    damaged or holds no full window, and during iteration for an id outside the vocabulary.
     """
     file = TokenFile(path, vocab_size)
     file.num_windows(sequence_len, "get more data, give data/preprocess.py a larger --val_fraction, or use a smaller --sequence_len")

@@ -1,4 +1,5 @@
-"""The ranks of a run, and checks that all ranks have the same data. Without a process group, nothing is sent or compared.
+"""The ranks of a run, and checks that all ranks have the same data. Without a process group,
+nothing is sent or compared.
 
 torch is imported inside the functions, so that `--help` answers at once.
 """
@@ -51,10 +52,11 @@ class World:
 
 @contextlib.contextmanager
 def joined_world(device_name: str | None = None) -> Iterator[World]:
-    """Yield the World of this rank: a single rank, or one of those that torchrun started. The process group ends with the block.
+    """Yield the World of this rank: a single rank, or one of those that torchrun started. The
+    process group ends with the block.
 
-    `device_name` is "cpu", "cuda", or None for CUDA if there is one. Raises UserError if the device is not available, if the
-    ranks cannot connect, or if another rank fails.
+    `device_name` is "cpu", "cuda", or None for CUDA if there is one. Raises UserError if the device
+    is not available, if the ranks cannot connect, or if another rank fails.
     """
     local_rank, started_by_torchrun = _check_torchrun()
     import torch.distributed as dist
@@ -89,12 +91,15 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
 
 
 def _store_of_this_start(store: dist.Store, rank: int, size: int) -> dist.Store:
-    """Return `store` under a prefix that no earlier start of this job has used. Raises DistStoreError if not all ranks connect in time.
+    """Return `store` under a prefix that no earlier start of this job has used. Raises
+    DistStoreError if not all ranks connect in time.
 
-    torchrun keeps its store when it restarts the ranks, so a rank could read the address that another rank had before the restart, and fail
-    (pytorch/pytorch#167288). TORCHELASTIC_RESTART_COUNT cannot be the prefix: each machine counts its own restarts. So every other rank posts a
-    call with a new unique id, and rank 0 answers every call with the new prefix until all ranks of this start have it. It answers every call,
-    because calls of an earlier start may still be in the store.
+    torchrun keeps its store when it restarts the ranks, so a rank could read the address that
+    another rank had before the restart, and fail (pytorch/pytorch#167288).
+    TORCHELASTIC_RESTART_COUNT cannot be the prefix: each machine counts its own restarts. So every
+    other rank posts a call with a new unique id, and rank 0 answers every call with the new prefix
+    until all ranks of this start have it. It answers every call, because calls of an earlier start
+    may still be in the store.
     """
     import torch.distributed as dist
 
@@ -123,7 +128,8 @@ _TORCHRUN_HINT = (
 def _check_torchrun() -> tuple[int, bool]:
     """Return LOCAL_RANK, and whether torchrun started this process.
 
-    Raises UserError for variables that torchrun would not set: torch would wait for a long time, or fail with a traceback.
+    Raises UserError for variables that torchrun would not set: torch would wait for a long time, or
+    fail with a traceback.
     """
     names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")
     given = {name: os.environ[name] for name in names if name in os.environ}
@@ -144,7 +150,8 @@ def _check_torchrun() -> tuple[int, bool]:
 def from_main(world: World, work: Callable[[], Result]) -> Result:
     """Return on every rank what `work()` returns on rank 0; tensors arrive on the CPU. Collective.
 
-    A UserError or OSError of `work` is raised on every rank, so that none waits for a rank that has exited.
+    A UserError or OSError of `work` is raised on every rank, so that none waits for a rank that has
+    exited.
     """
     import torch.distributed as dist
 
@@ -188,7 +195,8 @@ def _pickled(value: object, tensors: list[Tensor]) -> bytes:
 
 
 def _unpickled(message: bytes, tensors: list[Tensor]) -> object:
-    """Return the unpickled value. Its tensors are new and unfilled, and are appended to `tensors` in the same order."""
+    """Return the unpickled value. Its tensors are new and unfilled, and are appended to `tensors`
+    in the same order."""
     import torch
 
     class Unpickler(pickle.Unpickler):
@@ -200,7 +208,8 @@ def _unpickled(message: bytes, tensors: list[Tensor]) -> object:
 
 
 def require_same(world: World, what: str, values: dict[str, object], remedy: str) -> None:
-    """Compare the values of every rank with those of rank 0. Collective. Raises a UserError on every rank that names which ranks differ in what."""
+    """Compare the values of every rank with those of rank 0. Collective. Raises a UserError on
+    every rank that names which ranks differ in what."""
     import torch.distributed as dist
 
     if not dist.is_initialized():
@@ -218,7 +227,8 @@ def require_same(world: World, what: str, values: dict[str, object], remedy: str
 
 
 def weight_sums(model: nn.Module) -> dict[str, int]:
-    """Return the sum of the bit patterns of each parameter, modulo 2**64: equal weights have equal sums, and one changed weight changes its sum."""
+    """Return the sum of the bit patterns of each parameter, modulo 2**64: equal weights have equal
+    sums, and one changed weight changes its sum."""
     import torch
 
     sums = [p.detach().view(torch.int32).sum(dtype=torch.int64) for p in model.parameters()]
@@ -227,7 +237,8 @@ def weight_sums(model: nn.Module) -> dict[str, int]:
 
 @contextlib.contextmanager
 def only_run_in(folder: Path, world: World) -> Iterator[None]:
-    """Keep other runs out of `folder` until the block ends. Creates the folder if it is missing, and then removes it if it is still empty at the end.
+    """Keep other runs out of `folder` until the block ends. Creates the folder if it is missing,
+    and then removes it if it is still empty at the end.
 
     Raises UserError on every rank if another run uses it.
     """

@@ -1,6 +1,8 @@
-"""Text generation: a KV cache that keeps what the attention windows can see, sampling, and the loop that yields tokens."""
+"""Text generation: a KV cache that keeps what the attention windows can see, sampling, and the loop
+that yields tokens."""
 
-# B batch, T new tokens, S slots of a cache, H query heads, G key/value heads, D head width, V vocabulary
+# B batch, T new tokens, S slots of a cache, H query heads, G key/value heads, D head width, V
+# vocabulary
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ class KVCache:
 
     `position` is the number of tokens so far, without limit.
 
-    A layer has slots for its window plus slack: when they are full, the window is copied to the front. Keys are stored rotated by their absolute
-    positions, and rotary attention depends only on distances, so they are valid in any slot.
+    A layer has slots for its window plus slack: when they are full, the window is copied to the
+    front. Keys are stored rotated by their absolute positions, and rotary attention depends only on
+    distances, so they are valid in any slot.
     """
 
     def __init__(self, config: GPTConfig, batch_size: int, device: torch.device | str, dtype: torch.dtype):
@@ -38,7 +41,8 @@ class KVCache:
         self._keys, self._values = ([torch.empty(shape, device=device, dtype=dtype) for shape in shapes] for _ in range(2))
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Append k, v (B, T, G, D) of the next T <= PREFILL_TOKENS tokens, and attend with q (B, T, H, D). Returns (B, T, H, D)."""
+        """Append k, v (B, T, G, D) of the next T <= PREFILL_TOKENS tokens, and attend with q
+        (B, T, H, D). Returns (B, T, H, D)."""
         keys, values, left = self._keys[layer], self._values[layer], self._windows[layer] - 1
         if self._lengths[layer] + k.size(1) > keys.size(1):
             kept = min(left, self._lengths[layer])
@@ -50,7 +54,8 @@ class KVCache:
         return y
 
     def repeat(self, n: int) -> None:
-        """Repeat the only row n times: texts with the same prompt share its prefill. Raises UserError if there is not enough memory."""
+        """Repeat the only row n times: texts with the same prompt share its prefill. Raises
+        UserError if there is not enough memory."""
         if n == 1:
             return
         try:
@@ -60,9 +65,11 @@ class KVCache:
 
 
 def sample_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None, top_p: float = 1.0) -> Tensor:
-    """Return one token (B,) per row of logits (B, V): the most likely at temperature 0, else sampled from the `top_k` most likely (None or 0: all).
+    """Return one token (B,) per row of logits (B, V): the most likely at temperature 0, else
+    sampled from the `top_k` most likely (None or 0: all).
 
-    Of these, only the smallest set whose total probability reaches `top_p` is used (nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751).
+    Of these, only the smallest set whose total probability reaches `top_p` is used (nucleus
+    sampling, Holtzman et al. 2020, arXiv 1904.09751).
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
@@ -79,7 +86,8 @@ def sample_token(logits: Tensor, temperature: float, top_k: int | None, generato
 
 
 def _likeliest(p: Tensor, total: float) -> tuple[Tensor, Tensor]:
-    """Return the largest of each row of p (B, V) in descending order, and their ids (B, n): enough of them to sum to `total`.
+    """Return the largest of each row of p (B, V) in descending order, and their ids (B, n): enough
+    of them to sum to `total`.
 
     Sorting all 68,096 on a CPU would take as long as the rest of the work for a token.
     """
@@ -92,7 +100,8 @@ def _likeliest(p: Tensor, total: float) -> tuple[Tensor, Tensor]:
 
 
 def _draw(p: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Sample a column (B,) of each row of p (B, n), unnormalized probabilities, by the exponential race, which is equivalent to Gumbel-max.
+    """Sample a column (B,) of each row of p (B, n), unnormalized probabilities, by the exponential
+    race, which is equivalent to Gumbel-max.
 
     torch.multinomial does the same, but may synchronize with a GPU to check the probabilities.
     """
@@ -109,7 +118,8 @@ def generate_tokens(
     stop_ids: Collection[int] = (),
     **options,
 ) -> Iterator[int]:
-    """Yield up to `max_tokens` tokens that continue `tokens`, stopping before a token in `stop_ids`: `generate_batch` with a single text."""
+    """Yield up to `max_tokens` tokens that continue `tokens`, stopping before a token in
+    `stop_ids`: `generate_batch` with a single text."""
     for (token,) in generate_batch(model, tokens, 1, max_tokens, temperature, top_k, seed, stop_ids, **options):
         yield token
 
@@ -127,13 +137,16 @@ def generate_batch(
     repetition_penalty: float = 1.0,
     first_ids: Sequence[int] | None = None,
 ) -> Iterator[list[int | None]]:
-    """Yield the next token of each of `n_texts` texts that begin with `tokens` (at least one), up to `max_tokens` times.
+    """Yield the next token of each of `n_texts` texts that begin with `tokens` (at least one), up
+    to `max_tokens` times.
 
-    A text ends before a token in `stop_ids` and yields None from then on; generation stops when all have ended. The same seed gives the same tokens.
+    A text ends before a token in `stop_ids` and yields None from then on; generation stops when all
+    have ended. The same seed gives the same tokens.
 
-    `repetition_penalty` divides positive and multiplies negative logits of tokens that are already in the text, prompt included (Keskar et al.
-    2019, arXiv 1909.05858, section 4.1). `first_ids`: allowed first tokens (None: all). Neither prompt nor text has a length limit. Raises
-    ValueError for an empty prompt.
+    `repetition_penalty` divides positive and multiplies negative logits of tokens that are already
+    in the text, prompt included (Keskar et al. 2019, arXiv 1909.05858, section 4.1). `first_ids`:
+    allowed first tokens (None: all). Neither prompt nor text has a length limit. Raises ValueError
+    for an empty prompt.
     """
     if not tokens:
         raise ValueError("generation needs at least one token to start from, such as bos")
@@ -169,7 +182,8 @@ def generate_batch(
 
 
 def _next_logits(model: GPT, new: Tensor, cache: KVCache) -> Tensor:
-    """Return the logits (B, V) of the token after the new ones (B, T), which are added to the cache."""
+    """Return the logits (B, V) of the token after the new ones (B, T), which are added to the
+    cache."""
     *earlier, last = new.split(PREFILL_TOKENS, dim=1)
     for chunk in earlier:
         model.trunk(chunk, cache)

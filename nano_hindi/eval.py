@@ -1,7 +1,8 @@
 """Evaluate a model: the mean loss, and bits per byte, which is comparable across tokenizers.
 
-bits per byte = (sum of the losses in nats) / (ln 2 * UTF-8 bytes of the targets), over the targets that are text. Special tokens have no bytes and are
-excluded from both sums; the mean loss counts every target except padding.
+bits per byte = (sum of the losses in nats) / (ln 2 * UTF-8 bytes of the targets), over the targets
+that are text. Special tokens have no bytes and are excluded from both sums; the mean loss counts
+every target except padding.
 
 `python -m nano_hindi.eval` is the command of `evaluation.command`.
 """
@@ -31,9 +32,11 @@ class Evaluation:
 
 
 def compute_token_bytes(tokenizer: Tokenizer | PreTrainedTokenizerFast | HuggingFaceTokenizer, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Return the UTF-8 bytes that each token adds to a text, int32 (V,) with V the largest id + 1; special tokens have 0.
+    """Return the UTF-8 bytes that each token adds to a text, int32 (V,) with V the largest id + 1;
+    special tokens have 0.
 
-    Takes a tokenizer of this package, a fast one of transformers, or a `tokenizers.Tokenizer`. Raises UserError for one whose tokens have no fixed bytes.
+    Takes a tokenizer of this package, a fast one of transformers, or a `tokenizers.Tokenizer`.
+    Raises UserError for one whose tokens have no fixed bytes.
     """
     import torch
 
@@ -45,11 +48,13 @@ def compute_token_bytes(tokenizer: Tokenizer | PreTrainedTokenizerFast | Hugging
 
 
 def evaluate(model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], token_bytes: torch.Tensor | None = None) -> Evaluation:
-    """Return loss and bits per byte over batches of inputs and targets (B, T), target -1 ignored, in one pass.
+    """Return loss and bits per byte over batches of inputs and targets (B, T), target -1 ignored,
+    in one pass.
 
-    `model(x, y, loss_reduction="none")` returns the losses (B, T). Sums are float64 on the model's device and read back once. In a process group,
-    every rank passes its own shard and gets the result over all shards. The model's train or eval mode is restored.
-    Without `token_bytes` (see `compute_token_bytes`), bits per byte is nan.
+    `model(x, y, loss_reduction="none")` returns the losses (B, T). Sums are float64 on the model's
+    device and read back once. In a process group, every rank passes its own shard and gets the
+    result over all shards. The model's train or eval mode is restored. Without `token_bytes` (see
+    `compute_token_bytes`), bits per byte is nan.
     """
     import torch
     import torch.distributed as dist

@@ -1,7 +1,9 @@
-"""Probe FlashAttention-3 in a child process, for GPUs where a failed kernel launch may end the process.
+"""Probe FlashAttention-3 in a child process, for GPUs where a failed kernel launch may end the
+process.
 
-FA3 calls exit() if a kernel cannot be launched (CHECK_CUDA in hopper/cuda_check.h), so the process that probes cannot catch it. The child is a fresh
-interpreter, because CUDA does not survive a fork. It runs the probe and nothing else: it selects no backend and joins no process group.
+FA3 calls exit() if a kernel cannot be launched (CHECK_CUDA in hopper/cuda_check.h), so the process
+that probes cannot catch it. The child is a fresh interpreter, because CUDA does not survive a fork.
+It runs the probe and nothing else: it selects no backend and joins no process group.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ VERDICT = "FA3 probe: "  # the child prints this at its end, followed by why FA3
 
 
 def probe_in_child(device: torch.device, dtype: torch.dtype, head_dim: int, n_head: int, n_kv_head: int, training: bool) -> str:
-    """Probe FA3 with these shapes on `device` in a child process. Return why it cannot be used, "" if it can."""
+    """Probe FA3 with these shapes on `device` in a child process. Return why it cannot be used, ""
+    if it can."""
     arguments = json.dumps([str(device), str(dtype).removeprefix("torch."), head_dim, n_head, n_kv_head, training])
     path = os.pathsep.join(map(os.path.abspath, sys.path))  # the child imports the same modules as this process
     try:

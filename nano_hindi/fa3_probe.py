@@ -1,4 +1,5 @@
-"""Run one probe of FlashAttention-3 in the child process of `fa3_child`, and print its verdict. Selects no backend and joins no process group."""
+"""Run one probe of FlashAttention-3 in the child process of `fa3_child`, and print its verdict.
+Selects no backend and joins no process group."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ DIGEST_SAMPLES, DIGEST_SAMPLE_BYTES = 256, 4096  # of a large file: 1 MB identif
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; when the block succeeds, flush that file to disk and rename it to `path`.
+    """Yield a temporary path next to `path`; when the block succeeds, flush that file to disk and
+    rename it to `path`.
 
     If the block raises, `path` is unchanged and the temporary file is deleted. Raises
     IsADirectoryError, before the block, if `path` is a folder.
@@ -41,7 +42,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically, in UTF-8 with `\\n` line ends on every system; see `replacing`."""
+    """Write `text` to `path` atomically, in UTF-8 with `\\n` line ends on every system; see
+    `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -67,12 +69,14 @@ def rename(source: Path, target: Path) -> None:
             os.close(folder)
 
 
-# ---- one process at a time in a folder: a lock of the operating system, released when the process dies
+# ---- one process at a time in a folder: a lock of the operating system, released when the process
+# dies
 
 
 @contextlib.contextmanager
 def locked(folder: Path, work: str, flag: str, tell: Callable[[str], None] = print) -> Iterator[None]:
-    """Lock `folder`, created if missing, against other processes that call this, until the block ends.
+    """Lock `folder`, created if missing, against other processes that call this, until the block
+    ends.
 
     If the folder is new and the block leaves it empty, it is removed. `work` says in the error what
     the holder does, `flag` is the flag that names the folder. Raises UserError if another process
@@ -142,7 +146,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def file_digest(path: Path) -> str:
-    """Return a hash of a large file: of its size and of samples spread evenly from its first byte to its last."""
+    """Return a hash of a large file: of its size and of samples spread evenly from its first byte
+    to its last."""
     size = path.stat().st_size
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     with open(path, "rb") as file:

@@ -1,9 +1,13 @@
-"""One attention interface, several backends: FlashAttention-3, PyTorch's variable-length kernel, or SDPA.
+"""One attention interface, several backends: FlashAttention-3, PyTorch's variable-length kernel, or
+SDPA.
 
-The two functions of `flash_attn` have FlashAttention-3's own signatures (github.com/Dao-AILab/flash-attention, hopper/). Attention is
-always causal. `window_size = (left, 0)`: a query sees itself and the `left` keys before it; left = -1: all of them.
+The two functions of `flash_attn` have FlashAttention-3's own signatures
+(github.com/Dao-AILab/flash-attention, hopper/). Attention is always causal.
+`window_size = (left, 0)`: a query sees itself and the `left` keys before it; left = -1: all of
+them.
 
-Nothing is probed at import: the first call on a device calls `select_backend`, which caches its result.
+Nothing is probed at import: the first call on a device calls `select_backend`, which caches its
+result.
 """
 
 # B batch, T queries, S slots of a cache, N keys, H query heads, G key/value heads, D head width
@@ -49,9 +53,11 @@ class _UnusableError(Exception):
 
 
 def _flash_attn_func(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, window_size: tuple[int, int] = (-1, -1)) -> Tensor:
-    """Compute causal attention within a sequence. Differentiable. Raises ValueError for unsupported shapes or windows.
+    """Compute causal attention within a sequence. Differentiable. Raises ValueError for unsupported
+    shapes or windows.
 
-    q (B, T, H, D); k, v (B, T, G, D), each K/V head shared by H/G adjacent query heads; returns (B, T, H, D). Scores are scaled by D ** -0.5.
+    q (B, T, H, D); k, v (B, T, G, D), each K/V head shared by H/G adjacent query heads; returns
+    (B, T, H, D). Scores are scaled by D ** -0.5.
     """
     _check(q, k, v, causal, window_size)
     if q.shape[1] != k.shape[1]:
@@ -72,11 +78,13 @@ def _flash_attn_with_kvcache(
     causal: bool = True,
     window_size: tuple[int, int] = (-1, -1),
 ) -> Tensor:
-    """Write k, v into the caches in place after the first `cache_seqlens` keys, then attend to all keys so far. Forward only.
+    """Write k, v into the caches in place after the first `cache_seqlens` keys, then attend to all
+    keys so far. Forward only.
 
-    q (B, T, H, D); caches (B, S, G, D); k, v (B, T, G, D) or None if the cache holds them already; cache_seqlens an int (no readback from
-    the device) or an int32 tensor (B,), None for a full cache. The last query has the position of the last key. Returns (B, T, H, D).
-    Raises ValueError if the cache is too short, RuntimeError if a gradient is required.
+    q (B, T, H, D); caches (B, S, G, D); k, v (B, T, G, D) or None if the cache holds them already;
+    cache_seqlens an int (no readback from the device) or an int32 tensor (B,), None for a full
+    cache. The last query has the position of the last key. Returns (B, T, H, D). Raises ValueError
+    if the cache is too short, RuntimeError if a gradient is required.
     """
     _check(q, k_cache, v_cache, causal, window_size)
     if torch.is_grad_enabled() and (q.requires_grad or k_cache.requires_grad or (k is not None and (k.requires_grad or v.requires_grad))):
@@ -138,7 +146,8 @@ def _load_varlen(device: torch.device, dtype: torch.dtype) -> Backend:
 
 
 def _fa3_backend(module) -> Backend:
-    """Return the backend for `module`, which has FA3's functions: the package flash_attn_interface, or the hub's kernel."""
+    """Return the backend for `module`, which has FA3's functions: the package flash_attn_interface,
+    or the hub's kernel."""
     attend_func, attend_with_cache = module.flash_attn_func, module.flash_attn_with_kvcache
     if not isinstance(getattr(attend_func, "__globals__", {}).get("_flash_attn_forward"), torch.library.CustomOpDef):
         # a build that torch.compile cannot trace: break the graph at this call
@@ -157,12 +166,14 @@ def _fa3_backend(module) -> Backend:
 
 def _load_fa3(device: torch.device, dtype: torch.dtype) -> Backend:
     major = _require_cuda(device, dtype, range(9, 100), (torch.bfloat16,))
-    # Most builds have kernels only for Hopper (sm90a), which no later GPU runs, and a build does not list its architectures.
+    # Most builds have kernels only for Hopper (sm90a), which no later GPU runs, and a build does
+    # not list its architectures.
     return dataclasses.replace(_fa3_backend(_fa3_module()), may_exit=major > 9)
 
 
 def _fa3_module():
-    """Return the module with FA3's functions: the package flash_attn_interface, or the hub's kernel.
+    """Return the module with FA3's functions: the package flash_attn_interface, or the hub's
+    kernel.
 
     Raises _UnusableError if neither is installed.
     """
@@ -179,7 +190,8 @@ def _fa3_module():
 
 
 def probe_fa3(device: torch.device, dtype: torch.dtype, head_dim: int, n_head: int, n_kv_head: int, training: bool) -> str:
-    """Probe FA3 in this process, on any GPU. Return why it cannot be used, "" if it can. Called in the child process of `fa3_child`."""
+    """Probe FA3 in this process, on any GPU. Return why it cannot be used, "" if it can. Called in
+    the child process of `fa3_child`."""
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # so that no memory is taken on GPU 0
@@ -190,7 +202,8 @@ def probe_fa3(device: torch.device, dtype: torch.dtype, head_dim: int, n_head: i
 
 
 def _require_cuda(device: torch.device, dtype: torch.dtype, majors: range, dtypes: tuple[torch.dtype, ...]) -> int:
-    """Return the major compute capability. Raises _UnusableError unless `device` is a CUDA GPU with one of `majors`, and `dtype` one of `dtypes`."""
+    """Return the major compute capability. Raises _UnusableError unless `device` is a CUDA GPU with
+    one of `majors`, and `dtype` one of `dtypes`."""
     if device.type != "cuda" or torch.version.cuda is None:
         raise _UnusableError("no CUDA")
     major, minor = torch.cuda.get_device_capability(device)
@@ -214,9 +227,11 @@ LOADERS = {"fa3": _load_fa3, "varlen": _load_varlen, "sdpa": _load_sdpa}  # in o
 def select_backend(
     device: torch.device | str, dtype: torch.dtype, head_dim: int = 64, n_head: int = 6, n_kv_head: int = 2, training: bool = True
 ) -> Backend:
-    """Return the first backend that passes a tiny probe with these shapes on `device`: forward, and also backward for training. Probes once.
+    """Return the first backend that passes a tiny probe with these shapes on `device`: forward, and
+    also backward for training. Probes once.
 
-    NANO_HINDI_ATTENTION=fa3|varlen|sdpa forces one. Raises UserError for an unknown name, or a forced backend that does not work here.
+    NANO_HINDI_ATTENTION=fa3|varlen|sdpa forces one. Raises UserError for an unknown name, or a
+    forced backend that does not work here.
     """
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
@@ -229,9 +244,11 @@ def _backend_name(*arguments) -> str:
 
 
 def expect_compile() -> None:
-    """Make the backend's name a constant for torch.compile, so that it does not trace into the probe. Call this before compiling attention.
+    """Make the backend's name a constant for torch.compile, so that it does not trace into the
+    probe. Call this before compiling attention.
 
-    This is no decorator, because that would import torch's compiler at once: a second or more, which generation does not need.
+    This is no decorator, because that would import torch's compiler at once: a second or more,
+    which generation does not need.
     """
     torch.compiler.assume_constant_result(_backend_name)
 
@@ -269,7 +286,8 @@ def _short_reason(error: Exception) -> str:
 
 
 def _probe(backend: Backend, device, dtype, head_dim, n_head, n_kv_head, training) -> None:
-    """Compare the backend with SDPA in float32, on tiny shapes. Raises what the kernel raises, or _UnusableError if the results differ."""
+    """Compare the backend with SDPA in float32, on tiny shapes. Raises what the kernel raises, or
+    _UnusableError if the results differ."""
     generator = torch.Generator().manual_seed(0)  # does not change the run's random state
 
     def random(n, heads):

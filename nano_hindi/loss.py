@@ -1,10 +1,13 @@
 """Soft-capped linear cross-entropy that never materializes all logits.
 
-For a vocabulary of 68,096 the logits of a step are far larger than the model. So they are computed for one chunk of tokens at a time, together with
-the chunk's contribution to both gradients: no logits are stored or recomputed. Forward saves the gradients themselves; backward only multiplies them
-by grad_output.
+For a vocabulary of 68,096 the logits of a step are far larger than the model. So they are computed
+for one chunk of tokens at a time, together with the chunk's contribution to both gradients: no
+logits are stored or recomputed. Forward saves the gradients themselves; backward only multiplies
+them by grad_output.
 
-With z = x W^T, t = tanh(z / c), p = softmax(c t):   loss = log(sum(exp(c t))) - c t[target],   d loss / d z = (p - onehot) * (1 - t^2)
+With z = x W^T, t = tanh(z / c), p = softmax(c t):
+    loss = log(sum(exp(c t))) - c t[target]
+    d loss / d z = (p - onehot) * (1 - t^2)
 """
 
 # N tokens, n tokens of a chunk, C width, V vocabulary, c softcap
@@ -21,8 +24,9 @@ IGNORED = -1  # target of a token that is left out of the loss
 MAX_SOFTCAP = 60.0  # exp(60) times any vocabulary size fits into float32, so the log-sum-exp need not subtract the maximum
 
 CHUNK_BYTES = {"cpu": 72 << 20, "cuda": 576 << 20}  # logits of a chunk, for a vocabulary of 68,096: 256 tokens on a CPU, 4,096 in bf16 on a GPU
-# logits that the soft-cap processes at a time: bounds its temporaries, and fits into a CPU's last-level cache. 1 MiB measured no faster, and its
-# thousands of small parallel regions stall when other programs use the cores too
+# logits that the soft-cap processes at a time: bounds its temporaries, and fits into a CPU's
+# last-level cache. 1 MiB measured no faster, and its thousands of small parallel regions stall when
+# other programs use the cores too
 ROWS_BYTES = {"cpu": 16 << 20, "cuda": 128 << 20}
 FP16_SCALE = 256.0  # keeps the softmax of rare tokens out of fp16's subnormal range; divided out in backward
 
@@ -38,12 +42,15 @@ def softcapped_cross_entropy(
 ) -> Tensor:
     """Return the cross-entropy of `softcap * tanh(x @ weight.T / softcap)` with `targets`, in nats.
 
-    x (N, C), float32 or the compute dtype; weight (rows, C), cast to x's dtype once; targets (N,) int64, -1 is ignored. Rows from
-    `vocab_size` on are padding: they have no effect and their gradient is zero. Returns a float32 scalar for "sum" and "mean" (over the targets that
-    are not ignored; 0, with zero gradients, if all are), or (N,) float32 for "none", with 0 at ignored targets.
+    x (N, C), float32 or the compute dtype; weight (rows, C), cast to x's dtype once; targets (N,)
+    int64, -1 is ignored. Rows from `vocab_size` on are padding: they have no effect and their
+    gradient is zero. Returns a float32 scalar for "sum" and "mean" (over the targets that are not
+    ignored; 0, with zero gradients, if all are), or (N,) float32 for "none", with 0 at ignored
+    targets.
 
-    Gradients are computed in the forward pass, only if one is required; the weight's is accumulated in float32. Backward can be called once.
-    Raises ValueError for unsupported shapes and options, RuntimeError if "none" would need a gradient or backward is called again.
+    Gradients are computed in the forward pass, only if one is required; the weight's is accumulated
+    in float32. Backward can be called once. Raises ValueError for unsupported shapes and options,
+    RuntimeError if "none" would need a gradient or backward is called again.
     """
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
     if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1] or targets.shape != x.shape[:1]:
@@ -84,7 +91,8 @@ class _SummedLoss(torch.autograd.Function):
 
 
 def _scale_(tensor: Tensor, factor: Tensor) -> None:
-    """Multiply `tensor` by `factor` in place, in the factor's dtype: a GPU would round a 0-d operand to the dtype of a narrower tensor."""
+    """Multiply `tensor` by `factor` in place, in the factor's dtype: a GPU would round a 0-d
+    operand to the dtype of a narrower tensor."""
     if tensor.dtype == factor.dtype:
         tensor.mul_(factor)
     else:
@@ -98,7 +106,8 @@ def _gradient_scale(dtype: torch.dtype) -> float:
 
 @torch.no_grad()
 def _in_chunks(x, weight, targets, softcap, vocab_size, x_grad=False, weight_grad=False) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return losses (N,) and, if requested, the gradients of their sum times _gradient_scale: (N, C) in x's dtype, (rows, C) in float32."""
+    """Return losses (N,) and, if requested, the gradients of their sum times _gradient_scale:
+    (N, C) in x's dtype, (rows, C) in float32."""
     sum_dtype = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         w = weight[:vocab_size].to(x.dtype)
@@ -119,7 +128,8 @@ def _in_chunks(x, weight, targets, softcap, vocab_size, x_grad=False, weight_gra
 
 
 def _chunk_tokens(n_tokens: int, vocab_size: int, x: Tensor) -> int:
-    """Return the number of tokens of a chunk, a power of two: the usual batch then splits evenly, and a compiled kernel sees one shape."""
+    """Return the number of tokens of a chunk, a power of two: the usual batch then splits evenly,
+    and a compiled kernel sees one shape."""
     fitting = max(1, CHUNK_BYTES[_kind(x)] // (vocab_size * x.element_size()))
     return max(1, min(n_tokens, 1 << (fitting.bit_length() - 1)))
 
@@ -129,7 +139,8 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
-    """Add z^T x to total (V, C), accumulated in total's dtype; z (n, V) and x (n, C) may have a narrower one."""
+    """Add z^T x to total (V, C), accumulated in total's dtype; z (n, V) and x (n, C) may have a
+    narrower one."""
     if z.dtype == total.dtype:
         total.addmm_(z.T, x)
     elif z.is_cuda:
@@ -142,7 +153,8 @@ def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
 
 
 def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> Tensor:
-    """Return losses (n,) of raw logits z (n, V), which are overwritten: with the gradient times _gradient_scale, if it is requested."""
+    """Return losses (n,) of raw logits z (n, V), which are overwritten: with the gradient times
+    _gradient_scale, if it is requested."""
     scale = _gradient_scale(z.dtype)
     if _compiled_cap is not None:
         return _compiled_cap(z, targets, softcap, scale, with_gradient)
@@ -172,7 +184,8 @@ def _cap_rows(z: Tensor, targets: Tensor, softcap: float, scale: float, with_gra
 
 
 def _cap_fused(z: Tensor, targets: Tensor, softcap: float, scale: float, with_gradient: bool) -> Tensor:
-    """Compute `_cap` as one expression for a compiler to fuse: it reads z twice and writes it once."""
+    """Compute `_cap` as one expression for a compiler to fuse: it reads z twice and writes it
+    once."""
     counts = (targets != IGNORED)[:, None]
     index = targets[:, None].masked_fill(~counts, 0)
     target_logit = softcap * torch.tanh(z.gather(1, index).float() / softcap)
@@ -189,6 +202,7 @@ _compiled_cap: Callable[..., Tensor] | None = None
 
 
 def compile_kernels() -> None:
-    """Run the elementwise part through torch.compile from now on. For a GPU, and only if compiling works there (common.can_compile)."""
+    """Run the elementwise part through torch.compile from now on. For a GPU, and only if compiling
+    works there (common.can_compile)."""
     global _compiled_cap
     _compiled_cap = torch.compile(_cap_fused)

@@ -1,9 +1,11 @@
 """The GPT network. Built from a GPTConfig, it maps token ids to hidden states, logits or a loss.
 
-rotary positions   Su et al. 2021, arXiv 2104.09864       grouped-query attention  Ainslie et al. 2023, arXiv 2305.13245
-ReLU^2             So et al. 2021, arXiv 2109.08668       QK-norm                  Henry et al. 2020, arXiv 2010.04245
-value embeddings   after Zhou et al. 2024, arXiv 2410.17897 (ResFormer), with an input-dependent gate
-soft-cap           Gemma 2, arXiv 2408.00118
+rotary positions         Su et al. 2021, arXiv 2104.09864
+grouped-query attention  Ainslie et al. 2023, arXiv 2305.13245
+QK-norm                  Henry et al. 2020, arXiv 2010.04245
+ReLU^2                   So et al. 2021, arXiv 2109.08668
+value embeddings         after ResFormer, Zhou et al. 2024, arXiv 2410.17897, gated by the input
+soft-cap                 Gemma 2, arXiv 2408.00118
 """
 
 # B batch, T time, C width, H query heads, G key/value heads, D head width, V vocabulary
@@ -30,7 +32,8 @@ RMS_EPS = torch.finfo(torch.float32).eps  # for every dtype; PyTorch's default d
 MLP_FACTOR = 4
 ROW_BLOCKS = 64  # blocks of rows into which a weight is split to multiply a single row on a CPU
 GATE_CHANNELS = 32  # channels of the normed input that the gate of a value embedding reads
-# initial values; the projections back into the residual stream begin at zero, so every block begins as the identity
+# initial values; the projections back into the residual stream begin at zero, so every block begins
+# as the identity
 WTE_STD = 1.0
 LM_HEAD_STD = 0.001  # first logits near zero: the first loss is ln V
 RESID_LAMBDA, X0_LAMBDA = 1.0, 0.1
@@ -53,10 +56,12 @@ class Linear(nn.Linear):
 
 
 def _one_row(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply a single row x (..., n_in) by a weight (n_out, n_in), split into a batch of row blocks, which a CPU reads with all its threads.
+    """Multiply a single row x (..., n_in) by a weight (n_out, n_in), split into a batch of row
+    blocks, which a CPU reads with all its threads.
 
-    F.linear reads the weight with one thread: 2.5 times slower at the size of lm_head on two cores (tests/benchmarks/decode.py). `column` keeps the
-    strides of a transposed row; another layout of the same numbers takes a code path that is slower than both.
+    F.linear reads the weight with one thread: 2.5 times slower at the size of lm_head on two cores
+    (tests/benchmarks/decode.py). `column` keeps the strides of a transposed row; another layout of
+    the same numbers takes a code path that is slower than both.
     """
     column = x.reshape(1, -1).T.expand(ROW_BLOCKS, -1, 1)
     return torch.bmm(weight.view(ROW_BLOCKS, -1, weight.size(1)), column).view(*x.shape[:-1], -1)
@@ -64,23 +69,27 @@ def _one_row(x: Tensor, weight: Tensor) -> Tensor:
 
 class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
-        """Do nothing, as in Linear. On the meta device, the default initialization would import torch's compiler: one more second at every start."""
+        """Do nothing, as in Linear. On the meta device, the default initialization would import
+        torch's compiler: one more second at every start."""
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """Return x divided by its root mean square along the last dimension, without a learned scale."""
+    """Return x divided by its root mean square along the last dimension, without a learned
+    scale."""
     return F.rms_norm(x, (x.size(-1),), eps=RMS_EPS)
 
 
 def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Return cos and sin (T, D/2), float32, of the rotary angles at integer positions (T,) of any size."""
+    """Return cos and sin (T, D/2), float32, of the rotary angles at integer positions (T,) of any
+    size."""
     frequencies = ROPE_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim)
     angles = positions.float()[:, None] * frequencies
     return angles.cos(), angles.sin()
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair (x[d], x[d + D/2]) of x (B, T, H, D) by the angle of its position; cos and sin (T, D/2)."""
+    """Rotate each pair (x[d], x[d + D/2]) of x (B, T, H, D) by the angle of its position; cos and
+    sin (T, D/2)."""
     first, second = x.float().chunk(2, dim=-1)
     cos, sin = cos[:, None], sin[:, None]  # the same for all heads
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
@@ -97,7 +106,8 @@ class Attention(nn.Module):
         self.ve_gate = Linear(min(GATE_CHANNELS, config.n_embd), config.n_kv_head) if layer in config.value_embedding_layers else None
 
     def forward(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor, kv_cache: KVCache | None) -> Tensor:
-        """Return the attention output (B, T, C) for x (B, T, C) and a value embedding (B, T, G*D) or None."""
+        """Return the attention output (B, T, C) for x (B, T, C) and a value embedding (B, T, G*D)
+        or None."""
         q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.c_q, self.c_k, self.c_v))
         if ve is not None:
             gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))  # (B, T, G), from 0 to 2; 1 at the start
@@ -132,7 +142,8 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The language model. Weights are float32; the matmuls run in `compute_dtype`, which the scripts set to suit the device.
+    """The language model. Weights are float32; the matmuls run in `compute_dtype`, which the
+    scripts set to suit the device.
 
     The constructor leaves the weights uninitialized: call `init_weights()`, or load a state dict.
     """
@@ -173,14 +184,16 @@ class GPT(nn.Module):
         self.x0_lambdas.fill_(X0_LAMBDA)
 
     def trunk(self, idx: Tensor, kv_cache: KVCache | None = None) -> Tensor:
-        """Return normed hidden states (B, T, C) in the compute dtype for token ids (B, T), which follow the tokens in the cache if there is one."""
+        """Return normed hidden states (B, T, C) in the compute dtype for token ids (B, T), which
+        follow the tokens in the cache if there is one."""
         through_blocks = self._through_blocks if kv_cache is not None or self._compiled_blocks is None else self._compiled_blocks
         x0 = self.transformer.wte(idx).to(self.compute_dtype)
         value_embeddings = {layer: table(idx).to(self.compute_dtype) for layer, table in self.value_embeds.items()}
         return through_blocks(x0, value_embeddings, kv_cache)
 
     def _through_blocks(self, x0: Tensor, value_embeddings: dict[str, Tensor], kv_cache: KVCache | None) -> Tensor:
-        """Return normed hidden states (B, T, C) for embeddings x0 (B, T, C) and value embeddings (B, T, G*D) by layer."""
+        """Return normed hidden states (B, T, C) for embeddings x0 (B, T, C) and value embeddings
+        (B, T, G*D) by layer."""
         start = 0 if kv_cache is None else kv_cache.position
         cos, sin = rope_angles(torch.arange(start, start + x0.size(1), device=x0.device), self.config.head_dim)
         x = x0 = rms_norm(x0)
@@ -193,18 +206,21 @@ class GPT(nn.Module):
         return rms_norm(x)
 
     def compile_blocks(self) -> None:
-        """Run the blocks through torch.compile from now on, except with a KV cache. Names in the state dict do not change.
+        """Run the blocks through torch.compile from now on, except with a KV cache. Names in the
+        state dict do not change.
 
-        The embedding lookups are not compiled: their compiled backward sums the gradients of a row in a nondeterministic order, so runs would not be
-        reproducible.
+        The embedding lookups are not compiled: their compiled backward sums the gradients of a row
+        in a nondeterministic order, so runs would not be reproducible.
         """
         expect_compile()
         self._compiled_blocks = torch.compile(self._through_blocks, dynamic=False)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None, kv_cache: KVCache | None = None, loss_reduction: str = "mean") -> Tensor:
-        """Return float32 soft-capped logits (B, T, V) for token ids (B, T), or, with targets (B, T), -1 ignored, the loss in nats.
+        """Return float32 soft-capped logits (B, T, V) for token ids (B, T), or, with targets
+        (B, T), -1 ignored, the loss in nats.
 
-        loss_reduction "mean" or "sum" gives a float32 scalar, "none" gives (B, T) without gradients.
+        loss_reduction "mean" or "sum" gives a float32 scalar, "none" gives (B, T) without
+        gradients.
         """
         x = self.trunk(idx, kv_cache)
         if targets is None:
@@ -219,7 +235,8 @@ class GPT(nn.Module):
         return SOFTCAP * torch.tanh(self.lm_head(x)[..., : self.config.vocab_size].float() / SOFTCAP)
 
     def generate(self, tokens: Sequence[int], max_tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 42) -> Iterator[int]:
-        """Yield `max_tokens` tokens that continue `tokens`, one by one; see `engine.generate_tokens`."""
+        """Yield `max_tokens` tokens that continue `tokens`, one by one; see
+        `engine.generate_tokens`."""
         from nano_hindi.engine import generate_tokens
 
         return generate_tokens(self, tokens, max_tokens, temperature, top_k, seed)
@@ -237,9 +254,11 @@ class GPT(nn.Module):
         return counts | {"total": sum(counts.values())}
 
     def flops_per_token(self) -> int:
-        """Return the FLOPs of forward and backward per token: 6 per weight of a matmul, 12 H D per key of a layer's window.
+        """Return the FLOPs of forward and backward per token: 6 per weight of a matmul, 12 H D per
+        key of a layer's window.
 
-        Counted as in Chowdhery et al. 2022, arXiv 2204.02311, appendix B; a window counts in full, as if every position saw all of it.
+        Counted as in Chowdhery et al. 2022, arXiv 2204.02311, appendix B; a window counts in full,
+        as if every position saw all of it.
         """
         counts, width = self.num_params(), self.config.n_head * self.config.head_dim
         return 6 * (counts["blocks"] + counts["lm_head"]) + 12 * width * sum(self.config.windows)

@@ -1,16 +1,24 @@
-"""Muon: momentum SGD with (nearly) orthogonalized updates, for the matrices of the blocks. DistMuon splits the work over ranks.
+"""Muon: momentum SGD with (nearly) orthogonalized updates, for the matrices of the blocks. DistMuon
+splits the work over ranks.
 
 One update of a matrix W with gradient G:
-    momentum       M <- mu M + (1 - mu) G,  U = mu M + (1 - mu) G      Nesterov; K. Jordan 2024, kellerjordan.github.io/posts/muon. There M is a plain
-                                                                      sum; this average has the same direction, and the next line normalizes
-    polar factor   U <- about U (U'U)^-1/2                             Polar Express, Amsel et al. 2025, arXiv 2505.16932
-    variance       v <- beta2 v + (1 - beta2) mean(U^2), U <- U / sqrt(v), rescaled to its old Frobenius norm      NorMuon, arXiv 2510.05491
-    cautious decay W <- W - lr wd W, only where U and W agree in sign  Chen et al. 2025, arXiv 2510.12402
-    step           W <- W - lr sqrt(max(1, rows/cols)) U
+    momentum        M <- mu M + (1 - mu) G,  U = mu M + (1 - mu) G                            [1]
+    polar factor    U <- about U (U'U)^-1/2                                                   [2]
+    variance        v <- beta2 v + (1 - beta2) mean(U^2),  U <- U / sqrt(v), rescaled to
+                    its old Frobenius norm                                                    [3]
+    cautious decay  W <- W - lr wd W, only where U and W agree in sign                        [4]
+    step            W <- W - lr sqrt(max(1, rows/cols)) U
+
+[1] Nesterov momentum as in K. Jordan 2024, kellerjordan.github.io/posts/muon. There M is a plain
+    sum; this average has the same direction, and the polar factor normalizes.
+[2] Polar Express, Amsel et al. 2025, arXiv 2505.16932
+[3] NorMuon, arXiv 2510.05491
+[4] Chen et al. 2025, arXiv 2510.12402
 
 Matrices of the same shape are stacked, and the kernel updates a whole stack.
 
-Shapes: N matrices of one shape, K of them owned by this rank (K = N on a single rank), R rows, C columns
+Shapes: N matrices of one shape, K of them owned by this rank (K = N on a single rank), R rows, C
+columns
 """
 
 from __future__ import annotations
@@ -27,9 +35,11 @@ from torch import Tensor
 from nano_hindi.common import compute_dtype
 from nano_hindi.errors import UserError
 
-# Polynomials a x + b x^3 + c x^5 that, applied in order, bring singular values from [1e-3, 1] to within 0.134 of 1: each is minimax optimal on the
-# interval left by those before it (Amsel et al., theorem 4.1 and algorithm 3), with the paper's two guards against rounding (section 4.4): a safety
-# factor of 1.01 on every step but the last, and a cushion of 0.02407 (its appendix G). tests/test_muon.py derives them again.
+# Polynomials a x + b x^3 + c x^5 that, applied in order, bring singular values from [1e-3, 1] to
+# within 0.134 of 1: each is minimax optimal on the interval left by those before it (Amsel et al.,
+# theorem 4.1 and algorithm 3), with the paper's two guards against rounding (section 4.4): a safety
+# factor of 1.01 on every step but the last, and a cushion of 0.02407 (its appendix G).
+# tests/test_muon.py derives them again.
 POLAR_EXPRESS = (
     (8.205160414005569, -22.90193498705604, 16.460724910180307),
     (4.066915619879591, -2.8612845345884783, 0.5183804464778612),
@@ -44,10 +54,11 @@ MIN_MEAN_SQUARE = 1e-10  # floor of the second moment (NorMuon's epsilon): that 
 
 
 def polar_express(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the approximate orthogonal polar factor of each matrix (K, R, C), in `dtype`: the same singular vectors, singular values near 1.
+    """Return the approximate orthogonal polar factor of each matrix (K, R, C), in `dtype`: the same
+    singular vectors, singular values near 1.
 
-    After 5 steps a singular value of at least 1.01e-3 times the matrix's Frobenius norm is within 0.134 of 1; smaller ones grow less,
-    zeros stay zero.
+    After 5 steps a singular value of at least 1.01e-3 times the matrix's Frobenius norm is within
+    0.134 of 1; smaller ones grow less, zeros stay zero.
     """
     is_tall = matrices.size(-2) > matrices.size(-1)
     x = matrices.mT if is_tall else matrices  # so that X X' below is the smaller of the two Gram matrices
@@ -68,11 +79,13 @@ def _quadratic(gram: Tensor, b: float, c: float) -> Tensor:
 
 
 def _product_of_polynomials(gram: Tensor, coefficients: list[tuple[float, float, float]]) -> Tensor:
-    """Return the product of the polynomials of all iterations on X (K, R, C), computed from G = X X' (K, R, R): two products with C columns, not ten.
+    """Return the product of the polynomials of all iterations on X (K, R, C), computed from G = X
+    X' (K, R, R): two products with C columns, not ten.
 
-    An iteration X <- P X with P = a I + b G + c G^2 turns G into P G P, and P commutes with every G. In half precision the smallest singular values would
-    be lost in the rounding of G, which holds their squares; in float32 the result differs from the iteration's by at most 1e-3, at a condition number
-    of 1e7.
+    An iteration X <- P X with P = a I + b G + c G^2 turns G into P G P, and P commutes with every
+    G. In half precision the smallest singular values would be lost in the rounding of G, which
+    holds their squares; in float32 the result differs from the iteration's by at most 1e-3, at a
+    condition number of 1e7.
     """
     product = None
     for i, (a, b, c) in enumerate(coefficients):
@@ -85,10 +98,11 @@ def _product_of_polynomials(gram: Tensor, coefficients: list[tuple[float, float,
 
 
 def second_moment_dim(rows: int, cols: int) -> int:
-    """Return the dimension that NorMuon's second moment averages over: -1 (one value per row), or -2 (one value per column) for a wide matrix.
+    """Return the dimension that NorMuon's second moment averages over: -1 (one value per row), or
+    -2 (one value per column) for a wide matrix.
 
-    The paper keeps one value per row. The rows of a wide matrix with orthogonal rows all have norm 1, so there is nothing to normalize; its columns
-    differ.
+    The paper keeps one value per row. The rows of a wide matrix with orthogonal rows all have norm
+    1, so there is nothing to normalize; its columns differ.
     """
     return -1 if rows >= cols else -2
 
@@ -108,10 +122,11 @@ def muon_update(
     weight_decay: float,
     dtype: torch.dtype,
 ) -> None:
-    """Update a stack of matrices in place: weights, gradients and momentum (K, R, C), second moment (K, R, 1) or (K, 1, C), lr and grad_scale 0-d.
+    """Update a stack of matrices in place: weights, gradients and momentum (K, R, C), second moment
+    (K, R, 1) or (K, 1, C), lr and grad_scale 0-d.
 
-    If grad_scale is not finite, nothing changes; the host does not wait for the device to find out. The matmuls run in `dtype`, everything else in
-    the dtype of its tensors.
+    If grad_scale is not finite, nothing changes; the host does not wait for the device to find out.
+    The matmuls run in `dtype`, everything else in the dtype of its tensors.
     """
     rows, cols = weights.shape[-2:]
     is_finite = torch.isfinite(grad_scale)
@@ -137,7 +152,8 @@ def muon_update(
 
 @dataclass
 class _Pending:
-    """A tensor that an async collective may still be writing. `source` is its input, kept alive until then; `divisor` turns a sum into a mean."""
+    """A tensor that an async collective may still be writing. `source` is its input, kept alive
+    until then; `divisor` turns a sum into a mean."""
 
     result: Tensor
     work: dist.Work | None = None
@@ -154,7 +170,8 @@ class _Pending:
 
 
 def _stack(tensors: list[Tensor], slots: int, like: Tensor) -> Tensor:
-    """Return `tensors` stacked into (slots, R, C); unused slots hold zeros, which the kernel keeps zero."""
+    """Return `tensors` stacked into (slots, R, C); unused slots hold zeros, which the kernel keeps
+    zero."""
     stack = torch.empty((slots, *like.shape), dtype=like.dtype, device=like.device)
     if tensors:
         torch.stack(tensors, out=stack[: len(tensors)])
@@ -168,10 +185,12 @@ def _scalar(value: Tensor | float, device: torch.device) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon on one rank. `params`: matrices, or (name, matrix) pairs; the state is stored by name, and the name of an unnamed matrix is its index.
+    """Muon on one rank. `params`: matrices, or (name, matrix) pairs; the state is stored by name,
+    and the name of an unnamed matrix is its index.
 
     Each shape is one of `param_groups`. Raises ValueError for a parameter that is not a matrix.
-    Every matrix must have a gradient at each step: a missing one raises RuntimeError, since a stack is updated as a whole.
+    Every matrix must have a gradient at each step: a missing one raises RuntimeError, since a stack
+    is updated as a whole.
     """
 
     rank, world_size = 0, 1
@@ -204,14 +223,16 @@ class Muon(torch.optim.Optimizer):
         self._kernel = muon_update
 
     def compile_kernel(self) -> None:
-        """Compile the update, once per shape, at its next use. Call this only if torch.compile works."""
+        """Compile the update, once per shape, at its next use. Call this only if torch.compile
+        works."""
         self._kernel = torch.compile(muon_update, dynamic=False)
 
     # ---- one update: reduce_gradients, grad_sq_norm, step
 
     @torch.no_grad()
     def reduce_gradients(self) -> None:
-        """Stack the gradients and launch their average over the ranks, without waiting for it. A second call does nothing."""
+        """Stack the gradients and launch their average over the ranks, without waiting for it. A
+        second call does nothing."""
         if self._gradients:
             return
         for group in self.param_groups:
@@ -223,13 +244,15 @@ class Muon(torch.optim.Optimizer):
             self._gradients.append(self._reduce_scatter(_stack(gradients, self._slots(group) * self.world_size, group["params"][0])))
 
     def grad_sq_norm(self) -> Tensor:
-        """Return the squared norm of the averaged gradients of this rank's matrices, 0-d float32: each matrix counts on one rank."""
+        """Return the squared norm of the averaged gradients of this rank's matrices, 0-d float32:
+        each matrix counts on one rank."""
         self.reduce_gradients()
         return torch.stack([torch.linalg.vector_norm(pending.wait(), dtype=torch.float32) for pending in self._gradients]).square().sum()
 
     @torch.no_grad()
     def step(self, grad_scale: Tensor | float | None = None) -> None:
-        """Update every matrix with its gradient times `grad_scale` (0-d tensor or number). If that is not finite, weights and state do not change.
+        """Update every matrix with its gradient times `grad_scale` (0-d tensor or number). If that
+        is not finite, weights and state do not change.
 
         Calls `reduce_gradients` if that was not done. Never waits for the device.
         """
@@ -251,7 +274,8 @@ class Muon(torch.optim.Optimizer):
     # ---- state
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Return {"momentum", "second_moment"}, each {name: copy of the full tensor}. Collective: every rank gets the same, whatever the world size.
+        """Return {"momentum", "second_moment"}, each {name: copy of the full tensor}. Collective:
+        every rank gets the same, whatever the world size.
 
         Learning rates and betas are not in it: they belong to the configuration.
         """
@@ -265,7 +289,8 @@ class Muon(torch.optim.Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, dict[str, Tensor]]) -> None:
-        """Restore a `state_dict()` saved with any world size. Raises UserError if its names or shapes are those of another model."""
+        """Restore a `state_dict()` saved with any world size. Raises UserError if its names or
+        shapes are those of another model."""
         for kind, stacks in self._state():
             tensors = state_dict[kind]
             expected = {name for group in self.param_groups for name in group["param_names"]}
@@ -291,7 +316,8 @@ class Muon(torch.optim.Optimizer):
         return items[self.rank * slots : (self.rank + 1) * slots]
 
     def _reduce_scatter(self, stack: Tensor) -> _Pending:
-        """Reduce this rank's gradients (K * world size, R, C) to the mean over all ranks of its own slots (K, R, C)."""
+        """Reduce this rank's gradients (K * world size, R, C) to the mean over all ranks of its own
+        slots (K, R, C)."""
         return _Pending(stack)
 
     def _all_gather(self, own: Tensor) -> _Pending:
@@ -300,12 +326,15 @@ class Muon(torch.optim.Optimizer):
 
 
 class DistMuon(Muon):
-    """Muon over the ranks of the default process group: the same arguments, and the same result as Muon on the mean of their gradients.
+    """Muon over the ranks of the default process group: the same arguments, and the same result as
+    Muon on the mean of their gradients.
 
-    Each shape is padded to a multiple of the world size. Each matrix is owned by one rank, which receives its mean gradient by reduce-scatter, keeps
-    its state and computes its update; the new weights are all-gathered. All ranks must hold the same parameters in the same order.
-    Gloo has no true reduce-scatter: PyTorch emulates it with an all-reduce, which sends twice the bytes.
-    On a single rank without a process group it is Muon. Raises RuntimeError if torchrun started several ranks and there is no group yet.
+    Each shape is padded to a multiple of the world size. Each matrix is owned by one rank, which
+    receives its mean gradient by reduce-scatter, keeps its state and computes its update; the new
+    weights are all-gathered. All ranks must hold the same parameters in the same order. Gloo has no
+    true reduce-scatter: PyTorch emulates it with an all-reduce, which sends twice the bytes. On a
+    single rank without a process group it is Muon. Raises RuntimeError if torchrun started several
+    ranks and there is no group yet.
     """
 
     def __init__(self, *args, **kwargs):

@@ -1,8 +1,10 @@
-"""The optimizers of a run behind one `step`: Muon for the matrices of the blocks, AdamW for everything else. Schedule, clipping, loss scale.
+"""The optimizers of a run behind one `step`: Muon for the matrices of the blocks, AdamW for
+everything else. Schedule, clipping, loss scale.
 
-An update on several ranks: every gradient is averaged over them once (AdamW's by all-reduce, overlapped with the last backward; Muon's by
-reduce-scatter), the squared norms are summed, one factor clips all gradients, and both optimizers step. Nothing here reads a value back
-from the device.
+An update on several ranks: every gradient is averaged over them once (AdamW's by all-reduce,
+overlapped with the last backward; Muon's by reduce-scatter), the squared norms are summed, one
+factor clips all gradients, and both optimizers step. Nothing here reads a value back from the
+device.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ EMBEDDING_WIDTH_EXPONENT = -0.5
 UNEMBEDDING_WIDTH_EXPONENT = -1.0  # lm_head adds up n_embd channels; at widths from 64 to 192 this was better than -0.5 (docs/LOG.md)
 RESID_LAMBDA_RATE = 0.01  # fraction of adamw_scalar_lr: these multiply the residual stream in every layer (nanochat's value)
 X0_LAMBDA_BETA1 = 0.96  # averages over more updates than the rest: a few scalars with noisy gradients (nanochat's value)
-# The blocks begin as the identity and the final norm cancels every scale, so in the first update the gradient of these scalars is nothing but rounding
-# (measured: 1e-10, against 1e-3 from the second update on). With AdamW's tiny eps each would take a full step in a random direction.
+# The blocks begin as the identity and the final norm cancels every scale, so in the first update
+# the gradient of these scalars is nothing but rounding (measured: 1e-10, against 1e-3 from the
+# second update on). With AdamW's tiny eps each would take a full step in a random direction.
 SCALAR_EPS = 1e-5
 
 # torch.amp.GradScaler's values, except for the interval: a default run has only 1,907 updates
@@ -35,10 +38,11 @@ LOSS_SCALE_INTERVAL = 200
 
 
 def learning_rate_scale(config: TrainConfig, update: int) -> float:
-    """Return the learning-rate multiplier for update number `update` (from 0): linear warm-up that is never 0, then `config.lr_schedule`.
+    """Return the learning-rate multiplier for update number `update` (from 0): linear warm-up that
+    is never 0, then `config.lr_schedule`.
 
-    "cosine" is half a cosine. "plateau" stays at 1 up to `constant_share` of the run, then decays linearly. Both end at `min_lr_ratio` in the last
-    update; a run of a single update has 1.
+    "cosine" is half a cosine. "plateau" stays at 1 up to `constant_share` of the run, then decays
+    linearly. Both end at `min_lr_ratio` in the last update; a run of a single update has 1.
     """
     warmup, last, end = config.warmup_updates, config.updates - 1, config.min_lr_ratio
     if update < warmup:
@@ -51,7 +55,8 @@ def learning_rate_scale(config: TrainConfig, update: int) -> float:
 
 
 class TrainOptimizer:
-    """Muon (DistMuon if world.size > 1) and AdamW over all parameters of a GPT. Raises ValueError for a parameter that neither takes."""
+    """Muon (DistMuon if world.size > 1) and AdamW over all parameters of a GPT. Raises ValueError
+    for a parameter that neither takes."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, world: World):
         self.grad_clip, self.world = config.grad_clip, world
@@ -102,9 +107,11 @@ class TrainOptimizer:
 
     @contextlib.contextmanager
     def last_backward(self) -> Iterator[None]:
-        """Launch the all-reduce of each AdamW gradient as soon as it is complete. Use this block for the last backward of an update.
+        """Launch the all-reduce of each AdamW gradient as soon as it is complete. Use this block
+        for the last backward of an update.
 
-        Launched all-reduces stay valid even if memory runs out in the block and the caller computes all gradients again.
+        Launched all-reduces stay valid even if memory runs out in the block and the caller computes
+        all gradients again.
         """
         self._complete = set()
         try:
@@ -118,7 +125,8 @@ class TrainOptimizer:
             self._launch_all_reduces(self._complete)
 
     def _launch_all_reduces(self, complete: Collection[Tensor]) -> None:
-        """Launch async all-reduces of the gradients in `complete`, up to the first missing one, in an order fixed across ranks (that of backward)."""
+        """Launch async all-reduces of the gradients in `complete`, up to the first missing one, in
+        an order fixed across ranks (that of backward)."""
         for p in self._all_reduce_order[len(self._all_reduces) :]:
             if p not in complete:
                 break
@@ -126,12 +134,15 @@ class TrainOptimizer:
 
     @torch.no_grad()
     def step(self, lr_scale: float | Tensor, grad_divisor: float = 1.0) -> Tensor:
-        """Make one update from the gradients of all ranks, averaged and divided by `grad_divisor` (the loss scale), then clear them.
+        """Make one update from the gradients of all ranks, averaged and divided by `grad_divisor`
+        (the loss scale), then clear them.
 
-        `lr_scale` multiplies all learning rates; a 0-d tensor on the device lets a CUDA graph of this step be replayed with other learning rates.
+        `lr_scale` multiplies all learning rates; a 0-d tensor on the device lets a CUDA graph of
+        this step be replayed with other learning rates.
 
-        Returns the norm of that gradient over all parameters, before clipping: 0-d float32, the same on every rank. If it is not finite,
-        weights, moments and step counts do not change; this is decided on the device. Raises RuntimeError for a parameter without a gradient.
+        Returns the norm of that gradient over all parameters, before clipping: 0-d float32, the
+        same on every rank. If it is not finite, weights, moments and step counts do not change;
+        this is decided on the device. Raises RuntimeError for a parameter without a gradient.
         """
         for group in self._groups():
             group["lr"] = group["initial_lr"] * lr_scale
@@ -141,7 +152,8 @@ class TrainOptimizer:
         is_finite = torch.isfinite(norm)
         scale = torch.where(is_finite, clip / grad_divisor, torch.nan)
         self.muon.step(scale)
-        # the fused kernel divides by grad_scale and skips the update if found_inf is 1: the attributes that GradScaler sets
+        # the fused kernel divides by grad_scale and skips the update if found_inf is 1: the
+        # attributes that GradScaler sets
         self.adamw.grad_scale, self.adamw.found_inf = scale.reciprocal(), (~is_finite).float()
         self.adamw.step()
         self.zero_grad()
@@ -153,7 +165,8 @@ class TrainOptimizer:
         self.muon.zero_grad(set_to_none=True)
 
     def _average_gradients(self) -> None:
-        """Replace every gradient by its mean over the ranks (of Muon's, those that this rank owns). Launches the all-reduces that are left."""
+        """Replace every gradient by its mean over the ranks (of Muon's, those that this rank owns).
+        Launches the all-reduces that are left."""
         for name, p in self._adamw_parameters():
             if p.grad is None:
                 raise RuntimeError(f"{name} has no gradient: every parameter needs one before each step (was backward called?)")
@@ -166,7 +179,8 @@ class TrainOptimizer:
         self._all_reduces = []
 
     def _grad_norm(self) -> Tensor:
-        """Return the norm of the averaged gradient of all parameters: each of Muon's matrices counts on its owner, AdamW's parameters on rank 0."""
+        """Return the norm of the averaged gradient of all parameters: each of Muon's matrices
+        counts on its owner, AdamW's parameters on rank 0."""
         square = self.muon.grad_sq_norm()
         if self.world.is_main:
             norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for _, p in self._adamw_parameters()]
@@ -178,9 +192,11 @@ class TrainOptimizer:
     # ---- state
 
     def state_dict(self) -> dict:
-        """Return {"muon": see Muon, "adamw": {name: {"step", "exp_avg", "exp_avg_sq"}}}. Collective; the same for any world size.
+        """Return {"muon": see Muon, "adamw": {name: {"step", "exp_avg", "exp_avg_sq"}}}.
+        Collective; the same for any world size.
 
-        AdamW's tensors are the live ones, as in torch.optim: save them before the next step. Before the first step AdamW has no state.
+        AdamW's tensors are the live ones, as in torch.optim: save them before the next step. Before
+        the first step AdamW has no state.
         """
         return {
             "muon": self.muon.state_dict(),
@@ -188,7 +204,8 @@ class TrainOptimizer:
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore a `state_dict()` saved with any world size. Raises UserError if it belongs to another model."""
+        """Restore a `state_dict()` saved with any world size. Raises UserError if it belongs to
+        another model."""
         parameters, saved = dict(self._adamw_parameters()), state_dict["adamw"]
         if saved and saved.keys() != parameters.keys():
             raise UserError(
@@ -234,6 +251,7 @@ class LossScale:
         return {"enabled": self.enabled, "value": self.value, "good_updates": self.good_updates}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore a `state_dict()`. If the saved run or this one has no loss scaling, the initial value stays."""
+        """Restore a `state_dict()`. If the saved run or this one has no loss scaling, the initial
+        value stays."""
         if self.enabled and state_dict["enabled"]:
             self.value, self.good_updates = state_dict["value"], state_dict["good_updates"]

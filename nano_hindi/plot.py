@@ -1,4 +1,4 @@
-"""`python -m nano_hindi.plot`: the curves of one run or several in one picture.
+"""`python -m nano_hindi.plot`: plot the curves of one or several runs in one picture.
 
 python -m nano_hindi.plot checkpoints/a checkpoints/b --output curves.png
 """
@@ -15,26 +15,26 @@ from nano_hindi.training.metrics import read_metrics
 
 
 def names_of(folders: list[Path]) -> list[str]:
-    """The folders' own names, or their whole paths where two are called alike."""
+    """Return the names of the folders, or their full paths if two have the same name."""
     names = [folder.resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 @command_line
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(prog="python -m nano_hindi.plot", description="Draw the curves of one run or several in one picture.")
+    parser = Parser(prog="python -m nano_hindi.plot", description="Plot the curves of one or several runs in one picture.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="checkpoint folder of a run")
-    parser.add_argument("--output", type=Path, default=Path("curves.png"), metavar="FILE", help="the picture")
+    parser.add_argument("--output", type=Path, default=Path("curves.png"), metavar="FILE", help="the picture to write (PNG)")
     args = parser.parse_args(argv)
     runs = {}
     for name, folder in zip(names_of(args.runs), args.runs, strict=True):
         runs[name] = read_metrics(folder / "metrics.jsonl")
         if not runs[name]:
-            raise UserError(f"{folder} holds no run (there are no figures in {folder / 'metrics.jsonl'}); give the --checkpoint_dir of a run")
+            raise UserError(f"{folder} holds no run (there are no metrics in {folder / 'metrics.jsonl'}); give the --checkpoint_dir of a run")
     draw_curves(runs, args.output)
     for number, name in enumerate(runs, 1):
-        called = "" if drawable_name(name, number) == name else f" (in the picture: {drawable_name(name, number)})"
-        print(f"{headline(name, runs[name])}{called}")
+        label = "" if drawable_name(name, number) == name else f" (in the picture: {drawable_name(name, number)})"
+        print(f"{headline(name, runs[name])}{label}")
     print(f"drawn: {args.output}")
     return 0
 

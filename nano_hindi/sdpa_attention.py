@@ -2,11 +2,12 @@
 
 It is the fallback of flash_attention.py, and the reference of its probe.
 
-A window is computed in blocks of queries, each against its own slice of keys: never a T x T mask. `left` is FlashAttention's: a query sees
-itself and the `left` keys before it; -1 means all of them.
+A window is computed in blocks of queries, each against its own slice of keys: never a T x T mask.
+`left` is FlashAttention's: a query sees itself and the `left` keys before it; -1 means all of them.
 """
 
-# B batch, T queries, S slots of a cache, N keys, H query heads, G key/value heads, R = H/G, D head width
+# B batch, T queries, S slots of a cache, N keys, H query heads, G key/value heads, R = H/G, D head
+# width
 
 from __future__ import annotations
 
@@ -17,17 +18,19 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-# With a cache, the number of keys differs for every token. cuDNN, which PyTorch prefers on Hopper, builds a plan for each number: 55 ms per token
-# (tests/gpu, H200).
+# With a cache, the number of keys differs for every token. cuDNN, which PyTorch prefers on Hopper,
+# builds a plan for each number: 55 ms per token (tests/gpu, H200).
 CACHED_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 BLOCK = 128  # queries that share one slice of keys: at a window of 256, 64 measured the same and 256 slower
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, left: int) -> Tensor:
-    """Compute causal attention within a sequence: q (B, T, H, D), k, v (B, T, G, D) -> (B, T, H, D). Differentiable."""
+    """Compute causal attention within a sequence: q (B, T, H, D), k, v (B, T, G, D) ->
+    (B, T, H, D). Differentiable."""
     if left >= 0:
         return _attend_window(q, k, v, left, 0)
-    # enable_gqa=True may silently fall back to the O(T^2) math kernel if flash is not built: give each query head its own K and V
+    # enable_gqa=True may silently fall back to the O(T^2) math kernel if flash is not built: give
+    # each query head its own K and V
     k, v = (expand_heads(x, q.shape[2]).transpose(1, 2) for x in (k, v))
     return scaled_dot_product_attention(q.transpose(1, 2), k, v, is_causal=True).transpose(1, 2)
 
@@ -38,7 +41,8 @@ def expand_heads(x: Tensor, n_head: int) -> Tensor:  # (B, N, G, D) -> (B, N, H,
 
 
 def _fold_heads(q: Tensor, G: int) -> Tensor:
-    """Reshape (B, T, H, D) to (B, G, T*R, D): the R query heads of a K/V head become more queries of it, so K and V are read once and not copied."""
+    """Reshape (B, T, H, D) to (B, G, T*R, D): the R query heads of a K/V head become more queries
+    of it, so K and V are read once and not copied."""
     B, T, H, D = q.shape
     return q.reshape(B, T, G, H // G, D).transpose(1, 2).reshape(B, G, T * (H // G), D)
 
@@ -49,9 +53,11 @@ def _unfold_heads(out: Tensor, T: int) -> Tensor:  # (B, G, T*R, D) -> (B, T, H,
 
 
 def _attend_window(q: Tensor, k: Tensor, v: Tensor, left: int, offset: int) -> Tensor:
-    """Attend in blocks of queries, each to its own slice of keys: O(T * window) time and memory, the largest mask R*BLOCK x (left + BLOCK).
+    """Attend in blocks of queries, each to its own slice of keys: O(T * window) time and memory,
+    the largest mask R*BLOCK x (left + BLOCK).
 
-    q (B, T, H, D) has key positions offset..offset+T of k, v (B, offset+T, G, D). All blocks share one mask, since only distances matter.
+    q (B, T, H, D) has key positions offset..offset+T of k, v (B, offset+T, G, D). All blocks share
+    one mask, since only distances matter.
     """
     T, G = q.shape[1], k.shape[2]
     R = q.shape[2] // G
@@ -77,7 +83,8 @@ def _attend_window(q: Tensor, k: Tensor, v: Tensor, left: int, offset: int) -> T
 def _slices(x: Tensor, offset: int) -> Callable[[int, int], Tensor]:
     """Return a function (start, end) -> x[:, :, start:end].
 
-    For training it concatenates whole chunks: the gradient of a plain slice is as long as all of x, and one per block would make that O(T^2).
+    For training it concatenates whole chunks: the gradient of a plain slice is as long as all of x,
+    and one per block would make that O(T^2).
     """
     if offset or not (torch.is_grad_enabled() and x.requires_grad):
         return lambda start, end: x[:, :, start:end]
@@ -95,7 +102,8 @@ def attend_cached(
     left: int,
     attend: Callable[[Tensor, Tensor, Tensor, int], Tensor] = attend,
 ) -> Tensor:
-    """Write k, v (B, N, G, D) into the caches (B, S, G, D) at cache_seqlens, then attend with q (B, T, H, D), which reads only the window's keys.
+    """Write k, v (B, N, G, D) into the caches (B, S, G, D) at cache_seqlens, then attend with q
+    (B, T, H, D), which reads only the window's keys.
 
     `attend` computes attention for a prompt that starts an empty cache.
     """
@@ -119,7 +127,8 @@ def attend_cached(
 
 
 def _attend_rows(q, k_cache, v_cache, k, v, cache_seqlens, left) -> Tensor:
-    """Compute attend_cached for rows of different lengths, given as a tensor (B,) on the device that is never read back."""
+    """Compute attend_cached for rows of different lengths, given as a tensor (B,) on the device
+    that is never read back."""
     (B, T), (S, G), device = q.shape[:2], k_cache.shape[1:3], q.device
     R = q.shape[2] // G
     row = torch.arange(B, device=device)[:, None]

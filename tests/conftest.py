@@ -1,7 +1,9 @@
-"""Tests run from a checkout: the repo's root goes on the path, threads stay few, and one small tokenized corpus serves all who train.
+"""Tests run from a checkout: the repo's root goes on the path, threads stay few, and one small
+tokenized corpus serves all who train.
 
-No test compares times: a clock belongs to the test, or an event says that something has come. What would wait for ever is ended by the limit that
-pyproject.toml gives every test (pytest-timeout), and the processes that a test starts end with it.
+No test compares times: a clock belongs to the test, or an event says that something has come. What
+would wait for ever is ended by the limit that pyproject.toml gives every test (pytest-timeout), and
+the processes that a test starts end with it.
 """
 
 import contextlib
@@ -38,7 +40,8 @@ SMALL = [
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """How many files of tests run at once with `--numprocesses auto`: one where there is a GPU, whose checks measure its memory."""
+    """How many files of tests run at once with `--numprocesses auto`: one where there is a GPU,
+    whose checks measure its memory."""
     return 1 if shutil.which("nvidia-smi") else min(4, os.cpu_count() or 1)
 
 
@@ -85,14 +88,16 @@ SPELLED = ["▁", "क", "्", "ष", "ि", "1", *(f"<0x{byte}>" for byte in [
 
 
 def spelled(n: int) -> str:
-    """The text of the first `n` tokens that the model of `spelling` writes: ` क्षि1️⃣ॐ` over and over."""
+    """The text of the first `n` tokens that the model of `spelling` writes: ` क्षि1️⃣ॐ` over and
+    over."""
     pieces = [bytes([int(piece[3:5], 16)]) if piece.startswith("<0x") else piece.replace("▁", " ").encode() for piece in SPELLED]
     return b"".join(itertools.islice(itertools.cycle(pieces), n)).decode(errors="replace")
 
 
 @pytest.fixture(scope="session")
 def spelling(straight, tmp_path_factory) -> Path:
-    """A folder with a model made by hand: behind any prompt it writes the tokens of SPELLED, over and over, and behind अ it writes eos."""
+    """A folder with a model made by hand: behind any prompt it writes the tokens of SPELLED, over
+    and over, and behind अ it writes eos."""
     import torch
 
     from nano_hindi.inference.loading import load_for_inference
@@ -119,7 +124,8 @@ def spelling(straight, tmp_path_factory) -> Path:
 
 @contextlib.contextmanager
 def launched(argv, **options) -> Iterator[subprocess.Popen]:
-    """Start a process in a session of its own, in the repo's root unless `options` (those of Popen) say otherwise; nothing of it outlives the block."""
+    """Start a process in a session of its own, in the repo's root unless `options` (those of Popen)
+    say otherwise; nothing of it outlives the block."""
     options = {"cwd": ROOT, "start_new_session": True, **options}
     if options.keys() & {"stdout", "stderr"}:
         options.setdefault("encoding", "utf-8")
@@ -131,7 +137,8 @@ def launched(argv, **options) -> Iterator[subprocess.Popen]:
 
 
 def end(process: subprocess.Popen) -> None:
-    """End a process that leads its session, and all of the session. torchrun gets the time to end its workers: each is a session of its own."""
+    """End a process that leads its session, and all of the session. torchrun gets the time to end
+    its workers: each is a session of its own."""
     try:
         if process.poll() is None:
             process.terminate()
@@ -171,12 +178,14 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def starts_inside(text: str) -> bool:
-    """Whether a text begins with what only continues a character: a mark, a joiner, a skin tone, a tag."""
+    """Whether a text begins with what only continues a character: a mark, a joiner, a skin tone, a
+    tag."""
     return text[0] in "\u200c\u200d🏻🏼🏽🏾🏿" or unicodedata.category(text[0])[0] == "M" or "\U000e0020" <= text[0] <= "\U000e007f"
 
 
 def assert_parted_between_characters(pieces) -> None:
-    """No piece but the first begins inside of a character, nor does the `regex` library see one that reaches over the end of a piece."""
+    """No piece but the first begins inside of a character, nor does the `regex` library see one
+    that reaches over the end of a piece."""
     regex = pytest.importorskip(
         "regex", reason="the judge of these pieces; transformers brings it along"
     )  # signs that join what follows are left out

@@ -1,4 +1,5 @@
-"""What a user can get wrong, as a table over the four scripts: each row ends in one line that names the fault and says what to do, code 2, and no harm."""
+"""What a user can get wrong, as a table over the four scripts: each row ends in one line that names
+the fault and says what to do, code 2, and no harm."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ HINDI = "नदी के किनारे एक पुराना पेड
 
 
 class Scene:
-    """A folder of its own for one mistake: everything the command may touch lies in it. The methods build what is wrong and give its path."""
+    """A folder of its own for one mistake: everything the command may touch lies in it. The methods
+    build what is wrong and give its path."""
 
     def __init__(self, folder: Path, data_dir: Path, run: Path, monkeypatch):
         self.folder, self._data_dir, self._run, self.monkeypatch = folder, data_dir, run, monkeypatch
@@ -66,7 +68,8 @@ class Scene:
         return self.folder / name
 
     def forbidden(self, path: Path, mode: int) -> Path:
-        """`path` with the access rights `mode`, and nobody above them: root becomes another user until the test ends."""
+        """`path` with the access rights `mode`, and nobody above them: root becomes another user
+        until the test ends."""
         if os.name == "nt":
             pytest.skip("Windows keeps access rights elsewhere")
         self.as_nobody = os.geteuid() == 0
@@ -103,7 +106,8 @@ class Scene:
         return self.folder / "corpus.txt"
 
     def tokenizer(self, change: Callable[[dict], object] | None = None, config: dict | None = None) -> Path:
-        """A stand-in tokenizer whose tokenizer.json went through `change`; `config` replaces tokenizer_config.json."""
+        """A stand-in tokenizer whose tokenizer.json went through `change`; `config` replaces
+        tokenizer_config.json."""
         folder = standin.make_tokenizer(self.folder / "tokenizer", vocab_size=512)
         if change:
             description = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -196,7 +200,8 @@ class Scene:
         return self
 
     def hub(self, endpoint: str | None = None) -> Scene:
-        """A hub that cannot be had, for this process (which has read its settings long ago) and for those it starts. Without `endpoint`: it refuses."""
+        """A hub that cannot be had, for this process (which has read its settings long ago) and for
+        those it starts. Without `endpoint`: it refuses."""
         from huggingface_hub import constants
 
         if endpoint is None:
@@ -242,7 +247,8 @@ class Scene:
         return [str(x) for x in [*(SMALL if script == "train.py" else []), *filled, *flags]]
 
     def contents(self) -> dict[str, str]:
-        """What lies in the folder: the name, kind, size and hash of everything; an output folder may have been made, and be empty."""
+        """What lies in the folder: the name, kind, size and hash of everything; an output folder
+        may have been made, and be empty."""
         found = {}
         for path in sorted(self.folder.rglob("*")):
             if path.is_dir() and not path.is_symlink() and path.is_relative_to(self.out) and not any(p.is_file() for p in path.rglob("*")):
@@ -510,7 +516,7 @@ GENERATE = {
     "a checkpoint with a number for its model": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c.update(model_config=7))], "model_config cannot be used", "use an older one"),
     "a checkpoint that says nothing of its tokenizer": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c.update(tokenizer=None))], "tokenizer cannot be used", "use an older one"),
     # tokenizers
-    "the tokenizer is missing": (lambda s: ["--checkpoint", s.checkpoint(lambda c: shutil.rmtree(s.folder / "run/tokenizer"))], "tokenizer", "missing", "should hold it"),
+    "the tokenizer is missing": (lambda s: ["--checkpoint", s.checkpoint(lambda c: shutil.rmtree(s.folder / "run/tokenizer"))], "tokenizer", "missing", "should be in"),
     "the tokenizer is another": (lambda s: ["--checkpoint", s.other_tokenizer(s.run())], "fingerprints differ", "put the right one there"),
     "the tokenizer is broken": (lambda s: ["--checkpoint", s.file(s.run() / "tokenizer/tokenizer.json", "{}").parent.parent], "tokenizer", "tokenizer.json"),
 }

@@ -1,7 +1,7 @@
 """The Python API that was asked for: each call exactly as a user types it, and what it must return.
 
-The other test files look into each part; here the names, the order of the arguments and the types count. `get_config("25m")` is the real one, and
-what computes runs on a small model.
+The other test files look into each part; here the names, the order of the arguments and the types
+count. `get_config("25m")` is the real one, and what computes runs on a small model.
 """
 
 import dataclasses
@@ -30,7 +30,8 @@ def config() -> GPTConfig:
 
 @pytest.fixture
 def model(config) -> GPT:
-    """A model as `init_weights` leaves it, but for projections that are not zero: it looks at more than the last token."""
+    """A model as `init_weights` leaves it, but for projections that are not zero: it looks at more
+    than the last token."""
     torch.manual_seed(0)
     model = GPT(config)
     model.init_weights()
@@ -66,7 +67,8 @@ def test_get_config_returns_the_25m_preset():
     assert config == GPTConfig(68096, 8, 6, 2, 384, 1024, "SSSL")
     with torch.device("meta"):
         counts = GPT(config).num_params()
-    # by hand: a block has q, k, v, projection, two MLP matrices of 4 x width; a value embedding stands in every other layer
+    # by hand: a block has q, k, v, projection, two MLP matrices of 4 x width; a value embedding
+    # stands in every other layer
     q, kv, mlp, gate = 384 * 384, 384 * 128, 384 * 4 * 384, 32 * 2
     assert counts["blocks"] == 8 * (2 * q + 2 * kv + 2 * mlp) + 4 * gate
     assert counts["wte"] == counts["lm_head"] == 68096 * 384
@@ -170,7 +172,8 @@ def test_dist_muon_in_a_script_of_one_process_makes_the_steps_of_muon(model, bat
 
 
 def explicit_attention(q, k, v, left):
-    """Softmax over a mask of all queries and keys, in float64; K/V heads repeated for their query heads."""
+    """Softmax over a mask of all queries and keys, in float64; K/V heads repeated for their query
+    heads."""
     k, v = (x.repeat_interleave(q.shape[2] // k.shape[2], dim=2) for x in (k, v))
     scores = torch.einsum("bihd,bjhd->bhij", q.double(), k.double()) / q.shape[3] ** 0.5
     i, j = torch.arange(q.shape[1])[:, None], torch.arange(k.shape[1])[None]

@@ -21,7 +21,8 @@ from nano_hindi.inference.settings import Settings
 
 
 class Terminal:
-    """A program in a pseudo-terminal of its own, whose Ctrl-C and Ctrl-D are those of the keyboard."""
+    """A program in a pseudo-terminal of its own, whose Ctrl-C and Ctrl-D are those of the
+    keyboard."""
 
     def __init__(self, *argv):
         import fcntl
@@ -45,7 +46,8 @@ class Terminal:
         os.write(self.end, keys.encode())
 
     def wait_for(self, pattern: str, seconds: float = PATIENCE) -> re.Match:
-        """The first match behind the last one. Raises AssertionError, with the end of what was shown, if it does not come."""
+        """The first match behind the last one. Raises AssertionError, with the end of what was
+        shown, if it does not come."""
         import select
 
         deadline = time.monotonic() + seconds
@@ -67,7 +69,8 @@ class Terminal:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals for Python")
 def test_a_talk_in_a_terminal(spelling):
-    """Hindi in, Ctrl-C in the middle of the text and at the prompt, on with Enter, commands, history, the end of a text, Ctrl-D."""
+    """Hindi in, Ctrl-C in the middle of the text and at the prompt, on with Enter, commands,
+    history, the end of a text, Ctrl-D."""
     terminal = Terminal(
         "generate.py", "--checkpoint", spelling, "--interactive", "--max_tokens", 10**6, "--temperature", 0, "--device", "cpu"
     )  # fmt: skip

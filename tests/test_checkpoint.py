@@ -132,7 +132,8 @@ def test_a_file_of_another_kind_or_version_is_refused(tmp_path):
 
 
 def change(*path, to):
-    """A function that puts `to`, or what it makes of the old value, at `path` of a dict; without it when `to` is None."""
+    """A function that puts `to`, or what it makes of the old value, at `path` of a dict; without it
+    when `to` is None."""
 
     def apply(content: dict) -> None:
         for key in path[:-1]:

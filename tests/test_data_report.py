@@ -1,4 +1,5 @@
-"""The report of data/preprocess.py: its figures are those of the token files, counted another way, and its page shows every token of a document."""
+"""The report of data/preprocess.py: its figures are those of the token files, counted another way,
+and its page shows every token of a document."""
 
 import html
 import re

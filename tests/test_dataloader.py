@@ -1,4 +1,5 @@
-"""Batches: every window once per epoch, a pure function of (seed, position); the prepared data is held against its metadata."""
+"""Batches: every window once per epoch, a pure function of (seed, position); the prepared data is
+held against its metadata."""
 
 import json
 from itertools import pairwise

@@ -1,4 +1,5 @@
-"""One run on several processes: the same updates, one crossing of each gradient, processes that die or differ, several machines. All jobs are torchrun's own."""
+"""One run on several processes: the same updates, one crossing of each gradient, processes that die
+or differ, several machines. All jobs are torchrun's own."""
 
 import contextlib
 import json
@@ -112,7 +113,8 @@ def alone(data_dir, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def together(data_dir, tmp_path_factory):
-    """The same run on so many processes, one sequence at a time: its folder, and what each rank wrote down."""
+    """The same run on so many processes, one sequence at a time: its folder, and what each rank
+    wrote down."""
     done = {}
 
     def run(processes: int) -> tuple[Path, list[dict]]:
@@ -171,7 +173,8 @@ def test_every_rank_clips_by_the_norm_of_the_mean_gradient(alone, together, proc
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_of_four_processes_goes_on_with_fewer(alone, together, data_dir, tmp_path, processes):
-    """Of two processes one runs out of memory on the way, behind a backward whose gradients have set off: it counts them once."""
+    """Of two processes one runs out of memory on the way, behind a backward whose gradients have
+    set off: it counts them once."""
     folder = tmp_path / "run"
     shutil.copytree(together(4)[0], folder)
     for name in ("checkpoint_step80.pt", "checkpoint_step100.pt", "model.pt"):
@@ -208,7 +211,8 @@ def test_a_rank_that_is_killed_ends_a_run_of_days_at_once_and_is_named(data_dir,
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_torchrun_brings_a_run_back_whichever_rank_was_killed_and_it_ends_with_the_same_weights(together, data_dir, tmp_path):
-    """One rank is killed at update 25, the other, the one that writes, at update 33 of the second start."""
+    """One rank is killed at update 25, the other, the one that writes, at update 33 of the second
+    start."""
     folder, events = tmp_path / "run", ("kill:1:25:0", "kill:0:33:1")
     flags = ("--resume", "auto", "--device_batch_size", "1")
     with torchrun(2, tmp_path / "records", data_dir, folder, *flags, events=events, options=("--standalone", "--max_restarts=3")) as job:
@@ -233,7 +237,8 @@ def test_a_rank_with_other_weights_is_named_before_they_are_saved(data_dir, tmp_
 
 
 class Hosts:
-    """Two hosts, a and b, with names and a network of their own (Linux network namespaces), which reach nothing but each other."""
+    """Two hosts, a and b, with names and a network of their own (Linux network namespaces), which
+    reach nothing but each other."""
 
     def __init__(self, folder: Path):
         self.names = {host: f"nano_hindi_{os.getpid()}_{host}" for host in "ab"}
@@ -269,7 +274,8 @@ class Hosts:
         return ["ip", "netns", "exec", self.names[host], "unshare", "--uts", "sh", "-ec", there]
 
     def run(self, folder: Path, data_dirs: dict[str, Path], restarts: int = 0, events: tuple = ()) -> tuple[dict[str, int], dict[str, str]]:
-        """One job on both hosts, each with its own folder of checkpoints, `folder`/a and /b. Returns exit codes and what they have said."""
+        """One job on both hosts, each with its own folder of checkpoints, `folder`/a and /b.
+        Returns exit codes and what they have said."""
         options = ("--nnodes=2", f"--max_restarts={restarts}", "--rdzv_backend=c10d", "--rdzv_endpoint=hosta:29400")
         flags = ("--resume", "auto", "--device_batch_size", "1")
         with contextlib.ExitStack() as stack:
@@ -289,7 +295,8 @@ def hosts(tmp_path_factory):
 
 
 def test_two_machines_make_the_run_of_one_and_come_back_when_a_rank_is_killed(hosts, together, data_dir, tmp_path):
-    """The machine that takes no part in writing has no checkpoint to come back from: it gets the main one's."""
+    """The machine that takes no part in writing has no checkpoint to come back from: it gets the
+    main one's."""
     codes, said = hosts.run(tmp_path, {"a": data_dir, "b": data_dir}, restarts=3, events=("kill:1:25:0",))
     assert codes == {"a": 0, "b": 0}, said
     assert "(exitcode: -9)" in said["b"]

@@ -1,4 +1,5 @@
-"""Documents come back to the byte, whatever is in them, and other people's files are read or refused in one line."""
+"""Documents come back to the byte, whatever is in them, and other people's files are read or
+refused in one line."""
 
 import json
 import random

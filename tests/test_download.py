@@ -1,4 +1,5 @@
-"""data/download.py: which documents, how many, what is said about them; and a hub that is there, slow, broken, or not there."""
+"""data/download.py: which documents, how many, what is said about them; and a hub that is there,
+slow, broken, or not there."""
 
 import hashlib
 import os
@@ -393,7 +394,8 @@ def test_a_cleaned_download_that_is_stopped_finds_the_duplicates_of_its_first_pa
             (tmp_path / "raw" / "hindi_corpus.txt").unlink()
 
 
-# ---- a larger data set, and a hub in trouble: the program runs in this process, or in a fork of it, without waiting between tries
+# ---- a larger data set, and a hub in trouble: the program runs in this process, or in a fork of
+# it, without waiting between tries
 
 GROUPED = [standin.documents(40, seed=500 + i) for i in range(6)]  # eight row groups of five documents in each of six files
 EVERY = sorted(text for texts in GROUPED for text in texts)
@@ -412,7 +414,8 @@ def hub(grouped, monkeypatch) -> Iterator[Hub]:
 
 
 def take_for_the_hub(hub: Hub, monkeypatch) -> None:
-    """What `hub.environment` does for another process, for this one, which has read its settings long ago."""
+    """What `hub.environment` does for another process, for this one, which has read its settings
+    long ago."""
     import datasets.config
     from huggingface_hub import HfFileSystem, constants
     from huggingface_hub.utils import close_session
@@ -464,7 +467,8 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of this 
 
 
 def fetched(hub: Hub) -> int:
-    """The bytes of parquet files that were asked for, without the 64 KiB at an end that pyarrow reads for the footer: these files are hardly longer."""
+    """The bytes of parquet files that were asked for, without the 64 KiB at an end that pyarrow
+    reads for the footer: these files are hardly longer."""
     sizes = [int(last) - int(first) + 1 for first, last in re.findall(r"parquet bytes=(\d+)-(\d+)", "\n".join(hub.requests))]
     return sum(size for size in sizes if size != 65536)
 
@@ -564,7 +568,8 @@ def test_a_tenth_comes_from_every_file_equally_and_another_seed_takes_another_te
 
 
 def test_the_order_is_the_same_for_all_time(undisturbed):
-    """A part file of yesterday continues today: this changes only together with `HubTexts.reader`."""
+    """A part file of yesterday continues today: this changes only together with
+    `HubTexts.reader`."""
     number = {text: i for i, text in enumerate(text for texts in GROUPED for text in texts)}
     order = [number[text] for text in undisturbed[ALL].decode().removesuffix("\n<|endoftext|>\n").split("\n<|endoftext|>\n")]
     assert order[:14] == [35, 36, 70, 71, 95, 96, 125, 126, 175, 176, 235, 236, 37, 38]
@@ -573,7 +578,8 @@ def test_the_order_is_the_same_for_all_time(undisturbed):
 
 @pytest.mark.parametrize("rows_per_group", [50, 400], ids=["in row groups", "in one large row group each"])
 def test_a_twentieth_fetches_little_more_than_it_keeps(tmp_path, tokenizer_dir, little_by_little, monkeypatch, rows_per_group):
-    """At most 1.5 times the compressed bytes of what it keeps and a row group of each file; in large row groups a few requests instead."""
+    """At most 1.5 times the compressed bytes of what it keeps and a row group of each file; in
+    large row groups a few requests instead."""
     words = [word for text in standin.documents(300) for word in text.split()]
     rng = random.Random(0)
     files = [[" ".join(rng.choices(words, k=rng.randint(20, 200))) for _ in range(400)] for _ in range(6)]

@@ -41,7 +41,8 @@ def random_ids(*shape: int, seed: int = 1) -> torch.Tensor:
 @pytest.mark.parametrize("prefill", [8, 512])
 @pytest.mark.parametrize("prompt", [1, 3, 15, 16, 17, 70])
 def test_greedy_text_with_the_cache_is_that_of_recomputing_the_whole_text(model, monkeypatch, prompt, prefill):
-    """From prompts shorter than, as long as and longer than sequence_len, far past it. With little slack the cache moves its window many times."""
+    """From prompts shorter than, as long as and longer than sequence_len, far past it. With little
+    slack the cache moves its window many times."""
     monkeypatch.setattr(engine, "PREFILL_TOKENS", prefill)
     ids = random_ids(prompt).tolist()
     made = list(generate_tokens(model, ids, 60, temperature=0))
@@ -70,7 +71,8 @@ def test_hidden_states_with_the_cache_equal_those_without_however_the_text_is_cu
 
 
 def test_a_long_prompt_goes_through_in_pieces_as_far_back_as_the_windows_reach(model, monkeypatch):
-    """1 + 4 x 3 + 2 x 15 tokens; the logits after them are those of the whole prompt, and with one less they would not be."""
+    """1 + 4 x 3 + 2 x 15 tokens; the logits after them are those of the whole prompt, and with one
+    less they would not be."""
     monkeypatch.setattr(engine, "PREFILL_TOKENS", 16)
     lengths, trunk = [], model.trunk
     monkeypatch.setattr(model, "trunk", lambda idx, cache: lengths.append(idx.size(1)) or trunk(idx, cache))
@@ -92,7 +94,8 @@ def test_a_long_prompt_goes_through_in_pieces_as_far_back_as_the_windows_reach(m
 
 
 def test_the_cache_keeps_windows_not_texts(model, monkeypatch):
-    """Its memory does not grow with the text, and layers that see a quarter keep no more than that and their slack."""
+    """Its memory does not grow with the text, and layers that see a quarter keep no more than that
+    and their slack."""
     monkeypatch.setattr(engine, "PREFILL_TOKENS", 2)
     cache = KVCache(CONFIG, 2, "cpu", torch.bfloat16)
     slots = [keys.size(1) for keys in cache._keys]
@@ -161,7 +164,8 @@ def test_the_nucleus_of_a_large_vocabulary_is_that_of_a_full_sort():
 
 
 def test_the_repetition_penalty_makes_tokens_of_the_text_less_likely(model):
-    """Against the formula on the logits of the whole text, with all of a prompt that the windows do not reach over; and 1 changes nothing."""
+    """Against the formula on the logits of the whole text, with all of a prompt that the windows do
+    not reach over; and 1 changes nothing."""
     prompt = random_ids(60).tolist()
     made = list(generate_tokens(model, prompt, 25, temperature=0, repetition_penalty=1.3))
     ids = list(prompt)

@@ -24,7 +24,8 @@ T = 16
 
 
 class PairModel(torch.nn.Module):
-    """A bigram table: the loss of a target is a number of its own for every pair of tokens. As in GPT, ignored targets cost nothing."""
+    """A bigram table: the loss of a target is a number of its own for every pair of tokens. As in
+    GPT, ignored targets cost nothing."""
 
     def __init__(self, vocab_size):
         super().__init__()
@@ -40,7 +41,8 @@ class PairModel(torch.nn.Module):
 
 @pytest.fixture(scope="module", params=["bpe", "byte_level"])
 def world(request, tmp_path_factory):
-    """A tokenizer, a val.bin of some documents, the model, and the numbers that evaluation should find."""
+    """A tokenizer, a val.bin of some documents, the model, and the numbers that evaluation should
+    find."""
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = load_tokenizer(standin.make_tokenizer(folder / "tokenizer", kind=request.param))
     texts = [*standin.documents(20, seed=4), "👩‍🌾 </s>", ""]

@@ -1,4 +1,5 @@
-"""Figures against sums by hand, the interval against simulated truth, passages against the text they cut."""
+"""Figures against sums by hand, the interval against simulated truth, passages against the text
+they cut."""
 
 import math
 
@@ -10,7 +11,8 @@ from nano_hindi.evaluation.scoring import Scored
 
 
 def scored_words(words: int, seed: int = 0, cost=None) -> Scored:
-    """A text of `words` numbered words, a token for each and its space; the losses are random, or all `cost`."""
+    """A text of `words` numbered words, a token for each and its space; the losses are random, or
+    all `cost`."""
     rng = np.random.default_rng(seed)
     tokens = [f"{' ' if i else ''}शब्द{i}" for i in range(words)]
     losses = rng.exponential(3, words) if cost is None else np.full(words, float(cost))
@@ -25,7 +27,8 @@ def figures_of(documents) -> Figures:
 
 
 def test_the_interval_holds_the_truth_in_95_of_100_corpora():
-    """Documents of very different length, whose rate varies and depends on the length; the truth is E[nats] / E[bytes]."""
+    """Documents of very different length, whose rate varies and depends on the length; the truth is
+    E[nats] / E[bytes]."""
     rng, hits, simulations, documents = np.random.default_rng(1), 0, 500, 60
 
     def draw(n):
@@ -42,7 +45,8 @@ def test_the_interval_holds_the_truth_in_95_of_100_corpora():
 
 @pytest.mark.parametrize("documents", [100, 1600])
 def test_the_interval_is_the_same_each_time_and_as_wide_as_the_formula_for_many_documents_says(documents):
-    """The variance of a ratio estimate r = sum(n) / sum(d) is about sum((n - r d)^2) / sum(d)^2: Cochran 1977, Sampling Techniques, eq. 6.13."""
+    """The variance of a ratio estimate r = sum(n) / sum(d) is about sum((n - r d)^2) / sum(d)^2:
+    Cochran 1977, Sampling Techniques, eq. 6.13."""
     rng = np.random.default_rng(2)
     sizes = rng.lognormal(6, 0.5, documents)
     nats = sizes * rng.gamma(20, 0.05, documents)

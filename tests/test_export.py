@@ -1,4 +1,5 @@
-"""The exported folder in transformers 4 or 5, whichever is installed, against our own network, engine and tokenizer."""
+"""The exported folder in transformers 4 or 5, whichever is installed, against our own network,
+engine and tokenizer."""
 
 import contextlib
 import dataclasses
@@ -38,7 +39,8 @@ DTYPES = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
 @pytest.fixture(scope="module", autouse=True)
 def modules_cache(tmp_path_factory):
-    """transformers copies the code that it is to trust: not into the home of whoever runs the tests."""
+    """transformers copies the code that it is to trust: not into the home of whoever runs the
+    tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         yield
@@ -246,7 +248,8 @@ def test_trainer_makes_a_step(exported, tmp_path):
     data = [{"input_ids": row, "labels": row} for row in rows]
     trainer = Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data)
     result = trainer.train()
-    # the mean over both halves of the update; transformers 4 divides by all 40 labels of a row, though the first is no target
+    # the mean over both halves of the update; transformers 4 divides by all 40 labels of a row,
+    # though the first is no target
     assert min(abs(result.training_loss - before), abs(result.training_loss - before * 39 / 40)) < 1e-3
     assert trainer.evaluate()["eval_loss"] < before - 0.1
 
@@ -380,14 +383,14 @@ def test_the_card_tells_what_checkpoint_and_data_know(straight, data_dir, tmp_pa
     raw.write_text(f"source: /home/me/a.txt, /home/me/b.txt\ndocuments: {documents}\nwords: {facts['words']}\n")
     assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "files"), "--data_dir", str(data_dir)]) == 0
     card = (tmp_path / "files" / "README.md").read_text(encoding="utf-8")
-    assert "Files of its maker: a.txt, b.txt." in card
+    assert "Files of the model's maker: a.txt, b.txt." in card
     assert "/home/me" not in card
     assert "Licence: not known" in card
 
     raw.write_text(f"source: another text\ndocuments: {documents + 1}\nwords: {facts['words']}\n")
     assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "other"), "--data_dir", str(data_dir)]) == 0
     assert "another text" not in (tmp_path / "other" / "README.md").read_text(encoding="utf-8")
-    assert "the card does not name the text" in capsys.readouterr().out
+    assert "the card does not name the training text" in capsys.readouterr().out
     raw.unlink()
 
     (tmp_path / "data").mkdir()

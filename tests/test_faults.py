@@ -1,4 +1,5 @@
-"""Faults, made for real: the process killed, the disk full, the folder gone or closed, two runs at once. Nothing is lost and nothing is half."""
+"""Faults, made for real: the process killed, the disk full, the folder gone or closed, two runs at
+once. Nothing is lost and nothing is half."""
 
 import contextlib
 import errno
@@ -47,7 +48,8 @@ def curve(folder) -> list[dict]:
 
 
 def assert_equal_runs(a, b) -> None:
-    """Weights, moments, random numbers and figures of the last checkpoints, and the curves, to the bit."""
+    """Weights, moments, random numbers and figures of the last checkpoints, and the curves, to the
+    bit."""
     kept = ("step", "tokens_seen", "model_state_dict", "optimizers", "rng", "metrics")
     last = [{key: load_checkpoint(list_checkpoints(folder)[-1][1])[key] for key in kept} for folder in (a, b)]
     assert list(differences(*last)) == []
@@ -90,7 +92,8 @@ def test_runs_killed_ten_times_and_resumed_equal_the_straight_run_to_the_bit(tmp
 
 @posix
 def test_a_save_that_was_cut_off_by_a_kill_is_cleared_away_and_the_metrics_go_back_to_the_checkpoint(data_dir, tmp_path, straight):
-    """Killed between the copy and the rename, by its own hand; the half of a line that a power cut leaves is added."""
+    """Killed between the copy and the rename, by its own hand; the half of a line that a power cut
+    leaves is added."""
     folder = tmp_path / "run"
     script = (
         "import os, signal, sys, train; from nano_hindi import files\n"
@@ -150,7 +153,8 @@ def test_an_exception_in_training_waits_for_the_checkpoint_that_is_being_written
 
 
 def test_training_goes_on_while_a_checkpoint_is_written_and_changes_nothing_of_it(data_dir, tmp_path, straight, monkeypatch, capsys):
-    """The writer is held back until two more updates are made; what it writes is the state of its step, and `saved` comes after it."""
+    """The writer is held back until two more updates are made; what it writes is the state of its
+    step, and `saved` comes after it."""
     folder, write, go_on = tmp_path / "run", saving.Saver._write, threading.Event()
 
     def held_back(self, checkpoint, with_model):
@@ -218,7 +222,8 @@ def test_one_checkpoint_is_written_at_a_time(data_dir, tmp_path, monkeypatch):
     ],
 )
 def test_a_stop_waits_for_a_slow_disk_and_a_second_ctrl_c_not_for_long(data_dir, tmp_path, signals, end, code, saved):
-    """The disk takes until a second after the main thread has begun to wait for it in `Saver.{end}`, or for ever."""
+    """The disk takes until a second after the main thread has begun to wait for it in
+    `Saver.{end}`, or for ever."""
     script = (
         "import sys, threading, time, torch, train; from nano_hindi.training import saving\n"
         "write, begun = saving.Saver._write, threading.Event()\n"
@@ -270,7 +275,8 @@ def test_a_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts():
 
 
 def limited(data_dir, folder, limit: int, *flags) -> subprocess.CompletedProcess:
-    """A real run in a process that may write no file above `limit` bytes: what a full disk does to a checkpoint."""
+    """A real run in a process that may write no file above `limit` bytes: what a full disk does to
+    a checkpoint."""
     import resource
 
     return run_command(command(data_dir, folder, *flags), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
@@ -280,9 +286,9 @@ def limited(data_dir, folder, limit: int, *flags) -> subprocess.CompletedProcess
 def test_a_full_disk_is_told_at_every_save_and_training_goes_on_to_its_end(data_dir, tmp_path, straight):
     folder = tmp_path / "run"
     done = limited(data_dir, folder, 200_000)
-    assert [int(step) for step in re.findall(r"notice: step (\d+) is not saved .*; training goes on", done.stdout)] == [10, 20, 24]
+    assert [int(step) for step in re.findall(r"notice: step (\d+) is not saved .*; training continues", done.stdout)] == [10, 20, 24]
     assert done.returncode == 2
-    assert re.fullmatch(r"error: the run is at its end, but step 24 is not saved .*--resume auto.*\n", done.stderr), done.stderr
+    assert re.fullmatch(r"error: the run has ended, but step 24 is not saved .*--resume auto.*\n", done.stderr), done.stderr
     assert curve(folder) == curve(straight)
     assert steps(folder) == []
     assert_all_whole(folder)
@@ -351,7 +357,8 @@ def test_a_metrics_file_that_takes_half_a_line_gets_the_other_half_later(tmp_pat
 
 
 def test_a_checkpoint_is_not_saved_before_the_lines_that_lead_up_to_it(data_dir, tmp_path, straight, monkeypatch, capsys):
-    """The metrics find no room at steps 8 and 10, and the process dies after 20: what --resume auto finds is complete all the same."""
+    """The metrics find no room at steps 8 and 10, and the process dies after 20: what --resume auto
+    finds is complete all the same."""
     folder, full = tmp_path / "run", [False]
     flush = Metrics.flush
 
@@ -382,7 +389,7 @@ def test_a_folder_that_vanishes_is_told_at_every_save_and_one_that_comes_back_is
     folder = tmp_path / "run"
     with at_update(monkeypatch, 4, lambda run: shutil.rmtree(folder)), at_update(monkeypatch, 11, lambda run: folder.mkdir()):
         assert start(data_dir, folder) == 0
-    assert re.findall(r"notice: step (\d+) is not saved .*No such file.*; training goes on", capsys.readouterr().out) == ["10", "20"]
+    assert re.findall(r"notice: step (\d+) is not saved .*No such file.*; training continues", capsys.readouterr().out) == ["10", "20"]
     assert steps(folder) == [24]
     assert list(differences(*[load_checkpoint(f / "checkpoint_step24.pt")["model_state_dict"] for f in (folder, straight)])) == []
 
@@ -394,7 +401,7 @@ def test_a_folder_that_stays_away_ends_in_one_line_and_code_2(data_dir, tmp_path
     output = capsys.readouterr()
     assert output.out.count("is not saved") == 3
     assert output.err.count("\n") == 1
-    assert "the run is at its end, but step 24 is not saved" in output.err
+    assert "the run has ended, but step 24 is not saved" in output.err
     assert not folder.exists()
 
 
@@ -435,7 +442,7 @@ def test_a_folder_that_becomes_read_only_is_told_at_every_save(data_dir, tmp_pat
     finally:
         os.seteuid(user)
     output = capsys.readouterr().out
-    assert re.findall(r"notice: step (\d+) is not saved .*ermission denied.*; training goes on", output) == ["20"]
+    assert re.findall(r"notice: step (\d+) is not saved .*ermission denied.*; training continues", output) == ["20"]
     assert steps(folder) == [10, 24]
     assert_equal_runs(folder, straight)
 
@@ -544,7 +551,8 @@ def test_a_folder_takes_one_download_or_preprocess_at_a_time(tmp_path, capsys, s
 
 
 def test_two_processes_of_one_run_are_refused_together(data_dir, tmp_path):
-    """Under torchrun the main process alone takes the lock; none of the others waits for it when it is refused."""
+    """Under torchrun the main process alone takes the lock; none of the others waits for it when it
+    is refused."""
     with distributed.only_run_in(tmp_path, World(0, 1, torch.device("cpu"))):
         argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *command(data_dir, tmp_path)[1:]]
         done = run_command(argv)
@@ -560,7 +568,7 @@ def test_an_older_checkpoint_is_not_resumed_beside_its_own_future(data_dir, tmp_
     folder = shutil.copytree(straight, tmp_path / "run")
     before = (folder / "metrics.jsonl").read_bytes()
     assert start(data_dir, folder, "--resume", folder / "checkpoint_step10.pt") == 2
-    assert "checkpoint_step24.pt comes after" in capsys.readouterr().err
+    assert "checkpoint_step24.pt is later than" in capsys.readouterr().err
     assert (folder / "metrics.jsonl").read_bytes() == before
     for step in (20, 24):
         (folder / f"checkpoint_step{step}.pt").unlink()

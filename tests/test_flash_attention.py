@@ -32,7 +32,8 @@ def make(T, H, G, D, *, B=2, N=None, dtype=torch.float64, seed=0):
 
 
 def reference(q, k, v, left, positions=None):
-    """Explicit mask and softmax, one query, head and row at a time in their roles; query i of row b stands at positions[b][i]."""
+    """Explicit mask and softmax, one query, head and row at a time in their roles; query i of row b
+    stands at positions[b][i]."""
     B, T, H, D = q.shape
     N, G = k.shape[1], k.shape[2]
     positions = torch.arange(T).expand(B, T) if positions is None else positions
@@ -137,7 +138,8 @@ def test_a_decoded_token_touches_only_the_keys_of_its_window():
 @pytest.mark.parametrize("left", [63, 255])
 @pytest.mark.parametrize("kind", ["int", "tensor"])
 def test_behind_a_cache_no_kernel_gets_a_mask_that_begins_within_a_line_or_plans_for_its_length(monkeypatch, filled, new, left, kind):
-    """A GPU's kernels read masks 16 bytes at a time, and cuDNN's make a plan for each length: both showed on an H200 alone."""
+    """A GPU's kernels read masks 16 bytes at a time, and cuDNN's make a plan for each length: both
+    showed on an H200 alone."""
     calls, sdpa = [], sdpa_attention.scaled_dot_product_attention
 
     def watch(q, k, v, attn_mask=None, **options):
@@ -468,7 +470,8 @@ def flash_attn_with_kvcache(q, k_cache, v_cache, k=None, v=None, cache_seqlens=N
 
 @pytest.fixture
 def fa3_build(monkeypatch, tmp_path):
-    """A function that installs a `flash_attn_interface` and makes the CPU a GPU of `capability`. `in_child` runs at every call, in child processes alone."""
+    """A function that installs a `flash_attn_interface` and makes the CPU a GPU of `capability`.
+    `in_child` runs at every call, in child processes alone."""
 
     def install(capability, in_child="pass"):
         (tmp_path / "flash_attn_interface.py").write_text(FA3.format(parent=os.getpid(), in_child=in_child))
@@ -496,7 +499,8 @@ def choose(training=True):
 
 @pytest.mark.slow
 def test_fa3_that_works_in_a_child_is_taken_under_torchrun_too(monkeypatch, fa3_build, children):
-    """The child inherits the environment of a rank and joins nothing: nobody listens at this address."""
+    """The child inherits the environment of a rank and joins nothing: nobody listens at this
+    address."""
     for name, value in dict(RANK=1, WORLD_SIZE=2, LOCAL_RANK=1, MASTER_ADDR="127.0.0.1", MASTER_PORT=9, NANO_HINDI_ATTENTION="fa3").items():
         monkeypatch.setenv(name, str(value))
     fa3_build((12, 0))

@@ -1,4 +1,5 @@
-"""generate.py as a user sees it: text that streams in whole characters, repeats by seed, stops at eos, and mistakes in one line."""
+"""generate.py as a user sees it: text that streams in whole characters, repeats by seed, stops at
+eos, and mistakes in one line."""
 
 import io
 import shutil
@@ -123,7 +124,8 @@ def test_the_prompt_may_come_from_stdin_and_without_one_there_are_demos(straight
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_checkpoint_is_let_go_once_it_is_read(straight, capsys, monkeypatch):
-    """Windows cannot delete or replace a file that is mapped, and training deletes its older checkpoints."""
+    """Windows cannot delete or replace a file that is mapped, and training deletes its older
+    checkpoints."""
     mapped, sample = [], engine.sample_token
     monkeypatch.setattr(engine, "sample_token", lambda *a: mapped.append("model.pt" in Path("/proc/self/maps").read_text()) or sample(*a))
     text_of(capsys, "--checkpoint", straight / "model.pt", "--prompt", "राम", "--max_tokens", 2)

@@ -1,4 +1,5 @@
-"""The GPU checks as part of the suite: all of them where there is a GPU, and everywhere that they work themselves."""
+"""The GPU checks as part of the suite: all of them where there is a GPU, and everywhere that they
+work themselves."""
 
 import sys
 

@@ -1,4 +1,5 @@
-"""Whole characters: against the grapheme clusters of another library, and against a list of what readers take for one."""
+"""Whole characters: against the grapheme clusters of another library, and against a list of what
+readers take for one."""
 
 import itertools
 import random

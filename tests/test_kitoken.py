@@ -19,7 +19,8 @@ def folder(request, tmp_path_factory):
 
 
 def hard_texts(n: int) -> list[str]:
-    """Strings of Devanagari, ASCII, joiners, spaces, controls, and names of special tokens, in no order."""
+    """Strings of Devanagari, ASCII, joiners, spaces, controls, and names of special tokens, in no
+    order."""
     letters = [
         chr(c) for c in (*range(0x900, 0x980), *range(0x20, 0x7F), 0, 9, 10, 13, 0x200C, 0x200D, 0x2581, 0xFEFF, 0x1F33E, 0x301, 0xE000, 0x10FFFF)
     ]

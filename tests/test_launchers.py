@@ -1,5 +1,8 @@
-"""The launchers: the .sh ones really run, with stand-ins for Python and nvidia-smi; the .bat ones are read, and run under Wine where RUN_BAT names
-a program that does so (`RUN_BAT=../shared/windows/run_bat.sh`, called as run_bat.sh [--venv] [--env K=V] [--json FILE] FOLDER FILE.bat ARGUMENTS)."""
+"""The launchers: the .sh ones really run, with stand-ins for Python and nvidia-smi; the .bat ones
+are read, and run under Wine where RUN_BAT names a program that does so
+(`RUN_BAT=../shared/windows/run_bat.sh`, called as run_bat.sh [--venv] [--env K=V] [--json FILE]
+FOLDER FILE.bat ARGUMENTS).
+"""
 
 import contextlib
 import itertools
@@ -20,7 +23,8 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="the .sh launchers are for Li
 TORCH = next(line.split()[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("torch"))  # with its versions
 WHL = "https://download.pytorch.org/whl/"
 
-# Logs its arguments, makes a "venv" out of itself, and ends with the code that FAKE_RC has for what it was asked ("train=130 pip=1").
+# Logs its arguments, makes a "venv" out of itself, and ends with the code that FAKE_RC has for what
+# it was asked ("train=130 pip=1").
 FAKE_PYTHON = r"""#!/bin/bash
 case "$*" in
     --version) echo "${FAKE_VERSION-Python 3.11.9}"; exit ;;
@@ -41,7 +45,8 @@ for rule in ${FAKE_RC-}; do [ "${rule%=*}" != "$key" ] || { echo "stub $key fail
 
 
 class Machine:
-    """A copy of the launchers in a folder with a difficult name, and a PATH with nothing on it but a few tools and what a test puts there."""
+    """A copy of the launchers in a folder with a difficult name, and a PATH with nothing on it but
+    a few tools and what a test puts there."""
 
     TOOLS = ("bash", "dirname", "cmp", "cp", "rm", "uname", "mkdir", "tr", "touch", "sleep")
 
@@ -88,7 +93,8 @@ class Machine:
         return process.returncode, out, err
 
     def run_to_its_hang(self, number: int, script: str, **env: str) -> tuple[int, str, str]:
-        """`run`, with the signal `number` for all of it, as from a terminal, when it has come to FAKE_HANG."""
+        """`run`, with the signal `number` for all of it, as from a terminal, when it has come to
+        FAKE_HANG."""
         with self.start(script, **env) as process:
             wait_until(self.log.with_name("log.hangs").exists, env["FAKE_HANG"])
             os.killpg(process.pid, number)

@@ -1,4 +1,5 @@
-"""The recipes of tests/benchmarks/recipes.py: each trains, and each is what it says: something else than the default. And what learning.py makes of their ends."""
+"""The recipes of tests/benchmarks/recipes.py: each trains, and each is what it says: something else
+than the default. And what learning.py makes of their ends."""
 
 import dataclasses
 import itertools
@@ -120,7 +121,8 @@ def test_windows_begin_with_documents_and_leave_nothing_of_them_out(data_dir):
 
 
 def test_attention_within_documents_does_not_look_over_their_borders(data_dir):
-    """Another first document changes nothing of the second one's logits; positions are relative, so the place may stay."""
+    """Another first document changes nothing of the second one's logits; positions are relative, so
+    the place may stay."""
     run = small_runs.Run("within_documents", 0, WIDTH, TOKENS)
     config, _ = small_runs.configs(run, small_runs.ALL[run.recipe], 500)
     torch.manual_seed(0)

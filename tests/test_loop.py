@@ -1,4 +1,5 @@
-"""The loop around an update: batches that are read ahead, memory that runs out, garbage that is collected between updates."""
+"""The loop around an update: batches that are read ahead, memory that runs out, garbage that is
+collected between updates."""
 
 import gc
 import itertools
@@ -79,7 +80,8 @@ def test_a_run_ends_its_thread(data_dir, tmp_path, monkeypatch):
 
 
 class Memory:
-    """Makes the model raise what CUDA raises, where more than `limit` sequences are at once; in the backward pass with `in_backward`."""
+    """Makes the model raise what CUDA raises, where more than `limit` sequences are at once; in the
+    backward pass with `in_backward`."""
 
     def __init__(self, monkeypatch, limit: int, *, in_backward: bool = False, evaluation_only: bool = False):
         self.failures, forward = 0, GPT.forward
@@ -107,8 +109,8 @@ def test_out_of_memory_halves_the_device_batch_and_loses_no_token(data_dir, tmp_
     assert start(data_dir, tmp_path) == 0
     assert memory.failures == 2  # at 8 and at 4
     output = capsys.readouterr().out
-    assert "out of memory on cpu with 8 sequences at once; going on with 4" in output
-    assert "going on with 2" in output
+    assert "out of memory on cpu with 8 sequences at once; continuing with 4" in output
+    assert "continuing with 2" in output
     assert losses(tmp_path) == pytest.approx(losses(straight), rel=1e-4)
     assert bits_per_byte(tmp_path) == pytest.approx(bits_per_byte(straight), rel=1e-4)
     assert last_state(tmp_path)["tokens_seen"] == last_state(straight)["tokens_seen"]
@@ -156,7 +158,7 @@ def test_one_process_of_two_may_run_out_of_memory(data_dir, tmp_path, straight):
     argv = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, *SMALL, "--data_dir", data_dir]
     done = run_script(*argv, "--checkpoint_dir", tmp_path / "run", PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("going on with") == 2  # from 4 to 2 to 1, on one process
+    assert done.stdout.count("continuing with") == 2  # from 4 to 2 to 1, on one process
     assert losses(tmp_path / "run") == pytest.approx(losses(straight), rel=1e-4)
     assert bits_per_byte(tmp_path / "run") == pytest.approx(bits_per_byte(straight), rel=1e-4)
 

@@ -1,4 +1,5 @@
-"""The chunked loss against the plain float64 formula, and against the promise that no table of all logits is ever made."""
+"""The chunked loss against the plain float64 formula, and against the promise that no table of all
+logits is ever made."""
 
 import random
 
@@ -262,7 +263,8 @@ def test_the_weights_gradient_is_summed_in_float32_over_many_chunks(monkeypatch)
 
 
 def test_with_a_loss_scale_of_1024_fp16_keeps_the_gradients_of_rare_pieces():
-    """The softmax of a rare piece, 1e-7 here, is a subnormal of fp16 with one bit left, unless it is lifted first."""
+    """The softmax of a rare piece, 1e-7 here, is a subnormal of fp16 with one bit left, unless it
+    is lifted first."""
     V, C = 2000, 16
     x, weight, targets = make(64, C, V, scale=0.1, dtype=torch.float16)
     with torch.no_grad():

@@ -64,7 +64,8 @@ def test_auto_on_a_cpu_is_the_largest_divisor_within_its_tokens(per_rank, length
 
 @pytest.mark.parametrize(("free_gb", "expected"), [(80, 256), (8, 32), (3.5, 8), (2.1, 1), (1.5, None)])
 def test_auto_on_a_gpu_follows_from_measured_steps_of_one_and_two_sequences(monkeypatch, free_gb, expected):
-    """A made-up device: 1 GB for the weights, 0.15 GB for each sequence, 0.7 GB of optimizer state to come."""
+    """A made-up device: 1 GB for the weights, 0.15 GB for each sequence, 0.7 GB of optimizer state
+    to come."""
     gigabyte, tried = 10**9, []
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: int((1 + 0.15 * tried[-1]) * gigabyte))
@@ -93,7 +94,8 @@ def test_a_number_that_is_asked_for_is_taken_as_it_is():
 
 
 def test_on_windows_what_does_not_fit_the_gpu_raises(monkeypatch):
-    """Its driver would move memory to the system's instead; 6 of 8 GB are free here, of which 1 GB is ours, and a little stays for the driver."""
+    """Its driver would move memory to the system's instead; 6 of 8 GB are free here, of which 1 GB
+    is ours, and a little stays for the driver."""
     fractions = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(5e9), int(8e9)))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: int(1e9))

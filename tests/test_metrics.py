@@ -121,11 +121,11 @@ def failing(error: Exception):
     ("service", "words"),
     [
         (None, "import of wandb halted"),
-        (Service(key=False), "nobody is logged in"),
+        (Service(key=False), "not logged in"),
         (Service(init=failing(TimeoutError("no answer\nin 30 s"))), "TimeoutError: no answer in 30 s"),
         (Service(log=failing(ConnectionError("gone"))), "ConnectionError: gone"),
     ],
-    ids=["missing", "nobody is logged in", "no network", "fails later"],
+    ids=["missing", "not logged in", "no network", "fails later"],
 )
 def test_a_wandb_that_fails_is_one_line_and_stops_nothing(tmp_path, monkeypatch, capfd, service, words):
     log, told = run_of(service, tmp_path, monkeypatch)
@@ -163,7 +163,8 @@ def test_without_the_flag_there_is_no_wandb(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_real_wandb_offline_keeps_a_run_and_its_id(data_dir, tmp_path):
-    """A run of train.py and its resumption, without a network; what is read back is what `wandb sync` would send."""
+    """A run of train.py and its resumption, without a network; what is read back is what
+    `wandb sync` would send."""
     pytest.importorskip("wandb", reason="needs wandb: pip install wandb")
     flags = ["--inference_interval", "12", "--resume", "auto", "--wandb"]
     for tokens in (1024, 2048):

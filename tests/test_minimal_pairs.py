@@ -1,4 +1,5 @@
-"""The minimal pairs: right and wrong as a second grammar sees it, and balanced, so that no scorer that knows no Hindi does better than chance."""
+"""The minimal pairs: right and wrong as a second grammar sees it, and balanced, so that no scorer
+that knows no Hindi does better than chance."""
 
 import dataclasses
 import hashlib
@@ -24,7 +25,8 @@ from nano_hindi.model import GPT
 from nano_hindi.tokenizer import load_tokenizer
 
 PAIRS = minimal_pairs.pairs()
-# the point in which the second grammar should see the wrong sentences of a kind fail; spelling is a matter of meaning
+# the point in which the second grammar should see the wrong sentences of a kind fail; spelling is a
+# matter of meaning
 FAULTS = {
     "gender": {"gender"}, "number": {"number"}, "person": {"person"}, "ergative": {"ergative"}, "oblique": {"case"}, "order": {"order"},
     "negation": {"negation"}, "honorific": {"tone", "person", "number"},
@@ -36,7 +38,8 @@ def of_kind(kind: str) -> list[Pair]:
 
 
 def tokens(sentence: str) -> Counter:
-    """The words of a sentence, the first and the last marked as such: all that a tokenizer sees that does not look beyond a word."""
+    """The words of a sentence, the first and the last marked as such: all that a tokenizer sees
+    that does not look beyond a word."""
     first, *middle, last = sentence.split(" ")
     return Counter([f"^{first}", *middle, f"{last}$"])
 

@@ -15,7 +15,8 @@ from nano_hindi.config import PRESETS, GPTConfig, get_config
 from nano_hindi.engine import KVCache
 from nano_hindi.model import GATE_CHANNELS, GPT, ROPE_BASE, SOFTCAP, Linear, apply_rope, rms_norm, rope_angles
 
-# more layers than the pattern, three query heads for each K/V head, a vocabulary that needs padding, more channels than the gates look at
+# more layers than the pattern, three query heads for each K/V head, a vocabulary that needs
+# padding, more channels than the gates look at
 CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=5, n_head=6, n_kv_head=2, n_embd=48, window_pattern="SSL", short_window_divisor=4)
 
 
@@ -40,7 +41,8 @@ def random_ids(batch: int, time: int, config: GPTConfig = CONFIG, seed: int = 1)
 
 
 def reference_logits(config: GPTConfig, state: dict, ids: list[int], first_position: int = 0) -> torch.Tensor:
-    """The forward pass of one text as the contract tells it, in float64: heads one by one, rotation by complex numbers, windows as a mask."""
+    """The forward pass of one text as the contract tells it, in float64: heads one by one, rotation
+    by complex numbers, windows as a mask."""
     w = {name: tensor.double() for name, tensor in state.items()}
     D, H, G, T = config.n_embd // config.n_head, config.n_head, config.n_kv_head, len(ids)
 
@@ -274,7 +276,8 @@ def test_the_future_changes_nothing():
 
 @pytest.mark.parametrize(("pattern", "layers", "reach"), [("S", 2, 1 + 15), ("SL", 3, 1 + 15 + 15), ("SSSL", 4, 3 * 1 + 15)])
 def test_a_token_reaches_as_far_as_the_windows_add_up_and_no_further(pattern, layers, reach):
-    """A window of W keys, its own included, reaches W - 1 positions on; the last layer is long whatever the pattern says."""
+    """A window of W keys, its own included, reaches W - 1 positions on; the last layer is long
+    whatever the pattern says."""
     config = GPTConfig(vocab_size=101, sequence_len=16, n_layer=layers, n_head=4, n_kv_head=2, n_embd=32, window_pattern=pattern)
     model, idx = random_model(config), random_ids(1, 60, config)
     changed = idx.clone()
@@ -383,7 +386,8 @@ def test_a_compiled_model_gives_the_same_gradients_each_time_to_the_bit():
 
 # ---- counts
 
-# wte, lm_head, value_embeds, blocks, scalars, total; the contract's table and findings.md give them rounded
+# wte, lm_head, value_embeds, blocks, scalars, total; the contract's table and findings.md give them
+# rounded
 PARAMETERS = {
     "25m": (26_148_864, 26_148_864, 34_865_152, 12_583_168, 16, 99_746_064),
     "40m": (34_865_152, 34_865_152, 43_581_440, 27_525_440, 20, 140_837_204),

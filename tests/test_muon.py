@@ -1,4 +1,5 @@
-"""Muon against float64 formulas (numpy, singular value decompositions) and DistMuon against Muon."""
+"""Muon against float64 formulas (numpy, singular value decompositions) and DistMuon against
+Muon."""
 
 import contextlib
 import math
@@ -19,7 +20,8 @@ CUSHION = 0.02407327424182761  # Amsel et al., appendix G
 
 
 def minimax_quintic(low: float, high: float) -> tuple[np.ndarray, float]:
-    """a, b, c of the odd quintic nearest to 1 on [low, high], and its error: alternate between the values at four points and the extrema (algorithm 3)."""
+    """a, b, c of the odd quintic nearest to 1 on [low, high], and its error: alternate between the
+    values at four points and the extrema (algorithm 3)."""
     q, r = low + (high - low) / 4, low + 3 * (high - low) / 4
     for _ in range(100):
         points = np.array([low, q, r, high])
@@ -34,7 +36,8 @@ def value(coefficients, x):
 
 
 def greedy_minimax(steps: int, low: float, safety: float) -> tuple[list[np.ndarray], list[tuple[float, float]]]:
-    """The paper's composition for singular values in [low, 1] with its two guards, and the interval that each polynomial is for."""
+    """The paper's composition for singular values in [low, 1] with its two guards, and the interval
+    that each polynomial is for."""
     high, polynomials, intervals = 1.0, [], []
     for step in range(steps):
         intervals.append((low, high))
@@ -62,7 +65,8 @@ def matrix_with(singular_values: torch.Tensor, rows: int, cols: int, seed: int =
 
 
 class Formula:
-    """Muon for one matrix in float64 numpy, written from the papers; the polynomials act on singular values, not on matrices."""
+    """Muon for one matrix in float64 numpy, written from the papers; the polynomials act on
+    singular values, not on matrices."""
 
     def __init__(self, weight, lr, momentum=0.95, nesterov=True, beta2=0.95, weight_decay=0.0):
         self.w, self.lr, self.mu, self.nesterov, self.beta2, self.wd = weight.double().numpy(), lr, momentum, nesterov, beta2, weight_decay
@@ -84,7 +88,8 @@ class Formula:
 
 
 def run_kernel(weights, gradients_of_updates, lr=0.02, scale=1.0, **changes):
-    """Several float64 updates of a stack by the kernel alone. Returns (weights, momentum, second moment)."""
+    """Several float64 updates of a stack by the kernel alone. Returns (weights, momentum, second
+    moment)."""
     weights = weights.clone()
     settings = {"momentum": 0.95, "nesterov": True, "ns_steps": 5, "beta2": 0.95, "weight_decay": 0.0, "dtype": torch.float64} | changes
     momentum = torch.zeros_like(weights)
@@ -395,7 +400,8 @@ def test_the_state_of_another_model_is_refused():
 
 
 def assert_same_training(results: list[dict], expected: dict) -> None:
-    """Weights equal on all processes to the bit, weights and state equal to those of one process up to rounding."""
+    """Weights equal on all processes to the bit, weights and state equal to those of one process up
+    to rounding."""
     for result in results:
         torch.testing.assert_close(result["weights"], results[0]["weights"], rtol=0, atol=0)
         torch.testing.assert_close(result["weights"], expected["weights"], rtol=0, atol=5e-5)  # four updates of up to 0.1

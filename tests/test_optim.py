@@ -1,4 +1,5 @@
-"""The schedule against its formula, the combined step against PyTorch's own clipping and AdamW, and several processes against one."""
+"""The schedule against its formula, the combined step against PyTorch's own clipping and AdamW, and
+several processes against one."""
 
 import copy
 import itertools
@@ -377,7 +378,8 @@ def test_a_loss_scale_that_is_off_stays_one():
 
 
 def test_rounding_noise_in_the_gradient_of_a_scalar_does_not_move_it():
-    """In the first update of a run the true gradient of the scalars is 0, and what is there is noise; its sign must not decide where they go."""
+    """In the first update of a run the true gradient of the scalars is 0, and what is there is
+    noise; its sign must not decide where they go."""
     moved = []
     for noise in (1e-10, -1e-10):
         model, optimizer = make()

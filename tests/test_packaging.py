@@ -22,7 +22,8 @@ def requirements(name: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """A folder that holds what `pip install .` installs, but for the dependencies. Nothing is downloaded."""
+    """A folder that holds what `pip install .` installs, but for the dependencies. Nothing is
+    downloaded."""
     folder = tmp_path_factory.mktemp("packaging")
     files = [*ROOT.glob("*.*"), ROOT / "LICENSE", *(ROOT / "nano_hindi").rglob("*.py"), *(ROOT / "data").glob("*.py"), *(ROOT / "tests").glob("*.py")]
     for path in filter(Path.is_file, files):

@@ -174,7 +174,8 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
 
 
 def test_the_command_compares_runs_whatever_they_are_called(tmp_path):
-    """Two of the same name, one with what matplotlib takes for a formula, and one in a script that it has no letters for."""
+    """Two of the same name, one with what matplotlib takes for a formula, and one in a script that
+    it has no letters for."""
     folders = [write(tmp_path / name, records(50, seed=i)) for i, name in enumerate(["a/run", "b/run", "cost$1 $2_{", "नैनो"])]
     done = run_script("-W", "error", "-m", "nano_hindi.plot", *folders, "--output", tmp_path / "all.png")
     assert (done.returncode, done.stderr) == (0, "")

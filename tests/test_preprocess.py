@@ -1,4 +1,5 @@
-"""data/preprocess.py: the token files give back exactly the documents, the split is a function of the text, and no half-made folder looks finished."""
+"""data/preprocess.py: the token files give back exactly the documents, the split is a function of
+the text, and no half-made folder looks finished."""
 
 import contextlib
 import errno
@@ -45,7 +46,8 @@ def run(out: Path, corpus: Path, tokenizer: Path, *argv) -> int:
 
 
 def documents_of(path: Path, tokenizer: Tokenizer) -> list[str]:
-    """The texts of a token file: cut at each bos, and checked to end with eos where that is another token."""
+    """The texts of a token file: cut at each bos, and checked to end with eos where that is another
+    token."""
     tokens = np.memmap(path, dtype="<u4", mode="r")
     begins = np.flatnonzero(tokens == tokenizer.bos_id)
     texts = []
@@ -269,14 +271,16 @@ if __name__ == "__main__":  # the workers need none of this
 
 
 def killed(tmp_path, at: int, where: str, how: str, argv) -> subprocess.CompletedProcess:
-    """data/preprocess.py in small chunks, recorded one by one, that gets the signal `how` in the call number `at` of `unfinished_tokens.<where>`."""
+    """data/preprocess.py in small chunks, recorded one by one, that gets the signal `how` in the
+    call number `at` of `unfinished_tokens.<where>`."""
     script = tmp_path / "killed.py"
     script.write_text(KILLED, encoding="utf-8")
     return run_script(script, at, where, how, *argv, PYTHONPATH=str(ROOT), TEST_FOLDER=str(tmp_path))
 
 
 def processes_of(folder: Path) -> list[str]:
-    """The processes that `killed` started for `folder` and that still run (Linux): their environment names it."""
+    """The processes that `killed` started for `folder` and that still run (Linux): their
+    environment names it."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):

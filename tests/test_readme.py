@@ -1,6 +1,8 @@
-"""Every bash command of the README and of the guides in docs/ runs as it stands there, one after the other, in a fresh copy of the repo.
+"""Every bash command of the README and of the guides in docs/ runs as it stands there, one after
+the other, in a fresh copy of the repo.
 
-What would take hours is made small by flags that are put behind the command; the hub is the one of tests/support/hub.py.
+What would take hours is made small by flags that are put behind the command; the hub is the one of
+tests/support/hub.py.
 """
 
 import json
@@ -33,7 +35,8 @@ TINY = (
     "--n_layer 2 --n_head 2 --n_kv_head 1 --n_embd 32 --sequence_len 32 --batch_size 4 --gradient_accumulation_steps 2 --total_tokens 1024 --eval_tokens 640 "
     "--inference_interval 0 --device cpu --no_compile --checkpoint_dir {checkpoints}"
 )
-# what makes a command end within seconds: words behind it, or another command in its place, with the reason
+# what makes a command end within seconds: words behind it, or another command in its place, with
+# the reason
 BEHIND = {
     "bash run_training.sh sample": "--total_tokens 8192 --no_compile --device cpu",
     "bash run_training.sh": TINY.format(checkpoints="checkpoints/launched"),
@@ -56,7 +59,8 @@ def small(command: str) -> str:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A copy of the repo as it comes, in a folder with a space in its name; its venv is the environment of these tests."""
+    """A copy of the repo as it comes, in a folder with a space in its name; its venv is the
+    environment of these tests."""
     folder = tmp_path_factory.mktemp("read me") / "nano_hindi"
     folder.mkdir()
     for path in [*ROOT.glob("*.*"), ROOT / "LICENSE", *ROOT.glob("nano_hindi/**/*.py"), *ROOT.glob("data/*.py"), *ROOT.glob("tests/**/*.py")]:

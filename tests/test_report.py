@@ -44,7 +44,8 @@ class Screen(io.StringIO):
 
 
 def new_screen(monkeypatch) -> Screen:
-    """Stands in for stdout until the test ends. (Not a fixture: pytest puts its own stdout there between the two.)"""
+    """Stands in for stdout until the test ends. (Not a fixture: pytest puts its own stdout there
+    between the two.)"""
     for name in console.NOTEBOOKS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "70")
@@ -151,8 +152,8 @@ def test_skipped_updates_take_time_and_have_no_loss(monkeypatch):
 
 @pytest.mark.slow
 def test_a_resumed_run_counts_the_time_before_but_not_the_break_or_what_was_lost(data_dir, tmp_path, monkeypatch, capsys):
-    """A clock of our own: updates of 2 seconds in the first life, which makes 8 and saves 5, and of 3 in the second; evaluations, saves and the break between
-    the two lives take far longer."""
+    """A clock of our own: updates of 2 seconds in the first life, which makes 8 and saves 5, and of
+    3 in the second; evaluations, saves and the break between the two lives take far longer."""
     import train
 
     now, seconds = [0.0], [2.0]
@@ -178,7 +179,8 @@ def test_a_resumed_run_counts_the_time_before_but_not_the_break_or_what_was_lost
     seconds[0] = 3.0
     monkeypatch.setattr(loop, "train_update", taking(update, seconds))
     assert train.main(argv) == 0
-    # updates 1 to 4 of the first life; update 5 was in no log line of it, and its time is taken to be that of update 6, in the second life
+    # updates 1 to 4 of the first life; update 5 was in no log line of it, and its time is taken to
+    # be that of update 6, in the second life
     assert training_seconds(read_metrics(tmp_path / "metrics.jsonl")) == pytest.approx(4 * 2.0 + 8 * 3.0)
     capsys.readouterr()
     assert train.main(argv) == 0

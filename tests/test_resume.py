@@ -1,4 +1,5 @@
-"""--resume: runs of older versions keep their schedule, a folder that no run can be resumed from is left as it is, --dry_run describes the run in the folder."""
+"""--resume: runs of older versions keep their schedule, a folder that no run can be resumed from is
+left as it is, --dry_run describes the run in the folder."""
 
 import contextlib
 import os
@@ -116,7 +117,8 @@ DAMAGES = {  # what became of every checkpoint, and the words that say so
 
 @pytest.fixture
 def broken(straight, tmp_path) -> Path:
-    """A copy of a finished run, with what a killed process may leave: half a checkpoint, metrics beyond the newest one."""
+    """A copy of a finished run, with what a killed process may leave: half a checkpoint, metrics
+    beyond the newest one."""
     folder = shutil.copytree(straight, tmp_path / "run")
     (folder / "checkpoint_step26.pt.tmp").write_bytes(b"half")
     with open(folder / "metrics.jsonl", "ab") as file:
@@ -125,7 +127,8 @@ def broken(straight, tmp_path) -> Path:
 
 
 def assert_refused(data_dir, folder: Path, capsys, *words: str) -> None:
-    """Neither a run nor a dry run touches the folder; both end with one line, the same, and code 2."""
+    """Neither a run nor a dry run touches the folder; both end with one line, the same, and code
+    2."""
     before = snapshot(folder)
     for flags in ([], ["--dry_run"]):
         capsys.readouterr()
@@ -180,7 +183,8 @@ def test_a_checkpoint_without_the_right_to_read_it_is_an_error_and_no_older_one_
 
 
 def test_a_refusal_of_another_kind_leaves_the_folder_as_it_was_too(data_dir, broken, capsys):
-    """Half a checkpoint is deleted and the metrics are cut back only when the run really resumes."""
+    """Half a checkpoint is deleted and the metrics are cut back only when the run really
+    resumes."""
     before = snapshot(broken)
     named = broken / "checkpoint_step24.pt"
     for flags in (["auto", "--muon_lr", 1], [named, "--muon_lr", 1], [broken / "checkpoint_step10.pt"], [broken / "model.pt"], [broken / "no.pt"]):
@@ -296,7 +300,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(data_dir, straight, capsys,
 
 def test_a_dry_run_works_without_the_data_and_refuses_other_data(data_dir, straight, tmp_path, capsys):
     assert start(tmp_path / "none", straight, "--resume", "auto", "--dry_run") == 0
-    assert re.search(r"data        none in .*; the vocabulary is the checkpoint's, \d+ pieces", capsys.readouterr().out)
+    assert re.search(r"data        none in .*; the vocabulary is the checkpoint's, \d+ tokens", capsys.readouterr().out)
     edit(shutil.copytree(straight, tmp_path / "run") / "checkpoint_step24.pt", lambda state: state["data"].update(train_tokens=5))
     assert start(data_dir, tmp_path / "run", "--resume", "auto", "--dry_run") == 2
     assert "data train_tokens differ" in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""The offline sample: Hindi that a strict teacher would pass, the same for the same seed, and enough of it."""
+"""The offline sample: Hindi that a strict teacher would pass, the same for the same seed, and
+enough of it."""
 
 import itertools
 import re
@@ -121,7 +122,8 @@ def test_over_a_million_words_without_a_story_twice():
 
 
 def test_every_way_to_say_a_thing_is_told(many):
-    """Each text of each plot turns up: no choice is dead, and none asks for somebody who is not in the cast."""
+    """Each text of each plot turns up: no choice is dead, and none asks for somebody who is not in
+    the cast."""
 
     def texts(plot):
         return [plot] if isinstance(plot, str) else [text for part in plot for text in texts(part)]

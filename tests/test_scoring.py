@@ -1,4 +1,5 @@
-"""The losses of a text's tokens against the same model asked one token at a time, and the texts they stand for."""
+"""The losses of a text's tokens against the same model asked one token at a time, and the texts
+they stand for."""
 
 import itertools
 import json
@@ -161,7 +162,8 @@ def test_a_uniform_model_costs_ln_v_a_token(tmp_path):
 
 @pytest.mark.parametrize("kind", ["bpe", "byte_level"])
 def test_bits_per_byte_are_those_of_the_training_evaluation_where_both_see_a_document_from_its_begin(kind, tmp_path):
-    """`evaluate_bpb` counts a byte for the dummy space, which the text does not have; nothing else differs."""
+    """`evaluate_bpb` counts a byte for the dummy space, which the text does not have; nothing else
+    differs."""
     tokenizer = load_tokenizer(standin.make_tokenizer(tmp_path, vocab_size=520, kind=kind))
     scorer = CheckpointScorer(random_gpt(tokenizer), CPU)
     texts = [text for text in (document[:14] for document in standin.documents(30, seed=8)) if len(tokenizer.encode_prompt(text)) <= CONTEXT]
@@ -195,11 +197,11 @@ def test_a_context_that_is_very_long_or_not_named_becomes_one_that_fits_and_is_t
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1_000_000}))
     assert HuggingFaceScorer(folder, CPU).context == 4096
-    assert "context of 1,000,000 tokens; 4,096 tokens are used" in capsys.readouterr().out
+    assert "has a context of 1,000,000 tokens; using a context of 4,096 tokens" in capsys.readouterr().out
     transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=520, hidden_size=16, n_layer=1, n_head=2)).save_pretrained(folder)
     scorer = HuggingFaceScorer(folder, CPU)
     assert scorer.context == 1024
-    assert "names no context (max_position_embeddings); 1,024 tokens" in capsys.readouterr().out
+    assert "has no max_position_embeddings; using a context of 1,024 tokens" in capsys.readouterr().out
     assert all(np.isfinite(scored.losses).all() for scored in scorer.score(TEXTS))
 
 
@@ -220,6 +222,6 @@ def test_a_folder_that_cannot_be_scored_is_refused_in_words(harm, tmp_path):
         standin.make_tokenizer(folder, vocab_size=700)
     else:
         (folder / "tokenizer.json").unlink()
-    words = {"weights missing": "lacks weights", "foreign tokenizer": "700 pieces", "no tokenizer": "holds no readable tokenizer"}
+    words = {"weights missing": "lacks weights", "foreign tokenizer": "700 tokens", "no tokenizer": "holds no readable tokenizer"}
     with pytest.raises(UserError, match=words.get(harm, "no causal language model")):
         HuggingFaceScorer(folder, CPU)

@@ -1,4 +1,5 @@
-"""Tokens and text: bytes add up, text comes back, special tokens stay out, streams equal the whole."""
+"""Tokens and text: bytes add up, text comes back, special tokens stay out, streams equal the
+whole."""
 
 import json
 import random
@@ -33,7 +34,8 @@ def change(folder, edit):
 
 
 def metaspace_folder(folder):
-    """As transformers 5 saves a Llama tokenizer: no dummy space for a text that starts with a space."""
+    """As transformers 5 saves a Llama tokenizer: no dummy space for a text that starts with a
+    space."""
     standin.make_tokenizer(folder)
     space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
     change(folder, lambda d: d.update(normalizer=None, pre_tokenizer=space))
@@ -169,7 +171,8 @@ def test_a_stream_gives_all_of_the_text_in_whole_characters(tokenizer):
 
 
 def test_streamed_random_tokens_equal_their_decoding_to_the_last_byte(tokenizer):
-    """Half of them single bytes, so that most characters are broken, and a third parts of Hindi letters, conjuncts and emoji."""
+    """Half of them single bytes, so that most characters are broken, and a third parts of Hindi
+    letters, conjuncts and emoji."""
     rng = random.Random(0)
     raw = [i for i, n in enumerate(tokenizer.token_bytes()) if n == 1]
     parts = tokenizer.encode_batch(["".join(rng.choices("कषर्य\u200d\u200cिंा़ \n👩🏽🌾🇮🇳️⃣", k=2000))])[0]
@@ -316,7 +319,8 @@ def test_half_a_surrogate_pair_and_foreign_kinds_are_refused(tmp_path, bpe):
 
 
 def test_a_split_pre_tokenizer_of_the_library_is_kept(tmp_path):
-    """tokenizer.json is what counts, also where a library version would build the tokenizer anew."""
+    """tokenizer.json is what counts, also where a library version would build the tokenizer
+    anew."""
     folder = standin.make_tokenizer(tmp_path)
     change(folder, lambda d: d.update(pre_tokenizer={"type": "Digits", "individual_digits": True}))
     tokenizer = load_tokenizer(folder)

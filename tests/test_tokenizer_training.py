@@ -46,7 +46,8 @@ def test_any_text_comes_back_exactly_and_its_bytes_add_up(tokenizer, text):
 
 
 def test_a_word_never_ends_between_a_letter_and_its_marks():
-    """A corpus of one frequent word for each kind of mark: each becomes a single piece, which a cut inside of it would make impossible."""
+    """A corpus of one frequent word for each kind of mark: each becomes a single piece, which a cut
+    inside of it would make impossible."""
     words = ["क़लम", "हिन्दी", "क्षमा", "क्‍या", "चाँद", "दुःख", "ज़मीन", "न्‌ह"]
     trained = train_tokenizer([" ".join(words)] * 500, 600)
     for word in words:

@@ -1,4 +1,5 @@
-"""Training as a user sees it: what a run prints and leaves, resuming, signals, processes, mistakes."""
+"""Training as a user sees it: what a run prints and leaves, resuming, signals, processes,
+mistakes."""
 
 import json
 import re
@@ -116,7 +117,8 @@ def test_device_batch_size_changes_nothing_beyond_rounding(data_dir, tmp_path, s
 @pytest.mark.slow
 @pytest.mark.parametrize("stops", [[3], [6, 7], [1, 5, 11]])
 def test_a_run_that_died_and_was_resumed_equals_the_straight_run_to_the_bit(data_dir, tmp_path, straight, monkeypatch, stops):
-    """The process dies in the middle of an update; `--resume auto` goes on from the newest checkpoint, across the borders of epochs and log intervals."""
+    """The process dies in the middle of an update; `--resume auto` goes on from the newest
+    checkpoint, across the borders of epochs and log intervals."""
     real = loop.train_update
 
     def dies_at(update):
@@ -225,7 +227,7 @@ def test_the_dry_run_of_the_default_announces_its_steps_before_there_is_data(tmp
         "value embeddings 34.9 M",
         "5.01 per parameter",
         "an estimate",
-        "a rough expectation",
+        "a rough estimate",
     ):
         assert words in output
     assert not (tmp_path / "none").exists()

@@ -1,4 +1,5 @@
-"""Clean documents for `data/download.py --clean`: two rules repair a text, four drop it, and each counts what it removed.
+"""Clean documents for `data/download.py --clean`: two rules repair a text, four drop it, and each
+counts what it removed.
 
 The rules drop only what is wrong for any Hindi model; quality (bad words, style, boilerplate) is
 not judged.
@@ -19,10 +20,12 @@ MIN_CHARACTERS = 50  # a shorter document is mostly a caption or a fragment of a
 MIN_DEVANAGARI = 0.5  # of the letters and marks
 MAX_BROKEN = 0.001  # of the characters; a rare replacement character is tolerated
 
-# C0 and C1 controls except tab and newline; soft hyphen, zero-width space, direction marks, byte order mark. ZWJ and ZWNJ are Hindi spelling and stay.
+# C0 and C1 controls except tab and newline; soft hyphen, zero-width space, direction marks, byte
+# order mark. ZWJ and ZWNJ are Hindi spelling and stay.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
 _LINE_ENDS = re.compile("\r\n?|\u2028|\u2029")
-# U+FFFD, noncharacters, and UTF-8 of Devanagari (E0 A4 .., E0 A5 ..) that was read as Latin-1 or cp1252
+# U+FFFD, noncharacters, and UTF-8 of Devanagari (E0 A4 .., E0 A5 ..) that was read as Latin-1 or
+# cp1252
 _BROKEN = re.compile("\ufffd|[\ufdd0-\ufdef\ufffe\uffff]|\u00e0[\u00a4\u00a5].")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DEVANAGARI = re.compile("[\u0900-\u0963\u0970-\u097f]+")  # letters and their marks, no dandas and digits
@@ -60,7 +63,8 @@ class Cleaner:
         return None
 
     def remember(self, text: str) -> None:
-        """Mark a document as already kept, so that a resumed download also drops duplicates of what it wrote before."""
+        """Mark a document as already kept, so that a resumed download also drops duplicates of what
+        it wrote before."""
         self._seen.add(text)
 
     def _count(self, rule: str, size: int) -> None:
@@ -104,7 +108,8 @@ def _key(rule: str, kind: str) -> str:
 
 
 def _size(text: str) -> int:
-    """Return the UTF-8 bytes of `text`; half a surrogate pair, which JSON can contain, counts as three."""
+    """Return the UTF-8 bytes of `text`; half a surrogate pair, which JSON can contain, counts as
+    three."""
     return len(text.encode("utf-8", "surrogatepass"))
 
 
@@ -114,7 +119,8 @@ def _length(pattern: re.Pattern, text: str) -> int:
 
 
 class Seen:
-    """Keep a set of texts by 64 bits of their BLAKE2b hash, in 16 to 32 bytes each: the thirty million documents of Sangraha take 0.5 to 1 GB.
+    """Keep a set of texts by 64 bits of their BLAKE2b hash, in 16 to 32 bytes each: the thirty
+    million documents of Sangraha take 0.5 to 1 GB.
 
     The probability that any two of so many different texts share a hash is 1 in 40,000. The table
     uses linear probing.

@@ -51,7 +51,8 @@ def write_document(file: BinaryIO, text: str) -> int:
 
 
 def read_documents(path: str | Path) -> Iterator[str]:
-    """Yield the documents of a corpus, or of any text file, one by one: memory is that of the longest document.
+    """Yield the documents of a corpus, or of any text file, one by one: memory is that of the
+    longest document.
 
     Text after the last marker is a document too, unless it is blank. Raises UserError if the file
     is missing or is not UTF-8.
@@ -61,7 +62,8 @@ def read_documents(path: str | Path) -> Iterator[str]:
 
 
 def _documents(file: BinaryIO, end: float = float("inf")) -> Iterator[str]:
-    """Yield the documents from the position of `file`, where one begins, to the last one that begins before byte `end`."""
+    """Yield the documents from the position of `file`, where one begins, to the last one that
+    begins before byte `end`."""
     lines: list[bytes] = []
     position = file.tell()
     for line in file:
@@ -101,7 +103,8 @@ def _line_number(file: BinaryIO, end: int) -> int:
 
 
 def read_source(path: str | Path) -> Iterator[str]:
-    """Return an iterator over the documents of a `.txt` (see `read_documents`), `.jsonl` (field `text`) or `.parquet` (column `text`) file.
+    """Return an iterator over the documents of a `.txt` (see `read_documents`), `.jsonl` (field
+    `text`) or `.parquet` (column `text`) file.
 
     Raises UserError at once for a missing file or another extension, and while reading for content
     that does not match the extension.
@@ -115,7 +118,8 @@ def read_source(path: str | Path) -> Iterator[str]:
 
 
 def batches(documents: Iterable[str], characters: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
-    """Yield `documents` in lists of about `characters` characters: enough to keep a tokenizer's threads busy, little enough to fit in memory."""
+    """Yield `documents` in lists of about `characters` characters: enough to keep a tokenizer's
+    threads busy, little enough to fit in memory."""
     batch, size = [], 0
     for text in documents:
         batch.append(text)
@@ -226,7 +230,8 @@ def _parquet(path: str | Path) -> Iterator:
 
 
 def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
-    """Yield the texts of rows `begin` to `end` - 1 of a row group; rows without text are skipped."""
+    """Yield the texts of rows `begin` to `end` - 1 of a row group; rows without text are
+    skipped."""
     first = 0
     for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=[TEXT_COLUMN]):
         if first + len(batch) > begin:

@@ -1,11 +1,14 @@
-"""Stream the text of a data set on the Hugging Face hub with `datasets`: evenly from all its parquet files, at one commit, resumable.
+"""Stream the text of a data set on the Hugging Face hub with `datasets`: evenly from all its
+parquet files, at one commit, resumable.
 
 The library finds the files, retries requests, interleaves the documents of all files and tracks the
 position. This module adds two things:
 
-- Row groups are read page by page. The library's reader decodes a whole row group before it returns a document (one of 600 MB: 1.1 GB of memory and
-  276 MB fetched, against 34 MB and 7 MB page by page), and one is open in each file.
-- After a fault that the library does not retry, or not for long enough, the stream starts again from the last documents that it returned.
+- Row groups are read page by page. The library's reader decodes a whole row group before it
+  returns a document (one of 600 MB: 1.1 GB of memory and 276 MB fetched, against 34 MB and 7 MB
+  page by page), and one is open in each file.
+- After a fault that the library does not retry, or not for long enough, the stream starts again
+  from the last documents that it returned.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ READ_AHEAD = 1 << 16  # bytes that the file layer fetches in addition; they may 
 
 
 class HubTexts:
-    """Stream the texts of the parquet files in `folder` of a data set at `revision`, by default the newest.
+    """Stream the texts of the parquet files in `folder` of a data set at `revision`, by default the
+    newest.
 
     Row groups are shuffled with `seed`; documents are interleaved from all files. Raises UserError
     if the data set is not available.
@@ -59,7 +63,8 @@ class HubTexts:
 
     @property
     def reader(self) -> str:
-        """Return what a saved position depends on: the library may change its format with a major version."""
+        """Return what a saved position depends on: the library may change its format with a major
+        version."""
         import datasets
 
         return f"datasets {datasets.__version__.split('.')[0]}, {TURN} documents a turn"
@@ -174,7 +179,8 @@ class HubTexts:
 
 
 def _shuffled_row_groups(seed: int, files: list[str], row_groups_list: list) -> Iterator[dict]:
-    """Yield the arguments of `_read_row_groups` for each file, one row group each, in the order of the seed: what `reshard` expects of a builder."""
+    """Yield the arguments of `_read_row_groups` for each file, one row group each, in the order of
+    the seed: what `reshard` expects of a builder."""
     for file in files:
         with _open_parquet(file) as parquet:
             groups = sorted(range(parquet.num_row_groups), key=lambda group: _draw(seed, file.rsplit("/", 1)[-1], group))
@@ -221,7 +227,8 @@ def _response(error: BaseException | None) -> Any:
 
 
 def _is_of_the_network(error: Exception) -> bool:
-    """Return whether an exception without an HTTP response is a connection error, or corrupt data."""
+    """Return whether an exception without an HTTP response is a connection error, or corrupt
+    data."""
     import pyarrow
     from huggingface_hub import errors  # noqa: F401 - loads the HTTP client
 
@@ -231,7 +238,8 @@ def _is_of_the_network(error: Exception) -> bool:
 
 
 def _asked_to_wait(response: Any) -> float:
-    """Return the seconds that a response asks the client to wait, or 0: `Retry-After: 7`, a date, or the hub's `RateLimit: "api";r=0;t=7`."""
+    """Return the seconds that a response asks the client to wait, or 0: `Retry-After: 7`, a date,
+    or the hub's `RateLimit: "api";r=0;t=7`."""
     headers = {} if response is None else response.headers
     if found := re.search(r"\br=0;\s*t=(\d+)", headers.get("RateLimit", "")):
         return float(found[1])
@@ -245,7 +253,8 @@ def _asked_to_wait(response: Any) -> float:
 
 
 def _reason(error: Exception) -> str:
-    """Return a short description of an error: the status and the hub's own message if there is one."""
+    """Return a short description of an error: the status and the hub's own message if there is
+    one."""
     response = _response(error)
     if response is not None:
         said = response.headers.get("X-Error-Message", "")
@@ -287,7 +296,8 @@ def _prepare_library(tell: Callable[[str], None]) -> None:
 
 
 def one_ahead(items: Generator[T]) -> Iterator[T]:
-    """Yield `items`, prefetching the next one in the background; the generator is closed there too, as both may wait for the network."""
+    """Yield `items`, prefetching the next one in the background; the generator is closed there too,
+    as both may wait for the network."""
     end, worker = object(), ThreadPoolExecutor(1, "hub")
     ahead = worker.submit(next, items, end)
     try:

@@ -1,4 +1,5 @@
-"""Report on prepared data: four plots, and a page with ten documents as the model sees them and the longest tokens.
+"""Report on prepared data: four plots, and a page with ten documents as the model sees them and the
+longest tokens.
 
 Everything comes from the token files and their tokenizer. Document lengths and token counts cover
 all tokens of train.bin, in one pass; words and scripts a sample. The plots contain no Hindi text,
@@ -40,7 +41,8 @@ class Scan:
 
 
 def write_report(folder: Path, seed: int = 0) -> list[Path]:
-    """Write the plots and the page into a folder that `data/preprocess.py` prepared; deterministic for a seed.
+    """Write the plots and the page into a folder that `data/preprocess.py` prepared; deterministic
+    for a seed.
 
     Returns their paths.
     """
@@ -63,7 +65,8 @@ def write_report(folder: Path, seed: int = 0) -> list[Path]:
 
 
 def scan_tokens(tokens: np.ndarray, info: DataInfo, seed: int) -> Scan:
-    """Return the document lengths, the token counts and SAMPLE documents, reading block by block."""
+    """Return the document lengths, the token counts and SAMPLE documents, reading block by
+    block."""
     wanted = sorted(random.Random(seed).sample(range(info.train_documents), min(SAMPLE, info.train_documents)))
     scan = Scan(np.zeros(len(LENGTHS) - 1, dtype=np.int64), np.zeros(info.vocab_size, dtype=np.int64), [], 0)
     seen, open_begin, spans, next_wanted = 0, None, [], 0  # documents so far, start of the unfinished one
@@ -169,7 +172,8 @@ def draw_piece_lengths(axes, tokenizer: Tokenizer, uses: np.ndarray) -> None:
 
 
 def piece_texts(tokenizer: Tokenizer) -> list[str]:
-    """Return the text of each token by id, "" for special ones; a token with a part of a character's bytes is one U+FFFD."""
+    """Return the text of each token by id, "" for special ones; a token with a part of a
+    character's bytes is one U+FFFD."""
     return [tokenizer.piece_bytes(i).decode("utf-8", errors="replace") for i in range(tokenizer.vocab_size)]
 
 
@@ -184,7 +188,8 @@ p.document { border: 1px solid #bbb; padding: .6em 1em; overflow-wrap: anywhere;
 
 
 def page(info: DataInfo, scan: Scan, pictures: list[str]) -> str:
-    """Return the page as HTML: counts, documents with their tokens in two alternating colours, the longest tokens."""
+    """Return the page as HTML: counts, documents with their tokens in two alternating colours, the
+    longest tokens."""
     documents = "\n".join(
         f"<h3>{len(ids):,} tokens</h3>\n<p class='document'>{marked(info.tokenizer, ids[:SHOWN_TOKENS])}{' ...' if len(ids) > SHOWN_TOKENS else ''}</p>"
         for ids in random.Random(len(scan.sample)).sample(scan.sample, min(SHOWN, len(scan.sample)))
@@ -213,7 +218,8 @@ tokenizer {html.escape(info.tokenizer_name)}, {info.vocab_size:,} vocabulary ent
 
 
 def marked(tokenizer: Tokenizer, ids: list[int]) -> str:
-    """Return the text of `ids` as HTML, one span per token; tokens that form one character together share a span."""
+    """Return the text of `ids` as HTML, one span per token; tokens that form one character together
+    share a span."""
     spans, waiting, raw = [], [], b""
     for i in [*ids, None]:
         if waiting and (i is None or i in tokenizer.special_ids):  # incomplete UTF-8 at the end of a text

@@ -171,7 +171,8 @@ def _in_order(pool: ProcessPoolExecutor, function: Callable, items: Iterable, ah
 
 @contextlib.contextmanager
 def _interrupt_later() -> Iterator[None]:
-    """Defer Ctrl-C to the end of the block; processes started in it never receive it (except on Windows)."""
+    """Defer Ctrl-C to the end of the block; processes started in it never receive it (except on
+    Windows)."""
     with collected_interrupts() as interrupted:
         if not hasattr(signal, "pthread_sigmask"):
             yield

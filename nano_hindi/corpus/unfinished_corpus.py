@@ -1,4 +1,5 @@
-"""Write a corpus that can be resumed after any stop: a part file, and a progress file that says how many of its bytes are valid.
+"""Write a corpus that can be resumed after any stop: a part file, and a progress file that says how
+many of its bytes are valid.
 
 `hindi_corpus.txt.part` has all recorded documents, and perhaps unrecorded ones after them.
 `hindi_corpus.progress.txt` has `key: value` lines: the command's settings, the valid length of the
@@ -21,7 +22,8 @@ OF_NO_LATER_USE = ("complete", "position", "reader", "tokenizer_fingerprint", "w
 
 
 class UnfinishedCorpus:
-    """Manage the part file of `corpus`; `recorded` is its progress file, empty if no download has begun."""
+    """Manage the part file of `corpus`; `recorded` is its progress file, empty if no download has
+    begun."""
 
     def __init__(self, corpus: Path):
         self.corpus, self.part, self.progress = corpus, corpus.with_name(corpus.name + ".part"), corpus.with_name(corpus.stem + ".progress.txt")
@@ -41,7 +43,8 @@ class UnfinishedCorpus:
         return self.recorded.get("complete") == "yes"
 
     def claim(self, asked: dict, overwrite: bool) -> None:
-        """Keep the recorded part if it is of the same command; discard it if it has no documents, or with `overwrite`.
+        """Keep the recorded part if it is of the same command; discard it if it has no documents,
+        or with `overwrite`.
 
         Raises UserError otherwise.
         """

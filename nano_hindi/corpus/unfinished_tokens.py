@@ -1,4 +1,5 @@
-"""Write train.bin and val.bin so that a stopped run can be resumed: `train.bin.part`, `val.bin.part` and `preprocess.progress.txt`.
+"""Write train.bin and val.bin so that a stopped run can be resumed: `train.bin.part`,
+`val.bin.part` and `preprocess.progress.txt`.
 
 The progress file has `key: value` lines: the command's settings, the number of finished chunks of
 the corpus, and their counts, which also give the valid lengths of the part files. It is replaced
@@ -26,7 +27,8 @@ RECORD_SECONDS = 10.0  # between two records: each one waits for the disk
 
 
 class UnfinishedTokens:
-    """Manage the unfinished token files of `folder`, which hold `finished` chunks with `counts` and `losses` (see `tokenize`)."""
+    """Manage the unfinished token files of `folder`, which hold `finished` chunks with `counts` and
+    `losses` (see `tokenize`)."""
 
     def __init__(self, folder: Path):
         """Set the paths of the outputs.
@@ -67,7 +69,8 @@ class UnfinishedTokens:
         return False
 
     def _is_there(self, name: str, complete: bool) -> bool:
-        """Return whether a part file has the bytes that the progress file records; a complete one may already have its final name."""
+        """Return whether a part file has the bytes that the progress file records; a complete one
+        may already have its final name."""
         size = self.size(name)
         if self.parts[name].is_file():
             return self.parts[name].stat().st_size >= size
@@ -142,7 +145,8 @@ class UnfinishedTokens:
         self._recorded_at = time.monotonic()
 
     def finish(self, tokenizer: Tokenizer, facts: dict) -> None:
-        """Rename all outputs to their final names and write preprocess_meta.txt last: a folder without it is not ready.
+        """Rename all outputs to their final names and write preprocess_meta.txt last: a folder
+        without it is not ready.
 
         Safe to interrupt and repeat.
         """

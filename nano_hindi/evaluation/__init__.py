@@ -1,1 +1,1 @@
-"""How well a model predicts texts: the command, the losses of single tokens, and the report."""
+"""Evaluate how well a model predicts texts: the command, the losses per token, and the report."""

@@ -1,6 +1,8 @@
-"""`python -m nano_hindi.eval`: how well a model predicts texts, or tells right from wrong Hindi sentences.
+"""`python -m nano_hindi.eval`: evaluate how well a model predicts texts, or tells right from wrong
+Hindi sentences.
 
-It reads texts whole, one document at a time, and tells more of them than bits per byte (see `scoring` and `report`), or sets the test of `minimal_pairs`:
+It scores whole documents and reports more than bits per byte (see `scoring` and `report`), or runs
+the test of `minimal_pairs`:
 
 python -m nano_hindi.eval --checkpoint checkpoints
 python -m nano_hindi.eval --checkpoint checkpoints --pairs
@@ -30,30 +32,31 @@ if TYPE_CHECKING:
     from nano_hindi.minimal_pairs import PairScores
 
 DATA_DIR = Path(__file__).resolve().parent.parent.parent / "data"
-MAX_BYTES = 1_000_000  # some 90,000 words of Hindi: minutes for `25m` on a CPU
+MAX_BYTES = 1_000_000  # about 90,000 words of Hindi: minutes for `25m` on a CPU
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
-        prog="python -m nano_hindi.eval", description="How well a model predicts texts: bits per byte, perplexity, where it is good and bad."
+        prog="python -m nano_hindi.eval",
+        description="Evaluate how well a model predicts texts: bits per byte, perplexity, best and worst passages.",
     )
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--checkpoint", type=Path, metavar="FILE|DIR", help="a checkpoint, a model.pt, or a folder that holds them")
     model.add_argument("--hf", type=Path, metavar="DIR", help="a folder with any Hugging Face causal language model")
     parser.add_argument("--trust_remote_code", action="store_true", help="let a model of --hf run the Python code in its folder")
     parser.add_argument(
-        "--text", type=Path, nargs="+", metavar="FILE", help=".txt, .jsonl or .parquet files to predict; without it: the documents of val.bin"
+        "--text", type=Path, nargs="+", metavar="FILE", help=".txt, .jsonl or .parquet files to predict; default: the documents of val.bin"
     )
-    parser.add_argument("--pairs", action="store_true", help="let it choose between right and wrong Hindi sentences instead; beside --text, do both")
+    parser.add_argument("--pairs", action="store_true", help="test it on pairs of right and wrong Hindi sentences instead; with --text, do both")
     parser.add_argument("--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder with val.bin and tokenizer/")
-    parser.add_argument("--max_bytes", type=int, default=MAX_BYTES, metavar="N", help="bytes of text that are read at most")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="without it: cuda where there is one")
+    parser.add_argument("--max_bytes", type=int, default=MAX_BYTES, metavar="N", help="maximum number of bytes of text to read")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     args = parser.parse_args(argv)
     if args.max_bytes < 1:
         raise UserError(f"--max_bytes must be at least 1, not {args.max_bytes}")
     if args.trust_remote_code and not args.hf:
-        raise UserError("--trust_remote_code is for a model of --hf; leave it away")
+        raise UserError("--trust_remote_code is for a model of --hf; omit it")
     return args
 
 
@@ -62,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     texts = [] if args.pairs and not args.text else read_texts(args)
     scorer = load_scorer(args)
-    facts = {"model": scorer.name, "context": scorer.context}
+    results = {"model": scorer.name, "context": scorer.context}
     print(f"model       {scorer.name}, context {scorer.context:,} tokens")
     if texts:
         from nano_hindi.evaluation.report import as_json, report_lines
@@ -70,22 +73,22 @@ def main(argv: list[str] | None = None) -> int:
         figures = figures_of(scorer, texts)
         print(f"text        {source(args)} (at most {args.max_bytes:,} bytes)")
         print("\n".join(report_lines(figures)))
-        facts |= as_json(figures)
+        results |= as_json(figures)
     if args.pairs:
         scores = scores_of_pairs(scorer)
         print(
             f"\nPairs of sentences, one right and one wrong; chance is 50 %:\n{scores.report()}\n\nthe worst mistakes, right / *wrong:\n{scores.mistakes()}"
         )
-        facts["pairs"] = {name: dataclasses.asdict(score) for name, score in {**scores.kinds, "all": scores.total}.items()}
+        results["pairs"] = {name: dataclasses.asdict(score) for name, score in {**scores.kinds, "all": scores.total}.items()}
     if args.json:
-        facts = json.loads(json.dumps(facts), parse_constant=lambda _: None)  # JSON knows neither nan nor inf
-        write_text(args.json, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        results = json.loads(json.dumps(results), parse_constant=lambda _: None)  # JSON has neither nan nor inf
+        write_text(args.json, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         print(f"\nwritten: {args.json}")
     return 0
 
 
 def figures_of(scorer: Scorer, texts: list[str]) -> Figures:
-    """What predicting each of `texts` tells."""
+    """Score each of `texts` and return their figures."""
     from nano_hindi.evaluation.report import Figures
 
     figures = Figures()
@@ -97,30 +100,31 @@ def figures_of(scorer: Scorer, texts: list[str]) -> Figures:
 
 
 def scores_of_pairs(scorer: Scorer) -> PairScores:
-    """How often the right sentence of the minimal pairs is the more probable one."""
+    """Return how often the right sentence of the minimal pairs is the more probable one."""
     from nano_hindi.minimal_pairs import pairs, score_pairs
 
     def total_nats(sentences: list[str]) -> list[float]:
         nats, lossy = [], 0
-        with Progress(len(sentences), "sentences", "choosing") as progress:
+        with Progress(len(sentences), "sentences", "scoring") as progress:
             for scored in scorer.score(sentences):
                 nats.append(scored.losses.sum())
                 lossy += scored.lost > 0
                 progress.update(1)
         if lossy:
-            print(f"warning     the tokenizer loses characters in {lossy:,} of {len(sentences):,} sentences; the model has judged others")
+            print(f"warning     the tokenizer loses characters in {lossy:,} of {len(sentences):,} sentences; the model has scored altered sentences")
         return nats
 
     return score_pairs(total_nats, pairs())
 
 
 def source(args: argparse.Namespace) -> str:
-    """Where the texts come from, for people."""
+    """Return the source of the texts, for display."""
     return ", ".join(map(str, args.text or [args.data_dir / "val.bin"]))
 
 
 def read_texts(args: argparse.Namespace) -> list[str]:
-    """The documents to predict, without blank ones; where `max_bytes` end, the last is cut. Raises UserError where there are none."""
+    """Return the documents to predict, without blank ones. The last one is cut at `max_bytes`.
+    Raises UserError if there are none."""
     documents = itertools.chain.from_iterable(map(read_source, args.text)) if args.text else val_documents(args.data_dir)
     texts, left = [], args.max_bytes
     for document in documents:
@@ -136,7 +140,7 @@ def read_texts(args: argparse.Namespace) -> list[str]:
 
 
 def val_documents(data_dir: Path) -> Iterator[str]:
-    """The documents of val.bin, in file order. Raises UserError as `check_data` does."""
+    """Yield the documents of val.bin, in file order. Raises UserError as `check_data` does."""
     import numpy as np
 
     from nano_hindi.corpus.prepared import check_data
@@ -150,7 +154,7 @@ def val_documents(data_dir: Path) -> Iterator[str]:
 
 
 def load_scorer(args: argparse.Namespace) -> Scorer:
-    """The model that was asked for."""
+    """Load the model that the flags ask for."""
     from nano_hindi.evaluation.scoring import CheckpointScorer, HuggingFaceScorer
     from nano_hindi.inference.loading import load_for_inference
 

@@ -1,8 +1,11 @@
-"""What `python -m nano_hindi.eval` tells: the figures of a model on texts, with their uncertainty, and where it predicts well and badly.
+"""The report of `python -m nano_hindi.eval`: a model's figures on texts, with confidence intervals,
+and its best and worst passages.
 
-    bits per byte = nats / (ln 2 * UTF-8 bytes of the texts)        perplexity per word = e^(nats / words)
+    bits per byte = nats / (ln 2 * UTF-8 bytes of the texts)
+    perplexity per word = e^(nats / words)
 
-Nats, bytes and words do not depend on how a tokenizer cuts the text, so both compare any two models on the same texts; perplexity per token does not.
+Nats, bytes and words do not depend on how a tokenizer splits the text, so both figures compare any
+two models on the same texts; perplexity per token does not.
 """
 
 # D documents, R resamples
@@ -20,7 +23,7 @@ from nano_hindi.console import count
 from nano_hindi.evaluation.scoring import Scored
 
 RESAMPLES, SEED = 1000, 0
-RESAMPLED_AT_ONCE = 2**20  # documents drawn; bounds the memory
+RESAMPLED_AT_ONCE = 2**20  # documents drawn at once; bounds the memory
 FEW_DOCUMENTS = 20  # an interval from fewer is too narrow
 PASSAGE_WORDS = 40
 SHOWN = 3  # passages of each kind
@@ -28,19 +31,20 @@ SHOWN = 3  # passages of each kind
 
 @dataclass(frozen=True)
 class Ratio:
-    """A sum over documents over another, with the bounds of its 95 % confidence interval; None where there is one document."""
+    """The ratio of two sums over documents, with the bounds of its 95 % confidence interval: None
+    if there is only one document."""
 
     value: float
     interval: tuple[float, float] | None
 
     def map(self, function) -> Ratio:
-        """The figure that a rising function makes of it."""
+        """Return the ratio and its interval transformed by an increasing function."""
         return Ratio(function(self.value), self.interval and (function(self.interval[0]), function(self.interval[1])))
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Some words of a document, from 1, and what they cost."""
+    """A passage of a document, and its bits per byte. Documents count from 1."""
 
     text: str
     document: int
@@ -49,19 +53,19 @@ class Passage:
 
 @dataclass
 class Figures:
-    """What a model's `Scored` texts add up to."""
+    """The totals of a model's `Scored` texts."""
 
-    nats: list[float] = field(default_factory=list)  # of each document, as the next three
+    nats: list[float] = field(default_factory=list)  # per document, like the next three
     tokens: list[int] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
     characters: int = 0
-    lost: int = 0  # characters that the tokens do not give back
+    lost: int = 0  # characters that decoding does not restore
     by_position: np.ndarray = field(default_factory=lambda: np.zeros((64, 3)))  # tokens, nats and bytes of positions 0, 1, 2-3, 4-7, ...
     passages: list[Passage] = field(default_factory=list)
 
     def add(self, scored: Scored) -> None:
-        """Count a document."""
+        """Add a document."""
         self.nats.append(float(scored.losses.sum()))
         self.tokens.append(len(scored.losses))
         self.bytes.append(len(scored.text.encode()))
@@ -83,7 +87,7 @@ class Figures:
         return ratio(self.nats, self.tokens).map(_exp)
 
     def positions(self) -> list[dict]:
-        """Loss by tokens of context, from fewest to most; buckets without a token are left out."""
+        """Return the loss by tokens of context, from fewest to most, without empty buckets."""
         return [
             {
                 "from": 2**bucket // 2,
@@ -97,7 +101,8 @@ class Figures:
         ]
 
     def best_and_worst(self) -> tuple[list[Passage], list[Passage]]:
-        """At most SHOWN passages each, best and worst first, none twice; short ones only where there are not enough others."""
+        """Return at most SHOWN best and worst passages, none twice. Short passages are used only if
+        there are not enough long ones."""
         different = list({passage.text: passage for passage in self.passages}.values())
         long = [passage for passage in different if len(passage.text.split()) > PASSAGE_WORDS // 2]
         ranked = sorted(long if len(long) >= 2 * SHOWN else different, key=lambda passage: passage.bits_per_byte)
@@ -106,7 +111,7 @@ class Figures:
 
 
 def bits(nats: float, size: int) -> float:
-    """Bits per byte; nan where there is no byte."""
+    """Return bits per byte; nan if there are no bytes."""
     return nats / math.log(2) / size if size else math.nan
 
 
@@ -115,9 +120,11 @@ def _exp(x: float) -> float:
 
 
 def ratio(numerators: Iterable[float], denominators: Iterable[float]) -> Ratio:
-    """sum / sum over D documents, and its bootstrap interval: the 2.5th and 97.5th percentiles of the ratio over RESAMPLES draws of D documents.
+    """Return the ratio of the sums over D documents, with its bootstrap interval: the 2.5th and
+    97.5th percentiles of the ratio over RESAMPLES draws of D documents.
 
-    Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. The same numbers give the same interval.
+    Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. The same input gives
+    the same interval.
     """
     parts = np.array([list(numerators), list(denominators)], dtype=np.float64)  # (2, D)
     documents = parts.shape[1]
@@ -134,9 +141,11 @@ def ratio(numerators: Iterable[float], denominators: Iterable[float]) -> Ratio:
 
 
 def passages_of(scored: Scored, document: int) -> list[Passage]:
-    """The text in passages of PASSAGE_WORDS words, the last one of half to one and a half times as many; a shorter text is one passage.
+    """Split the text into passages of PASSAGE_WORDS words, the last one of half to one and a half
+    times as many. A shorter text is one passage.
 
-    A passage begins with the space before its first word, where most tokenizers begin a token; one that lies across counts where it begins.
+    A passage begins with the space before its first word, where most tokenizers begin a token. A
+    token that spans two passages counts in the first.
     """
     words = [word.start() for word in re.finditer(r"\s*\S+", scored.text)]
     if not words:
@@ -153,7 +162,7 @@ def passages_of(scored: Scored, document: int) -> list[Passage]:
 
 
 def report_lines(figures: Figures) -> list[str]:
-    """The figures for a reader."""
+    """Return the report as lines of text."""
     documents, tokens, words = len(figures.nats), sum(figures.tokens), sum(figures.words)
     lines = [
         f"size        {documents:,} document{'s' * (documents != 1)}, {count(sum(figures.bytes))} bytes, {count(words)} words, {count(tokens)} tokens "
@@ -162,12 +171,12 @@ def report_lines(figures: Figures) -> list[str]:
     if figures.lost:
         lines.append(
             f"warning     the tokenizer loses {figures.lost:,} of {figures.characters:,} characters ({figures.lost / figures.characters:.3%}): "
-            "this model has predicted another text, and its figures do not compare"
+            "this model has predicted an altered text, and its figures cannot be compared with others"
         )
     named = {
         "bits per byte": (figures.bits_per_byte(), "{:.4f}", "compares any models on this text; lower is better"),
         "perplexity per word": (figures.perplexity_per_word(), "{:.5g}", "compares any models on this text"),
-        "perplexity per token": (figures.perplexity_per_token(), "{:.5g}", "compares models of one tokenizer"),
+        "perplexity per token": (figures.perplexity_per_token(), "{:.5g}", "compares models with the same tokenizer"),
     }
     lines += ["", f"{'95 % interval':>50}"]
     for name, (figure, form, use) in named.items():
@@ -175,11 +184,11 @@ def report_lines(figures: Figures) -> list[str]:
         lines.append(f"{name:22}{form.format(figure.value):>12}   {interval:>26}   {use}")
     if documents < FEW_DOCUMENTS:
         lines.append(
-            "There is no interval: it is made from the differences between documents, and here is one."
+            "There is no interval: it is computed from the differences between documents, and there is only one."
             if documents == 1
             else f"An interval from {documents} documents is too narrow; give at least {FEW_DOCUMENTS}."
         )
-    lines += ["", "Loss by how many tokens of its document the model saw before:", "tokens before       tokens   nats/token   bits/byte"]
+    lines += ["", "Loss by the number of tokens before it in the document:", "tokens before       tokens   nats/token   bits/byte"]
     for row in figures.positions():
         span = str(row["from"]) if row["from"] == row["to"] else f"{row['from']}-{row['to']}"
         lines.append(f"{span:15}{row['tokens']:>11,}{row['nats_per_token']:>13.3f}{row['bits_per_byte']:>12.3f}")
@@ -190,7 +199,7 @@ def report_lines(figures: Figures) -> list[str]:
 
 
 def as_json(figures: Figures) -> dict:
-    """The figures for a program, in plain numbers, strings, lists and dicts."""
+    """Return the figures as plain numbers, strings, lists and dicts."""
     best, worst = ([vars(passage) for passage in passages] for passages in figures.best_and_worst())
     found = {name: getattr(figures, name)() for name in ("bits_per_byte", "perplexity_per_word", "perplexity_per_token")}
     return {

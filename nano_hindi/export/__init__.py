@@ -1,1 +1,2 @@
-"""A trained model as a folder for Hugging Face transformers; `modeling_nano_hindi.py` is copied there as it is."""
+"""Export a trained model as a folder for Hugging Face transformers. `modeling_nano_hindi.py` is
+copied there unchanged."""

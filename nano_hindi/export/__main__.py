@@ -1,4 +1,5 @@
-"""A trained model as a folder that Hugging Face transformers loads: weights, configuration, tokenizer, the network's code, and a model card.
+"""Export a trained model as a folder that Hugging Face transformers loads: weights, configuration,
+tokenizer, model code, and a model card.
 
 python -m nano_hindi.export --checkpoint checkpoints --output_dir my_model
 """
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CODE = Path(__file__).resolve().with_name("modeling_nano_hindi.py")
-# config.json comes last: without it the folder is no model to transformers
+# config.json is last: without it, transformers does not load the folder
 FILES = ("model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json", CODE.name, "README.md", "config.json")
 UNFINISHED = "unfinished_export"  # a folder in --output_dir
 
@@ -70,17 +71,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def require_own_folder(folder: Path) -> None:
-    """Raises UserError where `folder` holds anything that is not an export's."""
+    """Raise UserError if `folder` holds anything that is not from an export."""
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     config = folder / "config.json"
     is_export = UNFINISHED in names or (config.is_file() and b'"model_type": "nano_hindi"' in config.read_bytes())
     if foreign := sorted(names - {*FILES, UNFINISHED} if is_export else names):
-        raise UserError(f"{folder} holds other things ({', '.join(foreign[:3])}), which an export does not touch; choose another --output_dir")
+        raise UserError(f"{folder} holds other files ({', '.join(foreign[:3])}), which an export does not touch; choose another --output_dir")
 
 
 @contextlib.contextmanager
 def new_export(folder: Path) -> Iterator[Path]:
-    """Yield a folder for FILES, which move into `folder` when the block ends well. A stop at any moment leaves no half-written model behind."""
+    """Yield a folder for FILES, which are moved into `folder` if the block succeeds. An interrupted
+    export leaves no partial model behind."""
     part = folder / UNFINISHED
     if part.exists():
         shutil.rmtree(part)
@@ -102,9 +104,10 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def exported_weights(config: GPTConfig, state_dict: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """The weights under the names of `modeling_nano_hindi.py`: what belongs to a layer lies with it, and no row is padding.
+    """Return the weights under the names of `modeling_nano_hindi.py`: the parameters of a layer are
+    grouped under it, and there are no padding rows.
 
-    Raises UserError where they are not those of a GPT of `config`.
+    Raises UserError if they are not the weights of a GPT of `config`.
     """
     import torch
 
@@ -128,7 +131,8 @@ def exported_weights(config: GPTConfig, state_dict: dict[str, Tensor], dtype: st
 
 
 def parameters_by_kind(weights: dict[str, Tensor]) -> dict[str, int]:
-    """The kinds of `GPT.num_params`, counted in exported weights, which have no padding rows."""
+    """Return the parameter counts by the kinds of `GPT.num_params`, for exported weights, which
+    have no padding rows."""
     counts = dict.fromkeys(("wte", "lm_head", "value_embeds", "blocks", "scalars"), 0)
     for name, weight in weights.items():
         kind = name.split(".")[0]
@@ -141,7 +145,7 @@ def parameters_by_kind(weights: dict[str, Tensor]) -> dict[str, int]:
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
     from safetensors.torch import save
 
-    path.write_bytes(save(weights, metadata={"format": "pt"}))  # `save_file` would hide the operating system's reason where it fails
+    path.write_bytes(save(weights, metadata={"format": "pt"}))  # `save_file` would hide the operating system's error
 
 
 # ---- configuration and tokenizer
@@ -168,7 +172,7 @@ def config_json(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict:
 
 
 def generation_json(tokenizer: Tokenizer) -> dict:
-    """generate.py's own way to write."""
+    """Return a generation config with the default settings of generate.py."""
     from nano_hindi.inference.settings import Settings
 
     settings = Settings()
@@ -181,7 +185,8 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Write the tokenizer so that every text begins with bos, which the model has always seen there, and batches are padded on the left, with eos."""
+    """Write the tokenizer so that it puts bos before every text, as in training, and pads batches
+    on the left with eos."""
     from tokenizers import Tokenizer as Backend
     from tokenizers.processors import TemplateProcessing
 
@@ -201,11 +206,11 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     write_json(folder / "tokenizer_config.json", config)
 
 
-# ---- words for people
+# ---- output
 
 
 def end_page(folder: Path, card: Card) -> list[str]:
-    """What was written, and how it is used."""
+    """Return lines that say what was written and how to use it."""
     from nano_hindi.export.model_card import usage
 
     size = sum((folder / name).stat().st_size for name in FILES)

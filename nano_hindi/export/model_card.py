@@ -1,4 +1,5 @@
-"""The model card of an export: README.md with what is known of a model, its training, its data and their licences, and what is not."""
+"""The model card of an export: README.md with what is known, and what is not, about the model, its
+training, its data and the licences."""
 
 from __future__ import annotations
 
@@ -10,14 +11,18 @@ from nano_hindi.config import GPTConfig, TrainConfig, from_dict
 from nano_hindi.files import read_metadata
 from nano_hindi.inference.loading import TrainedModel
 
-TRAINING_KEYS = ("format", "step", "tokens_seen", "preset", "train_config", "metrics", "data", "tokenizer")  # of a checkpoint, not of a model.pt
+TRAINING_KEYS = ("format", "step", "tokens_seen", "preset", "train_config", "metrics", "data", "tokenizer")  # of a checkpoint, not in a model.pt
 SANGRAHA, SANGRAHA_PAGE = "ai4bharat/sangraha", "https://huggingface.co/datasets/ai4bharat/sangraha"
 SARVAM, SARVAM_PAGE = "sarvamai/sarvam-1", "https://huggingface.co/sarvamai/sarvam-1"
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a card is made of. `training` is the checkpoint without its tensors, `data` the lines of the data's metadata files; empty where not known."""
+    """The content of a model card.
+
+    `training` is the checkpoint without its tensors, `data` the entries of the data's metadata
+    files. Both are empty if unknown.
+    """
 
     config: GPTConfig
     step: int
@@ -30,20 +35,21 @@ class Card:
     @classmethod
     def of(cls, trained: TrainedModel, data_dir: Path, parameters: dict[str, int], dtype: str) -> Card:
         training = training_record(trained)
-        return cls(trained.config, trained.step, dtype, parameters, trained.path, training, data_facts(data_dir, training))
+        return cls(trained.config, trained.step, dtype, parameters, trained.path, training, data_metadata(data_dir, training))
 
     def notices(self) -> list[str]:
-        """Lines for the one who exports, where the card has gaps."""
+        """Return notices for the user about gaps in the card."""
         if not self.training:
             return [
-                f"notice      {self.checkpoint.name} alone says nothing of its training, nor does the card; a checkpoint_step{self.step}.pt beside it would"
+                f"notice      the card says nothing about the training: {self.checkpoint.name} has no record of it; "
+                f"put checkpoint_step{self.step}.pt beside it and export again"
             ]
         if not self.data.get("source"):
-            return ["notice      the card does not name the text: --data_dir DIR would, with the folder that the model was trained on"]
+            return ["notice      the card does not name the training text; export again with --data_dir DIR, the data folder of the run"]
         return []
 
     def text(self, name: str) -> str:
-        """README.md of a model called `name`."""
+        """Return README.md for a model called `name`."""
         sections = (
             self.front_matter(),
             self.introduction(name),
@@ -63,27 +69,27 @@ class Card:
             f"# {name}",
             "",
             f"A language model of {self.parameters['total']:,} parameters, trained from scratch on Hindi text with nano_hindi. It continues a text. It was not",
-            "taught to answer, to follow instructions or to be polite, and what it writes may be wrong or unfair.",
+            "trained to answer questions or to follow instructions, and what it writes may be wrong or unfair.",
             "",
             "```python",
             *usage(name),
             "```",
             "",
             "`trust_remote_code=True` runs `modeling_nano_hindi.py` of this folder (MIT License). It needs nothing but torch and transformers.",
-            '`pipeline("text-generation", ...)` works too, but that of transformers 5 may lose the space between the prompt and the first new word.',
+            '`pipeline("text-generation", ...)` works too, but in transformers 5 it may drop the space between the prompt and the first new word.',
         ]
 
     def model(self) -> list[str]:
         c, n = self.config, self.parameters
         rows = {
             "parameters": f"{n['total']:,}",
-            "of them": f"blocks {n['blocks']:,}; wte {n['wte']:,}; lm_head {n['lm_head']:,}; value embeddings {n['value_embeds']:,}; scalars {n['scalars']}",
+            "by kind": f"blocks {n['blocks']:,}; wte {n['wte']:,}; lm_head {n['lm_head']:,}; value embeddings {n['value_embeds']:,}; scalars {n['scalars']}",
             "weights": self.dtype,
             "layers, width": f"{c.n_layer}, {c.n_embd}",
             "heads": f"{c.n_head}, which share {c.n_kv_head} key/value heads",
-            "keys that each layer sees": " ".join(map(str, c.windows)),
-            "trained on windows of": f"{c.sequence_len:,} tokens; a text may be longer",
-            "vocabulary": f"{c.vocab_size:,} pieces",
+            "attention window per layer": " ".join(map(str, c.windows)),
+            "training sequence length": f"{c.sequence_len:,} tokens; a text may be longer",
+            "vocabulary": f"{c.vocab_size:,} tokens",
         }
         return ["## Model", "", *table(rows)]
 
@@ -92,7 +98,7 @@ class Card:
             return [
                 "## Training",
                 "",
-                f"Step {self.step:,}. Nothing else is known: the export was made of a file without the record of its training.",
+                f"Step {self.step:,}. Nothing else is known: the exported file has no record of its training.",
             ]
         t, latest = from_dict(TrainConfig, self.training["train_config"]), self.training["metrics"].get("latest", {})
         tokens, train_tokens = self.training["tokens_seen"], self.training["data"].get("train_tokens")
@@ -104,8 +110,8 @@ class Card:
             "training loss": figure(latest, "loss", "nats per token"),
             "preset": f"`{self.training['preset']}`",
             "update": f"{t.sequences_per_update:,} sequences of {t.sequence_len:,} tokens: {t.tokens_per_update:,} tokens",
-            "matrices of the blocks": f"Muon, rate {t.muon_lr:g}, momentum {t.muon_momentum:g}, second moment {t.muon_beta2:g}",
-            "all other weights": f"AdamW, betas {t.adamw_beta1:g} and {t.adamw_beta2:g}; rates at width 768: wte {t.adamw_embedding_lr:g}, "
+            "matrices of the blocks": f"Muon, learning rate {t.muon_lr:g}, momentum {t.muon_momentum:g}, second moment {t.muon_beta2:g}",
+            "all other weights": f"AdamW, betas {t.adamw_beta1:g} and {t.adamw_beta2:g}; learning rates at width 768: wte {t.adamw_embedding_lr:g}, "
             f"value embeddings {t.adamw_value_embedding_lr:g}, lm_head {t.adamw_unembedding_lr:g}; scalars {t.adamw_scalar_lr:g}",
             "schedule": t.schedule_text,
             "weight decay, clipping": f"{t.weight_decay:g}, {t.grad_clip:g}",
@@ -114,35 +120,35 @@ class Card:
         return ["## Training", "", *table(rows)]
 
     def data_section(self) -> list[str]:
-        source, licence = self.data.get("source"), self.data.get("licence", "not known; whoever made this model can say")
+        source, licence = self.data.get("source"), self.data.get("licence", "not known; ask the maker of this model")
         if source is None:
             return ["## Data", "", "Source and licence are not known: the export was made without the folder of the training data."]
         if source.startswith(SANGRAHA):
             revision = f", revision {self.data['revision']}" if "revision" in self.data else ""
             what = f"`{source.removeprefix(SANGRAHA).strip()}` of [{SANGRAHA}]({SANGRAHA_PAGE}) by AI4Bharat{revision}."
         elif source.startswith("sample, "):
-            what = f"Stories that a program of the nano_hindi project wrote ({source})."
+            what = f"Stories generated by a program of the nano_hindi project ({source})."
         else:
-            what = f"Files of its maker: {', '.join(PurePath(path).name for path in source.split(', '))}."
+            what = f"Files of the model's maker: {', '.join(PurePath(path).name for path in source.split(', '))}."
         documents, size = int(self.data["train_documents"]), int(self.data["train_bytes"])
-        return ["## Data", "", what, f"{documents:,} documents, {size / 1e6:,.2f} MB of text were trained on.", "", f"Licence: {licence}."]
+        return ["## Data", "", what, f"{documents:,} documents, {size / 1e6:,.2f} MB of text in the training split.", "", f"Licence: {licence}."]
 
     def tokenizer_section(self) -> list[str]:
         name = self.data.get("tokenizer")
         if name is None:
             words = "Its source and licence are not known: the export was made without the folder of the training data."
         elif name.startswith("trained on the corpus"):
-            words = f"It was {name.replace(', ', ' (')}), and has no other source."
+            words = f"It was {name.replace(', ', ' (')}) and has no other source."
         elif name == SARVAM:
-            words = f"[{SARVAM}]({SARVAM_PAGE}) by Sarvam AI. It has a licence of its own, which stands on that page: read it before you pass this folder on."
+            words = f"[{SARVAM}]({SARVAM_PAGE}) by Sarvam AI. It has its own licence, which is on that page: read it before you share this folder."
         else:
-            name = PurePath(name).name if PurePath(name).is_absolute() else name  # where it lay is nobody's business
-            words = f"`{name}`. Its licence is not known here: look it up where it is from before you pass this folder on."
+            name = PurePath(name).name if PurePath(name).is_absolute() else name  # a local path is private
+            words = f"`{name}`. Its licence is not known here: look it up at its source before you share this folder."
         return ["## Tokenizer", "", words]
 
 
 def usage(path: str) -> list[str]:
-    """Python that writes a text with the model of the folder `path`."""
+    """Return Python code that generates a text with the model in the folder `path`."""
     return [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         f'tokenizer, model = (auto.from_pretrained("{path}", trust_remote_code=True) for auto in (AutoTokenizer, AutoModelForCausalLM))',
@@ -159,7 +165,8 @@ def figure(latest: dict, key: str, unit: str) -> str:
 
 
 def training_record(trained: TrainedModel) -> dict:
-    """What the checkpoint says of its training; a model.pt says nothing, but the checkpoint of its step may lie beside it. Empty where there is none."""
+    """Return the training record of a checkpoint. A model.pt has none, but the checkpoint of the
+    same step may be beside it; empty if not."""
     whole = trained.path.with_name(f"checkpoint_step{trained.step}.pt")
     for path in (trained.path, whole):
         if path.is_file() and set(TRAINING_KEYS) <= (state := load_checkpoint(path, MODEL_KEYS)).keys():
@@ -167,17 +174,18 @@ def training_record(trained: TrainedModel) -> dict:
     return {}
 
 
-def data_facts(data_dir: Path, training: dict) -> dict[str, str]:
-    """preprocess_meta.txt of `data_dir`, and of raw/metadata.txt where the text is from, each as far as it speaks of the same data as the checkpoint."""
+def data_metadata(data_dir: Path, training: dict) -> dict[str, str]:
+    """Return preprocess_meta.txt of `data_dir`, and the source of the text from raw/metadata.txt.
+    Each is used only if it describes the checkpoint's data."""
     prepared, raw = data_dir / "preprocess_meta.txt", data_dir / "raw" / "metadata.txt"
     if not (training and prepared.is_file()):
         return {}
-    facts = read_metadata(prepared)
+    metadata = read_metadata(prepared)
     known = {"fingerprint": training["tokenizer"].get("fingerprint"), **training["data"]}
-    if any(facts.get(key) != str(value) for key, value in known.items()):
+    if any(metadata.get(key) != str(value) for key, value in known.items()):
         return {}
     of_text = read_metadata(raw) if raw.is_file() else {}
-    documents = int(facts["train_documents"]) + int(facts["val_documents"])
-    if of_text.get("documents") == str(documents) and of_text.get("words") == facts.get("words"):
-        facts |= {key: of_text[key] for key in ("source", "licence", "revision") if key in of_text}
-    return facts
+    documents = int(metadata["train_documents"]) + int(metadata["val_documents"])
+    if of_text.get("documents") == str(documents) and of_text.get("words") == metadata.get("words"):
+        metadata |= {key: of_text[key] for key in ("source", "licence", "revision") if key in of_text}
+    return metadata

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: MIT
 # Copyright (c) 2026 the nano_hindi authors
-"""nano_hindi for transformers: a small GPT that was trained on Hindi. This file is all there is of the network; it needs torch and transformers alone.
+"""nano_hindi for transformers: a small GPT trained on Hindi. This file holds the whole network and
+needs only torch and transformers.
 
-rotary positions   Su et al. 2021, arXiv 2104.09864       grouped-query attention  Ainslie et al. 2023, arXiv 2305.13245
-ReLU^2             So et al. 2021, arXiv 2109.08668       QK-norm                  Henry et al. 2020, arXiv 2010.04245
-value embeddings   after Zhou et al. 2024, arXiv 2410.17897 (ResFormer), with a gate that looks at the input
-soft-cap           Gemma 2, arXiv 2408.00118
+rotary positions         Su et al. 2021, arXiv 2104.09864
+grouped-query attention  Ainslie et al. 2023, arXiv 2305.13245
+QK-norm                  Henry et al. 2020, arXiv 2010.04245
+ReLU^2                   So et al. 2021, arXiv 2109.08668
+value embeddings         after ResFormer, Zhou et al. 2024, arXiv 2410.17897, gated by the input
+soft-cap                 Gemma 2, arXiv 2408.00118
 
-There are no biases, no weights in the norms, no tied weights and no buffers: angles and masks are computed from positions, so a text has no length limit.
+There are no biases, no weights in the norms, no tied weights and no buffers: angles and masks are
+computed from positions, so text length is not limited.
 """
 
-# B batch, T new tokens, N keys (those of the cache and the new ones), C width, H query heads, G key/value heads, D head width, V vocabulary
+# B batch, T new tokens, N keys (those of the cache and the new ones), C width, H query heads, G
+# key/value heads, D head width, V vocabulary
 
 from __future__ import annotations
 
@@ -20,20 +25,20 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-# transformers' own name of it, since 5.24
+# the name in transformers since 5.24, and the name before
 CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 ROPE_BASE = 100_000.0
 SOFTCAP = 15.0
 RMS_EPS = torch.finfo(torch.float32).eps  # in every dtype
 MLP_FACTOR = 4
-GATE_CHANNELS = 32  # of the normed input, which the gate of a value embedding looks at
+GATE_CHANNELS = 32  # channels of the normed input that the gate of a value embedding reads
 
 
 class NanoHindiConfig(PretrainedConfig):
     """The shape of the network.
 
-    `window_pattern` is tiled over the layers: an S layer sees sequence_len / short_window_divisor keys, an L layer sequence_len, the query's own
-    included. The last is L.
+    `window_pattern` is tiled over the layers: an S layer sees sequence_len / short_window_divisor
+    keys, an L layer sequence_len, the query's own included. The last is L.
     """
 
     model_type = "nano_hindi"
@@ -69,23 +74,24 @@ class NanoHindiConfig(PretrainedConfig):
 
     @property
     def windows(self) -> list[int]:
-        """Keys that a query of each layer sees, its own included."""
+        """Return the number of keys that a query sees in each layer, its own included."""
         sizes = {"S": max(1, self.sequence_len // self.short_window_divisor), "L": self.sequence_len}
         tiled = [sizes[self.window_pattern[layer % len(self.window_pattern)]] for layer in range(self.n_layer)]
         return [*tiled[:-1], self.sequence_len]
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Every other layer has one, the last always."""
+        """Return whether a layer has a value embedding: every other one, always including the
+        last."""
         return layer % 2 == (self.n_layer - 1) % 2
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """x over its root mean square along the last dimension."""
+    """Return x divided by its root mean square along the last dimension."""
     return F.rms_norm(x, (x.size(-1),), eps=RMS_EPS)
 
 
 def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """cos and sin (B, 1, T, D/2), float32, of integer positions (B, T)."""
+    """Return cos and sin (B, 1, T, D/2), float32, of integer positions (B, T)."""
     frequencies = ROPE_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim)
     angles = positions.float()[:, None, :, None] * frequencies
     return angles.cos(), angles.sin()
@@ -98,9 +104,11 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def visible_keys(n_queries: int, n_keys: int, window: int, attention_mask: Tensor | None, device: torch.device) -> Tensor:
-    """Which keys each query sees: bool (B or 1, 1, T, those of the N keys that any of the last T tokens sees).
+    """Return which keys each query sees: bool (B or 1, 1, T, K), for the last K of the N keys,
+    those that any of the T queries sees.
 
-    A key is seen by its own token and the `window - 1` after it, unless `attention_mask` (B, N) is 0 there. Padding sees itself: a softmax over nothing is nan.
+    A key is seen by its own token and the `window - 1` tokens after it, unless `attention_mask`
+    (B, N) is 0 there. Padding sees itself: a softmax over no keys is nan.
     """
     first = max(0, n_keys - n_queries - window + 1)
     distance = torch.arange(n_keys - n_queries, n_keys, device=device)[:, None] - torch.arange(first, n_keys, device=device)
@@ -111,7 +119,8 @@ def visible_keys(n_queries: int, n_keys: int, window: int, attention_mask: Tenso
 
 
 class ZeroLinear(nn.Linear):
-    """A linear layer whose weight begins at zero. Those that write into the residual stream do, so every block begins as the identity."""
+    """A linear layer initialised to zero. The layers that write to the residual stream are, so
+    every block starts as the identity."""
 
 
 class NanoHindiAttention(nn.Module):
@@ -128,7 +137,8 @@ class NanoHindiAttention(nn.Module):
             self.ve_gate = ZeroLinear(min(GATE_CHANNELS, config.n_embd), config.n_kv_head, bias=False)
 
     def forward(self, x: Tensor, input_ids: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: Cache | None) -> Tensor:
-        """x (B, T, C), the tokens' ids (B, T), angles (B, 1, T, D/2), `visible_keys` -> (B, T, C)."""
+        """Return the attention output (B, T, C) for x (B, T, C), input_ids (B, T), cos and sin
+        (B, 1, T, D/2), and the mask of `visible_keys`."""
         q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for linear in (self.c_q, self.c_k, self.c_v))  # (B, heads, T, D)
         if self.value_embed is not None:
             gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))  # (B, T, G), from 0 to 2
@@ -138,7 +148,7 @@ class NanoHindiAttention(nn.Module):
         if cache is not None:
             k, v = cache.update(k, v, self.layer)  # (B, G, N, D)
         seen, n_shared = mask.size(-1), q.size(1) // k.size(1)
-        k, v = (heads[:, :, -seen:].repeat_interleave(n_shared, dim=1) for heads in (k, v))  # to each query head its own
+        k, v = (heads[:, :, -seen:].repeat_interleave(n_shared, dim=1) for heads in (k, v))  # one per query head
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.c_proj(y.transpose(1, 2).flatten(2))
 
@@ -154,7 +164,8 @@ class NanoHindiMLP(nn.Module):
 
 
 class NanoHindiMix(nn.Module):
-    """What goes into a block: the residual stream x and the normed token embedding x0, each times a number that was learnt."""
+    """The input of a block: the residual stream x and the normed token embedding x0, each times a
+    learned scalar."""
 
     def __init__(self):
         super().__init__()
@@ -193,12 +204,13 @@ class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The first values of a new model's `module`. Only modules without children are filled, and by `nn.init`: so transformers leaves loaded ones alone."""
+        """Initialise a module of a new model. Only leaf modules are filled, and only by `nn.init`,
+        so that transformers does not overwrite loaded weights."""
         bound = (3 / self.config.n_embd) ** 0.5  # a uniform distribution with standard deviation n_embd^-0.5
         if module is self.wte:
             nn.init.normal_(module.weight)
         elif module is self.lm_head:
-            nn.init.normal_(module.weight, std=0.001)  # first logits near zero: the first loss is ln V
+            nn.init.normal_(module.weight, std=0.001)  # initial logits near zero: the initial loss is ln V
         elif isinstance(module, ZeroLinear):
             nn.init.zeros_(module.weight)
         elif isinstance(module, nn.Linear | nn.Embedding):
@@ -231,14 +243,17 @@ class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs,
     ) -> CausalLMOutputWithPast:
-        """Token ids (B, T) -> float32 soft-capped logits (B, T, V), and the cache if there is one or `use_cache` asks for one.
+        """Return float32 soft-capped logits (B, T, V) for token ids (B, T), and the cache if one is
+        given or `use_cache` is set.
 
-        attention_mask (B, N): 0 for padding, which nobody sees and whose own logits mean nothing.
-        cache: keys and values of the tokens so far; `past_key_values` is what transformers called it before version 5.24.
-        position_ids (B, T): how far along its text a token is, which may begin at any number: attention sees only distances. Without them, its place in the row.
-        labels (B, T): those of `input_ids`, of which each is predicted from the ones before it; -100 is left out. They give the mean loss in nats, or the sum over
-        `num_items_in_batch` where transformers' Trainer names it.
-        logits_to_keep: logits of that many last tokens alone (0: of all), or of the tokens with these indices.
+        attention_mask (B, N): 0 for padding. No token sees padding, and its own logits are
+        meaningless. cache: keys and values of the tokens so far; transformers before 5.24 calls it
+        `past_key_values`. position_ids (B, T): positions of the tokens in their text, which may
+        start at any number: attention depends only on distances. Default: the position in the row.
+        labels (B, T): the same tokens as `input_ids`, each predicted from those before it; -100 is
+        ignored. The loss is the mean in nats, or the sum divided by `num_items_in_batch` if
+        transformers' Trainer passes it. logits_to_keep: an int n keeps the logits of the last n
+        tokens only (0: of all), a tensor those of the tokens with these indices.
         """
         cache = past_key_values if cache is None else cache
         if use_cache and cache is None:

@@ -1,1 +1,2 @@
-"""Text from a trained model: loading it, the settings, whole characters as they come, and a chat."""
+"""Generate text with a trained model: loading, sampling settings, streaming of whole characters,
+and a chat."""

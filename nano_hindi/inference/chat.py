@@ -1,6 +1,7 @@
-"""`generate.py --interactive`: a text that a person and the model write in turns.
+"""`generate.py --interactive`: the user and the model write a text in turns.
 
-The text so far is the whole context. A line is added to it and the model goes on from there, until it ends the text with eos, or /reset does.
+The text so far is the whole context. A line is added to it and the model continues it, until the
+model ends the text with eos, or the user with /reset.
 """
 
 from __future__ import annotations
@@ -21,23 +22,24 @@ from nano_hindi.inference.text import write
 
 COMMANDS = {"/temp": "temperature", "/topk": "top_k", "/topp": "top_p", "/max": "max_tokens", "/seed": "seed"}
 LEAVE = "Ctrl-Z and Enter" if IS_WINDOWS else "Ctrl-D"
-HELP = f"""What you type is added to the text so far, and the model goes on from there; Enter alone lets it go on.
-Ctrl-C stops it. {LEAVE} or /quit leaves. A command without a value shows the one in force.
+HELP = f"""What you type is added to the text so far, and the model continues it; Enter alone continues without new text.
+Ctrl-C stops the model. {LEAVE} or /quit leaves. A command without a value shows the current one.
 
 """ + "\n".join(
     f"  {usage:8}  {text}"
     for usage, text in (
         *((f"{command} {SETTINGS[name].metadata['metavar']}", SETTINGS[name].metadata["help"]) for command, name in COMMANDS.items()),
         ("/reset", "forget the text so far and begin a new one"),
-        ("/help", "this page"),
+        ("/help", "show this page"),
         ("/quit", "leave"),
     )
 )
 
 
 def talk(model, tokenizer, settings: Settings) -> None:
-    """Read commands and lines of text until /quit or the end of input. The text goes to stdout, all other words to stderr."""
-    with contextlib.suppress(ImportError):  # Windows has none; its console edits lines by itself
+    """Read commands and lines of text until /quit or the end of input. The text goes to stdout,
+    everything else to stderr."""
+    with contextlib.suppress(ImportError):  # Windows has no readline; its console edits lines by itself
         import readline  # noqa: F401 - gives input() line editing and history
     chat = Chat(model, tokenizer, settings)
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
@@ -53,7 +55,7 @@ def talk(model, tokenizer, settings: Settings) -> None:
         except KeyboardInterrupt:
             _note(f"\n[{LEAVE} or /quit leaves]")
             continue
-        if line.strip() in ("/quit", "\x04"):  # Ctrl-D is a letter like any other on Windows
+        if line.strip() in ("/quit", "\x04"):  # Ctrl-D is an ordinary character on Windows
             return
         with collected_interrupts() as stop:
             if line.startswith("/"):
@@ -63,13 +65,13 @@ def talk(model, tokenizer, settings: Settings) -> None:
 
 
 class Chat:
-    """The text so far, and how it goes on."""
+    """The text so far, and the settings that continue it."""
 
     def __init__(self, model, tokenizer, settings: Settings):
         self.model, self.tokenizer, self.settings, self.text = model, tokenizer, settings, ""
 
     def command(self, line: str) -> str:
-        """Do what a line that begins with a slash asks for. Returns what there is to say of it."""
+        """Run the command of a line that begins with a slash. Returns the message to show."""
         command, _, value = line.strip().partition(" ")
         if command == "/help":
             return HELP
@@ -88,18 +90,19 @@ class Chat:
         return f"[{name} is {'random' if value is None else value}]"
 
     def write(self, line: str, stop: threading.Event) -> None:
-        """Add `line` to the text and print it with what the model makes of it, until eos, `max_tokens`, or `stop` is set."""
+        """Add `line` to the text and print it with the model's continuation, until eos,
+        `max_tokens`, or `stop` is set."""
         prompt, printed = _join(self.text, line)
         self.text, times = "", []
-        for (piece,) in write(self.model, self.tokenizer, prompt, self.settings, 1, stop):
-            self.text += piece
+        for (new,) in write(self.model, self.tokenizer, prompt, self.settings, 1, stop):
+            self.text += new
             times.append(time.perf_counter())
             if len(self.text) > printed:
                 print(self.text[printed:], end="", flush=True)
                 printed = len(self.text)
         print(flush=True)
-        self.text = self.text.rstrip("\ufffd")  # a character that was cut off is not what the model goes on from
-        made = len(times) - 2  # the first piece is the prompt's, the last what was kept back
+        self.text = self.text.rstrip("\ufffd")  # an incomplete character must not be part of the context
+        made = len(times) - 2  # the first item is the prompt, the last the text that was held back
         tokens = "1 token" if made == 1 else f"{made} tokens"
         rate = f", {(made - 1) / (times[-2] - times[1]):.0f} tokens/s" if made > 1 else ""
         if stop.is_set():
@@ -112,8 +115,8 @@ class Chat:
 
 
 def _join(text: str, line: str) -> tuple[str, int]:
-    """The text with the line behind it, a space between them where `line` begins a word; and where to show it from: the line, or the last word of
-    the text where that goes on.
+    """Return `text` with `line` appended, separated by a space if `line` begins a word; and the
+    index to print from: that of the line, or of the last word of the text if the line continues it.
     """
     goes_on = not text or not line or text[-1].isspace() or line[0].isspace()
     if not goes_on and unicodedata.category(line[0]) not in ("Mn", "Mc", "Me", "Cf", "Pe", "Pf", "Po"):

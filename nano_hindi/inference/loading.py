@@ -1,4 +1,4 @@
-"""A trained model, from its file to a network that is ready to predict."""
+"""Load a trained model from its file, ready for inference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What generation needs of a run."""
+    """The parts of a checkpoint that inference needs, and the tokenizer."""
 
     config: GPTConfig
     state_dict: dict[str, torch.Tensor]
@@ -28,9 +28,11 @@ class TrainedModel:
 
 
 def load_for_inference(path: Path | str) -> TrainedModel:
-    """The model of a checkpoint, of a `model.pt`, or of the later of both in a folder, with the tokenizer that lies beside it.
+    """Load a checkpoint, a `model.pt`, or the later of both in a folder, with the tokenizer in the
+    same folder.
 
-    Raises UserError where there is none, where a file is damaged, or where the tokenizer is another than the model was trained with.
+    Raises UserError if there is none, if a file is damaged, or if the model was trained with
+    another tokenizer.
     """
 
     path = Path(path)
@@ -38,7 +40,7 @@ def load_for_inference(path: Path | str) -> TrainedModel:
     state = load_checkpoint(file, MODEL_KEYS)
     folder = file.parent / "tokenizer"
     if not folder.is_dir():
-        raise UserError(f"the tokenizer of {file} is missing: the folder {folder} should hold it")
+        raise UserError(f"the tokenizer of {file} is missing: it should be in {folder}; put it there")
     tokenizer = load_tokenizer(str(folder))
     if tokenizer.fingerprint() != state["tokenizer"].get("fingerprint"):
         raise UserError(f"{folder} is not the tokenizer that {file} was trained with (their fingerprints differ); put the right one there")
@@ -46,7 +48,8 @@ def load_for_inference(path: Path | str) -> TrainedModel:
 
 
 def build_model(trained: TrainedModel, device: torch.device) -> GPT:
-    """The model of a checkpoint, on its device and ready to predict. Raises UserError where the weights do not fit the configuration."""
+    """Return the model on its device, in evaluation mode. Raises UserError if the weights do not
+    fit the configuration."""
     from nano_hindi.model import GPT
 
     config = trained.config

@@ -1,4 +1,4 @@
-"""Texts as a person asks for them: the prompt and what continues it, in whole characters as they come."""
+"""Generate texts from a prompt, streamed in whole characters."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from nano_hindi.inference.settings import Settings
 
 
 def write(model, tokenizer, prompt: str, settings: Settings, n_texts: int, stop: threading.Event) -> Iterator[list[str]]:
-    """Yield what is new of `n_texts` texts, in whole characters: first of the prompt, then with each token, last what was kept back. Joined, each is
-    the decoding of its tokens. Ends after `max_tokens` tokens, before eos, or when `stop` is set.
+    """Yield the new characters of `n_texts` texts: first those of the prompt, then those completed
+    by each token, last those held back.
+
+    Only whole characters are yielded; joined, they are the decoded tokens. Ends after `max_tokens`
+    tokens, before eos, or when `stop` is set.
     """
     from nano_hindi.engine import generate_batch
 

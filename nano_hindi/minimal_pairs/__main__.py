@@ -1,6 +1,8 @@
-"""`python -m nano_hindi.minimal_pairs`: show some pairs of each kind, or write all of them for other tools.
+"""`python -m nano_hindi.minimal_pairs`: show some pairs of each kind, or write all of them for
+other tools.
 
-For lm-evaluation-harness every kind is a task of its form `multiple_choice`: two texts behind bos, the right one first.
+For lm-evaluation-harness every kind is a `multiple_choice` task: two texts after bos, the right one
+first.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from nano_hindi.cli import Parser, command_line
 from nano_hindi.files import write_text
 from nano_hindi.minimal_pairs import KINDS, Pair, pairs
 
-SHOWN = 4  # pairs of each kind, two contrasts
+SHOWN = 4  # pairs of each kind: two contrasts
 
 GROUP = "nano_hindi_pairs"
 TASK = """\
@@ -42,10 +44,10 @@ metadata:
 @command_line
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(
-        prog="python -m nano_hindi.minimal_pairs", description="Pairs of Hindi sentences, one right and one wrong: shown, or written to files."
+        prog="python -m nano_hindi.minimal_pairs", description="Show pairs of Hindi sentences, one right and one wrong, or write them to files."
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE.jsonl", help='write all pairs here, a JSON object a line: {"kind", "good", "bad", "contrast"}'
+        "--output", type=Path, metavar="FILE.jsonl", help='write all pairs here, one JSON object per line: {"kind", "good", "bad", "contrast"}'
     )
     parser.add_argument("--lm_eval", type=Path, metavar="DIR", help=f"write tasks for lm-evaluation-harness here: {GROUP}, and one for each kind")
     args = parser.parse_args(argv)
@@ -76,7 +78,8 @@ def write_pairs(path: Path, some: list[Pair]) -> None:
 
 
 def write_tasks(folder: Path, everything: list[Pair]) -> None:
-    """The pairs of each kind beside a task that names their file by its full path: the harness looks for relative ones where it was started."""
+    """Write the pairs and the task of each kind. A task gives the full path of its file: the
+    harness resolves relative paths against its working folder."""
     for kind in KINDS:
         file = folder.resolve() / f"{kind}.jsonl"
         write_pairs(file, [pair for pair in everything if pair.kind == kind])

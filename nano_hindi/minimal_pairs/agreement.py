@@ -1,4 +1,5 @@
-"""Kinds of agreement: of the verb and what describes with gender, number and person, and of the tone with whom one speaks to or about."""
+"""Pairs about agreement: verbs and adjectives in gender, number and person, and the honorific level
+in pronouns, possessives and verbs."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from nano_hindi.minimal_pairs.contrast import Contrast, Frame, Table, contrasts_
 
 
 def gender() -> Iterator[Contrast]:
-    """राजू गया / *गई, मीना गई / *गया. In the last frames a girl is named before her brother, who rules the verb."""
+    """Yield contrasts like राजू गया / *गई, मीना गई / *गया. In the last frames a girl is named
+    before her brother, who is the subject."""
     frames = [
         Frame("{n} गाँव में दादी के साथ _।", "रहता था"),
         Frame("{n} आँगन में गेंद से खेल _ है।", "रहा"),
@@ -41,7 +43,11 @@ def gender() -> Iterator[Contrast]:
 
 
 def number() -> Iterator[Contrast]:
-    """घोड़ा भाग गया / *गए, घोड़े भाग गए / *गया. No plural that is a subjunctive of the singular too (दौड़े, आए), nobody who may be honoured by it."""
+    """Yield contrasts like घोड़ा भाग गया / *गए, घोड़े भाग गए / *गया.
+
+    There is no plural form that is also a singular subjunctive (दौड़े, आए), and no person, for whom
+    a plural could be honorific.
+    """
     beasts = words.COUNTED_BEASTS_M
     frames = [
         Frame("{n} नदी के किनारे पानी पी _।", "रहा था"),
@@ -124,7 +130,7 @@ PERSONS: Table = [
 
 
 def person() -> Iterator[Contrast]:
-    """मैं खुश हूँ / *है, वह खुश है / *हूँ."""
+    """Yield contrasts like मैं खुश हूँ / *है, वह खुश है / *हूँ."""
     yield from contrasts_of_table(PERSONS)
 
 
@@ -182,5 +188,9 @@ TONES: Table = [
 
 
 def honorific() -> Iterator[Contrast]:
-    """आप सुनते हैं / *हो, तुम सुनते हो / *हैं; तुम ... तुम्हारे / *आपके; पिता जी हैं / *है. Left out is what is heard everywhere: आप जाओ."""
+    """Yield contrasts like आप सुनते हैं / *हो, तुम सुनते हो / *हैं; तुम ... तुम्हारे / *आपके; पिता
+    जी हैं / *है.
+
+    Common colloquial forms like आप जाओ are left out.
+    """
     yield from contrasts_of_table(TONES)

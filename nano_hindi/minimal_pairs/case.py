@@ -1,4 +1,5 @@
-"""Kinds of case: what a perfective agrees with beside ने, and the oblique before a postposition."""
+"""Pairs about case: the agreement of a perfective verb after ने, and the oblique before a
+postposition."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from nano_hindi.minimal_pairs import words
 from nano_hindi.minimal_pairs.contrast import Contrast, Table, contrasts_of_table
 
-# verb: what follows `राजू ने`, with `{n}` the object; whatever describes it agrees with it too
+# verb: what follows `राजू ने`; `{n}` is the object, and its adjectives agree with it too
 OBJECT_FRAMES = {
     "खाया": "सुबह घर पर एक {n} _।",
     "पिया": "खेलने के बाद {n:+ठंडा} {n} _।",
@@ -23,7 +24,7 @@ OBJECT_FRAMES = {
     "धोया": "सुबह कुएँ पर {n:+अपना} {n} _।",
 }
 
-# with को the verb agrees with nothing; the frames differ in the form of the object alone
+# with को the verb agrees with nothing; the frames differ only in the form of the object
 MARKED: Table = [
     ("एक बिल्ली को", "एक बिल्ली", "देखा", "देखी", ["राजू ने रास्ते में {} _।", "मीना ने छत पर {} _।"]),
     ("एक मछली को", "एक मछली", "पकड़ा", "पकड़ी", ["रवि ने नदी में {} _।", "गोपाल ने जाल से {} _।"]),
@@ -45,7 +46,8 @@ COUNTED: Table = [
     ("एक गीत", "दो गीत", "सुना", "सुने", ["हमने कल मेले में {} _।", "बच्चों ने आज {} _।"]),
 ]
 
-# who has ने, who has not; the sentence of a perfective with an object, and of any other verb
+# the agent with ने and without; below, sentences with a transitive perfective verb, and with an
+# intransitive one
 AGENTS = [("उसने", "वह"), ("मैंने", "मैं"), ("हमने", "हम"), ("उन्होंने", "वे"), ("तुमने", "तुम")]
 TRANSITIVE = [
     "कल _ बाज़ार से सब्ज़ी खरीदी।", "आज _ एक नई कविता लिखी।", "उस दिन _ नदी में नाव देखी।", "सुबह _ दो रोटियाँ खाईं।", "रात को _ एक कहानी पढ़ी।",
@@ -58,7 +60,8 @@ INTRANSITIVE = {
 
 
 def ergative() -> Iterator[Contrast]:
-    """राजू ने रोटी खाई / *खाया, आम खाया / *खाई; बिल्ली को देखा / *देखी; उसने रोटी खाई / *वह रोटी खाई."""
+    """Yield contrasts like राजू ने रोटी खाई / *खाया, आम खाया / *खाई; बिल्ली को देखा / *देखी; उसने
+    रोटी खाई / *वह रोटी खाई."""
     boys, girls = itertools.cycle(words.BOYS), itertools.cycle(words.GIRLS)
     for verb, frame in OBJECT_FRAMES.items():
         for one, other in zip(*words.OBJECTS[verb], strict=False):
@@ -74,7 +77,7 @@ def ergative() -> Iterator[Contrast]:
             yield Contrast(next(transitive), sentence, with_ne, without)
 
 
-# direct and oblique forms; sentences that want the direct form, and the oblique
+# direct/oblique forms; pairs of sentences, the first needs the direct form, the second the oblique
 OBLIQUES = [
     (
         "लड़का/लड़के बच्चा/बच्चे ग्वाला/ग्वाले लकड़हारा/लकड़हारे मछुआरा/मछुआरे",
@@ -126,7 +129,8 @@ OBLIQUES = [
 
 
 def oblique() -> Iterator[Contrast]:
-    """एक लड़के ने / *लड़का ने, एक लड़का आया / *लड़के आया: nouns, adjectives, possessives, यह and वह."""
+    """Yield contrasts like एक लड़के ने / *लड़का ने, एक लड़का आया / *लड़के आया, with nouns,
+    adjectives, possessives, यह and वह."""
     for forms, sentences in OBLIQUES:
         for (direct, oblique_form), (one, other) in itertools.product([form.split("/") for form in forms.split()], sentences):
             yield Contrast(one, other, direct, oblique_form)

@@ -1,4 +1,5 @@
-"""What every kind of the test is made of: two sentences, each with one gap, and two fillers, each of which is right in one of them."""
+"""Contrasts, from which every kind of pair is made: two sentences, each with one gap, and two
+fillers, each right in one of the sentences."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ GAP = "_"
 
 
 class Contrast(NamedTuple):
-    """`x` fills the gap of `one`, `y` that of `other`, and neither fits the other gap: a pair and its mirror image."""
+    """`x` fills the gap of `one`, `y` that of `other`, and neither fits the other gap: a pair and
+    its mirror image."""
 
     one: str
     other: str
@@ -21,20 +23,25 @@ class Contrast(NamedTuple):
     y: str
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """The right and the wrong sentence, twice."""
+        """Yield the pair and its mirror image, each as (right sentence, wrong sentence)."""
         yield self.one.replace(GAP, self.x), self.one.replace(GAP, self.y)
         yield self.other.replace(GAP, self.y), self.other.replace(GAP, self.x)
 
 
 class Frame(NamedTuple):
-    """A sentence with a gap for what agrees with `{n}`, and the gap's filler as a format of that noun: `गया था`, `+काला`."""
+    """A sentence with a gap for words that agree with the noun `{n}`, and the filler as a format
+    spec of that noun: `गया था`, `+काला`."""
 
     sentence: str
     agreeing: str
 
 
 def contrasts_of(frames: Iterable[Frame], ones: Sequence[Noun], others: Sequence[Noun], each: int, **more: Sequence[Noun]) -> Iterator[Contrast]:
-    """`each` contrasts a frame. `{n}` is one of `ones` or of `others`, a name of `more` one of its nouns; all take turns, over the frames on."""
+    """Yield `each` contrasts per frame. `{n}` is a noun of `ones` or of `others`, and `{name}` one
+    of the nouns in `more[name]`.
+
+    Every list is cycled through, across the frames.
+    """
     turns = {name: itertools.cycle(nouns) for name, nouns in {"one": ones, "other": others, **more}.items()}
     for frame in frames:
         for _ in range(each):
@@ -49,16 +56,17 @@ def contrasts_of(frames: Iterable[Frame], ones: Sequence[Noun], others: Sequence
 
 
 def many(nouns: Iterable[Noun]) -> list[Noun]:
-    """Their plurals."""
+    """Return the plurals of `nouns`."""
     return [dataclasses.replace(noun, plural=True) for noun in nouns]
 
 
-# the subjects of two sentences, what belongs to the first and the second of them, and frames with `{}` for the subject
+# two subjects, the filler that agrees with the first and with the second, and frames with `{}` for
+# the subject
 Table = list[tuple[str, str, str, str, list[str]]]
 
 
 def contrasts_of_table(table: Table) -> Iterator[Contrast]:
-    """A contrast for each frame of each row."""
+    """Yield a contrast for each frame of each row."""
     for one, other, x, y, frames in table:
         for frame in frames:
             yield Contrast(frame.format(one), frame.format(other), x, y)

@@ -1,6 +1,8 @@
-"""The kind of spelling: two real words that differ in a doubled letter, a conjunct, a nasal or a vowel sign, each right in its own sentences.
+"""Pairs about spelling: two real words that differ in a doubled letter, a conjunct, a nasal or a
+vowel sign, each right in its own sentences.
 
-A word is never set against a misspelling: a tokenizer breaks what it has not met into more pieces, and that alone would tell.
+The wrong word is never a misspelling: a tokenizer splits unknown words into more tokens, and that
+alone would reveal it.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ WORDS = [
 
 
 def spelling() -> Iterator[Contrast]:
-    """पेड़ से एक पत्ता / *पता गिरा, सच पता / *पत्ता चल गया."""
+    """Yield contrasts like पेड़ से एक पत्ता / *पता गिरा, सच पता / *पत्ता चल गया."""
     for x, y, ones, others in WORDS:
         for one, other in zip(ones, others, strict=True):
             yield Contrast(one, other, x, y)

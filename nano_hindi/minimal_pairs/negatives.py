@@ -1,4 +1,5 @@
-"""The kind of negation: नहीं with statements, मत with commands, न ... न, बिना, and where नहीं stands. नहीं with commands is heard too, so it is no fault here."""
+"""Pairs about negation: नहीं in statements, मत in commands, न ... न, बिना, and the position of
+नहीं. नहीं in commands is also used, so it is not an error here."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from collections.abc import Iterator
 
 from nano_hindi.minimal_pairs.contrast import GAP, Contrast
 
-# the word for a command, the form of a statement; the rest of the sentence after the subject, the subjects of the statement
+# the verb of a command and of a statement; the rest of the sentence after the subject; the subject
+# of the statement
 COMMANDS = [
     ("चढ़ो", "चढ़ता है", "इस पेड़ पर", "वह"),
     ("खेलो", "खेलता हूँ", "सड़क पर", "मैं"),
@@ -44,7 +46,8 @@ PROHIBITIONS = [
     "तुम यहाँ शोर _ करो।", "अब इस बात पर _ रोओ।", "तुम पानी में _ कूदो।", "तुम इस आग को _ छुओ।", "आप मेरी चिंता _ कीजिए।", "तुम यह दवा _ गिराओ।", "तुम किसी पर _ हँसो।",
     "आप इतनी धूप में _ बैठिए।", "अपने मित्र से _ लड़ो।", "तू मेरी गेंद _ छीन।",
 ]  # fmt: skip
-# the place of नहीं: a sentence with the neighbours in this order, one with them turned round
+# the position of नहीं: sentences with the two words in this order, and sentences with them in
+# reverse order
 PLACES = {
     "नहीं कि": (
         [
@@ -65,7 +68,8 @@ PLACES = {
 
 
 def negation() -> Iterator[Contrast]:
-    """मत चढ़ो / *मत चढ़ता है; न दूध है न चीनी / *नहीं चीनी; बिना खाए / *मत खाए; मेज़ पर नहीं है / *मेज़ नहीं पर है."""
+    """Yield contrasts like मत चढ़ो / *मत चढ़ता है; न दूध है न चीनी / *नहीं चीनी; बिना खाए / *मत
+    खाए; मेज़ पर नहीं है / *मेज़ नहीं पर है."""
     for command, statement, rest, subject in COMMANDS:
         yield Contrast(f"{rest} मत {GAP}।", f"{subject} {rest} नहीं {GAP}।", command, statement)
     for one, other in zip(NEITHER, STATEMENTS, strict=True):

@@ -1,6 +1,8 @@
-"""The kind of word order: two neighbours that stand the other way round in the mirror image, so that not even their order is right by itself.
+"""Pairs about word order: two adjacent words, in reverse order in the mirror image, so that neither
+order is right by itself.
 
-A postposition that changes places with the noun behind it leaves one noun without and gives one two of them, or follows what is no noun.
+If a postposition is swapped with the noun after it, one noun has none and another has two, or it
+follows a word that is not a noun.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from collections.abc import Iterator
 
 from nano_hindi.minimal_pairs.contrast import Contrast
 
-# two neighbours; the sentence with them in this order, the one with them turned round
+# two adjacent words; the sentence with them in this order, and the one with them in reverse order
 NEIGHBOURS = [
     ("की बहन", "राजू _ को मेला बहुत पसंद है।", "मेरी _ किताब खो गई।"),
     ("की बहन", "मोहन _ ने एक गीत गाया।", "उसकी _ सहेली कल आएगी।"),
@@ -76,6 +78,10 @@ NEIGHBOURS = [
 
 
 def order() -> Iterator[Contrast]:
-    """राजू की बहन को / *राजू बहन की को, मेरी बहन की किताब / *मेरी की बहन किताब. First and last word are the same in both sentences of a pair."""
+    """Yield contrasts like राजू की बहन को / *राजू बहन की को, मेरी बहन की किताब / *मेरी की बहन
+    किताब.
+
+    The first and the last word are the same in both sentences of a pair.
+    """
     for x, one, other in NEIGHBOURS:
         yield Contrast(one, other, x, " ".join(reversed(x.split())))

@@ -1,4 +1,5 @@
-"""The nouns of the pairs, by what can be said of them. Names are those of one sex only, nouns those whose gender is never in doubt."""
+"""The nouns of the pairs, by the sentences that they fit. Every name is of one sex only, and every
+noun has an undisputed gender."""
 
 from __future__ import annotations
 
@@ -20,19 +21,19 @@ def names(words: str, gender: str) -> list[Noun]:
 BOYS = names("राजू मोहन गोपाल रवि अमन श्याम अनिल दीपक सुरेश रामू मुकेश", "m")
 GIRLS = names("सीता मीना राधा गीता सुनीता कमला रेखा सरला नेहा ललिता", "f")
 
-# who walks, drinks and sleeps; what ends in -ा shows its number
+# animals that walk, drink and sleep; the counted ones show their number in their form
 BEASTS_M = masculine("तोता बंदर हिरन हाथी चूहा कबूतर घोड़ा")
 BEASTS_F = feminine("लोमड़ी मैना गिलहरी चींटी कोयल बकरी")
 COUNTED_BEASTS_M = masculine("तोता घोड़ा कुत्ता चूहा कछुआ बकरा")
 COUNTED_BEASTS_F = feminine("चींटी लोमड़ी गिलहरी चिड़िया बकरी बिल्ली मुर्गी")
 
-# what lies about in a house, can be bought, found, lost and given
+# household things that can be bought, found, lost and given
 THINGS_M = masculine("थैला डिब्बा घड़ा खिलौना प्याला ताला सिक्का पंखा कंबल")
 THINGS_F = feminine("टोकरी किताब घड़ी चादर थाली चाबी गेंद छतरी गुड़िया बाल्टी")
 COUNTED_THINGS_M = masculine("थैला डिब्बा घड़ा खिलौना प्याला ताला पंखा गमला")
 COUNTED_THINGS_F = feminine("टोकरी किताब घड़ी चादर थाली चाबी गेंद छतरी बाल्टी")
 
-# objects of the verbs of the ergative: the verb, what is masculine, what is feminine
+# objects for the ergative: verb -> masculine nouns, feminine nouns
 OBJECTS = {
     "खाया": (masculine("आम केला लड्डू समोसा अमरूद"), feminine("रोटी मूली जलेबी मिठाई नाशपाती")),
     "पिया": (masculine("दूध शरबत पानी"), feminine("लस्सी छाछ शिकंजी")),

@@ -1,6 +1,8 @@
-"""The offline sample: short Hindi stories from a grammar of our own, so that everything can be tried without a network.
+"""Generate the offline sample: short Hindi stories from templates and a small grammar, so that
+everything can be tried without a network.
 
-Each story takes one of the plots of plots.py, a cast from words.py, and one of the ways to say each thing.
+Each story takes one of the plots of plots.py, a cast from words.py, and one of the wordings of each
+sentence.
 """
 
 from __future__ import annotations
@@ -15,19 +17,20 @@ from nano_hindi.sample.plots import PLOTS
 
 
 def stories(seed: int = 0) -> Iterator[str]:
-    """Stories without end, none of them twice; the same ones, in the same order, for the same seed and any version of Python."""
+    """Yield stories without end, none of them twice. The same seed gives the same stories in the
+    same order, in any version of Python."""
     rng = random.Random(seed)
     told = set()
     while True:
         text = tell(rng)
-        mark = hashlib.blake2b(text.encode(), digest_size=8).digest()  # in place of the text, for the sake of memory
+        mark = hashlib.blake2b(text.encode(), digest_size=8).digest()  # instead of the text, to save memory
         if mark not in told:
             told.add(mark)
             yield text
 
 
 def tell(rng: random.Random) -> str:
-    """One story: a few sentences, and its moral in a line of its own."""
+    """Return one story: a few sentences, and its moral on a separate line."""
     plot, extras = _pick(rng, PLOTS)
     cast = _cast(rng, extras)
     return " ".join(sentence.format_map(cast) for sentence in _choose(rng, plot) if sentence).replace(" \n ", "\n")
@@ -38,7 +41,7 @@ def _pick(rng: random.Random, items: Sequence):
 
 
 def _choose(rng: random.Random, plot: str | list | tuple) -> Iterator[str]:
-    """The sentences of a plot, one of each choice."""
+    """Yield the sentences of a plot, one of each choice."""
     if isinstance(plot, str):
         yield plot
     elif isinstance(plot, list):
@@ -49,7 +52,7 @@ def _choose(rng: random.Random, plot: str | list | tuple) -> Iterator[str]:
 
 
 def _cast(rng: random.Random, extras: dict[str, list]) -> dict:
-    """Who and what a story is about; no two of them are called the same."""
+    """Choose the characters and things of a story, no two with the same name."""
     cast = {}
     for name, candidates in ({"h": words.PEOPLE, "f": words.PEOPLE, "e": words.FAMILY} | extras).items():
         taken = [str(other) for other in cast.values()]
@@ -65,5 +68,5 @@ def _cast(rng: random.Random, extras: dict[str, list]) -> dict:
 
 
 def _both(one: Noun, other: Noun) -> Noun:
-    """The two as one noun; a man among them makes it masculine."""
+    """Return a plural noun for both. It is feminine only if both are."""
     return Noun("दोनों", "f" if one.gender == other.gender == "f" else "m", fixed=True, plural=True)

@@ -1,4 +1,4 @@
-"""Stories of animals. How to read them stands in plots.py."""
+"""Stories about animals. plots.py explains the format."""
 
 from nano_hindi.sample.beats import OPENING, moral
 

@@ -1,4 +1,4 @@
-"""Beginnings and ends that many of the stories share. How to read them stands in plots.py."""
+"""Beginnings and ends that many stories share. plots.py explains the format."""
 
 OPENING = [
     "",
@@ -54,5 +54,5 @@ SKY = ["", "", "धूप खिली हुई थी।", "ठंडी ह�
 
 
 def moral(*sentences: str) -> tuple:
-    """The end of a story."""
+    """Return the end of a story as a plot: one of `sentences`, on a separate line."""
     return ("\n", ["", "", "सच है,", "इस कहानी से हमें सीख मिलती है कि", "तभी तो बड़े लोग कहते हैं कि", "सीख:"], list(sentences))

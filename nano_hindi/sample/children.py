@@ -1,4 +1,4 @@
-"""Stories of children. How to read them stands in plots.py."""
+"""Stories about children. plots.py explains the format."""
 
 from nano_hindi.sample.beats import CHILD, OPENING, moral
 

@@ -1,12 +1,15 @@
-"""Hindi agreement for the sample stories: nouns with their cases, and words that take a noun's gender and number.
+"""Hindi agreement for the sample stories: nouns with their cases, and words that take a noun's
+gender and number.
 
-A story is a template in which every word that agrees stands in the masculine singular, with the noun that rules it:
+A story is a template in which every word that agrees is in the masculine singular, with the noun
+that it agrees with:
 
     "{h:ने} {x} {x:देखा}। {h:वह} {h:खड़ा हो गया}।"
 
-`{h}` is the noun in the direct case, `{h:ने}` (को, से, में, पर, का, ...) its oblique case with that postposition, `{h:गया था}` a verb and
-`{h:वह}` a pronoun that agree with it, `{x:+अपना} {x}` an attribute that stands before it. Agreement is computed here and nowhere else.
-The rules are those of any school grammar of Hindi, for example R. S. McGregor, Outline of Hindi Grammar, Oxford 1995.
+`{h}` is the noun in the direct case, `{h:ने}` (को, से, में, पर, का, ...) its oblique case with that
+postposition, `{h:गया था}` a verb and `{h:वह}` a pronoun that agree with it, `{x:+अपना} {x}` an
+attribute before it. Agreement is computed here and nowhere else. The rules are in any grammar of
+Hindi, for example R. S. McGregor, Outline of Hindi Grammar, Oxford 1995.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ import itertools
 from dataclasses import dataclass
 
 POSTPOSITIONS = ("ने", "को", "से", "में", "पर", "का", "के", "की", "तक")
-AFTER_A_STEM = ("रहा", "लिया", "दिया", "गया", "सकता", "पाया", "चुका")  # गा रहा था, उठा लिया: what stands before is no participle
-PARTICIPLES = ("ता", "चला")  # endings of what is one all the same: सोचता रहा, चला गया
+AFTER_A_STEM = ("रहा", "लिया", "दिया", "गया", "सकता", "पाया", "चुका")  # गा रहा था, उठा लिया: a bare stem comes before these, not a participle
+PARTICIPLES = ("ता", "चला")  # endings of words before them that are participles after all: सोचता रहा, चला गया
 
-# masculine singular -> masculine plural, feminine singular, feminine plural; what the rules of `agree` would get wrong
+# masculine singular -> masculine plural, feminine singular, feminine plural, where the rules of
+# `agree` would be wrong
 IRREGULAR = {
     "है": ("हैं", "है", "हैं"),
     "था": ("थे", "थी", "थीं"),
@@ -28,7 +32,7 @@ IRREGULAR = {
     "लिया": ("लिए", "ली", "लीं"),
     "दिया": ("दिए", "दी", "दीं"),
     "पिया": ("पिए", "पी", "पीं"),
-    # pronouns know number, not gender
+    # pronouns have number, but no gender
     "वह": ("वे", "वह", "वे"),
     "उसने": ("उन्होंने", "उसने", "उन्होंने"),
     "उसे": ("उन्हें", "उसे", "उन्हें"),
@@ -41,7 +45,11 @@ IRREGULAR = {
 
 
 def agree(word: str, gender: str, plural: bool, *, finite: bool) -> str:
-    """A word of the masculine singular (or, for तुम, of the plural: रहे) in another gender and number. `finite` verbs of the feminine plural end in ीं."""
+    """Return a word in another gender and number, given its masculine singular (or, for तुम, its
+    plural: रहे).
+
+    `finite` verbs in the feminine plural end in ीं.
+    """
     if word in IRREGULAR and (finite or word in ("किया", "लिया", "दिया", "पिया", "हुआ")):
         masculine_plural, feminine, feminine_plural = IRREGULAR[word]
         if not plural:
@@ -68,7 +76,8 @@ def agree(word: str, gender: str, plural: bool, *, finite: bool) -> str:
 
 @dataclass(frozen=True)
 class Noun:
-    """A noun or a name. `fixed` ones never change (names, राजा, and whatever carries जी); an `honorific` one is singular and agrees as a plural.
+    """A noun or a name. A `fixed` noun never changes its form (names, राजा, and nouns with जी). An
+    `honorific` noun is singular and agrees as a plural.
 
     `plural` is its number.
     """
@@ -81,12 +90,12 @@ class Noun:
 
     @property
     def many(self) -> Noun:
-        """The plural."""
+        """Return the plural of the noun."""
         return dataclasses.replace(self, plural=True)
 
     @property
     def one(self) -> Noun:
-        """Without honour: how an elder speaks of himself (मैं ... हूँ)."""
+        """Return the noun without the honorific, as elders use it of themselves (मैं ... हूँ)."""
         return dataclasses.replace(self, honorific=False)
 
     @property
@@ -98,7 +107,7 @@ class Noun:
         return self.word if self.fixed else self._inflected(2 if self.plural else 0)
 
     def _inflected(self, case: int) -> str:
-        """The oblique singular (0), direct plural (1) or oblique plural (2)."""
+        """Return the oblique singular (0), direct plural (1) or oblique plural (2)."""
         for gender, ending, *forms in (
             ("m", "आँ", "एँ", "एँ", "ओं"),
             ("m", "आ", "ए", "ए", "ओं"),

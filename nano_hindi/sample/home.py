@@ -1,4 +1,4 @@
-"""Stories of home and kindness. How to read them stands in plots.py."""
+"""Stories about home and kindness. plots.py explains the format."""
 
 from nano_hindi.sample.beats import CHILD, CRAFT, OPENING, moral
 

@@ -1,8 +1,11 @@
-"""The plots of the stories, and whom each takes besides the people of every story.
+"""The plots of the stories, and the characters and things that each needs besides those of every
+story.
 
-A plot is a text, a list that offers a choice, or a tuple that is told in order; what stands in braces is explained in grammar.py. Who is who:
-h the hero (a name), k a trade and t its tool, f a friend, e an elder spoken of with respect; a, b, c and s animals; x a thing. d are h and f, he are
-h and e, ab and ca two animals. v is a village, p and forest are places. `e.one` is how an elder speaks of himself.
+A plot is a text, a list of alternatives, or a tuple of plots told in order; grammar.py explains the
+braces. The names in them: h is the hero (a name), k a trade and t its tool, f a friend, e an elder
+(honorific); a, b, c and s are animals; x is a thing. d means h and f, he means h and e, ab and ca
+mean two animals. v is a village, p and forest are places. `e.one` is an elder without the
+honorific.
 """
 
 from nano_hindi.sample.animals import GREED, PRIDE, WINTER_STORE

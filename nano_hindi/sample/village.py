@@ -1,4 +1,4 @@
-"""Stories of the village and its craftspeople. How to read them stands in plots.py."""
+"""Stories about the village and its craftspeople. plots.py explains the format."""
 
 from nano_hindi.sample.beats import CHILD, CRAFT, SKY, moral
 

@@ -1,4 +1,5 @@
-"""The words of the sample stories: who lives in them, where, with what. The stories stand in plots.py, the grammar in grammar.py."""
+"""The words of the sample stories: people, animals, trades, places and things. The stories are in
+plots.py, the grammar in grammar.py."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from nano_hindi.sample.grammar import Noun
 
 @dataclass(frozen=True)
 class Person(Noun):
-    """Somebody with a name: a child or a grown-up of the village, never addressed with honour."""
+    """A person with a name: a child or an adult of the village, never addressed with an
+    honorific."""
 
     @property
     def kid(self) -> str:
@@ -17,13 +19,14 @@ class Person(Noun):
 
     @property
     def child(self) -> str:
-        """How elders call a child."""
+        """Return the word by which elders address a child."""
         return "बेटा" if self.gender == "m" else "बेटी"
 
 
 @dataclass(frozen=True)
 class Animal(Noun):
-    """An animal, what it eats (as an object: `{a.food} खाना`), and what it may be proud of (before पर)."""
+    """An animal with its food (as an object: `{a.food} खाना`), and what it may be proud of (before
+    पर)."""
 
     food: str = "दाने"
     pride: str = "अपनी चतुराई"
@@ -32,7 +35,8 @@ class Animal(Noun):
 
 @dataclass(frozen=True)
 class Trade(Noun):
-    """A trade: `{k.work} {h:{k.verb} था}`, with a tool that can be lost and goods that can be sold."""
+    """A trade: `{k.work} {h:{k.verb} था}`, with a tool that can be lost and goods that can be
+    sold."""
 
     work: str = ""
     verb: str = ""
@@ -86,7 +90,7 @@ TRADES = [
     Trade("हलवाई", "m", work="ताज़ी मिठाइयाँ", verb="बनाता", tool=Noun("करछी", "f"), goods=Noun("मिठाई", "f", plural=True)),
 ]
 
-# who is spoken of with respect
+# people who take the honorific
 FAMILY = [
     *(Noun(word, "f", fixed=True, honorific=True) for word in ("दादी", "नानी", "माँ", "बुआ जी")),
     *(Noun(word, "m", fixed=True, honorific=True) for word in ("दादा जी", "नाना जी", "पिता जी", "चाचा जी")),
@@ -148,7 +152,7 @@ AGES = ("सात", "आठ", "नौ", "दस", "ग्यारह", "बा
 
 @dataclass(frozen=True)
 class Contest:
-    """What children compete in: `{contest.name} होगी`, `{contest.skill} अभ्यास`."""
+    """A contest for children: `{contest.name} होगी`, `{contest.skill} अभ्यास`."""
 
     name: str
     skill: str
@@ -168,7 +172,7 @@ CONTESTS = [
 
 @dataclass(frozen=True)
 class Riddle:
-    """A question of the king, two answers that he does not like, the one he likes, and why it is right."""
+    """A question of the king, two wrong answers, the right one, and the reason for it."""
 
     question: str
     wrong: str

@@ -30,7 +30,8 @@ from nano_hindi.tokenizer.graphemes import Clusters
 from nano_hindi.tokenizer.kitoken import FastEncoder, fast_encoder
 from nano_hindi.tokenizer.pieces import SPACE, bytes_of_ids, rewrites, unknown_piece
 
-# contains matras, conjuncts, nukta, ZWJ, danda, two kinds of digits, spaces of all kinds, an emoji, the names of special tokens
+# contains matras, conjuncts, nukta, ZWJ, danda, two kinds of digits, spaces of all kinds, an emoji,
+# the names of special tokens
 PROBE = "  भारत की क्‍या ज़रूरत है?\n\tहाँ। १२३ 1,234.5  the end 👩‍🌾 </s><s> <|endoftext|> <0x41>\r\nक"
 
 
@@ -76,7 +77,8 @@ class Tokenizer:
 
     @functools.cached_property
     def _encoder(self):
-        """Return a copy of the backend without added tokens, so that `</s>` in a text stays plain text.
+        """Return a copy of the backend without added tokens, so that `</s>` in a text stays plain
+        text.
 
         Use it only to encode: decoding needs the added tokens.
         """
@@ -104,7 +106,8 @@ class Tokenizer:
             raise UserError("a text is not valid Unicode (half a surrogate pair); save it as UTF-8") from error
 
     def encode_faster(self, sample: Sequence[str]) -> bool:
-        """Encode with kitoken from now on if it is installed, supports this tokenizer, and gives the same ids for `sample`.
+        """Encode with kitoken from now on if it is installed, supports this tokenizer, and gives
+        the same ids for `sample`.
 
         Returns whether it does.
         """
@@ -121,7 +124,8 @@ class Tokenizer:
         return [self.bos_id, *self.encode_batch([text])[0]]
 
     def encode_open(self, text: str) -> tuple[list[int], list[int] | None]:
-        """Return the ids of a text to continue (NFC, bos first), and the ids allowed as the next token (None: all).
+        """Return the ids of a text to continue (NFC, bos first), and the ids allowed as the next
+        token (None: all).
 
         The model learned words with the space before them as part of the token; a separate space
         before a word is rare. So a single space token at the end is removed, and the next token
@@ -135,7 +139,8 @@ class Tokenizer:
     # ---- tokens to text
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids`, without special tokens and the dummy space; invalid UTF-8 becomes U+FFFD."""
+        """Return the text of `ids`, without special tokens and the dummy space; invalid UTF-8
+        becomes U+FFFD."""
         raw = b"".join([self._pieces[i] for i in ids])
         return (raw.removeprefix(b" ") if self._has_dummy_space else raw).decode("utf-8", errors="replace")
 
@@ -173,11 +178,13 @@ class Tokenizer:
     # ---- lossless encoding
 
     def bytes_of_tokens(self, raws: Sequence[bytes]) -> int:
-        """Return the bytes that the tokens of texts, given as UTF-8, have in total if encoding is lossless: the texts' own and the dummy spaces."""
+        """Return the bytes that the tokens of texts, given as UTF-8, have in total if encoding is
+        lossless: the texts' own and the dummy spaces."""
         return sum(map(len, raws)) + self._has_dummy_space * len(raws)
 
     def as_decoded(self, text: str) -> str:
-        """Return what a losslessly encoded text decodes to: the text itself, but with `▁` as a space for SentencePiece."""
+        """Return what a losslessly encoded text decodes to: the text itself, but with `▁` as a
+        space for SentencePiece."""
         return text if self._knows_mark else text.replace(SPACE, " ")
 
     @functools.cached_property
@@ -196,7 +203,8 @@ class Tokenizer:
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write a copy into `folder` (created if missing); it gives the same ids in `load_tokenizer` and in AutoTokenizer of transformers 4 and 5."""
+        """Write a copy into `folder` (created if missing); it gives the same ids in
+        `load_tokenizer` and in AutoTokenizer of transformers 4 and 5."""
         folder.mkdir(parents=True, exist_ok=True)
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is; LlamaTokenizer of transformers 5 rebuilds it
@@ -241,7 +249,8 @@ _TRAIN_ONE = "train one on your own corpus, without the hub: data/preprocess.py 
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
-    """Load the tokenizer of a local folder (no network) or of a name on the Hugging Face hub, through AutoTokenizer.
+    """Load the tokenizer of a local folder (no network) or of a name on the Hugging Face hub,
+    through AutoTokenizer.
 
     Raises UserError, with what to do, if it is not available.
     """
@@ -265,7 +274,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             if len(auto.get_vocab()) <= len(set(auto.all_special_ids)):  # what transformers 5 builds from a config without a vocabulary
                 raise ValueError("its vocabulary is empty")
             backend = Backend.from_str(auto.backend_tokenizer.to_str())
-            # transformers 5 rebuilds Llama tokenizers from vocabulary and merges; the file has the original definition
+            # transformers 5 rebuilds Llama tokenizers from vocabulary and merges; the file has the
+            # original definition
             file = folder / "tokenizer.json" if is_local else try_to_load_from_cache(name, "tokenizer.json")
             if file and Path(file).is_file():
                 from_file = Backend.from_file(str(file))
@@ -278,7 +288,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
 
 
 def _auto_tokenizer(source: str, is_local: bool):
-    """Return the AutoTokenizer of a folder or a name, from the local cache if it is there: a second use needs no network."""
+    """Return the AutoTokenizer of a folder or a name, from the local cache if it is there: a second
+    use needs no network."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
     from transformers import AutoTokenizer
@@ -305,7 +316,8 @@ def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence the warnings of transformers and huggingface_hub within the block, and restore their log levels after it."""
+    """Silence the warnings of transformers and huggingface_hub within the block, and restore their
+    log levels after it."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 

@@ -16,7 +16,8 @@ VIRAMA = 9  # canonical combining class of the sign that joins two consonants, i
 
 
 class Clusters:
-    """Buffer the last grapheme cluster, which more text may still extend: `push` returns the complete ones, `flush` the last."""
+    """Buffer the last grapheme cluster, which more text may still extend: `push` returns the
+    complete ones, `flush` the last."""
 
     def __init__(self):
         self._kept = ""

@@ -1,4 +1,5 @@
-"""Encode with kitoken, a Rust library that reads tokenizer.json: two to seven times as fast as `tokenizers`.
+"""Encode with kitoken, a Rust library that reads tokenizer.json: two to seven times as fast as
+`tokenizers`.
 
 It is optional. A corpus is encoded with it only if both libraries give the same ids for a sample of
 that corpus and for `TRAPS`.
@@ -9,7 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-# where the libraries may differ: characters outside the vocabulary, in a row and alone; bytes, controls, spaces of all kinds, joiners, runs that merge in steps
+# where the libraries may differ: characters outside the vocabulary, in a row and alone; bytes,
+# controls, spaces of all kinds, joiners, runs that merge in steps
 TRAPS = (
     *(
         "",
@@ -45,7 +47,8 @@ class FastEncoder:
         return FastEncoder, (self._encoder.to_bytes(), self._unknown)
 
     def can_take(self, texts: Sequence[str]) -> bool:
-        """Return whether no text contains the unknown token as characters: kitoken would encode it as that token."""
+        """Return whether no text contains the unknown token as characters: kitoken would encode it
+        as that token."""
         return self._unknown is None or not any(self._unknown in text for text in texts)
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
@@ -53,7 +56,8 @@ class FastEncoder:
 
 
 def fast_encoder(description: dict, unknown: str | None, encode: Callable[[list[str]], list[list[int]]], sample: Sequence[str]) -> FastEncoder | None:
-    """Return the `FastEncoder` of a tokenizer.json, or None if it is not available or differs from `encode` for `TRAPS` or `sample`."""
+    """Return the `FastEncoder` of a tokenizer.json, or None if it is not available or differs from
+    `encode` for `TRAPS` or `sample`."""
     special = [token for token in description["added_tokens"] if token["content"] == unknown]  # kitoken ignores an unknown token not among them
     plain = description | {"added_tokens": special, "post_processor": None, "truncation": None, "padding": None}
     try:

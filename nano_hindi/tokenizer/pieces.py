@@ -1,4 +1,5 @@
-"""Read a tokenizer.json whose tokens have fixed bytes: its kind, its components, the bytes of each token."""
+"""Read a tokenizer.json whose tokens have fixed bytes: its kind, its components, the bytes of each
+token."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def unknown_piece(model: dict) -> str | None:
 
 
 def rewrites(normalizer: dict | None) -> bool:
-    """Return whether the normalizer may change a text (compose, lower-case, ...) before it is split into tokens.
+    """Return whether the normalizer may change a text (compose, lower-case, ...) before it is split
+    into tokens.
 
     If it does not, tokens are substrings of the text: tokens with as many bytes as the text are
     lossless.
@@ -42,7 +44,8 @@ def _components(component: dict | None, nested: str) -> list[dict]:
 
 
 def _types(component: dict | None) -> set[str]:
-    """Return the type names of all components of a normalizer, pre-tokenizer or decoder, including nested ones."""
+    """Return the type names of all components of a normalizer, pre-tokenizer or decoder, including
+    nested ones."""
     if component is None:
         return set()
     nested = [child for key in ("normalizers", "pretokenizers", "decoders") for child in component.get(key, [])]
@@ -70,7 +73,8 @@ def piece_reader(description: dict, name: str) -> Callable[[str], bytes]:
 
 
 def bytes_of_ids(description: dict, ids: dict[str, int], special_ids: Collection[int], name: str) -> list[bytes]:
-    """Return the bytes that each id adds to a text, b"" for a special or unused one. `ids` maps every token to its id, added ones included.
+    """Return the bytes that each id adds to a text, b"" for a special or unused one. `ids` maps
+    every token to its id, added ones included.
 
     Raises UserError for an unsupported kind of tokenizer.
     """
@@ -84,7 +88,8 @@ def bytes_of_ids(description: dict, ids: dict[str, int], special_ids: Collection
 
 
 def hugging_face_token_bytes(tokenizer) -> np.ndarray:
-    """Return the UTF-8 bytes of each token of a fast tokenizer of transformers or a `tokenizers.Tokenizer`, int32 (largest id + 1,).
+    """Return the UTF-8 bytes of each token of a fast tokenizer of transformers or a
+    `tokenizers.Tokenizer`, int32 (largest id + 1,).
 
     Special and unknown tokens have 0. The tokenizer defines which tokens are special: a bare
     `tokenizers.Tokenizer` has no bos or eos except those added as special tokens. Raises UserError
@@ -104,7 +109,8 @@ def hugging_face_token_bytes(tokenizer) -> np.ndarray:
 
 
 def _byte_level_letters() -> list[str]:
-    """Return the letter of each byte in byte-level BPE: printable Latin-1 is itself, the other bytes map to U+0100 and up, in order."""
+    """Return the letter of each byte in byte-level BPE: printable Latin-1 is itself, the other
+    bytes map to U+0100 and up, in order."""
     itself = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in itself else next(others)) for byte in range(256)]

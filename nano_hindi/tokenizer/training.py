@@ -1,4 +1,5 @@
-"""Train a tokenizer on a corpus: SentencePiece-style BPE with byte fallback, of the kind that Sarvam-1 and Llama are."""
+"""Train a tokenizer on a corpus: SentencePiece-style BPE with byte fallback, of the kind that
+Sarvam-1 and Llama are."""
 
 from __future__ import annotations
 
@@ -16,13 +17,15 @@ BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 MIN_VOCABULARY = 512  # the tokens above, the letters of Hindi and English, and a few words
 MAX_VOCABULARY = 1_000_000  # the trainer allocates its memory at once, and aborts the program if there is not enough
 TRAINING_CHARACTERS = 100_000_000  # of the corpus that are used: more changes the vocabulary little, but needs much more memory
-# Where words end: before a space (written as a mark on the next word), and between letters, digits and the rest. A letter keeps its matra, virama and
-# nukta (\p{M}) and its joiners (ZWNJ, ZWJ); each digit is a word, so that numbers are tokenized alike whatever their length.
+# Where words end: before a space (written as a mark on the next word), and between letters, digits
+# and the rest. A letter keeps its matra, virama and nukta (\p{M}) and its joiners (ZWNJ, ZWJ); each
+# digit is a word, so that numbers are tokenized alike whatever their length.
 WORDS = "▁?[\\p{L}\\p{M}\u200c\u200d]+|▁?\\p{N}|▁?[^\\p{L}\\p{M}\\p{N}▁\u200c\u200d]+|▁+"
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a tokenizer with `vocab_size` tokens (fewer if the text does not yield as many); deterministic.
+    """Train a tokenizer with `vocab_size` tokens (fewer if the text does not yield as many);
+    deterministic.
 
     Raises UserError if `vocab_size` is too small or too large, or the documents have no text.
     """
@@ -49,7 +52,8 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     if len(learned["vocab"]) == len(fixed):
         raise UserError("the corpus has no text to train a tokenizer on; give another --input")
 
-    # the trainer treats byte tokens as special tokens: build a new model from its vocabulary and merges
+    # the trainer treats byte tokens as special tokens: build a new model from its vocabulary and
+    # merges
     merges = [tuple(merge) for merge in learned["merges"]]
     backend = Backend(models.BPE(learned["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.pre_tokenizer = learner.pre_tokenizer

@@ -1,1 +1,1 @@
-"""A training run: its setup, the loop over its updates, its memory, and its record."""
+"""A training run: setup, the loop over its updates, memory, and metrics."""

@@ -1,4 +1,5 @@
-"""The curves of runs as a picture: training loss, validation BPB and learning rate over tokens."""
+"""Plot the curves of runs: training loss, validation bits per byte and learning rate over
+tokens."""
 
 from __future__ import annotations
 
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Panel(NamedTuple):
-    key: str  # of the records
+    key: str  # of the records in metrics.jsonl
     title: str
     scale: str
     height: float  # relative to the other panels
-    form: str  # how a value is written
+    form: str  # format of a value
 
 
 PANELS = (
@@ -33,19 +34,22 @@ PANELS = (
 )
 COLOURS = ("#1f5fa8", "#c8501e", "#2e8540", "#8a3ea0", "#a87900", "#444444", "#c2185b", "#00838f")  # dark enough for text on white
 INK = "#333333"
-REST = 100  # times as long as a drawing took
-SMOOTHED_SHARE = 0.02  # of the records: the width of the median that the dark line of the loss shows
-SPIKE = 1.5  # times the first value or the highest percentile of the others: what lies above leaves the picture
+REST = 100  # seconds without a drawing per second that the last one took
+SMOOTHED_FRACTION = 0.02  # of the records: the window of the running median that is drawn as the dark loss curve
+SPIKE = 1.5  # values above this multiple of the first value or of the 99th percentile, whichever is larger, are cut off
 
 
 class LiveCurves:
-    """The picture of a run that goes on. `draw` costs less than a hundredth of the time, however long the run: it leaves out what would be more."""
+    """The plot of a run in progress. `draw` takes less than a hundredth of the run's time, however
+    long the run: it skips a drawing that would take more.
+    """
 
     def __init__(self, folder: Path):
         self.folder, self.rests_until = folder, 0.0
 
     def draw(self, *, now: bool = False) -> None:
-        """Draw `curves.png` anew; unless `now`, only when the time that the last drawing took is earned again a hundred times."""
+        """Redraw `curves.png`; unless `now`, only if REST times the duration of the last drawing
+        has passed since."""
         start = time.monotonic()
         if now or start >= self.rests_until:
             draw_curves({self.folder.resolve().name: read_metrics(self.folder / "metrics.jsonl")}, self.folder / "curves.png")
@@ -54,18 +58,20 @@ class LiveCurves:
 
 
 def draw_curves(runs: dict[str, list[dict]], picture: Path) -> None:
-    """Draw `picture` (PNG) from the records of one run or several, by their names."""
+    """Draw `picture` (PNG) from the records of one or several runs. The keys of `runs` are their
+    names."""
     figure = make_figure(runs)
     with replacing(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
 
 def make_figure(runs: dict[str, list[dict]]) -> Figure:
-    """A panel for each of PANELS, where one without numbers says so, and a legend for several runs."""
+    """Return a figure with one panel for each of PANELS, and a legend if there are several runs. A
+    panel without values says so."""
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
     figure = Figure(figsize=(8.4, 7))
-    # placed by hand: a layout engine would draw everything twice
+    # fixed positions: a layout engine would draw everything twice
     grid = figure.add_gridspec(len(PANELS), height_ratios=[p.height for p in PANELS], left=0.075, right=0.915, top=0.905, bottom=0.07, hspace=0.26)
     lines = [(records, COLOURS[i % len(COLOURS)]) for i, records in enumerate(runs.values())]
     axes = None
@@ -86,7 +92,7 @@ def make_figure(runs: dict[str, list[dict]]) -> Figure:
 
 
 def draw_panel(axes: Axes, panel: Panel, lines: list[tuple[list[dict], str]]) -> None:
-    """One figure of all runs: `lines` are their records and colours."""
+    """Draw one metric of all runs. `lines` are their records and colours."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     axes.set_title(panel.title, loc="left", fontsize=10, color=INK)
@@ -100,7 +106,7 @@ def draw_panel(axes: Axes, panel: Panel, lines: list[tuple[list[dict], str]]) ->
         if not np.isfinite(values).any():
             continue
         everything.append(values)
-        if panel.key == "loss" and SMOOTHED_SHARE * len(values) >= 2:
+        if panel.key == "loss" and SMOOTHED_FRACTION * len(values) >= 2:
             axes.plot(tokens, values, color=colour, alpha=0.3, linewidth=0.7)
             at, values = smoothed(values)
             tokens = tokens[at]
@@ -122,23 +128,26 @@ def draw_panel(axes: Axes, panel: Panel, lines: list[tuple[list[dict], str]]) ->
 
 
 def series(records: list[dict], panel: Panel) -> tuple[np.ndarray, np.ndarray]:
-    """Millions of tokens, and the values at them; nan, a gap in the line, where a value is none that can be drawn."""
+    """Return millions of tokens and the values at them. A value that cannot be drawn becomes nan, a
+    gap in the line."""
     found = [(record["tokens"] / 1e6, record[panel.key]) for record in records if panel.key in record]
     tokens, values = np.array(found, dtype=float).reshape(-1, 2).T  # None becomes nan
     return tokens, np.where(np.isfinite(values) & ((values > 0) | (panel.scale == "linear")), values, np.nan)
 
 
 def smoothed(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices, 500 at most, and the median of the finite values around each (a spike does not move it); nan where there are none."""
-    reach = int(SMOOTHED_SHARE * len(values)) // 2
+    """Return at most 500 indices, and the median of the finite values around each, nan if there are
+    none. A spike does not move a median."""
+    reach = int(SMOOTHED_FRACTION * len(values)) // 2
     at = np.unique(np.linspace(0, len(values) - 1, 500).astype(int))
-    windows = [values[i - min(i, reach) : i + min(i, reach) + 1] for i in at]  # at a steep beginning as far to both sides
+    windows = [values[i - min(i, reach) : i + min(i, reach) + 1] for i in at]  # symmetric also at the steep beginning
     windows = [window[np.isfinite(window)] for window in windows]
     return at, np.array([np.median(window) if len(window) else np.nan for window in windows])
 
 
 def limits(everything: list[np.ndarray]) -> tuple[float, float]:
-    """Of a logarithmic axis, with a little room; a spike may leave the picture, so that all else can be read."""
+    """Return the limits of a logarithmic axis, with a small margin. A spike may be cut off, so that
+    the rest stays readable."""
     finite = [values[np.isfinite(values)] for values in everything]
     low, high = min(v.min() for v in finite), max(min(v.max(), SPIKE * max(v[0], np.quantile(v, 0.99))) for v in finite)
     room = max(1.02, (high / low) ** 0.05)
@@ -146,7 +155,7 @@ def limits(everything: list[np.ndarray]) -> tuple[float, float]:
 
 
 def log_ticks(ratio: float) -> Locator:
-    """Round numbers on a logarithmic axis that spans `ratio`, a handful of them."""
+    """Return a locator for a few round numbers on a logarithmic axis that spans `ratio`."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     if ratio < 3:
@@ -155,7 +164,8 @@ def log_ticks(ratio: float) -> Locator:
 
 
 def label_last_values(axes: Axes, panel: Panel, last: list[tuple[float, str]]) -> None:
-    """Write each run's last value in its colour behind its end, moved apart where they would overlap; none where there is no room for all."""
+    """Label the end of each run's line with its last value, in its colour. Labels that would
+    overlap are moved apart; if there is no room for all, there are none."""
     figure = axes.figure
     gap = 11 / 72 / (figure.get_figheight() * axes.get_position().height)  # a line of 9 points, in heights of the panel
     if len(last) * gap > 1:
@@ -167,7 +177,8 @@ def label_last_values(axes: Axes, panel: Panel, last: list[tuple[float, str]]) -
 
 
 def spread(heights: np.ndarray, gap: float) -> np.ndarray:
-    """The heights, moved within 0 to 1 so that neighbours, in their order, are at least `gap` apart."""
+    """Return the heights moved within 0 to 1 so that neighbours are at least `gap` apart, in the
+    same order."""
     order = np.argsort(heights, kind="stable")
     moved = np.clip(heights[order], 0, 1)
     for i in range(1, len(moved)):
@@ -180,14 +191,15 @@ def spread(heights: np.ndarray, gap: float) -> np.ndarray:
 
 
 def headline(name: str, records: list[dict]) -> str:
-    """What one wants to know first."""
+    """Return one line of text about a run: its name, tokens, and last bits per byte."""
     tokens = f"{count(records[-1]['tokens'])} tokens" if records else "nothing logged yet"
     bpb = [record["val_bpb"] for record in records if record.get("val_bpb") is not None]
     return ", ".join([f"{name}: {tokens}", *([f"{bpb[-1]:.4f} bits per byte"] if bpb else [])])
 
 
 def drawable_name(name: str, number: int) -> str:
-    """A run's name as matplotlib can draw it: it has no Devanagari, and takes what stands between two $ for a formula."""
+    """Return a run's name as matplotlib can draw it: its font has no Devanagari, and text between
+    two $ is a formula to it."""
     if not name.isascii() or not name.isprintable():
         return f"run {number}"
     return (name if len(name) <= 48 else "..." + name[-45:]).replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""How fast a device computes, and how good a model may become: what estimates of a run are made of."""
+"""Estimate a run: the speed of the device, and the bits per byte to expect."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import time
 
 import torch
 
-# dense tensor-core TFLOP/s in bf16 or fp16 with float32 accumulation, from NVIDIA's data sheets and architecture white papers
+# dense tensor-core TFLOP/s in bf16 or fp16 with float32 accumulation, from NVIDIA's data sheets and
+# architecture white papers
 PEAK_TFLOPS = {
     "H100 PCIe": 756,
     "H100": 989,
@@ -27,14 +28,17 @@ PEAK_TFLOPS = {
     "RTX 5080": 112.6,
     "RTX 5090": 209.5,
 }
-EXPECTED_UTILISATION = 0.4  # of the matmul rate, for time estimates before anything has run
-# bits per byte = floor + a N^-alpha + b D^-beta, N parameters of the blocks, D tokens: the form and the exponents of Hoffmann et al. 2022 (arXiv 2203.15556),
-# the rest fitted to small runs with lr_schedule plateau on Hindi prose (tests/benchmarks/outcome.py; the runs: docs/LOG.md)
+EXPECTED_UTILISATION = 0.4  # fraction of the measured matmul speed, for time estimates before the first update
+# bits per byte = floor + a N^-alpha + b D^-beta, N parameters of the blocks, D tokens: the form and
+# the exponents are those of Hoffmann et al. 2022 (arXiv 2203.15556), the other constants are fitted
+# to small runs with lr_schedule plateau on Hindi prose (tests/benchmarks/outcome.py; the runs:
+# docs/LOG.md)
 EXPECTED_BPB = {"floor": 0.523, "a": 4.21, "alpha": 0.34, "b": 13.5, "beta": 0.28}
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Paper operations per second of a known GPU, else None: no MFU is shown then."""
+    """Return the peak FLOP/s of a known GPU according to its data sheet, else None: then no MFU is
+    shown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -43,9 +47,9 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Measured operations per second of a square matmul, the best of a few: what this machine can do at most."""
+    """Measure the FLOP/s of a square matmul, the best of five: an upper limit for this machine."""
     n = 8192 if device.type == "cuda" else 1024
-    own = torch.Generator(device).manual_seed(0)  # a resumed run goes on with the random numbers of its checkpoint
+    own = torch.Generator(device).manual_seed(0)  # the global one must keep the state that a checkpoint has restored
     a, b = (torch.randn(n, n, device=device, dtype=dtype, generator=own) for _ in range(2))
     best = float("inf")
     for _ in range(5):
@@ -59,6 +63,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def expected_bpb(block_params: int, tokens: int) -> float:
-    """Validation bits per byte to expect of Hindi prose, for the parameters of the blocks and the tokens of a run. Rough: see EXPECTED_BPB."""
+    """Return the validation bits per byte to expect on Hindi prose, given the block parameters and
+    tokens of a run. Rough: see EXPECTED_BPB."""
     e = EXPECTED_BPB
     return e["floor"] + e["a"] * block_params ** -e["alpha"] + e["b"] * tokens ** -e["beta"]

@@ -24,40 +24,42 @@ from nano_hindi.training.metrics import read_metrics, training_seconds
 from nano_hindi.training.setup import Run
 
 Result = TypeVar("Result")
-BAD_UPDATES_IN_A_ROW = 3  # then the run stops: something is broken that more data will not mend
+BAD_UPDATES_IN_A_ROW = 3  # then the run stops: more data will not fix it
 
 
 def train(run: Run) -> int:
-    """Train to the end of the budget, or until the user stops it. Returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM."""
+    """Train to the end of the token budget, or until the user stops it. Returns the exit code: 0,
+    or 130 / 143 after Ctrl-C / SIGTERM."""
     world = run.world
     if run.is_finished:
-        draw(run)  # it may have been killed before that, and before the last save was through
+        draw(run)  # the run may have been killed before this, and before the last save was complete
         if world.is_main:
             remove_superseded(run.folder, run.step, run.config.keep_checkpoints)
-        world.print("this run is finished; a larger --total_tokens would go on with it")
+        world.print("this run is finished; a larger --total_tokens would continue it")
         print_summary(run, None)
         return 0
     try:
         with StopSignal() as stop, run.saver, run.prefetcher, garbage_collected_by_hand(), run.console:
             make_updates(run, stop)
             stop.raise_if_repeated()
-    except KeyboardInterrupt:  # here and not in Saver.__exit__: it may come between the exits of two contexts
+    except KeyboardInterrupt:  # here and not in Saver.__exit__: it may be raised between the exits of two contexts
         run.saver.wait_a_little()
         raise
     run.wandb.finish()
     if stop.everywhere:
         place = "there" if run.saver.failure is None else f"the last checkpoint: {run.saver.failure}"
-        world.print(f"stopped after step {run.step}; the same command with --resume auto goes on from {place}")
+        world.print(f"stopped after step {run.step}; the same command with --resume auto resumes from {place}")
         return stop.exit_code
     draw(run)
     if run.saver.failure is not None:
-        raise UserError(f"the run is at its end, but {run.saver.failure}; mend that, then --resume auto goes on from the last checkpoint")
+        raise UserError(f"the run has ended, but {run.saver.failure}; fix that, then --resume auto resumes from the last checkpoint")
     print_summary(run, memory.peak_memory(world.device))
     return 0
 
 
 def make_updates(run: Run, stop: StopSignal) -> None:
-    """The loop. Between updates: log, evaluate, sample, save, each when its interval is due."""
+    """Run the loop. Between updates: log, evaluate, sample and save, each when its interval is
+    due."""
     config, bad_in_a_row, first = run.config, 0, run.update + 1
     while not run.is_finished and not stop.everywhere:
         loss, norm, lr_scale = train_update(run, stop)
@@ -80,15 +82,18 @@ def make_updates(run: Run, stop: StopSignal) -> None:
 
 
 def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
-    """One update: gradients of this process's share of the sequences, averaged over the processes, clipped, applied.
+    """Make one update: compute the gradients of this rank's sequences, average them over the ranks,
+    clip and apply them.
 
-    Returns the mean loss over all processes, the norm of the whole gradient, and the factor on the learning rates.
+    Returns the mean loss over all ranks, the norm of the averaged gradient, and the factor on the
+    learning rates.
     """
     config, world = run.config, run.world
     loss_sum = within_memory(run, lambda: accumulate_gradients(run))
     lr_scale = learning_rate_scale(config, run.update)
     norm = run.optimizer.step(lr_scale, grad_divisor=run.loss_scale.value)
-    # one readback: the sum over the processes of each one's share of the loss, of the norm, and of the wish to stop
+    # one readback for the loss, the norm, and whether a rank was asked to stop: each is a sum over
+    # the ranks
     figures = torch.stack([loss_sum / config.tokens_per_update, norm / world.size, torch.full_like(norm, float(stop.signal is not None))])
     if world.size > 1:
         dist.all_reduce(figures)
@@ -100,9 +105,11 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
 
 
 def accumulate_gradients(run: Run) -> Tensor:
-    """Forward and backward of this process's sequences of the next update, a device batch at a time. Returns the sum of their losses, 0-d."""
+    """Run forward and backward on this rank's sequences of the next update, a device batch at a
+    time. Returns the sum of their losses, 0-d."""
     device = run.world.device
-    # the optimizer averages over the processes, so each one's sum of losses is divided by the targets of a process
+    # the optimizer averages over the ranks, so each rank's sum of losses is divided by the number
+    # of targets of one rank
     factor = run.loss_scale.value * run.world.size / run.config.tokens_per_update
     loss_sum = torch.zeros((), device=device)
     batches = -(-run.config.sequences_per_rank(run.world.size) // run.config.device_batch_size)
@@ -115,10 +122,13 @@ def accumulate_gradients(run: Run) -> Tensor:
 
 
 def within_memory(run: Run, work: Callable[[], Result]) -> Result:
-    """`work()`; where the device runs out of memory, the same once more from its beginning with half the device batch size, until it fits.
+    """Return `work()`. If the device runs out of memory, start it again with half the device batch
+    size, until it fits.
 
-    No process has to ask the others: `work` computes a sum over this process's own sequences, whose value no device batch size changes, and hands each
-    gradient to the others once (`TrainOptimizer.last_backward`). They wait a little longer. Raises UserError where a single sequence does not fit.
+    A rank can do this without the others: `work` computes a sum over the rank's own sequences,
+    which does not depend on the device batch size, and sends each gradient once
+    (`TrainOptimizer.last_backward`). The other ranks wait a little longer. Raises UserError if a
+    single sequence does not fit.
     """
     while True:
         try:
@@ -126,7 +136,8 @@ def within_memory(run: Run, work: Callable[[], Result]) -> Result:
         except RuntimeError as error:
             if not memory.is_out_of_memory(error):
                 raise
-        # only here, behind the `except` block, are the tensors free that the frames of the exception held
+        # only here, after the `except` block, are the tensors freed that the exception's frames
+        # referenced
         run.model.zero_grad(set_to_none=True)
         gc.collect()
         torch.cuda.empty_cache()
@@ -135,7 +146,8 @@ def within_memory(run: Run, work: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def garbage_collected_by_hand() -> Iterator[None]:
-    """Python's cyclic collector, which would halt the loop at moments of its own, runs between updates, where `make_updates` says so."""
+    """Turn Python's cyclic garbage collector off: it would pause the loop at arbitrary times.
+    `make_updates` runs it between updates."""
     gc.disable()
     try:
         yield
@@ -145,15 +157,17 @@ def garbage_collected_by_hand() -> Iterator[None]:
 
 
 def collect_garbage() -> None:
-    """What is left after the first time, the model and the compiler's work, is set aside to the end of the run: to look through it takes a second."""
+    """Collect garbage. The objects that are left after the first call, such as the model and the
+    compiler's, are frozen: scanning them takes a second."""
     gc.collect()
     if not gc.get_freeze_count():
         gc.freeze()
 
 
 def report_bad_update(run: Run, loss: float, norm: float, lr_scale: float, bad_in_a_row: int) -> int:
-    """Count an update that the optimizer skipped because its gradient was not finite. Raises UserError after several in a row."""
-    if run.loss_scale.enabled:  # fp16 finds its scale this way
+    """Count an update that the optimizer skipped because of a non-finite loss or gradient. Raises
+    UserError after several in a row."""
+    if run.loss_scale.enabled:  # fp16 finds its loss scale this way
         return 0
 
     run.skipped += 1
@@ -162,8 +176,8 @@ def report_bad_update(run: Run, loss: float, norm: float, lr_scale: float, bad_i
         run.saver.wait()
         saved = list_checkpoints(run.folder)
         raise UserError(
-            f"the numbers went bad at step {run.step} (learning rate {run.config.muon_lr * lr_scale:.2e}): {BAD_UPDATES_IN_A_ROW} updates in a row had no finite "
-            f"gradient. Start again with lower rates; the last good checkpoint is {saved[-1][1] if saved else 'none yet'}"
+            f"non-finite loss or gradient in {BAD_UPDATES_IN_A_ROW} updates in a row, up to step {run.step} (learning rate {run.config.muon_lr * lr_scale:.2e}); "
+            f"start a new run with lower learning rates; the last good checkpoint is {saved[-1][1] if saved else 'none yet'}"
         )
     return bad_in_a_row + 1
 
@@ -213,7 +227,7 @@ def evaluate(run: Run) -> None:
     run.latest.update(val_loss=result.loss, val_bpb=result.bpb)
     run.console.print(f"{report.position(config, run.update)} | validation: loss {result.loss:.4f}, {result.bpb:.4f} bits per byte")
     write_record(run, {**report.where(config, run.update), "val_loss": result.loss, "val_bpb": result.bpb})
-    if not run.is_finished:  # else it is drawn at the end, after all is saved
+    if not run.is_finished:  # else it is drawn at the end, after the last save
         draw(run)
 
 
@@ -224,7 +238,7 @@ def write_record(run: Run, record: dict) -> None:
 
 
 def draw(run: Run) -> None:
-    """Redraw curves.png. A picture that fails is a line, never the end of a run."""
+    """Redraw curves.png. A failure is printed in one line and never ends the run."""
     if run.world.is_main:
         try:
             run.curves.draw(now=run.is_finished)
@@ -257,11 +271,13 @@ def save(run: Run) -> None:
 
 
 class StopSignal:
-    """The first Ctrl-C or SIGTERM lets the update end and saves; a second Ctrl-C quits at once. The handlers are its own only inside a `with` block."""
+    """Signal handlers, installed inside a `with` block: after the first Ctrl-C or SIGTERM the loop
+    finishes the update and saves; a second Ctrl-C quits at once.
+    """
 
     def __init__(self):
         self.signal: int | None = None
-        self.everywhere = False  # whether any process was asked to stop: agreed upon once per update
+        self.everywhere = False  # whether any rank was asked to stop: agreed on once per update
         self.is_repeated = False  # a second Ctrl-C came
 
     def __enter__(self) -> StopSignal:
@@ -279,7 +295,8 @@ class StopSignal:
         self.signal = number
 
     def raise_if_repeated(self) -> None:
-        """Raise KeyboardInterrupt if a second Ctrl-C came: Python drops one that it raises in a finalizer, as within `collect_garbage`."""
+        """Raise KeyboardInterrupt if a second Ctrl-C came: Python drops one that it raises in a
+        finalizer, as within `collect_garbage`."""
         if self.is_repeated:
             raise KeyboardInterrupt
 

@@ -1,4 +1,5 @@
-"""The memory of a run: what it needs, what there is, and how many sequences the device takes at once."""
+"""The memory of a run: how much it needs, how much is available, and how many sequences fit on the
+device at once."""
 
 from __future__ import annotations
 
@@ -14,13 +15,16 @@ from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 
-CPU_BATCH_TOKENS = 8192  # on a CPU more at once gains nothing: the loss and the attention work in chunks anyway
-MEMORY_SHARE = 0.9  # of the free device memory; the rest is fragmentation and what the libraries take for themselves
-SPILL_ROOM = 2**28  # bytes of it that stay free of PyTorch's allocator on Windows: kernels and libraries load into them
+CPU_BATCH_TOKENS = 8192  # on a CPU a larger batch is no faster: loss and attention work in chunks anyway
+MEMORY_FRACTION = 0.9  # of the free device memory; the rest is for fragmentation and the libraries' own allocations
+SPILL_ROOM = 2**28  # bytes of device memory that PyTorch's allocator leaves free on Windows, for kernels and libraries
 
 
 def activation_bytes(config: GPTConfig, dtype: torch.dtype) -> int:
-    """Bytes that the trunk keeps for its backward, per sequence, without compile. Counted on the meta device, where tensors have shapes but no memory."""
+    """Return the bytes that the trunk saves for its backward, per sequence, without compile.
+
+    Counted on the meta device, where tensors have shapes but no memory.
+    """
     with torch.device("meta"):
         model = GPT(config)
         model.compute_dtype = dtype
@@ -37,17 +41,19 @@ def activation_bytes(config: GPTConfig, dtype: torch.dtype) -> int:
 
 
 def optimizer_bytes(params: dict[str, int]) -> int:
-    """Bytes of the optimizers' states: a momentum for Muon's matrices, two moments for the rest. `params` is `GPT.num_params()`."""
+    """Return the bytes of the optimizer states: momentum for Muon's matrices, two moments for the
+    rest. `params` is `GPT.num_params()`."""
     return 4 * (params["blocks"] + 2 * (params["total"] - params["blocks"]))
 
 
 def state_bytes(params: dict[str, int]) -> int:
-    """Bytes of weights, gradients and optimizer states, all float32."""
+    """Return the bytes of weights, gradients and optimizer states, all float32."""
     return 4 * 2 * params["total"] + optimizer_bytes(params)
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most bytes that this process has held: of the GPU since the run began, else of the computer's memory; None where that is not known (Windows)."""
+    """Return the peak memory of this process in bytes: GPU memory since the run began, or on a CPU
+    the resident set; None on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if IS_WINDOWS:
@@ -59,15 +65,17 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def require_memory(config: GPTConfig, device: torch.device) -> None:
-    """Raises UserError where not even the model's weights, gradients and optimizer states fit the device; to fill them first could take the machine down.
+    """Raise UserError if the model's weights, gradients and optimizer states do not fit on the
+    device.
 
-    Memory that is asked for and not touched costs nothing.
+    Checked before they are allocated and filled, which could bring the machine down: memory that is
+    reserved but not touched costs nothing.
     """
     try:
         with torch.device("meta"):
             needed = state_bytes(GPT(config).num_params())
         torch.empty(needed, dtype=torch.uint8, device=device)
-    except RuntimeError as error:  # OutOfMemoryError of CUDA is one too; on the meta device: sizes that no number holds
+    except RuntimeError as error:  # includes CUDA's OutOfMemoryError; on the meta device, sizes that overflow
         raise UserError(
             "the model is too large for the memory of this device; use a smaller --config, or a smaller --n_embd, --n_layer or vocabulary"
         ) from error
@@ -76,8 +84,11 @@ def require_memory(config: GPTConfig, device: torch.device) -> None:
 
 
 def forbid_spilling(device: torch.device) -> None:
-    """Let what goes beyond the free memory of a GPU raise OutOfMemoryError also on Windows, and Linux within it (WSL), whose driver would quietly move it to
-    the memory of the system, where training crawls. A smaller fraction that is set already stays."""
+    """Make allocations beyond the free GPU memory raise OutOfMemoryError on Windows and WSL too.
+
+    Their driver would silently place them in system memory, where training is very slow. A smaller
+    per-process memory fraction that is already set stays.
+    """
     if device.type != "cuda" or not (IS_WINDOWS or "microsoft" in platform.release().lower()):
         return
     free, total = torch.cuda.mem_get_info(device)
@@ -86,17 +97,21 @@ def forbid_spilling(device: torch.device) -> None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether the device's memory ran out: PyTorch's own error, or what Triton, cuBLAS and a compiler around them make of it."""
+    """Return whether `error` means that the device ran out of memory: PyTorch's own error, or one
+    of Triton, cuBLAS or a compiler."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
 
 
 def choose_device_batch_size(
     wanted: int | str, per_rank: int, sequence_len: int, try_step: Callable[[int], None], bytes_to_come: int, world: World
 ) -> int:
-    """Sequences that the device takes at once: a divisor of `per_rank`, the smallest of all ranks.
+    """Return the number of sequences per device batch: a divisor of `per_rank`, the smallest over
+    all ranks.
 
-    A number that is `wanted` is taken as it is. On a GPU "auto" runs `try_step(1)` and `try_step(2)` (forward and backward of so many sequences), and
-    reads from their peak memory what a further sequence costs; `bytes_to_come` are kept free for the optimizers. Raises UserError where not even one fits.
+    A number in `wanted` is used as it is, up to `per_rank`. On a GPU "auto" runs `try_step(1)` and
+    `try_step(2)` (forward and backward of so many sequences) and computes the memory per further
+    sequence from their peaks; `bytes_to_come` are kept free for the optimizers. Raises UserError if
+    not even one sequence fits.
     """
     if wanted != "auto":
         return min(wanted, per_rank)
@@ -109,7 +124,7 @@ def choose_device_batch_size(
         fits = int(smallest)
     if fits < 1:
         raise UserError(
-            "not even one sequence fits into the device's memory; use a smaller --config or a shorter --sequence_len, or close other programs that use the GPU"
+            "not even one sequence fits in the device's memory; use a smaller --config or a shorter --sequence_len, or close other programs that use the GPU"
         )
     return max(n for n in range(1, min(per_rank, fits) + 1) if per_rank % n == 0)
 
@@ -129,6 +144,6 @@ def _fits_on_gpu(per_rank: int, try_step: Callable[[int], None], bytes_to_come: 
     one, further = peaks[0], max(1, peaks[1] - peaks[0])
     free, total = torch.cuda.mem_get_info(device)
     allowed = total * torch.cuda.get_per_process_memory_fraction(device)
-    usable = MEMORY_SHARE * min(free + torch.cuda.memory_reserved(device), allowed)
+    usable = MEMORY_FRACTION * min(free + torch.cuda.memory_reserved(device), allowed)
     torch.cuda.empty_cache()
     return 1 + int((usable - one - bytes_to_come) // further) if usable > one + bytes_to_come else 0

@@ -1,4 +1,5 @@
-"""The record of a run: `metrics.jsonl`, one JSON object a line, and Weights & Biases where it is wanted."""
+"""The metrics of a run: `metrics.jsonl`, one JSON object per line, and optionally Weights &
+Biases."""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ from typing import Any
 from nano_hindi.errors import UserError
 from nano_hindi.files import write_text
 
-PATIENCE = 30  # seconds that wandb may take to find its server, and to send the rest at the end
+PATIENCE = 30  # seconds that wandb may take to connect to its server, and to send the rest at the end
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a half-written one, left by a power cut, is passed over."""
+    """Return the records of a metrics file. A line that a power cut left incomplete is skipped."""
     if not path.is_file():
         return []
     lines = []
@@ -35,14 +36,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def training_seconds(records: list[dict[str, Any]]) -> float:
-    """The time that updates took, without evaluations, samples and saves, over all resumes; what a killed process lost does not count, as in the curve."""
+    """Return the seconds spent on updates over all resumes, without evaluations, samples and saves.
+    As in the curves, updates lost to a kill do not count."""
     logged = [(record["tokens"], record["tokens_per_second"]) for record in records if record.get("tokens_per_second")]
     before = [0, *(tokens for tokens, _ in logged)]
     return sum((tokens - earlier) / rate for (tokens, rate), earlier in zip(logged, before, strict=False))
 
 
 class Metrics:
-    """Appends to `metrics.jsonl`. A resumed run first cuts the file back to the checkpoint's step, so that the curve has no doubles."""
+    """A writer of `metrics.jsonl`. A resumed run first cuts the file back to the checkpoint's step,
+    so that no step is recorded twice."""
 
     def __init__(self, path: Path, resumed_step: int = 0):
         self.path, self._unwritten = path, b""
@@ -51,22 +54,28 @@ class Metrics:
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a line. Where that fails it is kept for the next time, and `flush` says why."""
+        """Append a record. If that fails, it is kept for the next write, and `flush` raises the
+        reason."""
         numbers = {key: value if math.isfinite(value) else None for key, value in record.items()}  # JSON knows neither nan nor inf
         self._unwritten += (json.dumps(numbers) + "\n").encode()
         with contextlib.suppress(OSError):
             self.flush()
 
     def flush(self) -> None:
-        """Bring all lines to the file. Raises OSError where that fails: a checkpoint may only be saved after the lines that lead up to it."""
+        """Write all pending lines. Raises OSError if that fails: a checkpoint must not be saved
+        before the records that lead up to it."""
         while self._unwritten:
-            with open(self.path, "ab", buffering=0) as file:  # a full disk may take half a line: the other half follows when there is room
+            with open(self.path, "ab", buffering=0) as file:  # on a full disk half a line may be written: the other half follows when there is room
                 self._unwritten = self._unwritten[file.write(self._unwritten) :]
 
 
 class WandbLog:
-    """Weights & Biases, which may be missing, slow, offline or broken. A thread of its own speaks with it, and training never waits; the first failure is
-    one line, and training goes on without it. `tell` takes a line for the user, on the caller's thread."""
+    """A logger to Weights & Biases, which may be missing, slow, offline or broken.
+
+    A separate thread calls wandb, and training never waits for it. The first failure is reported in
+    one line, and training continues without wandb. `tell` is called with lines for the user, on the
+    caller's thread.
+    """
 
     def __init__(self, enabled: bool, config: dict, folder: Path, tell: Callable[[str], None]):
         self.folder, self.config, self.tell = folder, config, tell
@@ -80,15 +89,16 @@ class WandbLog:
         self._order(lambda run: run.log(record))
 
     def log_samples(self, step: int, samples: list[tuple[str, str]]) -> None:
-        """A table of prompts and the texts made of them."""
+        """Log a table of prompts and the texts generated from them."""
         rows = [[step, prompt, text] for prompt, text in samples]
         self._order(lambda run: run.log({"step": step, "samples": sys.modules["wandb"].Table(columns=["step", "prompt", "text"], data=rows)}))
 
     def finish(self) -> None:
-        """Wait until all is sent: PATIENCE seconds at most for the connection, where there is none yet, and again for what is not sent yet."""
+        """Wait until everything is sent: at most PATIENCE seconds for a connection, if there is
+        none yet, and as long again to send the rest."""
         self._order(None)
         while self._thread.is_alive():
-            self._thread.join(0.1)  # in slices: on Windows nothing else lets Ctrl-C through
+            self._thread.join(0.1)  # with a timeout: on Windows, Ctrl-C does not interrupt a join without one
         self._report()
 
     def _order(self, order: Callable | None) -> None:
@@ -106,17 +116,18 @@ class WandbLog:
             while (order := self._orders.get()) is not None:
                 order(run)
             run.finish()
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong in there, the run matters more
+        except Exception as error:  # noqa: BLE001 - no failure of wandb may end the run
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            self._news.put(f"wandb: off ({kind}{' '.join(str(error).split())[:120]}); training goes on, metrics.jsonl has everything")
+            self._news.put(f"wandb: off ({kind}{' '.join(str(error).split())[:120]}); training continues, metrics.jsonl has everything")
 
     def _start(self):
-        """The run of wandb, a new one, or that of the same folder; its id is kept there in a file."""
+        """Return wandb's run: that of the same folder, whose id is kept there in a file, or a new
+        one."""
         import wandb
 
         settings = wandb.Settings(silent=True, console="off", init_timeout=PATIENCE, finish_timeout=PATIENCE)
         if wandb.setup(settings).settings.mode == "online" and not wandb.login(prompt=False, verify=False):
-            raise UserError("nobody is logged in; `wandb login` does that, WANDB_MODE=offline does without")
+            raise UserError("not logged in; run `wandb login`, or set WANDB_MODE=offline")
         id_file = self.folder / "wandb_id.txt"
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "nano_hindi"),
@@ -128,6 +139,6 @@ class WandbLog:
             settings=settings,
         )
         id_file.write_text(run.id)
-        run.define_metric("*", step_metric="step")  # wandb's own count of steps only grows, but a resumed run makes some a second time
+        run.define_metric("*", step_metric="step")  # wandb's own step count only grows, but a resumed run repeats some steps
         self._news.put(f"wandb       {run.url or run.dir}")
         return run

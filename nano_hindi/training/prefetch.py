@@ -1,4 +1,4 @@
-"""Batches that are read ahead of the loop, by a thread."""
+"""Read batches ahead of the training loop, in a thread."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from typing import Generic, TypeVar
 
 import torch
 
-AHEAD = 4  # batches that wait to be taken: enough to hide a slow page of the disk, little memory
-POLL_SECONDS = 0.1  # how soon a thread that waits sees that nobody wants its batches any more
+AHEAD = 4  # batches in the queue: enough to hide a slow disk read, in little memory
+POLL_SECONDS = 0.1  # interval at which a waiting thread checks whether it should end
 
 Batch = TypeVar("Batch")
 
 
 class Prefetcher(Generic[Batch]):
-    """Gives out the batches of one update after the other, read ahead by a thread. Use it as a context manager, which ends the thread.
+    """An iterator over the batches of consecutive updates, read ahead by a thread. Use it as a
+    context manager, which ends the thread.
 
-    `batches_of(update)` gives the batches of an update, of which there is no last; it runs in the thread. What it raises comes out of `of`.
+    `batches_of(update)` returns the batches of an update, for any number; it runs in the thread.
+    `of` raises what it raises.
     """
 
     def __init__(self, batches_of: Callable[[int], Iterable[Batch]]):
         self._batches_of = batches_of
-        self._next: int | None = None  # the update whose first batch is the next one to come
+        self._next: int | None = None  # the update whose first batch is next in the queue
         self._thread: threading.Thread | None = None
 
     def of(self, update: int) -> Iterator[Batch]:
-        """The batches of `update`. An update that was left half way, or out of turn, is read from its beginning."""
+        """Yield the batches of `update`. If it is not the next one, or was interrupted, it is read
+        from its beginning."""
         if update != self._next:
             self.close()
             self._queue, self._unwanted = queue.Queue(AHEAD), threading.Event()
@@ -44,7 +47,7 @@ class Prefetcher(Generic[Batch]):
     def _take(self):
         while True:
             try:
-                return self._queue.get(timeout=1)  # in slices: on Windows nothing else lets Ctrl-C through
+                return self._queue.get(timeout=1)  # with a timeout: on Windows, Ctrl-C does not interrupt a wait without one
             except queue.Empty:
                 continue
 
@@ -65,11 +68,11 @@ class Prefetcher(Generic[Batch]):
                         return
                 if not put(_END):
                     return
-        except BaseException as error:  # noqa: BLE001 - it is the loop's to handle
+        except BaseException as error:  # noqa: BLE001 - raised again in the training loop, by `of`
             put(error)
 
     def close(self) -> None:
-        """End the thread and forget what it has read. `of` begins with a new one."""
+        """End the thread and discard what it has read. The next `of` starts a new one."""
         if self._thread is not None:
             self._unwanted.set()
             self._thread.join()
@@ -82,11 +85,12 @@ class Prefetcher(Generic[Batch]):
         self.close()
 
 
-_END = object()  # stands behind the last batch of an update
+_END = object()  # follows the last batch of an update in the queue
 
 
 def pinned(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """`batch` in memory from which a GPU copies while the program goes on; as it is where there is none to be had (WSL has little)."""
+    """Return `batch` in pinned memory, from which a GPU copies asynchronously; unchanged if none is
+    available (WSL has little)."""
     try:
         return tuple(tensor.pin_memory() for tensor in batch)
     except RuntimeError:

@@ -1,4 +1,5 @@
-"""What train.py tells its user: the page at the start, the log line, the samples, the page at the end."""
+"""The output of train.py: the start page, the log and status lines, samples, the summary, and
+`--dry_run`."""
 
 from __future__ import annotations
 
@@ -19,19 +20,20 @@ from nano_hindi.distributed import World, from_main
 from nano_hindi.inference.settings import SAMPLE_PROMPTS, Settings
 from nano_hindi.model import GPT
 from nano_hindi.training.estimates import EXPECTED_UTILISATION, expected_bpb, matmul_flops
-from nano_hindi.training.memory import MEMORY_SHARE, activation_bytes, choose_device_batch_size, state_bytes
+from nano_hindi.training.memory import MEMORY_FRACTION, activation_bytes, choose_device_batch_size, state_bytes
 from nano_hindi.training.resume import checkpoint_to_resume, configs_of, updates_made
 
 
 def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
-    """The run in a line: what, on what."""
+    """Return the line of the start page that names the preset, the device, the dtype and the number
+    of ranks."""
     threads = torch.get_num_threads()
     kind = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else f"{threads} thread{'s' * (threads > 1)}"
     return f"nano_hindi  {preset} on {world.device} ({kind}) in {str(dtype).removeprefix('torch.')}, {world.size} process{'es' * (world.size > 1)}"
 
 
 def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
-    """The true parameter count by kind, and the true ratios of tokens to parameters."""
+    """Return the exact parameter counts by kind, and the ratios of tokens to parameters."""
     n = model.num_params()
     kinds = ", ".join(
         f"{label} {count(n[key])}"
@@ -46,7 +48,8 @@ def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
 
 
 def plan_lines(model_config: GPTConfig, train: TrainConfig, train_tokens: int | None) -> list[str]:
-    """The run in steps and updates."""
+    """Return the lines about updates, schedule and attention windows; and about the data, if there
+    is any."""
     lines = [
         f"plan        {train.updates:,} updates = {train.steps:,} steps of {train.batch_size} x {train.sequence_len} tokens, {train.tokens_per_update:,} tokens per update",
         f"schedule    {train.schedule_text}",
@@ -59,7 +62,8 @@ def plan_lines(model_config: GPTConfig, train: TrainConfig, train_tokens: int | 
 
 
 def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: World, dtype: torch.dtype, updates_made: int = 0) -> list[str]:
-    """Rough memory, and time of the updates to come, on this device, from counted bytes and a measured matmul rate."""
+    """Return estimates of the memory and of the time of the remaining updates on this device, from
+    counted bytes and the measured speed of a matmul."""
     state, activations = state_bytes(model.num_params()), activation_bytes(config, dtype)
     sequences = _expected_at_once(train, world, state, activations)
     rate = matmul_flops(world.device, dtype)
@@ -73,24 +77,26 @@ def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: Wor
 
 
 def outcome_line(model: GPT, train: TrainConfig) -> str:
-    """What the run may bring."""
+    """Return the line with the expected bits per byte."""
     bpb = expected_bpb(model.num_params()["blocks"], train.updates * train.tokens_per_update)
     return (
-        f"outcome     perhaps {bpb:.2f} bits per byte on Hindi prose: a rough expectation, drawn out from runs of a few million parameters and tokens"
+        f"outcome     perhaps {bpb:.2f} bits per byte on Hindi prose: a rough estimate, extrapolated from runs of a few million parameters and tokens"
     )
 
 
 def _expected_at_once(train: TrainConfig, world: World, state: int, activations: int) -> int:
-    """Sequences that the device is likely to take at once; on a GPU "auto" measures them when the run starts, here its memory is only divided."""
-    share = train.sequences_per_rank(world.size)
+    """Return the expected device batch size. On a GPU, "auto" measures it when the run starts; this
+    estimate only divides the GPU's memory."""
+    per_rank = train.sequences_per_rank(world.size)
     if train.device_batch_size != "auto" or world.device.type != "cuda":
-        return choose_device_batch_size(train.device_batch_size, share, train.sequence_len, lambda sequences: None, 0, World(0, 1, world.device))
+        return choose_device_batch_size(train.device_batch_size, per_rank, train.sequence_len, lambda sequences: None, 0, World(0, 1, world.device))
     memory = torch.cuda.get_device_properties(world.device).total_memory
-    return max(1, min(share, int((MEMORY_SHARE * memory - state) // activations)))
+    return max(1, min(per_rank, int((MEMORY_FRACTION * memory - state) // activations)))
 
 
 class Meter:
-    """Means since the last log line, and the speed over that time; pauses (evaluations, samples, checkpoints) do not count."""
+    """The mean loss and the speed since the last log line. Pauses (evaluations, samples,
+    checkpoints) do not count."""
 
     def __init__(self, state: dict | None = None):
         self.loss_sum, self.updates = (state["loss_sum"], state["updates"]) if state else (0.0, 0)
@@ -98,14 +104,14 @@ class Meter:
         self._start_interval()
 
     def state_dict(self) -> dict:
-        """The means so far: a resumed run goes on with them."""
+        """Return the sums so far, from which a resumed run continues."""
         return {"loss_sum": self.loss_sum, "updates": self.updates}
 
     def _start_interval(self) -> None:
         self.tokens, self.start = 0, time.perf_counter()
 
     def add(self, loss: float | None, tokens: int) -> None:
-        """An update; its loss is None where it was skipped."""
+        """Add an update. Its loss is None if it was skipped."""
         self.tokens += tokens
         if loss is not None:
             self.loss_sum += loss
@@ -118,7 +124,8 @@ class Meter:
         self.start += time.perf_counter() - start
 
     def read(self) -> tuple[float, float]:
-        """(mean loss, tokens per second) since the last call; the loss is nan where no update was good."""
+        """Return (mean loss, tokens per second) since the last call. The loss is nan if every
+        update was skipped."""
         loss = self.loss_sum / self.updates if self.updates else math.nan
         self.rate = self.tokens / max(1e-9, time.perf_counter() - self.start)
         self.loss_sum, self.updates = 0.0, 0
@@ -127,23 +134,25 @@ class Meter:
 
 
 class Pace:
-    """How long the rest of a run takes."""
+    """An estimate of the time that is left of a run."""
 
     def __init__(self):
-        self.first: tuple[int, float] | None = None  # this process's first update and its end: it compiles, and says nothing of the others
+        self.first: tuple[int, float] | None = None  # the first update since this start, and its end: it compiles, so its time does not count
 
     def mark(self, update: int) -> None:
-        """Called after every update."""
+        """Record the end of an update. Call it after every update."""
         self.first = self.first or (update, time.perf_counter())
 
     def left(self, update: int, updates: int) -> float | None:
-        """Seconds from `update` to the last one of `updates` at the pace of this process, evaluations and all; None after its first."""
+        """Return the seconds from `update` to the last of `updates` at the pace since this start,
+        evaluations included; None after the first update."""
         first, end = self.first
         return (updates - update) * (time.perf_counter() - end) / (update - first) if update > first else None
 
 
 def log_line(train: TrainConfig, update: int, record: dict, mfu: float | None, left: float | None) -> str:
-    """One line of progress, from the record that also goes to metrics.jsonl; one below the other they make columns."""
+    """Return a line of progress from a record of metrics.jsonl. The columns of successive lines are
+    aligned."""
     parts = [
         position(train, update).ljust(len(position(train, train.updates))),
         f"loss {record['loss']:.4f}",
@@ -157,7 +166,7 @@ def log_line(train: TrainConfig, update: int, record: dict, mfu: float | None, l
 
 
 def status_line(train: TrainConfig, update: int, loss: float, tokens_per_second: float | None, left: float | None, columns: int) -> str:
-    """Where the run is, for a line that is rewritten after every update."""
+    """Return the status line, which is rewritten after every update."""
     parts = [
         f"step {update * train.gradient_accumulation_steps}/{train.steps}",
         f"loss {loss:.4f}",
@@ -169,7 +178,8 @@ def status_line(train: TrainConfig, update: int, loss: float, tokens_per_second:
 
 
 def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float, peak_bytes: int | None, folder: Path) -> list[str]:
-    """The page at the end: what was done, how good it is, what it took, where it lies, what comes next. `seconds` are those of training alone."""
+    """Return the summary at the end: updates, result, peak memory, files, and the next command.
+    `seconds` are those of training alone."""
     tokens = update * train.tokens_per_update
     place = f'"{shown(folder)}"' if " " in shown(folder) else shown(folder)
     return [
@@ -182,17 +192,18 @@ def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float,
 
 
 def where(train: TrainConfig, update: int) -> dict:
-    """The first keys of every record of metrics.jsonl."""
+    """Return the first keys of every record in metrics.jsonl."""
     return {"step": update * train.gradient_accumulation_steps, "update": update, "tokens": update * train.tokens_per_update}
 
 
 def position(train: TrainConfig, update: int) -> str:
-    """Where the run is: `step 1000/7628 (update 250/1907)`."""
+    """Return the position in the run: `step 1000/7628 (update 250/1907)`."""
     return f"step {update * train.gradient_accumulation_steps}/{train.steps} (update {update}/{train.updates})"
 
 
 def make_samples(model: GPT, tokenizer, max_tokens: int = 48, seed: int = 0) -> list[tuple[str, str]]:
-    """Each sample prompt, and the text that the model makes of it, in one line."""
+    """Return (prompt, text) for each sample prompt. The text begins with the prompt and is on one
+    line."""
     samples, settings = [], Settings()
     for prompt in SAMPLE_PROMPTS:
         ids = []
@@ -205,9 +216,10 @@ def make_samples(model: GPT, tokenizer, max_tokens: int = 48, seed: int = 0) -> 
 
 
 def print_dry_run(args: argparse.Namespace, world: World) -> int:
-    """Print what a run would be and cost, or with --resume what is left of the one in the folder (`train.py --dry_run`). Writes nothing.
+    """Print the plan and the estimates of a run, or with --resume of the rest of the run in the
+    folder (`train.py --dry_run`). Writes nothing.
 
-    Works before there is any data, with the vocabulary of the preset.
+    Works before there is any data, with the vocabulary size of the preset.
     """
     data = check_data(args.data_dir) if (args.data_dir / "preprocess_meta.txt").exists() else None
     saved = from_main(world, lambda: checkpoint_to_resume(args)) if args.resume else None
@@ -218,7 +230,7 @@ def print_dry_run(args: argparse.Namespace, world: World) -> int:
         model = GPT(model_config)
     if data is None:
         owner = "checkpoint" if saved else "preset"
-        world.print(f"data        none in {args.data_dir} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} pieces")
+        world.print(f"data        none in {args.data_dir} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} tokens")
     if saved:
         world.print(f"progress    {position(config, made)}, {max(0, config.updates - made):,} updates left")
     for line in (

@@ -1,4 +1,4 @@
-"""Saving while training goes on: a copy in host memory, written by a thread."""
+"""Save checkpoints while training continues: a thread writes a copy in host memory."""
 
 from __future__ import annotations
 
@@ -15,26 +15,30 @@ import torch
 from nano_hindi.checkpoint import save_checkpoint, save_model
 from nano_hindi.console import shown
 
-PATIENCE = 5.0  # seconds that a second Ctrl-C leaves to the writer
+PATIENCE = 5.0  # seconds that the writer has left after a second Ctrl-C
 
 
 class Saver:
-    """Writes the checkpoints of a run, one at a time, in the background. What became of them is told by `report` and `wait`, on the caller's thread.
+    """A writer that saves the checkpoints of a run in the background, one at a time.
 
-    A `with` block ends when the last one is written; a failed save is told and training goes on. `tell` takes a line for the user.
+    `report` and `wait` tell the user the results: they call `tell` with a line, on the caller's
+    thread. A failed save is reported and training continues. A `with` block ends when the last
+    checkpoint is written.
     """
 
     def __init__(self, folder: Path, keep: int, tell: Callable[[str], None]):
         self.folder, self.keep, self.tell = folder, keep, tell
-        self.stalled = 0.0  # seconds that training has waited for all this
-        self.failure: str | None = None  # of the newest save that has ended
+        self.stalled = 0.0  # seconds that training has waited for saves
+        self.failure: str | None = None  # why the last finished save failed; None if it succeeded
         self._writer = threading.Thread()
         self._news: deque[str] = deque()
 
     def save(self, checkpoint: dict, prepare: Callable[[], None], with_model: bool = False) -> None:
-        """Begin to write `checkpoint`; its tensors may change as soon as this returns. Waits for the one before.
+        """Start writing `checkpoint`, after the previous one is written. Its tensors may change as
+        soon as this returns.
 
-        `prepare` is called at once: where it raises OSError, as where the metrics do not come to disk, the save has failed.
+        `prepare` is called first: if it raises OSError, for example because the metrics cannot be
+        written, the save has failed.
         """
         start = time.perf_counter()
         self.wait()
@@ -49,7 +53,7 @@ class Saver:
         try:
             copy = host_copy(checkpoint)
             finish_copies()
-        except (RuntimeError, MemoryError):  # no room for a copy: training waits for the disk
+        except (RuntimeError, MemoryError):  # no memory for a copy: training waits for the disk
             return self._write(checkpoint, with_model)
         self._writer = threading.Thread(target=self._write, args=(copy, with_model), name="saver", daemon=True)
         self._writer.start()
@@ -57,10 +61,10 @@ class Saver:
     def _write(self, checkpoint: dict, with_model: bool) -> None:
         try:
             flush_to_disk(self.folder / "metrics.jsonl")
-            if with_model:  # before the checkpoint: a run that ends between the two is resumed and writes both again
+            if with_model:  # before the checkpoint: a run killed between the two is resumed and writes both again
                 save_model(self.folder, checkpoint)
             path = save_checkpoint(self.folder, checkpoint, self.keep)
-        except Exception as error:  # noqa: BLE001 - whatever it is, hours of training are worth more
+        except Exception as error:  # noqa: BLE001 - no failed save may end a run of hours
             self._fail(checkpoint, error)
         else:
             self.failure = None
@@ -69,22 +73,23 @@ class Saver:
     def _fail(self, checkpoint: dict, error: Exception) -> None:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
         self.failure = f"step {checkpoint['step']} is not saved ({' '.join(reason.split())[:300]})"
-        self._news.append(f"notice: {self.failure}; training goes on")
+        self._news.append(f"notice: {self.failure}; training continues")
 
     def report(self) -> None:
-        """Tell what became of the saves that have ended since the last time."""
+        """Tell the user the results of the saves that have finished since the last call."""
         while self._news:
             self.tell(self._news.popleft())
 
     def wait(self, patience: float | None = None) -> None:
-        """Wait until nothing is being written, `patience` seconds at most, and report."""
+        """Wait at most `patience` seconds until nothing is being written, and report."""
         end = None if patience is None else time.monotonic() + patience
         while self._writer.is_alive() and (end is None or time.monotonic() < end):
-            self._writer.join(0.1)  # in slices: on Windows nothing else lets Ctrl-C through
+            self._writer.join(0.1)  # with a timeout: on Windows, Ctrl-C does not interrupt a join without one
         self.report()
 
     def wait_a_little(self) -> None:
-        """Wait PATIENCE seconds for the writer, after a second Ctrl-C. If it needs longer, end the process at once with code 130.
+        """Wait PATIENCE seconds for the writer, after a second Ctrl-C. If it needs longer, end the
+        process at once with code 130.
 
         At an ordinary exit the C++ code of a thread that still writes would abort the process.
         """
@@ -104,9 +109,11 @@ class Saver:
 
 
 def host_copy(value):
-    """`value` with every tensor, dict and list in it copied to host memory; nothing is shared. `finish_copies` before a tensor changes or is read."""
+    """Return a deep copy of `value` with its tensors in host memory. Call `finish_copies` before
+    any tensor is changed or read."""
     if isinstance(value, torch.Tensor):
-        # pinned memory comes from PyTorch's cache from the second time on, and the GPU writes there at full speed
+        # pinned memory: the GPU copies to it at full speed, and from the second save on it comes
+        # from PyTorch's cache
         return torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda).copy_(value.detach(), non_blocking=True)
     if isinstance(value, dict):
         return {key: host_copy(content) for key, content in value.items()}
@@ -116,12 +123,12 @@ def host_copy(value):
 
 
 def finish_copies() -> None:
-    """Wait for the copies that `host_copy` has begun."""
+    """Wait for the copies that `host_copy` has launched."""
     if torch.cuda.is_initialized():
         torch.cuda.current_stream().synchronize()
 
 
 def flush_to_disk(path: Path) -> None:
-    """The file's bytes survive a power cut from now on."""
+    """Flush a file to disk, so that it survives a power cut."""
     with open(path, "ab") as file:
         os.fsync(file.fileno())

@@ -1,4 +1,5 @@
-"""A training run: built from flags and data, or from a checkpoint, and turned into a checkpoint again."""
+"""Build a training run from flags and data, or from a checkpoint, and turn it into a checkpoint
+again."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ from nano_hindi.training.saving import Saver
 
 @dataclass
 class Run:
-    """Everything a training loop works with."""
+    """The state of a training run: everything that the training loop works with."""
 
     preset: str
     model_config: GPTConfig
@@ -48,11 +49,11 @@ class Run:
     loss_scale: LossScale
     loader: WindowLoader
     update: int = 0  # updates made so far
-    skipped: int = 0  # of them, those whose numbers were not finite
-    latest: dict = field(default_factory=dict)  # the newest figures: loss, val_loss, val_bpb
+    skipped: int = 0  # of them, those with a non-finite loss or gradient
+    latest: dict = field(default_factory=dict)  # the latest loss, val_loss and val_bpb
     meter: report.Meter = field(default_factory=report.Meter)
     saver: Saver | None = None
-    metrics: Metrics | None = None  # on the main process only
+    metrics: Metrics | None = None  # on rank 0 only
     wandb: WandbLog | None = None
     pace: report.Pace = field(default_factory=report.Pace)
 
@@ -70,37 +71,44 @@ class Run:
         return self.update >= self.config.updates
 
     def device_batches(self, update: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """This process's share of an update: inputs and targets, int64 (device batch, T) on the CPU; in pinned memory where the device is a GPU."""
-        share = self.config.sequences_per_rank(self.world.size)
-        first, size = update * self.config.sequences_per_update + self.world.rank * share, self.config.device_batch_size
-        for done in range(0, share, size):
-            batch = self.loader.batch(first + done, min(size, share - done))
+        """Yield this rank's sequences of an update: inputs and targets, int64 (device batch, T) on
+        the CPU; in pinned memory if the device is a GPU."""
+        per_rank = self.config.sequences_per_rank(self.world.size)
+        first, size = update * self.config.sequences_per_update + self.world.rank * per_rank, self.config.device_batch_size
+        for done in range(0, per_rank, size):
+            batch = self.loader.batch(first + done, min(size, per_rank - done))
             yield pinned(batch) if self.world.device.type == "cuda" else batch
 
     def halve_device_batch_size(self) -> None:
-        """After the device ran out of memory: the largest divisor of this process's share up to the half. Raises UserError where it is 1 already."""
-        size, share = self.config.device_batch_size, self.config.sequences_per_rank(self.world.size)
+        """Reduce the device batch size after the device ran out of memory: to the largest divisor
+        of the sequences per rank that is at most half of it.
+
+        Raises UserError if it is 1 already.
+        """
+        size, per_rank = self.config.device_batch_size, self.config.sequences_per_rank(self.world.size)
         if size == 1:
             raise UserError(
-                "the device has no memory for a single sequence; use a smaller --config or a shorter --sequence_len, or close other programs that use it, "
-                "then --resume auto goes on from the last checkpoint"
+                "the device has no memory for a single sequence; use a smaller --config or a shorter --sequence_len; or close other programs that use it "
+                "and resume from the last checkpoint with --resume auto"
             )
-        smaller = max(n for n in range(1, size // 2 + 1) if share % n == 0)
+        smaller = max(n for n in range(1, size // 2 + 1) if per_rank % n == 0)
         self.config = dataclasses.replace(self.config, device_batch_size=smaller)
-        self.prefetcher.close()  # what it has read ahead is too large
+        self.prefetcher.close()  # the batches that it has read ahead are too large
         self.console.clear()
-        print(f"notice: out of memory on {self.world.device} with {size} sequences at once; going on with {smaller}", flush=True)
+        print(f"notice: out of memory on {self.world.device} with {size} sequences at once; continuing with {smaller}", flush=True)
 
     def require_same_weights(self) -> None:
-        """Raises UserError where a process has other weights than the main one: a mean of their gradients would be none. Collective."""
+        """Raise UserError if a rank has other weights than rank 0: averaging their gradients would
+        be wrong. Collective."""
         if self.world.size > 1:
-            remedy = "a machine computes wrongly, or not all have the same GPU, PyTorch and program; --resume auto goes on from the newest checkpoint"
+            remedy = "a machine computes wrongly, or not all have the same GPU, PyTorch and program; --resume auto resumes from the newest checkpoint"
             require_same(self.world, "weights", weight_sums(self.model), remedy)
 
     def checkpoint(self) -> dict:
-        """The state of the run as plain tensors, numbers, strings, lists and dicts. Collective: every process has to call it.
+        """Return the state of the run as plain tensors, numbers, strings, lists and dicts.
+        Collective: every rank has to call it.
 
-        Raises UserError where the weights are not the same everywhere.
+        Raises UserError if the weights are not the same on all ranks.
         """
         self.require_same_weights()
         return {
@@ -119,7 +127,7 @@ class Run:
         }
 
     def restore(self, checkpoint: dict) -> None:
-        """Take over the state of a checkpoint. Raises UserError where its tensors do not fit the model."""
+        """Load the state of a checkpoint. Raises UserError if its tensors do not fit the model."""
         try:
             self.model.load_state_dict(checkpoint["model_state_dict"])
             self.optimizer.load_state_dict(checkpoint["optimizers"])
@@ -137,7 +145,7 @@ class Run:
 def open_run(args: argparse.Namespace, world: World) -> Run:
     """Build the run that the flags of train.py ask for, new or resumed, and print its start page.
 
-    Raises UserError where flags, data and checkpoint do not go together.
+    Raises UserError if flags, data and checkpoint contradict each other.
     """
     data = check_data(args.data_dir)
     require_same(
@@ -155,7 +163,7 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
         "give the same command on every machine, with GPUs of the same kind",
     )
     config.sequences_per_rank(world.size)
-    # a val.bin that is too short is found now, not at the first evaluation
+    # fails now if val.bin is too short, not at the first evaluation
     val_batches(args.data_dir / "val.bin", config.sequence_len, 1, config.eval_tokens, data.vocab_size)
     loader = WindowLoader(args.data_dir / "train.bin", config.sequence_len, config.seed, data.vocab_size)
 
@@ -181,7 +189,7 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
     if saved is not None:
         run.restore(saved)
     run.require_same_weights()
-    if world.is_main:  # only now: a run that is refused leaves the folder as it was
+    if world.is_main:  # only now: a run that fails above must leave the folder as it was
         remove_leftovers(run.folder)
     if not run.is_finished:
         _prepare(run, args)
@@ -189,7 +197,8 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
 
 
 def _prepare(run: Run, args: argparse.Namespace) -> None:
-    """What a run that goes on needs besides its state: backends, the size of a device batch, the files of its folder. Prints the start page."""
+    """Set up what an unfinished run needs besides its state: backends, device batch size, files in
+    its folder. Prints the start page."""
     model, mc, config, world = run.model, run.model_config, run.config, run.world
     backend = select_backend(world.device, model.compute_dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=True)
     why_eager = "--no_compile" if args.no_compile else can_compile(world.device)
@@ -212,14 +221,15 @@ def _prepare(run: Run, args: argparse.Namespace) -> None:
             model.zero_grad(set_to_none=True)
 
     memory.forbid_spilling(world.device)
-    share = config.sequences_per_rank(world.size)
-    size = memory.choose_device_batch_size(config.device_batch_size, share, config.sequence_len, try_step, optimizer_bytes, world)
+    per_rank = config.sequences_per_rank(world.size)
+    size = memory.choose_device_batch_size(config.device_batch_size, per_rank, config.sequence_len, try_step, optimizer_bytes, world)
     run.config = dataclasses.replace(config, device_batch_size=size)
-    # only now: each trial would be compiled by itself, half a minute on a GPU; uncompiled it needs more memory, which errs on the safe side
+    # only now: each `try_step` would be compiled separately, half a minute on a GPU; without
+    # compile it needs more memory, which errs on the safe side
     if why_eager is None:
         model.compile_blocks()
         run.optimizer.compile()
-        if world.device.type == "cuda":  # on a CPU the eager loss works within the cache and is as fast
+        if world.device.type == "cuda":  # on a CPU the eager loss stays within the cache and is as fast
             compile_loss()
     world.print(f"at once     {size} sequences on each device")
     world.print(f"folder      {shown(run.folder)}; Ctrl-C saves and stops")

@@ -1,5 +1,5 @@
-"""One token at a time: against reading the weights once, against recomputing the whole text, and the product with lm_head against the usual one; and
-what drawing it from the logits adds.
+"""One token at a time: against reading the weights once, against recomputing the whole text, and
+the product with lm_head against the usual one; and what drawing it from the logits adds.
 
 OMP_NUM_THREADS=2 python tests/benchmarks/decode.py
 """

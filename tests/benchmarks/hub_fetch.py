@@ -1,5 +1,6 @@
-"""How many bytes a download fetches for the text that it keeps, and how much memory it holds: `data/download.py` for a twentieth of a data set of 54 files on
-a loopback hub, once in row groups of a few megabytes, once with a single large row group in each file.
+"""How many bytes a download fetches for the text that it keeps, and how much memory it holds:
+`data/download.py` for a twentieth of a data set of 54 files on a loopback hub, once in row groups
+of a few megabytes, once with a single large row group in each file.
 
 python tests/benchmarks/hub_fetch.py --work FOLDER
 """

@@ -1,7 +1,7 @@
 """Is anything lost when a run is killed? And what does saving cost?
 
-python tests/benchmarks/kill_resume.py --kills 100     kill -9 at random moments, resume, compare with the run that nobody disturbed
-python tests/benchmarks/kill_resume.py --stalls        how long training waits for its checkpoints, at the intervals of a preset
+python tests/benchmarks/kill_resume.py --kills 100  # resume after kill -9, compare the result
+python tests/benchmarks/kill_resume.py --stalls     # how long training waits for its checkpoints
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def make_data(folder: Path, documents: int) -> Path:
     return folder
 
 
-# ---- processes that start at once: each is forked from one that has imported everything and done nothing
+# ---- processes that start at once: each is forked from one that has imported everything and done
+# nothing
 
 
 def context() -> multiprocessing.context.BaseContext:
@@ -76,7 +77,8 @@ def _train(argv: list[str], log: Path) -> None:
 
 
 def start(folder: Path, data_dir: Path, *flags: str) -> multiprocessing.process.BaseProcess:
-    """A process that trains in `folder`, or goes on there, and writes what it says to `folder`.log."""
+    """A process that trains in `folder`, or goes on there, and writes what it says to
+    `folder`.log."""
     argv = [*TINY, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), "--resume", "auto", *flags]
     process = context().Process(target=_train, args=(argv, folder.with_suffix(".log")))
     process.start()
@@ -84,7 +86,8 @@ def start(folder: Path, data_dir: Path, *flags: str) -> multiprocessing.process.
 
 
 def wait_until_it_trains(process: multiprocessing.process.BaseProcess, folder: Path, said: int) -> None:
-    """Wait until `process` ends or its first update begins; `said`: bytes of the log before it started."""
+    """Wait until `process` ends or its first update begins; `said`: bytes of the log before it
+    started."""
     log = folder.with_suffix(".log")
     while process.is_alive() and not (log.exists() and b"\nat once" in log.read_bytes()[said:]):
         time.sleep(0.005)
@@ -94,7 +97,8 @@ def wait_until_it_trains(process: multiprocessing.process.BaseProcess, folder: P
 
 
 def outcome(folder: Path) -> dict:
-    """All that two equal runs have in common, to the bit: everything but times and rates, and where they lie."""
+    """All that two equal runs have in common, to the bit: everything but times and rates, and where
+    they lie."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     said = folder.with_suffix(".log").read_text(encoding="utf-8")
     checkpoints = list_checkpoints(folder)
@@ -131,7 +135,8 @@ class Tally:
 
 
 def kill_and_resume(folder: Path, data_dir: Path, kills: int, seed: int) -> tuple[Tally, list[str]]:
-    """Kill runs at random moments, `kills` times in all, and resume each until it ends. Returns the tally, and where any of them differs from the straight run."""
+    """Kill runs at random moments, `kills` times in all, and resume each until it ends. Returns the
+    tally, and where any of them differs from the straight run."""
     rng, tally, found = random.Random(seed), Tally(), []
     start(folder / "warm", data_dir, "--total_tokens", "256").join()  # starts the server that the others are forked from
     straight = start(folder / "straight", data_dir)

@@ -1,13 +1,17 @@
-"""What each part of the recipe brings: a small model of the same architecture, trained in many ways on the same tokens in the same order.
+"""What each part of the recipe brings: a small model of the same architecture, trained in many ways
+on the same tokens in the same order.
 
-python tests/benchmarks/learning.py --corpus ../shared/corpus --work /tmp/learning                    # every recipe of recipes.py, 3 seeds
-python tests/benchmarks/learning.py --corpus ../shared/corpus --work /tmp/learning default --set muon_lr=0.01 model.X0_LAMBDA=0.3
+python tests/benchmarks/learning.py --corpus DIR --work DIR    # every recipe of recipes.py, 3 seeds
+python tests/benchmarks/learning.py --corpus DIR --work DIR default --set muon_lr=0.01
 
-A seed decides the first weights and the order of the data, for all recipes alike, so recipes are compared seed by seed. Runs that are in `--work` already are
-not made again. Every run has one thread; `--jobs` of them go on at once. With `--dtype bfloat16` the products are computed as on a GPU (where the CPU has units for
-it, in two thirds of the time); such runs are compared with each other only.
+A seed decides the first weights and the order of the data, for all recipes alike, so recipes are
+compared seed by seed. Runs that are in `--work` already are not made again. Every run has one
+thread; `--jobs` of them go on at once. With `--dtype bfloat16` the products are computed as on a
+GPU (where the CPU has units for it, in two thirds of the time); such runs are compared with each
+other only.
 
-With `--device cuda` an update is one CUDA graph, and `--jobs` runs, 16 say, learn beside each other on one device; their times say nothing.
+With `--device cuda` an update is one CUDA graph, and `--jobs` runs, 16 say, learn beside each other
+on one device; their times say nothing.
 """
 
 from __future__ import annotations
@@ -35,8 +39,11 @@ VAL_FRACTION = 0.05
 
 
 def prepare(corpus: Path, vocab_size: int, folder: Path, unseen: bool = False) -> Path:
-    """Token files of all .txt files of `corpus`, with a tokenizer trained on them. Of `unseen` text: without the documents that validate otherwise, with
-    others in their place. What is there already stays: such a folder can go to a machine without the corpus."""
+    """Token files of all .txt files of `corpus`, with a tokenizer trained on them.
+
+    Of `unseen` text: without the documents that validate otherwise, with others in their place.
+    What is there already stays: such a folder can go to a machine without the corpus.
+    """
     if (folder / "preprocess_meta.txt").is_file():
         return folder
     from data import preprocess
@@ -88,7 +95,8 @@ def mean_and_spread(values: list[float]) -> str:
 
 
 def table(work: Path, runs: list[Run]) -> list[str]:
-    """A row for each recipe: final bits per byte by seed, the difference to the default seed by seed, and time."""
+    """A row for each recipe: final bits per byte by seed, the difference to the default seed by
+    seed, and time."""
     found = {run: points for run in runs if (points := load(work, run))}
     default = {run.seed: points for run, points in found.items() if run.label == "default"}
     lines = ["| recipe | what differs | bits per byte, mean (range) | against the default | seeds | time |", "|---|---|---|---|---|---|"]

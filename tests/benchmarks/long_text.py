@@ -1,9 +1,11 @@
-"""Does a text stay sound beyond the length that the model was trained on? Bits per byte by position, in windows of four times `sequence_len`.
+"""Does a text stay sound beyond the length that the model was trained on? Bits per byte by
+position, in windows of four times `sequence_len`.
 
 python tests/benchmarks/long_text.py --checkpoint checkpoints --data_dir data
 
-The contract asks that positions 1-4 x sequence_len cost at most 2 % more than those from half of it up to it (what came before is then as long as
-in training); else the engine has to read the last half again when its cache is full.
+The contract asks that positions 1-4 x sequence_len cost at most 2 % more than those from half of it
+up to it (what came before is then as long as in training); else the engine has to read the last
+half again when its cache is full.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The chunked soft-capped loss, with both gradients, against its three bare matmuls and against the usual formula, on the CPU.
+"""The chunked soft-capped loss, with both gradients, against its three bare matmuls and against the
+usual formula, on the CPU.
 
 python tests/benchmarks/loss.py
 """

@@ -1,4 +1,5 @@
-"""The optimizers' step of a preset, as train.py makes it, against AdamW and Muon written straightforwardly: one compiled function for each parameter's formula.
+"""The optimizers' step of a preset, as train.py makes it, against AdamW and Muon written
+straightforwardly: one compiled function for each parameter's formula.
 
 OMP_NUM_THREADS=2 python tests/benchmarks/muon.py [--config 25m] [--device cuda]
 """

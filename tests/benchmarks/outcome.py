@@ -1,10 +1,13 @@
-"""Bits per byte as a function of the parameters of the blocks (N) and tokens (D), fitted to ends of learning.py: where `nano_hindi.training.estimates.expected_bpb` is from.
+"""Bits per byte as a function of the parameters of the blocks (N) and tokens (D), fitted to ends of
+learning.py: where `nano_hindi.training.estimates.expected_bpb` is from.
 
-python tests/benchmarks/learning.py plateau --corpus ../shared/corpus --work /tmp/learning --seeds 0 --width 64 --tokens 524288    # and other widths and tokens
-python tests/benchmarks/outcome.py --work /tmp/learning
+python tests/benchmarks/learning.py plateau --corpus DIR --work WORK --seeds 0 \\
+    --width 64 --tokens 524288                             # and other widths and numbers of tokens
+python tests/benchmarks/outcome.py --work WORK
 
-The form is that of Hoffmann et al. 2022 (arXiv:2203.15556), floor + A N^-alpha + B D^-beta, with their exponents: runs as small as these fix the two
-factors well, but not the exponents and the floor beside them. `--free` fits the exponents too, to see how little it gains.
+The form is that of Hoffmann et al. 2022 (arXiv:2203.15556), floor + A N^-alpha + B D^-beta, with
+their exponents: runs as small as these fix the two factors well, but not the exponents and the
+floor beside them. `--free` fits the exponents too, to see how little it gains.
 """
 
 from __future__ import annotations

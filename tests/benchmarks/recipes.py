@@ -1,4 +1,5 @@
-"""The recipes that learning.py compares: the default, the same without one of its parts, and what was tried to make it better.
+"""The recipes that learning.py compares: the default, the same without one of its parts, and what
+was tried to make it better.
 
 They live here, never as flags of the product.
 """
@@ -32,7 +33,8 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way to train. `changes` are fields of the configurations, `patches` (module, name, value) hold while it trains."""
+    """A way to train. `changes` are fields of the configurations, `patches` (module, name, value)
+    hold while it trains."""
 
     differs: str
     changes: dict = field(default_factory=dict)
@@ -107,7 +109,8 @@ class Unbounded(GPT):
 
 
 class Tied(GPT):
-    """wte is lm_head. The norm behind wte makes its scale free, so lm_head's needs decide it, and the rate."""
+    """wte is lm_head. The norm behind wte makes its scale free, so lm_head's needs decide it, and
+    the rate."""
 
     def __init__(self, config: GPTConfig):
         super().__init__(config)
@@ -197,7 +200,8 @@ RECIPES = {
 
 
 class SharperAttention(OtherAttention):
-    """Normed queries and keys, each 1.2 times as long: the softmax can then favour one key 1.44 times as much."""
+    """Normed queries and keys, each 1.2 times as long: the softmax can then favour one key 1.44
+    times as much."""
 
     def finish(self, x: Tensor) -> Tensor:
         return 1.2 * rms_norm(x)
@@ -252,7 +256,8 @@ def adamw_beta2(**by_kind: float) -> type[TrainOptimizer]:
 
 
 class DecayedEmbeddings(TrainOptimizer):
-    """AdamW decays too, each kind by a few thousandths of its rate and update (the strengths are nanochat's)."""
+    """AdamW decays too, each kind by a few thousandths of its rate and update (the strengths are
+    nanochat's)."""
 
     def __init__(self, model, config, world):
         super().__init__(model, config, world)
@@ -262,7 +267,8 @@ class DecayedEmbeddings(TrainOptimizer):
 
 
 class DocumentWindows(WindowLoader):
-    """Every document of more than a window begins one, and its last window ends with it; short ones are read as they stand."""
+    """Every document of more than a window begins one, and its last window ends with it; short ones
+    are read as they stand."""
 
     def __init__(self, path, sequence_len: int, seed: int, vocab_size: int):
         super().__init__(path, sequence_len, seed, vocab_size)
@@ -285,7 +291,8 @@ class DocumentWindows(WindowLoader):
 
 
 class AttentionWithin:
-    """Stands where `flash_attn` does: nobody sees a token of another document. Masks are dense, so its time says nothing."""
+    """Stands where `flash_attn` does: nobody sees a token of another document. Masks are dense, so
+    its time says nothing."""
 
     documents: Tensor  # (B, T): which document of its window a token belongs to
 

@@ -1,13 +1,18 @@
-"""What several GPUs gain: the bytes of an update, counted from the code, and estimates of speed from them for NVLink, PCIe and Ethernet.
+"""What several GPUs gain: the bytes of an update, counted from the code, and estimates of speed
+from them for NVLink, PCIe and Ethernet.
 
 python tests/benchmarks/scaling.py [--config 25m] [--tokens_per_second N]
 
-Without a measured speed of one GPU (--tokens_per_second, as train.py logs it) each GPU is taken at a share of its paper rate. T is the time of an update on
-one GPU, N their number, and the update on N takes
-    (T - A) / N            forward, backward, Muon: divided
-    + A                    AdamW and the norm of its gradients: each GPU does it all, at the rate of its memory
-    + bytes / rate         (N - 1) / N of the bytes of a reduce-scatter or all-gather, twice that of an all-reduce (ring), and a latency for each
-    - what is hidden       the gradients of lm_head and of the value embeddings cross while the last backward goes on
+Without a measured speed of one GPU (--tokens_per_second, as train.py logs it), each GPU is assumed
+to reach a fraction of its peak FLOP/s. T is the time of an update on one GPU, N their number. The
+update on N GPUs takes
+    (T - A) / N         forward, backward, Muon: divided
+    + A                 AdamW and the norm of its gradients: each GPU does all of it, limited by its
+                        memory bandwidth
+    + bytes / bandwidth (N - 1) / N of the bytes of a reduce-scatter or all-gather, twice that of a
+                        (ring) all-reduce, and a latency for each
+    - overlap           the gradients of lm_head and the value embeddings are sent during the last
+                        backward
 """
 
 from __future__ import annotations
@@ -34,7 +39,8 @@ from nano_hindi.training.estimates import EXPECTED_UTILISATION, PEAK_TFLOPS
 FLOAT = 4  # bytes; gradients and weights cross as they are kept
 ADAMW_PASSES = 8  # over its parameters: reads weight, gradient and two moments, writes three, and the norm reads the gradient once more
 MEMORY_RATE = {"H100": 3350e9, "A100": 2039e9, "RTX 4090": 1008e9, "RTX 3090": 936e9, "T4": 320e9}  # bytes/s, data sheets
-# bytes/s that a ring moves in each direction, seconds of a collective's start: assumed, about 3/4 of the paper rate, half on PCIe
+# bytes/s that a ring moves in each direction, seconds of a collective's start: assumed, about 3/4
+# of the paper rate, half on PCIe
 LINKS = {
     "NVLink 4": (340e9, 30e-6),
     "NVLink 3": (220e9, 30e-6),
@@ -87,7 +93,8 @@ def count_transfers(preset: str, processes: int) -> Transfers:
 
 
 def seconds_on(processes: int, seconds: float, adamw: float, window: float, transfers: Transfers, link: str) -> float:
-    """An update on `processes` GPUs; `window`: seconds of the last backward behind which the hideable transfers may hide."""
+    """An update on `processes` GPUs; `window`: seconds of the last backward behind which the
+    hideable transfers may hide."""
     rate, latency = LINKS[link]
     ring = (processes - 1) / processes / rate
     crossing = ring * (2 * transfers.all_reduce + transfers.reduce_scatter + transfers.all_gather) + transfers.calls * latency
@@ -120,7 +127,8 @@ def main() -> None:
         rate = args.tokens_per_second or EXPECTED_UTILISATION * PEAK_TFLOPS[gpu] * 1e12 / flops
         seconds = recipe.tokens_per_update / rate
         adamw = ADAMW_PASSES * FLOAT * (n["total"] - n["blocks"]) / MEMORY_RATE[gpu]
-        # the backward of the trunk, 2/3 of its operations, for the sequences of the last device batch
+        # the backward of the trunk, 2/3 of its operations, for the sequences of the last device
+        # batch
         trunk = 2 / 3 * (1 - 6 * n["lm_head"] / flops)
         for link in links:
             cells = []

@@ -1,4 +1,5 @@
-"""One small training after another recipe: on a core, or many of them beside each other on a GPU. learning.py says which, and what came of it."""
+"""One small training after another recipe: on a core, or many of them beside each other on a GPU.
+learning.py says which, and what came of it."""
 
 from __future__ import annotations
 
@@ -80,8 +81,8 @@ def configs(run: Run, recipe: Recipe, vocab_size: int) -> tuple[GPTConfig, Train
 
 @contextlib.contextmanager
 def conditions(run: Run) -> Iterator[None]:
-    """While it holds, the product is as `run` wants it: the patches of its recipe, and constants of nano_hindi's modules: model.X0_LAMBDA=0.3. Raises
-    AttributeError for one there is not."""
+    """While it holds, the product is as `run` wants it: the patches of its recipe, and constants of
+    nano_hindi's modules: model.X0_LAMBDA=0.3. Raises AttributeError for one there is not."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(ALL[run.recipe].patched())
         for key, value in run.changes:
@@ -101,7 +102,8 @@ def facts(data_dir: str) -> tuple[DataInfo, Tensor]:
 
 
 class Training:
-    """A run under way. `points`: tokens, seconds of training and validation bits per byte, at some updates and at the last."""
+    """A run under way. `points`: tokens, seconds of training and validation bits per byte, at some
+    updates and at the last."""
 
     def __init__(self, run: Run, data_dir: str, eval_tokens: int):
         self.run, self.device, self.made, self.seconds, self.points = run, torch.device(run.device), 0, 0.0, []
@@ -144,7 +146,8 @@ class Training:
 
 
 class CapturedTraining(Training):
-    """The same on a GPU. The model is so small that launching its kernels would take most of the time: they are recorded once, and replayed for every update."""
+    """The same on a GPU. The model is so small that launching its kernels would take most of the
+    time: they are recorded once, and replayed for every update."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -164,7 +167,8 @@ class CapturedTraining(Training):
                 self.update()
 
     def warm_up(self) -> None:
-        """An update that makes what is made once: libraries' handles, AdamW's state. Then weights and moments are as before it."""
+        """An update that makes what is made once: libraries' handles, AdamW's state. Then weights
+        and moments are as before it."""
         weights = [p.clone() for p in self.model.parameters()]
         self.read()
         self.update()
@@ -203,7 +207,8 @@ def learn(run: Run, data_dir: str, eval_tokens: int) -> list[dict]:
 
 
 def learn_together(runs: Iterable[Run], data_dir: str, eval_tokens: int, at_once: int) -> Iterator[tuple[Run, list[dict]]]:
-    """Train on a GPU, so many runs beside each other. Yields each with its `points` when it is done."""
+    """Train on a GPU, so many runs beside each other. Yields each with its `points` when it is
+    done."""
     gc.freeze()  # recording begins with a collection: it need not look at what is here for good
     waiting, under_way = deque(runs), []
     while waiting or under_way:

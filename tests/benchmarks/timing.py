@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 def medians(rivals: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each rival over `rounds` rounds, in which each has its turn; one round before them does not count."""
+    """Median seconds of each rival over `rounds` rounds, in which each has its turn; one round
+    before them does not count."""
     seconds = {name: [] for name in rivals}
     for i in range(rounds + 1):
         for name, work in rivals.items():

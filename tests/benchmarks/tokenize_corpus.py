@@ -1,10 +1,13 @@
-"""Text to token files: data/preprocess.py's work against the library's own `encode_batch_fast`, on the same text and cores, and memory over the size of the text.
+"""Text to token files: data/preprocess.py's work against the library's own `encode_batch_fast`, on
+the same text and cores, and memory over the size of the text.
 
-python tests/benchmarks/tokenize_corpus.py --tokenizer ../shared/tokenizers/sarvam1_standin --corpus ../shared/corpus
+python tests/benchmarks/tokenize_corpus.py --tokenizer DIR --corpus DIR
 python tests/benchmarks/tokenize_corpus.py --memory 0.1 1 4
 
-The library starts as many threads as there are cores. It has the texts in memory and its ids stay there; ours are read from a file, split by hash, counted,
-checked for losses, and written. Without --tokenizer, one of 4,096 pieces is trained on the stories of nano_hindi/sample, which are the text without --corpus.
+The library starts as many threads as there are cores. It has the texts in memory and its ids stay
+there; ours are read from a file, split by hash, counted, checked for losses, and written. Without
+--tokenizer, one of 4,096 pieces is trained on the stories of nano_hindi/sample, which are the text
+without --corpus.
 """
 
 from __future__ import annotations
@@ -78,7 +81,8 @@ def compare(corpus: Path, tokenizer_dir: Path, rounds: int, folder: Path) -> Non
 
 
 def peak_memory(command: list[str]) -> int:
-    """The most bytes that a command and its children held together (proportional set size, so that shared pages count once), looked at five times a second. Linux."""
+    """The most bytes that a command and its children held together (proportional set size, so that
+    shared pages count once), looked at five times a second. Linux."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     most = 0
 

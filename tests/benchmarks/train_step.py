@@ -1,8 +1,11 @@
-"""Where the time of a training step goes: each part, the whole, two floors, and the naive variants, interleaved in one run.
+"""Where the time of a training step goes: each part, the whole, two floors, and the naive variants,
+interleaved in one run.
 
-OMP_NUM_THREADS=2 python tests/benchmarks/train_step.py [--config 25m] [--batch 1] [--device cuda] [--compile]
+OMP_NUM_THREADS=2 python tests/benchmarks/train_step.py [--config 25m] [--batch 1] [--device cuda]
+[--compile]
 
-The floor of a part is the longer one of its operations at the matmul rate and its bytes at the copy rate of this device, both measured here.
+The floor of a part is the longer one of its operations at the matmul rate and its bytes at the copy
+rate of this device, both measured here.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ from nano_hindi.training.estimates import matmul_flops, peak_flops
 
 
 class Bench:
-    """A model, its optimizers and a batch; the methods are the parts of a step, each of which leaves what the next one needs."""
+    """A model, its optimizers and a batch; the methods are the parts of a step, each of which
+    leaves what the next one needs."""
 
     def __init__(self, args, device: torch.device, folder: Path):
         self.config, self.device = get_config(args.config), device
@@ -141,7 +145,8 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def floors(bench: Bench, flops: float, rate: float) -> dict[str, float]:
-    """Seconds that each part takes at least: operations and bytes are those that no way of computing it avoids."""
+    """Seconds that each part takes at least: operations and bytes are those that no way of
+    computing it avoids."""
     n, c, tokens = bench.model.num_params(), bench.config, bench.x.numel()
     width = 2 if bench.model.compute_dtype != torch.float32 else 4
     kept = tokens * c.n_embd * c.n_layer * width  # one tensor of the residual stream for each block

@@ -1,12 +1,14 @@
-"""What only a GPU can check, in one command:
+"""Run all checks that need a GPU, in one command:
 
-    python tests/gpu/check.py                         everything, then a short table; less than 8 minutes
+    python tests/gpu/check.py                       everything, then a short table; under 8 minutes
     python tests/gpu/check.py --only attention
-    python tests/gpu/check.py --device cpu --small    whether the checks themselves work
+    python tests/gpu/check.py --device cpu --small  test the checks themselves
 
-Each attention backend that the device offers, decoding, the loss and the network against float64 or float32; updates of the default `25m` on random tokens
-with tokens/s, MFU and memory; memory ceilings of smaller cards; hidden waits; float16; memory that ends; resuming; the commands. Exit code 1 where a check
-fails. It needs no data, no hub, no wandb. Copy the table into docs/RESULTS.md.
+It checks each attention backend that the device supports, decoding, the loss and the network
+against float64 or float32; updates of the default `25m` on random tokens, with tokens/s, MFU and
+memory; the memory limits of smaller cards; hidden synchronizations; float16; running out of memory;
+resuming; the commands. Exit code 1 if a check fails. It needs no data, no hub, no wandb. Copy the
+table into docs/RESULTS.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the checks work with: a device, the sizes of the run, and runs on random tokens."""
+"""Make runs on random tokens for the GPU checks, on a given device and in given sizes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ from nano_hindi.training.setup import Run
 
 
 class SkippedError(Exception):
-    """A check that this device cannot make; says what it needs."""
+    """Raised by a check that cannot run on this device; the message says what it needs."""
 
 
 @dataclass
 class Lab:
-    """`full`: the real sizes on a GPU. Otherwise a model that a CPU trains in a second."""
+    """A device and the configuration of its runs: the real sizes if `full`, else a model that a CPU
+    trains in a second."""
 
     device: torch.device
     dtype: torch.dtype
@@ -49,7 +50,8 @@ class Lab:
 
     @contextlib.contextmanager
     def run(self, size: int | str = "auto", dtype: torch.dtype | None = None, **changes) -> Iterator[Run]:
-        """A run at its first update, as train.py would make it, of `size` sequences at once."""
+        """Yield a run before its first update, as train.py would build it, with device batch size
+        `size`."""
         self._free()
         dtype = dtype or self.dtype
         config = dataclasses.replace(self.train, **changes)
@@ -58,7 +60,7 @@ class Lab:
             folder = Path(name)
             tokens = (
                 np.random.default_rng(0).zipf(1.3, 2_000_000 if self.full else 20_000) % self.model.vocab_size
-            )  # uneven, as words are: to be learnt
+            )  # a skewed distribution, like that of words, so that there is something to learn
             tokens.astype("<u4").tofile(folder / "train.bin")
             torch.manual_seed(config.seed)
             model = GPT(self.model)
@@ -90,7 +92,8 @@ class Lab:
 
     @contextlib.contextmanager
     def memory(self, limit: float) -> Iterator[None]:
-        """As on a card of `limit` bytes: PyTorch's allocator raises beyond them. Raises SkippedError where the device has less."""
+        """Limit PyTorch's allocator to `limit` bytes, as on a smaller card. Raises SkippedError if
+        the device has less."""
         self.needs_gpu()
         self._free()
         total = torch.cuda.mem_get_info(self.device)[1]
@@ -104,7 +107,7 @@ class Lab:
             torch.cuda.set_per_process_memory_fraction(1.0, self.device)
 
     def _free(self) -> None:
-        """What the last run held."""
+        """Free the memory of the last run."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

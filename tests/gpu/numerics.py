@@ -1,4 +1,5 @@
-"""Numbers of a device against float64, and of one path against another. Each check returns a few words, or raises AssertionError."""
+"""Compare a device's results with float64, and one code path with another. Each check returns a
+short text, or raises AssertionError."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def forced_backend(name: str) -> Iterator[None]:
 
 
 def attention_reference(q, k, v, left: int) -> torch.Tensor:
-    """Attention in float64 with an explicit mask. q (B, T, H, D), k and v (B, T, G, D)."""
+    """Return attention in float64 with an explicit mask. q (B, T, H, D), k and v (B, T, G, D)."""
     q, k, v = (x.double().transpose(1, 2) for x in (q, k, v))
     k, v = (x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
     i = torch.arange(q.size(2), device=q.device)
@@ -43,7 +44,7 @@ def attention_reference(q, k, v, left: int) -> torch.Tensor:
 
 
 def attention(lab: Lab, name: str) -> str:
-    """Forward and backward of one backend against float64, a short and a long window."""
+    """Compare forward and backward of one backend with float64, for a short and a long window."""
     length = 1024 if lab.full else 192
     with forced_backend(name):
         select_backend(lab.device, lab.dtype, head_dim=64, n_head=6, n_kv_head=2, training=True)
@@ -53,32 +54,33 @@ def attention(lab: Lab, name: str) -> str:
             q, k, v = (torch.randn(2, length, heads, 64, device=lab.device, dtype=lab.dtype, requires_grad=True) for heads in (6, 2, 2))
             out = flash_attn.flash_attn_func(q, k, v, causal=True, window_size=(left, 0))
             reference = attention_reference(q, k, v, left)
-            upstream = torch.randn_like(out)
-            grads = torch.autograd.grad(out, (q, k, v), upstream)
-            expected = torch.autograd.grad(reference, (q, k, v), upstream.double())
+            grad_output = torch.randn_like(out)
+            grads = torch.autograd.grad(out, (q, k, v), grad_output)
+            expected = torch.autograd.grad(reference, (q, k, v), grad_output.double())
             errors += [relative_error(out, reference), *map(relative_error, grads, expected)]
     assert max(errors) < (1e-5 if lab.dtype == torch.float32 else 2e-2), f"relative error {max(errors):.2g}"
     return f"relative error {max(errors):.1e}"
 
 
 def decoding(lab: Lab, name: str) -> str:
-    """A text that goes through the cache, a long piece first and then token by token, against the text as a whole."""
+    """Compare decoding with the KV cache, a long prefill and then token by token, with one forward
+    pass over the whole text."""
     model = random_model(lab, lab.dtype)
-    length = 700 if lab.full else 90  # beyond the short windows and the first slots of their caches
+    length = 700 if lab.full else 90  # longer than the short windows and the initial size of their caches
     idx = torch.randint(0, model.config.vocab_size, (2, length), device=lab.device)
     with torch.inference_mode():
         with forced_backend(name):
             cache = KVCache(model.config, 2, lab.device, lab.dtype)
-            pieces = [model.trunk(piece, cache) for piece in (*idx[:, :-40].split(PREFILL_TOKENS, dim=1), *idx[:, -40:].split(1, dim=1))]
+            chunks = [model.trunk(chunk, cache) for chunk in (*idx[:, :-40].split(PREFILL_TOKENS, dim=1), *idx[:, -40:].split(1, dim=1))]
         with forced_backend("sdpa"):
             whole = model.trunk(idx)
-    error = relative_error(torch.cat(pieces, dim=1), whole)
+    error = relative_error(torch.cat(chunks, dim=1), whole)
     assert error < (1e-4 if lab.dtype == torch.float32 else 5e-2), f"relative error {error:.2g}"
     return f"{length} positions, relative error {error:.1e}"
 
 
 def loss(lab: Lab) -> str:
-    """Value and gradients of the soft-capped loss in the device's dtype against float64."""
+    """Compare value and gradients of the soft-capped loss in the device's dtype with float64."""
     torch.manual_seed(0)
     vocab = 68096 if lab.full else 2048
     x = torch.randn(512, 384, device=lab.device).to(lab.dtype).requires_grad_()
@@ -94,7 +96,8 @@ def loss(lab: Lab) -> str:
 
 
 def network(lab: Lab) -> str:
-    """Hidden states in the device's dtype against float32, and gradients compiled against eager."""
+    """Compare hidden states in the device's dtype with float32, and compiled gradients with eager
+    ones."""
     model = random_model(lab, torch.float32)
     idx = torch.randint(0, model.config.vocab_size, (2, lab.train.sequence_len), device=lab.device)
     with torch.no_grad():
@@ -116,7 +119,8 @@ def network(lab: Lab) -> str:
 
 
 def random_model(lab: Lab, dtype: torch.dtype) -> GPT:
-    """A model whose blocks do something: zero-initialised projections would hide them."""
+    """Return a model with random output projections: with the usual zero initialisation the blocks
+    would have no effect."""
     torch.manual_seed(0)
     model = GPT(lab.model)
     model.init_weights()

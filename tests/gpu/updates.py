@@ -1,4 +1,5 @@
-"""Updates on a device: speed, memory, what waits for what, and that nothing is lost. Each check returns a few words, or raises AssertionError."""
+"""Check updates on a device: speed, memory, synchronizations, resuming. Each check returns a short
+text, or raises AssertionError."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_updates(run: Run, n: int) -> list[float]:
-    """The losses of the next n updates."""
+    """Make the next n updates and return their losses."""
     with StopSignal() as stop:
         return [train_update(run, stop)[0] for _ in range(n)]
 
@@ -37,7 +38,7 @@ def synchronize(lab: Lab) -> None:
 
 
 def full_updates(lab: Lab, updates: int) -> str:
-    """The preset at its defaults: 262,144 tokens an update for `25m`."""
+    """Measure updates of the preset at its defaults: 262,144 tokens per update for `25m`."""
     with lab.run() as run:
         first, _ = make_updates(run, 2)
         if lab.device.type == "cuda":
@@ -57,7 +58,7 @@ def full_updates(lab: Lab, updates: int) -> str:
 
 
 def memory_ceiling(lab: Lab, gigabytes: float, size: int | str) -> str:
-    """Two updates at the defaults on a card of so many GB."""
+    """Make two updates at the defaults within a memory limit."""
     with lab.memory(gigabytes * 1e9), lab.run(size) as run:
         make_updates(run, 2)
         peak, chosen = torch.cuda.max_memory_reserved(lab.device), run.config.device_batch_size
@@ -67,7 +68,8 @@ def memory_ceiling(lab: Lab, gigabytes: float, size: int | str) -> str:
 
 
 def no_hidden_waits(lab: Lab) -> str:
-    """The device is waited for once an update, when its loss and its norm are read."""
+    """Check that the host waits for the device once per update, when it reads the loss and the
+    norm."""
     lab.needs_gpu()
     with lab.run(gradient_accumulation_steps=2) as run:
         make_updates(run, 2)
@@ -91,7 +93,8 @@ def no_hidden_waits(lab: Lab) -> str:
 
 
 def half_precision(lab: Lab) -> str:
-    """float16 with loss scaling, whatever else the device can do: the loss falls, and the scale finds its place."""
+    """Train in float16 with loss scaling, whatever else the device supports: the loss falls, and
+    the loss scale settles."""
     with lab.run(dtype=torch.float16, batch_size=8, gradient_accumulation_steps=1, warmup_steps=1) as run:
         scales, losses, update = [], [], 0
         while update < 12 and len(scales) < 40:
@@ -105,7 +108,7 @@ def half_precision(lab: Lab) -> str:
 
 
 def memory_ends(lab: Lab) -> str:
-    """Too many sequences for the memory: fewer at once go on, with the same loss."""
+    """Check that a device batch that is too large is halved until it fits, with the same loss."""
     lab.needs_gpu()
     shape = {"batch_size": 32, "gradient_accumulation_steps": 1}
     with lab.run(32, **shape) as run:
@@ -120,7 +123,7 @@ def memory_ends(lab: Lab) -> str:
 
 
 def resume(lab: Lab) -> str:
-    """Three updates after a copy in host memory equal those without."""
+    """Check that three updates from a copy of the state in host memory equal those without it."""
     shape = {"batch_size": 4, "gradient_accumulation_steps": 2}
     with lab.run(4, **shape) as run:
         make_updates(run, 3)
@@ -138,7 +141,8 @@ def resume(lab: Lab) -> str:
 
 
 def commands(lab: Lab) -> str:
-    """preprocess, train (twice: the second start finds what was compiled), generate, as a user types them."""
+    """Run preprocess, train (twice: the second start finds the compiled kernels) and generate as a
+    user does."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with open(folder / "corpus.txt", "wb") as file:
@@ -162,7 +166,7 @@ def call(lab: Lab, *argv) -> tuple[float, str]:
 
 
 def decoding_speed(lab: Lab) -> str:
-    """Tokens/s of generation behind a prompt of 512."""
+    """Measure the tokens/s of generation after a prompt of 512 tokens."""
     if not lab.full:
         raise SkippedError("needs a GPU")
     from nano_hindi.engine import generate_tokens

@@ -1,7 +1,9 @@
-"""The same little training on any number of processes, for test_muon.py and test_optim.py; torchrun runs this file, the tests import it.
+"""Run the same small training on any number of ranks, for test_muon.py and test_optim.py. torchrun
+runs this file, the tests import it.
 
-Every update has SHARES gradients of its own, and each process takes the mean of its equal part of them: so the mean over the processes is the same
-for 1, 2, 3 or 6 of them, up to rounding, while no two processes have the same gradient.
+Every update has SHARES gradients, and each rank takes the mean of an equal number of them. So the
+mean over the ranks is the same for 1, 2, 3 or 6 ranks, up to rounding, but no two ranks have the
+same gradient.
 """
 
 import functools
@@ -26,12 +28,13 @@ from nano_hindi.optim import TrainOptimizer
 
 SHARES, UPDATES, SAVED_AFTER, BAD_UPDATE = 6, 4, 2, 1
 CONFIG = TrainConfig(grad_clip=0.5, weight_decay=0.1)
-# 5, 2, 4 and 1 of a shape: fewer and more than processes, and no multiple of 2 or of 3 among most
+# 5, 2, 4 and 1 matrices of a shape: fewer and more than ranks, and mostly no multiple of 2 or of 3
 SHAPES = [(16, 24)] * 5 + [(40, 8)] * 2 + [(12, 12)] * 4 + [(3, 7)]
 
 
 class StandIn(nn.Module):
-    """Parameters named and shaped like those of GPT, of width 16, and nothing else."""
+    """A module with parameters named and shaped like those of a GPT of width 16, and nothing
+    else."""
 
     def __init__(self, layers: int = 3, width: int = 16, vocab_size: int = 20):
         super().__init__()
@@ -56,7 +59,7 @@ class StandIn(nn.Module):
 
 
 def randn(what: str, shape) -> torch.Tensor:
-    """Normal numbers that depend on `what` alone."""
+    """Return normally distributed numbers that depend only on `what`."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(what.encode())))
 
 
@@ -65,7 +68,8 @@ def matrices() -> dict[str, nn.Parameter]:
 
 
 def set_gradients(parameters: dict[str, nn.Parameter], update: int, rank: int = 0, world_size: int = 1, nan: bool = False) -> None:
-    """Give every parameter this process's part of the gradient of `update`; with `nan`, one number of the last process's is none."""
+    """Set every parameter's gradient to this rank's gradient of `update`. With `nan`, one element
+    on the last rank is nan."""
     part = SHARES // world_size
     for name, p in parameters.items():
         p.grad = torch.stack([randn(f"gradient {update} {i} {name}", p.shape) for i in range(rank * part, (rank + 1) * part)]).mean(0)
@@ -74,7 +78,8 @@ def set_gradients(parameters: dict[str, nn.Parameter], update: int, rank: int = 
 
 
 def train_muon(rank: int, world_size: int, saved: dict | None = None) -> dict:
-    """UPDATES updates of the matrices, or what is left of them after `saved`. Returns weights, norms and the state on the way."""
+    """Make UPDATES updates of the matrices, or those left after `saved`. Returns weights, norms,
+    and the state at the end and after SAVED_AFTER updates."""
     parameters = matrices()
     optimizer = (Muon if world_size == 1 else DistMuon)(parameters.items(), lr=0.1, weight_decay=0.1)
     out = {"squares": []}
@@ -83,7 +88,7 @@ def train_muon(rank: int, world_size: int, saved: dict | None = None) -> dict:
         optimizer.load_state_dict(saved["state"])
     for update in range(SAVED_AFTER if saved else 0, UPDATES):
         set_gradients(parameters, update, rank, world_size)
-        if update % 2:  # the other updates leave the reduction to step
+        if update % 2:  # in the other updates, `step` reduces
             optimizer.reduce_gradients()
             out["squares"].append(optimizer.grad_sq_norm())
         optimizer.step(grad_scale=0.5)
@@ -93,7 +98,8 @@ def train_muon(rank: int, world_size: int, saved: dict | None = None) -> dict:
 
 
 def train_all(rank: int, world_size: int, saved: dict | None = None) -> dict:
-    """The same for TrainOptimizer and a whole model; one process's gradient of BAD_UPDATE is not finite."""
+    """Do the same with TrainOptimizer and a whole model. On one rank, the gradient of BAD_UPDATE is
+    not finite."""
     model = StandIn()
     parameters = dict(model.named_parameters())
     optimizer = TrainOptimizer(model, CONFIG, World(rank, world_size, torch.device("cpu")))
@@ -125,7 +131,8 @@ def copied(state):
 
 
 class numbers_sent:  # noqa: N801 - reads like contextlib's
-    """How many numbers each kind of collective was handed inside the block: {"all_reduce": [...], "reduce_scatter": [...], "all_gather": [...]}."""
+    """Count the elements passed to each kind of collective inside the block: {"all_reduce": [...],
+    "reduce_scatter": [...], "all_gather": [...]}."""
 
     def __enter__(self) -> dict[str, list[int]]:
         self.original, self.sent = {}, {"all_reduce": [], "reduce_scatter": [], "all_gather": []}
@@ -150,13 +157,18 @@ class numbers_sent:  # noqa: N801 - reads like contextlib's
 
 @functools.cache
 def alone() -> SimpleNamespace:
-    """Both trainings in this one process."""
+    """Run both trainings on a single rank, in this process."""
     return SimpleNamespace(muon=train_muon(0, 1), all=train_all(0, 1))
 
 
 @functools.cache
 def launched(processes: int) -> list[dict]:
-    """What each of `processes` torchrun processes got: {"muon", "all"} from the start; with 2, {"muon_resumed", "all_resumed"} from what 3 have saved."""
+    """Run both trainings under torchrun on `processes` ranks and return the result of each:
+    {"muon", "all"}.
+
+    With 2 ranks also {"muon_resumed", "all_resumed"}, resumed from the state that 3 ranks have
+    saved.
+    """
     from conftest import run_command
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What nano_hindi/distributed.py promises, on the processes that torchrun starts for test_distributed.py."""
+"""Check nano_hindi/distributed.py on the ranks that torchrun starts for test_distributed.py."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from nano_hindi.distributed import World, from_main, joined_world, require_same
 from nano_hindi.errors import UserError
 
 
-def main_process_speaks_for_all(world: World) -> None:
+def all_ranks_receive_the_result_of_rank_0(world: World) -> None:
     def work():
         assert world.is_main
         return {
@@ -31,13 +31,13 @@ def main_process_speaks_for_all(world: World) -> None:
     assert result["words"][1]["none"].shape == (0,)
 
 
-def its_errors_reach_all(world: World) -> None:
+def all_ranks_raise_the_errors_of_rank_0(world: World) -> None:
     for error in (UserError("no data"), OSError(28, "No space left", "folder")):
         with pytest.raises(type(error), match=str(error.args[-1]) if isinstance(error, UserError) else "No space left"):
             from_main(world, lambda error=error: (_ for _ in ()).throw(error))
 
 
-def equal_facts_pass_and_others_are_named(world: World) -> None:
+def equal_values_pass_and_others_are_named(world: World) -> None:
     require_same(world, "data", {"a": 1, "b": "x"}, "copy it")
     with pytest.raises(UserError, match=r"not the data of rank 0 on \S+: rank 1 on \S+ \(b\); rank 2 on \S+ \(a, b\); copy it"):
         require_same(world, "data", {"a": max(1, world.rank), "b": world.rank}, "copy it")
@@ -46,9 +46,9 @@ def equal_facts_pass_and_others_are_named(world: World) -> None:
 def main() -> None:
     with joined_world("cpu") as world:
         assert world.size == 3
-        main_process_speaks_for_all(world)
-        its_errors_reach_all(world)
-        equal_facts_pass_and_others_are_named(world)
+        all_ranks_receive_the_result_of_rank_0(world)
+        all_ranks_raise_the_errors_of_rank_0(world)
+        equal_values_pass_and_others_are_named(world)
 
 
 if __name__ == "__main__":

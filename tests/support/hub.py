@@ -1,9 +1,11 @@
-"""A Hugging Face hub on the loopback interface: enough of its HTTP API for the real `huggingface_hub` and `transformers` clients.
+"""A Hugging Face hub on the loopback interface: enough of its HTTP API for the real
+`huggingface_hub` and `transformers` clients.
 
     with Hub({"datasets/ai4bharat/sangraha": folder, "sarvamai/sarvam-1": other}) as hub:
         subprocess.run([...], env={**os.environ, **hub.environment(home)})
 
-`HF_ENDPOINT` is read when the libraries are imported, so clients run as processes of their own. `hub.faults` makes it misbehave.
+`HF_ENDPOINT` is read when the libraries are imported, so clients run in separate processes.
+`hub.faults` makes it misbehave.
 """
 
 from __future__ import annotations
@@ -27,8 +29,12 @@ RESOLVE = re.compile(r"/(?P<repo>(datasets/)?[^/]+/[^/]+)/resolve/(?P<revision>[
 
 @dataclass
 class Fault:
-    """The first `times` requests whose "METHOD /path bytes=first-last" matches `pattern` go wrong, after the first `spare` of them: with a status, with a
-    body that ends after `cut` bytes, or that says no more after `stall` bytes, or with a connection that closes without a word, or late."""
+    """A fault for `times` requests whose "METHOD /path bytes=first-last" matches `pattern`, after
+    the first `spare` of them.
+
+    The answer is an error status, a body that ends after `cut` bytes or stops being sent after
+    `stall` bytes, a closed connection, or a late answer.
+    """
 
     pattern: str
     times: int
@@ -38,14 +44,15 @@ class Fault:
     hang_up: bool = False
     headers: dict[str, str] = field(default_factory=dict)
     spare: int = 0
-    every: int = 1  # only each so many of them
+    every: int = 1  # only every so many of them
     delay: float = 0.0
     short: bool = False  # a whole answer without its last byte
 
 
 @dataclass
 class Hub:
-    """`repos` maps "OWNER/NAME" (a model) or "datasets/OWNER/NAME" to the folder that holds its files."""
+    """A server. `repos` maps "OWNER/NAME" (a model) or "datasets/OWNER/NAME" to the folder that
+    holds its files."""
 
     repos: dict[str, Path]
     faults: list[Fault] = field(default_factory=list)
@@ -54,30 +61,31 @@ class Hub:
     earlier: dict[str, dict[str, Path]] = field(default_factory=dict)  # `repos` as they were at other commits
     headers: list[dict[str, str]] = field(default_factory=list)  # of each request
     port: int = 0
-    strip: str = ""  # what addresses begin with: "/prefix" of a mirror, or "http://host" when clients take this for their proxy
+    strip: str = ""  # prefix of the addresses: "/prefix" of a mirror, or "http://host" if clients use this server as their proxy
     redirects: bool = False  # parquet files come from another host, as large files of the real hub do
-    unlisted: frozenset[str] = frozenset()  # what the API of a mirror leaves out: "siblings", "sha", sizes ("size") of the siblings
+    unlisted: frozenset[str] = frozenset()  # fields that the API of a mirror omits: "siblings", "sha", sizes ("size") of the siblings
     knows_ranges: bool = True
-    gated: bool = False  # files are refused to all, as those of a data set whose terms were not accepted
-    token: str = ""  # where it is given, another one is refused
+    gated: bool = False  # refuse files, as for a data set whose terms were not accepted
+    token: str = ""  # if set, any other token is refused
 
     def __enter__(self) -> Hub:
         ThreadingHTTPServer.handle_error = lambda *args: None  # clients that are killed
         self.server = ThreadingHTTPServer(("127.0.0.1", self.port), _handler(self))
         self.server.daemon_threads = True
-        self.port = self.server.server_address[1]  # the same one when it comes back
+        self.port = self.server.server_address[1]  # the same one if the server is started again
         self.closing = threading.Event()
         self.lock = threading.Lock()
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 
     def __exit__(self, *exc_info) -> None:
-        self.closing.set()  # those that stall may go
+        self.closing.set()  # ends stalled answers
         self.server.shutdown()
         self.server.server_close()
 
     def environment(self, home: Path) -> dict[str, str]:
-        """What a client needs to take this for the hub, with its caches under `home`."""
+        """Return the environment variables that make a client use this server as the hub, with its
+        caches under `home`."""
         return {
             "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_address[1]}{self.strip if self.strip.startswith('/') else ''}",
             "HF_HOME": str(home),
@@ -88,7 +96,7 @@ class Hub:
         }
 
     def fault_for(self, request: str) -> Fault | None:
-        """The fault that this request meets, used up by it."""
+        """Record a request and return its fault, if any, which is then used up."""
         with self.lock:
             self.requests.append(request)
             for fault in self.faults:
@@ -102,7 +110,8 @@ class Hub:
         return None
 
     def files(self, repo: str, revision: str = "main") -> dict[str, Path] | None:
-        """The files of a repository by their name in it, None where there is no such revision."""
+        """Return the files of a repository by their name in it, None if there is no such
+        revision."""
         if revision not in ("main", self.commit, *self.earlier):
             return None
         folder = self.earlier.get(revision, self.repos)[repo]
@@ -111,7 +120,7 @@ class Hub:
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        disable_nagle_algorithm = True  # or an answer waits 40 ms for the acknowledgement of its first packet
+        disable_nagle_algorithm = True  # else an answer waits 40 ms for the acknowledgement of its first packet
         commit = hub.commit
         protocol_version = "HTTP/1.1"
         timeout = 60
@@ -134,7 +143,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             path = unquote(url.path)
             hub.headers.append({key.lower(): value for key, value in self.headers.items()})
             self.fault = hub.fault_for(f"{self.command} {path} {self.headers.get('Range', '')}".strip())
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client had enough
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client has closed the connection
                 if self.fault:
                     hub.closing.wait(self.fault.delay)
                 sent = self.headers.get("Authorization", "")
@@ -247,7 +256,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 
 def oid(path: Path) -> str:
-    """A name for the content of a file, as git and LFS have one."""
+    """Return a hash of a file's content, like the object ids of git and LFS."""
     return _digest(path, path.stat().st_mtime_ns)
 
 
@@ -257,7 +266,7 @@ def _digest(path: Path, modified: int) -> str:
 
 
 def tree(files: dict[str, Path], folder: str, recursive: bool) -> Iterator[dict]:
-    """The entries of a folder of a repository, as the tree API lists them."""
+    """Yield the entries of a folder of a repository, as the tree API lists them."""
     prefix = f"{folder}/" if folder else ""
     seen: set[str] = set()
     for name, path in files.items():
@@ -273,13 +282,14 @@ def tree(files: dict[str, Path], folder: str, recursive: bool) -> Iterator[dict]
             yield {"type": "file", "oid": oid(path), "size": path.stat().st_size, "path": name}
 
 
-# ---- what lies on the hub
+# ---- the content of the hub
 
 
 def make_sangraha(
     folder: Path, hindi: list[list[str]], other: Callable[[int], str] = "not Hindi {}".format, rows_per_group: int = 20, **options
 ) -> Path:
-    """`ai4bharat/sangraha` as it is laid out: a parquet file in verified/hin for each list of `hindi`, and other languages and parts beside it.
+    """Write a repository laid out like `ai4bharat/sangraha`: a parquet file in verified/hin for
+    each list of `hindi`, and other languages and subsets.
 
     `options` are those of `pyarrow.parquet.write_table`.
     """

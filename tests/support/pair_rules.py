@@ -1,7 +1,8 @@
-"""A second grammar for the minimal pairs, written from the surface of a sentence: word lists and endings, and nothing of nano_hindi.
+"""Check the minimal pairs with a second grammar that works on the surface of a sentence: word lists
+and endings, and nothing of nano_hindi.
 
-`faults(sentence)` names the points in which a sentence is wrong; where a word or an ending is not known, nothing is claimed. A wrong case hides the rest:
-what stands in no case has no number either.
+`faults(kind, sentence)` names the points in which a sentence is wrong; unknown words and endings
+are never reported. A wrong case hides the rest: a noun without a valid case has no number either.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ DIRECT = (
     | {word + "ें": ("f", "p") for word in WITH_EN}
     | {word: (gender, "p") for word, gender in HONOURED.items()}
 )
-# pronouns: how the present of होना calls them (1 हूँ, 2 हो, 3 है, p हैं), number
+# pronouns: their form of होना in the present (1 हूँ, 2 हो, 3 है, p हैं), number
 PRONOUNS = {"मैं": ("1", "s"), "हम": ("p", "p"), "तू": ("3", "s"), "तुम": ("2", "p"), "आप": ("p", "p"), "वह": ("3", "s"), "वे": ("p", "p")}
 POSTPOSITIONS = {"ने", "को", "से", "में", "पर", "का", "के", "की"}
 AGENTS = {"उसने", "मैंने", "हमने", "उन्होंने", "तुमने"}
@@ -48,7 +49,7 @@ NO_NOUNS = listed("गहरी नई सफ़ेद भूखे अपनी
 NUMERALS = listed("दो तीन चार पाँच")
 PARTICIPLES = listed("खाए बताए रुके सोचे किए डरे पूछे हिले लगाए थके")
 COPULAS = {"हूँ": "1", "हो": "2", "है": "3", "हैं": "p"}
-# endings of a verb -> person, gender, number; None where they do not tell
+# endings of a verb -> person, gender, number; None if the ending does not show it
 FUTURE = [
     ("ूँगा|ऊँगा", "1", "m", "s"), ("ूँगी|ऊँगी", "1", "f", "s"), ("ोगे|ओगे", "2", "m", "p"), ("ोगी|ओगी", "2", "f", "p"),
     ("ेंगे|एँगे", "p", "m", "p"), ("ेगा|एगा", "3", "m", "s"), ("ेगी|एगी", "3", "f", "s"),
@@ -58,7 +59,8 @@ PAST = [("थी", None, "f", "s"), ("ीं|ईं", None, "f", "p"), ("ी|ई
 
 
 def faults(kind: str, sentence: str) -> set[str]:
-    """The points of its kind in which a sentence is wrong: negation, order, or case, ergative, tone, gender, number, person."""
+    """Return the points in which a sentence of a kind is wrong: negation, order, or case, ergative,
+    tone, gender, number, person."""
     text = re.sub(" जी(?= |$)", "_जी", sentence.rstrip("।"))
     if kind in ("negation", "order"):
         return {"negation": _negation, "order": _order}[kind](text.split())
@@ -75,7 +77,8 @@ def _before_postposition(words: list[str], i: int) -> bool:
 
 
 def _case(words: list[str]) -> set[str]:
-    """Oblique before a postposition and nowhere else: the noun, and what stands before it."""
+    """Check that a noun and the words that describe it are oblique before a postposition and
+    nowhere else."""
     for i, word in enumerate(words):
         oblique = _before_postposition(words, i)
         if word.endswith("ों"):
@@ -94,7 +97,8 @@ def _case(words: list[str]) -> set[str]:
 
 
 def _misdescribed(words: list[str], i: int, oblique: bool) -> bool:
-    """Whether what stands before a masculine noun is direct before a postposition, or oblique where the noun is direct and singular."""
+    """Return whether the word before a masculine noun is direct although a postposition follows, or
+    oblique although the noun is direct and singular."""
     before = words[i - 1] if i else ""
     if before[:-1] not in [*POSSESSIVES, *ADJECTIVES] and before not in ("का", "के", "नया", "नए", "यह", "वह", "इस", "उस"):
         return False
@@ -117,13 +121,15 @@ def _gender_and_number(words: list[str], i: int) -> tuple[str, str]:
 
 
 def _object(words: list[str]) -> tuple[str, str]:
-    """Gender and number of the last noun without a postposition; masculine singular where there is none."""
+    """Return gender and number of the last noun without a postposition; masculine singular if there
+    is none."""
     direct = [_gender_and_number(words, i) for i, word in enumerate(words) if word in DIRECT and not _before_postposition(words, i)]
     return direct[-1] if direct else ("m", "s")
 
 
 def _ergative(words: list[str]) -> set[str]:
-    """A perfective with an object wants ने and agrees with the object; any other verb wants none."""
+    """Check that a perfective with an object has ने and agrees with the object, and that no other
+    verb has ने."""
     verb = words[-1] if words[-1] not in ("था", "है") else words[-2]
     transitive = re.fullmatch(f"({'|'.join(TRANSITIVE)})(या|ा|ई|ी|ए|े|ईं|ीं)|पिया|पी|की|कहा|गाया", verb)
     marked = next((i for i, word in enumerate(words) if word in AGENTS or word == "ने"), None)
@@ -137,7 +143,8 @@ def _ergative(words: list[str]) -> set[str]:
 
 
 def _subject(words: list[str], *, wish: bool) -> set[str]:
-    """A pronoun, or the first noun without a postposition, rules the verb, its own attribute, and what is said of it with है."""
+    """Check that the verb, the subject's attribute and the predicate agree with the subject: a
+    pronoun, or the first noun without a postposition."""
     candidates = [i for i, word in enumerate(words) if (word in DIRECT or word in PRONOUNS) and not _before_postposition(words, i)]
     if not candidates:
         return set()
@@ -169,7 +176,7 @@ def _subject(words: list[str], *, wish: bool) -> set[str]:
 
 
 def _tone(words: list[str]) -> set[str]:
-    """One tone for one whom one speaks to: pronoun, possessive, command."""
+    """Check that pronoun, possessive and command address a person at the same honorific level."""
     tones = {TONES[word if word in TONES else word[:-1]] for word in words if word in TONES or (word[:-1] in TONES and word[-1] in "ाेी")}
     if words[-1] in COMMANDS and tones and "कि" not in words:
         tones.add(COMMANDS[words[-1]])
@@ -177,7 +184,8 @@ def _tone(words: list[str]) -> set[str]:
 
 
 def _order(words: list[str]) -> set[str]:
-    """A postposition follows a noun: no other one, no pronoun but its oblique, no adjective; पास and its like follow के or begin a phrase."""
+    """Check that a postposition follows a noun or an oblique pronoun, and not another postposition
+    or an adjective; पास and the like follow के or begin a phrase."""
     for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
         described = before in {*PRONOUNS, *AGENTS, *NO_NOUNS} or before[:-1] in [*POSSESSIVES, *ADJECTIVES]
         if word in {*POSTPOSITIONS, "तक"} and (described or before in POSTPOSITIONS):
@@ -189,7 +197,8 @@ def _order(words: list[str]) -> set[str]:
 
 
 def _negation(words: list[str]) -> set[str]:
-    """मत with commands, नहीं with statements, न twice, बिना with a participle; नहीं behind the postposition, कि between clauses."""
+    """Check मत in commands, नहीं in statements, न twice, बिना with a participle; नहीं after the
+    postposition, कि between clauses."""
     text, last = " ".join(words), words[-1]
     command = last.endswith(("ो", "ओ", "इए", "िए", "ना", "छीन")) and last not in COPULAS
     wrong = ["मत" in words and not command, "नहीं" in words and command and "मत" not in words]

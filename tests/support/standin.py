@@ -1,7 +1,9 @@
-"""A small tokenizer and a small Hindi corpus of our own, so that tests need no network and no file from outside the repo.
+"""Make a small tokenizer and a small Hindi corpus, so that tests need no network and no file from
+outside the repo.
 
-`make_tokenizer(folder, kind="bpe")` is like Sarvam-1 and Llama: SentencePiece-style BPE with a dummy prefix, byte fallback and bos added by `encode`.
-`kind="byte_level"` is like GPT-2: bytes as letters, no unknown token, one special token that is bos and eos. Both load with
+`make_tokenizer(folder, kind="bpe")` is like Sarvam-1 and Llama: SentencePiece-style BPE with a
+dummy prefix, byte fallback and bos added by `encode`. `kind="byte_level"` is like GPT-2: bytes as
+characters, no unknown token, one special token that is bos and eos. Both load with
 `AutoTokenizer.from_pretrained(folder)`, transformers 4 and 5. Same arguments, same files.
 """
 
@@ -28,7 +30,8 @@ CONSONANTS, MATRAS = "कखगघचछजझटठडढणतथदधनप�
 
 
 def sentence(rng: random.Random) -> str:
-    """One sentence; a made-up name and a number now and then, so that the pieces never run out."""
+    """Return a sentence, sometimes with an invented name and a number, so that a tokenizer always
+    finds more pieces to learn."""
     if rng.random() < 0.15:
         return rng.choice(ENGLISH) + "."
     name = "".join(rng.choice(CONSONANTS) + rng.choice(MATRAS) for _ in range(rng.randint(2, 4)))
@@ -38,7 +41,7 @@ def sentence(rng: random.Random) -> str:
 
 
 def documents(count: int, seed: int = 0) -> list[str]:
-    """`count` documents of one to six sentences; the same ones for the same seed."""
+    """Return `count` documents of one to six sentences, the same for the same seed."""
     rng = random.Random(seed)
     return [rng.choice([" ", "\n"]).join(sentence(rng) for _ in range(rng.randint(1, 6))) for _ in range(count)]
 
@@ -66,7 +69,8 @@ def _tokenizer_json(vocab_size: int, kind: str) -> str:
     learned = json.loads(learner.to_str())["model"]
     assert len(learned["vocab"]) == vocab_size, f"the stand-in corpus gives {len(learned['vocab'])} pieces, not {vocab_size}"
 
-    # only the learner knew the byte pieces as special tokens: a fresh tokenizer takes nothing but pieces and merges
+    # the byte pieces are special tokens only while learning: the final tokenizer is built from the
+    # pieces and merges alone
     merges = [tuple(merge) for merge in learned["merges"]]
     if kind == "bpe":
         tokenizer = Tokenizer(models.BPE(learned["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -82,7 +86,8 @@ def _tokenizer_json(vocab_size: int, kind: str) -> str:
 
 
 def make_tokenizer(folder: str | Path, vocab_size: int = 640, kind: str = "bpe") -> Path:
-    """Write tokenizer.json and tokenizer_config.json of exactly `vocab_size` pieces into `folder` (made if missing) and return it."""
+    """Write tokenizer.json and tokenizer_config.json of exactly `vocab_size` pieces to `folder`
+    (created if missing) and return it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(_tokenizer_json(vocab_size, kind), encoding="utf-8")

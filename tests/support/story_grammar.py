@@ -1,6 +1,8 @@
-"""A small grammar checker for Hindi sentences, written from the surface of the text: it knows word lists and endings, and nothing of nano_hindi.sample.
+"""Check the grammar of Hindi sentences on the surface of the text: with word lists and endings, and
+nothing of nano_hindi.sample.
 
-`mistakes(text)` names what breaks a rule; `counted` says how often each rule had something to look at, so that a test cannot pass by looking at nothing.
+`mistakes(text)` names what breaks a rule. `counted` is how often each rule applied, so that a test
+cannot pass because none did.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ FEMININE = listed("""मैना कोयल गौरैया बुलब�
 GENDER = dict.fromkeys([*MEN, *MASCULINE], "m") | dict.fromkeys([*WOMEN, *FEMININE], "f")
 NAMES = {*MEN, *WOMEN}
 POSTPOSITIONS = {"ने", "को", "से", "में", "पर", "का", "के", "की", "तक", "सा", "सी"}
-# what stands before an infinitive or a second verb, and is no finite verb itself
+# perfective forms of verbs that do not take ने
 INTRANSITIVE = {stem + e for stem in ("ग", "आ", "सो", "रो") for e in ("या", "ए", "ई", "ईं")} | {
     stem + e for stem in ("बोल", "लग", "रह", "पहुँच", "निकल", "बैठ", "चल", "भूल", "लौट", "हँस", "डर", "घबरा", "चिल्ला", "दौड़", "झुक", "उठ", "पड़", "मुस्कुरा") for e in ("ा", "े", "ी", "ीं")
 }  # fmt: skip
@@ -56,7 +58,8 @@ counted: Counter = Counter()
 
 
 def form(word: str) -> str | None:
-    """ms, mp, fs or fp for a word with such an ending, None where the ending says nothing."""
+    """Return ms, mp, fs or fp for the ending of a word, None if the ending shows neither gender nor
+    number."""
     if word in ("है", "हैं", "हूँ", "हो", "नहीं", "में", "कि", "भी", "ही", "की"):
         return None
     for ending, name in (("ीं", "fp"), ("ईं", "fp"), ("ी", "fs"), ("ई", "fs"), ("ा", "ms"), ("या", "ms"), ("आ", "ms"), ("े", "mp"), ("ए", "mp")):
@@ -66,7 +69,8 @@ def form(word: str) -> str | None:
 
 
 def sentences(text: str) -> list[list[list[str]]]:
-    """Sentences as lists of the clauses that और joins, those as lists of words. और between two nouns joins no clauses."""
+    """Split a text into sentences, these into the clauses that और joins, and these into words. और
+    between two nouns does not join clauses."""
     out = []
     for piece in re.split(r"[।?!,:“”\n]| (?:तो|कि) ", text):
         joined = [[]]
@@ -80,7 +84,7 @@ def sentences(text: str) -> list[list[list[str]]]:
 
 
 def mistakes(text: str) -> list[str]:
-    """What is wrong in `text`."""
+    """Return the mistakes in `text`, as `rule: words`."""
     found = []
     for clauses in sentences(text):
         for words in clauses:
@@ -92,7 +96,7 @@ def mistakes(text: str) -> list[str]:
 
 
 def _case(words: list[str]) -> list:
-    """A masculine noun in -ा is oblique before a postposition."""
+    """Check that a masculine noun in -ा is oblique before a postposition."""
     out = []
     for noun, after in itertools.pairwise(words):
         if GENDER.get(noun) == "m" and noun not in NAMES and after in POSTPOSITIONS - {"सा"}:
@@ -103,7 +107,7 @@ def _case(words: list[str]) -> list:
 
 
 def _possession(words: list[str]) -> list:
-    """का before masculines, की before feminines; के before what is oblique."""
+    """Check का before masculine and की before feminine nouns."""
     out = []
     for marker, noun, after in zip(words, words[1:], [*words[2:], ""], strict=False):
         if marker in ("का", "की") and noun in GENDER and noun not in NAMES and after != "और":
@@ -114,7 +118,7 @@ def _possession(words: list[str]) -> list:
 
 
 def _attribute(words: list[str]) -> list:
-    """Adjectives in -ा agree with the noun behind them."""
+    """Check that adjectives in -ा agree with the noun after them."""
     out = []
     for word, noun in itertools.pairwise(words):
         gender = NEW.get(word) or ({"ा": "m", "ी": "f"}.get(word[-1]) if word[:-1] in ADJECTIVES else None)
@@ -126,7 +130,8 @@ def _attribute(words: list[str]) -> list:
 
 
 def _subject(words: list[str]) -> list:
-    """Somebody in the direct case at the start of a clause without ने rules its verb."""
+    """Check that the verb of a clause without ने agrees with a person or animal in the direct case
+    at its start."""
     subject, rest = (words[1], words[2:]) if words[0] == "एक" and len(words) > 1 else (words[0], words[1:])
     if subject not in ACTORS or not rest or WITH_NE & {*words} or rest[0] in POSTPOSITIONS | {"और", "नाम", "लेकर"}:
         return []
@@ -141,7 +146,8 @@ def _subject(words: list[str]) -> list:
 
 
 def _ergative(words: list[str]) -> list:
-    """With ने stands a transitive perfective that agrees with its object: with the noun before it that has no postposition, else masculine."""
+    """Check that after ने the verb is transitive and agrees with its object: the last noun before
+    it without a postposition."""
     marker = next((i for i, word in enumerate(words) if word in WITH_NE), None)
     if marker is None or words[-1].endswith(("कर", "ना")):
         return []
@@ -163,7 +169,7 @@ def _ergative(words: list[str]) -> list:
 
 
 def _joined(first: list[str], second: list[str]) -> list:
-    """Two clauses share a subject only if both verbs want it in the same case."""
+    """Check that two clauses share a subject only if both verbs take it in the same case."""
     if {*second} & (WITH_NE | ACTORS | {"वह", "वे", "दोनों", "लोग"}):
         return []
     counted["joined"] += 1
@@ -174,12 +180,12 @@ def _joined(first: list[str], second: list[str]) -> list:
 
 
 def _honour(words: list[str]) -> list:
-    """Who is honoured takes a plural verb."""
+    """Check that an honorific subject has a plural verb."""
     sentence = " ".join(words)
     for names, expected in ((HONOURED_WOMEN, "fp"), (HONOURED_MEN, "mp")):
         for name in names:
             if re.match(rf"(एक )?(बूढ़ी |बूढ़े |दयालु |थके हुए )?{name} (?!{'|'.join(POSTPOSITIONS)}|और)", sentence) and "ने" not in words:
-                present = words[-1] in ("है", "हैं")  # बैठी हैं: the ending of the number is that of है
+                present = words[-1] in ("है", "हैं")  # बैठी हैं: only हैं shows the plural
                 last = form(words[-2] if present else words[-1])
                 if last and not words[-1].endswith(("कर", "ना")):
                     counted["honour"] += 1

@@ -1,7 +1,10 @@
-"""train.py under torchrun, with something done to it and written down: python train_worker.py RECORDS [EVENT...] -- FLAGS of train.py.
+"""Run train.py under torchrun with injected faults, and record norms and transfers: python
+train_worker.py RECORDS [EVENT...] -- FLAGS of train.py.
 
-An EVENT is ACT:RANK:UPDATE:START, what happens on a rank before an update, at the first start of the job (0) or after so many restarts: `kill` sends the
-process SIGKILL, `spoil` changes one of its weights, `exhaust` lets it run out of memory at the end of the update's last backward. RECORDS/{rank}.pt gets a rank's norms and transfers, RECORDS/pids/{pid} says its rank from the start.
+An EVENT is ACT:RANK:UPDATE:START: a fault on a rank before an update, at the first start of the job
+(0) or after so many restarts. `kill` sends the rank SIGKILL, `spoil` changes one of its weights,
+`exhaust` lets it run out of memory at the end of the next backward. RECORDS/{rank}.pt holds the
+norms and transfers of a rank, RECORDS/pids/{pid} its rank from the start.
 """
 
 import os
