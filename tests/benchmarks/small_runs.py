@@ -96,7 +96,7 @@ def conditions(run: Run) -> Iterator[None]:
 
 
 @functools.cache
-def facts(data_dir: str) -> tuple[DataInfo, Tensor]:
+def data_info(data_dir: str) -> tuple[DataInfo, Tensor]:
     """Return the metadata of the token files, and the bytes of each token."""
     info = check_data(data_dir)
     return info, compute_token_bytes(info.tokenizer)
@@ -108,7 +108,7 @@ class Training:
 
     def __init__(self, run: Run, data_dir: str, eval_tokens: int):
         self.run, self.device, self.made, self.seconds, self.points = run, torch.device(run.device), 0, 0.0, []
-        info, self.token_bytes = facts(data_dir)
+        info, self.token_bytes = data_info(data_dir)
         recipe = ALL[run.recipe]
         with conditions(run):
             shape, self.config = configs(run, recipe, info.vocab_size)
