@@ -388,7 +388,7 @@ def test_model_card_reports_checkpoint_and_data_metadata(straight, data_dir, tmp
     raw.write_text(f"source: another text\ndocuments: {documents + 1}\nwords: {facts['words']}\n")
     assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "other"), "--data_dir", str(data_dir)]) == 0
     assert "another text" not in (tmp_path / "other" / "README.md").read_text(encoding="utf-8")
-    assert "the card does not name the text" in capsys.readouterr().out
+    assert "the card does not name the training text" in capsys.readouterr().out
     raw.unlink()
 
     (tmp_path / "data").mkdir()

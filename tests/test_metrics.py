@@ -121,7 +121,7 @@ def failing(error: Exception):
     ("service", "words"),
     [
         (None, "import of wandb halted"),
-        (Service(key=False), "nobody is logged in"),
+        (Service(key=False), "not logged in"),
         (Service(init=failing(TimeoutError("no answer\nin 30 s"))), "TimeoutError: no answer in 30 s"),
         (Service(log=failing(ConnectionError("gone"))), "ConnectionError: gone"),
     ],

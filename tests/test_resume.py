@@ -300,7 +300,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(data_dir, straight, capsys,
 
 def test_a_dry_run_works_without_the_data_and_refuses_other_data(data_dir, straight, tmp_path, capsys):
     assert start(tmp_path / "none", straight, "--resume", "auto", "--dry_run") == 0
-    assert re.search(r"data        none in .*; the vocabulary is the checkpoint's, \d+ pieces", capsys.readouterr().out)
+    assert re.search(r"data        none in .*; the vocabulary is the checkpoint's, \d+ tokens", capsys.readouterr().out)
     edit(shutil.copytree(straight, tmp_path / "run") / "checkpoint_step24.pt", lambda state: state["data"].update(train_tokens=5))
     assert start(data_dir, tmp_path / "run", "--resume", "auto", "--dry_run") == 2
     assert "data train_tokens differ" in capsys.readouterr().err

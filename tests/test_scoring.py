@@ -197,11 +197,11 @@ def test_a_context_that_is_very_long_or_not_named_becomes_one_that_fits_and_is_t
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1_000_000}))
     assert HuggingFaceScorer(folder, CPU).context == 4096
-    assert "context of 1,000,000 tokens; 4,096 tokens are used" in capsys.readouterr().out
+    assert "has a context of 1,000,000 tokens; using a context of 4,096 tokens" in capsys.readouterr().out
     transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=520, hidden_size=16, n_layer=1, n_head=2)).save_pretrained(folder)
     scorer = HuggingFaceScorer(folder, CPU)
     assert scorer.context == 1024
-    assert "names no context (max_position_embeddings); 1,024 tokens" in capsys.readouterr().out
+    assert "has no max_position_embeddings; using a context of 1,024 tokens" in capsys.readouterr().out
     assert all(np.isfinite(scored.losses).all() for scored in scorer.score(TEXTS))
 
 
@@ -222,6 +222,6 @@ def test_a_folder_that_cannot_be_scored_is_refused_in_words(harm, tmp_path):
         standin.make_tokenizer(folder, vocab_size=700)
     else:
         (folder / "tokenizer.json").unlink()
-    words = {"weights missing": "lacks weights", "foreign tokenizer": "700 pieces", "no tokenizer": "holds no readable tokenizer"}
+    words = {"weights missing": "lacks weights", "foreign tokenizer": "700 tokens", "no tokenizer": "holds no readable tokenizer"}
     with pytest.raises(UserError, match=words.get(harm, "no causal language model")):
         HuggingFaceScorer(folder, CPU)

@@ -227,7 +227,7 @@ def test_the_dry_run_of_the_default_announces_its_steps_before_there_is_data(tmp
         "value embeddings 34.9 M",
         "5.01 per parameter",
         "an estimate",
-        "a rough expectation",
+        "a rough estimate",
     ):
         assert words in output
     assert not (tmp_path / "none").exists()
