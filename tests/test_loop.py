@@ -72,7 +72,7 @@ def test_read_ahead_is_bounded():
     assert not prefetch_threads()
 
 
-def test_error_of_the_loader_is_raised_after_the_batches_before_it():
+def test_loader_error_is_raised_after_the_batches_before_it():
     with TrainBatches(Positions(broken_at=1), per_update=4, device_batch_size=1) as batches:
         taken = batches.of(0)
         assert next(taken)[0].tolist() == [0]
@@ -82,7 +82,7 @@ def test_error_of_the_loader_is_raised_after_the_batches_before_it():
 
 
 @pytest.mark.slow
-def test_a_run_ends_its_thread(data_dir, tmp_path, monkeypatch):
+def test_run_ends_its_prefetch_thread(data_dir, tmp_path, monkeypatch):
     def dies(run, stop):
         raise ZeroDivisionError
 
@@ -135,7 +135,7 @@ def test_out_of_memory_halves_the_device_batch_and_loses_no_token(data_dir, tmp_
 
 
 @pytest.mark.slow
-def test_memory_that_runs_out_in_the_middle_of_an_update_repeats_no_sequence(data_dir, tmp_path, straight, monkeypatch):
+def test_out_of_memory_within_an_update_repeats_no_sequence(data_dir, tmp_path, straight, monkeypatch):
     forward, calls = GPT.forward, itertools.count(1)
 
     def limited(model, idx, targets=None, **kwargs):
@@ -149,7 +149,7 @@ def test_memory_that_runs_out_in_the_middle_of_an_update_repeats_no_sequence(dat
 
 
 @pytest.mark.slow
-def test_where_not_one_sequence_fits_the_user_hears_what_to_do(data_dir, tmp_path, monkeypatch, capsys):
+def test_out_of_memory_with_one_sequence_is_an_error_that_says_what_to_do(data_dir, tmp_path, monkeypatch, capsys):
     Memory(monkeypatch, limit=0)
     assert start(data_dir, tmp_path) == 2
     errors = capsys.readouterr().err
@@ -159,7 +159,7 @@ def test_where_not_one_sequence_fits_the_user_hears_what_to_do(data_dir, tmp_pat
 
 
 @pytest.mark.slow
-def test_one_process_of_two_may_run_out_of_memory(data_dir, tmp_path, straight):
+def test_one_rank_of_two_may_run_out_of_memory(data_dir, tmp_path, straight):
     """It tries again on its own, while the other one waits for its gradients."""
     script = tmp_path / "limited.py"
     script.write_text(
