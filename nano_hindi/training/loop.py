@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from nano_hindi.optim import learning_rate_scale
 from nano_hindi.training import estimates, memory, report
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import read_metrics, training_seconds
-from nano_hindi.training.resume import Plan
+from nano_hindi.training.resume import Plan, evaluation_is_pending
 from nano_hindi.training.setup import Run
 from nano_hindi.training.stop import StopSignal
 
@@ -59,6 +60,10 @@ def make_updates(run: Run, stop: StopSignal) -> None:
     """Run the loop. Between updates: log, evaluate, sample and save, each when its interval is
     due."""
     config, bad_in_a_row, first = run.config, 0, run.update + 1
+    if evaluation_is_pending(config, run.update, run.latest):
+        evaluate(run, stop)
+        if run.is_finished and not stop.everywhere:
+            save(run)
     while not run.is_finished and not stop.everywhere:
         loss, norm, lr_scale = within_memory(run, lambda: train_update(run, stop))
         run.pace.mark(run.update)
@@ -70,8 +75,8 @@ def make_updates(run: Run, stop: StopSignal) -> None:
         show_status(run, loss)
         with run.meter.paused():
             if evaluates := config.is_due(config.eval_interval, run.update):
-                evaluate(run)
-            if config.is_due(config.inference_interval, run.update):
+                evaluate(run, stop)
+            if config.is_due(config.inference_interval, run.update) and not stop.everywhere:
                 sample(run)
             if saves := config.is_due(config.checkpoint_interval, run.update) or stop.everywhere:
                 save(run)
@@ -176,10 +181,9 @@ def collect_garbage() -> None:
 def report_bad_update(run: Run, loss: float, norm: float, lr_scale: float, bad_in_a_row: int) -> int:
     """Count an update that the optimizer skipped because of a non-finite loss or gradient. Raises
     UserError after several in a row."""
-    if run.loss_scale.enabled:  # fp16 finds its loss scale this way
-        return 0
-
     run.skipped += 1
+    if math.isfinite(loss) and run.loss_scale.enabled and run.loss_scale.value >= 1:  # fp16 finds its loss scale this way
+        return bad_in_a_row
     run.console.print(f"{report.position(run.config, run.update)} | loss {loss:.4g}, norm {norm:.4g}: skipped")
     if bad_in_a_row + 1 >= BAD_UPDATES_IN_A_ROW:
         run.saver.wait()
@@ -216,7 +220,9 @@ def show_status(run: Run, loss: float) -> None:
         run.console.status(report.status_line(run.config, run.update, loss, run.meter.rate, left, run.console.columns))
 
 
-def evaluate(run: Run) -> None:
+def evaluate(run: Run, stop: StopSignal) -> None:
+    """Evaluate the model on val.bin and record the result. If a rank is asked to stop, the
+    evaluation ends after a batch, without a result; the resumed run makes it again."""
     config, world = run.config, run.world
     token_bytes = compute_token_bytes(run.data.tokenizer, world.device)
 
@@ -230,10 +236,12 @@ def evaluate(run: Run) -> None:
             rank=world.rank,
             world_size=world.size,
         )
-        return evaluate_model(run.model, batches, token_bytes)
+        return evaluate_model(run.model, itertools.takewhile(lambda _: stop.signal is None, batches), token_bytes)
 
     result = within_memory(run, once)
-    run.latest.update(val_loss=result.loss, val_bpb=result.bpb)
+    if stop.agree(world):
+        return
+    run.latest.update(val_loss=result.loss, val_bpb=result.bpb, val_step=float(run.step))
     run.console.print(f"{report.position(config, run.update)} | validation: loss {result.loss:.4f}, {result.bpb:.4f} bits per byte")
     write_record(run, {**report.where(config, run.update), "val_loss": result.loss, "val_bpb": result.bpb})
     if not run.is_finished:  # else it is drawn at the end, after the last save

@@ -13,6 +13,7 @@ import torch
 
 from nano_hindi.checkpoint import save_checkpoint, save_model
 from nano_hindi.console import shown
+from nano_hindi.errors import UserError
 
 PATIENCE = 5.0  # seconds that the writer has left after a second Ctrl-C
 
@@ -70,7 +71,9 @@ class Saver:
                 self.tell(f"saved {shown(path)}")
 
     def _fail(self, error: Exception) -> None:
-        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{error.filename}: {error.strerror}"
         self.failure = f"step {self._step} is not saved ({' '.join(reason.split())[:300]})"
         self.tell(f"notice: {self.failure}; training continues")
 

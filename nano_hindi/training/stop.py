@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import signal
 
+import torch
+import torch.distributed as dist
+
+from nano_hindi.distributed import World
+
 
 class StopSignal:
-    """Signal handlers, installed inside a `with` block: after the first Ctrl-C or SIGTERM the loop
-    finishes the update and saves; a second Ctrl-C quits at once.
+    """Signal handlers, installed inside a `with` block: after the first Ctrl-C, SIGTERM or SIGHUP
+    (the terminal was closed) the loop finishes the update and saves; a second Ctrl-C quits at once.
+
+    An ignored SIGHUP stays ignored: `nohup` starts a program so.
     """
 
     def __init__(self):
@@ -16,7 +23,10 @@ class StopSignal:
         self.is_repeated = False  # a second Ctrl-C came
 
     def __enter__(self) -> StopSignal:
-        self.before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Windows has none
+            numbers.append(signal.SIGHUP)
+        self.before = {number: signal.signal(number, self._on_signal) for number in numbers}
         return self
 
     def __exit__(self, *exc_info) -> None:
@@ -28,6 +38,16 @@ class StopSignal:
             self.is_repeated = True
             raise KeyboardInterrupt
         self.signal = number
+
+    def agree(self, world: World) -> bool:
+        """Return on every rank whether any rank was asked to stop. Collective."""
+        if world.size > 1:
+            asked = torch.tensor(float(self.signal is not None), device=world.device)
+            dist.all_reduce(asked)
+            self.everywhere = asked.item() > 0
+        else:
+            self.everywhere = self.signal is not None
+        return self.everywhere
 
     def raise_if_repeated(self) -> None:
         """Raise KeyboardInterrupt if a second Ctrl-C came: Python drops one that it raises in a
