@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass, field
 
@@ -151,15 +152,15 @@ class TrainConfig:
         for name in ("constant_share", "min_lr_ratio"):
             _require(getattr(self, name) <= 1, f"{name} must be from 0 to 1, not {getattr(self, name)}")
 
-    @property
+    @functools.cached_property
     def sequences_per_update(self) -> int:
         return self.batch_size * self.gradient_accumulation_steps
 
-    @property
+    @functools.cached_property
     def tokens_per_update(self) -> int:
         return self.sequences_per_update * self.sequence_len
 
-    @property
+    @functools.cached_property
     def updates(self) -> int:
         return max(1, self.total_tokens // self.tokens_per_update)
 
