@@ -12,14 +12,12 @@ from nano_hindi.config import (
     PRESETS,
     GPTConfig,
     TrainConfig,
-    add_flags,
-    configs_for_new_run,
-    configs_for_resumed_run,
     from_dict,
     get_config,
     get_train_config,
 )
 from nano_hindi.errors import UserError
+from nano_hindi.flags import add_flags, configs_for_new_run, configs_for_resumed_run
 
 
 def parse(*argv: str) -> argparse.Namespace:

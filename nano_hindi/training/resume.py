@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped
-from nano_hindi.config import GPTConfig, TrainConfig, configs_for_new_run, configs_for_resumed_run
+from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.corpus.prepared import DataInfo
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
+from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run
 
 
 def tokenizer_record(data: DataInfo) -> dict:
