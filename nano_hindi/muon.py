@@ -32,8 +32,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nano_hindi.common import compute_dtype
-from nano_hindi.errors import UserError
 from nano_hindi.polar_express import TINY, polar_express
+from nano_hindi.saved_state import require_alike
 
 MIN_MEAN_SQUARE = 1e-10  # floor of the second moment (NorMuon's epsilon): that of a nonzero row is about 1 / max(R, C)
 
@@ -230,18 +230,17 @@ class Muon(torch.optim.Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, dict[str, Tensor]]) -> None:
-        """Restore a `state_dict()` saved with any world size. Raises UserError if its names or
-        shapes are those of another model."""
+        """Restore a `state_dict()` saved with any world size. Raises UserError, and changes
+        nothing, if it is that of another model."""
+        expected = {
+            kind: {name: stack[0] for group, stack in zip(self.param_groups, stacks, strict=True) for name in group["param_names"]}
+            for kind, stacks in self._state()
+        }
+        require_alike(state_dict, expected, "muon")
         for kind, stacks in self._state():
-            tensors = state_dict[kind]
-            expected = {name for group in self.param_groups for name in group["param_names"]}
-            if different := expected ^ tensors.keys():
-                raise UserError(f"the saved {kind} of Muon belongs to another model: {', '.join(sorted(different))} missing or unexpected")
             for group, stack in zip(self.param_groups, stacks, strict=True):
                 for name, slot in zip(self._own(group, group["param_names"]), stack, strict=False):
-                    if tensors[name].shape != slot.shape:
-                        raise UserError(f"the saved {kind} of {name} has shape {tuple(tensors[name].shape)}, this model's is {tuple(slot.shape)}")
-                    slot.copy_(tensors[name])
+                    slot.copy_(state_dict[kind][name])
 
     def _state(self) -> Iterator[tuple[str, list[Tensor]]]:
         yield "momentum", self._momentum

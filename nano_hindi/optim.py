@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from nano_hindi.config import TrainConfig
 from nano_hindi.distributed import World
-from nano_hindi.errors import UserError
 from nano_hindi.muon import DistMuon, Muon
+from nano_hindi.saved_state import require_alike
 
 REFERENCE_WIDTH = 768  # learning rates of embeddings and lm_head are given for this width, and scale with (n_embd / 768) to these powers
 EMBEDDING_WIDTH_EXPONENT = -0.5
@@ -204,21 +204,14 @@ class TrainOptimizer:
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore a `state_dict()` saved with any world size. Raises UserError if it belongs to
-        another model."""
-        parameters, saved = dict(self._adamw_parameters()), state_dict["adamw"]
-        if saved and saved.keys() != parameters.keys():
-            raise UserError(
-                f"the saved state of AdamW belongs to another model: {', '.join(sorted(saved.keys() ^ parameters.keys()))} missing or unexpected"
-            )
-        for name, tensors in saved.items():
-            if tensors["exp_avg"].shape != parameters[name].shape:
-                raise UserError(
-                    f"the saved state of {name} has shape {tuple(tensors['exp_avg'].shape)}, this model's is {tuple(parameters[name].shape)}"
-                )
-        self.muon.load_state_dict(state_dict["muon"])
-        state = {i: {key: tensor.clone() for key, tensor in saved[name].items()} for i, name in enumerate(parameters) if saved}
-        self.adamw.load_state_dict({"state": state, "param_groups": self.adamw.state_dict()["param_groups"]})
+        """Restore a `state_dict()` saved with any world size. Raises UserError, and changes
+        nothing, if it is that of another model."""
+        saved, parameters = state_dict.get("adamw"), self._adamw_parameters()
+        moments = {name: {"step": torch.zeros(()), "exp_avg": p.detach(), "exp_avg_sq": p.detach()} for name, p in parameters}
+        require_alike(saved, moments if saved else {}, "adamw")
+        self.muon.load_state_dict(state_dict.get("muon"))
+        self.adamw.state.clear()
+        self.adamw.state.update({p: {key: t.to(p.device, copy=True) for key, t in saved[name].items()} for name, p in parameters if saved})
 
     def _adamw_parameters(self) -> list[tuple[str, Tensor]]:
         return [named for group in self.adamw.param_groups for named in zip(group["param_names"], group["params"], strict=True)]
@@ -252,6 +245,7 @@ class LossScale:
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore a `state_dict()`. If the saved run or this one has no loss scaling, the initial
-        value stays."""
+        value stays. Raises UserError for a dict of another form."""
+        require_alike(state_dict, self.state_dict(), "loss_scale")
         if self.enabled and state_dict["enabled"]:
             self.value, self.good_updates = state_dict["value"], state_dict["good_updates"]
