@@ -58,7 +58,7 @@ def can_compile(device: torch.device) -> str | None:
     import torch
 
     @torch.compile
-    def probe(x):
+    def probe(x: torch.Tensor) -> torch.Tensor:
         return (x * 2 + 1).relu().sum()
 
     try:

@@ -14,7 +14,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from nano_hindi.errors import require
 
@@ -22,7 +24,7 @@ LR_SCHEDULES = ("cosine", "plateau")
 VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a multiple of this, for the matmul's tiles
 
 
-def _opt(default, text, parse=None):
+def _opt(default: Any, text: str, parse: Callable[[str], Any] | None = None) -> Any:
     """Return a dataclass field with its help text; `parse` turns the flag's text into the value
     (default: the type of `default`)."""
     return field(default=default, metadata={"help": text, "parse": parse or type(default)})
@@ -48,7 +50,7 @@ class GPTConfig:
     window_pattern: str = _opt("SSSL", "attention windows, tiled over the layers: S short, L = sequence_len keys; the last layer is L")
     short_window_divisor: int = _opt(8, "the window of S layers is sequence_len divided by this")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd", "short_window_divisor"):
             value = getattr(self, name)
             require(isinstance(value, int) and value > 0, f"{name} must be a positive whole number, not {value!r}")
@@ -124,7 +126,7 @@ class TrainConfig:
     eval_tokens: int = _opt(2_097_152, "tokens of val.bin per evaluation; a smaller file is used whole")
     keep_checkpoints: int = _opt(3, "number of newest checkpoints to keep")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.name == "device_batch_size":
@@ -236,13 +238,16 @@ def get_train_config(name: str) -> TrainConfig:
 
 # for a checkpoint older than a field: the value that its run used, from the fields that the
 # checkpoint has
-BEFORE = {
+BEFORE: dict[type, dict[str, Callable[[dict], Any]]] = {
     GPTConfig: {"short_window_divisor": lambda saved: 4},
     TrainConfig: {"lr_schedule": lambda saved: "plateau" if "constant_share" in saved else "cosine"},
 }
 
 
-def from_dict(cls: type, values: dict):
+Config = TypeVar("Config", GPTConfig, TrainConfig)
+
+
+def from_dict(cls: type[Config], values: dict) -> Config:
     """Return the config that a checkpoint stores as a dict. Raises UserError for fields that this
     version does not know."""
     names = {f.name for f in dataclasses.fields(cls)}

@@ -81,8 +81,8 @@ class WindowLoader:
         rows = np.empty((count, T + 1), dtype=tokens.dtype)
         rows[:, :T] = tokens[: self.num_windows * T].reshape(self.num_windows, T)[windows]
         rows[:, T] = tokens[(windows + 1) * T]
-        rows = torch.from_numpy(self._file.checked(rows))
-        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        checked = torch.from_numpy(self._file.checked(rows))
+        return checked[:, :-1].contiguous(), checked[:, 1:].contiguous()
 
     def _windows_at(self, start: int, count: int) -> np.ndarray:
         """Return the windows at the positions `start` to `start + count` of the stream."""

@@ -21,7 +21,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from nano_hindi import fa3_child, sdpa_attention
+from nano_hindi import fa3_child
 from nano_hindi.attention_backends import LOADERS, Backend, UnusableError, fa3_backend, fa3_module
 from nano_hindi.errors import UserError
 
@@ -105,7 +105,7 @@ def select_backend(
     forced backend that does not work here.
     """
     device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
+    if device == torch.device("cuda"):  # without an index
         device = torch.device("cuda", torch.cuda.current_device())
     return _select(os.environ.get("NANO_HINDI_ATTENTION") or None, device, dtype, head_dim, n_head, n_kv_head, training)
 
@@ -170,10 +170,11 @@ def _probe(backend: Backend, device: torch.device, dtype: torch.dtype, head_dim:
             raise UnusableError(f"wrong {what} in the probe (relative error {error:.2g})")
 
     with torch.inference_mode(False), torch.set_grad_enabled(training):
+        reference = LOADERS["sdpa"](device, torch.float32)
         for left in (-1, 40):
             q, k, v, grad_output = (random(160, heads) for heads in (n_head, n_kv_head, n_kv_head, n_head))
             ours, theirs = ([x.detach().to(kind).requires_grad_(training) for x in (q, k, v)] for kind in (torch.float32, dtype))
-            expected, got = sdpa_attention.attend(*ours, left=left), backend.attend(*theirs, left)
+            expected, got = reference.attend(*ours, left), backend.attend(*theirs, left)
             compare("output", got, expected)
             if training:
                 expected_gradients = torch.autograd.grad(expected, ours, grad_output.float())
@@ -184,7 +185,7 @@ def _probe(backend: Backend, device: torch.device, dtype: torch.dtype, head_dim:
                     new = [random(n, heads) for heads in (n_head, n_kv_head, n_kv_head)]
                     caches = [random(160, n_kv_head) for _ in range(2)]
                     in_float32 = [x.float() for x in (new[0], *caches, *new[1:])]
-                    expected = sdpa_attention.attend_cached(*in_float32, cache_seqlens=100, left=left)
+                    expected = reference.attend_cached(*in_float32, 100, left)
                     compare("output with a cache", backend.attend_cached(new[0], *caches, *new[1:], 100, left), expected)
                     compare("key in the cache", caches[0][:, 100 : 100 + n], new[1].float())
     if device.type == "cuda":

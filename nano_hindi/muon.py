@@ -26,6 +26,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -191,7 +192,7 @@ class Muon(torch.optim.Optimizer):
         return torch.stack([torch.linalg.vector_norm(pending.wait(), dtype=torch.float32) for pending in self._gradients]).square().sum()
 
     @torch.no_grad()
-    def step(self, grad_scale: Tensor | float | None = None) -> None:
+    def step(self, grad_scale: Tensor | float | None = None) -> None:  # type: ignore[override] # torch.optim passes a closure, which Muon has no use for
         """Update every matrix with its gradient times `grad_scale` (0-d tensor or number). If that
         is not finite, weights and state do not change.
 
@@ -277,7 +278,7 @@ class DistMuon(Muon):
     ranks and there is no group yet.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         if dist.is_available() and dist.is_initialized():
             self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         elif int(os.environ.get("WORLD_SIZE", 1)) > 1:  # each rank would train a model of its own

@@ -54,13 +54,25 @@ def learning_rate_scale(config: TrainConfig, update: int) -> float:
     return 1 - (1 - end) * max(0, update - start) / max(1, last - start)
 
 
+class _AdamW(torch.optim.AdamW):
+    grad_scale: Tensor  # the fused kernel reads both, which GradScaler sets
+    found_inf: Tensor
+
+
 class TrainOptimizer:
     """Muon (DistMuon if world.size > 1) and AdamW over all parameters of a GPT. Raises ValueError
     for a parameter that neither takes."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, world: World):
         self.grad_clip, self.world = config.grad_clip, world
-        named = {"blocks": [], "wte": [], "value_embeds": [], "lm_head": [], "resid_lambdas": [], "x0_lambdas": []}
+        named: dict[str, list[tuple[str, nn.Parameter]]] = {
+            "blocks": [],
+            "wte": [],
+            "value_embeds": [],
+            "lm_head": [],
+            "resid_lambdas": [],
+            "x0_lambdas": [],
+        }
         for name, p in model.named_parameters():
             top = name.removeprefix("transformer.").split(".")[0]
             kind = "blocks" if top == "h" else top
@@ -68,7 +80,7 @@ class TrainOptimizer:
                 raise ValueError(f"no optimizer takes the parameter {name} of shape {tuple(p.shape)}")
             named[kind].append((name, p))
 
-        relative_width = model.transformer.wte.weight.size(1) / REFERENCE_WIDTH
+        relative_width = named["wte"][0][1].size(1) / REFERENCE_WIDTH
         embedding_factor, unembedding_factor = relative_width**EMBEDDING_WIDTH_EXPONENT, relative_width**UNEMBEDDING_WIDTH_EXPONENT
         betas = (config.adamw_beta1, config.adamw_beta2)
         recipes = {
@@ -81,7 +93,7 @@ class TrainOptimizer:
         groups = [
             {"params": named[kind], "kind": kind, "lr": lr, "betas": betas, "eps": eps} for kind, (lr, betas, eps) in recipes.items() if named[kind]
         ]
-        self.adamw = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+        self.adamw = _AdamW(groups, weight_decay=0.0, fused=True)
         self.muon = (DistMuon if world.size > 1 else Muon)(
             named["blocks"],
             lr=config.muon_lr,
@@ -128,7 +140,7 @@ class TrainOptimizer:
         """Launch async all-reduces of the gradients in `complete`, up to the first missing one, in
         an order fixed across ranks (that of backward)."""
         for p in self._all_reduce_order[len(self._all_reduces) :]:
-            if p not in complete:
+            if p not in complete or p.grad is None:
                 break
             self._all_reduces.append((p.grad, dist.all_reduce(p.grad, async_op=True)))
 
@@ -209,7 +221,7 @@ class TrainOptimizer:
         saved, parameters = state_dict.get("adamw"), self._adamw_parameters()
         moments = {name: {"step": torch.zeros(()), "exp_avg": p.detach(), "exp_avg_sq": p.detach()} for name, p in parameters}
         require_alike(saved, moments if saved else {}, "adamw")
-        self.muon.load_state_dict(state_dict.get("muon"))
+        self.muon.load_state_dict(state_dict.get("muon", {}))
         self.adamw.state.clear()
         self.adamw.state.update({p: {key: t.to(p.device, copy=True) for key, t in saved[name].items()} for name, p in parameters if saved})
 

@@ -395,7 +395,7 @@ def test_the_state_of_another_model_is_refused():
         Muon(parameters((6, 9), (9, 6), (6, 9))).load_state_dict(state)
     with pytest.raises(UserError, match=r"momentum 1 is torch.float32 \(9, 6\)"):
         Muon(parameters((6, 9), (9, 7))).load_state_dict(state)
-    with pytest.raises(UserError, match="momentum 0 is torch.float64"):
+    with pytest.raises(UserError, match=r"momentum 0 is torch\.float64"):
         Muon(parameters((6, 9), (9, 6))).load_state_dict({**state, "momentum": {name: t.double() for name, t in state["momentum"].items()}})
 
 
