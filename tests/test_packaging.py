@@ -84,6 +84,6 @@ def test_the_version_and_its_date_are_the_same_everywhere():
 
 
 def test_pre_commit_runs_a_ruff_of_the_tests_range():
-    (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    hooks, _ = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     ruff = next(Requirement(line).specifier for line in requirements("requirements-test.txt") if Requirement(line).name == "ruff")
     assert hooks["rev"].removeprefix("v") in ruff
