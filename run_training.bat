@@ -1,5 +1,5 @@
 @echo off
-rem From nothing to Hindi text: environment, data, training, samples. What is there already is not made again, and a run goes on where it stopped.
+rem From nothing to Hindi text: environment, data, training, samples. Existing outputs are kept, and a stopped run is resumed.
 setlocal EnableExtensions DisableDelayedExpansion
 chcp 65001 >nul 2>nul
 cd /d "%~dp0"
@@ -30,7 +30,7 @@ set "preprocess=--input data\sample\raw\hindi_corpus.txt --output_dir data\sampl
 set "train=--config tiny --data_dir data\sample --checkpoint_dir checkpoints\sample"
 
 :words
-rem the further words, each with the quotes it came in
+rem the further arguments, each with its quotes
 set "words="
 set "own_data="
 set "no_samples="
@@ -55,7 +55,7 @@ if defined own_data set "data=%own_data%"
 rem preprocess_meta.txt is written last: without it, the data is not finished
 if exist "%data%\preprocess_meta.txt" goto train
 if defined own_data goto no_data
-rem the corpus takes its name when it is whole
+rem the corpus gets this name when it is complete
 if exist "%raw%\hindi_corpus.txt" goto preprocess
 echo training: downloading or writing the text to %raw%
 "%py%" data\download.py %download%

@@ -1,9 +1,9 @@
 @echo off
-rem Make the folder venv ready: the packages of requirements.txt, with the PyTorch build that fits this machine. Nothing is done when it is ready.
+rem Make the folder venv ready: the packages of requirements.txt, with the PyTorch build that fits this machine. Prints nothing if it is ready.
 rem   PYTHON=C:\path\python.exe    the Python to start from, 3.10 or newer
 rem   TORCH_INDEX_URL=URL          the pip index to take PyTorch from, whatever the GPU; to change the build later, delete venv first
 rem   NO_PAUSE=1                   do not wait for a key at the end
-rem Exit codes: 0 ready, 1 no Python that will do, 3 no virtual environment, 4 pip failed, 5 the packages do not import.
+rem Exit codes: 0 ready, 1 no suitable Python, 3 no virtual environment, 4 pip failed, 5 the packages do not import.
 setlocal EnableExtensions DisableDelayedExpansion
 chcp 65001 >nul 2>nul
 cd /d "%~dp0"
@@ -11,7 +11,7 @@ set "PYTHONUTF8=1"
 set "py=%~dp0venv\Scripts\python.exe"
 set "update=update the NVIDIA driver from https://www.nvidia.com/drivers, delete venv and start me again to use the GPU fully"
 
-rem venv\.requirements is a copy of requirements.txt and written last: whatever else lies in venv, without it the set-up is not finished
+rem venv\.requirements is a copy of requirements.txt and written last: without it, the setup is not finished
 if not exist "venv\.requirements" goto unfinished
 "%py%" -c "import filecmp, pip, sys; sys.exit(not filecmp.cmp('requirements.txt', r'venv\.requirements', False))" >nul 2>nul
 set "rc=%errorlevel%"
@@ -19,7 +19,7 @@ if "%rc%"=="0" goto ready
 del /q "venv\.requirements"
 :unfinished
 if not exist "%py%" goto find_python
-rem it no longer starts once the Python below it is gone
+rem fails after the underlying Python was removed
 "%py%" -c "import pip, sys; sys.exit(sys.version_info < (3, 10))" >nul 2>nul
 set "rc=%errorlevel%"
 if "%rc%"=="0" goto packages

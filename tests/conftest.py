@@ -1,9 +1,9 @@
-"""Tests run from a checkout: the repo's root goes on the path, threads stay few, and one small
-tokenized corpus serves all who train.
+"""Shared fixtures and helpers: put the repo's root on the path, limit the threads, prepare one
+small tokenized corpus and one small run for all tests.
 
-No test compares times: a clock belongs to the test, or an event says that something has come. What
-would wait for ever is ended by the limit that pyproject.toml gives every test (pytest-timeout), and
-the processes that a test starts end with it.
+No test compares wall-clock times: a test patches the clock or waits for an event. pytest-timeout
+(`timeout` in pyproject.toml) ends a test that would hang, and the processes that a test starts end
+with it.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a thread that spins takes the core from the one that it waits for
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so a shell starts what runs in the background; the tests of Ctrl-C would wait for ever
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a spinning thread takes the core from the one it waits for
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell ignores SIGINT in its background jobs; the Ctrl-C tests would hang
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-PATIENCE = 500  # seconds that a test waits for what takes a few on a quiet machine; less than its own limit, so that it can say what did not come
+PATIENCE = 500  # seconds to wait for what takes a few on an idle machine; below the test's timeout, so that the message says what was missing
 
-# a model that trains in seconds; every flag a test might care about is small
+# a model that trains in seconds, with short intervals
 SMALL = [
     "--config", "tiny", "--n_layer", "2", "--n_head", "2", "--n_kv_head", "1", "--n_embd", "32", "--sequence_len", "32", "--batch_size", "4",
     "--gradient_accumulation_steps", "2", "--total_tokens", str(32 * 8 * 12), "--eval_tokens", "640", "--log_interval", "4", "--eval_interval", "8",
@@ -40,12 +40,12 @@ SMALL = [
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """How many files of tests run at once with `--numprocesses auto`: one where there is a GPU,
-    whose checks measure its memory."""
+    """Return the number of workers for `--numprocesses auto`: 1 where there is a GPU, because the
+    GPU tests measure its memory."""
     return 1 if shutil.which("nvidia-smi") else min(4, os.cpu_count() or 1)
 
 
-# begun first, so that no process is left alone with one of them at the end
+# started first, so that no worker runs one of them alone at the end
 SLOWEST = ("test_faults", "test_distributed", "test_readme", "test_train", "test_learning", "test_loop", "test_download", "test_gpu")
 
 
@@ -56,7 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
-    """A folder as data/preprocess.py leaves it: a few thousand tokens and a stand-in tokenizer."""
+    """Return a folder as data/preprocess.py writes it: a few thousand tokens and a stand-in
+    tokenizer."""
     import standin
     from data import preprocess
     from nano_hindi.corpus.documents import write_document
@@ -75,7 +76,7 @@ def data_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def straight(data_dir, tmp_path_factory) -> Path:
-    """The folder of a small run that nothing disturbed."""
+    """Return the folder of a small run that was never interrupted."""
     import train
 
     folder = tmp_path_factory.mktemp("runs") / "straight"
@@ -83,21 +84,21 @@ def straight(data_dir, tmp_path_factory) -> Path:
     return folder
 
 
-# a conjunct with a matra, a keycap and a letter, most of it in single bytes
+# a conjunct with a matra, a keycap and a letter, mostly single-byte tokens
 SPELLED = ["▁", "क", "्", "ष", "ि", "1", *(f"<0x{byte}>" for byte in ["EF", "B8", "8F", "E2", "83", "A3", "E0", "A5", "90"])]
 
 
 def spelled(n: int) -> str:
-    """The text of the first `n` tokens that the model of `spelling` writes: ` क्षि1️⃣ॐ` over and
-    over."""
+    """Return the text of the first `n` tokens that the model of `spelling` writes: ` क्षि1️⃣ॐ`
+    repeated."""
     pieces = [bytes([int(piece[3:5], 16)]) if piece.startswith("<0x") else piece.replace("▁", " ").encode() for piece in SPELLED]
     return b"".join(itertools.islice(itertools.cycle(pieces), n)).decode(errors="replace")
 
 
 @pytest.fixture(scope="session")
 def spelling(straight, tmp_path_factory) -> Path:
-    """A folder with a model made by hand: behind any prompt it writes the tokens of SPELLED, over
-    and over, and behind अ it writes eos."""
+    """Return a folder with a hand-made model: after any prompt it repeats the tokens of SPELLED,
+    and after अ it writes eos."""
     import torch
 
     from nano_hindi.inference.loading import load_for_inference
@@ -109,7 +110,7 @@ def spelling(straight, tmp_path_factory) -> Path:
     weights, width = state["model_state_dict"], state["model_config"]["n_embd"]
     for name, weight in weights.items():
         if name.endswith("c_proj.weight"):
-            weight.zero_()  # every block is the identity: the next token depends on the last one alone
+            weight.zero_()  # every block is the identity: the next token depends only on the last one
     ids = [tokenizer._ids[piece] for piece in SPELLED]
     channel = torch.full((len(weights["lm_head.weight"]),), width - 1)
     channel[ids] = torch.arange(len(ids))
@@ -125,7 +126,7 @@ def spelling(straight, tmp_path_factory) -> Path:
 @contextlib.contextmanager
 def launched(argv, **options) -> Iterator[subprocess.Popen]:
     """Start a process in a session of its own, in the repo's root unless `options` (those of Popen)
-    say otherwise; nothing of it outlives the block."""
+    say otherwise. Everything in the session ends with the block."""
     options = {"cwd": ROOT, "start_new_session": True, **options}
     if options.keys() & {"stdout", "stderr"}:
         options.setdefault("encoding", "utf-8")
@@ -137,14 +138,14 @@ def launched(argv, **options) -> Iterator[subprocess.Popen]:
 
 
 def end(process: subprocess.Popen) -> None:
-    """End a process that leads its session, and all of the session. torchrun gets the time to end
-    its workers: each is a session of its own."""
+    """End a process that leads a session, and the whole session. torchrun gets time to end its
+    workers, each of which has a session of its own."""
     try:
         if process.poll() is None:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(60)  # torchrun gives them 30
-    finally:  # the limit of the test may end it here
+    finally:  # the test's timeout may interrupt the wait
         if os.name != "nt":
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -153,7 +154,7 @@ def end(process: subprocess.Popen) -> None:
 
 
 def run_command(argv, *, input: str | None = None, timeout: float = PATIENCE, **options) -> subprocess.CompletedProcess:
-    """`subprocess.run` with text that is captured, in a `launched` process."""
+    """Run a `launched` process like `subprocess.run` with captured text."""
     pipes = {"stdin": subprocess.PIPE if input else subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with launched(argv, **pipes, **options) as process:
         try:
@@ -165,7 +166,7 @@ def run_command(argv, *, input: str | None = None, timeout: float = PATIENCE, **
 
 
 def run_script(*argv, timeout: float = PATIENCE, **env) -> subprocess.CompletedProcess:
-    """A real command: `python SCRIPT ARGUMENTS...` from the repo's root."""
+    """Run `python SCRIPT ARGUMENTS...` from the repo's root in a process."""
     return run_command([sys.executable, *argv], timeout=timeout, env={**os.environ, "OMP_NUM_THREADS": "1", **env})
 
 
@@ -173,22 +174,20 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Poll `condition`. Raises AssertionError with `what` if it stays false."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come in {PATIENCE} seconds"
+        assert time.monotonic() < deadline, f"{what} did not happen within {PATIENCE} seconds"
         time.sleep(0.02)
 
 
 def starts_inside(text: str) -> bool:
-    """Whether a text begins with what only continues a character: a mark, a joiner, a skin tone, a
-    tag."""
+    """Return whether a text begins with a code point that only continues a character: a mark, a
+    joiner, a skin tone, a tag."""
     return text[0] in "\u200c\u200d🏻🏼🏽🏾🏿" or unicodedata.category(text[0])[0] == "M" or "\U000e0020" <= text[0] <= "\U000e007f"
 
 
 def assert_parted_between_characters(pieces) -> None:
-    """No piece but the first begins inside of a character, nor does the `regex` library see one
-    that reaches over the end of a piece."""
-    regex = pytest.importorskip(
-        "regex", reason="the judge of these pieces; transformers brings it along"
-    )  # signs that join what follows are left out
+    """Check that only the first piece begins inside a character, and that the `regex` library sees
+    no character that crosses the end of a piece."""
+    regex = pytest.importorskip("regex", reason="needs regex, which transformers installs")  # without the signs that join the following character
     pieces = [piece for piece in pieces if piece]
     assert not any(map(starts_inside, pieces[1:])), pieces
     ends = set(itertools.accumulate(len(cluster) for cluster in regex.findall(r"\p{GCB=Prepend}|\X", "".join(pieces))))

@@ -1,5 +1,5 @@
-"""What a user can get wrong, as a table over the four scripts: each row ends in one line that names
-the fault and says what to do, code 2, and no harm."""
+"""User errors, as a table over the four scripts: each row exits with code 2, prints one line that
+names the error and says what to do, and changes nothing."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from nano_hindi.checkpoint import list_checkpoints
 from nano_hindi.corpus.documents import write_document
 
 MAINS = {"data/download.py": download.main, "data/preprocess.py": preprocess.main, "train.py": train.main, "generate.py": generate.main}
-LONG = "n" * 300  # longer than a file system takes for a name
+LONG = "n" * 300  # longer than file systems allow for a name
 HINDI = "नदी के किनारे एक पुराना पेड़ था।"
 
 
 class Scene:
-    """A folder of its own for one mistake: everything the command may touch lies in it. The methods
-    build what is wrong and give its path."""
+    """A folder for one user error, with everything the command may touch. The methods create what
+    is wrong and return its path."""
 
     def __init__(self, folder: Path, data_dir: Path, run: Path, monkeypatch):
         self.folder, self._data_dir, self._run, self.monkeypatch = folder, data_dir, run, monkeypatch
@@ -51,7 +51,7 @@ class Scene:
         return path
 
     def having(self, *names: str) -> Scene:
-        """Files that are there already; folders, where a name ends with a slash."""
+        """Create files that exist already, or folders where a name ends with a slash."""
         for name in names:
             self.subfolder(name) if name.endswith("/") else self.file(name)
         return self
@@ -64,25 +64,25 @@ class Scene:
         try:
             (self.folder / name).symlink_to(target)
         except OSError:
-            pytest.skip("no symbolic links here")
+            pytest.skip("cannot make symbolic links")
         return self.folder / name
 
     def forbidden(self, path: Path, mode: int) -> Path:
-        """`path` with the access rights `mode`, and nobody above them: root becomes another user
-        until the test ends."""
+        """Give `path` the permissions `mode`; root becomes another user until the test ends."""
         if os.name == "nt":
-            pytest.skip("Windows keeps access rights elsewhere")
+            pytest.skip("Windows has no POSIX permissions")
         self.as_nobody = os.geteuid() == 0
         path.chmod(mode)
         return path
 
     @contextlib.contextmanager
     def rights(self) -> Iterator[None]:
-        """The rights that the command runs with."""
+        """Run the command with its permissions: as another user if root may not do what the test
+        forbids."""
         if not self.as_nobody:
             yield
             return
-        for parent in self.folder.parents:  # pytest closes its folders to everybody else
+        for parent in self.folder.parents:  # pytest makes its folders accessible to their owner only
             if parent.stat().st_mode & 0o011 != 0o011:
                 parent.chmod(parent.stat().st_mode | 0o011)
         self.folder.chmod(0o777)
@@ -106,7 +106,7 @@ class Scene:
         return self.folder / "corpus.txt"
 
     def tokenizer(self, change: Callable[[dict], object] | None = None, config: dict | None = None) -> Path:
-        """A stand-in tokenizer whose tokenizer.json went through `change`; `config` replaces
+        """Write a stand-in tokenizer whose tokenizer.json went through `change`; `config` replaces
         tokenizer_config.json."""
         folder = standin.make_tokenizer(self.folder / "tokenizer", vocab_size=512)
         if change:
@@ -120,7 +120,7 @@ class Scene:
     # ---- prepared data and runs
 
     def data(self, change: Callable[[Path], object] = lambda folder: None) -> Path:
-        """A copy of good data, after `change`."""
+        """Copy valid data, then apply `change`."""
         folder = self.folder / "data"
         if not folder.exists():
             folder.mkdir()
@@ -130,8 +130,8 @@ class Scene:
         change(folder)
         return folder
 
-    def facts(self, **changes) -> Path:
-        """A copy of good data whose preprocess_meta.txt says something else."""
+    def metadata(self, **changes) -> Path:
+        """Copy valid data and change fields of its preprocess_meta.txt."""
 
         def change(folder: Path) -> None:
             lines = (folder / "preprocess_meta.txt").read_text(encoding="utf-8").splitlines()
@@ -140,13 +140,14 @@ class Scene:
 
         return self.data(change)
 
-    def cut(self, name: str, size: int, **facts) -> Path:
-        """A copy of good data whose file `name` ends after `size` bytes, with such facts."""
+    def cut(self, name: str, size: int, **changes) -> Path:
+        """Copy valid data and truncate its file `name` to `size` bytes; `changes` are fields
+        of its metadata."""
         os.truncate(self.data() / name, size)
-        return self.facts(**facts) if facts else self.data()
+        return self.metadata(**changes) if changes else self.data()
 
     def ids(self, name: str, highest: int) -> Path:
-        """A copy of good data whose token file `name` holds an id above the vocabulary."""
+        """Copy valid data and put an id above the vocabulary into its token file `name`."""
 
         def change(folder: Path) -> None:
             raw = bytearray((folder / name).read_bytes())
@@ -161,7 +162,7 @@ class Scene:
         return folder
 
     def run(self) -> Path:
-        """A folder that holds a run: the last checkpoint and its tokenizer."""
+        """Return a folder that holds a run: the last checkpoint and its tokenizer."""
         folder = self.subfolder("run")
         shutil.copyfile(self.good_checkpoint, folder / self.good_checkpoint.name)
         shutil.copytree(self._run / "tokenizer", folder / "tokenizer")
@@ -172,7 +173,8 @@ class Scene:
         return list_checkpoints(self._run)[0][1]
 
     def checkpoint(self, content: bytes | Callable[[dict], object]) -> Path:
-        """A run whose checkpoint holds `content`, or went through it; the path of the file."""
+        """Write a run whose checkpoint holds `content`, or was changed by it. Returns the path of
+        the checkpoint."""
         path = self.run() / self.good_checkpoint.name
         if callable(content):
             state = torch.load(path, weights_only=True)
@@ -183,7 +185,7 @@ class Scene:
         return path
 
     def bomb(self) -> bytes:
-        """A pickle that would make a folder if anybody ran it."""
+        """Return a pickle that makes a folder when it is loaded."""
         target = self.folder / "the pickle was run"
 
         class Bomb:
@@ -200,8 +202,8 @@ class Scene:
         return self
 
     def hub(self, endpoint: str | None = None) -> Scene:
-        """A hub that cannot be had, for this process (which has read its settings long ago) and for
-        those it starts. Without `endpoint`: it refuses."""
+        """Set an unreachable hub for this process (which has read its settings already) and for
+        those it starts. Without `endpoint`, it refuses connections."""
         from huggingface_hub import constants
 
         if endpoint is None:
@@ -214,13 +216,13 @@ class Scene:
         return self.env(HF_ENDPOINT=endpoint, HF_HOME=str(self.folder.parent / "hub"), HF_HUB_OFFLINE="0", NO_PROXY="127.0.0.1")
 
     def taken_port(self) -> Scene:
-        """What torchrun sets, with a port where somebody else listens."""
+        """Set the variables of torchrun, with a port that another socket listens on."""
         self.listener = socket.create_server(("127.0.0.1", 0))
         return self.env(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(self.listener.getsockname()[1]))
 
     def no_gpu(self) -> Scene:
         if torch.cuda.is_available():
-            pytest.skip("there is a GPU here")
+            pytest.skip("this machine has a GPU")
         return self
 
     def stdin(self, raw: bytes) -> Scene:
@@ -233,7 +235,7 @@ class Scene:
         return list(flags)
 
     def command(self, script: str, flags: list | Callable[[Scene], list]) -> list[str]:
-        """The arguments with the mistake, and before them what the script needs besides."""
+        """Return the arguments with the user error, after those that the script needs."""
         flags = flags(self) if callable(flags) else flags
         needed = {
             "data/download.py": {"--output_dir": self.out, "--tokenizer": "no/such/folder"},
@@ -247,8 +249,8 @@ class Scene:
         return [str(x) for x in [*(SMALL if script == "train.py" else []), *filled, *flags]]
 
     def contents(self) -> dict[str, str]:
-        """What lies in the folder: the name, kind, size and hash of everything; an output folder
-        may have been made, and be empty."""
+        """Return the name, kind, size and hash of everything in the folder. The output folder may
+        exist if it is empty."""
         found = {}
         for path in sorted(self.folder.rglob("*")):
             if path.is_dir() and not path.is_symlink() and path.is_relative_to(self.out) and not any(p.is_file() for p in path.rglob("*")):
@@ -259,7 +261,7 @@ class Scene:
 
 
 def saved(state: object) -> bytes:
-    """What torch.save writes."""
+    """Return what torch.save writes."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
@@ -274,7 +276,7 @@ def drop(*keys: str) -> Callable[[dict], object]:
 
 
 # fmt: off
-# claim: (the flags, or what makes them; words that name the fault and the way out)
+# claim: (the flags, or a function that makes them; words that name the error and what to do)
 DOWNLOAD = {
     # flags
     "an unknown flag": (["--tokens", 5], "--tokens", "--help"),
@@ -288,24 +290,24 @@ DOWNLOAD = {
     "an empty source": (["--source", ""], "empty value after --source", "fill it in"),
     "an empty output folder": (lambda s: ["--source", s.file("a.txt"), "--output_dir", ""], "empty value after --output_dir", "fill it in"),
     # files
-    "a file that is not there": (["--source", "storys.txt"], "there is no file", "storys.txt", "check the name"),
-    "one of two files is not there": (lambda s: ["--source", s.file("a.txt"), "b.txt"], "there is no file", "b.txt", "check the name"),
+    "a missing file": (["--source", "storys.txt"], "there is no file", "storys.txt", "check the name"),
+    "one of two files is missing": (lambda s: ["--source", s.file("a.txt"), "b.txt"], "there is no file", "b.txt", "check the name"),
     "a folder as the source": (lambda s: ["--source", s.subfolder("stories")], "stories: it is a folder", "the files in it"),
-    "a folder whose name ends like a file": (lambda s: ["--source", s.subfolder("stories.txt")], "stories.txt: it is a folder", "the files in it"),
+    "a folder with a file extension": (lambda s: ["--source", s.subfolder("stories.txt")], "stories.txt: it is a folder", "the files in it"),
     "a link to nothing": (lambda s: ["--source", s.link("a.txt", "gone.txt")], "a.txt", "check the name"),
     "a link to itself": (lambda s: ["--source", s.link("a.txt", "a.txt")], "a.txt", "check the name"),
     "a name that no file system takes": (["--source", f"{LONG}.txt"], LONG, "name"),
-    "a file nobody may read": (lambda s: ["--source", s.forbidden(s.file("secret.txt"), 0)], "secret.txt", "ermission", "read"),
+    "an unreadable file": (lambda s: ["--source", s.forbidden(s.file("secret.txt"), 0)], "secret.txt", "ermission", "read"),
     "an empty file": (lambda s: ["--source", s.file("a.txt", "")], "there is no text in", "a.txt", "give other files"),
-    "a file of another kind": (lambda s: ["--source", s.file("a.docx")], "a.docx", ".jsonl", "convert"),
+    "a file of an unknown type": (lambda s: ["--source", s.file("a.docx")], "a.docx", ".jsonl", "convert"),
     "an output folder that is a file": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.file("out")], "out", "another folder"),
     "an output folder below a file": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.file("b") / "out"], "out", "another folder"),
-    "an output folder that may not be made": (lambda s: ["--source", s.file("a.txt"), "--output_dir", read_only_parent(s)], "ermission", "another folder"),
+    "an output folder that cannot be created": (lambda s: ["--source", s.file("a.txt"), "--output_dir", read_only_parent(s)], "ermission", "another folder"),
     "an output folder that is read-only": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.forbidden(s.subfolder("out"), 0o555)], "ermission", "another folder"),
     "an output folder with too long a name": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.folder / LONG], LONG, "too long", "another"),
-    "a folder in the place of the corpus": (lambda s: s.having("out/hindi_corpus.txt/").flags("--source", s.file("a.txt"), "--overwrite"), "hindi_corpus.txt", "folder"),
+    "a folder in place of the corpus": (lambda s: s.having("out/hindi_corpus.txt/").flags("--source", s.file("a.txt"), "--overwrite"), "hindi_corpus.txt", "folder"),
     "a corpus of another source": (lambda s: s.having("out/hindi_corpus.txt").flags("--source", s.file("a.txt")), "hindi_corpus.txt", "--overwrite", "--output_dir"),
-    "a corpus whose metadata are no metadata": (lambda s: s.having("out/hindi_corpus.txt", "out/metadata.txt").flags("--source", s.file("a.txt")), "metadata.txt", "again"),
+    "a corpus with invalid metadata": (lambda s: s.having("out/hindi_corpus.txt", "out/metadata.txt").flags("--source", s.file("a.txt")), "metadata.txt", "again"),
     # encodings
     "a text in cp1252": (lambda s: ["--source", s.file("a.txt", "caf\xe9".encode("cp1252"))], "a.txt is not UTF-8", "convert"),
     "a text in UTF-16": (lambda s: ["--source", s.file("a.txt", HINDI.encode("utf-16"))], "a.txt is not UTF-8", "convert"),
@@ -315,15 +317,15 @@ DOWNLOAD = {
     "a jsonl file of NUL bytes": (lambda s: ["--source", s.file("a.jsonl", bytes(64))], "a.jsonl, line 1", "'text'"),
     # data
     "jsonl without the field": (lambda s: ["--source", s.file("a.jsonl", '{"text": "एक"}\n{"body": "दो"}\n')], "a.jsonl, line 2", "'text'"),
-    "a cut line of jsonl": (lambda s: ["--source", s.file("a.jsonl", '{"text": "एक"}\n{"text": "द')], "a.jsonl, line 2", "JSON"),
-    "jsonl nested without end": (lambda s: ["--source", s.file("a.jsonl", "[" * 100_000)], "a.jsonl, line 1", "JSON"),
-    "a text that calls itself parquet": (lambda s: ["--source", s.file("a.parquet")], "a.parquet", "download or copy it again"),
-    "a cut parquet file": (lambda s: ["--source", s.file("b.parquet", s.parquet({"text": [HINDI] * 99}).read_bytes()[:-20])], "b.parquet", "download or copy it again"),
+    "a truncated line of jsonl": (lambda s: ["--source", s.file("a.jsonl", '{"text": "एक"}\n{"text": "द')], "a.jsonl, line 2", "JSON"),
+    "deeply nested jsonl": (lambda s: ["--source", s.file("a.jsonl", "[" * 100_000)], "a.jsonl, line 1", "JSON"),
+    "a text file named .parquet": (lambda s: ["--source", s.file("a.parquet")], "a.parquet", "download or copy it again"),
+    "a truncated parquet file": (lambda s: ["--source", s.file("b.parquet", s.parquet({"text": [HINDI] * 99}).read_bytes()[:-20])], "b.parquet", "download or copy it again"),
     "parquet without the column": (lambda s: ["--source", s.parquet({"body": ["एक"]})], "pages.parquet", "no column 'text'", "body"),
     "parquet with numbers for text": (lambda s: ["--source", s.parquet({"text": [1, 2]})], "pages.parquet", "'text'", "int"),
     # the hub
     "a hub that refuses": (lambda s: s.hub().flags("--source", "sangraha"), "ai4bharat/sangraha", "HF_ENDPOINT", "--source sample", "--source PATH"),
-    "a hub whose address is none": (lambda s: s.hub("the mirror").flags("--source", "sangraha"), "ai4bharat/sangraha", "HF_ENDPOINT", "--source sample", "--source PATH"),
+    "a hub with an invalid address": (lambda s: s.hub("the mirror").flags("--source", "sangraha"), "ai4bharat/sangraha", "HF_ENDPOINT", "--source sample", "--source PATH"),
     "a hub token in Devanagari": (lambda s: s.hub().env(HF_TOKEN="hf_\u0905").flags("--source", "sangraha"), "ai4bharat/sangraha", "HF_TOKEN", "--source sample"),
 }
 
@@ -331,31 +333,31 @@ PREPROCESS = {
     # flags
     "an unknown flag": (["--corpus", "a.txt"], "--corpus", "--help"),
     "an abbreviated flag": (["--val", 0.1], "--val", "--help"),
-    "a share of nothing": (["--val_fraction", 0], "--val_fraction", "between 0 and 1"),
-    "a share of all": (["--val_fraction", 1], "--val_fraction", "between 0 and 1"),
-    "a negative share": (["--val_fraction", -0.1], "--val_fraction", "between 0 and 1"),
-    "a share that is no number": (["--val_fraction", "nan"], "--val_fraction nan", "between 0 and 1"),
-    "an infinite share": (["--val_fraction", "inf"], "--val_fraction inf", "between 0 and 1"),
-    "a share in per cent": (["--val_fraction", "1%"], "--val_fraction", "1%"),
-    "a share too small for any document": (["--val_fraction", 1e-12], "validation", "larger --val_fraction"),
+    "a fraction of 0": (["--val_fraction", 0], "--val_fraction", "between 0 and 1"),
+    "a fraction of 1": (["--val_fraction", 1], "--val_fraction", "between 0 and 1"),
+    "a negative fraction": (["--val_fraction", -0.1], "--val_fraction", "between 0 and 1"),
+    "a fraction that is nan": (["--val_fraction", "nan"], "--val_fraction nan", "between 0 and 1"),
+    "an infinite fraction": (["--val_fraction", "inf"], "--val_fraction inf", "between 0 and 1"),
+    "a fraction in per cent": (["--val_fraction", "1%"], "--val_fraction", "1%"),
+    "a fraction too small for any document": (["--val_fraction", 1e-12], "validation", "larger --val_fraction"),
     "a vocabulary of zero": (["--train_tokenizer", 0], "vocabulary of 0", "at least 512"),
     "a negative vocabulary": (["--train_tokenizer", -8192], "vocabulary of -8192", "at least 512"),
     "a huge vocabulary": (["--train_tokenizer", 10**30], "vocabulary of 1000", "at most"),
     "two tokenizers at once": (lambda s: ["--train_tokenizer", 600, "--tokenizer", s.tokenizer()], "--tokenizer", "not allowed with", "--train_tokenizer"),
     # files
-    "a corpus that is not there": (["--input", "corpse.txt"], "there is no corpus corpse.txt", "data/download.py", "--input"),
+    "a missing corpus": (["--input", "corpse.txt"], "there is no corpus corpse.txt", "data/download.py", "--input"),
     "a folder as the corpus": (lambda s: ["--input", s.subfolder("raw")], "raw", "data/download.py", "--input"),
     "an empty name for the corpus": (["--input", ""], "empty value after --input", "fill it in"),
     "an empty corpus": (lambda s: ["--input", s.file("a.txt", "")], "holds no text", "data/download.py", "--input"),
     "a corpus of blank lines": (lambda s: ["--input", s.file("a.txt", "\n \n\n")], "holds no text", "data/download.py", "--input"),
     "a link to nothing": (lambda s: ["--input", s.link("a.txt", "gone.txt")], "there is no corpus", "a.txt", "--input"),
-    "a corpus nobody may read": (lambda s: ["--input", s.forbidden(s.file("secret.txt"), 0)], "secret.txt", "ermission", "read"),
+    "an unreadable corpus": (lambda s: ["--input", s.forbidden(s.file("secret.txt"), 0)], "secret.txt", "ermission", "read"),
     "a name that no file system takes": (["--input", LONG], LONG, "name"),
     "an output folder that is a file": (lambda s: ["--output_dir", s.file("out")], "out", "another folder"),
     "an output folder that is read-only": (lambda s: ["--output_dir", s.forbidden(s.subfolder("out"), 0o555)], "ermission", "another folder"),
-    "a folder in the place of train.bin": (lambda s: ["--output_dir", s.data(lambda d: [(d / "train.bin").unlink(), (d / "train.bin").mkdir()])], "train.bin", "folder"),
-    "a folder in the place of preprocess_meta.txt": (lambda s: ["--output_dir", s.subfolder("out/preprocess_meta.txt").parent], "preprocess_meta.txt", "folder"),
-    "a file in the place of the tokenizer's copy": (lambda s: ["--output_dir", s.data(lambda d: [shutil.rmtree(d / "tokenizer"), (d / "tokenizer").touch()])], "tokenizer", "another"),
+    "a folder in place of train.bin": (lambda s: ["--output_dir", s.data(lambda d: [(d / "train.bin").unlink(), (d / "train.bin").mkdir()])], "train.bin", "folder"),
+    "a folder in place of preprocess_meta.txt": (lambda s: ["--output_dir", s.subfolder("out/preprocess_meta.txt").parent], "preprocess_meta.txt", "folder"),
+    "a file in place of the tokenizer's copy": (lambda s: ["--output_dir", s.data(lambda d: [shutil.rmtree(d / "tokenizer"), (d / "tokenizer").touch()])], "tokenizer", "another"),
     # encodings
     "a corpus in cp1252": (lambda s: ["--input", s.file("a.txt", "caf\xe9".encode("cp1252"))], "a.txt is not UTF-8", "convert"),
     "a corpus in UTF-16": (lambda s: ["--input", s.file("a.txt", HINDI.encode("utf-16"))], "a.txt is not UTF-8", "convert"),
@@ -365,19 +367,19 @@ PREPROCESS = {
     "a corpus of one document": (lambda s: ["--input", s.corpus([HINDI])], "one single document", "<|endoftext|>"),
     "a corpus without markers": (lambda s: ["--input", s.file("a.txt", (HINDI + "\n") * 99)], "one single document", "<|endoftext|>"),
     # tokenizers
-    "a tokenizer folder that is not there": (["--tokenizer", "./tokens"], "no tokenizer folder ./tokens", "tokenizer.json"),
+    "a missing tokenizer folder": (["--tokenizer", "./tokens"], "no tokenizer folder ./tokens", "tokenizer.json"),
     "a tokenizer folder without tokenizer.json": (lambda s: ["--tokenizer", s.subfolder("tokens")], "tokens", "tokenizer.json"),
     "a broken tokenizer.json": (lambda s: ["--tokenizer", s.file("tokens/tokenizer.json", "{").parent], "tokens", "tokenizer.json"),
-    "tokenizer.json itself for its folder": (lambda s: ["--tokenizer", s.tokenizer() / "tokenizer.json"], "is a file", "the folder that holds"),
+    "tokenizer.json instead of its folder": (lambda s: ["--tokenizer", s.tokenizer() / "tokenizer.json"], "is a file", "the folder that holds"),
     "a tokenizer without bos and eos": (lambda s: ["--tokenizer", s.tokenizer(config={"tokenizer_class": "PreTrainedTokenizerFast"})], "bos", "eos", "use another"),
     "a tokenizer whose bos is a number": (lambda s: ["--tokenizer", s.tokenizer(config={"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": 5})], "bos_token", "needs tokenizer.json"),
     "a tokenizer whose tokens have no fixed bytes": (lambda s: ["--tokenizer", s.tokenizer(lambda d: d.update(decoder=None))], "no fixed bytes", "use another"),
-    "a tokenizer that brings code along": (lambda s: ["--tokenizer", s.file("tokens/tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["x.Y", null]}, "tokenizer_class": "Y"}').parent], "tokens", "tokenizer.json"),
+    "a tokenizer with code of its own": (lambda s: ["--tokenizer", s.file("tokens/tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["x.Y", null]}, "tokenizer_class": "Y"}').parent], "tokens", "tokenizer.json"),
     "an empty name for the tokenizer": (["--tokenizer", ""], "empty value after --tokenizer", "fill it in"),
-    "an absurd name for the tokenizer": (["--tokenizer", "https://huggingface.co/gpt2?x=1"], "no tokenizer folder", "--tokenizer FOLDER", "--train_tokenizer N"),
+    "a URL for the tokenizer": (["--tokenizer", "https://huggingface.co/gpt2?x=1"], "no tokenizer folder", "--tokenizer FOLDER", "--train_tokenizer N"),
     "too long a name for the tokenizer": (lambda s: s.hub().flags("--tokenizer", LONG), LONG, "name"),
     "a name on a hub that refuses": (lambda s: s.hub().flags("--tokenizer", "sarvamai/sarvam-1"), "sarvamai/sarvam-1", "--tokenizer FOLDER", "--train_tokenizer N"),
-    "a name on a hub whose address is none": (lambda s: s.hub("the mirror").flags("--tokenizer", "sarvamai/sarvam-1"), "HF_ENDPOINT", "--tokenizer FOLDER", "--train_tokenizer N"),
+    "a name on a hub with an invalid address": (lambda s: s.hub("the mirror").flags("--tokenizer", "sarvamai/sarvam-1"), "HF_ENDPOINT", "--tokenizer FOLDER", "--train_tokenizer N"),
 }
 
 TRAIN = {
@@ -389,22 +391,22 @@ TRAIN = {
     "an empty preset": (["--config", ""], "empty value after --config", "omit the flag"),
     "an unknown device": (["--device", "tpu"], "--device", "tpu", "cpu"),
     "a GPU where there is none": (lambda s: s.no_gpu().flags("--device", "cuda"), "no CUDA device", "use --device cpu"),
-    "a word for a rate": (["--muon_lr", "fast"], "--muon_lr", "fast"),
-    "a rate that is no number": (["--muon_lr", "nan"], "muon_lr", "0 or more"),
-    "an infinite rate": (["--adamw_embedding_lr", "inf"], "adamw_embedding_lr", "0 or more"),
-    "a decay of one": (["--muon_momentum", 1], "muon_momentum", "below 1"),
+    "a word for a learning rate": (["--muon_lr", "fast"], "--muon_lr", "fast"),
+    "a learning rate that is nan": (["--muon_lr", "nan"], "muon_lr", "0 or more"),
+    "an infinite learning rate": (["--adamw_embedding_lr", "inf"], "adamw_embedding_lr", "0 or more"),
+    "a momentum of one": (["--muon_momentum", 1], "muon_momentum", "below 1"),
     "a negative batch": (["--batch_size", -4], "batch_size", "0 or more"),
     "a budget of zero": (["--total_tokens", 0], "total_tokens", "at least 1"),
     "a budget in scientific notation": (["--total_tokens", "5e8"], "--total_tokens", "5e8", "int"),
     "a seed of a hundred digits": (["--seed", 10**100], "seed", "below"),
     "a word for the device batch": (["--device_batch_size", "big"], "--device_batch_size", "big"),
-    "no device batch": (["--device_batch_size", 0], "device_batch_size", "auto"),
+    "a device batch of zero": (["--device_batch_size", 0], "device_batch_size", "auto"),
     "heads that do not divide the width": (["--n_head", 3], "3 heads", "would"),
     "key heads that do not divide the heads": (["--n_kv_head", 3], "n_kv_head 3", "these do"),
-    "windows of unknown letters": (["--window_pattern", "SXL"], "window_pattern", "SSSL"),
-    "no windows": (["--window_pattern", ""], "empty value after --window_pattern", "fill it in"),
+    "a window pattern of unknown letters": (["--window_pattern", "SXL"], "window_pattern", "SSSL"),
+    "an empty window pattern": (["--window_pattern", ""], "empty value after --window_pattern", "fill it in"),
     "a model larger than any memory": (["--n_embd", 2**23], "memory", "smaller"),
-    "a network of no layers": (["--n_layer", 0], "n_layer", "positive"),
+    "a model without layers": (["--n_layer", 0], "n_layer", "positive"),
     "a vocabulary that is not the data's": (["--vocab_size", 7], "--vocab_size 7", "omit the flag"),
     "a sequence longer than the data": (["--sequence_len", 10**6], "tokens", "smaller --sequence_len"),
     # surroundings
@@ -414,67 +416,67 @@ TRAIN = {
     "a RANK that is no number": (lambda s: s.env(RANK="first", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29555").flags(), "RANK", "first", "torchrun"),
     "a RANK beyond the world": (lambda s: s.env(RANK="2", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29555").flags(), "RANK", "torchrun"),
     "a port that is no number": (lambda s: s.env(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="x").flags(), "MASTER_PORT", "torchrun"),
-    "a port that somebody else has": (lambda s: s.taken_port().flags(), "cannot connect at 127.0.0.1:", "torchrun"),
+    "a port that is in use": (lambda s: s.taken_port().flags(), "cannot connect at 127.0.0.1:", "torchrun"),
     "a LOCAL_RANK that is no number": (lambda s: s.env(LOCAL_RANK="mine").flags(), "LOCAL_RANK", "mine", "torchrun"),
     # files
-    "a data folder that is not there": (["--data_dir", "nowhere"], "nowhere", "data/preprocess.py"),
+    "a missing data folder": (["--data_dir", "nowhere"], "nowhere", "data/preprocess.py"),
     "a data folder that is a file": (lambda s: ["--data_dir", s.file("data.bin")], "data.bin", "data/preprocess.py"),
-    "a data folder nobody may enter": (lambda s: ["--data_dir", s.forbidden(s.data(), 0)], "data", "ermission"),
+    "an inaccessible data folder": (lambda s: ["--data_dir", s.forbidden(s.data(), 0)], "data", "ermission"),
     "an empty data folder": (lambda s: ["--data_dir", s.subfolder("empty")], "preprocess_meta.txt is missing", "data/preprocess.py"),
     "a checkpoint folder that is a file": (lambda s: ["--checkpoint_dir", s.file("run")], "run", "another"),
-    "a checkpoint folder that may not be made": (lambda s: ["--checkpoint_dir", read_only_parent(s)], "ermission", "another"),
+    "a checkpoint folder that cannot be created": (lambda s: ["--checkpoint_dir", read_only_parent(s)], "ermission", "another"),
     "a checkpoint folder with too long a name": (lambda s: ["--checkpoint_dir", s.folder / LONG], LONG, "too long", "another"),
-    "a file in the place of the run's tokenizer": (lambda s: ["--checkpoint_dir", s.file("run/tokenizer").parent], "tokenizer", "another"),
+    "a file in place of the run's tokenizer": (lambda s: ["--checkpoint_dir", s.file("run/tokenizer").parent], "tokenizer", "another"),
     # data
     "train.bin is missing": (lambda s: ["--data_dir", s.data(lambda d: (d / "train.bin").unlink())], "train.bin is missing", "data/preprocess.py"),
     "val.bin is missing": (lambda s: ["--data_dir", s.data(lambda d: (d / "val.bin").unlink())], "val.bin is missing", "data/preprocess.py"),
     "train.bin is a link to nothing": (lambda s: ["--data_dir", s.data(lambda d: [(d / "train.bin").unlink(), s.link("data/train.bin", "gone")])], "train.bin is missing", "data/preprocess.py"),
-    "train.bin is cut between tokens": (lambda s: ["--data_dir", s.cut("train.bin", 4000)], "train.bin has 4,000 bytes", "data/preprocess.py"),
-    "train.bin is cut within a token": (lambda s: ["--data_dir", s.cut("train.bin", 4001)], "train.bin has 4,001 bytes", "data/preprocess.py"),
+    "train.bin is truncated between tokens": (lambda s: ["--data_dir", s.cut("train.bin", 4000)], "train.bin has 4,000 bytes", "data/preprocess.py"),
+    "train.bin is truncated within a token": (lambda s: ["--data_dir", s.cut("train.bin", 4001)], "train.bin has 4,001 bytes", "data/preprocess.py"),
     "train.bin has no bytes": (lambda s: ["--data_dir", s.cut("train.bin", 0)], "train.bin has 0 bytes", "data/preprocess.py"),
-    "train.bin has no tokens and the facts agree": (lambda s: ["--data_dir", s.cut("train.bin", 0, train_tokens=0)], "train.bin is damaged", "data/preprocess.py"),
+    "train.bin has no tokens and the metadata agree": (lambda s: ["--data_dir", s.cut("train.bin", 0, train_tokens=0)], "train.bin is damaged", "data/preprocess.py"),
     "an id above the vocabulary in train.bin": (lambda s: ["--data_dir", s.ids("train.bin", 512)], "train.bin holds token id 512", "data/preprocess.py"),
     "an id above the vocabulary in val.bin": (lambda s: ["--data_dir", s.ids("val.bin", 2**32 - 1)], "val.bin holds token id 4294967295", "data/preprocess.py"),
     "val.bin is too short for a window": (lambda s: ["--data_dir", s.cut("val.bin", 80, val_tokens=20)], "val.bin holds 20 tokens", "--val_fraction", "--sequence_len"),
-    "preprocess_meta.txt is cut": (lambda s: ["--data_dir", s.cut("preprocess_meta.txt", 90)], "preprocess_meta.txt", "again"),
+    "preprocess_meta.txt is truncated": (lambda s: ["--data_dir", s.cut("preprocess_meta.txt", 90)], "preprocess_meta.txt", "again"),
     "preprocess_meta.txt is empty": (lambda s: ["--data_dir", s.cut("preprocess_meta.txt", 0)], "preprocess_meta.txt", "data/preprocess.py"),
     "preprocess_meta.txt is garbage": (lambda s: ["--data_dir", s.data(lambda d: (d / "preprocess_meta.txt").write_bytes(bytes(range(256))))], "preprocess_meta.txt", "again"),
-    "preprocess_meta.txt has words for numbers": (lambda s: ["--data_dir", s.facts(train_tokens="plenty")], "preprocess_meta.txt", "plenty", "data/preprocess.py"),
-    "preprocess_meta.txt has a negative number": (lambda s: ["--data_dir", s.facts(val_tokens=-1)], "val.bin", "-1 tokens", "data/preprocess.py"),
-    "preprocess_meta.txt has another vocabulary": (lambda s: ["--data_dir", s.facts(vocab_size=99)], "not the tokenizer", "data/preprocess.py"),
+    "preprocess_meta.txt has words for numbers": (lambda s: ["--data_dir", s.metadata(train_tokens="plenty")], "preprocess_meta.txt", "plenty", "data/preprocess.py"),
+    "preprocess_meta.txt has a negative number": (lambda s: ["--data_dir", s.metadata(val_tokens=-1)], "val.bin", "-1 tokens", "data/preprocess.py"),
+    "preprocess_meta.txt has another vocabulary": (lambda s: ["--data_dir", s.metadata(vocab_size=99)], "not the tokenizer", "data/preprocess.py"),
     "the data's tokenizer is missing": (lambda s: ["--data_dir", s.data(lambda d: shutil.rmtree(d / "tokenizer"))], "tokenizer is missing", "data/preprocess.py"),
     "the data's tokenizer is another": (lambda s: ["--data_dir", s.data(s.other_tokenizer)], "not the tokenizer", "data/preprocess.py"),
     "the data's tokenizer is broken": (lambda s: ["--data_dir", s.cut("tokenizer/tokenizer.json", 500)], "tokenizer", "tokenizer.json"),
     # checkpoints
-    "a checkpoint that is not there": (["--resume", "checkpoint_step5.pt"], "no checkpoint checkpoint_step5.pt", "--resume auto"),
+    "a missing checkpoint": (["--resume", "checkpoint_step5.pt"], "no checkpoint checkpoint_step5.pt", "--resume auto"),
     "an empty name for the checkpoint": (["--resume="], "empty value after --resume", "omit the flag"),
     "a folder as the checkpoint": (lambda s: ["--resume", s.run()], "is a folder", "--resume auto", "--checkpoint_dir"),
-    "a cut checkpoint": (lambda s: ["--resume", s.checkpoint(s.good_checkpoint.read_bytes()[:5000])], "is damaged", "use an older one"),
+    "a truncated checkpoint": (lambda s: ["--resume", s.checkpoint(s.good_checkpoint.read_bytes()[:5000])], "is damaged", "use an older one"),
     "a checkpoint of no bytes": (lambda s: ["--resume", s.checkpoint(b"")], "is damaged", "use an older one"),
     "a text as the checkpoint": (lambda s: ["--resume", s.file("notes.txt")], "notes.txt is damaged", "use an older one"),
     "a checkpoint that would run code": (lambda s: ["--resume", s.checkpoint(s.bomb())], "is damaged", "use an older one"),
     "a list for a checkpoint": (lambda s: ["--resume", s.file("list.pt", saved([1]))], "not a checkpoint of this program", "use another one"),
     "a checkpoint without optimizers": (lambda s: ["--resume", s.checkpoint(drop("optimizers"))], "lacks optimizers", "use"),
     "a checkpoint of another format": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(format=99))], "format 99", "use the version"),
-    "a checkpoint with a field of the future": (lambda s: ["--resume", s.checkpoint(lambda c: c["train_config"].update(magic=1))], "magic", "another version"),
-    "a checkpoint without a field of its model": (lambda s: ["--resume", s.checkpoint(lambda c: c["model_state_dict"].popitem())], "does not fit", "use an older one"),
+    "a checkpoint with an unknown field": (lambda s: ["--resume", s.checkpoint(lambda c: c["train_config"].update(magic=1))], "magic", "another version"),
+    "a checkpoint without one of its weights": (lambda s: ["--resume", s.checkpoint(lambda c: c["model_state_dict"].popitem())], "does not fit", "use an older one"),
     "a checkpoint with other shapes": (lambda s: ["--resume", s.checkpoint(lambda c: c["model_state_dict"].update({"lm_head.weight": torch.zeros(2, 2)}))], "does not fit", "use an older one"),
     "a checkpoint with a list for its weights": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(model_state_dict=[1]))], "model_state_dict cannot be used", "use an older one"),
     "a checkpoint with a word for its step": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(step="ten", tokens_seen="some"))], "step, tokens_seen cannot be used", "use an older one"),
-    "a checkpoint with a number for its recipe": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(train_config=7))], "train_config cannot be used", "use an older one"),
-    "a checkpoint with words in its recipe": (lambda s: ["--resume", s.checkpoint(lambda c: c["train_config"].update(muon_lr="fast"))], "muon_lr", "fast"),
-    "a checkpoint without its figures": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(metrics={}))], "does not fit", "use an older one"),
-    "a checkpoint without random numbers": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(rng={}))], "does not fit", "use an older one"),
+    "a checkpoint with a number for its configuration": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(train_config=7))], "train_config cannot be used", "use an older one"),
+    "a checkpoint with words in its configuration": (lambda s: ["--resume", s.checkpoint(lambda c: c["train_config"].update(muon_lr="fast"))], "muon_lr", "fast"),
+    "a checkpoint without its metrics": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(metrics={}))], "does not fit", "use an older one"),
+    "a checkpoint without its random state": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(rng={}))], "does not fit", "use an older one"),
     "a checkpoint with a word for its optimizers": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(optimizers="good"))], "optimizers cannot be used", "use an older one"),
     "a checkpoint with half of AdamW's state": (lambda s: ["--resume", s.checkpoint(lambda c: c["optimizers"]["adamw"].popitem())], "adamw", "use an older one"),
     "a checkpoint with other shapes in Muon": (lambda s: ["--resume", s.checkpoint(lambda c: [c["optimizers"]["muon"]["momentum"].update({k: torch.zeros(1) for k in c["optimizers"]["muon"]["momentum"]})])], "momentum", "use an older one"),
-    "the weights alone": (lambda s: ["--resume", s._run / "model.pt"], "model.pt", "lacks", "optimizers"),
+    "weights only": (lambda s: ["--resume", s._run / "model.pt"], "model.pt", "lacks", "optimizers"),
     "a checkpoint of another preset": (lambda s: ["--resume", s.good_checkpoint, "--config", "25m"], "--config 25m (checkpoint: tiny)", "--checkpoint_dir"),
-    "another rate than the checkpoint's": (lambda s: ["--resume", s.good_checkpoint, "--muon_lr", 0.5], "--muon_lr 0.5 (checkpoint: 0.02)", "--checkpoint_dir"),
+    "another learning rate than the checkpoint's": (lambda s: ["--resume", s.good_checkpoint, "--muon_lr", 0.5], "--muon_lr 0.5 (checkpoint: 0.02)", "--checkpoint_dir"),
     "a checkpoint of other data": (lambda s: ["--resume", s.checkpoint(lambda c: c["data"].update(train_tokens=5))], "train_tokens", "--data_dir"),
     "a checkpoint of another vocabulary": (lambda s: ["--resume", s.checkpoint(lambda c: c["tokenizer"].update(vocab_size=5))], "tokenizer vocab_size", "--data_dir"),
     "a checkpoint of another tokenizer": (lambda s: ["--resume", s.checkpoint(lambda c: c["tokenizer"].update(fingerprint="x"))], "tokenizer fingerprint", "--data_dir"),
-    "a checkpoint that says nothing of its tokenizer": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(tokenizer=None))], "tokenizer cannot be used", "use an older one"),
+    "a checkpoint without tokenizer metadata": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(tokenizer=None))], "tokenizer cannot be used", "use an older one"),
     "a folder that holds a run": (lambda s: ["--checkpoint_dir", s.run()], "already holds a run", "--resume auto", "--checkpoint_dir"),
 }
 
@@ -490,22 +492,22 @@ GENERATE = {
     "a negative top_k": (["--top_k", -1], "--top_k", "0 or more"),
     "a seed of a hundred digits": (["--seed", 10**100], "--seed", "below"),
     "a GPU where there is none": (lambda s: s.no_gpu().flags("--device", "cuda"), "no CUDA device", "use --device cpu"),
-    "a prompt and a talk at once": (["--prompt", "x", "--interactive"], "--interactive", "not allowed with"),
-    "a prompt with bytes that are no text": (["--prompt", "\udcff"], "Unicode", "UTF-8"),
+    "--prompt and --interactive at once": (["--prompt", "x", "--interactive"], "--interactive", "not allowed with"),
+    "a prompt with bytes that are not UTF-8": (["--prompt", "\udcff"], "Unicode", "UTF-8"),
     "a prompt from stdin that is not UTF-8": (lambda s: s.stdin(b"\xe0\xa4\xff").flags("--prompt", "-"), "Unicode", "UTF-8"),
-    "a talk with bytes that are no text": (lambda s: s.stdin(b"\xe0\xa4\xff\n").flags("--interactive"), "Unicode", "UTF-8"),
+    "an interactive line that is not UTF-8": (lambda s: s.stdin(b"\xe0\xa4\xff\n").flags("--interactive"), "Unicode", "UTF-8"),
     # surroundings
     "an attention backend that does not exist": (lambda s: s.env(NANO_HINDI_ATTENTION="nonsense").flags(), "NANO_HINDI_ATTENTION=nonsense", "unset"),
     # checkpoints
-    "a checkpoint that is not there": (["--checkpoint", "nowhere"], "no checkpoint nowhere", "train.py"),
+    "a missing checkpoint": (["--checkpoint", "nowhere"], "no checkpoint nowhere", "train.py"),
     "an empty name for the checkpoint": (["--checkpoint", ""], "empty value after --checkpoint", "fill it in"),
     "a folder without checkpoints": (lambda s: ["--checkpoint", s.subfolder("empty")], "no checkpoint in", "train.py"),
-    "a folder whose only checkpoint is cut": (lambda s: ["--checkpoint", s.checkpoint(s.good_checkpoint.read_bytes()[:5000]).parent], "no checkpoint that loads", "train.py"),
+    "a folder whose only checkpoint is truncated": (lambda s: ["--checkpoint", s.checkpoint(s.good_checkpoint.read_bytes()[:5000]).parent], "no checkpoint that loads", "train.py"),
     "a name that no file system takes": (["--checkpoint", LONG], LONG, "name"),
     "a link to nothing": (lambda s: ["--checkpoint", s.link("a.pt", "gone.pt")], "a.pt", "no checkpoint"),
-    "a checkpoint nobody may read": (lambda s: ["--checkpoint", s.forbidden(s.checkpoint(lambda c: None), 0)], "checkpoint_step10.pt", "ermission", "read"),
-    "a folder nobody may enter": (lambda s: ["--checkpoint", s.forbidden(s.run(), 0)], "run", "ermission"),
-    "a cut checkpoint": (lambda s: ["--checkpoint", s.checkpoint(s.good_checkpoint.read_bytes()[:5000])], "is damaged", "use"),
+    "an unreadable checkpoint": (lambda s: ["--checkpoint", s.forbidden(s.checkpoint(lambda c: None), 0)], "checkpoint_step10.pt", "ermission", "read"),
+    "an inaccessible folder": (lambda s: ["--checkpoint", s.forbidden(s.run(), 0)], "run", "ermission"),
+    "a truncated checkpoint": (lambda s: ["--checkpoint", s.checkpoint(s.good_checkpoint.read_bytes()[:5000])], "is damaged", "use"),
     "a checkpoint of no bytes": (lambda s: ["--checkpoint", s.checkpoint(b"")], "is damaged", "use"),
     "a text as the checkpoint": (lambda s: ["--checkpoint", s.file("notes.txt")], "notes.txt is damaged", "use"),
     "a checkpoint that would run code": (lambda s: ["--checkpoint", s.checkpoint(s.bomb())], "is damaged", "use"),
@@ -514,19 +516,19 @@ GENERATE = {
     "a checkpoint with a list for its weights": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c.update(model_state_dict=[1]))], "model_state_dict cannot be used", "use an older one"),
     "a checkpoint with a word for its width": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c["model_config"].update(n_embd="wide"))], "n_embd", "wide"),
     "a checkpoint with a number for its model": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c.update(model_config=7))], "model_config cannot be used", "use an older one"),
-    "a checkpoint that says nothing of its tokenizer": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c.update(tokenizer=None))], "tokenizer cannot be used", "use an older one"),
+    "a checkpoint without tokenizer metadata": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c.update(tokenizer=None))], "tokenizer cannot be used", "use an older one"),
     # tokenizers
     "the tokenizer is missing": (lambda s: ["--checkpoint", s.checkpoint(lambda c: shutil.rmtree(s.folder / "run/tokenizer"))], "tokenizer", "missing", "should be in"),
     "the tokenizer is another": (lambda s: ["--checkpoint", s.other_tokenizer(s.run())], "fingerprints differ", "put the right one there"),
     "the tokenizer is broken": (lambda s: ["--checkpoint", s.file(s.run() / "tokenizer/tokenizer.json", "{}").parent.parent], "tokenizer", "tokenizer.json"),
 }
 
-# those that end in one line as real commands too: what a library says on its own would show there
+# also run as real commands, where the output of libraries would show
 AS_COMMANDS = {
-    "data/download.py": ("an unknown flag", "a folder as the source", "a text in cp1252", "a cut parquet file", "a hub that refuses"),
-    "data/preprocess.py": ("an empty corpus", "a broken tokenizer.json", "a name on a hub that refuses", "a tokenizer that brings code along"),
+    "data/download.py": ("an unknown flag", "a folder as the source", "a text in cp1252", "a truncated parquet file", "a hub that refuses"),
+    "data/preprocess.py": ("an empty corpus", "a broken tokenizer.json", "a name on a hub that refuses", "a tokenizer with code of its own"),
     "train.py": ("a RANK beyond the world", "a checkpoint that would run code", "a checkpoint with half of AdamW's state"),
-    "generate.py": ("a folder whose only checkpoint is cut", "a checkpoint with other shapes", "a prompt with bytes that are no text"),
+    "generate.py": ("a folder whose only checkpoint is truncated", "a checkpoint with other shapes", "a prompt with bytes that are not UTF-8"),
 }
 # fmt: on
 
@@ -534,7 +536,7 @@ TABLE = {"data/download.py": DOWNLOAD, "data/preprocess.py": PREPROCESS, "train.
 
 
 def cases(chosen: dict[str, Collection[str]]) -> list:
-    """Parameters for a test: script, flags, words."""
+    """Return the parameters of a test: script, flags, words."""
     return [
         pytest.param(script, flags, words, id=f"{script}: {claim}")
         for script in TABLE
@@ -563,7 +565,7 @@ def assert_one_line(code: int, errors: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("script", "flags", "words"), cases(TABLE))
-def test_a_mistake_is_one_line_that_says_what_to_do_and_changes_nothing(scene, capfd, script, flags, words):
+def test_user_error_is_one_line_that_says_what_to_do_and_changes_nothing(scene, capfd, script, flags, words):
     argv = scene.command(script, flags)
     before = scene.contents()
     capfd.readouterr()
@@ -575,7 +577,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do_and_changes_nothing(scene, c
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("script", "flags", "words"), cases(AS_COMMANDS))
-def test_a_mistake_in_a_real_command_is_one_line_and_code_2(scene, script, flags, words):
+def test_user_error_in_a_real_command_is_one_line_with_code_2(scene, script, flags, words):
     argv = scene.command(script, flags)
     before = scene.contents()
     done = run_script(script, *argv)

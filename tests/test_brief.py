@@ -1,7 +1,7 @@
-"""The Python API that was asked for: each call exactly as a user types it, and what it must return.
+"""The Python API of the brief: each call exactly as a user types it, and what it returns.
 
-The other test files look into each part; here the names, the order of the arguments and the types
-count. `get_config("25m")` is the real one, and what computes runs on a small model.
+The other test files cover each component; here names, order of arguments and types count.
+`get_config("25m")` is the real preset; what computes runs on a small model.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ def config() -> GPTConfig:
 
 @pytest.fixture
 def model(config) -> GPT:
-    """A model as `init_weights` leaves it, but for projections that are not zero: it looks at more
-    than the last token."""
+    """Return a model as `init_weights` makes it, with random output projections instead of zeros,
+    so that it attends to more than the last token."""
     torch.manual_seed(0)
     model = GPT(config)
     model.init_weights()
@@ -67,8 +67,8 @@ def test_get_config_returns_the_25m_preset():
     assert config == GPTConfig(68096, 8, 6, 2, 384, 1024, "SSSL")
     with torch.device("meta"):
         counts = GPT(config).num_params()
-    # by hand: a block has q, k, v, projection, two MLP matrices of 4 x width; a value embedding
-    # stands in every other layer
+    # by hand: a block has q, k, v, projection, two MLP matrices of 4 x width; every other layer has
+    # a value embedding
     q, kv, mlp, gate = 384 * 384, 384 * 128, 384 * 4 * 384, 32 * 2
     assert counts["blocks"] == 8 * (2 * q + 2 * kv + 2 * mlp) + 4 * gate
     assert counts["wte"] == counts["lm_head"] == 68096 * 384
@@ -79,7 +79,7 @@ def test_get_config_returns_the_25m_preset():
 # ---- the model
 
 
-def test_init_weights_begins_at_the_loss_of_a_uniform_guess(config, batch):
+def test_initial_loss_is_that_of_a_uniform_guess(config, batch):
     model = GPT(config)
     model.init_weights()
     idx, targets = batch
@@ -88,7 +88,7 @@ def test_init_weights_begins_at_the_loss_of_a_uniform_guess(config, batch):
     assert loss.item() == pytest.approx(math.log(VOCAB_SIZE), abs=0.01)
 
 
-def test_the_model_returns_logits_or_the_loss(model, batch):
+def test_model_returns_logits_or_the_loss(model, batch):
     idx, targets = batch
     logits = model(idx)
     loss = model(idx, targets)
@@ -109,20 +109,20 @@ def test_generate_yields_tokens_one_by_one(model):
     assert list(model.generate(tokens, max_tokens=100, temperature=0.8, seed=43)) != generated
 
 
-def test_generate_at_temperature_0_takes_the_likeliest_token(model):
+def test_generate_at_temperature_0_takes_the_most_likely_token(model):
     text = [1, 2, 3, 4, 5]
     generated = list(model.generate(text, max_tokens=20, temperature=0))
     for token in generated:
         assert token == model(torch.tensor([text]))[0, -1].argmax()
         text = [*text, token]
-    assert len(set(generated)) > 3, "it repeats itself: nothing was compared"
+    assert len(set(generated)) > 3, "too repetitive to compare anything"
 
 
 # ---- the optimizers
 
 
 def steps_of(optimizer, model, batch, updates=3) -> list[float]:
-    """The loss before each of some updates, and after the last."""
+    """Return the loss before each of some updates, and after the last."""
     losses = []
     for _ in range(updates):
         optimizer.zero_grad()
@@ -133,7 +133,7 @@ def steps_of(optimizer, model, batch, updates=3) -> list[float]:
     return [*losses, model(*batch).item()]
 
 
-def test_muon_takes_the_parameters_of_the_blocks(model, batch):
+def test_muon_updates_the_parameters_of_the_blocks(model, batch):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = Muon(model.transformer.h.parameters(), lr=0.02, momentum=0.95)
     losses = steps_of(optimizer, model, batch, updates=1)
@@ -156,7 +156,7 @@ def test_muon_keeps_its_state_by_name(model, batch):
     assert bare.state_dict()["momentum"].keys() == {str(i) for i in range(len(names))}
 
 
-def test_dist_muon_in_a_script_of_one_process_makes_the_steps_of_muon(model, batch):
+def test_dist_muon_in_a_single_process_makes_the_same_steps_as_muon(model, batch):
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     losses = steps_of(Muon(model.transformer.h.parameters(), lr=0.02), model, batch)
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -172,8 +172,8 @@ def test_dist_muon_in_a_script_of_one_process_makes_the_steps_of_muon(model, bat
 
 
 def explicit_attention(q, k, v, left):
-    """Softmax over a mask of all queries and keys, in float64; K/V heads repeated for their query
-    heads."""
+    """Return softmax attention with an explicit mask, in float64, with K/V heads repeated for their
+    query heads."""
     k, v = (x.repeat_interleave(q.shape[2] // k.shape[2], dim=2) for x in (k, v))
     scores = torch.einsum("bihd,bjhd->bhij", q.double(), k.double()) / q.shape[3] ** 0.5
     i, j = torch.arange(q.shape[1])[:, None], torch.arange(k.shape[1])[None]
@@ -203,7 +203,7 @@ def test_flash_attention_has_the_signatures_of_flash_attention_3():
 # ---- bits per byte
 
 
-def test_bits_per_byte_with_a_tokenizer_of_hugging_face(config, model, tmp_path):
+def test_bits_per_byte_with_a_hugging_face_tokenizer(config, model, tmp_path):
     folder = standin.make_tokenizer(tmp_path, vocab_size=VOCAB_SIZE)
     hf_tokenizer = AutoTokenizer.from_pretrained(folder)
     text = "भारत एक विशाल देश है। 👩‍🌾 ñ"
@@ -214,7 +214,7 @@ def test_bits_per_byte_with_a_tokenizer_of_hugging_face(config, model, tmp_path)
     bpb = evaluate_bpb(model, batches, token_bytes)
 
     assert torch.equal(token_bytes, compute_token_bytes(load_tokenizer(folder)))
-    text_bytes = len(text.encode()) + 1  # and the space that SentencePiece puts first
+    text_bytes = len(text.encode()) + 1  # and the dummy space of SentencePiece
     assert token_bytes[ids].sum() == text_bytes
     nats = -model(ids)[0].double().log_softmax(-1)[:-1].gather(1, ids[0, 1:, None]).flatten()
     assert bpb == pytest.approx(nats[:-1].sum().item() / math.log(2) / text_bytes, rel=1e-5)

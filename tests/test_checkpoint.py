@@ -1,4 +1,4 @@
-"""Checkpoints appear whole, load without running code, and the newest stay."""
+"""Checkpoints are written atomically, load without running code, and the newest are kept."""
 
 import dataclasses
 import os
@@ -20,7 +20,7 @@ RECIPE = TrainConfig(sequence_len=16, batch_size=2, total_tokens=64)
 
 
 def state(step: int) -> dict:
-    """A whole checkpoint of a very small model after its first update."""
+    """Return a complete checkpoint of a very small model after its first update."""
     torch.manual_seed(0)
     model = GPT(CONFIG)
     model.init_weights()
@@ -47,7 +47,7 @@ def steps(folder) -> list[int]:
     return [step for step, _ in ckpt.list_checkpoints(folder)]
 
 
-def test_a_checkpoint_comes_back_to_the_bit_with_weights_only(tmp_path):
+def test_checkpoint_round_trips_to_the_bit_with_weights_only(tmp_path):
     path = ckpt.save_checkpoint(tmp_path, state(8), keep=3)
     assert path.name == "checkpoint_step8.pt"
     plain = torch.load(path, weights_only=True)
@@ -59,7 +59,7 @@ def test_a_checkpoint_comes_back_to_the_bit_with_weights_only(tmp_path):
     assert loaded["metrics"] == original["metrics"]
 
 
-def test_the_newest_three_by_number_stay(tmp_path):
+def test_newest_three_checkpoints_by_number_are_kept(tmp_path):
     for step in (8000, 9000, 10000, 11000):
         ckpt.save_checkpoint(tmp_path, state(step), keep=3)
     assert steps(tmp_path) == [9000, 10000, 11000]
@@ -75,7 +75,7 @@ def test_nothing_else_is_deleted(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*foreign, "checkpoint_step3.pt"])
 
 
-def test_a_save_that_fails_leaves_the_old_ones_and_no_partial_file(tmp_path, monkeypatch):
+def test_failed_save_keeps_the_old_checkpoints_and_no_partial_file(tmp_path, monkeypatch):
     ckpt.save_checkpoint(tmp_path, state(1), keep=1)
 
     def half(obj, file):
@@ -89,7 +89,7 @@ def test_a_save_that_fails_leaves_the_old_ones_and_no_partial_file(tmp_path, mon
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint_step1.pt"]
 
 
-def test_a_damaged_checkpoint_is_never_the_newest_and_refused_by_name(tmp_path, capsys):
+def test_damaged_checkpoint_is_skipped_and_refused_by_name(tmp_path, capsys):
     ckpt.save_checkpoint(tmp_path, state(5), keep=9)
     whole = ckpt.save_checkpoint(tmp_path, state(6), keep=9).read_bytes()
     (tmp_path / "checkpoint_step6.pt").write_bytes(whole[: len(whole) // 2])
@@ -107,7 +107,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("writer", [lambda o, p: torch.save(o, p), lambda o, p: p.write_bytes(pickle.dumps(o))])
-def test_no_code_of_a_file_is_run(tmp_path, monkeypatch, writer):
+def test_loading_runs_no_code_from_the_file(tmp_path, monkeypatch, writer):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "checkpoint_step1.pt"
     writer({**state(1), "metrics": Hostile()}, path)
@@ -116,7 +116,7 @@ def test_no_code_of_a_file_is_run(tmp_path, monkeypatch, writer):
     assert not (tmp_path / "hostile_was_here").exists()
 
 
-def test_a_file_of_another_kind_or_version_is_refused(tmp_path):
+def test_file_of_another_kind_or_version_is_refused(tmp_path):
     path = tmp_path / "checkpoint_step1.pt"
     for content, message in (
         ([1, 2], "lacks"),
@@ -132,8 +132,8 @@ def test_a_file_of_another_kind_or_version_is_refused(tmp_path):
 
 
 def change(*path, to):
-    """A function that puts `to`, or what it makes of the old value, at `path` of a dict; without it
-    when `to` is None."""
+    """Return a function that sets `path` of a dict to `to`, or to what it returns for the old
+    value; if `to` is None, it deletes the key."""
 
     def apply(content: dict) -> None:
         for key in path[:-1]:
@@ -148,39 +148,39 @@ def change(*path, to):
 
 MISFITS = {
     "a weight of another shape": (change("model_state_dict", "lm_head.weight", to=lambda w: w[:-1]), "lm_head.weight"),
-    "a weight of a wild shape that takes no memory": (
+    "a weight of a huge shape that takes no memory": (
         change("model_state_dict", "lm_head.weight", to=torch.zeros(1).expand(2**40, 8)),
         "lm_head.weight",
     ),
     "a weight of another dtype": (change("model_state_dict", "lm_head.weight", to=lambda w: w.double()), "float64"),
-    "a weight of whole numbers": (change("model_state_dict", "lm_head.weight", to=lambda w: w.to(torch.int8)), "int8"),
+    "a weight of integers": (change("model_state_dict", "lm_head.weight", to=lambda w: w.to(torch.int8)), "int8"),
     "a complex weight": (change("model_state_dict", "lm_head.weight", to=lambda w: w.to(torch.complex64)), "complex64"),
     "a sparse weight": (change("model_state_dict", "lm_head.weight", to=lambda w: w.to_sparse()), "sparse"),
     "a word for a weight": (change("model_state_dict", "lm_head.weight", to="heavy"), "lm_head.weight is a str"),
-    "a weight too few": (change("model_state_dict", "lm_head.weight", to=None), "lm_head.weight is missing"),
-    "a weight too many": (lambda s: s["model_state_dict"].update(spy=torch.zeros(2)), "spy"),
+    "a missing weight": (change("model_state_dict", "lm_head.weight", to=None), "lm_head.weight is missing"),
+    "an extra weight": (lambda s: s["model_state_dict"].update(spy=torch.zeros(2)), "spy"),
     "a moment of another shape": (change("optimizers", "adamw", "lm_head.weight", "exp_avg_sq", to=lambda w: w.t()), "exp_avg_sq"),
-    "a moment too few": (change("optimizers", "adamw", "lm_head.weight", "exp_avg", to=None), "exp_avg"),
+    "a missing moment": (change("optimizers", "adamw", "lm_head.weight", "exp_avg", to=None), "exp_avg"),
     "a count of steps for each column": (change("optimizers", "adamw", "lm_head.weight", "step", to=torch.zeros(8)), "lm_head.weight step"),
-    "a parameter too few in AdamW": (change("optimizers", "adamw", "lm_head.weight", to=None), "lm_head.weight"),
+    "a missing parameter in AdamW": (change("optimizers", "adamw", "lm_head.weight", to=None), "lm_head.weight"),
     "no Muon": (change("optimizers", "muon", to=None), "muon"),
     "momentum of another dtype": (change("optimizers", "muon", "momentum", "transformer.h.0.attn.c_q.weight", to=lambda w: w.half()), "float16"),
     "a word for the loss scale": (change("optimizers", "loss_scale", "value", to="large"), "loss_scale value"),
-    "random numbers of another kind": (change("rng", "torch", to=lambda r: r.float()), "rng torch"),
-    "random numbers that are none": (change("rng", "torch", to=lambda r: torch.full_like(r, 255)), "state"),
+    "a random state of another dtype": (change("rng", "torch", to=lambda r: r.float()), "rng torch"),
+    "an invalid random state": (change("rng", "torch", to=lambda r: torch.full_like(r, 255)), "state"),
     "a word for a count": (change("metrics", "skipped", to="few"), "metrics skipped"),
-    "a word for a figure": (change("metrics", "latest", "loss", to="low"), "metrics latest loss"),
-    "no figures": (change("metrics", to={}), "metrics"),
+    "a word for a metric": (change("metrics", "latest", "loss", to="low"), "metrics latest loss"),
+    "no metrics": (change("metrics", to={}), "metrics"),
     "more layers than tensors": (change("model_config", "n_layer", to=10**9), "n_layer is 1000000000"),
-    "a width beyond all numbers": (change("model_config", "n_embd", to=2**62), "does not fit"),
+    "an impossible width": (change("model_config", "n_embd", to=2**62), "does not fit"),
     "an unknown setting": (lambda s: s["train_config"].update(seeed=1), "seeed"),
-    "tokens that are not its steps'": (change("tokens_seen", to=7), "step 6"),
+    "tokens that do not match the step": (change("tokens_seen", to=7), "step 6"),
     "a negative step": (lambda s: s.update(step=-6, tokens_seen=-6 * 32), "step -6"),
 }
 
 
 @pytest.mark.parametrize("claim", MISFITS)
-def test_what_does_not_fit_its_own_configuration_is_refused_by_name_and_never_the_newest(tmp_path, capsys, claim):
+def test_content_that_does_not_fit_its_configuration_is_refused_and_skipped(tmp_path, capsys, claim):
     damage, words = MISFITS[claim]
     ckpt.save_checkpoint(tmp_path, state(5), keep=9)
     damaged = state(6)
@@ -195,7 +195,7 @@ def test_what_does_not_fit_its_own_configuration_is_refused_by_name_and_never_th
     assert "notice: skipped" in capsys.readouterr().out
 
 
-def test_the_halves_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
+def test_partial_files_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
     halves = ["checkpoint_step7.pt.tmp", "model.pt.tmp", "metrics.jsonl.tmp", "curves.png.tmp"]
     others = ["notes.tmp", "my_checkpoint_step7.pt.tmp", "checkpoint_step7.pt", "model.pt"]
     for name in [*halves, *others]:
@@ -204,7 +204,7 @@ def test_the_halves_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
 
 
-def test_a_checkpoint_that_somebody_reads_on_windows_goes_with_the_next_save(tmp_path, monkeypatch):
+def test_checkpoint_in_use_on_windows_is_deleted_at_the_next_save(tmp_path, monkeypatch):
     ckpt.save_checkpoint(tmp_path, state(1), keep=1)
     unlink = ckpt.Path.unlink
 
@@ -221,7 +221,7 @@ def test_a_checkpoint_that_somebody_reads_on_windows_goes_with_the_next_save(tmp
     assert steps(tmp_path) == [3]
 
 
-def test_an_empty_folder_has_no_newest_checkpoint(tmp_path):
+def test_empty_folder_has_no_newest_checkpoint(tmp_path):
     assert ckpt.newest_checkpoint(tmp_path) is None
     assert ckpt.newest_checkpoint(tmp_path / "nowhere") is None
     with pytest.raises(UserError, match="train one first"):

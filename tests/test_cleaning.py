@@ -1,4 +1,4 @@
-"""The rules of --clean: what each takes, what none may take, and the counts."""
+"""The rules of --clean: what each removes, what none may remove, and the counts."""
 
 import random
 import unicodedata
@@ -21,14 +21,14 @@ def clean(text: str) -> tuple[str | None, dict[str, int]]:
     "text",
     [
         GOOD,
-        GOOD + "\n\n\tक्‍या और न्‌ह, 2024 में १२३ रुपये 👩‍🌾 €!",  # joiners, an emoji of three, both kinds of digits, tab and empty line
+        GOOD + "\n\n\tक्‍या और न्‌ह, 2024 में १२३ रुपये 👩‍🌾 €!",  # joiners, an emoji of three code points, both kinds of digits, tab and empty line
         GOOD + " The river is long.",
         GOOD + " \ufffd" if len(GOOD) > 1000 else GOOD,
         GOOD.replace("।", "॥"),
         "ॐ " * 40 + GOOD,
     ],
 )
-def test_good_hindi_stays_as_it_is(text):
+def test_good_hindi_is_unchanged(text):
     assert clean(text) == (text, {})
 
 
@@ -38,11 +38,11 @@ def test_good_hindi_stays_as_it_is(text):
         ("\ufeff" + GOOD, GOOD, "control characters"),
         (GOOD + "\r\nदो\rतीन", GOOD + "\nदो\nतीन", "control characters"),
         (GOOD[:20] + "\x00\x1b\u200b\u200e\u00ad" + GOOD[20:], GOOD, "control characters"),
-        (GOOD.replace("ड़", "\u095c"), GOOD, "not NFC"),  # the one letter that NFC parts
+        (GOOD.replace("ड़", "\u095c"), GOOD, "not NFC"),  # a letter that NFC decomposes
         (unicodedata.normalize("NFD", GOOD + " café"), GOOD + " café", "not NFC"),
     ],
 )
-def test_a_text_is_mended(text, mended, rule):
+def test_text_is_repaired(text, mended, rule):
     assert clean(text) == (mended, {rule: 1})
 
 
@@ -59,17 +59,17 @@ def test_a_text_is_mended(text, mended, rule):
         ("होम | संपर्क", "too short"),
     ],
 )
-def test_a_text_is_dropped(text, rule):
+def test_text_is_dropped(text, rule):
     result, counts = clean(text)
     assert result is None
     assert counts[rule] == 1
 
 
-def test_digits_and_punctuation_are_no_letters_of_another_script():
+def test_digits_and_punctuation_do_not_count_as_another_script():
     assert clean(GOOD + " 1234567890" * 30)[0] is not None
 
 
-def test_duplicates_are_those_of_the_cleaned_text_and_also_of_an_earlier_start():
+def test_duplicates_are_found_after_cleaning_and_across_a_resume():
     cleaner = Cleaner()
     assert [cleaner(text) is None for text in (GOOD, GOOD + "\r", GOOD + " ", GOOD)] == [False, False, False, True]
     assert cleaner("\ufeff" + GOOD) is None
@@ -79,7 +79,7 @@ def test_duplicates_are_those_of_the_cleaned_text_and_also_of_an_earlier_start()
     assert again(GOOD) is None
 
 
-def test_the_bytes_of_all_rules_are_the_bytes_that_went():
+def test_byte_counts_of_all_rules_add_up_to_the_bytes_removed():
     rng = random.Random(0)
     texts = [GOOD[rng.randrange(40) :] + rng.choice(["", "\x00", "\u095c", MOJIBAKE, "\r\n", " hello" * 60]) for _ in range(300)]
     cleaner = Cleaner()
@@ -94,7 +94,7 @@ def test_the_bytes_of_all_rules_are_the_bytes_that_went():
     assert sum(value for key, value in cleaner.facts().items() if key.endswith("bytes")) == size
 
 
-def test_the_set_of_texts_is_a_set():
+def test_text_set_behaves_like_a_set():
     rng, seen, known = random.Random(1), Seen(), set()
     for _ in range(20_000):
         text = str(rng.randrange(9_000))

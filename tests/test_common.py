@@ -1,4 +1,4 @@
-"""The device, and that no command loads torch before it has parsed its flags."""
+"""Devices, and that no command loads torch before it has parsed its flags."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from nano_hindi import common
 from nano_hindi.errors import UserError
 
 
-def test_a_device_that_is_not_there_is_refused():
+def test_missing_device_is_refused():
     import torch
 
     with pytest.raises(UserError, match="use cpu or cuda"):
@@ -18,8 +18,8 @@ def test_a_device_that_is_not_there_is_refused():
 
 
 @pytest.mark.parametrize("script", ["train.py", "generate.py", "data/download.py", "data/preprocess.py"])
-def test_help_needs_no_heavy_import(script):
-    """Start-up under a second, said without a clock: none of the slow packages is loaded."""
+def test_help_imports_no_heavy_library(script):
+    """Start-up below a second, checked without a clock: none of the slow packages is loaded."""
     code = f"import runpy, sys; sys.argv = [{script!r}, '--help']\ntry: runpy.run_path({script!r}, run_name='__main__')\nexcept SystemExit: pass\n"
     code += "print(sorted({'torch', 'transformers', 'datasets', 'pyarrow', 'matplotlib', 'wandb'} & set(sys.modules)))"
     output = run_script("-c", code)

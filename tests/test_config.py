@@ -36,13 +36,13 @@ def saved(preset="25m", **train):
     }
 
 
-def test_the_default_run_is_1907_updates_and_7628_steps():
+def test_default_run_has_1907_updates_and_7628_steps():
     train = get_train_config("25m")
     assert (train.batch_size * train.sequence_len, train.tokens_per_update, train.sequences_per_update) == (65_536, 262_144, 256)
     assert (train.updates, train.steps) == (1907, 7628)
 
 
-def test_the_users_defaults_are_the_defaults():
+def test_defaults_are_those_of_the_brief():
     model, train = GPTConfig(), TrainConfig()
     assert dataclasses.astuple(model) == (68096, 8, 6, 2, 384, 1024, "SSSL", 8)
     expected = dict(
@@ -69,20 +69,20 @@ def test_a_budget_below_one_update_is_one_update():
 
 
 @pytest.mark.parametrize("accumulation", [1, 3, 4])
-def test_an_interval_acts_once_for_every_mark_at_the_first_boundary_at_or_after_it(accumulation):
+def test_interval_is_due_once_per_multiple_at_the_first_update_at_or_after_it(accumulation):
     train = TrainConfig(gradient_accumulation_steps=accumulation, total_tokens=65_536 * accumulation * 50)
     due = [update * accumulation for update in range(1, train.updates) if train.is_due(10, update)]
     marks = range(10, due[-1] + 1, 10)
     assert due == sorted({-(-mark // accumulation) * accumulation for mark in marks})
 
 
-def test_the_end_of_a_run_is_always_due_and_interval_zero_is_due_only_there():
+def test_interval_is_due_at_the_end_of_a_run_and_interval_0_only_there():
     train = TrainConfig(total_tokens=262_144 * 7)
     assert [update for update in range(1, 8) if train.is_due(0, update)] == [7]
     assert train.is_due(1_000_000, 7)
 
 
-def test_a_warm_up_longer_than_a_fifth_of_the_run_is_shortened():
+def test_warmup_longer_than_a_fifth_of_the_run_is_shortened():
     short, long = TrainConfig(total_tokens=262_144 * 100), TrainConfig()
     assert short.warmup_updates == 20
     assert long.warmup_updates == 250
@@ -90,7 +90,7 @@ def test_a_warm_up_longer_than_a_fifth_of_the_run_is_shortened():
     assert "over 1,000 steps," in long.schedule_text
 
 
-def test_an_unknown_schedule_is_refused_with_the_names():
+def test_unknown_schedule_is_refused_with_the_valid_names():
     with pytest.raises(UserError, match="'linear'; choose one of cosine, plateau"):
         configs_for_new_run(parse("--lr_schedule", "linear"), None)
 
@@ -103,22 +103,22 @@ def test_constant_share_is_refused_where_it_has_no_effect():
             configs(parse("--constant_share", "0.4"), other)
 
 
-def test_world_sizes_that_do_not_divide_the_update_are_refused_with_those_that_do():
+def test_world_size_that_does_not_divide_the_batch_is_refused_with_valid_ones():
     train = TrainConfig(batch_size=3, gradient_accumulation_steps=2)
     assert [train.sequences_per_rank(n) for n in (1, 2, 3, 6)] == [6, 3, 2, 1]
     with pytest.raises(UserError, match="1, 2, 3, 6"):
         train.sequences_per_rank(4)
 
 
-def test_windows_are_tiled_and_the_last_layer_sees_everything():
+def test_window_pattern_is_tiled_and_the_last_layer_has_the_full_window():
     assert GPTConfig().windows == (128, 128, 128, 1024, 128, 128, 128, 1024)
     assert GPTConfig(n_layer=2, window_pattern="S", short_window_divisor=4).windows == (256, 1024)
     assert GPTConfig(n_layer=5, window_pattern="LS").windows == (1024, 128, 1024, 128, 1024)
-    assert GPTConfig(sequence_len=4).windows == (1, 1, 1, 4, 1, 1, 1, 4), "a query sees itself at least"
+    assert GPTConfig(sequence_len=4).windows == (1, 1, 1, 4, 1, 1, 1, 4), "a query attends at least to itself"
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_second_layer_has_a_value_embedding_and_the_last_one_always(name):
+def test_every_second_layer_and_the_last_have_a_value_embedding(name):
     config = get_config(name)
     layers = config.value_embedding_layers
     assert layers[-1] == config.n_layer - 1
@@ -127,11 +127,11 @@ def test_every_second_layer_has_a_value_embedding_and_the_last_one_always(name):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_model_and_recipe_of_a_preset_agree_on_the_sequence_length(name):
+def test_model_and_train_config_of_a_preset_agree_on_the_sequence_length(name):
     assert get_config(name).sequence_len == get_train_config(name).sequence_len
 
 
-def test_an_unknown_preset_is_refused_with_the_names():
+def test_unknown_preset_is_refused_with_the_valid_names():
     for get in (get_config, get_train_config):
         with pytest.raises(UserError, match="25m, 40m, 50m, tiny"):
             get("26m")
@@ -151,7 +151,7 @@ def test_an_unknown_preset_is_refused_with_the_names():
         {"n_embd": 18, "n_head": 6, "n_kv_head": 6},  # heads of odd width cannot be rotated
     ],
 )
-def test_a_model_that_cannot_be_built_is_refused(wrong):
+def test_invalid_model_config_is_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         GPTConfig(**wrong)
 
@@ -161,12 +161,12 @@ def test_a_model_that_cannot_be_built_is_refused(wrong):
     [{"batch_size": 0}, {"muon_lr": -1.0}, {"muon_lr": float("nan")}, {"total_tokens": 0}, {"device_batch_size": 0}, {"device_batch_size": "many"},
      {"adamw_beta2": 1.0}, {"min_lr_ratio": 2.0}, {"constant_share": 1.5}, {"log_interval": -1}, {"keep_checkpoints": 0}],
 )  # fmt: skip
-def test_a_recipe_that_makes_no_run_is_refused(wrong):
+def test_invalid_train_config_is_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         TrainConfig(**wrong)
 
 
-def test_every_field_is_a_flag_with_a_meaning_and_the_type_of_its_default():
+def test_every_field_is_a_flag_with_help_and_the_type_of_its_default():
     for cls in (GPTConfig, TrainConfig):
         for f in dataclasses.fields(cls):
             args = parse(f"--{f.name}", "7" if f.type != "str" else "SL")
@@ -174,7 +174,7 @@ def test_every_field_is_a_flag_with_a_meaning_and_the_type_of_its_default():
             assert f.metadata["help"]
 
 
-def test_flag_beats_preset_beats_default():
+def test_flags_override_presets_and_presets_override_defaults():
     model, train = configs_for_new_run(parse("--config", "40m", "--n_layer", "3", "--muon_lr", "0.5", "--device_batch_size", "2"), None)
     assert (model.n_layer, model.n_embd, model.n_kv_head) == (3, 512, 2)
     assert (train.muon_lr, train.total_tokens, train.batch_size, train.device_batch_size) == (0.5, 800_000_000, 64, 2)
@@ -185,38 +185,38 @@ def test_one_flag_sets_the_sequence_length_of_model_and_data():
     assert model.sequence_len == train.sequence_len == 128
 
 
-def test_the_vocabulary_is_the_datas():
+def test_vocab_size_is_taken_from_the_data():
     assert configs_for_new_run(parse(), 1000)[0].vocab_size == 1000
     assert configs_for_new_run(parse("--vocab_size", "1000"), 1000)[0].vocab_size == 1000
     with pytest.raises(UserError, match="1000"):
         configs_for_new_run(parse("--vocab_size", "999"), 1000)
 
 
-def test_a_resumed_run_keeps_its_configuration_and_takes_new_intervals_and_budget():
+def test_resume_keeps_the_configuration_and_takes_new_intervals_and_budget():
     model, train = configs_for_resumed_run(parse("--eval_interval", "7", "--total_tokens", "9999999"), saved(muon_lr=0.3))
     assert (train.muon_lr, train.eval_interval, train.total_tokens) == (0.3, 7, 9_999_999)
     assert model == get_config("25m")
     assert configs_for_resumed_run(parse("--config", "25m", "--muon_lr", "0.3"), saved(muon_lr=0.3))[1].muon_lr == 0.3
 
 
-def test_a_resumed_run_refuses_every_other_difference_by_name():
+def test_resume_refuses_every_other_changed_flag_by_name():
     with pytest.raises(UserError, match=r"--config 40m.*--n_layer 9 .*checkpoint: 8.*--seed 1 "):
         configs_for_resumed_run(parse("--config", "40m", "--n_layer", "9", "--seed", "1", "--log_interval", "1"), saved())
 
 
-def test_a_checkpoint_older_than_a_field_keeps_what_its_run_had():
+def test_checkpoint_older_than_a_field_keeps_the_value_of_its_run():
     old = saved()
     del old["model_config"]["short_window_divisor"]
     del old["train_config"]["lr_schedule"]  # the version whose only schedule was plateau
     model, train = configs_for_resumed_run(parse(), old)
     assert model.windows == (256, 256, 256, 1024, 256, 256, 256, 1024)
     assert train.lr_schedule == "plateau"
-    del old["train_config"]["constant_share"]  # the versions before, whose only schedule was a cosine
+    del old["train_config"]["constant_share"]  # earlier versions, whose only schedule was a cosine
     assert configs_for_resumed_run(parse(), old)[1].lr_schedule == "cosine"
     with pytest.raises(UserError, match=r"--lr_schedule plateau \(checkpoint: cosine\)"):
         configs_for_resumed_run(parse("--lr_schedule", "plateau"), old)
 
 
-def test_a_configuration_of_another_version_is_refused_by_name():
+def test_config_from_another_version_is_refused_by_name():
     with pytest.raises(UserError, match="n_experts"):
         from_dict(GPTConfig, {**dataclasses.asdict(GPTConfig()), "n_experts": 8})

@@ -1,4 +1,4 @@
-"""Numbers, time spans and progress as people read them. test_report.py has the status line."""
+"""Numbers, durations and progress as shown to people. test_report.py tests the status line."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from nano_hindi.console import Progress, count, duration
     ("n", "text"),
     [(0, "0"), (999, "999"), (1000, "1.00 k"), (9_999, "10.0 k"), (12_582_912, "12.6 M"), (500_000_000, "500 M"), (999_900_000, "1.00 B")],
 )
-def test_counts_have_three_digits(n, text):
+def test_counts_have_three_significant_digits(n, text):
     assert count(n) == text
 
 
@@ -18,7 +18,7 @@ def test_durations_have_two_units(seconds, text):
     assert duration(seconds) == text
 
 
-def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys):
+def test_progress_prints_plain_lines_without_a_terminal(capsys):
     with Progress(100, "tokens", "reading", quiet_seconds=0) as progress:
         progress.update(40)
         progress.update(60, documents=3)

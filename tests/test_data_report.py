@@ -1,5 +1,5 @@
-"""The report of data/preprocess.py: its figures are those of the token files, counted another way,
-and its page shows every token of a document."""
+"""The report of data/preprocess.py: its figures equal those of the token files, counted another
+way, and its page shows every token of a document."""
 
 import html
 import re
@@ -30,7 +30,7 @@ def prepared(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("block", [7, 64, 1000, 2**22])
-def test_a_pass_in_blocks_finds_every_document_whole(prepared, monkeypatch, block):
+def test_scan_in_blocks_finds_every_document_whole(prepared, monkeypatch, block):
     monkeypatch.setattr(data_report, "BLOCK", block)
     info = check_data(prepared)
     tokens = TokenFile(prepared / "train.bin", info.vocab_size).tokens
@@ -45,7 +45,7 @@ def test_a_pass_in_blocks_finds_every_document_whole(prepared, monkeypatch, bloc
     assert all(ids in documents for ids in data_report.scan_tokens(tokens, info, seed=1).sample)
 
 
-def test_the_page_shows_all_tokens_of_a_document_and_no_character_is_broken(prepared):
+def test_page_shows_all_tokens_of_a_document_and_no_broken_character(prepared):
     tokenizer = check_data(prepared).tokenizer
     for text in [*HARD, *standin.documents(20)]:
         ids = tokenizer.document(tokenizer.encode_batch([text])[0])
@@ -55,13 +55,13 @@ def test_the_page_shows_all_tokens_of_a_document_and_no_character_is_broken(prep
         assert html.unescape(re.sub(r"<[^>]*>", "", plain)).removeprefix(" ") == text
 
 
-def test_a_character_that_is_cut_is_shown_as_broken(prepared):
+def test_character_split_between_tokens_is_marked_as_broken(prepared):
     tokenizer = check_data(prepared).tokenizer
     ids = tokenizer.encode_batch(["漢"])[0]
     assert "\ufffd" in data_report.marked(tokenizer, [*ids[:-1], tokenizer.eos_id])
 
 
-def test_the_same_data_give_the_same_report(prepared):
+def test_same_data_give_the_same_report(prepared):
     names = ["report.html", "report_document_lengths.png", "report_piece_lengths.png", "report_scripts.png", "report_tokens_per_word.png"]
     assert sorted(path.name for path in prepared.glob("report*")) == names
     before = (prepared / "report.html").read_bytes()
@@ -75,5 +75,5 @@ def test_the_same_data_give_the_same_report(prepared):
     ("characters", "script"),
     [("क़ी", "Devanagari"), ("Aé", "Latin"), ("७7", "digits"), ("漢", "other letters"), ("।,👍", "punctuation and signs"), (" \n\u200d", None)],
 )
-def test_a_character_belongs_to_its_script(characters, script):
+def test_characters_are_assigned_to_their_script(characters, script):
     assert {data_report.script_of(character) for character in characters} == {script}

@@ -1,5 +1,5 @@
-"""Batches: every window once per epoch, a pure function of (seed, position); the prepared data is
-held against its metadata."""
+"""Batches: every window once per epoch, a pure function of (seed, position); prepared data is
+checked against its metadata."""
 
 import json
 from itertools import pairwise
@@ -20,7 +20,8 @@ T, VOCAB = 8, 1000
 
 @pytest.fixture(scope="module")
 def token_file(tmp_path_factory):
-    """37 windows of 8 and 5 tokens over; every token differs from its neighbours."""
+    """Return a file of 37 windows of 8 and 5 tokens more; every token differs from its
+    neighbours."""
     return write_tokens(tmp_path_factory.mktemp("tokens") / "train.bin", np.arange(37 * T + 6) * 7 % VOCAB)
 
 
@@ -40,7 +41,7 @@ def loader(path, seed=1):
 # ---- training windows
 
 
-def test_an_epoch_holds_every_window_exactly_once_and_targets_are_the_next_tokens(token_file):
+def test_epoch_has_every_window_exactly_once_and_targets_are_the_next_tokens(token_file):
     tokens, windows = raw(token_file), loader(token_file)
     assert windows.num_windows == 37
     for epoch in range(3):
@@ -53,11 +54,11 @@ def test_an_epoch_holds_every_window_exactly_once_and_targets_are_the_next_token
         assert torch.equal(x[:, 1:], y[:, :-1])
 
 
-def test_the_last_window_uses_the_last_token_of_the_file(tmp_path):
+def test_last_window_uses_the_last_token_of_the_file(tmp_path):
     x, y = loader(write_tokens(tmp_path / "t.bin", range(2 * T + 1))).batch(0, 2)
     assert sorted(y[:, -1].tolist()) == [T, 2 * T]
     assert sorted(x[:, 0].tolist()) == [0, T]
-    assert loader(write_tokens(tmp_path / "t.bin", range(2 * T))).num_windows == 1  # no token is left to be the second one's last target
+    assert loader(write_tokens(tmp_path / "t.bin", range(2 * T))).num_windows == 1  # no token is left for the last target of the second
 
 
 def test_orders_differ_by_seed_and_by_epoch_and_are_shuffled(token_file):
@@ -69,14 +70,15 @@ def test_orders_differ_by_seed_and_by_epoch_and_are_shuffled(token_file):
     assert not torch.equal(loader(token_file, seed=1).batch(0, 37)[0], loader(token_file, seed=2).batch(0, 37)[0])
 
 
-def test_the_order_is_the_same_for_good():
-    """A resumed run must find the order of the run it goes on with, whatever NumPy is installed."""
+def test_order_never_changes():
+    """A resumed run must continue in the order of the interrupted run, whatever NumPy is
+    installed."""
     words = np.random.PCG64(np.random.SeedSequence([42, 3])).random_raw(9)
     assert epoch_order(9, 42, 3).tolist() == sorted(range(9), key=lambda i: int(words[i]))
     assert epoch_order(9, 42, 3).tolist() == [0, 8, 6, 5, 1, 3, 7, 4, 2]
 
 
-def test_a_batch_is_its_windows_one_by_one_also_across_epochs(token_file):
+def test_batch_equals_its_windows_one_by_one_also_across_epochs(token_file):
     windows = loader(token_file)
     for start, count in ((0, 5), (30, 20), (35, 100), (36, 1), (74, 3), (3700, 40)):
         x, y = windows.batch(start, count)
@@ -86,7 +88,7 @@ def test_a_batch_is_its_windows_one_by_one_also_across_epochs(token_file):
         assert torch.equal(y, torch.cat([b for _, b in singles]))
 
 
-def test_what_was_read_before_does_not_matter(token_file):
+def test_batch_does_not_depend_on_earlier_reads(token_file):
     fresh, used = loader(token_file), loader(token_file)
     for start in (0, 500, 30, 36, 1000):
         used.batch(start, 10)
@@ -94,13 +96,13 @@ def test_what_was_read_before_does_not_matter(token_file):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
-def test_any_number_of_ranks_reads_the_same_stream(token_file, world_size):
+def test_any_world_size_reads_the_same_stream(token_file, world_size):
     whole, share = loader(token_file).batch(24, 24)[0], 24 // world_size
     parts = [loader(token_file).batch(24 + rank * share, share)[0] for rank in range(world_size)]
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_an_id_outside_the_vocabulary_never_reaches_the_model(tmp_path):
+def test_id_outside_the_vocabulary_never_reaches_the_model(tmp_path):
     tokens = np.arange(5 * T + 1)
     tokens[3 * T + 2] = VOCAB
     path = write_tokens(tmp_path / "train.bin", tokens)
@@ -108,14 +110,14 @@ def test_an_id_outside_the_vocabulary_never_reaches_the_model(tmp_path):
         loader(path).batch(0, 5)
     with pytest.raises(UserError, match=f"id {VOCAB}"):
         list(val_batches(path, T, 2, 10**6, VOCAB))
-    tokens[3 * T + 2] = 2**32 - 1  # would be -1 if it were read as a signed number
+    tokens[3 * T + 2] = 2**32 - 1  # -1 if read as a signed integer
     with pytest.raises(UserError, match="id 4294967295"):
         loader(write_tokens(path, tokens)).batch(0, 5)
     tokens[3 * T + 2] = VOCAB - 1
     loader(write_tokens(path, tokens)).batch(0, 5)
 
 
-def test_a_damaged_or_short_file_is_an_error_that_says_what_to_do(tmp_path):
+def test_damaged_or_short_file_is_an_error_that_says_what_to_do(tmp_path):
     path = tmp_path / "train.bin"
     with pytest.raises(UserError, match=r"missing; run data/download\.py and data/preprocess\.py"):
         loader(path)
@@ -148,7 +150,7 @@ def test_validation_reads_every_target_once_in_file_order(tmp_path, length, eval
     assert all(len(a) <= batch_size for a, _ in batches)
 
 
-def test_a_target_has_the_same_context_whatever_the_batch_and_world_size(tmp_path):
+def test_target_has_the_same_context_for_any_batch_and_world_size(tmp_path):
     path = write_tokens(tmp_path / "val.bin", np.arange(1, 7 * T))
     rows = set()
     for batch_size, world_size in ((1, 1), (4, 1), (3, 2), (64, 5)):
@@ -158,7 +160,7 @@ def test_a_target_has_the_same_context_whatever_the_batch_and_world_size(tmp_pat
     assert len(rows) == 1
 
 
-def test_batches_of_a_rank_have_one_shape(tmp_path):
+def test_batches_of_a_rank_have_the_same_shape(tmp_path):
     path = write_tokens(tmp_path / "val.bin", np.arange(10 * T + 3))
     assert {tuple(x.shape) for x, _ in val_batches(path, T, 4, 10**6, VOCAB)} == {(4, T)}
     assert {tuple(x.shape) for x, _ in val_batches(path, T, 4, 10**6, VOCAB, 4, 5)} == {(3, T)}
@@ -167,7 +169,7 @@ def test_batches_of_a_rank_have_one_shape(tmp_path):
 # ---- metadata
 
 
-def test_metadata_comes_back(tmp_path):
+def test_metadata_round_trip(tmp_path):
     facts = {"tokenizer": "C:\\a: b\\टोकन", "fingerprint": "ab12", "train_tokens": 12_000_000_000, "fertility": 1.3125}
     write_metadata(tmp_path / "m.txt", facts)
     assert read_metadata(tmp_path / "m.txt") == {key: str(value) for key, value in facts.items()}
@@ -175,7 +177,7 @@ def test_metadata_comes_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m.txt"]
 
 
-def test_a_file_that_is_no_metadata_is_refused(tmp_path):
+def test_file_that_is_not_metadata_is_refused(tmp_path):
     with pytest.raises(UserError, match="missing"):
         read_metadata(tmp_path / "none.txt")
     for content in (b"no colon here\n", b"a: \xff\n"):
@@ -186,7 +188,7 @@ def test_a_file_that_is_no_metadata_is_refused(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """What data/preprocess.py leaves behind, made here by other means."""
+    """Return a folder like the output of data/preprocess.py, made here by other means."""
     folder = tmp_path / "data"
     tokenizer = load_tokenizer(standin.make_tokenizer(tmp_path / "standin"))
     tokenizer.save(folder / "tokenizer")
@@ -198,7 +200,7 @@ def folder(tmp_path):
     return folder
 
 
-def test_good_data_is_described(folder):
+def test_valid_data_is_described(folder):
     data = check_data(folder)
     assert (data.vocab_size, data.bos_id, data.eos_id, data.train_tokens, data.val_tokens) == (640, 1, 2, 100, 50)
     assert (data.train_documents, data.train_bytes, data.val_documents, data.val_bytes, data.fertility) == (9, 400, 3, 200, 1.5)
@@ -207,25 +209,25 @@ def test_good_data_is_described(folder):
 
 
 @pytest.mark.parametrize("name", ["train.bin", "val.bin", "preprocess_meta.txt"])
-def test_a_missing_file_is_named(folder, name):
+def test_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(UserError, match=rf"{name} is missing; run data/download\.py and data/preprocess\.py"):
         check_data(folder)
 
 
-def test_a_cut_file_is_named(folder):
+def test_truncated_file_is_named(folder):
     write_tokens(folder / "train.bin", range(99))
     with pytest.raises(UserError, match=r"train\.bin has 396 bytes, but .* 100 tokens.*run data/preprocess\.py again"):
         check_data(folder)
 
 
-def test_a_foreign_or_missing_tokenizer_is_refused(folder, tmp_path):
+def test_other_or_missing_tokenizer_is_refused(folder, tmp_path):
     standin.make_tokenizer(folder / "tokenizer", vocab_size=639)
     with pytest.raises(UserError, match=r"tokenizer is not the tokenizer that the data was made with \(standin\)"):
         check_data(folder)
     standin.make_tokenizer(folder / "tokenizer")
     check_data(folder)
-    path = folder / "tokenizer" / "tokenizer.json"  # the same pieces, another order of merges: only the ids of a text tell
+    path = folder / "tokenizer" / "tokenizer.json"  # the same vocabulary, another order of merges: only the ids of a text differ
     description = json.loads(path.read_text(encoding="utf-8"))
     description["model"]["merges"] = description["model"]["merges"][:50]
     path.write_text(json.dumps(description), encoding="utf-8")

@@ -1,5 +1,5 @@
-"""One run on several processes: the same updates, one crossing of each gradient, processes that die
-or differ, several machines. All jobs are torchrun's own."""
+"""Runs on several ranks: the same updates, one transfer of each gradient, ranks that die or differ,
+several machines. All jobs run under torchrun itself."""
 
 import contextlib
 import json
@@ -38,12 +38,12 @@ FIFTY = [
     "--grad_clip",
     "0.35",
     "--adamw_eps",
-    "1e-5",  # else AdamW makes a full step where a gradient is nothing but rounding, and how sums are ordered decides its sign
+    "1e-5",  # else AdamW makes a full step where a gradient is only rounding error, whose sign depends on the order of summation
 ]
 
 
 class Job:
-    """A command and all the processes it starts; none is left at the end of the `with` block."""
+    """A command and all the processes it starts; all end with the `with` block."""
 
     def __init__(self, argv: list, records: Path, **env: str):
         self.argv, self.records = [str(x) for x in argv], records
@@ -61,12 +61,12 @@ class Job:
         if exc_info[0] is not None:
             print(self.said())
         self.launched.__exit__(*exc_info)
-        for path in (self.records / "pids").glob("*"):  # torchrun makes each of its processes a session of its own
+        for path in (self.records / "pids").glob("*"):  # torchrun gives each of its processes a session of its own
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(path.name), signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
 
     def wait(self) -> str:
-        """Wait until torchrun ends. Returns what the job has said."""
+        """Wait until torchrun ends. Returns the job's output."""
         self.process.wait(PATIENCE)
         return self.said()
 
@@ -94,7 +94,8 @@ def last(folder: Path) -> dict:
 
 
 def distance(a: dict, b: dict) -> float:
-    """Of the weights of two checkpoints, against the length of the first's."""
+    """Return the distance between the weights of two checkpoints, relative to the norm of the
+    first."""
     first, second = (torch.cat([w.double().flatten() for w in state["model_state_dict"].values()]) for state in (a, b))
     return float((first - second).norm() / first.norm())
 
@@ -105,7 +106,7 @@ def assert_equal_weights(a: dict, b: dict) -> None:
 
 @pytest.fixture(scope="module")
 def alone(data_dir, tmp_path_factory) -> Path:
-    """The folder of the run on one process."""
+    """Return the folder of the run on one rank."""
     folder = tmp_path_factory.mktemp("alone")
     assert train.main([*FIFTY, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder)]) == 0
     return folder
@@ -113,8 +114,8 @@ def alone(data_dir, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def together(data_dir, tmp_path_factory):
-    """The same run on so many processes, one sequence at a time: its folder, and what each rank
-    wrote down."""
+    """Return a function that makes the same run on `processes` ranks, one sequence at a time: its
+    folder, and the record of each rank."""
     done = {}
 
     def run(processes: int) -> tuple[Path, list[dict]]:
@@ -132,12 +133,12 @@ def together(data_dir, tmp_path_factory):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_fifty_updates_agree_within_float32_rounding(alone, together, data_dir, tmp_path, processes):
-    """The yardstick of rounding: one process that sums the same gradients in another order."""
+    """The reference for rounding: one rank that sums the same gradients in another order."""
     folder, _ = together(processes)
     assert train.main([*FIFTY, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), "--device_batch_size", "1"]) == 0
     rounding, found = distance(last(alone), last(tmp_path)), distance(last(alone), last(folder))
     print(
-        f"\nweights after {UPDATES} updates: {processes} processes differ from one by {found:.1e} of their length, another order of sums by {rounding:.1e}"
+        f"\nweights after {UPDATES} updates: {processes} ranks differ from one by {found:.1e} of their length, another order of summation by {rounding:.1e}"
     )
     assert found < 4 * rounding
     assert [step for step, _ in list_checkpoints(folder)] == [step for step, _ in list_checkpoints(alone)]
@@ -146,11 +147,11 @@ def test_fifty_updates_agree_within_float32_rounding(alone, together, data_dir, 
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_each_gradient_crosses_once_and_none_before_the_last_backward(together, processes):
+def test_each_gradient_is_reduced_once_and_none_before_the_last_backward(together, processes):
     folder, ranks = together(processes)
     weights = last(folder)["model_state_dict"]
     shapes = Counter(w.shape for name, w in weights.items() if name.startswith("transformer.h."))
-    matrices = sum(-(-n // processes) * processes * shape.numel() for shape, n in shapes.items())  # padded to equal parts
+    matrices = sum(-(-n // processes) * processes * shape.numel() for shape, n in shapes.items())  # padded to equal shards
     others = sum(w.numel() for name, w in weights.items() if not name.startswith("transformer.h."))
     norm_and_figures = 1 + 3
     for record in ranks:
@@ -160,7 +161,7 @@ def test_each_gradient_crosses_once_and_none_before_the_last_backward(together, 
             assert sum(sent["reduce_scatter"]) == sum(sent["all_gather"]) * processes == matrices
             assert len(after_backward) == 8 // processes
             assert not any(sum(numbers.values()) for numbers in after_backward[:-1])
-            assert after_backward[-1] == {"all_reduce": others, "reduce_scatter": 0, "all_gather": 0}  # under way while it goes on
+            assert after_backward[-1] == {"all_reduce": others, "reduce_scatter": 0, "all_gather": 0}  # launched during the backward
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -172,9 +173,9 @@ def test_every_rank_clips_by_the_norm_of_the_mean_gradient(alone, together, proc
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_run_of_four_processes_goes_on_with_fewer(alone, together, data_dir, tmp_path, processes):
-    """Of two processes one runs out of memory on the way, behind a backward whose gradients have
-    set off: it counts them once."""
+def test_run_on_four_ranks_resumes_on_fewer(alone, together, data_dir, tmp_path, processes):
+    """With two ranks, one runs out of memory after a backward that has launched its all-reduces:
+    the gradients count once."""
     folder = tmp_path / "run"
     shutil.copytree(together(4)[0], folder)
     for name in ("checkpoint_step80.pt", "checkpoint_step100.pt", "model.pt"):
@@ -196,23 +197,22 @@ def test_a_run_of_four_processes_goes_on_with_fewer(alone, together, data_dir, t
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_a_rank_that_is_killed_ends_a_run_of_days_at_once_and_is_named(data_dir, tmp_path):
-    """The other one waits for its gradients no longer: gloo alone would, for half an hour."""
+def test_killed_rank_ends_the_run_at_once_and_is_named(data_dir, tmp_path):
+    """The other rank stops waiting for its gradients; gloo alone would wait for half an hour."""
     with torchrun(2, tmp_path / "records", data_dir, tmp_path / "run", "--total_tokens", str(10**10)) as job:
         job.wait_for("| loss")
         victim = next(int(path.name) for path in (tmp_path / "records" / "pids").iterdir() if path.read_text() == "1")
         os.kill(victim, signal.SIGKILL)
         said = job.wait()
-    assert f"failed (exitcode: -9) local_rank: 1 (pid: {victim})" in said  # torchrun's own words
+    assert f"failed (exitcode: -9) local_rank: 1 (pid: {victim})" in said  # torchrun's message
     assert re.search(r"Root Cause.*\n.*\n.*\n.*\n +rank +: 1 ", said)
     assert said.count("error: another rank of this run has exited") == 1
     assert "[rank0]: Traceback" not in said
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_torchrun_brings_a_run_back_whichever_rank_was_killed_and_it_ends_with_the_same_weights(together, data_dir, tmp_path):
-    """One rank is killed at update 25, the other, the one that writes, at update 33 of the second
-    start."""
+def test_torchrun_restarts_after_any_killed_rank_to_the_same_weights(together, data_dir, tmp_path):
+    """Rank 1 is killed at update 25, and rank 0, which writes, at update 33 of the second start."""
     folder, events = tmp_path / "run", ("kill:1:25:0", "kill:0:33:1")
     flags = ("--resume", "auto", "--device_batch_size", "1")
     with torchrun(2, tmp_path / "records", data_dir, folder, *flags, events=events, options=("--standalone", "--max_restarts=3")) as job:
@@ -224,7 +224,7 @@ def test_torchrun_brings_a_run_back_whichever_rank_was_killed_and_it_ends_with_t
     assert curve(folder) == curve(together(2)[0])
 
 
-def test_a_rank_with_other_weights_is_named_before_they_are_saved(data_dir, tmp_path):
+def test_rank_with_other_weights_is_named_before_a_save(data_dir, tmp_path):
     with torchrun(2, tmp_path / "records", data_dir, tmp_path / "run", events=("spoil:1:13:0",)) as job:
         said = job.wait()
     assert job.process.returncode != 0
@@ -237,8 +237,8 @@ def test_a_rank_with_other_weights_is_named_before_they_are_saved(data_dir, tmp_
 
 
 class Hosts:
-    """Two hosts, a and b, with names and a network of their own (Linux network namespaces), which
-    reach nothing but each other."""
+    """Two hosts, a and b, with names and a network of their own (Linux network namespaces) that
+    reach only each other."""
 
     def __init__(self, folder: Path):
         self.names = {host: f"nano_hindi_{os.getpid()}_{host}" for host in "ab"}
@@ -274,8 +274,8 @@ class Hosts:
         return ["ip", "netns", "exec", self.names[host], "unshare", "--uts", "sh", "-ec", there]
 
     def run(self, folder: Path, data_dirs: dict[str, Path], restarts: int = 0, events: tuple = ()) -> tuple[dict[str, int], dict[str, str]]:
-        """One job on both hosts, each with its own folder of checkpoints, `folder`/a and /b.
-        Returns exit codes and what they have said."""
+        """Run one job on both hosts, each with its own checkpoint folder, `folder`/a and /b.
+        Returns exit codes and output of each."""
         options = ("--nnodes=2", f"--max_restarts={restarts}", "--rdzv_backend=c10d", "--rdzv_endpoint=hosta:29400")
         flags = ("--resume", "auto", "--device_batch_size", "1")
         with contextlib.ExitStack() as stack:
@@ -294,9 +294,9 @@ def hosts(tmp_path_factory):
         yield hosts
 
 
-def test_two_machines_make_the_run_of_one_and_come_back_when_a_rank_is_killed(hosts, together, data_dir, tmp_path):
-    """The machine that takes no part in writing has no checkpoint to come back from: it gets the
-    main one's."""
+def test_two_machines_train_like_one_and_restart_when_a_rank_is_killed(hosts, together, data_dir, tmp_path):
+    """The machine that does not write has no checkpoint to restart from: it receives that of rank
+    0."""
     codes, said = hosts.run(tmp_path, {"a": data_dir, "b": data_dir}, restarts=3, events=("kill:1:25:0",))
     assert codes == {"a": 0, "b": 0}, said
     assert "(exitcode: -9)" in said["b"]
@@ -306,7 +306,7 @@ def test_two_machines_make_the_run_of_one_and_come_back_when_a_rank_is_killed(ho
     assert not (tmp_path / "b").exists()
 
 
-def test_a_machine_with_other_data_is_refused(hosts, data_dir, tmp_path):
+def test_machine_with_other_data_is_refused(hosts, data_dir, tmp_path):
     shutil.copytree(data_dir, tmp_path / "data")
     tokens = np.fromfile(data_dir / "train.bin", dtype="<u4")
     np.roll(tokens, 1).tofile(tmp_path / "data" / "train.bin")
@@ -317,18 +317,18 @@ def test_a_machine_with_other_data_is_refused(hosts, data_dir, tmp_path):
     assert not list_checkpoints(tmp_path / "a")
 
 
-# ---- what the processes compare, and what they take from the main one
+# ---- what the ranks compare, and what they receive from rank 0
 
 
-def test_what_the_processes_compare_and_take_over(tmp_path):
-    """tests/support/distributed_worker.py holds the claims."""
+def test_what_the_ranks_compare_and_receive(tmp_path):
+    """tests/support/distributed_worker.py makes the assertions."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]
     with Job([*launcher, ROOT / "tests" / "support" / "distributed_worker.py", tmp_path], tmp_path) as job:
         said = job.wait()
     assert job.process.returncode == 0, said
 
 
-def test_a_digest_tells_files_apart(tmp_path):
+def test_digests_of_different_files_differ(tmp_path):
     path = tmp_path / "file"
     content = bytes(range(256)) * 8000
     variants = [content, content[:-1], content[:-1] + b"x", b"x" + content[1:], content + b"\0", b"", b"x"]
@@ -340,7 +340,7 @@ def test_a_digest_tells_files_apart(tmp_path):
     assert len({*digests}) == len(variants)
 
 
-def test_any_changed_bit_changes_the_sum_of_its_weight():
+def test_any_changed_bit_changes_the_checksum_of_its_weight():
     model = torch.nn.Linear(5, 3)
     before = weight_sums(model)
     for value in (float("nan"), -0.0, 1e-45):

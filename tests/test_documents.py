@@ -1,4 +1,4 @@
-"""Documents come back to the byte, whatever is in them, and other people's files are read or
+"""Documents round-trip to the byte, whatever they contain; files from other sources are read, or
 refused in one line."""
 
 import json
@@ -30,31 +30,31 @@ def write(path, texts):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_document_comes_back_as_it_was(tmp_path, text):
+def test_document_round_trip(tmp_path, text):
     assert list(read_documents(write(tmp_path / "c.txt", ["before", text, "after"]))) == ["before", text, "after"]
     assert list(read_documents(write(tmp_path / "c.txt", [text]))) == [text]
 
 
-def test_documents_made_of_any_pieces_come_back_as_they_were(tmp_path):
+def test_documents_of_random_fragments_round_trip(tmp_path):
     rng = random.Random(0)
     pieces = ["<|endoftext|>", "\\", "\n", "\n", "\r\n", "\r", "क", " "]
     texts = ["".join(rng.choices(pieces, k=rng.randint(0, 12))) for _ in range(5000)]
     assert list(read_documents(write(tmp_path / "c.txt", texts))) == texts
 
 
-def test_the_file_is_what_the_contract_says(tmp_path):
+def test_corpus_file_has_the_documented_format(tmp_path):
     path = write(tmp_path / "c.txt", ["राम", "x\n<|endoftext|>\n\\<|endoftext|>\n <|endoftext|>", "end\n"])
     expected = "राम\n<|endoftext|>\nx\n\\<|endoftext|>\n\\\\<|endoftext|>\n <|endoftext|>\n<|endoftext|>\nend\n\n<|endoftext|>\n"
     assert path.read_bytes() == expected.encode()
 
 
-def test_a_reader_that_only_splits_at_the_marker_finds_the_same_documents(tmp_path):
+def test_splitting_at_the_marker_gives_the_same_documents(tmp_path):
     texts = standin.documents(200)
     raw = write(tmp_path / "c.txt", texts).read_bytes().decode()
     assert raw.split("\n<|endoftext|>\n")[:-1] == texts
 
 
-def test_a_text_without_a_marker_is_one_document(tmp_path):
+def test_text_without_a_marker_is_one_document(tmp_path):
     (tmp_path / "a.txt").write_bytes("एक\n\nदो\n".encode())
     assert list(read_documents(tmp_path / "a.txt")) == ["एक\n\nदो\n"]
 
@@ -71,19 +71,19 @@ def test_a_text_without_a_marker_is_one_document(tmp_path):
         (b"a\n<|endoftext|>\n\\<|endoftext|>", ["a", "<|endoftext|>"]),
     ],
 )
-def test_what_follows_the_last_marker_is_a_document_unless_it_is_blank(tmp_path, raw, expected):
+def test_text_after_the_last_marker_is_a_document_unless_it_is_blank(tmp_path, raw, expected):
     (tmp_path / "a.txt").write_bytes(raw)
     assert list(read_documents(tmp_path / "a.txt")) == expected
 
 
-def test_a_corpus_saved_by_a_windows_editor_has_the_same_documents(tmp_path):
+def test_corpus_saved_by_a_windows_editor_has_the_same_documents(tmp_path):
     texts = ["एक", "दो\n\\<|endoftext|>\n<|endoftext|>\nतीन", "चार"]
     raw = write(tmp_path / "c.txt", texts).read_bytes()
     (tmp_path / "w.txt").write_bytes("\ufeff".encode() + raw.replace(b"\n", b"\r\n"))
     assert [text.replace("\r\n", "\n") for text in read_source(tmp_path / "w.txt")] == texts
 
 
-def test_reading_takes_the_memory_of_one_document(tmp_path):
+def test_reading_holds_one_document_in_memory(tmp_path):
     with open(tmp_path / "c.txt", "wb") as file:
         for text in standin.documents(2000):
             for _ in range(12):
@@ -96,7 +96,7 @@ def test_reading_takes_the_memory_of_one_document(tmp_path):
     assert peak < 500_000
 
 
-def test_jsonl_and_parquet_give_their_texts_in_order(tmp_path):
+def test_jsonl_and_parquet_are_read_in_order(tmp_path):
     texts = [text for text in TEXTS if text.strip()] + standin.documents(2500)
     with open(tmp_path / "a.jsonl", "w", encoding="utf-8", newline="\n") as file:
         for i, text in enumerate(texts):
@@ -106,7 +106,7 @@ def test_jsonl_and_parquet_give_their_texts_in_order(tmp_path):
     assert list(read_source(tmp_path / "a.PARQUET")) == texts
 
 
-def test_parquet_is_read_group_by_group(tmp_path):
+def test_parquet_is_read_by_row_group(tmp_path):
     texts = ["x" * 10_000 + str(i) for i in range(3000)]
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=100, compression="none", use_dictionary=False)
     tracemalloc.start()
@@ -114,16 +114,16 @@ def test_parquet_is_read_group_by_group(tmp_path):
     most = max(pa.total_allocated_bytes() - before for _ in read_source(tmp_path / "a.parquet"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert most < 15_000_000  # of 30
+    assert most < 15_000_000  # of 30 MB
     assert peak < 15_000_000
 
 
-def test_a_parquet_row_without_a_text_is_passed_over(tmp_path):
+def test_parquet_row_without_text_is_skipped(tmp_path):
     pq.write_table(pa.table({"text": ["a", None, "b"]}), tmp_path / "a.parquet")
     assert list(read_source(tmp_path / "a.parquet")) == ["a", "b"]
 
 
-def test_a_byte_order_mark_is_no_part_of_a_text_file(tmp_path):
+def test_byte_order_mark_is_removed_from_a_text_file(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffराम".encode())
     (tmp_path / "a.jsonl").write_bytes('\ufeff{"text": "राम"}'.encode())
     assert list(read_source(tmp_path / "a.txt")) == list(read_source(tmp_path / "a.jsonl")) == ["राम"]
@@ -148,13 +148,13 @@ def test_a_byte_order_mark_is_no_part_of_a_text_file(tmp_path):
         ("a.parquet", b"", "is not a readable parquet file"),
     ],
 )
-def test_a_bad_file_is_a_user_error_with_its_name_and_place(tmp_path, name, raw, message):
+def test_bad_file_is_a_user_error_with_its_name_and_line(tmp_path, name, raw, message):
     (tmp_path / name).write_bytes(raw)
     with pytest.raises(UserError, match=message):
         list(read_source(tmp_path / name))
 
 
-def test_a_parquet_file_without_texts_is_a_user_error(tmp_path):
+def test_parquet_file_without_texts_is_a_user_error(tmp_path):
     for column, values, message in (
         ("content", ["a"], "has no column 'text', only content"),
         ("text", [1], "holds int, not text"),
@@ -165,7 +165,7 @@ def test_a_parquet_file_without_texts_is_a_user_error(tmp_path):
             list(read_source(tmp_path / "a.parquet"))
 
 
-def test_a_missing_file_is_found_before_anything_is_read(tmp_path):
+def test_missing_file_is_reported_before_anything_is_read(tmp_path):
     for name in ("missing.txt", "missing.jsonl", "missing.parquet", "sample", "."):
         with pytest.raises(UserError, match="there is no file"):
             read_source(tmp_path / name)
@@ -173,7 +173,7 @@ def test_a_missing_file_is_found_before_anything_is_read(tmp_path):
         list(read_documents(tmp_path / "missing.txt"))
 
 
-def test_text_that_utf8_cannot_hold_is_a_user_error(tmp_path):
+def test_text_that_utf8_cannot_encode_is_a_user_error(tmp_path):
     with open(tmp_path / "c.txt", "wb") as file, pytest.raises(UserError, match="not valid Unicode"):
         write_document(file, "a\ud800b")
     assert (tmp_path / "c.txt").read_bytes() == b""
@@ -187,13 +187,13 @@ def test_batches_keep_the_order_and_stay_small():
     assert list(batches([])) == []
 
 
-def test_corpus_brings_no_heavy_library_along():
+def test_importing_the_corpus_package_loads_no_heavy_library():
     code = "import sys, nano_hindi.corpus.documents; assert not {'pyarrow', 'torch', 'numpy', 'transformers'} & set(sys.modules)"
     assert run_script("-c", code).returncode == 0
 
 
 @pytest.mark.parametrize("size", [1, 13, 14, 15, 16, 17, 40, 1000])
-def test_the_chunks_of_a_text_hold_each_document_once(tmp_path, size):
+def test_chunks_of_a_text_file_have_each_document_once(tmp_path, size):
     rng, path = random.Random(size), tmp_path / "c.txt"
     pieces = ["<|endoftext|>", "\\", "\n", "\n", "\r\n", "\r", "क", " ", "\ufeff"]
     for i in range(60):
@@ -205,7 +205,7 @@ def test_the_chunks_of_a_text_hold_each_document_once(tmp_path, size):
 
 
 @pytest.mark.parametrize("size", [1, 100, 10_000])
-def test_the_chunks_of_jsonl_and_parquet_hold_each_document_once(tmp_path, size):
+def test_chunks_of_jsonl_and_parquet_have_each_document_once(tmp_path, size):
     texts = [*TEXTS, *standin.documents(100)]
     lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
     (tmp_path / "a.jsonl").write_bytes("\n".join([*lines[:50], "", *lines[50:]]).encode())
@@ -214,7 +214,7 @@ def test_the_chunks_of_jsonl_and_parquet_hold_each_document_once(tmp_path, size)
     assert [text for chunk in chunks(tmp_path / "a.parquet", size) for text in chunk.read()] == [*texts, "end"]
 
 
-def test_a_fault_in_a_later_chunk_is_found_at_its_line(tmp_path):
+def test_error_in_a_later_chunk_is_reported_with_its_line(tmp_path):
     raw = b"".join(json.dumps({"text": "x" * 50}).encode() + b"\n" for _ in range(100))
     (tmp_path / "a.jsonl").write_bytes(raw + b"{\n")
     with pytest.raises(UserError, match="line 101: expected"):
@@ -224,7 +224,7 @@ def test_a_fault_in_a_later_chunk_is_found_at_its_line(tmp_path):
         [list(chunk.read()) for chunk in chunks(tmp_path / "a.txt", 500)]
 
 
-def test_one_enormous_line_is_read_once_and_not_by_every_chunk(tmp_path):
+def test_huge_line_is_read_once_and_not_by_every_chunk(tmp_path):
     for name, raw in (("a.txt", b"x" * 3_000_000), ("a.jsonl", json.dumps({"text": "x" * 3_000_000}).encode())):
         (tmp_path / name).write_bytes(raw + b"\n")
         first, *others = chunks(tmp_path / name, 100_000)

@@ -1,5 +1,5 @@
-"""data/download.py: which documents, how many, what is said about them; and a hub that is there,
-slow, broken, or not there."""
+"""data/download.py: which documents, how many, and the metadata; and a hub that works, is slow,
+broken or unreachable."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ from nano_hindi.corpus.prepared import check_data
 from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.tokenizer import load_tokenizer
 
-NO_TOKENIZER = ["--tokenizer", "no/such/folder"]  # three parts: no name on the hub, so the network is left alone
+NO_TOKENIZER = ["--tokenizer", "no/such/folder"]  # not a valid name on the hub, so there is no network access
 
 
 def write_texts(path: Path, texts: list[str]) -> Path:
@@ -43,7 +43,7 @@ def tokenizer_dir(tmp_path_factory) -> Path:
 
 def run(out: Path, *argv) -> int:
     code = download.main([*map(str, argv), "--output_dir", str(out)])
-    for thread in threading.enumerate():  # what it fetches ahead for nothing would end with its process: here it must not ask the next test's hub
+    for thread in threading.enumerate():  # prefetch threads end with the process of a real run; here they must not query the next test's hub
         if thread.name.startswith("hub"):
             thread.join()
     return code
@@ -52,7 +52,7 @@ def run(out: Path, *argv) -> int:
 # ---- files of one's own
 
 
-def test_local_files_become_a_corpus_in_their_order(tmp_path, tokenizer_dir, capsys):
+def test_local_files_become_a_corpus_in_the_given_order(tmp_path, tokenizer_dir, capsys):
     texts = standin.documents(60)
     a, b = write_texts(tmp_path / "a.txt", texts[:20]), write_texts(tmp_path / "b.txt", texts[20:])
     assert run(tmp_path / "raw", "--source", a, b, "--tokenizer", tokenizer_dir) == 0
@@ -72,7 +72,7 @@ def test_local_files_become_a_corpus_in_their_order(tmp_path, tokenizer_dir, cap
     assert "next: python data/preprocess.py" in output
 
 
-def test_it_stops_with_the_document_that_reaches_the_budget(tmp_path, tokenizer_dir, monkeypatch):
+def test_download_stops_with_the_document_that_reaches_the_budget(tmp_path, tokenizer_dir, monkeypatch):
     texts = standin.documents(300)
     source, tokenizer = write_texts(tmp_path / "a.txt", texts), load_tokenizer(tokenizer_dir)
     sizes = [len(ids) + 2 for ids in tokenizer.encode_batch(texts)]
@@ -86,7 +86,7 @@ def test_it_stops_with_the_document_that_reaches_the_budget(tmp_path, tokenizer_
 original_batches = download.batches
 
 
-def test_without_a_tokenizer_it_counts_words_and_says_so(tmp_path, capsys):
+def test_without_a_tokenizer_words_are_counted_with_a_notice(tmp_path, capsys):
     texts = standin.documents(50)
     source = write_texts(tmp_path / "a.txt", texts)
     assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 0
@@ -101,7 +101,7 @@ def test_without_a_tokenizer_it_counts_words_and_says_so(tmp_path, capsys):
     assert list(read_documents(tmp_path / "few" / "hindi_corpus.txt")) == texts[:7]
 
 
-def test_empty_documents_are_left_out_and_counted(tmp_path, capsys):
+def test_empty_documents_are_omitted_and_counted(tmp_path, capsys):
     source = write_texts(tmp_path / "a.txt", ["एक", "", " \n\t", "\u3000", "दो"])
     assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 0
     assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ["एक", "दो"]
@@ -109,7 +109,7 @@ def test_empty_documents_are_left_out_and_counted(tmp_path, capsys):
     assert read_metadata(tmp_path / "raw" / "metadata.txt")["empty_documents_left_out"] == "3"
 
 
-def test_a_corpus_that_is_there_is_left_alone(tmp_path, capsys):
+def test_existing_corpus_is_not_changed(tmp_path, capsys):
     a, b = write_texts(tmp_path / "a.txt", ["एक"]), write_texts(tmp_path / "b.txt", ["दो"])
     assert run(tmp_path / "raw", "--source", a, *NO_TOKENIZER) == 0
     corpus, facts = tmp_path / "raw" / "hindi_corpus.txt", tmp_path / "raw" / "metadata.txt"
@@ -127,7 +127,7 @@ def test_a_corpus_that_is_there_is_left_alone(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("end", ["a bad line", "Ctrl-C", "a full disk"])
-def test_what_ends_early_leaves_the_old_corpus_and_nothing_half_written(tmp_path, monkeypatch, capsys, end):
+def test_interrupted_run_keeps_the_old_corpus_and_no_partial_file(tmp_path, monkeypatch, capsys, end):
     good = write_texts(tmp_path / "good.txt", ["एक"])
     assert run(tmp_path / "raw", "--source", good, *NO_TOKENIZER) == 0
     before = {p.name: p.read_bytes() for p in (tmp_path / "raw").iterdir()}
@@ -160,7 +160,7 @@ def test_what_ends_early_leaves_the_old_corpus_and_nothing_half_written(tmp_path
         (["--sauce", "x"], "--sauce"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, capsys, argv, message):
+def test_user_error_is_one_line_and_writes_nothing(tmp_path, capsys, argv, message):
     assert run(tmp_path / "raw", *argv, *NO_TOKENIZER) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -169,14 +169,14 @@ def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, capsys, argv, me
     assert not (tmp_path / "raw").exists()
 
 
-def test_a_source_without_text_is_a_user_error(tmp_path, capsys):
+def test_source_without_text_is_a_user_error(tmp_path, capsys):
     (tmp_path / "a.txt").write_bytes(b"\n \n")
     assert run(tmp_path / "raw", "--source", tmp_path / "a.txt", *NO_TOKENIZER) == 2
     assert "there is no text in" in capsys.readouterr().err
     assert not (tmp_path / "raw").exists()
 
 
-def test_it_runs_from_any_folder_and_paths_are_those_of_that_folder(tmp_path):
+def test_script_runs_from_any_folder_and_paths_are_relative_to_it(tmp_path):
     write_texts(tmp_path / "a.txt", ["एक"])
     argv = [ROOT / "data" / "download.py", "--source", "a.txt", "--output_dir", "out", *NO_TOKENIZER]
     result = run_command([sys.executable, *argv], cwd=tmp_path)
@@ -186,12 +186,12 @@ def test_it_runs_from_any_folder_and_paths_are_those_of_that_folder(tmp_path):
     assert result.stderr == ""
 
 
-def test_importing_the_scripts_brings_no_heavy_library_along():
+def test_importing_the_scripts_loads_no_heavy_library():
     code = "import sys, data.download, data.preprocess; assert not {'torch', 'numpy', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules)"
     assert run_script("-c", code).returncode == 0
 
 
-# ---- the hub: real clients, as processes of their own, against a server on the loopback interface
+# ---- the hub: real clients, in separate processes, against a server on the loopback interface
 
 
 HINDI = [standin.documents(11, seed=100 + i) for i in range(18)]  # with so many files the libraries would draw progress bars of their own
@@ -208,12 +208,12 @@ def from_hub(hub: Hub, tmp_path: Path, *argv, **env) -> subprocess.CompletedProc
 
 
 @pytest.mark.slow
-def test_the_hub_gives_the_verified_hindi_documents_and_nothing_else(tmp_path, repos):
+def test_hub_source_is_the_verified_hindi_documents_and_nothing_else(tmp_path, repos):
     with Hub(repos) as hub:
         result = from_hub(hub, tmp_path, HF_TOKEN="hf_secret")
         assert result.returncode == 0, result.stderr
         assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
-        assert result.stderr == ""  # the libraries' advice stays off the screen
+        assert result.stderr == ""  # no messages of the libraries
         parquet = {re.sub(" bytes.*", "", r).split("/", 6)[-1] for r in hub.requests if ".parquet" in r}
         assert parquet == {f"verified/hin/data-{i}.parquet" for i in range(len(HINDI))}
         assert {headers.get("authorization") for headers in hub.headers} == {"Bearer hf_secret"}
@@ -224,7 +224,7 @@ def test_the_hub_gives_the_verified_hindi_documents_and_nothing_else(tmp_path, r
         assert facts["tokenizer"] == "sarvamai/sarvam-1"
         assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["hindi_corpus.txt", "metadata.txt"]
 
-        # and on, with the tokenizer of the hub: its defaults are all that is needed
+        # and preprocess, which needs only its defaults with the tokenizer of the hub
         argv = ["--input", tmp_path / "raw" / "hindi_corpus.txt", "--output_dir", tmp_path / "data", "--val_fraction", "0.2"]
         result = run_script("data/preprocess.py", *argv, **hub.environment(tmp_path / "home2"))
         assert result.returncode == 0, result.stderr
@@ -235,10 +235,10 @@ def test_the_hub_gives_the_verified_hindi_documents_and_nothing_else(tmp_path, r
 
 
 @pytest.mark.slow
-def test_a_hub_behind_a_proxy_is_asked_through_it(tmp_path, repos):
+def test_hub_behind_a_proxy_is_reached_through_it(tmp_path, repos):
     with Hub(repos) as hub:
         proxy = hub.environment(tmp_path / "home")["HF_ENDPOINT"]
-        hub.strip = "http://hub.invalid"  # a proxy is asked for whole addresses
+        hub.strip = "http://hub.invalid"  # a proxy receives absolute URLs
         env = {
             **hub.environment(tmp_path / "home"),
             "HF_ENDPOINT": hub.strip,
@@ -253,7 +253,7 @@ def test_a_hub_behind_a_proxy_is_asked_through_it(tmp_path, repos):
 
 
 @pytest.mark.slow
-def test_busy_answers_and_dropped_connections_do_not_change_the_corpus(tmp_path, repos):
+def test_busy_responses_and_dropped_connections_do_not_change_the_corpus(tmp_path, repos):
     faults = [
         Fault("GET .*data-0.parquet", times=1, cut=100, spare=2),
         Fault("GET .*data-1.parquet", times=1, status=503),
@@ -264,7 +264,7 @@ def test_busy_answers_and_dropped_connections_do_not_change_the_corpus(tmp_path,
         result = from_hub(hub, tmp_path)
         assert result.returncode == 0, result.stderr
         assert result.stderr == ""
-        assert [fault.times for fault in faults] == [0, 0, 0, 0]  # each of them did happen
+        assert [fault.times for fault in faults] == [0, 0, 0, 0]  # each fault occurred
         notices = [line.removeprefix("notice: a request to the hub failed (") for line in result.stdout.splitlines() if line.startswith("notice")]
         assert sorted(line.split(")")[0] for line in notices) == [
             "HTTP 429",
@@ -282,7 +282,7 @@ def test_busy_answers_and_dropped_connections_do_not_change_the_corpus(tmp_path,
         (Fault("data-1.parquet", times=99, status=403), "HTTP 403"),
     ],
 )
-def test_a_hub_that_refuses_is_one_line_at_once_and_nothing_stays(tmp_path, repos, fault, message):
+def test_refusing_hub_is_one_line_at_once_and_leaves_no_files(tmp_path, repos, fault, message):
     with Hub(repos, [fault]) as hub:
         result = from_hub(hub, tmp_path)
     assert fault.times == 98
@@ -290,7 +290,7 @@ def test_a_hub_that_refuses_is_one_line_at_once_and_nothing_stays(tmp_path, repo
 
 
 def assert_refused(result: subprocess.CompletedProcess, tmp_path: Path, *messages: str) -> None:
-    """One line of error, and nothing on disk."""
+    """Check that there is one error line, and nothing on disk."""
     assert result.returncode == 2, result.stdout + result.stderr
     for message in (*messages, "--source PATH"):
         assert message in result.stderr
@@ -299,7 +299,7 @@ def assert_refused(result: subprocess.CompletedProcess, tmp_path: Path, *message
 
 
 @pytest.mark.slow
-def test_a_refused_token_and_terms_that_were_not_accepted_are_told_in_the_words_of_the_hub(tmp_path, repos, tokenizer_dir):
+def test_refused_token_and_unaccepted_terms_show_the_message_of_the_hub(tmp_path, repos, tokenizer_dir):
     with Hub(repos, token="hf_good") as hub:
         result = from_hub(hub, tmp_path, HF_TOKEN="hf_expired")
         assert_refused(result, tmp_path, "HTTP 401: Invalid credentials", "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired")
@@ -312,7 +312,7 @@ def test_a_refused_token_and_terms_that_were_not_accepted_are_told_in_the_words_
 
 
 @pytest.mark.slow
-def test_a_hub_that_is_not_there_is_one_line_at_once(tmp_path, repos):
+def test_unreachable_hub_is_one_line_at_once(tmp_path, repos):
     with Hub(repos) as hub:
         nowhere = hub.environment(tmp_path / "home")
     result = run_script("data/download.py", "--output_dir", tmp_path / "raw", **nowhere)
@@ -321,7 +321,7 @@ def test_a_hub_that_is_not_there_is_one_line_at_once(tmp_path, repos):
     assert result.stdout.count("retrying") == nano_hindi.corpus.hub.FIRST_CONTACT
     assert not list(tmp_path.glob("raw/*"))
 
-    # files of one's own need no hub: the tokenizer is asked for once, then words are counted
+    # local files need no hub: the tokenizer is requested once, then words are counted
     write_texts(tmp_path / "a.txt", ["एक दो"])
     result = run_script("data/download.py", "--source", tmp_path / "a.txt", "--output_dir", tmp_path / "raw", **nowhere)
     assert result.returncode == 0
@@ -329,7 +329,7 @@ def test_a_hub_that_is_not_there_is_one_line_at_once(tmp_path, repos):
 
 
 @pytest.mark.slow
-def test_files_that_the_hub_keeps_elsewhere_are_asked_for_there_without_the_token(tmp_path, repos):
+def test_redirected_files_are_requested_without_the_token(tmp_path, repos):
     with Hub(repos, redirects=True) as hub:
         result = from_hub(hub, tmp_path, HF_TOKEN="hf_secret")
         assert result.returncode == 0, result.stderr
@@ -348,12 +348,12 @@ LONG = "एक गाँव में मोहन नाम का एक ल�
 DIRTY = [LONG + "पहला।", "होम | संपर्क", LONG + "\x00दूसरा।", LONG + "पहला।", "The river is long. " * 9, LONG.encode().decode("latin-1")]
 
 
-def test_clean_mends_and_drops_and_says_how_much_by_rule(tmp_path, capsys):
+def test_clean_repairs_and_drops_and_reports_counts_by_rule(tmp_path, capsys):
     source = write_texts(tmp_path / "a.txt", DIRTY)
     assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER, "--clean") == 0
     assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == [LONG + "पहला।", LONG + "दूसरा।"]
     table = {row.split("  ")[-1]: row.split()[:2] for row in capsys.readouterr().out.splitlines() if row.startswith("    ")}
-    controls = 2 * sum("\x7f" < character < "\xa0" for character in DIRTY[5])  # UTF-8 that was read as Latin-1 is full of them
+    controls = 2 * sum("\x7f" < character < "\xa0" for character in DIRTY[5])  # UTF-8 read as Latin-1 has many of them
     assert table == {
         "control characters (repaired)": ["2", str(1 + controls)],
         "not NFC (repaired)": ["0", "0"],
@@ -364,16 +364,14 @@ def test_clean_mends_and_drops_and_says_how_much_by_rule(tmp_path, capsys):
     }
     facts = read_metadata(tmp_path / "raw" / "metadata.txt")
     assert facts | {"cleaned": "yes", "documents": "2", "cleaned_duplicate_documents": "1", "cleaned_not_devanagari_bytes": "171"} == facts
-    assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 2  # what is there is another corpus
+    assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 2  # another corpus exists there
     assert "tokenizer or --clean" in capsys.readouterr().err
     source = write_texts(tmp_path / "b.txt", DIRTY[4:])
     assert run(tmp_path / "none", "--source", source, *NO_TOKENIZER, "--clean") == 2
     assert "omit --clean" in capsys.readouterr().err
 
 
-def test_a_cleaned_download_that_is_stopped_finds_the_duplicates_of_its_first_part_too(
-    tmp_path, tokenizer_dir, little_by_little, monkeypatch, capsys
-):
+def test_resumed_cleaned_download_finds_duplicates_from_before_the_stop(tmp_path, tokenizer_dir, little_by_little, monkeypatch, capsys):
     texts = [LONG + f"{i % 25}।" for i in range(40)]
     repos = {"datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "hub", [[*texts, *DIRTY], texts[::-1], [*DIRTY, *texts]], rows_per_group=5)}
     argv = ["--tokenizer", tokenizer_dir, "--max_tokens", ALL, "--clean"]
@@ -394,8 +392,8 @@ def test_a_cleaned_download_that_is_stopped_finds_the_duplicates_of_its_first_pa
             (tmp_path / "raw" / "hindi_corpus.txt").unlink()
 
 
-# ---- a larger data set, and a hub in trouble: the program runs in this process, or in a fork of
-# it, without waiting between tries
+# ---- a larger data set, and a faulty hub: the program runs in this process, or in a fork of it,
+# without waiting between retries
 
 GROUPED = [standin.documents(40, seed=500 + i) for i in range(6)]  # eight row groups of five documents in each of six files
 EVERY = sorted(text for texts in GROUPED for text in texts)
@@ -414,8 +412,7 @@ def hub(grouped, monkeypatch) -> Iterator[Hub]:
 
 
 def take_for_the_hub(hub: Hub, monkeypatch) -> None:
-    """What `hub.environment` does for another process, for this one, which has read its settings
-    long ago."""
+    """Apply `hub.environment` to this process, which has read its settings already."""
     import datasets.config
     from huggingface_hub import HfFileSystem, constants
     from huggingface_hub.utils import close_session
@@ -433,7 +430,7 @@ def take_for_the_hub(hub: Hub, monkeypatch) -> None:
 
 @pytest.fixture
 def waits(monkeypatch) -> list[float]:
-    """The seconds that the program, or the library for it, wanted to wait; it does not."""
+    """Record the seconds that the program, or the library for it, would wait, without waiting."""
     waited = []
     monkeypatch.setattr(time, "sleep", waited.append)
     return waited
@@ -441,7 +438,7 @@ def waits(monkeypatch) -> list[float]:
 
 @pytest.fixture
 def little_by_little(monkeypatch) -> None:
-    """Documents arrive, and are recorded, a handful at a time."""
+    """Make documents arrive and be recorded a few at a time."""
     monkeypatch.setattr(nano_hindi.corpus.hub, "BATCH_CHARACTERS", 400)
     monkeypatch.setattr(nano_hindi.corpus.hub, "TURN", 2)
     monkeypatch.setattr(nano_hindi.corpus.hub, "PARQUET_ROWS", 4)
@@ -450,7 +447,7 @@ def little_by_little(monkeypatch) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(grouped, tokenizer_dir, tmp_path_factory) -> dict[int, bytes]:
-    """The corpus of each budget that is used below, from a hub without faults."""
+    """Return the corpus of each budget used below, from a hub without faults."""
     found = {}
     with pytest.MonkeyPatch.context() as monkeypatch, Hub(grouped) as hub:
         take_for_the_hub(hub, monkeypatch)
@@ -467,13 +464,13 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of this 
 
 
 def fetched(hub: Hub) -> int:
-    """The bytes of parquet files that were asked for, without the 64 KiB at an end that pyarrow
+    """Return the requested bytes of parquet files, without the last 64 KiB of each, which pyarrow
     reads for the footer: these files are hardly longer."""
     sizes = [int(last) - int(first) + 1 for first, last in re.findall(r"parquet bytes=(\d+)-(\d+)", "\n".join(hub.requests))]
     return sum(size for size in sizes if size != 65536)
 
 
-FORKS: list[int] = []  # those that run
+FORKS: list[int] = []  # running forks
 
 
 @pytest.fixture(autouse=True)
@@ -489,7 +486,7 @@ class Fork:
 
     def __init__(self, folder: Path, *argv, prepare: Callable[[], None] = lambda: None):
         self.outputs = folder.with_suffix(".out"), folder.with_suffix(".err")
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or it warns of the fork
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # otherwise it warns about the fork
         self.pid = os.fork()
         if self.pid == 0:
             code = 99
@@ -504,7 +501,7 @@ class Fork:
         FORKS.append(self.pid)
 
     def wait(self) -> int:
-        """The exit code; minus the signal that ended it."""
+        """Return the exit code; negative for the signal that ended it."""
         status = os.waitpid(self.pid, 0)[1]
         FORKS.remove(self.pid)
         return os.waitstatus_to_exitcode(status)
@@ -523,27 +520,27 @@ class Fork:
 
 
 def recorded(folder: Path) -> int:
-    """The documents that the progress file of a download counts."""
+    """Return the number of documents in the progress file of a download."""
     progress = folder / "hindi_corpus.progress.txt"
     return int(read_metadata(progress)["documents"]) if progress.exists() else 0
 
 
 def corpus_in(folder: Path) -> bytes:
-    """The corpus, once the folder holds nothing else but metadata.txt."""
+    """Return the corpus, after checking that the folder holds only it and metadata.txt."""
     assert sorted(path.name for path in folder.iterdir()) == ["hindi_corpus.txt", "metadata.txt"]
     return (folder / "hindi_corpus.txt").read_bytes()
 
 
-# which part of the data set
+# which documents of the data set
 
 
-def test_a_budget_for_all_takes_each_document_once(tmp_path, hub, tokenizer_dir):
+def test_budget_for_everything_takes_each_document_once(tmp_path, hub, tokenizer_dir):
     assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir) == 0
     assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == EVERY
 
 
 @pytest.mark.parametrize("rows_per_group", [5, 100], ids=["in small row groups", "in one large row group each"])
-def test_a_tenth_comes_from_every_file_equally_and_another_seed_takes_another_tenth(tmp_path, tokenizer_dir, monkeypatch, rows_per_group):
+def test_tenth_comes_evenly_from_all_files_and_another_seed_takes_another(tmp_path, tokenizer_dir, monkeypatch, rows_per_group):
     files = [[f"{text} {i}.{n}" for n, text in enumerate(standin.documents(100, seed=900 + i))] for i in range(6)]
     tokenizer = load_tokenizer(tokenizer_dir)
     tokens = sum(len(ids) + 2 for texts in files for ids in tokenizer.encode_batch(texts))
@@ -562,13 +559,13 @@ def test_a_tenth_comes_from_every_file_equally_and_another_seed_takes_another_te
     for texts in taken.values():
         assert len(set(texts)) == len(texts)
         assert 0.08 < len(texts) / 600 < 0.12
-        for n in range(len(texts)):  # any beginning of the corpus is even
+        for n in range(len(texts)):  # every prefix of the corpus is even
             counts = [sum(file_of[text] == i for text in texts[:n]) for i in range(6)]
             assert max(counts) - min(counts) <= nano_hindi.corpus.hub.TURN
 
 
-def test_the_order_is_the_same_for_all_time(undisturbed):
-    """A part file of yesterday continues today: this changes only together with
+def test_order_of_documents_never_changes(undisturbed):
+    """A download started with an older version must resume: this order changes only together with
     `HubTexts.reader`."""
     number = {text: i for i, text in enumerate(text for texts in GROUPED for text in texts)}
     order = [number[text] for text in undisturbed[ALL].decode().removesuffix("\n<|endoftext|>\n").split("\n<|endoftext|>\n")]
@@ -578,8 +575,8 @@ def test_the_order_is_the_same_for_all_time(undisturbed):
 
 @pytest.mark.parametrize("rows_per_group", [50, 400], ids=["in row groups", "in one large row group each"])
 def test_a_twentieth_fetches_little_more_than_it_keeps(tmp_path, tokenizer_dir, little_by_little, monkeypatch, rows_per_group):
-    """At most 1.5 times the compressed bytes of what it keeps and a row group of each file; in
-    large row groups a few requests instead."""
+    """At most 1.5 times the compressed bytes of what it keeps, plus one row group of each file;
+    with large row groups a few requests instead."""
     words = [word for text in standin.documents(300) for word in text.split()]
     rng = random.Random(0)
     files = [[" ".join(rng.choices(words, k=rng.randint(20, 200))) for _ in range(400)] for _ in range(6)]
@@ -591,7 +588,7 @@ def test_a_twentieth_fetches_little_more_than_it_keeps(tmp_path, tokenizer_dir, 
     ]
     compressed = sum(column.total_compressed_size for column in columns) / sum(len(text.encode()) for texts in files for text in texts)
     row_group = max(column.total_compressed_size for column in columns)
-    for name in ("PAGE_BUFFER", "READ_AHEAD"):  # in the proportion of the real ones to the real files
+    for name in ("PAGE_BUFFER", "READ_AHEAD"):  # scaled down like the files
         monkeypatch.setattr(nano_hindi.corpus.hub, name, getattr(nano_hindi.corpus.hub, name) // 256)
     with Hub({"datasets/ai4bharat/sangraha": folder}) as hub:
         take_for_the_hub(hub, monkeypatch)
@@ -606,12 +603,12 @@ def test_a_twentieth_fetches_little_more_than_it_keeps(tmp_path, tokenizer_dir, 
 
 @pytest.mark.slow
 @forks
-def test_killed_at_any_moment_and_started_again_it_loses_and_repeats_nothing(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little):
+def test_download_killed_at_any_moment_loses_and_repeats_nothing_on_resume(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little):
     argv = ["--tokenizer", tokenizer_dir, "--max_tokens", SMALL_BUDGET]
     moments = 0
 
     def killed_at(moment: int) -> Callable[[], None]:
-        """Ends the process before its `moment`th call that touches the disk."""
+        """Kill the process before its `moment`th call that touches the disk."""
 
         def prepare():
             calls = 0
@@ -658,16 +655,14 @@ def test_killed_at_any_moment_and_started_again_it_loses_and_repeats_nothing(tmp
 @forks
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)], ids=["SIGKILL", "Ctrl-C"])
 @pytest.mark.parametrize("trouble", ["stall", "back-off"])
-def test_stopped_while_it_waits_for_the_hub_it_continues_from_there(
-    tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, number, code, trouble
-):
+def test_download_stopped_while_waiting_for_the_hub_resumes(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, number, code, trouble):
     folder, argv = tmp_path / "raw", ["--tokenizer", tokenizer_dir, "--max_tokens", ALL]
     how = {"stall": 100} if trouble == "stall" else {"status": 503, "headers": {"Retry-After": "9999"}}
     fault = Fault(r"data-3.parquet bytes", times=99, spare=7, **how)
     hub.faults.append(fault)
     fork = Fork(folder, *argv)
-    wait_until(lambda: fault.times < 99 and recorded(folder) > 20, "the trouble")
-    assert fork.kill(number) == code  # or it waits for hours, and this test for its limit
+    wait_until(lambda: fault.times < 99 and recorded(folder) > 20, "the fault")
+    assert fork.kill(number) == code  # without this it would wait for hours, until the test times out
     if number == signal.SIGINT:
         assert fork.err.strip() == "stopped"
         assert "hindi_corpus.txt.part is kept; run the same command to continue it" in fork.out
@@ -681,13 +676,13 @@ def test_stopped_while_it_waits_for_the_hub_it_continues_from_there(
 
 
 def interrupted(folder: Path, hub: Hub, tokenizer_dir: Path) -> None:
-    """A download of everything that ended in the middle."""
+    """Start a download of everything that is interrupted halfway."""
     hub.faults.append(Fault("data-2.parquet bytes", times=1, status=403, spare=8))
     assert run(folder, "--tokenizer", tokenizer_dir, "--max_tokens", ALL) == 2
     assert recorded(folder) > 20
 
 
-def test_it_says_where_it_continues(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, capsys):
+def test_resumed_download_says_where_it_continues(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, capsys):
     argv = ["--tokenizer", tokenizer_dir, "--max_tokens", ALL]
     interrupted(tmp_path / "raw", hub, tokenizer_dir)
     assert "the same command again: it continues where it stopped" in capsys.readouterr().err
@@ -699,7 +694,7 @@ def test_it_says_where_it_continues(tmp_path, hub, tokenizer_dir, undisturbed, l
     assert corpus_in(tmp_path / "raw") == undisturbed[ALL]
 
 
-def test_a_part_of_another_command_is_left_alone_and_the_line_says_what_to_do(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, capsys):
+def test_unfinished_download_of_another_command_is_kept_with_a_one_line_error(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, capsys):
     folder, same = tmp_path / "raw", ["--tokenizer", tokenizer_dir, "--max_tokens", ALL]
     interrupted(folder, hub, tokenizer_dir)
     other_tokenizer = standin.make_tokenizer(tmp_path / "other", vocab_size=512)
@@ -722,7 +717,7 @@ def test_a_part_of_another_command_is_left_alone_and_the_line_says_what_to_do(tm
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert hub.requests == []
     capsys.readouterr()
-    assert run(folder, *same, "--overwrite") == 0  # the same command continues all the same
+    assert run(folder, *same, "--overwrite") == 0  # the same command resumes even with --overwrite
     assert "continuing" in capsys.readouterr().out
     assert corpus_in(folder) == undisturbed[ALL]
 
@@ -734,14 +729,12 @@ def test_a_part_of_another_command_is_left_alone_and_the_line_says_what_to_do(tm
 
 
 @pytest.mark.parametrize("changed", ["tokenizer", "reader"])
-def test_what_reads_or_counts_the_text_has_changed_and_only_overwrite_starts_over(
-    tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, capsys, changed
-):
+def test_changed_tokenizer_or_reader_requires_overwrite_to_start_over(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, capsys, changed):
     tokenizer, folder = standin.make_tokenizer(tmp_path / "tokenizer"), tmp_path / "raw"
     interrupted(folder, hub, tokenizer)
     if changed == "tokenizer":
         standin.make_tokenizer(tmp_path / "tokenizer", vocab_size=512)
-    else:  # a part of the version before `datasets`
+    else:  # an unfinished download of the version before `datasets`
         progress = read_metadata(folder / "hindi_corpus.progress.txt")
         write_metadata(folder / "hindi_corpus.progress.txt", {key: progress[key] for key in progress if key not in ("position", "reader")})
     argv = ["--tokenizer", tokenizer, "--max_tokens", ALL]
@@ -753,7 +746,7 @@ def test_what_reads_or_counts_the_text_has_changed_and_only_overwrite_starts_ove
     assert corpus_in(folder) == undisturbed[ALL]
 
 
-def test_a_hub_that_moved_on_gives_the_revision_that_was_begun(tmp_path, grouped, hub, tokenizer_dir, undisturbed, little_by_little):
+def test_resume_uses_the_revision_it_started_with_after_the_hub_changed(tmp_path, grouped, hub, tokenizer_dir, undisturbed, little_by_little):
     interrupted(tmp_path / "raw", hub, tokenizer_dir)
     hub.earlier[hub.commit] = dict(hub.repos)
     hub.repos = {"datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "new", [standin.documents(9, seed=77)])}
@@ -761,13 +754,13 @@ def test_a_hub_that_moved_on_gives_the_revision_that_was_begun(tmp_path, grouped
     assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", ALL) == 0
     assert corpus_in(tmp_path / "raw") == undisturbed[ALL]
     assert read_metadata(tmp_path / "raw" / "metadata.txt")["revision"] == began
-    assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", ALL, "--overwrite") == 0  # a new one takes the new one
+    assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", ALL, "--overwrite") == 0  # a new download uses the new revision
     assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == sorted(standin.documents(9, seed=77))
 
 
 @forks
 @pytest.mark.parametrize("fraction", [0.02, 0.5, 0.97])
-def test_a_full_disk_is_one_line_and_more_room_lets_it_continue(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, fraction):
+def test_full_disk_is_one_line_and_the_download_resumes_with_free_space(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, fraction):
     import resource
 
     folder, argv = tmp_path / "raw", ["--tokenizer", tokenizer_dir, "--max_tokens", ALL]
@@ -780,7 +773,7 @@ def test_a_full_disk_is_one_line_and_more_room_lets_it_continue(tmp_path, hub, t
     assert corpus_in(folder) == undisturbed[ALL]
 
 
-# a hub in trouble
+# a faulty hub
 
 
 @pytest.mark.parametrize(
@@ -802,9 +795,7 @@ def test_a_full_disk_is_one_line_and_more_room_lets_it_continue(tmp_path, hub, t
     ],
     ids=lambda fault: ", ".join(f"{key}={value}" for key, value in vars(fault).items() if value),
 )
-def test_trouble_that_passes_does_not_change_the_corpus(
-    tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, waits, monkeypatch, capsys, fault
-):
+def test_temporary_faults_do_not_change_the_corpus(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, waits, monkeypatch, capsys, fault):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 1)
     times = fault.times
     hub.faults.append(fault)
@@ -816,9 +807,7 @@ def test_trouble_that_passes_does_not_change_the_corpus(
     assert output.out.count("notice: a request to the hub failed") >= times
 
 
-def test_a_storm_ends_in_one_line_after_some_minutes_and_the_same_command_continues(
-    tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, waits, capsys
-):
+def test_persistent_faults_end_in_one_line_after_minutes_and_resume_works(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, waits, capsys):
     argv = ["--tokenizer", tokenizer_dir, "--max_tokens", ALL]
     storm = Fault(r"data-1.parquet bytes", times=10**6, status=503, spare=8)
     hub.faults.append(storm)
@@ -826,7 +815,7 @@ def test_a_storm_ends_in_one_line_after_some_minutes_and_the_same_command_contin
     output = capsys.readouterr()
     assert re.fullmatch(r"error: .*HTTP 503.*run the same command again: it continues where it stopped.*\n", output.err)
     assert 120 < sum(waits) < 900
-    assert 10**6 - storm.times < 100  # no storm of ours either
+    assert 10**6 - storm.times < 100  # and the number of retries is bounded
     assert "notice: a request to the hub failed (HTTP 503); retrying in 10 s (1 of 3)" in output.out
     hub.faults.clear()
     assert recorded(tmp_path / "raw") > 20
@@ -846,13 +835,13 @@ def test_a_storm_ends_in_one_line_after_some_minutes_and_the_same_command_contin
         ({"Retry-After": "soon"}, 1),
     ],
 )
-def test_it_waits_as_long_as_it_is_asked_to_within_reason(tmp_path, hub, tokenizer_dir, waits, headers, wanted):
+def test_retry_after_is_respected_up_to_a_limit(tmp_path, hub, tokenizer_dir, waits, headers, wanted):
     hub.faults.append(Fault("/api/datasets", times=1, status=429, headers=headers))
     assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", 50) == 0
     assert waits[0] == wanted
 
 
-def test_a_hub_that_vanishes_in_the_middle_and_comes_back(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, monkeypatch):
+def test_hub_that_goes_down_during_a_download_and_comes_back(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, monkeypatch):
     waited, lock, real, asked = [], threading.Lock(), hub.fault_for, []
 
     def vanish(request: str) -> Fault | None:
@@ -882,9 +871,9 @@ def test_a_hub_that_vanishes_in_the_middle_and_comes_back(tmp_path, hub, tokeniz
 @pytest.mark.parametrize(
     "mirror",
     [{"unlisted": {"siblings"}}, {"unlisted": {"size"}}, {"unlisted": {"sha", "siblings"}}, {"strip": "/hf"}],
-    ids=["no siblings", "no size", "neither sha nor siblings", "below a path"],  # the text of a set differs between the processes of pytest-xdist
+    ids=["no siblings", "no size", "neither sha nor siblings", "below a path"],  # the repr of a set differs between the processes of pytest-xdist
 )
-def test_a_mirror_that_says_less_or_lies_below_a_path_gives_the_same_corpus(
+def test_mirror_with_less_metadata_or_below_a_path_gives_the_same_corpus(
     tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, monkeypatch, mirror
 ):
     for name, value in mirror.items():
@@ -894,7 +883,7 @@ def test_a_mirror_that_says_less_or_lies_below_a_path_gives_the_same_corpus(
     assert corpus_in(tmp_path / "raw") == undisturbed[ALL]
 
 
-def test_a_mirror_that_knows_no_ranges_is_one_line(tmp_path, tokenizer_dir, monkeypatch, waits, capsys):
+def test_mirror_without_range_requests_is_a_one_line_error(tmp_path, tokenizer_dir, monkeypatch, waits, capsys):
     with Hub({"datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "hub", [standin.documents(1500)])}, knows_ranges=False) as hub:
         take_for_the_hub(hub, monkeypatch)
         assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir) == 2

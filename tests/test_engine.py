@@ -1,4 +1,4 @@
-"""Generation: the cache against recomputing everything, sampling against its probabilities."""
+"""Generation: the KV cache against full recomputation, sampling against its probabilities."""
 
 import itertools
 
@@ -12,13 +12,14 @@ from nano_hindi.engine import KVCache, generate_tokens, sample_token
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 
-# windows 4, 4, 4, 16, 4, 16: both kinds, and a pattern that ends early
+# windows 4, 4, 4, 16, 4, 16: both kinds, and an incomplete last period of the pattern
 CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=6, n_head=6, n_kv_head=2, n_embd=48, short_window_divisor=4)
 
 
 @pytest.fixture(scope="module")
 def model() -> GPT:
-    """Random weights large enough that the likeliest token depends on what came before."""
+    """Return a model with random weights large enough that the most probable token depends on the
+    text before it."""
     torch.manual_seed(0)
     model = GPT(CONFIG)
     model.init_weights()
@@ -40,24 +41,24 @@ def random_ids(*shape: int, seed: int = 1) -> torch.Tensor:
 
 @pytest.mark.parametrize("prefill", [8, 512])
 @pytest.mark.parametrize("prompt", [1, 3, 15, 16, 17, 70])
-def test_greedy_text_with_the_cache_is_that_of_recomputing_the_whole_text(model, monkeypatch, prompt, prefill):
-    """From prompts shorter than, as long as and longer than sequence_len, far past it. With little
-    slack the cache moves its window many times."""
+def test_greedy_text_with_the_cache_equals_full_recomputation(model, monkeypatch, prompt, prefill):
+    """From prompts shorter than, as long as and longer than sequence_len, far beyond it. With
+    little slack the cache moves its window many times."""
     monkeypatch.setattr(engine, "PREFILL_TOKENS", prefill)
     ids = random_ids(prompt).tolist()
     made = list(generate_tokens(model, ids, 60, temperature=0))
     assert len(made) == 60
-    assert len(set(made)) > 3  # not one token over and over
+    assert len(set(made)) > 3  # not a single repeated token
     with torch.no_grad():
-        logits = model(torch.tensor([ids + made]))[0]  # causal: one pass over the finished text shows what every step should have seen
-        for n in (0, 1, 30, 59):  # and it is the same as recomputing the text so far
+        logits = model(torch.tensor([ids + made]))[0]  # causal: one pass over the finished text gives the logits of every step
+        for n in (0, 1, 30, 59):  # and it equals recomputing the text so far
             torch.testing.assert_close(model(torch.tensor([ids + made[:n]]))[0, -1], logits[prompt + n - 1], atol=1e-4, rtol=0)
     assert logits[prompt - 1 : -1].argmax(-1).tolist() == made
 
 
 @pytest.mark.parametrize("prefill", [5, 64])
-def test_hidden_states_with_the_cache_equal_those_without_however_the_text_is_cut(model, monkeypatch, prefill):
-    """Three rows at once, 400 tokens in pieces of all sizes."""
+def test_hidden_states_with_the_cache_equal_those_without_for_any_chunks(model, monkeypatch, prefill):
+    """Three rows at once, 400 tokens in chunks of all sizes."""
     monkeypatch.setattr(engine, "PREFILL_TOKENS", prefill)
     idx, cache = random_ids(3, 400), KVCache(CONFIG, 3, "cpu", torch.float32)
     sizes = itertools.cycle([prefill, 1, 2, 1, 1, prefill - 1, 1, 3])
@@ -70,9 +71,9 @@ def test_hidden_states_with_the_cache_equal_those_without_however_the_text_is_cu
     assert cache.position == 400
 
 
-def test_a_long_prompt_goes_through_in_pieces_as_far_back_as_the_windows_reach(model, monkeypatch):
-    """1 + 4 x 3 + 2 x 15 tokens; the logits after them are those of the whole prompt, and with one
-    less they would not be."""
+def test_long_prompt_is_read_in_chunks_and_only_as_far_back_as_the_windows_reach(model, monkeypatch):
+    """1 + 4 x 3 + 2 x 15 tokens; the logits after them equal those of the whole prompt, and with
+    one token less they differ."""
     monkeypatch.setattr(engine, "PREFILL_TOKENS", 16)
     lengths, trunk = [], model.trunk
     monkeypatch.setattr(model, "trunk", lambda idx, cache: lengths.append(idx.size(1)) or trunk(idx, cache))
@@ -93,8 +94,8 @@ def test_a_long_prompt_goes_through_in_pieces_as_far_back_as_the_windows_reach(m
     assert not torch.equal(same, nearer)
 
 
-def test_the_cache_keeps_windows_not_texts(model, monkeypatch):
-    """Its memory does not grow with the text, and layers that see a quarter keep no more than that
+def test_cache_keeps_only_the_windows(model, monkeypatch):
+    """Its memory does not grow with the text, and layers with a window of a quarter keep only that
     and their slack."""
     monkeypatch.setattr(engine, "PREFILL_TOKENS", 2)
     cache = KVCache(CONFIG, 2, "cpu", torch.bfloat16)
@@ -109,8 +110,8 @@ def test_the_cache_keeps_windows_not_texts(model, monkeypatch):
     assert [keys.data_ptr() for keys in cache._keys] == pointers
 
 
-def test_generation_in_a_narrow_dtype_follows_the_same_text(model, monkeypatch):
-    """bf16 keys against bf16 recomputing: close, though not bit for bit."""
+def test_bf16_hidden_states_with_the_cache_are_close_to_recomputation(model, monkeypatch):
+    """bf16 keys against bf16 recomputation: close, but not bit for bit."""
     monkeypatch.setattr(model, "compute_dtype", torch.bfloat16)
     idx, cache = random_ids(1, 90), KVCache(CONFIG, 1, "cpu", torch.bfloat16)
     with torch.no_grad():
@@ -123,7 +124,7 @@ def test_generation_in_a_narrow_dtype_follows_the_same_text(model, monkeypatch):
 
 
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, 0), (2.0, 100), (0.8, 3), (1.0, 6)])
-def test_tokens_are_drawn_with_the_probabilities_of_the_softmax(temperature, top_k):
+def test_tokens_are_sampled_with_the_probabilities_of_the_softmax(temperature, top_k):
     logits, draws = torch.tensor([0.3, -1.0, 2.0, 1.4, -3.0, 0.9]), 40_000
     p = (logits.double() / temperature).exp()
     if top_k == 3:
@@ -139,7 +140,7 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_softmax(temperature, top
 
 
 @pytest.mark.parametrize(("top_k", "top_p", "kept"), [(None, 0.75, 2), (0, 0.5, 1), (4, 0.93, 3), (3, 0.85, 2), (None, 0.99999, 5), (2, 1.0, 2)])
-def test_top_p_draws_from_the_fewest_likeliest_that_reach_it(top_k, top_p, kept):
+def test_top_p_samples_from_the_smallest_set_that_reaches_it(top_k, top_p, kept):
     """Of these probabilities .55, .25, .12, .06, .02, or of those that top_k leaves."""
     order, draws = [3, 0, 4, 2, 1], 20_000
     p = torch.tensor([0.25, 0.02, 0.06, 0.55, 0.12])
@@ -150,8 +151,8 @@ def test_top_p_draws_from_the_fewest_likeliest_that_reach_it(top_k, top_p, kept)
     assert (counts[order[:kept]] / draws - share / share.sum()).abs().max() < 0.015
 
 
-def test_the_nucleus_of_a_large_vocabulary_is_that_of_a_full_sort():
-    """It needs a few, a thousand or tens of thousands of the tokens, in rows of one batch too."""
+def test_nucleus_of_a_large_vocabulary_equals_that_of_a_full_sort():
+    """A nucleus of a few, a thousand or tens of thousands of tokens, also in rows of one batch."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 68_096, generator=generator) * torch.tensor([[6.0], [2.0], [0.5]])
     for rows in (logits, logits[:1], logits[1:2]):
@@ -163,9 +164,9 @@ def test_the_nucleus_of_a_large_vocabulary_is_that_of_a_full_sort():
             assert ((kept ^ expected).sum(-1) <= 1e-3 * expected.sum(-1) + 1).all()  # float32 sums end a token earlier or later
 
 
-def test_the_repetition_penalty_makes_tokens_of_the_text_less_likely(model):
-    """Against the formula on the logits of the whole text, with all of a prompt that the windows do
-    not reach over; and 1 changes nothing."""
+def test_repetition_penalty_equals_its_formula(model):
+    """Against the formula on the logits of the whole text, including the tokens of a prompt beyond
+    the windows; and 1 changes nothing."""
     prompt = random_ids(60).tolist()
     made = list(generate_tokens(model, prompt, 25, temperature=0, repetition_penalty=1.3))
     ids = list(prompt)
@@ -180,7 +181,7 @@ def test_the_repetition_penalty_makes_tokens_of_the_text_less_likely(model):
     assert list(generate_tokens(model, prompt, 25, temperature=0, repetition_penalty=1.0)) == plain != made
 
 
-def test_the_first_token_may_be_restricted(model):
+def test_first_token_can_be_restricted(model):
     for temperature in (0, 1.0):
         for seed in range(5):
             first, *_ = generate_tokens(model, [1, 2, 3], 4, temperature=temperature, top_k=50, seed=seed, first_ids=[7, 9])
@@ -193,7 +194,7 @@ def test_the_first_token_may_be_restricted(model):
 # ---- several texts at once
 
 
-def test_greedy_texts_of_a_batch_are_all_the_single_one(model, monkeypatch):
+def test_greedy_texts_of_a_batch_equal_the_single_one(model, monkeypatch):
     monkeypatch.setattr(engine, "PREFILL_TOKENS", 8)
     prompt = random_ids(30).tolist()
     single = list(generate_tokens(model, prompt, 60, temperature=0))
@@ -201,7 +202,7 @@ def test_greedy_texts_of_a_batch_are_all_the_single_one(model, monkeypatch):
     assert [list(row) for row in zip(*steps, strict=True)] == [single] * 4
 
 
-def test_texts_of_a_batch_are_drawn_like_single_ones(model, monkeypatch):
+def test_texts_of_a_batch_are_sampled_like_single_ones(model, monkeypatch):
     """Pairs of tokens: 4,000 in one batch against the probabilities of the model."""
     monkeypatch.setattr(engine, "PREFILL_TOKENS", 4)
     prompt, n = [5, 6, 7], 4000
@@ -217,7 +218,7 @@ def test_texts_of_a_batch_are_drawn_like_single_ones(model, monkeypatch):
             assert abs(count - expected) < 4.5 * expected.sqrt() + 1
 
 
-def test_each_text_of_a_batch_goes_on_from_its_own_tokens_until_its_own_end(model):
+def test_each_text_of_a_batch_continues_from_its_own_tokens_to_its_own_end(model):
     prompt, stop = [5, 6, 7], 3
     steps = list(engine.generate_batch(model, prompt, 6, 80, temperature=1.2, seed=1, stop_ids=(stop, *range(10, 14))))
     lengths = []
@@ -232,26 +233,26 @@ def test_each_text_of_a_batch_goes_on_from_its_own_tokens_until_its_own_end(mode
     assert len(list(greedy_steps)) == 30
 
 
-def test_a_batch_reads_its_prompt_once(model, monkeypatch):
+def test_batch_reads_its_prompt_once(model, monkeypatch):
     shapes, trunk = [], model.trunk
     monkeypatch.setattr(model, "trunk", lambda idx, cache: shapes.append(tuple(idx.shape)) or trunk(idx, cache))
     list(engine.generate_batch(model, [1, 2, 3], 5, 3))
     assert shapes == [(1, 3), (5, 1), (5, 1)]
 
 
-def test_more_texts_than_memory_holds_are_a_mistake_with_a_way_out():
+def test_batch_too_large_for_memory_is_a_user_error():
     with pytest.raises(UserError, match="--num_samples"):
         KVCache(CONFIG, 1, "cpu", torch.float32).repeat(10**10)
 
 
-def test_the_likeliest_token_wins_at_temperature_zero_and_with_top_k_one():
+def test_temperature_0_and_top_k_1_take_the_most_probable_token():
     logits = torch.randn(500, 101, generator=torch.Generator().manual_seed(0))
     best = logits.argmax(-1)
     for temperature, top_k in ((0, None), (0, 50), (1.0, 1), (5.0, 1), (1e-9, None), (1e-42, 50)):
         assert (sample_token(logits * 15, temperature, top_k, torch.Generator().manual_seed(1)) == best).all()
 
 
-def test_the_same_seed_gives_the_same_text_and_the_global_generator_has_no_say(model):
+def test_same_seed_gives_the_same_text_without_the_global_generator(model):
     def text(seed):
         return list(generate_tokens(model, [1, 2, 3], 30, temperature=1.5, top_k=50, seed=seed))
 
@@ -266,12 +267,12 @@ def test_the_same_seed_gives_the_same_text_and_the_global_generator_has_no_say(m
     assert list(model.generate([1, 2, 3], 30)) == list(generate_tokens(model, [1, 2, 3], 30, 1.0, None, 42))
 
 
-def test_any_top_k_that_takes_in_the_whole_vocabulary_changes_nothing(model):
+def test_top_k_of_at_least_the_vocabulary_size_changes_nothing(model):
     texts = [list(generate_tokens(model, [7], 20, temperature=1.2, top_k=k, seed=3)) for k in (None, 0, CONFIG.vocab_size, 10_000)]
     assert all(text == texts[0] for text in texts)
 
 
-def test_tokens_come_one_by_one_end_before_a_stop_token_and_never_exceed_their_number(model, monkeypatch):
+def test_tokens_are_streamed_and_end_before_a_stop_token_or_at_max_tokens(model, monkeypatch):
     calls, trunk = [], model.trunk
     monkeypatch.setattr(model, "trunk", lambda *arguments: calls.append(1) or trunk(*arguments))
     tokens = generate_tokens(model, [1, 2, 3], 20, temperature=0)
@@ -285,17 +286,17 @@ def test_tokens_come_one_by_one_end_before_a_stop_token_and_never_exceed_their_n
     assert list(generate_tokens(model, [1, 2, 3], 0)) == []
 
 
-def test_a_text_has_to_start_from_something(model):
+def test_empty_token_list_is_refused(model):
     with pytest.raises(ValueError, match="at least one token"):
         next(generate_tokens(model, [], 5))
 
 
-def test_generation_leaves_mode_gradients_and_weights_as_they_were(model):
+def test_generation_restores_mode_gradients_and_weights(model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
     for _ in generate_tokens(model, [1, 2], 3):
         assert torch.is_grad_enabled()
-        assert not torch.is_inference_mode_enabled()  # whoever reads the tokens computes as usual
+        assert not torch.is_inference_mode_enabled()  # the caller is not in inference mode
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
@@ -304,8 +305,8 @@ def test_generation_leaves_mode_gradients_and_weights_as_they_were(model):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a CPU never waits for itself")
-def test_on_a_gpu_nothing_but_reading_the_token_waits_for_the_device(model):
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_only_reading_the_token_synchronizes(model):
     logits, generator = torch.randn(1, 101, device="cuda"), torch.Generator("cuda").manual_seed(0)
     for top_k in (None, 5):
         sample_token(logits, 0.8, top_k, generator)

@@ -1,4 +1,4 @@
-"""What a GPU computes at most, and how good a model may become."""
+"""The peak FLOP/s of a GPU, and the expected bits per byte of a run."""
 
 import pytest
 import torch
@@ -24,14 +24,14 @@ MEASURED = ((64, 524_288, 0.9215), (64, 2_097_152, 0.8252), (128, 1_048_576, 0.8
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
     ],
 )
-def test_the_peak_of_a_gpu_is_that_of_its_own_name(monkeypatch, name, tflops):
+def test_peak_flops_are_looked_up_by_the_name_of_the_gpu(monkeypatch, name, tflops):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert estimates.peak_flops(torch.device("cuda", 0)) == (tflops and tflops * 1e12)
     assert estimates.peak_flops(torch.device("cpu")) is None
 
 
-def test_the_expected_outcome_is_that_of_the_runs_it_was_fitted_to_and_falls_with_parameters_and_tokens():
-    """The ends are in docs/LOG.md, with the command that made them."""
+def test_expected_bpb_matches_the_fitted_runs_and_falls_with_model_and_data_size():
+    """The final results are in docs/LOG.md, with the command that made them."""
     for width, tokens, bpb in MEASURED:
         with torch.device("meta"):
             blocks = GPT(GPTConfig(vocab_size=64, n_layer=4, n_head=4, n_kv_head=2, n_embd=width)).num_params()["blocks"]

@@ -1,4 +1,4 @@
-"""Bits per byte against its definition, counted by hand in float64."""
+"""Bits per byte against its definition, computed by hand in float64."""
 
 import json
 import math
@@ -24,8 +24,8 @@ T = 16
 
 
 class PairModel(torch.nn.Module):
-    """A bigram table: the loss of a target is a number of its own for every pair of tokens. As in
-    GPT, ignored targets cost nothing."""
+    """A bigram table with its own loss for every pair of tokens. As in GPT, ignored targets cost
+    nothing."""
 
     def __init__(self, vocab_size):
         super().__init__()
@@ -36,13 +36,12 @@ class PairModel(torch.nn.Module):
         assert loss_reduction == "none"
         assert not torch.is_grad_enabled()
         self.modes.append(self.training)
-        return torch.where(y == -1, torch.nan, self.table[x, y.clamp(min=0)])  # nan where a real model gives anything: it must not be counted
+        return torch.where(y == -1, torch.nan, self.table[x, y.clamp(min=0)])  # nan where a real model may return any value: it must not be counted
 
 
 @pytest.fixture(scope="module", params=["bpe", "byte_level"])
 def world(request, tmp_path_factory):
-    """A tokenizer, a val.bin of some documents, the model, and the numbers that evaluation should
-    find."""
+    """Return a tokenizer, a val.bin of some documents, the model, and the expected figures."""
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = load_tokenizer(standin.make_tokenizer(folder / "tokenizer", kind=request.param))
     texts = [*standin.documents(20, seed=4), "👩‍🌾 </s>", ""]
@@ -56,7 +55,8 @@ def batches(world, batch_size=4, rank=0, world_size=1, eval_tokens=10**9):
 
 
 def by_definition(world, eval_tokens=10**9):
-    """Loss and bits per byte, token by token, the bytes taken from the text itself."""
+    """Return loss and bits per byte computed token by token, with bytes counted on the text
+    itself."""
     tokenizer, _, model, ids, _ = world
     nats, text_nats, text_bytes = [], [], 0
     for previous, target in list(pairwise(ids))[:eval_tokens]:
@@ -76,8 +76,8 @@ def test_loss_and_bits_per_byte_equal_their_definition_at_any_batch_size(world, 
     assert found.bpb == pytest.approx(bpb, rel=1e-12)
 
 
-def test_the_bytes_counted_are_those_of_the_texts(world):
-    """All of val.bin: a loss of one bit per token gives text tokens over bytes of the texts."""
+def test_counted_bytes_are_those_of_the_texts(world):
+    """On all of val.bin, a loss of one bit per token gives text tokens over bytes of the texts."""
     tokenizer, _, _, ids, texts = world
     dummy_spaces = sum(1 for text in texts if text and tokenizer._has_dummy_space)
     expected_bytes = sum(len(text.encode()) for text in texts) + dummy_spaces
@@ -88,7 +88,7 @@ def test_the_bytes_counted_are_those_of_the_texts(world):
     assert evaluate_bpb(one_bit, batches(world), compute_token_bytes(tokenizer)) == pytest.approx(text_tokens / expected_bytes, rel=1e-6)
 
 
-def test_special_targets_count_in_the_loss_and_not_in_bits_per_byte(world):
+def test_special_tokens_count_in_the_loss_but_not_in_bits_per_byte(world):
     tokenizer, model = world[0], world[2]
     costly = PairModel(tokenizer.vocab_size)
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_special_targets_count_in_the_loss_and_not_in_bits_per_byte(world):
     assert after.loss > before.loss + 1
 
 
-def test_padding_counts_nowhere_also_where_token_0_is_text():
+def test_padding_is_not_counted_even_where_token_0_is_text():
     model = PairModel(3)
     x, y = torch.tensor([[0, 1, 0, 0]]), torch.tensor([[1, 0, -1, -1]])
     nats = model.table[0, 1].double().item() + model.table[1, 0].double().item()
@@ -109,13 +109,13 @@ def test_padding_counts_nowhere_also_where_token_0_is_text():
     assert found.bpb == pytest.approx(nats / (8 * math.log(2)), rel=1e-12)
 
 
-def test_the_parts_are_the_whole(world):
+def test_evaluate_loss_and_evaluate_bpb_equal_evaluate(world):
     both = evaluate(world[2], batches(world), compute_token_bytes(world[0]))
     assert evaluate_loss(world[2], batches(world)) == both.loss
     assert evaluate_bpb(world[2], batches(world), compute_token_bytes(world[0])) == both.bpb
 
 
-def test_sums_do_not_lose_digits(world):
+def test_loss_sums_keep_float64_precision(world):
     """A float32 sum of 2 million losses would be off in the fifth digit."""
     tokenizer = world[0]
     model = PairModel(tokenizer.vocab_size)
@@ -125,7 +125,7 @@ def test_sums_do_not_lose_digits(world):
     assert evaluate_loss(model, [(x, x)]) == pytest.approx(one, rel=1e-12)
 
 
-def test_the_model_comes_back_in_the_mode_it_was_in(world):
+def test_evaluation_restores_the_mode_of_the_model(world):
     for mode in (True, False):
         model = PairModel(world[0].vocab_size).train(mode)
         evaluate_loss(model, batches(world))
@@ -142,7 +142,7 @@ def test_the_model_comes_back_in_the_mode_it_was_in(world):
     assert model.training
 
 
-def test_nothing_to_count_is_nan_and_no_crash(world):
+def test_no_targets_gives_nan(world):
     found = evaluate(world[2], [], compute_token_bytes(world[0]))
     assert math.isnan(found.loss)
     assert math.isnan(found.bpb)
@@ -150,7 +150,7 @@ def test_nothing_to_count_is_nan_and_no_crash(world):
     assert math.isnan(evaluate(world[2], [(padding.clamp(min=0), padding)], compute_token_bytes(world[0])).bpb)
 
 
-def test_token_bytes_are_the_tokenizers(world):
+def test_token_bytes_are_those_of_the_tokenizer(world):
     token_bytes = compute_token_bytes(world[0], torch.device("cpu"))
     assert token_bytes.dtype == torch.int32
     assert token_bytes.tolist() == world[0].token_bytes().tolist()
@@ -162,7 +162,7 @@ TEXTS = ["भारत की क्‍या ज़रूरत है?", "द�
 
 
 @pytest.mark.parametrize("kind", ["bpe", "byte_level"])
-def test_tokenizers_of_hugging_face_have_the_same_bytes_as_ours(tmp_path, kind):
+def test_hugging_face_tokenizers_have_the_same_token_bytes_as_ours(tmp_path, kind):
     folder = standin.make_tokenizer(tmp_path, kind=kind)
     fast, backend = AutoTokenizer.from_pretrained(folder), Backend.from_file(str(folder / "tokenizer.json"))
     ours = compute_token_bytes(load_tokenizer(folder))
@@ -178,22 +178,22 @@ def test_tokenizers_of_hugging_face_have_the_same_bytes_as_ours(tmp_path, kind):
         assert compute_token_bytes(fast)[fast(text + fast.eos_token, add_special_tokens=False)["input_ids"]].sum() == expected, "eos has no bytes"
 
 
-def test_special_tokens_of_transformers_have_no_bytes_and_added_text_has_its_own(tmp_path):
+def test_special_tokens_of_transformers_have_no_bytes_and_added_tokens_have_theirs(tmp_path):
     folder = standin.make_tokenizer(tmp_path)
     description = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    description["added_tokens"] = []  # now only transformers knows what is special
+    description["added_tokens"] = []  # now only transformers knows the special tokens
     fast = PreTrainedTokenizerFast(
         tokenizer_object=Backend.from_str(json.dumps(description)), bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
     )
     fast.add_tokens(["नमस्ते", "<end>"])
-    fast.eos_token = "<end>"  # its tokenizer.json does not learn of that
+    fast.eos_token = "<end>"  # this does not change its tokenizer.json
     token_bytes = compute_token_bytes(fast)
     assert len(token_bytes) == 643
     assert token_bytes[fast.convert_tokens_to_ids(["<s>", "</s>", "<unk>", "<pad>", "<end>"])].tolist() == [0] * 5
     assert token_bytes[fast.convert_tokens_to_ids("नमस्ते")] == len("नमस्ते".encode())
 
 
-def test_a_tokenizer_whose_tokens_have_no_fixed_bytes_is_refused_in_one_line():
+def test_tokenizer_whose_tokens_have_no_fixed_bytes_is_refused_in_one_line():
     word_pieces = Backend(WordPiece({"[UNK]": 0, "क": 1, "##क": 2}, unk_token="[UNK]"))
     word_pieces.decoder = WordPieceDecoder()
     for wrong, why in (
@@ -218,7 +218,7 @@ def _one_of_two(rank, store, world, queue):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", ["bpe"], indirect=True)
-def test_two_processes_find_what_one_finds(world, tmp_path):
+def test_two_ranks_return_the_same_result_as_one(world, tmp_path):
     alone = evaluate(world[2], batches(world), compute_token_bytes(world[0]))
     context = torch.multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()

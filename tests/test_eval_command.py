@@ -1,4 +1,4 @@
-"""`python -m nano_hindi.eval` as its user runs it."""
+"""`python -m nano_hindi.eval` as a user runs it."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def evaluated(tmp_path, *argv) -> dict:
     return json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"), parse_constant=lambda _: pytest.fail("JSON knows no NaN"))
 
 
-def test_the_figures_are_those_of_the_texts(straight, story, tmp_path, capsys):
+def test_figures_match_the_text(straight, story, tmp_path, capsys):
     found = evaluated(tmp_path, "--checkpoint", straight, "--text", story)
     texts = list(read_documents(story))
     scored = list(CheckpointScorer(load_for_inference(straight), torch.device("cpu")).score(texts))
@@ -51,7 +51,7 @@ def test_the_figures_are_those_of_the_texts(straight, story, tmp_path, capsys):
     assert all(passage["text"] in shown for passage in found["best"] + found["worst"])
 
 
-def test_without_text_it_predicts_the_documents_of_val_bin(straight, data_dir, tmp_path):
+def test_without_text_it_scores_the_documents_of_val_bin(straight, data_dir, tmp_path):
     args = command.parse(["--checkpoint", str(straight), "--data_dir", str(data_dir)])
     held_out = [text for text in read_documents(data_dir / "corpus.txt") if is_for_validation(text.encode(), 0.1)]
     assert command.read_texts(args) == held_out
@@ -59,7 +59,7 @@ def test_without_text_it_predicts_the_documents_of_val_bin(straight, data_dir, t
     assert found["documents"] == len(held_out) > 10
 
 
-def test_models_of_different_tokenizers_are_compared_on_the_same_bytes(straight, story, tmp_path, capsys):
+def test_models_with_different_tokenizers_are_compared_on_the_same_bytes(straight, story, tmp_path, capsys):
     found = [evaluated(tmp_path, "--checkpoint", straight, "--text", story)]
     for kind in ("llama", "gpt2"):
         found.append(evaluated(tmp_path, "--hf", save_hugging_face(tmp_path / kind, kind), "--text", story))
@@ -68,19 +68,19 @@ def test_models_of_different_tokenizers_are_compared_on_the_same_bytes(straight,
     assert found[0]["bits_per_byte"] < min(figures["bits_per_byte"] for figures in found[1:])  # the others are random
 
 
-def test_pairs_are_chosen_by_the_losses_of_whole_sentences(straight, tmp_path, capsys):
+def test_pairs_are_decided_by_the_losses_of_whole_sentences(straight, tmp_path, capsys):
     found = evaluated(tmp_path, "--checkpoint", straight, "--pairs")
     scorer = CheckpointScorer(load_for_inference(straight), torch.device("cpu"))
     scores = score_pairs(lambda sentences: [sum(scored.losses) for scored in scorer.score(sentences)], pairs())
     assert found["pairs"]["all"] == {"right": scores.total.right, "low": scores.total.low, "high": scores.total.high, "pairs": 1290}
     assert list(found["pairs"]) == [*scores.kinds, "all"]
-    assert "bits_per_byte" not in found  # no text was asked for
+    assert "bits_per_byte" not in found  # no text was given
     out = capsys.readouterr().out
     assert scores.report() in out
     assert scores.mistakes() in out
 
 
-def test_sentences_that_the_tokenizer_loses_are_told(capsys):
+def test_sentences_that_the_tokenizer_loses_are_reported(capsys):
     def scorer(loses: str) -> SimpleNamespace:
         one = np.ones(1)
         return SimpleNamespace(score=lambda sentences: [Scored(sentence, one, one, one, lost=loses in sentence) for sentence in sentences])
@@ -99,7 +99,7 @@ def test_pairs_and_text_together(straight, story, tmp_path):
     assert "pairs" in both
 
 
-def test_max_bytes_reads_that_much_and_stops(straight, story, tmp_path):
+def test_max_bytes_limits_the_text(straight, story, tmp_path):
     whole = b"".join(text.encode() for text in read_documents(story))
     found = evaluated(tmp_path, "--checkpoint", straight, "--text", story, story, "--max_bytes", 700)
     assert 700 - 3 <= found["bytes"] <= 700
@@ -130,7 +130,7 @@ def test_one_document_has_no_interval(straight, tmp_path, capsys):
         (["--hf", "{tmp}", "--text", "{tmp}/story.txt"], "tokenizer.json"),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(argv, words, straight, tmp_path, capsys):
+def test_user_error_is_one_line_with_code_2(argv, words, straight, tmp_path, capsys):
     for name, text in (("story.txt", "राम"), ("story.doc", "राम"), ("blank.txt", " \n")):
         (tmp_path / name).write_text(text, encoding="utf-8")
     assert command.main([word.format(run=straight, tmp=tmp_path) for word in argv]) == 2
@@ -139,7 +139,7 @@ def test_a_mistake_is_one_line_and_code_2(argv, words, straight, tmp_path, capsy
     assert words in error
 
 
-def test_a_models_own_code_runs_only_where_it_is_trusted(story, tmp_path, capsys):
+def test_custom_model_code_runs_only_if_trusted(story, tmp_path, capsys):
     folder = save_hugging_face(tmp_path / "hf", "llama")
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}}
@@ -159,7 +159,7 @@ def test_a_models_own_code_runs_only_where_it_is_trusted(story, tmp_path, capsys
     assert "the code of the folder runs" in capsys.readouterr().out
 
 
-def test_help_is_there_before_torch():
+def test_help_does_not_import_torch():
     done = run_script("-c", "import sys, nano_hindi.evaluation.command as e\ntry: e.main(['--help'])\nfinally: assert 'torch' not in sys.modules")
     assert done.returncode == 0, done.stderr
     assert "--hf DIR" in done.stdout

@@ -1,5 +1,5 @@
-"""Figures against sums by hand, the interval against simulated truth, passages against the text
-they cut."""
+"""Figures against sums by hand, the interval against simulated data with a known value, passages
+against the text they come from."""
 
 import math
 
@@ -11,8 +11,8 @@ from nano_hindi.evaluation.scoring import Scored
 
 
 def scored_words(words: int, seed: int = 0, cost=None) -> Scored:
-    """A text of `words` numbered words, a token for each and its space; the losses are random, or
-    all `cost`."""
+    """Return a text of `words` numbered words, with a token for each and its space; the losses are
+    random, or all `cost`."""
     rng = np.random.default_rng(seed)
     tokens = [f"{' ' if i else ''}शब्द{i}" for i in range(words)]
     losses = rng.exponential(3, words) if cost is None else np.full(words, float(cost))
@@ -26,9 +26,9 @@ def figures_of(documents) -> Figures:
     return figures
 
 
-def test_the_interval_holds_the_truth_in_95_of_100_corpora():
-    """Documents of very different length, whose rate varies and depends on the length; the truth is
-    E[nats] / E[bytes]."""
+def test_interval_covers_the_true_value_in_95_of_100_corpora():
+    """Documents of very different length, whose bits per byte vary and depend on the length; the
+    true value is E[nats] / E[bytes]."""
     rng, hits, simulations, documents = np.random.default_rng(1), 0, 500, 60
 
     def draw(n):
@@ -44,7 +44,7 @@ def test_the_interval_holds_the_truth_in_95_of_100_corpora():
 
 
 @pytest.mark.parametrize("documents", [100, 1600])
-def test_the_interval_is_the_same_each_time_and_as_wide_as_the_formula_for_many_documents_says(documents):
+def test_interval_is_deterministic_and_approaches_the_large_sample_formula(documents):
     """The variance of a ratio estimate r = sum(n) / sum(d) is about sum((n - r d)^2) / sum(d)^2:
     Cochran 1977, Sampling Techniques, eq. 6.13."""
     rng = np.random.default_rng(2)
@@ -57,7 +57,7 @@ def test_the_interval_is_the_same_each_time_and_as_wide_as_the_formula_for_many_
     np.testing.assert_allclose(first.interval, (first.value - half, first.value + half), atol=0.25 * half)
 
 
-def test_one_document_has_no_interval_and_a_few_are_said_to_be_few():
+def test_one_document_has_no_interval_and_few_documents_get_a_warning():
     one, few, many = (report_lines(figures_of(scored_words(30, seed) for seed in range(n))) for n in (1, 3, FEW_DOCUMENTS))
     assert ratio([2.0], [4.0]).interval is None
     assert any("no interval" in line for line in one)
@@ -65,7 +65,7 @@ def test_one_document_has_no_interval_and_a_few_are_said_to_be_few():
     assert not any("interval:" in line or "narrow" in line for line in many)
 
 
-def test_figures_are_their_definitions():
+def test_figures_equal_their_definitions():
     documents = [scored_words(n, seed=n) for n in (5, 130, 1)]
     figures = figures_of(documents)
     nats = sum(scored.losses.sum() for scored in documents)
@@ -91,7 +91,7 @@ def test_positions_are_counted_in_buckets_of_doubling_width():
 
 
 @pytest.mark.parametrize("words", [1, 39, 40, 41, 59, 60, 79, 80, 100, 400])
-def test_passages_are_the_text_at_word_borders_and_each_token_counts_in_one(words):
+def test_passages_split_the_text_between_words_and_each_token_counts_in_one(words):
     scored = scored_words(words, seed=3)
     passages = passages_of(scored, 7)
     assert " ".join(passage.text for passage in passages) == scored.text
@@ -106,27 +106,27 @@ def test_passages_are_the_text_at_word_borders_and_each_token_counts_in_one(word
         begin += length
 
 
-def test_best_and_worst_are_ranked_by_bits_per_byte_and_none_is_shown_twice():
+def test_best_and_worst_are_ranked_by_bits_per_byte_without_repetition():
     documents = [scored_words(30 + n, cost=n) for n in range(1, 9)]
     best, worst = figures_of([*documents, *documents]).best_and_worst()
     assert [passage.text for passage in best] == [scored.text for scored in documents[:3]]
     assert [passage.text for passage in worst] == [scored.text for scored in documents[:-4:-1]]
 
 
-def test_a_passage_of_a_few_words_is_shown_only_where_there_are_no_others():
+def test_short_passage_is_shown_only_if_there_are_no_others():
     short = scored_words(2, cost=100)
     assert not any(passage.text == short.text for passage in figures_of([short, scored_words(400)]).best_and_worst()[1])
     assert figures_of([short, scored_words(30, cost=1)]).best_and_worst()[1][0].text == short.text
 
 
-def test_lost_text_is_told_with_its_share():
+def test_lost_text_is_reported_with_its_fraction():
     scored = scored_words(30)
     figures = figures_of([Scored(scored.text, scored.losses, scored.sizes, scored.positions, lost=3)])
     (line,) = [line for line in report_lines(figures) if line.startswith("warning")]
     assert f"3 of {len(scored.text)} characters ({3 / len(scored.text):.3%})" in line
 
 
-def test_the_report_is_plain_ascii_around_the_text():
+def test_report_is_plain_ascii_around_the_text():
     lines = report_lines(figures_of(scored_words(200, seed) for seed in range(3)))
     assert all(line.isascii() for line in lines if "शब्द" not in line)
     assert max(len(line) for line in lines if "शब्द" not in line) < 120

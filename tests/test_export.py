@@ -1,5 +1,5 @@
-"""The exported folder in transformers 4 or 5, whichever is installed, against our own network,
-engine and tokenizer."""
+"""The exported folder in transformers 4 or 5, whichever is installed, against our own model, engine
+and tokenizer."""
 
 import contextlib
 import dataclasses
@@ -32,22 +32,22 @@ from nano_hindi.tokenizer import load_tokenizer
 
 CONFIG = GPTConfig(
     vocab_size=500, sequence_len=32, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, window_pattern="SLS"
-)  # c_fc has 512 rows, as wte has
+)  # c_fc has 512 rows, the same as wte
 PROMPTS = ("भारत", "राम और सीता नदी के किनारे गीत गाते हैं। किसान", "एक")
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
 
 @pytest.fixture(scope="module", autouse=True)
 def modules_cache(tmp_path_factory):
-    """transformers copies the code that it is to trust: not into the home of whoever runs the
-    tests."""
+    """Keep transformers' copies of trusted code out of the user's home."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         yield
 
 
 def make_checkpoint(folder, kind: str, config: GPTConfig = CONFIG):
-    """A model.pt whose weights are all large enough to be seen in the logits, and its tokenizer."""
+    """Write a model.pt whose weights are all large enough to affect the logits, and its
+    tokenizer."""
     standin.make_tokenizer(folder / "source", config.vocab_size, kind)
     tokenizer = load_tokenizer(folder / "source")
     tokenizer.save(folder / "tokenizer")
@@ -77,7 +77,7 @@ def ours(checkpoint) -> GPT:
 
 @pytest.fixture(scope="module")
 def exported(checkpoint, tmp_path_factory):
-    """The folders of an export in each dtype."""
+    """Return the folders of an export in each dtype."""
     folders = {dtype: tmp_path_factory.mktemp("exports") / dtype for dtype in ("float32", "bfloat16")}
     for dtype, folder in folders.items():
         assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(folder), "--dtype", dtype]) == 0
@@ -112,22 +112,22 @@ def computing_in(model: GPT, dtype: torch.dtype):
     model.compute_dtype = torch.float32
 
 
-# ---- the network
+# ---- the model
 
 
 @torch.no_grad()
-def test_the_logits_are_those_of_our_network_far_beyond_the_windows(ours, theirs):
+def test_logits_equal_our_model_far_beyond_the_windows(ours, theirs):
     ids = some_ids(2, 5 * CONFIG.sequence_len + 3)
     expected, found = ours(ids), theirs(ids).logits
     print(f"float32: largest error {(found - expected).abs().max():.1e} of logits up to {expected.abs().max():.1f}")
-    assert expected.abs().max() > 5  # so that the soft-cap bends them
+    assert expected.abs().max() > 5  # so that the soft cap matters
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-5)
     torch.testing.assert_close(theirs(ids, logits_to_keep=3).logits, found[:, -3:], rtol=0, atol=5e-5)
     torch.testing.assert_close(theirs(ids, logits_to_keep=torch.tensor([5, 9])).logits, found[:, [5, 9]], rtol=0, atol=5e-5)
 
 
 @torch.no_grad()
-def test_a_text_that_comes_in_pieces_has_the_logits_of_the_whole(theirs):
+def test_chunked_input_with_a_cache_gives_the_logits_of_the_whole_text(theirs):
     ids, mask = some_ids(2, 3 * CONFIG.sequence_len), torch.ones(2, 3 * CONFIG.sequence_len, dtype=torch.long)
     mask[1, :5] = 0
     cache, pieces = None, []
@@ -140,32 +140,30 @@ def test_a_text_that_comes_in_pieces_has_the_logits_of_the_whole(theirs):
 
 
 @torch.no_grad()
-def test_in_bfloat16_the_logits_are_as_near_to_the_exact_ones_as_those_of_our_network(exported, ours):
+def test_bfloat16_logits_are_as_accurate_as_our_model(exported, ours):
     model, ids = load(exported["bfloat16"], dtype=torch.bfloat16), some_ids(2, 5 * CONFIG.sequence_len + 3)
     exact, found = ours(ids), model(ids).logits
     with computing_in(ours, torch.bfloat16):
         our_error = (ours(ids) - exact).abs()
     error = (found - exact).abs()
-    print(
-        f"bfloat16: error {error.mean():.1e} in the mean, {error.max():.2f} at most; our own network's {our_error.mean():.1e}, {our_error.max():.2f}"
-    )
+    print(f"bfloat16: error {error.mean():.1e} in the mean, {error.max():.2f} at most; our own model's {our_error.mean():.1e}, {our_error.max():.2f}")
     assert found.dtype == torch.float32
     assert error.mean() < 1.2 * our_error.mean()
 
 
 @DTYPES
-def test_the_folder_alone_decides_the_weights(exported, ours, dtype):
+def test_weights_come_from_the_folder_alone(exported, ours, dtype):
     model, info = load(exported[dtype], dtype="auto", output_loading_info=True)
     assert not any(info.values()), info
     assert {weight.dtype for weight in model.parameters()} == {getattr(torch, dtype)}
     assert not list(model.buffers())
-    assert type(model).__module__.startswith("transformers_modules"), "the code of the folder, not ours, has to be what is tested here"
+    assert type(model).__module__.startswith("transformers_modules"), "this must test the code in the folder, not ours"
     assert model.get_input_embeddings().weight.shape == model.get_output_embeddings().weight.shape == (500, 128)
     padding = (CONFIG.padded_vocab_size - CONFIG.vocab_size) * (2 * CONFIG.n_embd + 2 * CONFIG.n_kv_head * CONFIG.head_dim)
     assert model.num_parameters() == ours.num_params()["total"] - padding
 
 
-def test_loss_and_gradients_are_those_of_our_network(ours, theirs):
+def test_loss_and_gradients_equal_our_model(ours, theirs):
     ids = some_ids(3, 40)
     labels = ids.clone()
     labels[0, 10:20] = labels[2, 30:] = -100
@@ -184,7 +182,7 @@ def test_loss_and_gradients_are_those_of_our_network(ours, theirs):
         model.zero_grad(set_to_none=True)
 
 
-def test_a_new_model_begins_as_ours_do(theirs):
+def test_new_model_is_initialized_like_ours(theirs):
     torch.manual_seed(0)
     new, first = type(theirs)(type(theirs.config)(**dataclasses.asdict(CONFIG))), GPT(CONFIG)
     first.init_weights()
@@ -198,7 +196,7 @@ def test_a_new_model_begins_as_ours_do(theirs):
 
 
 @pytest.mark.parametrize("lost", ["lm_head.weight", "h.3.attn.value_embed.weight"])
-def test_a_weight_that_the_file_lacks_is_filled_and_no_other_is_touched(exported, tmp_path, lost):
+def test_only_a_weight_missing_from_the_file_is_initialized(exported, tmp_path, lost):
     from safetensors.torch import save_file
 
     weights = load_file(exported["float32"] / "model.safetensors")
@@ -213,7 +211,7 @@ def test_a_weight_that_the_file_lacks_is_filled_and_no_other_is_touched(exported
 
 
 @DTYPES
-def test_saved_once_more_and_loaded_it_is_the_same_model(exported, tmp_path, dtype):
+def test_save_and_load_gives_the_same_model(exported, tmp_path, dtype):
     model, tokenizer = load(exported[dtype], dtype="auto"), load_its_tokenizer(exported[dtype])
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -249,7 +247,7 @@ def test_trainer_makes_a_step(exported, tmp_path):
     trainer = Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data)
     result = trainer.train()
     # the mean over both halves of the update; transformers 4 divides by all 40 labels of a row,
-    # though the first is no target
+    # although the first is not a target
     assert min(abs(result.training_loss - before), abs(result.training_loss - before * 39 / 40)) < 1e-3
     assert trainer.evaluate()["eval_loss"] < before - 0.1
 
@@ -262,7 +260,7 @@ def greedy(model: GPT, ids: list[int], n: int) -> list[int]:
 
 
 def generated(model, ids: list[list[int]] | torch.Tensor, n: int, **options) -> list[list[int]]:
-    """What `.generate()` adds to each row, eos or not."""
+    """Return what `.generate()` adds to each row, including eos."""
     ids = torch.as_tensor(ids)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -270,24 +268,24 @@ def generated(model, ids: list[list[int]] | torch.Tensor, n: int, **options) -> 
     return out[:, ids.size(1) :].tolist()
 
 
-def test_generate_with_its_cache_writes_what_our_engine_writes_beyond_the_windows(ours, theirs):
+def test_generate_with_cache_equals_our_engine_beyond_the_windows(ours, theirs):
     ids, n = some_ids(1, 11), 2 * CONFIG.sequence_len
     expected = greedy(ours, ids[0].tolist(), n)
-    assert len(set(expected)) > 20  # a text that turns in a circle would hide much
+    assert len(set(expected)) > 20  # a repetitive text would hide errors
     assert generated(theirs, ids, n) == [expected]
     assert generated(theirs, ids, n, use_cache=False) == [expected]
 
 
-def test_in_bfloat16_the_text_is_the_likeliest_without_a_cache_too(exported):
+def test_bfloat16_text_is_the_most_likely_one_without_a_cache_too(exported):
     model, ids = load(exported["bfloat16"], dtype=torch.bfloat16), some_ids(1, 11)
     [text] = generated(model, ids, 60)
     with torch.no_grad():
         logits = model(torch.cat((ids, torch.tensor([text])), dim=1)).logits[0, 10:-1]
     chosen = logits.gather(1, torch.tensor(text)[:, None])[:, 0]
-    assert (logits.max(dim=1).values - chosen).max() < 0.15  # of two that are as likely to bfloat16, either may be written
+    assert (logits.max(dim=1).values - chosen).max() < 0.15  # either of two tokens that tie in bfloat16 is valid
 
 
-def test_a_row_with_padding_on_its_left_is_written_as_it_is_alone(exported, ours, theirs):
+def test_left_padded_row_generates_the_same_text_as_alone(exported, ours, theirs):
     tokenizer = load_its_tokenizer(exported["float32"])
     batch, n = tokenizer(list(PROMPTS), return_tensors="pt", padding=True), CONFIG.sequence_len + 8
     assert (batch.attention_mask[:, 0] == 0).sum() == 2
@@ -302,7 +300,7 @@ def test_a_row_with_padding_on_its_left_is_written_as_it_is_alone(exported, ours
     code = sys.modules[type(theirs).__module__]
     assert (
         code.visible_keys(*batch.input_ids.shape[1:] * 2, 8, batch.attention_mask, ids.device).any(dim=-1).all()
-    )  # some kernels make nan of a query that sees nothing
+    )  # some kernels return nan for a query without keys
 
 
 def test_beams_share_the_cache(theirs):
@@ -310,7 +308,7 @@ def test_beams_share_the_cache(theirs):
     assert generated(theirs, ids, 24, num_beams=3) == generated(theirs, ids, 24, num_beams=3, use_cache=False)
 
 
-def test_pipeline_continues_prompts_of_all_lengths_at_once(exported, ours):
+def test_pipeline_continues_prompts_of_different_lengths_in_one_batch(exported, ours):
     from transformers import pipeline
 
     write = pipeline("text-generation", model=str(exported["float32"]), trust_remote_code=True, dtype=torch.float32)
@@ -328,7 +326,7 @@ def test_pipeline_continues_prompts_of_all_lengths_at_once(exported, ours):
 
 
 @pytest.mark.parametrize("kind", ["bpe", "byte_level"])
-def test_the_tokenizer_begins_each_text_with_bos_and_gives_it_back(kind, tmp_path):
+def test_tokenizer_adds_bos_and_decodes_to_the_same_text(kind, tmp_path):
     checkpoint = make_checkpoint(tmp_path, kind)
     assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "export")]) == 0
     ours, theirs = load_tokenizer(tmp_path / "source"), load_its_tokenizer(tmp_path / "export")
@@ -349,10 +347,10 @@ def test_the_tokenizer_begins_each_text_with_bos_and_gives_it_back(kind, tmp_pat
         assert (ids["bos_token_id"], ids["eos_token_id"], ids["pad_token_id"]) == (ours.bos_id, ours.eos_id, ours.eos_id)
 
 
-# ---- the card
+# ---- the model card
 
 
-def test_the_card_tells_what_checkpoint_and_data_know(straight, data_dir, tmp_path, capsys):
+def test_model_card_reports_checkpoint_and_data_metadata(straight, data_dir, tmp_path, capsys):
     (data_dir / "raw").mkdir(exist_ok=True)
     facts = dict(line.split(": ", 1) for line in (data_dir / "preprocess_meta.txt").read_text(encoding="utf-8").splitlines())
     documents = int(facts["train_documents"]) + int(facts["val_documents"])
@@ -390,7 +388,7 @@ def test_the_card_tells_what_checkpoint_and_data_know(straight, data_dir, tmp_pa
     raw.write_text(f"source: another text\ndocuments: {documents + 1}\nwords: {facts['words']}\n")
     assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "other"), "--data_dir", str(data_dir)]) == 0
     assert "another text" not in (tmp_path / "other" / "README.md").read_text(encoding="utf-8")
-    assert "the card does not name the text" in capsys.readouterr().out
+    assert "the card does not name the training text" in capsys.readouterr().out
     raw.unlink()
 
     (tmp_path / "data").mkdir()
@@ -399,7 +397,7 @@ def test_the_card_tells_what_checkpoint_and_data_know(straight, data_dir, tmp_pa
     assert (tmp_path / "foreign" / "README.md").read_text(encoding="utf-8").count("licence are not known") == 2  # data and tokenizer
 
 
-def test_the_card_of_a_model_alone_says_that_it_knows_nothing_more(exported):
+def test_model_card_without_metadata_says_not_known(exported):
     card = (exported["float32"] / "README.md").read_text(encoding="utf-8")
     assert "Step 7. Nothing else is known" in card
     assert card.count("not known") == 2  # data and tokenizer
@@ -409,14 +407,14 @@ def test_the_card_of_a_model_alone_says_that_it_knows_nothing_more(exported):
 
 
 def failing(run, capsys, *arguments) -> str:
-    """The one line that a mistake ends in."""
+    """Return the one line of a user error."""
     capsys.readouterr()
     assert run([str(argument) for argument in arguments]) == 2
     [line] = capsys.readouterr().err.splitlines()
     return line
 
 
-def test_a_folder_with_other_things_is_left_alone(checkpoint, exported, tmp_path, capsys):
+def test_folder_with_other_files_is_not_changed(checkpoint, exported, tmp_path, capsys):
     arguments = ("--checkpoint", checkpoint, "--output_dir", tmp_path)
     for names in (["notes.txt"], ["README.md"], ["config.json", "model.safetensors"]):
         for name in names:
@@ -431,14 +429,14 @@ def test_a_folder_with_other_things_is_left_alone(checkpoint, exported, tmp_path
     assert "notes.txt" in failing(export.main, capsys, *arguments)
 
 
-def test_an_export_replaces_an_earlier_one_of_the_same_folder(checkpoint, tmp_path):
+def test_export_replaces_an_earlier_one_in_the_same_folder(checkpoint, tmp_path):
     for dtype in ("float32", "bfloat16"):
         assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "a b"), "--dtype", dtype]) == 0
     assert sorted(os.listdir(tmp_path / "a b")) == sorted(export.FILES)
     assert load_file(tmp_path / "a b" / "model.safetensors")["wte.weight"].dtype == torch.bfloat16
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_earlier_export_whole(checkpoint, tmp_path, capsys, monkeypatch):
+def test_full_disk_is_one_line_and_keeps_the_earlier_export(checkpoint, tmp_path, capsys, monkeypatch):
     arguments = ("--checkpoint", checkpoint, "--output_dir", tmp_path)
     assert export.main(list(map(str, arguments))) == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -453,9 +451,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_export_whole(checkpoint,
 
 
 @pytest.mark.parametrize("moved", [0, 3, 6])
-def test_an_export_that_was_killed_is_no_model_and_is_made_again(checkpoint, tmp_path, monkeypatch, moved):
+def test_killed_export_does_not_load_and_is_repeated(checkpoint, tmp_path, monkeypatch, moved):
     arguments = ["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path)]
-    assert export.main(arguments) == 0  # an earlier one, of which nothing may be taken for the new one
+    assert export.main(arguments) == 0  # an earlier export, whose files must not mix with the new one
     moves = itertools.count()
 
     def killed(source, target):
@@ -465,7 +463,7 @@ def test_an_export_that_was_killed_is_no_model_and_is_made_again(checkpoint, tmp
 
     with monkeypatch.context() as patch:
         patch.setattr(export, "rename", killed)
-        patch.setattr(export.shutil, "rmtree", lambda *a, **k: None)  # a killed process does not clear up
+        patch.setattr(export.shutil, "rmtree", lambda *a, **k: None)  # a killed process does not clean up
         assert export.main(arguments) == 130
     assert not (tmp_path / "config.json").exists()
     with pytest.raises((OSError, ValueError)):
@@ -474,7 +472,7 @@ def test_an_export_that_was_killed_is_no_model_and_is_made_again(checkpoint, tmp
     assert sorted(os.listdir(tmp_path)) == sorted(export.FILES)
 
 
-def test_mistakes_are_one_line(tmp_path, capsys, checkpoint):
+def test_user_errors_are_one_line(tmp_path, capsys, checkpoint):
     assert "there is no checkpoint" in failing(export.main, capsys, "--checkpoint", tmp_path / "none", "--output_dir", tmp_path / "out")
     assert "there is no checkpoint in" in failing(export.main, capsys, "--checkpoint", tmp_path, "--output_dir", tmp_path / "out")
     (tmp_path / "file").write_text("")
@@ -483,7 +481,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, checkpoint):
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_that_do_not_fit_their_configuration_are_refused(checkpoint, tmp_path, capsys):
+def test_weights_that_do_not_fit_their_config_are_refused(checkpoint, tmp_path, capsys):
     state = torch.load(checkpoint, weights_only=True)
     state["model_config"]["n_layer"] = 3
     torch.save(state, tmp_path / "model.pt")
@@ -494,10 +492,10 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(checkpoint, tmp
 # ---- lm-evaluation-harness
 
 
-def test_the_harness_scores_the_export_as_our_own_command_does(tmp_path):
+def test_lm_evaluation_harness_scores_the_export_as_our_command_does(tmp_path):
     if not importlib.util.find_spec("lm_eval"):
         pytest.skip("needs lm-evaluation-harness: pip install lm-eval accelerate")
-    config = dataclasses.replace(CONFIG, sequence_len=128)  # the harness takes no text that is longer than the context
+    config = dataclasses.replace(CONFIG, sequence_len=128)  # the harness does not accept a text longer than the context
     checkpoint = make_checkpoint(tmp_path, "bpe", config)
     assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "model")]) == 0
     write_tasks(tmp_path / "tasks", pairs())

@@ -1,5 +1,5 @@
-"""Faults, made for real: the process killed, the disk full, the folder gone or closed, two runs at
-once. Nothing is lost and nothing is half."""
+"""Real faults: a killed process, a full disk, a folder that vanishes or becomes read-only, two runs
+at once. No data is lost and no file is partial."""
 
 import contextlib
 import errno
@@ -48,8 +48,8 @@ def curve(folder) -> list[dict]:
 
 
 def assert_equal_runs(a, b) -> None:
-    """Weights, moments, random numbers and figures of the last checkpoints, and the curves, to the
-    bit."""
+    """Check that weights, moments, random states and metrics of the last checkpoints, and the
+    curves, are equal to the bit."""
     kept = ("step", "tokens_seen", "model_state_dict", "optimizers", "rng", "metrics")
     last = [{key: load_checkpoint(list_checkpoints(folder)[-1][1])[key] for key in kept} for folder in (a, b)]
     assert list(differences(*last)) == []
@@ -57,7 +57,7 @@ def assert_equal_runs(a, b) -> None:
 
 
 def assert_all_whole(folder) -> None:
-    """Nothing half under a final name, nothing left under a temporary one."""
+    """Check that no file is partial under its final name and that no temporary file is left."""
     for _, path in list_checkpoints(folder):
         load_checkpoint(path)
     assert not list(folder.glob("*.tmp"))
@@ -65,7 +65,7 @@ def assert_all_whole(folder) -> None:
 
 @contextlib.contextmanager
 def at_update(monkeypatch, number: int, act):
-    """Call `act` before the update after `number` updates."""
+    """Call `act` before the update that follows `number` updates."""
     real = loop.train_update
 
     def train_update(run, stop):
@@ -83,7 +83,7 @@ def at_update(monkeypatch, number: int, act):
 
 @posix
 @pytest.mark.timeout(1800)
-def test_runs_killed_ten_times_and_resumed_equal_the_straight_run_to_the_bit(tmp_path):
+def test_runs_killed_ten_times_and_resumed_equal_the_uninterrupted_run_to_the_bit(tmp_path):
     (tmp_path / "data").mkdir()
     tally, found = kill_and_resume(tmp_path, make_data(tmp_path / "data", 60), kills=10, seed=time.time_ns())
     assert tally.kills >= 10
@@ -91,9 +91,9 @@ def test_runs_killed_ten_times_and_resumed_equal_the_straight_run_to_the_bit(tmp
 
 
 @posix
-def test_a_save_that_was_cut_off_by_a_kill_is_cleared_away_and_the_metrics_go_back_to_the_checkpoint(data_dir, tmp_path, straight):
-    """Killed between the copy and the rename, by its own hand; the half of a line that a power cut
-    leaves is added."""
+def test_partial_save_is_removed_and_metrics_are_cut_back_to_the_checkpoint(data_dir, tmp_path, straight):
+    """The process kills itself between the copy and the rename; the partial line of a power cut is
+    added."""
     folder = tmp_path / "run"
     script = (
         "import os, signal, sys, train; from nano_hindi import files\n"
@@ -111,13 +111,13 @@ def test_a_save_that_was_cut_off_by_a_kill_is_cleared_away_and_the_metrics_go_ba
     assert max(record["step"] for record in read_metrics(folder / "metrics.jsonl")) >= 20
     with open(folder / "metrics.jsonl", "ab") as file:
         file.write(b'{"step": 24, "lo')
-    (folder / "checkpoint_step16.pt.tmp").write_bytes(b"half")  # another interval is not written over
+    (folder / "checkpoint_step16.pt.tmp").write_bytes(b"half")  # of another interval, so it is never overwritten
     assert start(data_dir, folder, "--resume", "auto") == 0
     assert_equal_runs(folder, straight)
     assert_all_whole(folder)
 
 
-def test_a_run_killed_at_its_very_last_deletion_makes_up_for_it(data_dir, tmp_path, straight):
+def test_run_killed_before_its_last_deletion_deletes_on_resume(data_dir, tmp_path, straight):
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     *_, last = list_checkpoints(folder)
@@ -127,7 +127,7 @@ def test_a_run_killed_at_its_very_last_deletion_makes_up_for_it(data_dir, tmp_pa
     assert steps(folder) == sorted([2, 4, 6, *steps(straight)])[-3:]
 
 
-def test_an_exception_in_training_waits_for_the_checkpoint_that_is_being_written(data_dir, tmp_path, straight, monkeypatch):
+def test_exception_in_training_waits_for_the_checkpoint_being_written(data_dir, tmp_path, straight, monkeypatch):
     folder, write, failed = tmp_path / "run", saving.Saver._write, threading.Event()
 
     def held_back(*args):
@@ -141,7 +141,7 @@ def test_an_exception_in_training_waits_for_the_checkpoint_that_is_being_written
         raise ZeroDivisionError
 
     monkeypatch.setattr(saving.Saver, "_write", held_back)
-    with at_update(monkeypatch, 6, fail), pytest.raises(ZeroDivisionError):  # the checkpoint of step 10 is under way
+    with at_update(monkeypatch, 6, fail), pytest.raises(ZeroDivisionError):  # the checkpoint of step 10 is being written
         start(data_dir, folder, "--log_interval", "0")
     assert steps(folder) == [10]
     monkeypatch.undo()
@@ -152,9 +152,9 @@ def test_an_exception_in_training_waits_for_the_checkpoint_that_is_being_written
 # ---- the copy
 
 
-def test_training_goes_on_while_a_checkpoint_is_written_and_changes_nothing_of_it(data_dir, tmp_path, straight, monkeypatch, capsys):
-    """The writer is held back until two more updates are made; what it writes is the state of its
-    step, and `saved` comes after it."""
+def test_training_continues_during_a_save_without_changing_the_checkpoint(data_dir, tmp_path, straight, monkeypatch, capsys):
+    """The writer waits until two more updates are made; it writes the state of its own step, and
+    `saved` is printed after that."""
     folder, write, go_on = tmp_path / "run", saving.Saver._write, threading.Event()
 
     def held_back(self, checkpoint, with_model):
@@ -176,7 +176,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_changes_nothing_of_i
         assert list(differences(a, b)) == []
 
 
-def test_a_copy_shares_nothing_with_what_it_is_a_copy_of():
+def test_host_copy_shares_no_memory_with_the_original():
     live = {"a": [torch.zeros(3), {"b": torch.ones(2, 2).t()}], "n": 1, "d": {"x": 1.0}}
     copy = saving.host_copy(live)
     live["a"][0] += 1
@@ -187,7 +187,7 @@ def test_a_copy_shares_nothing_with_what_it_is_a_copy_of():
     assert copy["d"] == {"x": 1.0}
 
 
-def test_where_there_is_no_memory_for_a_copy_training_waits_for_the_disk(data_dir, tmp_path, straight, monkeypatch):
+def test_without_memory_for_a_copy_training_waits_for_the_disk(data_dir, tmp_path, straight, monkeypatch):
     def no_memory(value):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
@@ -221,9 +221,9 @@ def test_one_checkpoint_is_written_at_a_time(data_dir, tmp_path, monkeypatch):
         ([signal.SIGINT, signal.SIGINT], None, 130, 0),
     ],
 )
-def test_a_stop_waits_for_a_slow_disk_and_a_second_ctrl_c_not_for_long(data_dir, tmp_path, signals, end, code, saved):
-    """The disk takes until a second after the main thread has begun to wait for it in
-    `Saver.{end}`, or for ever."""
+def test_stop_waits_for_a_slow_disk_and_a_second_ctrl_c_only_briefly(data_dir, tmp_path, signals, end, code, saved):
+    """The write finishes a second after the main thread begins to wait for it in `Saver.{end}`, or
+    never."""
     script = (
         "import sys, threading, time, torch, train; from nano_hindi.training import saving\n"
         "write, begun = saving.Saver._write, threading.Event()\n"
@@ -266,7 +266,7 @@ def test_a_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts():
     with loop.StopSignal() as stop:
         signal.raise_signal(signal.SIGINT)
         stop.raise_if_repeated()
-        Finalized()  # as within gc.collect(): the KeyboardInterrupt goes nowhere
+        Finalized()  # as within gc.collect(): the KeyboardInterrupt is lost
         with pytest.raises(KeyboardInterrupt):
             stop.raise_if_repeated()
 
@@ -275,15 +275,15 @@ def test_a_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts():
 
 
 def limited(data_dir, folder, limit: int, *flags) -> subprocess.CompletedProcess:
-    """A real run in a process that may write no file above `limit` bytes: what a full disk does to
-    a checkpoint."""
+    """Run training in a process that may write no file above `limit` bytes, which fails like a full
+    disk."""
     import resource
 
     return run_command(command(data_dir, folder, *flags), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
 
 
 @posix
-def test_a_full_disk_is_told_at_every_save_and_training_goes_on_to_its_end(data_dir, tmp_path, straight):
+def test_full_disk_is_reported_at_every_save_and_training_finishes(data_dir, tmp_path, straight):
     folder = tmp_path / "run"
     done = limited(data_dir, folder, 200_000)
     assert [int(step) for step in re.findall(r"notice: step (\d+) is not saved .*; training continues", done.stdout)] == [10, 20, 24]
@@ -293,13 +293,13 @@ def test_a_full_disk_is_told_at_every_save_and_training_goes_on_to_its_end(data_
     assert steps(folder) == []
     assert_all_whole(folder)
     assert not (folder / "model.pt").exists()
-    assert start(data_dir, folder, "--resume", "auto") == 0  # room again
+    assert start(data_dir, folder, "--resume", "auto") == 0  # with free space again
     assert_equal_runs(folder, straight)
 
 
 @posix
-def test_a_disk_that_fills_up_keeps_the_checkpoints_it_has(data_dir, tmp_path, straight):
-    """A small file system of its own, filled when the first checkpoint lies there."""
+def test_disk_that_fills_up_keeps_its_checkpoints(data_dir, tmp_path, straight):
+    """A small file system of its own, filled after the first checkpoint."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = (
@@ -308,7 +308,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoints_it_has(data_dir, tmp_path, s
         else None
     )
     if mounted is None or mounted.returncode:
-        pytest.skip("no file system may be mounted here")
+        pytest.skip("cannot mount a file system")
     script = (
         "import pathlib, sys, train; from nano_hindi.training import loop\n"
         "real, disk = loop.train_update, pathlib.Path(sys.argv.pop(1))\n"
@@ -329,14 +329,14 @@ def test_a_disk_that_fills_up_keeps_the_checkpoints_it_has(data_dir, tmp_path, s
         assert re.findall(r"step (\d+) is not saved", done.stdout) == ["20"]
         assert re.findall(r"(?m)^saved .*checkpoint_step(\d+)", done.stdout) == ["10", "24"]
         assert steps(disk / "run") == [10, 24]
-        assert_equal_runs(disk / "run", straight)  # the lines that found no room came later
+        assert_equal_runs(disk / "run", straight)  # the lines that did not fit were written later
         assert_all_whole(disk / "run")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
 @posix
-def test_a_metrics_file_that_takes_half_a_line_gets_the_other_half_later(tmp_path):
+def test_partially_written_metrics_line_is_completed_later(tmp_path):
     script = (
         "import resource, sys; from pathlib import Path; from nano_hindi.training.metrics import Metrics\n"
         "metrics = Metrics(Path(sys.argv[1]))\n"
@@ -356,9 +356,9 @@ def test_a_metrics_file_that_takes_half_a_line_gets_the_other_half_later(tmp_pat
     assert read_metrics(path) == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 1.5}, {"step": 3, "loss": 0.5}]
 
 
-def test_a_checkpoint_is_not_saved_before_the_lines_that_lead_up_to_it(data_dir, tmp_path, straight, monkeypatch, capsys):
-    """The metrics find no room at steps 8 and 10, and the process dies after 20: what --resume auto
-    finds is complete all the same."""
+def test_checkpoint_is_not_saved_before_its_metrics(data_dir, tmp_path, straight, monkeypatch, capsys):
+    """The metrics cannot be written at steps 8 and 10, and the process dies after 20: --resume auto
+    still continues from consistent files."""
     folder, full = tmp_path / "run", [False]
     flush = Metrics.flush
 
@@ -385,7 +385,7 @@ def test_a_checkpoint_is_not_saved_before_the_lines_that_lead_up_to_it(data_dir,
     assert_equal_runs(folder, straight)
 
 
-def test_a_folder_that_vanishes_is_told_at_every_save_and_one_that_comes_back_is_used(data_dir, tmp_path, straight, monkeypatch, capsys):
+def test_missing_folder_is_reported_at_every_save_and_used_once_it_is_back(data_dir, tmp_path, straight, monkeypatch, capsys):
     folder = tmp_path / "run"
     with at_update(monkeypatch, 4, lambda run: shutil.rmtree(folder)), at_update(monkeypatch, 11, lambda run: folder.mkdir()):
         assert start(data_dir, folder) == 0
@@ -394,7 +394,7 @@ def test_a_folder_that_vanishes_is_told_at_every_save_and_one_that_comes_back_is
     assert list(differences(*[load_checkpoint(f / "checkpoint_step24.pt")["model_state_dict"] for f in (folder, straight)])) == []
 
 
-def test_a_folder_that_stays_away_ends_in_one_line_and_code_2(data_dir, tmp_path, monkeypatch, capsys):
+def test_folder_missing_until_the_end_is_one_line_with_code_2(data_dir, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
     with at_update(monkeypatch, 4, lambda run: shutil.rmtree(folder)):
         assert start(data_dir, folder) == 2
@@ -405,7 +405,7 @@ def test_a_folder_that_stays_away_ends_in_one_line_and_code_2(data_dir, tmp_path
     assert not folder.exists()
 
 
-def test_a_file_in_the_place_of_the_folder_is_left_alone(data_dir, tmp_path, monkeypatch, capsys):
+def test_file_in_place_of_the_folder_is_not_changed(data_dir, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
 
     def replace(run):
@@ -419,10 +419,10 @@ def test_a_file_in_the_place_of_the_folder_is_left_alone(data_dir, tmp_path, mon
 
 
 @posix
-def test_a_folder_that_becomes_read_only_is_told_at_every_save(data_dir, tmp_path, straight, monkeypatch, capsys):
+def test_read_only_folder_is_reported_at_every_save(data_dir, tmp_path, straight, monkeypatch, capsys):
     folder = tmp_path / "run"
     user = os.geteuid()
-    for path in (tmp_path, *tmp_path.parents, data_dir):  # pytest closes its folders to everybody else
+    for path in (tmp_path, *tmp_path.parents, data_dir):  # pytest makes its folders accessible to their owner only
         if path.stat().st_uid == user and path.stat().st_mode & 0o011 != 0o011:
             path.chmod(path.stat().st_mode | 0o011)
 
@@ -430,7 +430,7 @@ def test_a_folder_that_becomes_read_only_is_told_at_every_save(data_dir, tmp_pat
         run.saver.wait()
         folder.chmod(0o555)
         if user == 0:
-            os.seteuid(65534)  # root heeds no modes
+            os.seteuid(65534)  # root ignores permissions
 
     def open_again(run):
         os.seteuid(user)
@@ -447,8 +447,8 @@ def test_a_folder_that_becomes_read_only_is_told_at_every_save(data_dir, tmp_pat
     assert_equal_runs(folder, straight)
 
 
-def test_a_rename_that_windows_forbids_for_a_moment_is_repeated_and_for_good_is_told(data_dir, tmp_path, straight, monkeypatch, capsys):
-    """A virus scanner holds each new file twice, and the checkpoint of step 20 for ever."""
+def test_rename_refused_by_windows_is_retried_and_then_reported(data_dir, tmp_path, straight, monkeypatch, capsys):
+    """A virus scanner blocks each new file twice, and the checkpoint of step 20 permanently."""
     replace, tries = os.replace, {}
 
     def held(source, target):
@@ -474,20 +474,20 @@ def test_a_rename_that_windows_forbids_for_a_moment_is_repeated_and_for_good_is_
 
 @contextlib.contextmanager
 def holder(data_dir, folder):
-    """Another process that trains in `folder` for long."""
+    """Start another process that trains in `folder` for a long time."""
     argv = command(data_dir, folder, "--total_tokens", 32 * 8 * 10**6)
     with launched(argv, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
         for line in process.stdout:
             if line.startswith("saved"):
                 break
-        threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would stop it
+        threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would block it
         yield process
         process.kill()
         process.wait()
 
 
 @pytest.mark.parametrize("flags", [[], ["--resume", "auto"]])
-def test_a_second_run_in_a_folder_names_the_first_and_changes_nothing(data_dir, tmp_path, capsys, flags):
+def test_second_run_in_a_folder_names_the_first_and_changes_nothing(data_dir, tmp_path, capsys, flags):
     import generate
 
     folder = tmp_path / "run"
@@ -501,16 +501,16 @@ def test_a_second_run_in_a_folder_names_the_first_and_changes_nothing(data_dir, 
         assert (folder / "metrics.jsonl").stat().st_ino == before
         checkpoint = folder / "mine.pt"
         while not checkpoint.exists():
-            with contextlib.suppress(FileNotFoundError):  # the run deletes its older ones
+            with contextlib.suppress(FileNotFoundError):  # the run deletes older checkpoints
                 shutil.copy(list_checkpoints(folder)[-1][1], checkpoint)
         assert generate.main(["--checkpoint", str(checkpoint), "--prompt", "एक", "--max_tokens", "3", "--device", "cpu"]) == 0
-    # it was killed, and a dead process is no obstacle
+    # the lock of a killed process does not block
     assert (folder / files.HOLDER).exists()
     step = steps(folder)[-1]
     assert start(data_dir, folder, "--resume", "auto", "--total_tokens", 4 * 32 * step) == 0
 
 
-def test_a_run_leaves_no_lock_and_a_new_folder_that_stays_empty_goes_again(tmp_path):
+def test_run_removes_its_lock_and_a_new_folder_that_stays_empty(tmp_path):
     world = World(0, 1, torch.device("cpu"))
     with distributed.only_run_in(tmp_path / "a/b", world):
         assert (tmp_path / "a/b" / files.LOCK).exists()
@@ -523,7 +523,7 @@ def test_a_run_leaves_no_lock_and_a_new_folder_that_stays_empty_goes_again(tmp_p
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["checkpoint"]
 
 
-def test_a_drive_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
+def test_drive_without_file_locks_is_used_with_a_notice(tmp_path, monkeypatch, capsys):
     import filelock
 
     def no_locks(self, timeout):
@@ -536,7 +536,7 @@ def test_a_drive_without_locks_is_told_and_used(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("script", "flags", "work"), [("preprocess", ["--input"], "tokenizing"), ("download", ["--source"], "downloading")])
-def test_a_folder_takes_one_download_or_preprocess_at_a_time(tmp_path, capsys, script, flags, work):
+def test_folder_allows_one_download_or_preprocess_at_a_time(tmp_path, capsys, script, flags, work):
     (tmp_path / "text.txt").write_text("एक\n<|endoftext|>\nदो\n<|endoftext|>\n", encoding="utf-8")
     main = importlib.import_module(f"data.{script}").main
     argv = [*flags, str(tmp_path / "text.txt"), "--output_dir", str(tmp_path / "out"), "--tokenizer", "none/such"]
@@ -550,9 +550,8 @@ def test_a_folder_takes_one_download_or_preprocess_at_a_time(tmp_path, capsys, s
     assert "in use" not in capsys.readouterr().err
 
 
-def test_two_processes_of_one_run_are_refused_together(data_dir, tmp_path):
-    """Under torchrun the main process alone takes the lock; none of the others waits for it when it
-    is refused."""
+def test_all_ranks_are_refused_together(data_dir, tmp_path):
+    """Under torchrun only rank 0 takes the lock; no other rank hangs when it is refused."""
     with distributed.only_run_in(tmp_path, World(0, 1, torch.device("cpu"))):
         argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *command(data_dir, tmp_path)[1:]]
         done = run_command(argv)
@@ -564,7 +563,7 @@ def test_two_processes_of_one_run_are_refused_together(data_dir, tmp_path):
 # ---- an older checkpoint by name
 
 
-def test_an_older_checkpoint_is_not_resumed_beside_its_own_future(data_dir, tmp_path, straight, capsys):
+def test_older_checkpoint_is_not_resumed_where_later_ones_exist(data_dir, tmp_path, straight, capsys):
     folder = shutil.copytree(straight, tmp_path / "run")
     before = (folder / "metrics.jsonl").read_bytes()
     assert start(data_dir, folder, "--resume", folder / "checkpoint_step10.pt") == 2

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files are replaced as a whole or not at all."""
 
 import os
 
@@ -8,7 +8,7 @@ from nano_hindi import files
 from nano_hindi.files import replacing
 
 
-def test_a_replaced_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
+def test_replaced_file_keeps_the_old_content_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
@@ -23,7 +23,7 @@ def test_a_replaced_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
     assert path.read_bytes() == b"new"
 
 
-def test_a_short_sharing_violation_on_windows_is_waited_for(tmp_path, monkeypatch):
+def test_short_sharing_violation_on_windows_is_retried(tmp_path, monkeypatch):
     calls, replace = [], os.replace
 
     def busy_twice(source, target):

@@ -1,5 +1,5 @@
-"""generate.py as a user sees it: text that streams in whole characters, repeats by seed, stops at
-eos, and mistakes in one line."""
+"""generate.py as a user sees it: text streamed in whole characters, reproducible by seed, ending at
+eos, and one-line user errors."""
 
 import io
 import shutil
@@ -21,7 +21,7 @@ def text_of(capsys, *argv) -> str:
     return capsys.readouterr().out
 
 
-def test_a_prompt_is_continued_and_the_same_seed_repeats_it(straight, capsys):
+def test_prompt_is_continued_and_the_same_seed_repeats_the_text(straight, capsys):
     argv = ("--checkpoint", straight, "--prompt", "भारत एक", "--max_tokens", 30)
     first, again, other = (text_of(capsys, *argv, "--seed", seed) for seed in (1, 1, 2))
     assert first == again != other
@@ -29,7 +29,7 @@ def test_a_prompt_is_continued_and_the_same_seed_repeats_it(straight, capsys):
     assert len(first) > len("भारत एक") + 5
 
 
-def test_greedy_text_is_the_models_likeliest_continuation(straight, capsys):
+def test_greedy_text_is_the_most_probable_continuation(straight, capsys):
     """Against the logits of the whole text so far, without a cache."""
     trained = load_for_inference(straight)
     model = build_model(trained, torch.device("cpu"))
@@ -44,7 +44,7 @@ def test_greedy_text_is_the_models_likeliest_continuation(straight, capsys):
     assert printed == trained.tokenizer.decode(ids) + "\n"
 
 
-def test_every_kind_of_checkpoint_is_taken(straight, capsys):
+def test_every_kind_of_checkpoint_is_accepted(straight, capsys):
     argv = ("--prompt", "राम", "--max_tokens", 5, "--seed", 3)
     texts = {text_of(capsys, "--checkpoint", straight / name, *argv) for name in ("model.pt", "checkpoint_step24.pt", "")}
     assert len(texts) == 1
@@ -58,7 +58,7 @@ def test_generation_stops_at_eos(straight, capsys, monkeypatch):
     assert text_of(capsys, "--checkpoint", straight, "--prompt", "").replace(" ", "") == "कख\n"
 
 
-def test_what_is_printed_is_whole_characters_and_all_of_the_text(spelling, capsys, monkeypatch):
+def test_output_is_the_whole_text_in_whole_characters(spelling, capsys, monkeypatch):
     writes = []
     monkeypatch.setattr(generate, "print", lambda *values, **_: writes.append("".join(values)), raising=False)
     for n in (*range(1, 16), 40):
@@ -74,7 +74,7 @@ def test_what_is_printed_is_whole_characters_and_all_of_the_text(spelling, capsy
     ("prompt", "text"),
     [
         ("राम", "राम क्षि"),
-        ("राम ", "राम क्षि"),  # its space is that of the next word
+        ("राम ", "राम क्षि"),  # its space belongs to the next word
         ("राम।", "राम। क्षि"),
         ("राम\n", "राम\n क्षि"),
         ("", "क्षि"),
@@ -83,13 +83,13 @@ def test_what_is_printed_is_whole_characters_and_all_of_the_text(spelling, capsy
         ("\u0958", "\u0915\u093c क्षि"),  # NFC
     ],
 )
-def test_spacing_behind_a_prompt_is_right(spelling, capsys, prompt, text):
+def test_spacing_after_a_prompt_is_correct(spelling, capsys, prompt, text):
     shown = text_of(capsys, "--checkpoint", spelling, "--prompt", prompt, "--max_tokens", 12, "--temperature", 0)
     assert shown.startswith(text)
 
 
-def test_a_space_at_the_end_of_a_prompt_is_followed_by_a_word_and_no_further_space(straight, capsys):
-    """Even by a model that would go on with a matra or a second space."""
+def test_space_at_the_end_of_a_prompt_is_followed_by_a_word_without_another_space(straight, capsys):
+    """Even with a model that would continue with a matra or a second space."""
     for seed in range(5):
         argv = ("--checkpoint", straight, "--prompt", "भारत एक ", "--max_tokens", 3, "--top_k", 0, "--temperature", 3, "--seed", seed)
         assert text_of(capsys, *argv).startswith("भारत एक ")
@@ -101,7 +101,7 @@ def test_a_space_at_the_end_of_a_prompt_is_followed_by_a_word_and_no_further_spa
         assert greedy == trained.tokenizer.decode([*ids, best]) + "\n"
 
 
-def test_samples_are_one_batch_and_greedy_ones_are_all_the_single(spelling, straight, capsys, monkeypatch):
+def test_samples_are_one_batch_and_greedy_samples_equal_a_single_one(spelling, straight, capsys, monkeypatch):
     rows, sample = [], engine.sample_token
     monkeypatch.setattr(engine, "sample_token", lambda logits, *rest: rows.append(len(logits)) or sample(logits, *rest))
     argv = ("--checkpoint", straight, "--prompt", "भारत", "--max_tokens", 8)
@@ -115,7 +115,7 @@ def test_samples_are_one_batch_and_greedy_ones_are_all_the_single(spelling, stra
     assert text_of(capsys, "--checkpoint", spelling, "--prompt", "अ", "--num_samples", 2) == "अ\n---\nअ\n"
 
 
-def test_the_prompt_may_come_from_stdin_and_without_one_there_are_demos(straight, capsys, monkeypatch):
+def test_prompt_can_come_from_stdin_and_without_one_demo_prompts_are_used(straight, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffभारत एक\n"))  # as PowerShell sends it
     assert text_of(capsys, "--checkpoint", straight, "--prompt", "-", "--max_tokens", 3).startswith("भारत एक")
     demos = text_of(capsys, "--checkpoint", straight, "--max_tokens", 3)
@@ -123,8 +123,8 @@ def test_the_prompt_may_come_from_stdin_and_without_one_there_are_demos(straight
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_the_checkpoint_is_let_go_once_it_is_read(straight, capsys, monkeypatch):
-    """Windows cannot delete or replace a file that is mapped, and training deletes its older
+def test_checkpoint_file_is_closed_after_loading(straight, capsys, monkeypatch):
+    """Windows cannot delete or replace a memory-mapped file, and training deletes its older
     checkpoints."""
     mapped, sample = [], engine.sample_token
     monkeypatch.setattr(engine, "sample_token", lambda *a: mapped.append("model.pt" in Path("/proc/self/maps").read_text()) or sample(*a))
@@ -133,7 +133,7 @@ def test_the_checkpoint_is_let_go_once_it_is_read(straight, capsys, monkeypatch)
     assert not any(mapped)
 
 
-def test_an_extreme_temperature_is_no_error(straight, capsys):
+def test_extreme_temperature_is_not_an_error(straight, capsys):
     argv = ("--checkpoint", straight, "--prompt", "राम", "--max_tokens", 6)
     greedy = text_of(capsys, *argv, "--temperature", 0)
     assert text_of(capsys, *argv, "--temperature", 1e-42) == greedy
@@ -141,7 +141,7 @@ def test_an_extreme_temperature_is_no_error(straight, capsys):
 
 
 @pytest.mark.slow
-def test_a_pipe_that_closes_early_is_no_error(straight):
+def test_pipe_that_closes_early_is_not_an_error(straight):
     command = f"{sys.executable} generate.py --checkpoint {straight} --device cpu --prompt 'भारत' --max_tokens 60 | head -c 6"
     done = run_command(["bash", "-c", command])
     assert "Traceback" not in done.stderr
@@ -165,14 +165,14 @@ def test_a_pipe_that_closes_early_is_no_error(straight):
         (["--checkpoint", "nowhere"], "no checkpoint nowhere"),
     ],
 )
-def test_a_mistake_is_one_line(straight, capsys, flags, words):
+def test_user_error_is_one_line(straight, capsys, flags, words):
     assert generate.main(["--checkpoint", str(straight), *flags]) == 2
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
     assert words in errors
 
 
-def test_a_foreign_tokenizer_is_refused(straight, tmp_path, capsys):
+def test_tokenizer_of_another_model_is_refused(straight, tmp_path, capsys):
     import standin
 
     shutil.copytree(straight, tmp_path / "run")
@@ -185,7 +185,7 @@ def test_a_foreign_tokenizer_is_refused(straight, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_it_works_as_a_real_command(straight):
+def test_generate_works_as_a_real_command(straight):
     done = run_script("generate.py", "--checkpoint", straight, "--prompt", "भारत", "--max_tokens", 5, "--seed", 1, "--device", "cpu")
     assert done.returncode == 0
     assert done.stdout.startswith("भारत")
@@ -193,8 +193,8 @@ def test_it_works_as_a_real_command(straight):
 
 
 @pytest.mark.slow
-def test_generation_leaves_the_compiler_of_torch_out(straight):
-    """It takes a second to import, a third of all until the first word."""
+def test_generation_does_not_import_the_torch_compiler(straight):
+    """It takes a second to import, a third of the time to the first word."""
     code = f"import sys, generate; generate.main(['--checkpoint', {str(straight)!r}, '--prompt', 'एक', '--max_tokens', '2']); print('torch._dynamo' in sys.modules)"
     done = run_script("-c", code)
     assert done.stdout.splitlines()[-1] == "False", done.stderr

@@ -1,5 +1,5 @@
-"""The GPU checks as part of the suite: all of them where there is a GPU, and everywhere that they
-work themselves."""
+"""The GPU checks as part of the suite: all of them where there is a GPU, and a small version
+everywhere, to test the checks themselves."""
 
 import sys
 
@@ -13,7 +13,7 @@ from conftest import run_script
 @pytest.mark.gpu
 @pytest.mark.timeout(2000)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: python tests/gpu/check.py")
-def test_the_gpu_checks_pass():
+def test_gpu_checks_pass():
     done = run_script("tests/gpu/check.py", timeout=1800)
     sys.stdout.write(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -21,7 +21,7 @@ def test_the_gpu_checks_pass():
 
 @pytest.mark.slow
 @pytest.mark.timeout(2000)
-def test_the_checks_themselves_work_on_a_cpu():
+def test_gpu_checks_run_on_a_cpu():
     done = run_script("tests/gpu/check.py", "--device", "cpu", "--small", "--updates", "3", timeout=1800)
     verdicts = {row.split("|")[1].strip(): row.split("|")[2].strip() for row in done.stdout.splitlines() if row.startswith("| ")}
     assert done.returncode == 0, done.stdout + done.stderr

@@ -21,7 +21,7 @@ def pieces_of(chunks) -> list[str]:
     return [clusters.push(chunk) for chunk in chunks] + [clusters.flush()]
 
 
-def test_what_a_reader_takes_for_one_character_comes_out_in_one_piece():
+def test_characters_are_never_split():
     for character in ONE:
         for follower in ("अ", " ", "x", "👩", "🇮🇳", "\n"):
             is_open = character.endswith(("\u200d", "्", "்"))  # for the letter or emoji that may follow
@@ -34,7 +34,7 @@ def test_flags_pair_from_the_left():
     assert [p for p in pieces_of("🇮🇳🇫🇷🇮") if p] == ["🇮🇳", "🇫🇷", "🇮"]
 
 
-def test_random_texts_in_random_chunks_part_between_characters_and_join_to_the_whole():
+def test_random_chunks_are_split_between_characters_and_join_to_the_whole():
     rng = random.Random(0)
     for _ in range(3000):
         text = "".join(rng.choice(PARTS) if rng.random() < 0.7 else rng.choice(ONE) for _ in range(rng.randint(1, 30)))
@@ -51,7 +51,7 @@ def characters_of(text: str) -> list[str]:
     return [piece for char in text if (piece := clusters.push(char))] + [clusters.flush()]
 
 
-def test_only_the_last_character_is_kept_back():
+def test_only_the_last_character_is_held_back():
     clusters, shown = Clusters(), ""
     for char in "भारत एक विशाल देश है।":
         shown += clusters.push(char)

@@ -1,4 +1,4 @@
-"""kitoken encodes a corpus only where its ids are those of `tokenizers`."""
+"""kitoken encodes a corpus only where its ids equal those of `tokenizers`."""
 
 import pickle
 import random
@@ -10,7 +10,7 @@ import standin
 from nano_hindi.tokenizer import load_tokenizer
 from nano_hindi.tokenizer.kitoken import TRAPS
 
-kitoken = pytest.importorskip("kitoken", reason="needs kitoken, which this machine has no wheel of")
+kitoken = pytest.importorskip("kitoken", reason="needs kitoken, which has no wheel for this machine")
 
 
 @pytest.fixture(scope="module", params=["bpe", "byte_level"])
@@ -19,8 +19,8 @@ def folder(request, tmp_path_factory):
 
 
 def hard_texts(n: int) -> list[str]:
-    """Strings of Devanagari, ASCII, joiners, spaces, controls, and names of special tokens, in no
-    order."""
+    """Return random strings of Devanagari, ASCII, joiners, spaces, controls and names of special
+    tokens."""
     letters = [
         chr(c) for c in (*range(0x900, 0x980), *range(0x20, 0x7F), 0, 9, 10, 13, 0x200C, 0x200D, 0x2581, 0xFEFF, 0x1F33E, 0x301, 0xE000, 0x10FFFF)
     ]
@@ -29,7 +29,7 @@ def hard_texts(n: int) -> list[str]:
     return ["".join(draw.choices(letters, k=draw.randrange(80))) for _ in range(n)]
 
 
-def test_its_ids_are_those_of_tokenizers_in_workers_too(folder):
+def test_kitoken_ids_equal_those_of_tokenizers_in_workers_too(folder):
     plain, fast = load_tokenizer(folder), load_tokenizer(folder)
     assert fast.encode_faster(standin.documents(50, seed=1))
     texts = [*standin.documents(200, seed=2), *hard_texts(3000), *TRAPS]
@@ -40,36 +40,36 @@ def test_its_ids_are_those_of_tokenizers_in_workers_too(folder):
         assert tokenizer.fingerprint() == plain.fingerprint()
 
 
-def test_it_is_really_kitoken_that_encodes(folder, monkeypatch):
+def test_kitoken_does_the_encoding(folder, monkeypatch):
     tokenizer = load_tokenizer(folder)
     assert tokenizer.encode_faster([])
-    monkeypatch.setattr(tokenizer, "_encoder", None)  # that of `tokenizers`
+    monkeypatch.setattr(tokenizer, "_encoder", None)  # the encoder of `tokenizers`
     assert tokenizer.decode(tokenizer.encode_batch(["भारत एक देश है।"])[0]) == "भारत एक देश है।"
 
 
 class Wrong(kitoken.Kitoken):
-    """Errs on one letter."""
+    """Encode one letter wrong."""
 
     def encode_all(self, texts, special):
         return [ids[::-1] if "ॠ" in text else ids for text, ids in zip(texts, super().encode_all(texts, special), strict=True)]
 
 
-def test_another_id_in_the_sample_rules_it_out(folder, monkeypatch):
+def test_kitoken_is_not_used_if_an_id_in_the_sample_differs(folder, monkeypatch):
     monkeypatch.setattr(kitoken, "Kitoken", Wrong)
     tokenizer = load_tokenizer(folder)
-    assert tokenizer.encode_faster(["ऋ"])  # nothing of the sample shows the error
+    assert tokenizer.encode_faster(["ऋ"])  # the sample does not show the error
     assert not tokenizer.encode_faster(["ऋ", "पितॠण को"])
     assert tokenizer.encode_batch(["पितॠण को"]) == load_tokenizer(folder).encode_batch(["पितॠण को"])
 
 
-def test_without_it_the_library_encodes(folder, monkeypatch):
+def test_without_kitoken_the_tokenizers_library_encodes(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "kitoken", None)
     tokenizer = load_tokenizer(folder)
     assert not tokenizer.encode_faster(["भारत"])
     assert tokenizer.decode(tokenizer.encode_batch(["भारत"])[0]) == "भारत"
 
 
-def test_a_tokenizer_that_it_cannot_read_stays_with_the_library(folder, monkeypatch):
+def test_tokenizer_that_kitoken_cannot_read_uses_the_tokenizers_library(folder, monkeypatch):
     def refuse(description):
         raise ValueError("unsupported")
 

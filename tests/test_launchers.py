@@ -1,8 +1,7 @@
-"""The launchers: the .sh ones really run, with stand-ins for Python and nvidia-smi; the .bat ones
-are read, and run under Wine where RUN_BAT names a program that does so
+"""The launchers: the .sh files run with stand-ins for Python and nvidia-smi; the .bat files are
+checked as text, and run under Wine where RUN_BAT names a program that does so
 (`RUN_BAT=../shared/windows/run_bat.sh`, called as run_bat.sh [--venv] [--env K=V] [--json FILE]
-FOLDER FILE.bat ARGUMENTS).
-"""
+FOLDER FILE.bat ARGUMENTS)."""
 
 import contextlib
 import itertools
@@ -23,8 +22,8 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="the .sh launchers are for Li
 TORCH = next(line.split()[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("torch"))  # with its versions
 WHL = "https://download.pytorch.org/whl/"
 
-# Logs its arguments, makes a "venv" out of itself, and ends with the code that FAKE_RC has for what
-# it was asked ("train=130 pip=1").
+# Logs its arguments, copies itself to make a "venv", and exits with the code that FAKE_RC gives for
+# the command ("train=130 pip=1").
 FAKE_PYTHON = r"""#!/bin/bash
 case "$*" in
     --version) echo "${FAKE_VERSION-Python 3.11.9}"; exit ;;
@@ -45,8 +44,8 @@ for rule in ${FAKE_RC-}; do [ "${rule%=*}" != "$key" ] || { echo "stub $key fail
 
 
 class Machine:
-    """A copy of the launchers in a folder with a difficult name, and a PATH with nothing on it but
-    a few tools and what a test puts there."""
+    """A copy of the launchers in a folder with a difficult name, and a PATH with only a few tools
+    and what a test adds."""
 
     TOOLS = ("bash", "dirname", "cmp", "cp", "rm", "uname", "mkdir", "tr", "touch", "sleep")
 
@@ -79,7 +78,7 @@ class Machine:
         self.log.write_text("")
         return launched(
             ["bash", self.repo / script, *arguments],
-            cwd=self.bin,  # never the repo's own folder
+            cwd=self.bin,  # never the repo's folder
             env={"PATH": str(self.bin), "HOME": str(self.bin), "LC_ALL": "C.UTF-8", "FAKE_LOG": str(self.log), **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -87,14 +86,14 @@ class Machine:
         )
 
     def run(self, script: str, *arguments: str, **env: str) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
+        """Return exit code, stdout and stderr."""
         with self.start(script, *arguments, **env) as process:
             out, err = process.communicate(timeout=PATIENCE)
         return process.returncode, out, err
 
     def run_to_its_hang(self, number: int, script: str, **env: str) -> tuple[int, str, str]:
-        """`run`, with the signal `number` for all of it, as from a terminal, when it has come to
-        FAKE_HANG."""
+        """Do the same, and send the signal `number` to the whole session, as a terminal does, when
+        it reaches FAKE_HANG."""
         with self.start(script, **env) as process:
             wait_until(self.log.with_name("log.hangs").exists, env["FAKE_HANG"])
             os.killpg(process.pid, number)
@@ -102,7 +101,7 @@ class Machine:
         return process.returncode, out, err
 
     def calls(self) -> list[list[str]]:
-        """The words of every call of a Python after its name, but those for its version."""
+        """Return the arguments of every call of Python, except those that ask for its version."""
         return [line.split("\x1f")[1:-1] for line in self.log.read_text(encoding="utf-8").splitlines()]
 
     def scripts(self) -> list[list[str]]:
@@ -116,7 +115,7 @@ def machine(tmp_path) -> Machine:
 
 @pytest.fixture
 def ready(machine) -> Machine:
-    """A machine whose environment is made."""
+    """Return a machine with an environment."""
     assert machine.run("setup_env.sh")[0] == 0
     return machine
 
@@ -125,7 +124,7 @@ def ready(machine) -> Machine:
 
 
 @POSIX
-def test_a_first_start_makes_the_environment_and_a_second_says_and_does_nothing(machine):
+def test_first_setup_makes_the_environment_and_a_second_does_nothing(machine):
     code, out, err = machine.run("setup_env.sh")
     assert (code, err) == (0, "")
     assert all(line.startswith("setup: ") for line in out.splitlines())
@@ -139,7 +138,7 @@ def test_a_first_start_makes_the_environment_and_a_second_says_and_does_nothing(
 
 @POSIX
 @pytest.mark.parametrize("damage", ["empty folder", "python is no program", "python is gone", "other requirements", "no stamp", "python lost pip"])
-def test_a_damaged_or_outdated_environment_is_made_whole(ready, damage):
+def test_damaged_or_outdated_environment_is_repaired(ready, damage):
     venv, env = ready.repo / "venv", {}
     if damage == "empty folder":
         shutil.rmtree(venv)
@@ -164,7 +163,7 @@ def test_a_damaged_or_outdated_environment_is_made_whole(ready, damage):
 
 
 @POSIX
-def test_a_set_up_that_was_killed_goes_on_at_the_next_start(machine):
+def test_killed_setup_continues_at_the_next_start(machine):
     machine.run_to_its_hang(signal.SIGKILL, "setup_env.sh", FAKE_HANG="pip")
     assert (machine.repo / "venv/bin/python").exists()
     assert not (machine.repo / "venv/.requirements").exists()
@@ -175,7 +174,7 @@ def test_a_set_up_that_was_killed_goes_on_at_the_next_start(machine):
 
 
 @POSIX
-def test_ctrl_c_in_the_set_up_is_no_failure_of_pip(machine):
+def test_ctrl_c_during_setup_is_not_reported_as_a_pip_failure(machine):
     code, _, err = machine.run_to_its_hang(signal.SIGINT, "run_training.sh", FAKE_HANG="pip")
     assert (code, err) == (130, "setup: stopped; start me again to continue\n")
     assert not (machine.repo / "venv/.requirements").exists()
@@ -194,19 +193,19 @@ def test_ctrl_c_in_the_set_up_is_no_failure_of_pip(machine):
         ({"FAKE_RC": "import=1"}, 5, "do not work"),
     ],
 )
-def test_each_failure_has_its_code_and_one_line_that_says_what_to_do_and_leaves_no_stamp(machine, env, code, message):
+def test_each_setup_failure_has_its_exit_code_and_a_one_line_error_and_no_stamp(machine, env, code, message):
     got, _, err = machine.run("setup_env.sh", **env)
     assert got == code
     assert message in err
     assert err.count("\n") == 1
     assert err.startswith("error: ")
     assert not (machine.repo / "venv/.requirements").exists()
-    assert machine.run("run_training.sh", **env)[0] == code, "run_training passes the code on"
+    assert machine.run("run_training.sh", **env)[0] == code, "run_training returns the same code"
     assert not machine.scripts()
 
 
 @POSIX
-def test_without_any_python_the_message_says_what_to_install(machine):
+def test_without_python_the_error_says_what_to_install(machine):
     (machine.bin / "python3").unlink()
     code, _, err = machine.run("setup_env.sh")
     assert code == 1
@@ -214,7 +213,7 @@ def test_without_any_python_the_message_says_what_to_install(machine):
 
 
 @POSIX
-def test_a_newer_python_beside_one_that_is_too_old_is_found(machine):
+def test_newer_python_is_found_beside_one_that_is_too_old(machine):
     machine.put("#!/bin/bash\necho Python 3.8.10\n", machine.bin / "python3")
     machine.put(FAKE_PYTHON, machine.bin / "python3.12")
     code, out, _ = machine.run("setup_env.sh")
@@ -224,7 +223,7 @@ def test_a_newer_python_beside_one_that_is_too_old_is_found(machine):
 
 # ---- which PyTorch
 
-# what nvidia-smi says, the build to take, a word of the notice
+# output of nvidia-smi, the build to install, a word of the notice
 GPUS = [
     (["580.65, 8.9"], "cu130", None),
     (["581.15, 12.0"], "cu130", None),
@@ -253,7 +252,7 @@ GPUS = [
 
 
 def index_options(call: list[str]) -> list[str]:
-    """What stands between --no-deps and the name of torch: where it is taken from."""
+    """Return the words between --no-deps and the name of torch: the index it is installed from."""
     assert call[-1] == TORCH
     return call[call.index("--no-deps") + 1 : -1]
 
@@ -274,7 +273,7 @@ def test_driver_and_compute_capability_choose_the_build_on_linux(machine, gpus, 
 
 
 @POSIX
-def test_torch_index_url_beats_the_gpu_and_a_mac_takes_the_default(machine):
+def test_torch_index_url_overrides_the_gpu_and_macos_uses_the_default_index(machine):
     machine.gpus("522.06, 8.9")
     code, _, err = machine.run("setup_env.sh", TORCH_INDEX_URL="https://mirror/a b?x=1&y=2")
     assert (code, err) == (0, "")
@@ -288,7 +287,7 @@ def test_torch_index_url_beats_the_gpu_and_a_mac_takes_the_default(machine):
     assert index_options(torch) == []
 
 
-def test_both_launchers_choose_from_the_same_builds_by_the_same_limits():
+def test_both_setup_scripts_have_the_same_builds_and_limits():
     shell, batch = ((ROOT / name).read_text(encoding="utf-8") for name in ("setup_env.sh", "setup_env.bat"))
     row = re.compile(r'"(cu\d+ \d+ \d+ \d+)"')
     assert row.findall(shell) == row.findall(batch)
@@ -297,7 +296,7 @@ def test_both_launchers_choose_from_the_same_builds_by_the_same_limits():
     assert re.findall(r"driver < (\d+)|low < (\d+)", shell) == [("560", ""), ("", "50")]
     assert re.findall(r"%driver% lss (\d+)", batch) == ["560"]
     assert re.findall(r"%low% lss (\d+)", batch) == ["50"]
-    # and the chosen row is the first that fits, in words of Python
+    # and the chosen row is the first that fits
     for gpus, build, _ in GPUS:
         cards = [re.fullmatch(r"(\d+)\.[\d.]+, (\d+)\.(\d)", gpu) for gpu in gpus]
         if not cards or not all(cards):
@@ -334,7 +333,7 @@ TRAIN, GENERATE = ["train.py", "--resume", "auto"], ["generate.py", "--checkpoin
 
 
 @POSIX
-def test_a_first_start_downloads_prepares_trains_and_shows_samples(machine):
+def test_first_start_downloads_prepares_trains_and_prints_samples(machine):
     code, out, err = machine.run("run_training.sh")
     assert (code, err) == (0, "")
     assert machine.scripts() == [DOWNLOAD, PREPROCESS, TRAIN, GENERATE]
@@ -342,7 +341,7 @@ def test_a_first_start_downloads_prepares_trains_and_shows_samples(machine):
 
 
 @POSIX
-def test_sample_does_it_all_offline_in_folders_of_its_own(ready):
+def test_sample_runs_offline_in_its_own_folders(ready):
     words = ["--config", "tiny", "--data_dir", "data/sample", "--checkpoint_dir", "checkpoints/sample"]
     assert ready.run("run_training.sh", "sample", "--total_tokens", "1000")[0] == 0
     assert ready.scripts() == [
@@ -366,7 +365,7 @@ def test_sample_does_it_all_offline_in_folders_of_its_own(ready):
         (["data/sample/preprocess_meta.txt"], [DOWNLOAD, PREPROCESS]),
     ],
 )
-def test_only_finished_data_is_taken_as_it_is(ready, there, made):
+def test_only_complete_data_is_reused(ready, there, made):
     ready.make(*there)
     assert ready.run("run_training.sh")[0] == 0
     assert ready.scripts() == [*made, TRAIN, GENERATE]
@@ -374,7 +373,7 @@ def test_only_finished_data_is_taken_as_it_is(ready, there, made):
 
 @POSIX
 @pytest.mark.parametrize("key", ["download", "preprocess", "train", "generate"])
-def test_the_first_failure_ends_it_with_its_own_code(ready, key):
+def test_first_failure_ends_the_script_with_its_exit_code(ready, key):
     code, _, _ = ready.run("run_training.sh", FAKE_RC=f"{key}=2")
     assert code == 2
     assert ready.scripts()[-1][0].endswith(f"{key}.py")
@@ -382,7 +381,7 @@ def test_the_first_failure_ends_it_with_its_own_code(ready, key):
 
 @POSIX
 @pytest.mark.parametrize("end", ["code", "signal"])
-def test_ctrl_c_lets_training_end_itself_and_says_how_to_go_on(ready, end):
+def test_ctrl_c_lets_training_stop_itself_and_says_how_to_continue(ready, end):
     ready.make("data/preprocess_meta.txt")
     code, out, _ = ready.run_to_its_hang(signal.SIGINT, "run_training.sh", FAKE_HANG="train", FAKE_END=end)
     assert code == 130
@@ -391,7 +390,7 @@ def test_ctrl_c_lets_training_end_itself_and_says_how_to_go_on(ready, end):
 
 
 @POSIX
-def test_further_words_reach_train_py_as_they_are(ready):
+def test_further_arguments_are_passed_to_train_py_unchanged(ready):
     ready.make("data/preprocess_meta.txt")
     words = ["--note", "a  b & c", "", "*", "$HOME", "--x=it's", "नमस्ते"]
     assert ready.run("run_training.sh", *words)[0] == 0
@@ -401,7 +400,7 @@ def test_further_words_reach_train_py_as_they_are(ready):
 @POSIX
 @pytest.mark.parametrize("form", [["--checkpoint_dir", "out & x"], ["--checkpoint_dir=out & x"]])
 @pytest.mark.parametrize("mode", [[], ["sample"]])
-def test_samples_come_from_the_folder_that_was_trained_into(ready, form, mode):
+def test_samples_use_the_checkpoint_dir_of_the_run(ready, form, mode):
     ready.make("data/preprocess_meta.txt", "data/sample/preprocess_meta.txt")
     assert ready.run("run_training.sh", *mode, *form)[0] == 0
     assert ready.scripts()[-1] == ["generate.py", "--checkpoint", "out & x"]
@@ -410,7 +409,7 @@ def test_samples_come_from_the_folder_that_was_trained_into(ready, form, mode):
 @POSIX
 @pytest.mark.parametrize("form", [["--data_dir", "my data"], ["--data_dir=my data"]])
 @pytest.mark.parametrize("mode", [[], ["sample"]])
-def test_data_of_ones_own_is_used_or_missed_but_never_made(ready, form, mode):
+def test_a_given_data_dir_is_used_or_reported_missing_but_never_created(ready, form, mode):
     code, _, err = ready.run("run_training.sh", *mode, *form)
     assert (code, ready.scripts()) == (2, [])
     assert "there is no prepared data in my data" in err
@@ -421,7 +420,7 @@ def test_data_of_ones_own_is_used_or_missed_but_never_made(ready, form, mode):
 
 @POSIX
 @pytest.mark.parametrize("word", ["--dry_run", "--help"])
-def test_no_samples_where_nothing_was_trained(ready, word):
+def test_no_samples_without_training(ready, word):
     ready.make("data/preprocess_meta.txt")
     assert ready.run("run_training.sh", word if word != "--help" else "--no_compile", word)[0] == 0
     assert [call[0] for call in ready.scripts()] == ["train.py"]
@@ -429,21 +428,21 @@ def test_no_samples_where_nothing_was_trained(ready, word):
 
 @POSIX
 @pytest.mark.parametrize("word", ["--help", "-h"])
-def test_help_comes_first_and_needs_nothing(machine, word):
+def test_help_needs_no_environment(machine, word):
     code, out, err = machine.run("run_training.sh", word)
     assert (code, err, machine.calls()) == (0, "", [])
     assert out.startswith("usage: bash run_training.sh [sample]")
 
 
 @POSIX
-def test_run_tests_makes_its_environment_by_setup_env(machine):
+def test_run_tests_makes_its_environment_with_setup_env(machine):
     assert machine.run("run_tests.sh", "tests/test_x.py", VENV="its own")[0] == 0
     assert machine.calls()[-1] == ["-m", "pytest", "tests/test_x.py"]
     assert (machine.repo / "its own/.requirements").exists()
 
 
 @POSIX
-def test_run_tests_without_words_checks_the_style_first_and_runs_all_tests_without_a_limit_on_the_whole(ready):
+def test_run_tests_without_arguments_lints_first_and_runs_all_tests(ready):
     assert ready.run("run_tests.sh")[0] == 0
     *_, lint, style, imports, types, tests = ready.calls()
     assert imports[0] == "-c"
@@ -454,7 +453,7 @@ def test_run_tests_without_words_checks_the_style_first_and_runs_all_tests_witho
 
 
 @POSIX
-def test_run_tests_adds_the_packages_of_the_tests_once(ready):
+def test_run_tests_installs_the_test_requirements_once(ready):
     install = ["-m", "pip", "install", "-qq", "--disable-pip-version-check", "--requirement", "requirements-test.txt"]
     assert ready.run("run_tests.sh", "tests/test_x.py", FAKE_RC="pip=1")[0] == 1
     for again in (False, True):
@@ -474,7 +473,7 @@ def test_run_tests_adds_the_packages_of_the_tests_once(ready):
         (["tests/test_x.py", "-k", "a or b"], False, ["tests/test_x.py", "-k", "a or b"]),
     ],
 )
-def test_run_tests_runs_what_is_not_slow_or_a_part(ready, words, lint, chosen):
+def test_run_tests_fast_and_selections(ready, words, lint, chosen):
     assert ready.run("run_tests.sh", *words)[0] == 0
     assert [call[1] for call in ready.calls() if call[:2] == ["-m", "ruff"]] == ["ruff"] * (2 * lint)
     assert any("importlinter" in call[-1] for call in ready.calls()) == lint
@@ -486,23 +485,23 @@ def test_run_tests_runs_what_is_not_slow_or_a_part(ready, words, lint, chosen):
 
 @POSIX
 @pytest.mark.parametrize("key", ["ruff", "import", "mypy"])
-def test_run_tests_ends_with_what_lint_finds(ready, key):
+def test_run_tests_stops_at_lint_errors(ready, key):
     assert ready.run("run_tests.sh", FAKE_RC=f"{key}=1")[0] == 1
     assert not any(call[:2] == ["-m", "pytest"] for call in ready.calls())
 
 
-# ---- the batch files, read
+# ---- the batch files, checked as text
 
 
-def test_there_are_batch_files():
+def test_batch_files_exist():
     assert {path.name for path in BATCH_FILES} >= {"setup_env.bat", "run_training.bat"}
 
 
 @pytest.fixture(params=BATCH_FILES, ids=lambda path: path.name)
 def batch(request) -> list[str]:
-    """The lines of a batch file, without their ends."""
+    """Return the lines of a batch file, without line ends."""
     raw = request.param.read_bytes()
-    assert raw.isascii(), "cmd reads a batch file in the console's own code page"
+    assert raw.isascii(), "cmd reads a batch file in the console's code page"
     assert raw.endswith(b"\r\n")
     assert raw.count(b"\n") == raw.count(b"\r\n") == raw.count(b"\r"), "with bare line feeds cmd misses labels"
     return [line.strip() for line in raw.decode().splitlines()]
@@ -515,13 +514,13 @@ def commands(lines: list[str]) -> list[str]:
 RUNS = re.compile(r'^("%py%"|%base%|call "[^"]+"|copy|py\b|python)')
 
 
-def test_a_batch_file_speaks_utf8_before_the_first_python_and_keeps_exclamation_marks(batch):
+def test_batch_file_sets_utf8_before_the_first_python_and_keeps_exclamation_marks(batch):
     lines = commands(batch)
     assert lines[:4] == ["@echo off", "setlocal EnableExtensions DisableDelayedExpansion", "chcp 65001 >nul 2>nul", 'cd /d "%~dp0"']
     assert lines[4] == 'set "PYTHONUTF8=1"'
 
 
-def test_a_batch_file_saves_every_exit_code_at_once_and_ends_with_it(batch):
+def test_batch_file_saves_every_exit_code_at_once_and_exits_with_it(batch):
     lines = commands(batch)
     ran = [number for number, line in enumerate(lines) if RUNS.match(line)]
     assert ran
@@ -531,8 +530,8 @@ def test_a_batch_file_saves_every_exit_code_at_once_and_ends_with_it(batch):
     assert not any("||" in line or "&&" in line for line in lines)
 
 
-def test_run_training_bat_ends_with_the_first_failure():
-    """A folder that train.py refuses is not handed to generate.py."""
+def test_run_training_bat_stops_at_the_first_failure():
+    """A folder that train.py refuses is not passed to generate.py."""
     lines = commands((ROOT / "run_training.bat").read_text().splitlines())
     ran = [number for number, line in enumerate(lines) if RUNS.match(line)]
     assert [re.search(r"\w+\.\w+", lines[number].replace("%~dp0", ""))[0] for number in ran] == [
@@ -542,14 +541,14 @@ def test_run_training_bat_ends_with_the_first_failure():
         assert 'if not "%rc%"=="0" goto end' in lines[number:following]
 
 
-def test_a_batch_file_calls_the_python_of_its_venv_by_path_and_never_activates(batch):
+def test_batch_file_calls_the_python_of_its_venv_by_path_and_never_activates(batch):
     lines = commands(batch)
     assert 'set "py=%~dp0venv\\Scripts\\python.exe"' in lines
     assert not any("activate" in line.lower() for line in lines)
     assert not any(re.search(r'(?<!")%py%|%py%(?!")', line) for line in lines), "the path may have spaces"
 
 
-def test_a_batch_file_has_no_blocks_and_every_label_is_there_and_used(batch):
+def test_batch_file_has_no_blocks_and_every_label_is_defined_and_used(batch):
     lines = commands(batch)
     assert not any(line.endswith("(") or line.startswith(")") for line in lines), "a ) in an echo would end a block"
     labels = [line[1:].lower() for line in lines if line.startswith(":")]
@@ -558,7 +557,7 @@ def test_a_batch_file_has_no_blocks_and_every_label_is_there_and_used(batch):
     assert used == set(labels)
 
 
-def test_a_batch_file_waits_for_a_key_in_one_place_only_where_it_may(batch):
+def test_batch_file_waits_for_a_key_in_one_place_and_only_where_allowed(batch):
     lines = commands(batch)
     pauses = [line for line in lines if line.endswith("pause") and "rem" not in line]
     assert len(pauses) == 1

@@ -1,5 +1,5 @@
-"""The recipes of tests/benchmarks/recipes.py: each trains, and each is what it says: something else
-than the default. And what learning.py makes of their ends."""
+"""The recipes of tests/benchmarks/recipes.py: each trains and differs from the default; and the
+tables that learning.py makes of their results."""
 
 import dataclasses
 import itertools
@@ -47,18 +47,18 @@ def learned(run, data_dir):
 
 @pytest.fixture(scope="module")
 def ends(data_dir):
-    """Bits per byte of each recipe after a few updates."""
+    """Return the bits per byte of each recipe after a few updates."""
     return {name: learned(small_runs.Run(name, 0, WIDTH, TOKENS), data_dir)[-1]["bpb"] for name in small_runs.ALL}
 
 
 @pytest.mark.slow
-def test_every_recipe_trains_and_ends_elsewhere_than_every_other(ends):
+def test_every_recipe_trains_and_gives_a_different_result(ends):
     assert all(math.isfinite(end) for end in ends.values())
-    assert len(set(ends.values())) == len(small_runs.ALL), ends  # what it replaces may have moved away
+    assert len(set(ends.values())) == len(small_runs.ALL), ends  # equal results: what a recipe patches may have moved
 
 
 @pytest.mark.slow
-def test_the_product_is_as_it_was_behind_every_recipe(ends, data_dir):
+def test_every_recipe_restores_the_default(ends, data_dir):
     again = learned(small_runs.Run("default", 0, WIDTH, TOKENS), data_dir)
     assert again[-1]["bpb"] == ends["default"]
     assert [point["tokens"] for point in again][-1] == TOKENS
@@ -67,7 +67,7 @@ def test_the_product_is_as_it_was_behind_every_recipe(ends, data_dir):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("recipe", ["default", "adamw", "within_documents", "document_windows"])
-def test_what_is_recorded_for_a_gpu_learns_as_what_is_not_does(data_dir, recipe):
+def test_captured_training_on_a_gpu_equals_uncaptured(data_dir, recipe):
     runs = [small_runs.Run(recipe, seed, WIDTH, TOKENS, device="cuda") for seed in (0, 1)]
     recorded = small_runs.learn_together(runs, data_dir, 2048, 2)
     for run, points in recorded:
@@ -78,32 +78,32 @@ def test_what_is_recorded_for_a_gpu_learns_as_what_is_not_does(data_dir, recipe)
 
 
 @pytest.mark.slow
-def test_a_changed_field_reaches_the_run(ends, data_dir):
+def test_changed_field_takes_effect(ends, data_dir):
     changed = learned(small_runs.Run("default", 0, WIDTH, TOKENS, (("muon_lr", "0.1"), ("muon_ns_steps", "3"))), data_dir)
     assert changed[-1]["bpb"] != ends["default"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [("model.X0_LAMBDA", "0.3"), ("optim.UNEMBEDDING_WIDTH_EXPONENT", "-0.5")])
-def test_a_changed_constant_reaches_the_run_and_is_as_it_was_after_it(ends, data_dir, change):
+def test_changed_constant_takes_effect_and_is_restored(ends, data_dir, change):
     before = model.X0_LAMBDA, dict(loss.CHUNK_BYTES)
     assert learned(small_runs.Run("default", 0, WIDTH, TOKENS, (change,)), data_dir)[-1]["bpb"] != ends["default"]
     assert (model.X0_LAMBDA, dict(loss.CHUNK_BYTES)) == before
 
 
-def test_a_constant_that_there_is_not_ends_the_run(data_dir):
+def test_unknown_constant_is_an_error(data_dir):
     with pytest.raises(AttributeError, match="X1_LAMBDA"):
         learned(small_runs.Run("default", 0, WIDTH, TOKENS, (("model.X1_LAMBDA", "0.3"),)), data_dir)
 
 
 @pytest.mark.slow
-def test_in_bfloat16_a_run_learns_nearly_the_same_and_has_a_name_of_its_own(ends, data_dir):
+def test_bfloat16_run_learns_nearly_the_same_and_has_its_own_name(ends, data_dir):
     run = small_runs.Run("default", 0, WIDTH, TOKENS, dtype="bfloat16")
     assert learned(run, data_dir)[-1]["bpb"] == pytest.approx(ends["default"], rel=0.005)
     assert run.name != dataclasses.replace(run, dtype="float32").name
 
 
-def test_windows_begin_with_documents_and_leave_nothing_of_them_out(data_dir):
+def test_document_windows_start_at_documents_and_omit_nothing(data_dir):
     T = 64
     loader = recipes.DocumentWindows(f"{data_dir}/train.bin", T, 0, 500)
     tokens = TokenFile(f"{data_dir}/train.bin", 500).tokens
@@ -120,9 +120,9 @@ def test_windows_begin_with_documents_and_leave_nothing_of_them_out(data_dir):
     assert (x[:, 0] == recipes.BOS).sum() >= len(longer)
 
 
-def test_attention_within_documents_does_not_look_over_their_borders(data_dir):
-    """Another first document changes nothing of the second one's logits; positions are relative, so
-    the place may stay."""
+def test_attention_within_documents_does_not_cross_their_boundaries(data_dir):
+    """A different first document does not change the logits of the second; positions are relative,
+    so the second need not move."""
     run = small_runs.Run("within_documents", 0, WIDTH, TOKENS)
     config, _ = small_runs.configs(run, small_runs.ALL[run.recipe], 500)
     torch.manual_seed(0)
@@ -130,14 +130,14 @@ def test_attention_within_documents_does_not_look_over_their_borders(data_dir):
         net = recipes.Within(config)
         net.init_weights()
         for block in net.transformer.h:
-            block.attn.c_proj.weight.normal_()  # zero at the start: nothing would be looked at
+            block.attn.c_proj.weight.normal_()  # zero at initialization: attention would have no effect
         second = torch.tensor([recipes.BOS, *range(10, 30)])
         first, other = torch.tensor([recipes.BOS, *range(40, 50)]), torch.tensor([recipes.BOS, *range(60, 70)])
         a, b = (net.logits(net.trunk(torch.cat([begin, second])[None]))[0, 11:] for begin in (first, other))
     assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_unseen_text_validates_on_documents_that_validated_nothing_before(tmp_path):
+def test_unseen_validates_on_documents_never_used_for_validation(tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     with open(corpus / "a.txt", "wb") as file:
@@ -156,7 +156,7 @@ def test_unseen_text_validates_on_documents_that_validated_nothing_before(tmp_pa
     assert not any(text.strip() in rest for text in validating[0])
 
 
-def test_the_model_of_outcomes_finds_the_numbers_that_made_them():
+def test_fit_recovers_the_parameters_of_synthetic_results():
     truth = (0.3, 20.0, 15.0)
     found = [
         outcome.Outcome(None, tokens, parameters, truth[0] + truth[1] * parameters**-0.34 + truth[2] * tokens**-0.28)
@@ -168,7 +168,7 @@ def test_the_model_of_outcomes_finds_the_numbers_that_made_them():
     assert error < 1e-9
 
 
-def test_the_table_compares_seed_by_seed(tmp_path):
+def test_table_compares_seed_by_seed(tmp_path):
     bpb = {("default", 0): 1.0, ("default", 1): 2.0, ("adamw", 0): 1.1, ("adamw", 1): 2.4}  # 10 and 20 % worse
     runs = [small_runs.Run(recipe, seed, WIDTH, TOKENS) for recipe, seed in bpb]
     for run in runs:

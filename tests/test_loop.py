@@ -26,21 +26,21 @@ def prefetch_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
-def test_batches_come_in_order_from_wherever_one_begins():
+def test_prefetched_batches_are_in_order_from_any_start():
     with Prefetcher(batches_of) as prefetcher:
         for update in (4, 5, 6, 2, 3, 3, 8):  # on, back, the same again, and ahead
             assert list(prefetcher.of(update)) == batches_of(update)
     assert not prefetch_threads()
 
 
-def test_an_update_that_was_left_half_way_begins_again():
+def test_update_left_halfway_starts_again():
     with Prefetcher(batches_of) as prefetcher:
         assert next(prefetcher.of(5)) == "5.0"
         assert list(prefetcher.of(5)) == batches_of(5)
         assert list(prefetcher.of(6)) == batches_of(6)
 
 
-def test_it_reads_ahead_but_not_without_end():
+def test_prefetching_is_bounded():
     read = []
     with Prefetcher(lambda update: (read.append((update, i)) or i for i in range(10))) as prefetcher:
         next(prefetcher.of(0))
@@ -50,7 +50,7 @@ def test_it_reads_ahead_but_not_without_end():
     assert not prefetch_threads()
 
 
-def test_what_the_loader_raises_reaches_the_loop_behind_the_batches_before_it():
+def test_loader_error_is_raised_after_the_batches_before_it():
     def broken(update):
         yield "good"
         raise ValueError("page 7 cannot be read")
@@ -64,7 +64,7 @@ def test_what_the_loader_raises_reaches_the_loop_behind_the_batches_before_it():
 
 
 @pytest.mark.slow
-def test_a_run_ends_its_thread(data_dir, tmp_path, monkeypatch):
+def test_run_ends_its_prefetch_thread(data_dir, tmp_path, monkeypatch):
     def dies(run, stop):
         raise ZeroDivisionError
 
@@ -117,7 +117,7 @@ def test_out_of_memory_halves_the_device_batch_and_loses_no_token(data_dir, tmp_
 
 
 @pytest.mark.slow
-def test_memory_that_runs_out_in_the_middle_of_an_update_repeats_no_sequence(data_dir, tmp_path, straight, monkeypatch):
+def test_out_of_memory_within_an_update_repeats_no_sequence(data_dir, tmp_path, straight, monkeypatch):
     forward, calls = GPT.forward, itertools.count(1)
 
     def limited(model, idx, targets=None, **kwargs):
@@ -131,7 +131,7 @@ def test_memory_that_runs_out_in_the_middle_of_an_update_repeats_no_sequence(dat
 
 
 @pytest.mark.slow
-def test_where_not_one_sequence_fits_the_user_hears_what_to_do(data_dir, tmp_path, monkeypatch, capsys):
+def test_out_of_memory_with_one_sequence_is_an_error_that_says_what_to_do(data_dir, tmp_path, monkeypatch, capsys):
     Memory(monkeypatch, limit=0)
     assert start(data_dir, tmp_path) == 2
     errors = capsys.readouterr().err
@@ -141,7 +141,7 @@ def test_where_not_one_sequence_fits_the_user_hears_what_to_do(data_dir, tmp_pat
 
 
 @pytest.mark.slow
-def test_one_process_of_two_may_run_out_of_memory(data_dir, tmp_path, straight):
+def test_one_rank_of_two_may_run_out_of_memory(data_dir, tmp_path, straight):
     """It tries again on its own, while the other one waits for its gradients."""
     script = tmp_path / "limited.py"
     script.write_text(

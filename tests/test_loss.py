@@ -1,5 +1,5 @@
-"""The chunked loss against the plain float64 formula, and against the promise that no table of all
-logits is ever made."""
+"""The chunked loss against the plain float64 formula, and the guarantee that the full logits never
+exist."""
 
 import random
 
@@ -22,7 +22,7 @@ def make(N, C, V, *, padding=0, ignored=0.0, scale=1.0, dtype=torch.float32, see
 
 
 def reference(x, weight, targets, softcap=15.0, vocab_size=None):
-    """Losses (N,) in float64 by the definition."""
+    """Return the losses (N,) in float64 by the definition."""
     logits = x.double() @ weight.double()[:vocab_size].T
     capped = softcap * torch.tanh(logits / softcap)
     return F.cross_entropy(capped, targets, ignore_index=-1, reduction="none")
@@ -34,7 +34,7 @@ def gradients_of(value, x, weight):
 
 @pytest.fixture
 def tiny_chunks(monkeypatch):
-    """A few tokens to a chunk, fewer rows to a part of it: every seam is crossed."""
+    """Use chunks of a few tokens and blocks of fewer rows, so that every boundary is crossed."""
     monkeypatch.setattr(loss_module, "CHUNK_BYTES", {"cpu": 16 * 4 * 100})
     monkeypatch.setattr(loss_module, "ROWS_BYTES", {"cpu": 3 * 4 * 100})
 
@@ -62,7 +62,7 @@ def test_value_and_gradients_equal_the_float64_formula(N, C, V, padding, ignored
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6 * max(1.0, b.abs().max().item()), msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_padding_rows_take_no_part_and_get_zero_gradient():
+def test_padding_rows_do_not_count_and_get_zero_gradient():
     x, weight, targets = make(20, 8, 50, padding=14)
     plain = softcapped_cross_entropy(x, weight[:50], targets)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_padding_rows_take_no_part_and_get_zero_gradient():
     assert (grad[:50] != 0).any(1).all()
 
 
-def test_none_gives_each_tokens_loss_and_zero_where_ignored():
+def test_reduction_none_returns_the_loss_of_each_token_and_zero_where_ignored():
     x, weight, targets = make(40, 8, 70, ignored=0.4)
     with torch.no_grad():
         got = softcapped_cross_entropy(x, weight, targets, reduction="none")
@@ -85,14 +85,14 @@ def test_none_gives_each_tokens_loss_and_zero_where_ignored():
         torch.testing.assert_close(softcapped_cross_entropy(x, weight, targets, reduction="sum"), got.sum())
 
 
-def test_none_refuses_to_lose_a_gradient_that_is_wanted():
+def test_reduction_none_is_refused_where_a_gradient_is_needed():
     x, weight, targets = make(4, 8, 7)
     with pytest.raises(RuntimeError, match="computes no gradients"):
         softcapped_cross_entropy(x, weight, targets, reduction="none")
     softcapped_cross_entropy(x.detach(), weight.detach(), targets, reduction="none")
 
 
-def test_a_batch_in_which_no_target_counts_gives_zero_and_zero_gradients():
+def test_batch_without_targets_gives_zero_loss_and_zero_gradients():
     x, weight, targets = make(6, 8, 7)
     for reduction in ("mean", "sum"):
         value = softcapped_cross_entropy(x, weight, targets.fill_(-1), reduction=reduction)
@@ -110,7 +110,7 @@ def test_extreme_logits_stay_finite():
     assert all(grad.isfinite().all() for grad in gradients_of(value, x, weight))
 
 
-def test_only_the_gradients_that_are_wanted_are_made():
+def test_only_the_needed_gradients_are_computed():
     x, weight, targets = make(10, 8, 30)
     expected = gradients_of(softcapped_cross_entropy(x, weight, targets), x, weight)
     for i, wanted in enumerate((x, weight)):
@@ -129,7 +129,7 @@ def test_only_the_gradients_that_are_wanted_are_made():
 
 
 class Watch(TorchDispatchMode):
-    """The largest new tensor, and how many matrix products."""
+    """Record the size of the largest new tensor and the number of matrix products."""
 
     def __init__(self):
         super().__init__()
@@ -145,7 +145,7 @@ class Watch(TorchDispatchMode):
 
 
 @pytest.mark.slow
-def test_all_logits_never_exist_forward_or_backward():
+def test_full_logits_never_exist_in_forward_or_backward():
     N, C, V = 20_000, 4, 8192
     x, weight, targets = make(N, C, V)
     limit = loss_module.CHUNK_BYTES["cpu"] // 4
@@ -159,16 +159,16 @@ def test_all_logits_never_exist_forward_or_backward():
 
 
 @pytest.mark.usefixtures("tiny_chunks")
-def test_backward_makes_no_product_and_no_second_copy():
+def test_backward_makes_no_matrix_product_and_no_second_copy():
     x, weight, targets = make(64, 8, 100)
     value = softcapped_cross_entropy(x, weight, targets)
     with Watch() as watch:
         value.backward()
     assert watch.matmuls == 0
-    assert watch.numel <= 1, "backward allocated more than numbers"
+    assert watch.numel <= 1, "backward allocated more than scalars"
 
 
-def test_the_result_does_not_depend_on_the_chunks(monkeypatch):
+def test_result_does_not_depend_on_the_chunk_size(monkeypatch):
     x, weight, targets = make(100, 16, 300, ignored=0.1)
     results = []
     for tokens in (1, 7, 64, 1000):
@@ -180,7 +180,7 @@ def test_the_result_does_not_depend_on_the_chunks(monkeypatch):
         torch.testing.assert_close(other, results[0], rtol=1e-5, atol=1e-7)
 
 
-def test_a_chunk_of_the_default_vocabulary_is_256_tokens_on_a_cpu():
+def test_chunk_of_the_default_vocabulary_is_256_tokens_on_a_cpu():
     assert loss_module._chunk_tokens(1024, 68096, torch.empty(0)) == 256
     assert loss_module._chunk_tokens(100, 68096, torch.empty(0)) == 100
 
@@ -207,7 +207,7 @@ def test_gradients_match_finite_differences():
         torch.testing.assert_close(grad, numeric, rtol=1e-6, atol=1e-9)
 
 
-def test_the_incoming_gradient_scales_both():
+def test_grad_output_scales_both_gradients():
     x, weight, targets = make(10, 8, 30)
     expected = gradients_of(reference(x, weight, targets).sum() * -2.5, x, weight)
     got = gradients_of(softcapped_cross_entropy(x, weight, targets, reduction="sum") * -2.5, x, weight)
@@ -223,7 +223,7 @@ def test_gradients_accumulate_over_micro_batches_as_over_one_batch():
     torch.testing.assert_close(weight.grad, whole, rtol=1e-5, atol=1e-5)
 
 
-def test_a_second_backward_is_refused_clearly():
+def test_second_backward_is_refused():
     x, weight, targets = make(10, 8, 30)
     value = softcapped_cross_entropy(x, weight, targets, reduction="sum")
     value.backward(retain_graph=True)
@@ -236,9 +236,9 @@ def test_a_second_backward_is_refused_clearly():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("upstream", [1.0, 1 / 65536, 1024.0])
-def test_narrow_dtypes_keep_the_gradients_to_their_rounding(dtype, upstream):
+def test_half_precision_gradients_are_exact_up_to_rounding(dtype, upstream):
     x, weight, targets = make(256, 32, 500, scale=0.3, dtype=dtype)
-    # what rounding of x and of the weight does to the truth is not the loss's fault
+    # rounding x and the weight changes the true value: not an error of the loss
     true_x, true_weight = x.detach().double().requires_grad_(), weight.detach().to(dtype).double().requires_grad_()
     expected = reference(true_x, true_weight, targets).mean()
     value = softcapped_cross_entropy(x, weight, targets)
@@ -247,14 +247,14 @@ def test_narrow_dtypes_keep_the_gradients_to_their_rounding(dtype, upstream):
     assert [grad.dtype for grad in grads] == [dtype, torch.float32]
     for name, a, b in zip(("x", "weight"), grads, torch.autograd.grad(expected * upstream, (true_x, true_weight)), strict=True):
         if name == "x" and dtype == torch.float16 and upstream < 1:
-            continue  # 1/65536 of a mean is below what fp16 can hold: that is what loss scaling is for
+            continue  # 1/65536 of a mean underflows in fp16; loss scaling is for that
         assert (a.double() - b).norm() / b.norm() < 0.01, name
 
 
-def test_the_weights_gradient_is_summed_in_float32_over_many_chunks(monkeypatch):
+def test_weight_gradient_is_summed_in_float32_over_many_chunks(monkeypatch):
     x, weight, targets = make(2048, 16, 50, scale=0.3, dtype=torch.bfloat16)
     with torch.no_grad():
-        x += 1  # all chunks push the same way: a narrow sum would lose the later ones
+        x += 1  # all chunks have the same sign: a half-precision sum would lose the later ones
     monkeypatch.setattr(loss_module, "CHUNK_BYTES", {"cpu": 16 * 50 * 2})
     true_weight = weight.detach().bfloat16().double().requires_grad_()
     (expected,) = torch.autograd.grad(reference(x.detach().double(), true_weight, targets).mean(), true_weight)
@@ -262,9 +262,9 @@ def test_the_weights_gradient_is_summed_in_float32_over_many_chunks(monkeypatch)
     assert (got.double() - expected).norm() / expected.norm() < 0.002  # summed in bf16: 0.015
 
 
-def test_with_a_loss_scale_of_1024_fp16_keeps_the_gradients_of_rare_pieces():
-    """The softmax of a rare piece, 1e-7 here, is a subnormal of fp16 with one bit left, unless it
-    is lifted first."""
+def test_loss_scale_1024_keeps_the_fp16_gradients_of_rare_tokens():
+    """The softmax of a rare token, 1e-7 here, is a subnormal of fp16 with one bit left unless it is
+    scaled first."""
     V, C = 2000, 16
     x, weight, targets = make(64, C, V, scale=0.1, dtype=torch.float16)
     with torch.no_grad():
@@ -279,7 +279,7 @@ def test_with_a_loss_scale_of_1024_fp16_keeps_the_gradients_of_rare_pieces():
     assert (got[rare].double() - expected[rare]).norm() / expected[rare].norm() < 0.03
 
 
-def test_autocast_around_it_changes_nothing():
+def test_autocast_does_not_change_the_loss():
     x, weight, targets = make(30, 8, 50)
     plain = softcapped_cross_entropy(x, weight, targets)
     with torch.autocast("cpu", torch.bfloat16):
@@ -287,12 +287,12 @@ def test_autocast_around_it_changes_nothing():
     assert torch.equal(plain, inside)
 
 
-# ---- the form for compilers
+# ---- the fused form for torch.compile
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("with_gradient", [True, False])
-def test_the_fused_form_equals_the_eager_one(dtype, with_gradient):
+def test_fused_form_equals_the_eager_one(dtype, with_gradient):
     _, _, targets = make(20, 4, 300, ignored=0.3)
     z = (torch.randn(20, 300, generator=torch.Generator().manual_seed(0)) * 10).to(dtype)
     ours, theirs = z.clone(), z.clone()
@@ -303,7 +303,7 @@ def test_the_fused_form_equals_the_eager_one(dtype, with_gradient):
         torch.testing.assert_close(ours, theirs, rtol=1e-5 if dtype == torch.float32 else 0.01, atol=1e-6)
 
 
-def test_compile_kernels_puts_the_compiled_form_to_work(monkeypatch):
+def test_compile_kernels_enables_the_compiled_form(monkeypatch):
     x, weight, targets = make(40, 8, 60, ignored=0.2)
     value = softcapped_cross_entropy(x, weight, targets)
     expected = (value, *gradients_of(value, x, weight))

@@ -1,4 +1,5 @@
-"""Memory estimates against what really happens, and how many sequences the device takes at once."""
+"""Memory estimates against measured memory, and the number of sequences that the device processes
+at once."""
 
 import dataclasses
 
@@ -16,7 +17,7 @@ SMALL = GPTConfig(vocab_size=256, n_layer=3, n_head=4, n_kv_head=2, n_embd=32, s
 CPU = World(0, 1, torch.device("cpu"))
 
 
-def test_the_counted_activations_are_those_that_a_real_forward_keeps():
+def test_estimated_activations_equal_those_that_a_forward_pass_keeps():
     model = GPT(SMALL)
     model.init_weights()
     weights = {p.data_ptr() for p in model.parameters()}
@@ -32,7 +33,7 @@ def test_the_counted_activations_are_those_that_a_real_forward_keeps():
     assert memory.activation_bytes(SMALL, torch.float32) == pytest.approx(real, rel=0.15)
 
 
-def test_the_counted_state_is_what_weights_gradients_and_optimizers_really_take():
+def test_estimated_state_equals_weights_gradients_and_optimizer_state():
     model = GPT(SMALL)
     model.init_weights()
     optimizer = TrainOptimizer(model, TrainConfig(sequence_len=64), CPU)
@@ -43,10 +44,10 @@ def test_the_counted_state_is_what_weights_gradients_and_optimizers_really_take(
     state = optimizer.state_dict()
     real += sum(tensor.nbytes for kind in state["muon"].values() for tensor in kind.values())
     real += sum(tensor.nbytes for moments in state["adamw"].values() for tensor in moments.values())
-    assert memory.state_bytes(model.num_params()) == pytest.approx(real, rel=0.02)  # the factored second moments are the rest
+    assert memory.state_bytes(model.num_params()) == pytest.approx(real, rel=0.02)  # the difference: factored second moments
 
 
-def test_the_default_presets_need_the_memory_that_their_parameters_say():
+def test_state_bytes_of_the_default_preset_follow_from_its_parameter_counts():
     with torch.device("meta"):
         params = GPT(get_config("25m")).num_params()
     assert memory.state_bytes(params) == 4 * (4 * params["total"] - params["blocks"])
@@ -55,7 +56,7 @@ def test_the_default_presets_need_the_memory_that_their_parameters_say():
 @pytest.mark.parametrize(
     ("per_rank", "length", "expected"), [(256, 1024, 8), (12, 1024, 6), (7, 1024, 7), (256, 16_384, 1), (5, 2048, 1), (64, 64, 64)]
 )
-def test_auto_on_a_cpu_is_the_largest_divisor_within_its_tokens(per_rank, length, expected):
+def test_auto_on_a_cpu_is_the_largest_divisor_within_the_token_limit(per_rank, length, expected):
     def never(sequences):
         raise AssertionError("nothing is measured on a CPU")
 
@@ -64,8 +65,8 @@ def test_auto_on_a_cpu_is_the_largest_divisor_within_its_tokens(per_rank, length
 
 @pytest.mark.parametrize(("free_gb", "expected"), [(80, 256), (8, 32), (3.5, 8), (2.1, 1), (1.5, None)])
 def test_auto_on_a_gpu_follows_from_measured_steps_of_one_and_two_sequences(monkeypatch, free_gb, expected):
-    """A made-up device: 1 GB for the weights, 0.15 GB for each sequence, 0.7 GB of optimizer state
-    to come."""
+    """A simulated device: 1 GB for the weights, 0.15 GB for each sequence, 0.7 GB of optimizer
+    state allocated later."""
     gigabyte, tried = 10**9, []
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: int((1 + 0.15 * tried[-1]) * gigabyte))
@@ -88,21 +89,21 @@ def test_auto_on_a_gpu_follows_from_measured_steps_of_one_and_two_sequences(monk
         assert 1 + 0.15 * size + 0.7 < free_gb
 
 
-def test_a_number_that_is_asked_for_is_taken_as_it_is():
+def test_given_device_batch_size_is_used_unchanged():
     assert memory.choose_device_batch_size(3, 256, 1024, None, 0, CPU) == 3
     assert memory.choose_device_batch_size(512, 256, 1024, None, 0, CPU) == 256
 
 
-def test_on_windows_what_does_not_fit_the_gpu_raises(monkeypatch):
-    """Its driver would move memory to the system's instead; 6 of 8 GB are free here, of which 1 GB
-    is ours, and a little stays for the driver."""
+def test_on_windows_memory_beyond_the_gpu_raises(monkeypatch):
+    """The Windows driver would spill to system memory. 6 of 8 GB are free here, 1 GB is ours, and a
+    little stays for the driver."""
     fractions = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(5e9), int(8e9)))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: int(1e9))
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: before, raising=False)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: fractions.append(fraction))
     before = 1.0
-    memory.forbid_spilling(torch.device("cuda", 0))  # elsewhere the driver says no by itself
+    memory.forbid_spilling(torch.device("cuda", 0))  # elsewhere the driver refuses by itself
     monkeypatch.setattr(memory, "IS_WINDOWS", True)
     memory.forbid_spilling(torch.device("cpu"))
     assert fractions == []

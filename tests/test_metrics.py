@@ -1,4 +1,4 @@
-"""metrics.jsonl, and a wandb that may be missing."""
+"""metrics.jsonl, and wandb, which may be missing."""
 
 import json
 import math
@@ -16,7 +16,7 @@ def record(step: int, **more) -> dict:
     return {"step": step, "tokens": step * 10, "loss": 5.0 - step / 100, "lr": 0.02, **more}
 
 
-def test_a_resumed_run_cuts_the_file_back_to_the_checkpoints_step(tmp_path):
+def test_resume_truncates_the_file_to_the_step_of_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     metrics = Metrics(path)
     for step in (10, 20, 30):
@@ -26,7 +26,7 @@ def test_a_resumed_run_cuts_the_file_back_to_the_checkpoints_step(tmp_path):
     assert read_metrics(path) == [record(10), record(20), record(30, loss=1.0)]
 
 
-def test_half_lines_and_foreign_lines_are_passed_over(tmp_path):
+def test_partial_and_invalid_lines_are_skipped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'[1]\n{"a": 1}\n' + json.dumps(record(10)).encode() + b'\n{"step": 20, "lo')
     assert read_metrics(path) == [record(10)]
@@ -34,7 +34,7 @@ def test_half_lines_and_foreign_lines_are_passed_over(tmp_path):
     assert read_metrics(path) == [record(10), record(20)]
 
 
-def test_what_json_does_not_know_is_none(tmp_path):
+def test_non_finite_values_are_written_as_null(tmp_path):
     Metrics(tmp_path / "metrics.jsonl").write(record(10, loss=math.nan, grad_norm=math.inf))
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line, parse_constant=lambda name: pytest.fail(name)) == record(10, loss=None, grad_norm=None)
@@ -44,7 +44,7 @@ def test_what_json_does_not_know_is_none(tmp_path):
 
 
 class Service:
-    """Stands in for the wandb package: keeps what it is told, slowly or not at all."""
+    """Stands in for the wandb package: records calls, slowly or with errors."""
 
     def __init__(self, *, mode="online", key=True, log=None, init=None):
         self.settings, self.key, self.on_log, self.on_init, self.id = types.SimpleNamespace(mode=mode), key, log, init, "abc123"
@@ -82,13 +82,13 @@ class Service:
 
 
 def run_of(service, folder, monkeypatch) -> tuple[WandbLog, list[str]]:
-    """A WandbLog that speaks with `service`, and what it tells the user."""
+    """Return a WandbLog that uses `service`, and the messages it prints."""
     monkeypatch.setitem(sys.modules, "wandb", service)
     told = []
     return WandbLog(True, {"n_layer": 2}, folder, told.append), told
 
 
-def test_wandb_gets_configuration_metrics_and_samples_in_order(tmp_path, monkeypatch):
+def test_wandb_receives_config_metrics_and_samples_in_order(tmp_path, monkeypatch):
     service = Service()
     log, told = run_of(service, tmp_path, monkeypatch)
     log.log({"step": 1, "loss": 2.0})
@@ -100,7 +100,7 @@ def test_wandb_gets_configuration_metrics_and_samples_in_order(tmp_path, monkeyp
     assert told == ["wandb       https://there"]
 
 
-def test_a_resumed_run_has_the_same_id_in_wandb_and_another_folder_a_new_one(tmp_path, monkeypatch):
+def test_resumed_run_keeps_its_wandb_id_and_another_folder_gets_a_new_one(tmp_path, monkeypatch):
     asked = []
     for folder in ("run", "run", "other"):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -121,13 +121,13 @@ def failing(error: Exception):
     ("service", "words"),
     [
         (None, "import of wandb halted"),
-        (Service(key=False), "nobody is logged in"),
+        (Service(key=False), "not logged in"),
         (Service(init=failing(TimeoutError("no answer\nin 30 s"))), "TimeoutError: no answer in 30 s"),
         (Service(log=failing(ConnectionError("gone"))), "ConnectionError: gone"),
     ],
-    ids=["missing", "nobody is logged in", "no network", "fails later"],
+    ids=["missing", "not logged in", "no network", "fails later"],
 )
-def test_a_wandb_that_fails_is_one_line_and_stops_nothing(tmp_path, monkeypatch, capfd, service, words):
+def test_wandb_failure_is_one_line_and_does_not_stop_training(tmp_path, monkeypatch, capfd, service, words):
     log, told = run_of(service, tmp_path, monkeypatch)
     for step in (1, 2, 3):
         log.log({"step": step, "loss": 2.0})
@@ -145,13 +145,13 @@ def test_training_does_not_wait_for_a_slow_wandb(tmp_path, monkeypatch):
     log, _ = run_of(service, tmp_path, monkeypatch)
     for step in range(100):
         log.log({"step": step, "loss": 2.0})
-    assert came == service.logged == []  # all is handed over, and there is no connection yet
+    assert came == service.logged == []  # everything is queued, and there is no connection yet
     answer.set()
     log.finish()
     assert [values["step"] for values in service.logged] == list(range(100))
 
 
-def test_without_the_flag_there_is_no_wandb(tmp_path, monkeypatch):
+def test_without_the_flag_wandb_is_not_used(tmp_path, monkeypatch):
     service = Service()
     monkeypatch.setitem(sys.modules, "wandb", service)
     log = WandbLog(False, {}, tmp_path, failing(AssertionError("told")))
@@ -162,9 +162,9 @@ def test_without_the_flag_there_is_no_wandb(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_real_wandb_offline_keeps_a_run_and_its_id(data_dir, tmp_path):
-    """A run of train.py and its resumption, without a network; what is read back is what
-    `wandb sync` would send."""
+def test_real_wandb_offline_records_a_run_and_its_id(data_dir, tmp_path):
+    """A run of train.py and its resume, without a network; what is read back is what `wandb sync`
+    would upload."""
     pytest.importorskip("wandb", reason="needs wandb: pip install wandb")
     flags = ["--inference_interval", "12", "--resume", "auto", "--wandb"]
     for tokens in (1024, 2048):

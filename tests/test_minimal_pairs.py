@@ -1,5 +1,5 @@
-"""The minimal pairs: right and wrong as a second grammar sees it, and balanced, so that no scorer
-that knows no Hindi does better than chance."""
+"""The minimal pairs: correct and incorrect sentences according to a second grammar, and balanced,
+so that no scorer without knowledge of Hindi is better than chance."""
 
 import dataclasses
 import hashlib
@@ -25,8 +25,8 @@ from nano_hindi.model import GPT
 from nano_hindi.tokenizer import load_tokenizer
 
 PAIRS = minimal_pairs.pairs()
-# the point in which the second grammar should see the wrong sentences of a kind fail; spelling is a
-# matter of meaning
+# the rules that the second grammar should report for the wrong sentences of a kind; spelling errors
+# depend on meaning
 FAULTS = {
     "gender": {"gender"}, "number": {"number"}, "person": {"person"}, "ergative": {"ergative"}, "oblique": {"case"}, "order": {"order"},
     "negation": {"negation"}, "honorific": {"tone", "person", "number"},
@@ -38,8 +38,8 @@ def of_kind(kind: str) -> list[Pair]:
 
 
 def tokens(sentence: str) -> Counter:
-    """The words of a sentence, the first and the last marked as such: all that a tokenizer sees
-    that does not look beyond a word."""
+    """Return the words of a sentence, the first and the last marked as such: all that a scorer of
+    single words can see."""
     first, *middle, last = sentence.split(" ")
     return Counter([f"^{first}", *middle, f"{last}$"])
 
@@ -55,7 +55,7 @@ CHANCE = {kind: 0.5 for kind in [*KINDS, "all"]}
 # ---- the sentences
 
 
-def test_there_are_nine_kinds_of_a_hundred_pairs_and_more_none_twice():
+def test_nine_kinds_of_at_least_a_hundred_distinct_pairs():
     counts = Counter(pair.kind for pair in PAIRS)
     assert list(counts) == ["gender", "number", "person", "ergative", "oblique", "order", "negation", "spelling", "honorific"]
     assert min(counts.values()) >= 120
@@ -63,23 +63,23 @@ def test_there_are_nine_kinds_of_a_hundred_pairs_and_more_none_twice():
     assert minimal_pairs.pairs() == PAIRS
 
 
-def test_no_sentence_is_right_in_one_pair_and_wrong_in_another():
+def test_no_sentence_is_correct_in_one_pair_and_wrong_in_another():
     assert not {pair.good for pair in PAIRS} & {pair.bad for pair in PAIRS}
 
 
-def test_sentences_are_composed_single_spaced_and_end_in_a_danda():
+def test_sentences_are_nfc_single_spaced_and_end_in_a_danda():
     for sentence in {sentence for pair in PAIRS for sentence in (pair.good, pair.bad)}:
         assert unicodedata.is_normalized("NFC", sentence)
         assert re.fullmatch(r"[ऀ-ॣ-]+( [ऀ-ॣ-]+)+।", sentence), sentence
 
 
-def test_wrong_sentences_hold_no_word_that_is_never_right():
+def test_every_word_of_wrong_sentences_occurs_in_correct_ones():
     right = {word for pair in PAIRS for word in pair.good.rstrip("।").split()}
     assert {word for pair in PAIRS for word in pair.bad.rstrip("।").split()} <= right
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_a_second_grammar_passes_the_right_sentence_and_fails_the_wrong_one_in_the_point_of_its_kind(kind):
+def test_second_grammar_accepts_the_correct_and_rejects_the_wrong_sentence(kind):
     for pair in of_kind(kind):
         assert pair_rules.faults(kind, pair.good) == set(), pair.good
         found = pair_rules.faults(kind, pair.bad)
@@ -87,7 +87,7 @@ def test_a_second_grammar_passes_the_right_sentence_and_fails_the_wrong_one_in_t
         assert found <= FAULTS[kind], (pair.bad, found)
 
 
-def test_word_order_changes_nothing_but_the_order_of_two_neighbours():
+def test_word_order_pairs_swap_two_neighbouring_words():
     for pair in of_kind("order"):
         good, bad = pair.good.split(), pair.bad.split()
         changed = [i for i, (one, other) in enumerate(zip(good, bad, strict=True)) if one != other]
@@ -99,7 +99,7 @@ def test_word_order_changes_nothing_but_the_order_of_two_neighbours():
 # ---- balance
 
 
-def test_a_contrast_is_a_pair_and_its_mirror_image_whose_words_cancel():
+def test_contrast_is_a_pair_and_its_mirror_whose_words_cancel():
     groups = defaultdict(list)
     for pair in PAIRS:
         groups[pair.contrast].append(pair)
@@ -110,7 +110,7 @@ def test_a_contrast_is_a_pair_and_its_mirror_image_whose_words_cancel():
         assert bad - good == tokens(mirror.good) - tokens(mirror.bad), one.contrast
 
 
-def test_what_knows_only_how_probable_each_word_is_scores_one_half_in_every_kind():
+def test_unigram_scorer_scores_one_half_in_every_kind():
     for seed in range(5):
 
         def nats(word: str, seed: int = seed) -> float:
@@ -119,13 +119,13 @@ def test_what_knows_only_how_probable_each_word_is_scores_one_half_in_every_kind
         assert scored(lambda sentence: math.fsum(nats(word) for word in tokens(sentence).elements())) == CHANCE
 
 
-def test_what_likes_the_shorter_or_the_longer_sentence_scores_one_half_in_every_kind():
+def test_length_preference_scores_one_half_in_every_kind():
     for sign, unit in itertools.product((1, -1), (len, lambda text: len(text.encode()), lambda text: text.count(" "))):
         assert scored(lambda sentence: sign * unit(sentence)) == CHANCE  # noqa: B023
 
 
 @pytest.mark.parametrize("kind", ["bpe", "byte_level"])
-def test_a_uniform_model_scores_one_half_in_every_kind_whatever_the_tokenizer(kind, tmp_path):
+def test_uniform_model_scores_one_half_in_every_kind_for_any_tokenizer(kind, tmp_path):
     tokenizer = load_tokenizer(str(standin.make_tokenizer(tmp_path, kind=kind)))
     sentences = sorted({sentence for pair in PAIRS for sentence in (pair.good, pair.bad)})
     lengths = dict(zip(sentences, map(len, tokenizer.encode_batch(sentences)), strict=True))
@@ -133,7 +133,7 @@ def test_a_uniform_model_scores_one_half_in_every_kind_whatever_the_tokenizer(ki
 
 
 @pytest.mark.slow
-def test_an_untrained_model_scores_one_half_within_the_interval_of_every_kind(tmp_path):
+def test_untrained_model_scores_one_half_within_the_interval_of_every_kind(tmp_path):
     tokenizer = load_tokenizer(str(standin.make_tokenizer(tmp_path)))
     torch.manual_seed(0)
     model = GPT(dataclasses.replace(get_config("tiny"), vocab_size=640, n_layer=2, n_embd=64, n_head=2, n_kv_head=1)).eval()
@@ -158,13 +158,13 @@ def test_an_untrained_model_scores_one_half_within_the_interval_of_every_kind(tm
 # ---- scores
 
 
-def test_who_knows_every_sentence_scores_all_and_who_has_it_backwards_none():
+def test_perfect_scorer_scores_1_and_inverted_scorer_0():
     good = {pair.good for pair in PAIRS}
     assert set(scored(lambda sentence: sentence not in good).values()) == {1.0}
     assert set(scored(lambda sentence: sentence in good).values()) == {0.0}
 
 
-def test_a_tie_counts_half_and_the_worst_mistakes_come_first():
+def test_tie_counts_half_and_the_worst_mistakes_come_first():
     pairs = [Pair("gender", f"ठीक {i}", f"गलत {i}", f"gender {i // 2}") for i in range(4)]
     margins = {0: 3.0, 1: TIE / 2, 2: -1.0, 3: -2.0}
     scores = score_pairs(lambda sentences: [10 + (margins[int(s[-1])] if "गलत" in s else 0) for s in sentences], pairs)
@@ -176,14 +176,14 @@ def test_a_tie_counts_half_and_the_worst_mistakes_come_first():
 
 
 @pytest.mark.parametrize(("share", "n"), [(0, 5), (0.3, 20), (0.5, 61), (0.97, 636), (1, 60)])
-def test_the_ends_of_the_interval_are_196_standard_deviations_away(share, n):
+def test_interval_ends_are_1_96_standard_deviations_away(share, n):
     low, high = wilson(share, n)
     assert 0 <= low < high <= 1
     for end in (low, high):
         assert (end - share) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / n, abs=1e-9)
 
 
-def test_the_interval_holds_the_true_score_of_scorers_whose_mirror_images_agree():
+def test_interval_covers_the_true_score_when_mirrored_pairs_agree():
     generator = torch.Generator().manual_seed(0)
     for skill in (0.5, 0.8, 0.95):
         right = torch.rand(2000, 70, generator=generator) < skill  # 70 contrasts, two thousand times
@@ -191,7 +191,7 @@ def test_the_interval_holds_the_true_score_of_scorers_whose_mirror_images_agree(
         assert 0.92 < sum(held) / len(held) < 0.98
 
 
-def test_the_report_has_a_line_for_each_kind_and_one_for_all():
+def test_report_has_a_line_for_each_kind_and_one_for_all():
     lines = score_pairs(lambda sentences: [0.0] * len(sentences), PAIRS).report().splitlines()
     assert [line.split()[0] for line in lines[1:]] == [*KINDS, "all"]
     assert all(" 50.0% " in line for line in lines[1:])
@@ -202,7 +202,7 @@ def test_the_report_has_a_line_for_each_kind_and_one_for_all():
 # ---- the command
 
 
-def test_the_command_writes_every_pair_as_a_line_of_json(tmp_path):
+def test_command_writes_every_pair_as_a_line_of_json(tmp_path):
     done = run_script("-m", "nano_hindi.minimal_pairs", "--output", tmp_path / "new" / "pairs.jsonl")
     assert (done.returncode, done.stderr) == (0, "")
     text = (tmp_path / "new" / "pairs.jsonl").read_bytes().decode("utf-8")
@@ -211,7 +211,7 @@ def test_the_command_writes_every_pair_as_a_line_of_json(tmp_path):
     assert "\r" not in text
 
 
-def test_the_command_shows_some_of_each_kind_and_needs_no_torch():
+def test_command_prints_some_of_each_kind_without_torch():
     done = run_script(
         "-c", "import runpy, sys; sys.argv[1:] = []; runpy.run_module('nano_hindi.minimal_pairs.__main__'); print('torch' in sys.modules)"
     )
@@ -222,8 +222,8 @@ def test_the_command_shows_some_of_each_kind_and_needs_no_torch():
         assert of_kind(kind)[0].bad in shown
 
 
-def test_the_tasks_for_the_harness_hold_every_pair_the_right_one_first(tmp_path):
-    folder = tmp_path / "काम: 1"  # a colon and a space mean something in YAML
+def test_harness_tasks_have_every_pair_with_the_correct_sentence_first(tmp_path):
+    folder = tmp_path / "काम: 1"  # a colon and a space are special in YAML
     done = run_script("-m", "nano_hindi.minimal_pairs", "--lm_eval", folder)
     assert (done.returncode, done.stderr) == (0, "")
     group = yaml.safe_load((folder / "nano_hindi_pairs.yaml").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The network: against a second implementation in float64, and what it may and may not see."""
+"""The model: against a second implementation in float64, and what each position depends on."""
 
 import dataclasses
 import itertools
@@ -16,12 +16,13 @@ from nano_hindi.engine import KVCache
 from nano_hindi.model import GATE_CHANNELS, GPT, ROPE_BASE, SOFTCAP, Linear, apply_rope, rms_norm, rope_angles
 
 # more layers than the pattern, three query heads for each K/V head, a vocabulary that needs
-# padding, more channels than the gates look at
+# padding, more channels than the gates read
 CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=5, n_head=6, n_kv_head=2, n_embd=48, window_pattern="SSL", short_window_divisor=4)
 
 
 def random_model(config: GPTConfig = CONFIG, seed: int = 0) -> GPT:
-    """A model in which nothing is zero or one, so that every part shows in the result."""
+    """Return a model in which no weight is zero or one, so that every component affects the
+    result."""
     torch.manual_seed(seed)
     model = GPT(config)
     model.init_weights()
@@ -41,8 +42,8 @@ def random_ids(batch: int, time: int, config: GPTConfig = CONFIG, seed: int = 1)
 
 
 def reference_logits(config: GPTConfig, state: dict, ids: list[int], first_position: int = 0) -> torch.Tensor:
-    """The forward pass of one text as the contract tells it, in float64: heads one by one, rotation
-    by complex numbers, windows as a mask."""
+    """Compute the forward pass of one text in float64 as the specification describes it: heads one
+    by one, rotation by complex numbers, windows as a mask."""
     w = {name: tensor.double() for name, tensor in state.items()}
     D, H, G, T = config.n_embd // config.n_head, config.n_head, config.n_kv_head, len(ids)
 
@@ -96,17 +97,17 @@ def reference_logits(config: GPTConfig, state: dict, ids: list[int], first_posit
     ids=["SSL, 6 on 2 heads", "SSSL, 4 on 4", "one layer, 4 on 1"],
 )
 def test_logits_equal_a_float64_implementation(config):
-    """Also for texts longer than sequence_len, which windows alone bound."""
+    """Also for texts longer than sequence_len, which only the windows bound."""
     model, idx = random_model(config), random_ids(2, 40, config)
     logits = model(idx)
     assert logits.dtype == torch.float32
     for row, ids in zip(logits, idx, strict=True):
         expected = reference_logits(config, model.state_dict(), ids.tolist())
-        assert expected.std() > 1  # there is something to compare
+        assert expected.std() > 1  # the logits are not trivial
         torch.testing.assert_close(row.double(), expected, atol=1e-4, rtol=0)
 
 
-def test_a_narrow_compute_dtype_leaves_the_master_weights_alone_and_the_logits_close():
+def test_half_precision_compute_keeps_float32_weights_and_close_logits():
     model, idx = random_model(), random_ids(2, 32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     exact = model.trunk(idx)
@@ -122,8 +123,8 @@ def test_a_narrow_compute_dtype_leaves_the_master_weights_alone_and_the_logits_c
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_norm_of_a_small_vector_is_one_in_every_dtype(dtype):
-    """An eps of the narrow dtype itself (0.008 in bf16) would make it 0.5."""
+def test_norm_of_a_small_vector_is_one_in_every_dtype(dtype):
+    """An eps of the compute dtype itself (0.008 in bf16) would give 0.5."""
     x = (0.05 * torch.randn(64, 384, generator=torch.Generator().manual_seed(0))).to(dtype)
     torch.testing.assert_close(rms_norm(x).double().square().mean(-1), torch.ones(64, dtype=torch.float64), atol=6e-3, rtol=0)
 
@@ -141,13 +142,13 @@ def test_logits_stay_within_the_soft_cap_and_have_no_padding():
     assert 14.9 < logits.abs().max() <= SOFTCAP
 
 
-def test_losses_agree_with_the_logits_and_padding_rows_take_no_part():
+def test_losses_agree_with_the_logits_and_padding_rows_do_not_count():
     model, idx = random_model(), random_ids(3, 20)
     targets = random_ids(3, 20, seed=2)
     targets[0, :7] = -1
     targets[2, -1] = -1
     with torch.no_grad():
-        model.lm_head.weight[CONFIG.vocab_size :] = 50.0  # a padding row that counted would win everywhere
+        model.lm_head.weight[CONFIG.vocab_size :] = 50.0  # a padding row that counts would dominate
         logits = model(idx).double()
         none = model(idx, targets, loss_reduction="none")
     expected = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none").view(3, 20)
@@ -182,7 +183,7 @@ def test_gradients_of_the_whole_model_equal_finite_differences():
     torch.testing.assert_close(slope, expected, rtol=1e-3, atol=1e-4)
 
 
-# ---- the parts that hang on the residual stream
+# ---- the additions to the residual stream
 
 
 def test_value_embeddings_scalars_and_gates_receive_gradients_and_change_the_output():
@@ -204,7 +205,7 @@ def test_value_embeddings_scalars_and_gates_receive_gradients_and_change_the_out
             parameter.copy_(kept)
 
 
-def test_value_embeddings_sit_on_every_other_layer_and_on_the_last():
+def test_every_other_layer_and_the_last_have_value_embeddings():
     for name in PRESETS:
         with torch.device("meta"):
             model = GPT(get_config(name))
@@ -214,7 +215,7 @@ def test_value_embeddings_sit_on_every_other_layer_and_on_the_last():
         assert {b - a for a, b in itertools.pairwise(layers)} == {2}
 
 
-def test_a_gate_looks_at_its_first_channels_and_begins_open_at_one():
+def test_gate_reads_the_first_channels_and_starts_at_one():
     model = GPT(CONFIG)
     model.init_weights()
     gate = model.transformer.h[0].attn.ve_gate
@@ -228,7 +229,7 @@ def test_a_gate_looks_at_its_first_channels_and_begins_open_at_one():
 
 @pytest.mark.parametrize("shift", [1, 1000, 30_000])
 def test_rotary_scores_depend_on_distance_alone(shift):
-    """Positions are taken as they come; float32 knows an angle of 30,000 to 0.002."""
+    """Positions are used as given; float32 represents an angle of 30,000 to 0.002."""
     torch.manual_seed(0)
     q, k = torch.randn(1, 20, 3, 64), torch.randn(1, 20, 3, 64)
 
@@ -240,7 +241,7 @@ def test_rotary_scores_depend_on_distance_alone(shift):
     torch.testing.assert_close(scores(shift), scores(0), atol=2e-5 + 1e-6 * shift, rtol=0)
     plain = torch.einsum("bqhd,bkhd->hqk", q, k)
     torch.testing.assert_close(scores(0).diagonal(dim1=1, dim2=2), plain.diagonal(dim1=1, dim2=2), atol=2e-5, rtol=0)
-    assert (scores(0) - plain).abs().max() > 1  # and on distance they do depend
+    assert (scores(0) - plain).abs().max() > 1  # and they do depend on distance
 
 
 def test_shifting_all_positions_changes_no_hidden_state():
@@ -253,7 +254,7 @@ def test_shifting_all_positions_changes_no_hidden_state():
         torch.testing.assert_close(shifted, model.trunk(idx), atol=1e-3, rtol=0)
 
 
-def test_rotation_keeps_lengths_and_its_base_is_the_contracts():
+def test_rotation_preserves_norms_and_has_the_documented_base():
     cos, sin = rope_angles(torch.arange(50), 12)
     x = torch.randn(1, 50, 2, 12)
     torch.testing.assert_close(apply_rope(x, cos, sin).norm(dim=-1), x.norm(dim=-1))
@@ -261,10 +262,10 @@ def test_rotation_keeps_lengths_and_its_base_is_the_contracts():
     torch.testing.assert_close(torch.atan2(sin[1], cos[1]).double(), 100_000.0 ** (-torch.arange(0, 12, 2, dtype=torch.float64) / 12))
 
 
-# ---- what a position sees
+# ---- what a position attends to
 
 
-def test_the_future_changes_nothing():
+def test_future_tokens_change_nothing():
     model, idx = random_model(), random_ids(1, 40)
     changed = idx.clone()
     changed[0, 25] = (changed[0, 25] + 1) % CONFIG.vocab_size
@@ -275,7 +276,7 @@ def test_the_future_changes_nothing():
 
 
 @pytest.mark.parametrize(("pattern", "layers", "reach"), [("S", 2, 1 + 15), ("SL", 3, 1 + 15 + 15), ("SSSL", 4, 3 * 1 + 15)])
-def test_a_token_reaches_as_far_as_the_windows_add_up_and_no_further(pattern, layers, reach):
+def test_a_token_influences_as_far_as_the_windows_add_up_and_no_further(pattern, layers, reach):
     """A window of W keys, its own included, reaches W - 1 positions on; the last layer is long
     whatever the pattern says."""
     config = GPTConfig(vocab_size=101, sequence_len=16, n_layer=layers, n_head=4, n_kv_head=2, n_embd=32, window_pattern=pattern)
@@ -292,7 +293,7 @@ def test_a_token_reaches_as_far_as_the_windows_add_up_and_no_further(pattern, la
 # ---- construction
 
 
-def test_the_same_seed_makes_the_same_weights_also_by_way_of_the_meta_device():
+def test_same_seed_gives_the_same_weights_also_from_the_meta_device():
     torch.manual_seed(7)
     direct = GPT(CONFIG)
     torch.manual_seed(8)
@@ -308,13 +309,13 @@ def test_the_same_seed_makes_the_same_weights_also_by_way_of_the_meta_device():
     torch.manual_seed(9)
     model.init_weights()
     assert (model.lm_head.weight != direct.lm_head.weight).any()
-    assert not list(model.buffers())  # nothing that would bound the length of a text
+    assert not list(model.buffers())  # no buffer that would limit the length of a text
 
 
-def test_a_new_model_predicts_all_tokens_alike_and_its_blocks_are_the_identity():
+def test_new_model_predicts_uniformly_and_its_blocks_are_the_identity():
     model, idx = GPT(CONFIG), random_ids(4, 16)
     for parameter in model.parameters():
-        nn.init.constant_(parameter, math.nan)  # init_weights has to fill every one
+        nn.init.constant_(parameter, math.nan)  # init_weights has to set every parameter
     model.init_weights()
     assert all(p.isfinite().all() for p in model.parameters())
     with torch.no_grad():
@@ -324,7 +325,7 @@ def test_a_new_model_predicts_all_tokens_alike_and_its_blocks_are_the_identity()
     torch.testing.assert_close(model.transformer.h[1].attn.c_q.weight.std(), torch.tensor(48**-0.5), atol=0.01, rtol=0)
 
 
-def test_names_of_the_state_dict_are_the_contracts():
+def test_state_dict_has_the_documented_names():
     names = set(GPT(CONFIG).state_dict())
     expected = {"transformer.wte.weight", "lm_head.weight", "resid_lambdas", "x0_lambdas"}
     for i in range(CONFIG.n_layer):
@@ -336,10 +337,10 @@ def test_names_of_the_state_dict_are_the_contracts():
 
 
 @pytest.mark.slow
-def test_the_compiled_blocks_are_one_graph_and_the_model_keeps_all_names_and_trains_alike(monkeypatch):
+def test_compiled_model_has_one_graph_the_same_names_and_the_same_updates(monkeypatch):
     compile_function, calls = torch.compile, []
 
-    def whole_graph(function, **options):  # without the machine code, which takes a minute to make
+    def whole_graph(function, **options):  # without code generation, which takes a minute
         calls.append(options)
         return compile_function(function, backend="aot_eager", fullgraph=True, **options)
 
@@ -359,7 +360,7 @@ def test_the_compiled_blocks_are_one_graph_and_the_model_keeps_all_names_and_tra
         monkeypatch.setattr(compiled, "_compiled_blocks", None)
         expected = compiled(idx)
         monkeypatch.setattr(
-            compiled, "_compiled_blocks", lambda *_: pytest.fail("generation takes the eager blocks: its shapes change with every call")
+            compiled, "_compiled_blocks", lambda *_: pytest.fail("generation must use the eager blocks: its shapes change with every call")
         )
         torch.testing.assert_close(compiled(idx, kv_cache=KVCache(CONFIG, 2, "cpu", torch.float32)), expected, atol=1e-4, rtol=0)
         assert len(list(compiled.generate([1, 2, 3], 4))) == 4
@@ -367,8 +368,8 @@ def test_the_compiled_blocks_are_one_graph_and_the_model_keeps_all_names_and_tra
 
 @pytest.mark.slow
 @pytest.mark.skipif(not any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl")), reason="no C++ compiler for torch.compile")
-def test_a_compiled_model_gives_the_same_gradients_each_time_to_the_bit():
-    """Also with several threads, and many positions that share a row of the embeddings."""
+def test_compiled_gradients_are_bit_identical_across_runs():
+    """Also with several threads, and with many positions that share a row of the embeddings."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(2, threads))
     try:
@@ -386,7 +387,7 @@ def test_a_compiled_model_gives_the_same_gradients_each_time_to_the_bit():
 
 # ---- counts
 
-# wte, lm_head, value_embeds, blocks, scalars, total; the contract's table and findings.md give them
+# wte, lm_head, value_embeds, blocks, scalars, total; the specification and findings.md give them
 # rounded
 PARAMETERS = {
     "25m": (26_148_864, 26_148_864, 34_865_152, 12_583_168, 16, 99_746_064),
@@ -396,7 +397,7 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_parameters_of_each_preset(name):
+def test_parameter_counts_of_each_preset(name):
     with torch.device("meta"):
         model = GPT(get_config(name))
     kinds = ("wte", "lm_head", "value_embeds", "blocks", "scalars", "total")
@@ -405,13 +406,13 @@ def test_parameters_of_each_preset(name):
 
 
 @pytest.mark.parametrize(("name", "megaflops"), [("25m", 249), ("40m", 404), ("50m", 523)])
-def test_operations_per_token_of_each_preset_are_those_of_the_findings(name, megaflops):
+def test_flops_per_token_of_each_preset_match_the_findings(name, megaflops):
     with torch.device("meta"):
-        model = GPT(dataclasses.replace(get_config(name), short_window_divisor=4))  # the findings were written for windows of a quarter
+        model = GPT(dataclasses.replace(get_config(name), short_window_divisor=4))  # the findings assume short windows of a quarter
     assert round(model.flops_per_token() / 1e6) == megaflops
 
 
-def test_operations_per_token_are_those_that_pytorch_counts():
+def test_flops_per_token_equal_the_count_of_pytorch():
     model, idx = random_model(GPTConfig(vocab_size=128, sequence_len=16, n_layer=3, n_head=4, n_kv_head=2, n_embd=48)), random_ids(2, 16)
     with FlopCounterMode(display=False) as counter:
         model.logits(model.trunk(idx)).sum().backward()
@@ -421,8 +422,8 @@ def test_operations_per_token_are_those_that_pytorch_counts():
     assert model.flops_per_token() == matmuls / idx.numel() + attention
 
 
-@pytest.mark.parametrize(("n_in", "n_out"), [(48, 128), (384, 1536), (48, 2)])  # the last is not in blocks
-def test_a_single_row_takes_another_way_to_the_same_product(n_in, n_out, monkeypatch):
+@pytest.mark.parametrize(("n_in", "n_out"), [(48, 128), (384, 1536), (48, 2)])  # the last does not divide into blocks of 64
+def test_single_row_uses_another_kernel_with_the_same_result(n_in, n_out, monkeypatch):
     layer, x = Linear(n_in, n_out), torch.randn(1, 1, n_in)
     nn.init.normal_(layer.weight)
     exact = (x.double() @ layer.weight.double().T).detach()
@@ -432,5 +433,5 @@ def test_a_single_row_takes_another_way_to_the_same_product(n_in, n_out, monkeyp
         assert layer(x).shape == (1, 1, n_out)
         assert (layer(x) - exact).abs().max() < 1e-4
         layer(torch.randn(1, 2, n_in))
-    layer(x).sum().backward()  # with gradients, and for several rows, it is the usual product
+    layer(x).sum().backward()  # with gradients or several rows it is the usual product
     assert len(calls) == (2 if n_out % 64 == 0 else 0)

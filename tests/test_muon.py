@@ -21,8 +21,8 @@ CUSHION = 0.02407327424182761  # Amsel et al., appendix G
 
 
 def minimax_quintic(low: float, high: float) -> tuple[np.ndarray, float]:
-    """a, b, c of the odd quintic nearest to 1 on [low, high], and its error: alternate between the
-    values at four points and the extrema (algorithm 3)."""
+    """Return a, b, c of the odd quintic nearest to 1 on [low, high], and its error: alternate
+    between the values at four points and the extrema (algorithm 3)."""
     q, r = low + (high - low) / 4, low + 3 * (high - low) / 4
     for _ in range(100):
         points = np.array([low, q, r, high])
@@ -37,8 +37,8 @@ def value(coefficients, x):
 
 
 def greedy_minimax(steps: int, low: float, safety: float) -> tuple[list[np.ndarray], list[tuple[float, float]]]:
-    """The paper's composition for singular values in [low, 1] with its two guards, and the interval
-    that each polynomial is for."""
+    """Return the paper's composition for singular values in [low, 1] with its two safeguards, and
+    the interval of each polynomial."""
     high, polynomials, intervals = 1.0, [], []
     for step in range(steps):
         intervals.append((low, high))
@@ -89,8 +89,8 @@ class Formula:
 
 
 def run_kernel(weights, gradients_of_updates, lr=0.02, scale=1.0, **changes):
-    """Several float64 updates of a stack by the kernel alone. Returns (weights, momentum, second
-    moment)."""
+    """Run several float64 updates of a stack with the kernel alone. Returns (weights, momentum,
+    second moment)."""
     weights = weights.clone()
     settings = {"momentum": 0.95, "nesterov": True, "ns_steps": 5, "beta2": 0.95, "weight_decay": 0.0, "dtype": torch.float64} | changes
     momentum = torch.zeros_like(weights)
@@ -101,7 +101,7 @@ def run_kernel(weights, gradients_of_updates, lr=0.02, scale=1.0, **changes):
 
 
 def some(shape, updates=4, n=3):
-    """(weights, gradients of several updates) for n matrices, float64."""
+    """Return (weights, gradients of several updates) for n matrices, float64."""
     generator = torch.Generator().manual_seed(7)
     draw = torch.randn(updates + 1, n, *shape, generator=generator, dtype=torch.float64)
     return draw[0], list(draw[1:])
@@ -121,7 +121,7 @@ def give_gradients(params, seed=5):
 # ---- Polar Express
 
 
-def test_the_coefficients_are_the_papers_minimax_polynomials():
+def test_coefficients_are_the_minimax_polynomials_of_the_paper():
     printed = [
         (8.28721201814563, -23.595886519098837, 17.300387312530933),
         (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
@@ -133,7 +133,7 @@ def test_the_coefficients_are_the_papers_minimax_polynomials():
 
 
 def test_no_other_last_quintic_is_nearer_to_one():
-    """The problem is convex, so a polynomial that nothing nearby beats is the best."""
+    """The problem is convex, so a polynomial that nothing nearby improves is the best."""
     _, intervals = greedy_minimax(5, 1e-3, safety=1.01)
     x = np.linspace(*intervals[-1], 20001)
     best = abs(value(POLAR_EXPRESS[-1], x) - 1).max()
@@ -142,7 +142,7 @@ def test_no_other_last_quintic_is_nearer_to_one():
         assert all(abs(value(POLAR_EXPRESS[-1] + size * d, x) - 1).max() >= best - 1e-9 for d in directions)
 
 
-def test_singular_values_from_a_thousandth_to_one_come_within_the_known_error_of_one():
+def test_singular_values_in_1e_minus_3_to_1_end_within_the_known_error_of_1():
     x = np.geomspace(1e-3, 1, 200_001)
     for p in POLAR_EXPRESS:
         x = value(p, x)
@@ -150,7 +150,7 @@ def test_singular_values_from_a_thousandth_to_one_come_within_the_known_error_of
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_the_update_is_the_polar_factor_within_the_polynomials_error(shape):
+def test_update_is_the_polar_factor_up_to_the_error_of_the_polynomials(shape):
     gaussian, _ = some(shape)
     spread = torch.stack([matrix_with(torch.logspace(0, -2.4, min(shape)), *shape, seed) for seed in range(3)])
     for matrices in (gaussian, spread, 1e-9 * spread, 1e9 * gaussian):
@@ -162,7 +162,7 @@ def test_the_update_is_the_polar_factor_within_the_polynomials_error(shape):
         assert (rotated - torch.diag_embed(rotated.diagonal(dim1=1, dim2=2))).abs().max() < 1e-3
 
 
-def test_iterations_beyond_the_fifth_go_on_towards_the_exact_polar_factor():
+def test_iterations_beyond_the_fifth_converge_to_the_exact_polar_factor():
     matrices, _ = some((12, 30))
     errors = [torch.linalg.matrix_norm(polar_express(matrices, steps, torch.float64) - exact_polar(matrices), ord=2).max() for steps in (5, 6, 7)]
     assert errors[0] < ERROR
@@ -172,8 +172,8 @@ def test_iterations_beyond_the_fifth_go_on_towards_the_exact_polar_factor():
 
 @pytest.mark.parametrize("shape", [(16, 64), (64, 16), (24, 48)])
 @pytest.mark.parametrize("decades", [0.1, 3, 7, 12])
-def test_the_short_cut_for_wide_matrices_equals_the_iteration_in_float64(shape, decades):
-    """Also where singular values span more than float32 can tell apart, and for zeros."""
+def test_gram_iteration_for_wide_matrices_equals_the_iteration_in_float64(shape, decades):
+    """Also where singular values span more than float32 resolves, and for zeros."""
     matrices = torch.stack(
         [*(matrix_with(torch.logspace(0, -decades, min(shape)), *shape, seed) for seed in range(4)), torch.zeros(shape, dtype=torch.float64)]
     )
@@ -184,7 +184,7 @@ def test_the_short_cut_for_wide_matrices_equals_the_iteration_in_float64(shape, 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("rank", [1, 2, 32])
-def test_half_precision_rounding_does_not_blow_up(dtype, rank):
+def test_half_precision_rounding_does_not_diverge(dtype, rank):
     matrices = torch.stack([matrix_with(torch.logspace(0, -2, rank), 32, 64, seed) for seed in range(4)]).float()
     got = torch.linalg.svdvals(polar_express(matrices, dtype=dtype).double())
     assert (got[:, :rank] - 1).abs().max() < ERROR + 0.02
@@ -196,17 +196,17 @@ def test_half_precision_rounding_does_not_blow_up(dtype, rank):
 
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_several_updates_equal_the_formula_in_float64(shape, nesterov):
+def test_several_updates_equal_the_float64_formula(shape, nesterov):
     weights, gradients = some(shape)
     got, _, _ = run_kernel(weights, gradients, weight_decay=0.3, nesterov=nesterov, beta2=0.8, momentum=0.9)
     for i, weight in enumerate(weights):
         formula = Formula(weight, 0.02, weight_decay=0.3, nesterov=nesterov, beta2=0.8, momentum=0.9)
         for g in gradients:
             formula.step(g[i])
-        np.testing.assert_allclose(got[i], formula.w, rtol=0, atol=1e-9)  # an update moves numbers by about 4e-3
+        np.testing.assert_allclose(got[i], formula.w, rtol=0, atol=1e-9)  # an update changes weights by about 4e-3
 
 
-def test_the_optimizer_in_float32_equals_the_formula():
+def test_float32_optimizer_equals_the_formula():
     shapes = [(40, 12), (12, 40), (24, 24), (40, 12)]
     params = parameters(*shapes)
     optimizer, formulas = Muon(params, lr=0.1), [Formula(p.detach(), 0.1) for p in params]
@@ -219,7 +219,7 @@ def test_the_optimizer_in_float32_equals_the_formula():
         np.testing.assert_allclose(p.detach(), formula.w, rtol=0, atol=2e-5)
 
 
-def test_momentum_is_the_average_and_the_update_looks_ahead():
+def test_momentum_is_an_average_and_the_update_is_nesterov():
     weights, gradients = some((8, 8), updates=3)
     _, momentum, _ = run_kernel(weights, gradients, momentum=0.9)
     expected = sum(0.1 * 0.9 ** (2 - i) * g for i, g in enumerate(gradients))
@@ -228,7 +228,7 @@ def test_momentum_is_the_average_and_the_update_looks_ahead():
     assert (ahead - behind).abs().max() > 1e-3
 
 
-def test_decay_only_where_update_and_weight_agree():
+def test_weights_decay_only_where_update_and_weight_have_the_same_sign():
     weights, gradients = some((20, 30), updates=1)
     without, _, _ = run_kernel(weights, gradients, lr=0.5)
     decayed, _, _ = run_kernel(weights, gradients, lr=0.5, weight_decay=0.1)
@@ -238,7 +238,7 @@ def test_decay_only_where_update_and_weight_agree():
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_variance_reduction_evens_out_lines_and_keeps_the_frobenius_norm(shape):
+def test_variance_reduction_equalizes_rows_and_keeps_the_frobenius_norm(shape):
     rows, cols = shape
     weights, gradients = some(shape, updates=1)
     after, _, second_moment = run_kernel(weights, gradients, lr=1.0)
@@ -252,7 +252,7 @@ def test_variance_reduction_evens_out_lines_and_keeps_the_frobenius_norm(shape):
     assert (before / before.mean(-1, keepdim=True) - 1).abs().max() > 0.05
 
 
-def test_a_stack_equals_its_matrices_one_by_one():
+def test_stack_equals_its_matrices_one_by_one():
     shapes = [(16, 24)] * 5 + [(24, 16)] * 2
     together, single = parameters(*shapes), parameters(*shapes)
     optimizers = [Muon(together, weight_decay=0.1), *(Muon([p], weight_decay=0.1) for p in single)]
@@ -267,7 +267,7 @@ def test_a_stack_equals_its_matrices_one_by_one():
 
 
 def test_grad_scale_multiplies_the_gradient():
-    """Seen in the momentum: a first update does not depend on the length of its gradient."""
+    """Visible in the momentum: the first update does not depend on the norm of its gradient."""
     scaled, plain = parameters((6, 9)), parameters((6, 9))
     a, b = Muon(scaled), Muon(plain)
     give_gradients(scaled)
@@ -280,7 +280,7 @@ def test_grad_scale_multiplies_the_gradient():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_scale_that_is_not_finite_changes_nothing(bad):
+def test_non_finite_scale_changes_nothing(bad):
     params = parameters((6, 9), (9, 6), (6, 9))
     optimizer = Muon(params, weight_decay=0.1)
     give_gradients(params)
@@ -304,7 +304,7 @@ def test_an_update_reads_nothing_back_from_the_device():
         norm.item()
 
 
-def test_a_matrix_whose_gradient_is_zero_stays():
+def test_matrix_with_zero_gradient_is_unchanged():
     params = parameters((6, 9), (6, 9))
     before = params[1].detach().clone()
     give_gradients(params)
@@ -321,7 +321,7 @@ def test_grad_sq_norm_counts_every_matrix():
     assert optimizer.grad_sq_norm().item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_mistakes_are_named():
+def test_invalid_arguments_are_named():
     with pytest.raises(ValueError, match="bias has shape"):
         Muon([("bias", nn.Parameter(torch.zeros(3)))])
     params = parameters((6, 9), (6, 9))
@@ -331,7 +331,7 @@ def test_mistakes_are_named():
         optimizer.step()
 
 
-def test_dist_muon_in_a_single_process_is_muon():
+def test_dist_muon_in_a_single_process_equals_muon():
     alone, distributed = parameters((6, 9), (9, 6), (6, 9)), parameters((6, 9), (9, 6), (6, 9))
     optimizers = Muon(alone, lr=0.1), DistMuon(distributed, lr=0.1)
     for update in range(3):
@@ -352,7 +352,7 @@ def test_dist_muon_on_several_ranks_without_a_process_group_is_refused(monkeypat
 # ---- state
 
 
-def test_state_goes_through_a_file_by_name_and_continues_bit_for_bit(tmp_path):
+def test_state_is_saved_by_name_and_continues_bit_for_bit(tmp_path):
     names = ["a", "b", "c"]
     params = dict(zip(names, parameters((6, 9), (9, 6), (6, 9)), strict=True))
     optimizer = Muon(params.items())
@@ -377,7 +377,7 @@ def test_state_goes_through_a_file_by_name_and_continues_bit_for_bit(tmp_path):
     torch.testing.assert_close(other.state_dict(), optimizer.state_dict(), rtol=0, atol=1e-6)
 
 
-def test_a_saved_state_does_not_change_with_further_updates():
+def test_saved_state_does_not_change_with_further_updates():
     params = parameters((6, 9))
     optimizer = Muon(params)
     give_gradients(params)
@@ -389,7 +389,7 @@ def test_a_saved_state_does_not_change_with_further_updates():
     torch.testing.assert_close(state, copy, rtol=0, atol=0)
 
 
-def test_the_state_of_another_model_is_refused():
+def test_state_of_another_model_is_refused():
     state = Muon(parameters((6, 9), (9, 6))).state_dict()
     with pytest.raises(UserError, match="momentum: 2 is missing"):
         Muon(parameters((6, 9), (9, 6), (6, 9))).load_state_dict(state)
@@ -412,12 +412,12 @@ def test_a_state_that_is_refused_changes_nothing():
     torch.testing.assert_close(optimizer.state_dict(), before, rtol=0, atol=0)
 
 
-# ---- several processes
+# ---- several ranks
 
 
 def assert_same_training(results: list[dict], expected: dict) -> None:
-    """Weights equal on all processes to the bit, weights and state equal to those of one process up
-    to rounding."""
+    """Check that weights are equal on all ranks to the bit, and weights and state equal those of
+    one rank up to rounding."""
     for result in results:
         torch.testing.assert_close(result["weights"], results[0]["weights"], rtol=0, atol=0)
         torch.testing.assert_close(result["weights"], expected["weights"], rtol=0, atol=5e-5)  # four updates of up to 0.1
@@ -429,17 +429,17 @@ def assert_same_training(results: list[dict], expected: dict) -> None:
 def test_dist_muon_equals_muon_with_the_mean_gradient(processes):
     results, expected = [result["muon"] for result in worker.launched(processes)], worker.alone().muon
     assert_same_training(results, expected)
-    squares = torch.tensor([result["squares"] for result in results]).sum(0)  # each matrix counts on one process
+    squares = torch.tensor([result["squares"] for result in results]).sum(0)  # each matrix counts on one rank
     torch.testing.assert_close(squares, torch.tensor(expected["squares"]), rtol=1e-5, atol=0)
 
 
 @pytest.mark.slow
-def test_state_saved_by_three_processes_continues_on_two():
+def test_state_saved_on_three_ranks_continues_on_two():
     assert_same_training([result["muon_resumed"] for result in worker.launched(2)], worker.alone().muon)
 
 
 @pytest.mark.slow
-def test_state_saved_by_three_processes_continues_in_one():
+def test_state_saved_on_three_ranks_continues_on_one():
     assert_same_training([worker.train_muon(0, 1, worker.launched(3)[0]["muon"]["saved"])], worker.alone().muon)
 
 
@@ -448,7 +448,7 @@ def test_state_saved_by_three_processes_continues_in_one():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl")), reason="no C++ compiler for torch.compile")
-def test_the_compiled_kernel_equals_the_eager_one():
+def test_compiled_kernel_equals_the_eager_one():
     eager, compiled = parameters((8, 24), (8, 24)), parameters((8, 24), (8, 24))
     optimizers = Muon(eager, weight_decay=0.1, ns_steps=2), Muon(compiled, weight_decay=0.1, ns_steps=2)
     optimizers[1].compile_kernel()

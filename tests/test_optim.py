@@ -1,5 +1,5 @@
 """The schedule against its formula, the combined step against PyTorch's own clipping and AdamW, and
-several processes against one."""
+several ranks against one."""
 
 import copy
 import itertools
@@ -49,7 +49,7 @@ def scales(**changes) -> list[float]:
     return [learning_rate_scale(config, update) for update in range(config.updates)]
 
 
-def test_the_default_schedule_is_a_warm_up_and_a_cosine():
+def test_default_schedule_is_warmup_and_cosine():
     scale = scales()
     assert len(scale) == 1907
     assert scale[0] == 1 / 251
@@ -62,7 +62,7 @@ def test_the_default_schedule_is_a_warm_up_and_a_cosine():
 
 
 @pytest.mark.parametrize("total_tokens", [1, 262_144 * 2, 262_144 * 10, 262_144 * 487, 500_000_000])
-def test_the_cosine_is_that_of_the_version_before_plateau_to_the_bit(total_tokens):
+def test_cosine_equals_the_version_before_plateau_to_the_bit(total_tokens):
     """`before` is the function of commit e958c28^: runs of that version resume under it."""
 
     def before(update: int, updates: int, warmup_updates: int, min_lr_ratio: float) -> float:
@@ -77,7 +77,7 @@ def test_the_cosine_is_that_of_the_version_before_plateau_to_the_bit(total_token
         assert scales(total_tokens=total_tokens, **changes) == expected
 
 
-def test_plateau_is_a_warm_up_a_plateau_and_a_straight_line():
+def test_plateau_is_warmup_constant_and_linear_decay():
     scale, start = scales(lr_schedule="plateau"), 762  # two fifths of the run
     assert scale[0] == 1 / 251
     assert scale[124] == pytest.approx(125 / 251)
@@ -91,7 +91,7 @@ def test_plateau_is_a_warm_up_a_plateau_and_a_straight_line():
 
 @pytest.mark.parametrize("schedule", [{"lr_schedule": "cosine"}, *({"lr_schedule": "plateau", "constant_share": share} for share in (0.0, 0.4, 1.0))])
 @pytest.mark.parametrize("updates", [1, 2, 5, 10])
-def test_no_update_of_a_short_run_is_wasted(updates, schedule):
+def test_no_update_of_a_short_run_has_learning_rate_0(updates, schedule):
     scale = scales(total_tokens=262_144 * updates, **schedule)
     assert len(scale) == updates
     assert all(0 < s <= 1 for s in scale)
@@ -99,10 +99,10 @@ def test_no_update_of_a_short_run_is_wasted(updates, schedule):
     assert updates == 1 or scale[-1] == pytest.approx(0.1)
 
 
-# ---- groups and rates
+# ---- groups and learning rates
 
 
-def test_every_parameter_has_one_optimizer_and_the_contracts_rate():
+def test_every_parameter_has_one_optimizer_and_the_documented_learning_rate():
     model, optimizer = make(adamw_value_embedding_lr=0.3, adamw_beta1=0.7, adamw_beta2=0.9)
     rates, betas, names = {}, {}, []
     for group in optimizer.adamw.param_groups + optimizer.muon.param_groups:
@@ -123,7 +123,7 @@ def test_every_parameter_has_one_optimizer_and_the_contracts_rate():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_parameter_of_the_presets_has_a_place(preset):
+def test_every_parameter_of_the_presets_has_a_group(preset):
     with torch.device("meta"):
         model = GPT(get_config(preset))
     optimizer = TrainOptimizer(model, get_train_config(preset), ALONE)
@@ -135,14 +135,14 @@ def test_every_parameter_of_the_presets_has_a_place(preset):
     assert counts == expected
 
 
-def test_a_parameter_without_a_place_is_named():
+def test_parameter_without_a_group_is_named():
     model = worker.StandIn()
     model.extra = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"extra\.weight"):
         TrainOptimizer(model, TrainConfig(), ALONE)
 
 
-def test_lr_scale_multiplies_every_rate():
+def test_lr_scale_multiplies_every_learning_rate():
     model, optimizer = make()
     before = [group["lr"] for group in optimizer.adamw.param_groups + optimizer.muon.param_groups]
     for scale in (0.5, 0.25):
@@ -151,8 +151,8 @@ def test_lr_scale_multiplies_every_rate():
         assert [group["lr"] for group in optimizer.adamw.param_groups + optimizer.muon.param_groups] == [lr * scale for lr in before]
 
 
-def test_a_scale_that_is_a_tensor_makes_the_update_of_the_same_number():
-    """A CUDA graph of the step reads its rates from memory; a number would be recorded with it."""
+def test_tensor_lr_scale_gives_the_same_update_as_a_number():
+    """A CUDA graph reads the learning rates from memory; a Python number would be captured."""
     (model, optimizer), (other, other_optimizer) = make(), make()
     scale = torch.empty(())
     for number in (0.5, 0.125):
@@ -168,7 +168,7 @@ def test_a_scale_that_is_a_tensor_makes_the_update_of_the_same_number():
 
 
 @pytest.mark.parametrize("grad_clip", [0.0, 0.5, 1e6])
-def test_the_step_equals_clip_grad_norm_and_the_two_optimizers_apart(grad_clip):
+def test_step_equals_clip_grad_norm_and_the_two_optimizers_separately(grad_clip):
     model, optimizer = make(grad_clip=grad_clip, weight_decay=0.1)
     other = copy.deepcopy(model)
     names = dict(other.named_parameters())
@@ -200,7 +200,7 @@ def test_the_step_equals_clip_grad_norm_and_the_two_optimizers_apart(grad_clip):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["transformer.h.1.mlp.c_fc.weight", "lm_head.weight", "x0_lambdas"])
 @pytest.mark.parametrize("grad_clip", [0.0, 1.0])
-def test_a_gradient_that_is_not_finite_changes_nothing(bad, where, grad_clip):
+def test_non_finite_gradient_changes_nothing(bad, where, grad_clip):
     model, optimizer = make(grad_clip=grad_clip, weight_decay=0.1)
     for update in (0, 1):
         give_gradients(model, update)
@@ -214,7 +214,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad, where, grad_clip):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_bad_first_update_leaves_a_fresh_optimizer():
+def test_non_finite_first_update_leaves_a_fresh_optimizer():
     (model, optimizer), (fresh_model, fresh) = make(), make()
     give_gradients(model, 0, factor=math.nan)
     optimizer.step(1.0)
@@ -224,7 +224,7 @@ def test_a_bad_first_update_leaves_a_fresh_optimizer():
     assert_equal(snapshot(model, optimizer), snapshot(fresh_model, fresh))
 
 
-def test_the_divisor_undoes_a_loss_scale():
+def test_divisor_undoes_a_loss_scale():
     (model, optimizer), (scaled_model, scaled) = make(), make()
     for update in range(3):
         give_gradients(model, update)
@@ -233,7 +233,7 @@ def test_the_divisor_undoes_a_loss_scale():
     assert_equal(snapshot(scaled_model, scaled), snapshot(model, optimizer), rtol=1e-6, atol=1e-7)
 
 
-def test_a_missing_gradient_is_named():
+def test_missing_gradient_is_named():
     model, optimizer = make()
     give_gradients(model)
     model.lm_head.weight.grad = None
@@ -256,7 +256,7 @@ def test_an_update_reads_nothing_back_from_the_device():
 
 
 @pytest.mark.slow
-def test_state_goes_through_a_file_and_continues_bit_for_bit(tmp_path):
+def test_saved_state_continues_bit_for_bit(tmp_path):
     model, optimizer = make(weight_decay=0.1)
     for update in (0, 1):
         give_gradients(model, update)
@@ -273,10 +273,10 @@ def test_state_goes_through_a_file_and_continues_bit_for_bit(tmp_path):
             give_gradients(m, update)
             o.step(0.3)
     assert_equal(snapshot(other_model, other), snapshot(model, optimizer))
-    assert_equal(saved["optimizers"], kept)  # loading took copies
+    assert_equal(saved["optimizers"], kept)  # loading copies
 
 
-def test_state_before_the_first_update_is_that_of_a_fresh_optimizer():
+def test_state_before_the_first_update_equals_a_fresh_optimizer():
     (model, optimizer), (other_model, other) = make(), make()
     state = optimizer.state_dict()
     give_gradients(other_model)
@@ -289,7 +289,7 @@ def test_state_before_the_first_update_is_that_of_a_fresh_optimizer():
     assert_equal(snapshot(other_model, other), snapshot(model, optimizer))
 
 
-def test_the_state_of_another_model_is_refused():
+def test_state_of_another_model_is_refused():
     small = worker.StandIn(vocab_size=10)
     optimizer = TrainOptimizer(small, TrainConfig(), ALONE)
     give_gradients(small)
@@ -298,12 +298,12 @@ def test_the_state_of_another_model_is_refused():
         make()[1].load_state_dict(optimizer.state_dict())
 
 
-# ---- several processes
+# ---- several ranks
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_make_the_updates_of_one(processes):
+def test_several_ranks_make_the_same_updates_as_one(processes):
     results, expected = [result["all"] for result in worker.launched(processes)], worker.alone().all
     for result in results:
         assert_equal(result["weights"], results[0]["weights"])
@@ -313,7 +313,7 @@ def test_several_processes_make_the_updates_of_one(processes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
-def test_the_norm_is_that_of_the_mean_gradient_on_every_process(processes):
+def test_norm_is_that_of_the_mean_gradient_on_every_rank(processes):
     expected = torch.stack(worker.alone().all["norms"])
     for result in worker.launched(processes):
         norms = torch.stack(result["all"]["norms"])
@@ -326,7 +326,7 @@ def test_the_norm_is_that_of_the_mean_gradient_on_every_process(processes):
 
 
 @pytest.mark.slow
-def test_state_saved_by_three_processes_continues_on_two_and_on_one():
+def test_state_saved_on_three_ranks_continues_on_two_and_on_one():
     saved = worker.launched(3)[0]["all"]["saved"]
     expected = worker.launched(3)[0]["all"]
     for result in [worker.train_all(0, 1, saved), *(result["all_resumed"] for result in worker.launched(2))]:
@@ -335,7 +335,7 @@ def test_state_saved_by_three_processes_continues_on_two_and_on_one():
 
 
 @pytest.mark.slow
-def test_each_gradient_crosses_once():
+def test_each_gradient_is_reduced_once():
     model = worker.StandIn()
     embedding_like = sorted(p.numel() for name, p in model.named_parameters() if not name.startswith("transformer.h."))
     of_a_shape = {}
@@ -353,7 +353,7 @@ def test_each_gradient_crosses_once():
 # ---- loss scale
 
 
-def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_a_good_stretch():
+def test_loss_scale_halves_at_an_overflow_and_doubles_after_finite_updates():
     scale = LossScale(enabled=True)
     start = scale.value
     scale.adjust(False)
@@ -367,7 +367,7 @@ def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_a_good_stretch()
     assert other.value == start
 
 
-def test_a_loss_scale_that_is_off_stays_one():
+def test_disabled_loss_scale_stays_1():
     scale, on = LossScale(enabled=False), LossScale(enabled=True)
     scale.load_state_dict(on.state_dict())
     scale.adjust(False)
@@ -377,9 +377,9 @@ def test_a_loss_scale_that_is_off_stays_one():
     assert on.value == start
 
 
-def test_rounding_noise_in_the_gradient_of_a_scalar_does_not_move_it():
-    """In the first update of a run the true gradient of the scalars is 0, and what is there is
-    noise; its sign must not decide where they go."""
+def test_rounding_error_in_the_gradient_of_a_scalar_does_not_move_it():
+    """In the first update of a run the true gradient of the scalars is 0 and the computed one is
+    rounding error, whose sign must not decide their direction."""
     moved = []
     for noise in (1e-10, -1e-10):
         model, optimizer = make()

@@ -1,4 +1,4 @@
-"""What pip makes of the repo, and the versions that stand in several files."""
+"""What pip installs from the repo, and versions that appear in several files."""
 
 import importlib.metadata
 import re
@@ -22,7 +22,7 @@ def requirements(name: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """A folder that holds what `pip install .` installs, but for the dependencies. Nothing is
+    """Return a folder with what `pip install .` installs, without the dependencies. Nothing is
     downloaded."""
     folder = tmp_path_factory.mktemp("packaging")
     files = [*ROOT.glob("*.*"), ROOT / "LICENSE", *(ROOT / "nano_hindi").rglob("*.py"), *(ROOT / "data").glob("*.py"), *(ROOT / "tests").glob("*.py")]
@@ -36,21 +36,21 @@ def installed(tmp_path_factory) -> Path:
     return folder / "installed"
 
 
-def test_pip_installs_the_package_alone_and_all_of_it(installed):
+def test_pip_installs_the_whole_package_and_nothing_else(installed):
     version = nano_hindi.__version__
     assert {path.name for path in installed.iterdir()} == {"nano_hindi", f"nano_hindi-{version}.dist-info"}
     source = {path.relative_to(ROOT) for path in (ROOT / "nano_hindi").rglob("*.py")}
     assert {path.relative_to(installed) for path in installed.rglob("*.py")} == source
 
 
-def test_an_installed_model_is_imported_from_any_folder(installed, tmp_path):
+def test_installed_package_is_importable_from_any_folder(installed, tmp_path):
     command = "import sys; sys.path.insert(0, sys.argv[1]); import nano_hindi.model; print(nano_hindi.model.__file__)"
     done = run_command([sys.executable, "-I", "-c", command, installed], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == installed / "nano_hindi" / "model.py"
 
 
-def test_the_metadata_list_the_dependencies_of_the_two_requirement_files(installed):
+def test_metadata_lists_the_dependencies_of_both_requirements_files(installed):
     found = importlib.metadata.Distribution.at(next(installed.glob("*.dist-info")))
     assert found.version == nano_hindi.__version__
     needed = [Requirement(line) for line in found.requires]
@@ -64,8 +64,8 @@ def test_the_metadata_list_the_dependencies_of_the_two_requirement_files(install
     assert extra == requirements("requirements-test.txt")
 
 
-def test_no_range_of_torch_reaches_2_14():
-    """A version that nothing was tested with would be taken, with gigabytes of CUDA."""
+def test_torch_requirements_exclude_2_14():
+    """Otherwise pip would install an untested version, with gigabytes of CUDA."""
     matrix = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))["jobs"]["tests"]["strategy"]["matrix"]["include"]
     torch = next(Requirement(line).specifier for line in requirements("requirements.txt") if Requirement(line).name == "torch")
     ranges = [torch, *(SpecifierSet(row["torch"]) for row in matrix)]
@@ -76,14 +76,14 @@ def test_no_range_of_torch_reaches_2_14():
     assert "2.13.0" in torch
 
 
-def test_the_version_and_its_date_are_the_same_everywhere():
+def test_version_and_date_are_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     latest = re.search(r"^## \[(\d\S*)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert latest.groups() == (nano_hindi.__version__, str(citation["date-released"]))
     assert citation["version"] == nano_hindi.__version__
 
 
-def test_pre_commit_runs_a_ruff_of_the_tests_range():
+def test_pre_commit_ruff_is_within_the_range_of_requirements_test():
     hooks, _ = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     ruff = next(Requirement(line).specifier for line in requirements("requirements-test.txt") if Requirement(line).name == "ruff")
     assert hooks["rev"].removeprefix("v") in ruff

@@ -1,4 +1,5 @@
-"""The curves: what is in the picture, what it costs, and the command that compares runs."""
+"""The training curves: what the figure shows, what drawing costs, and the command that compares
+runs."""
 
 import itertools
 import json
@@ -18,7 +19,7 @@ from nano_hindi.training.curves import LiveCurves, make_figure, smoothed, spread
 
 
 def records(count: int, *, evaluations: int = 10, floor: float = 3.2, seed: int = 0) -> list[dict]:
-    """A made-up run of `count` log lines."""
+    """Return a synthetic run of `count` log lines."""
     rng, lines = random.Random(seed), []
     for i in range(1, count + 1):
         loss = floor + 8 * math.exp(-8 * (i / count) ** 0.5) + rng.gauss(0, 0.05)
@@ -29,7 +30,7 @@ def records(count: int, *, evaluations: int = 10, floor: float = 3.2, seed: int 
 
 
 def with_faults(lines: list[dict]) -> list[dict]:
-    """A spike, a stretch without numbers, and values that no logarithm has."""
+    """Add a spike, missing values, and values without a logarithm."""
     for i, value in [(500, 1e6), *((i, None) for i in range(600, 640)), (700, math.nan), (710, math.inf), (720, 0.0)]:
         lines[i]["loss"] = value
     return lines
@@ -42,7 +43,7 @@ def write(folder, lines: list[dict]):
 
 
 def texts(figure, monkeypatch) -> list:
-    """Every piece of text that is drawn, with its place in the picture."""
+    """Return every text that is drawn, with its bounding box."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 
     drawn, real = [], RendererAgg.draw_text
@@ -70,7 +71,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_no_label_overlaps_another_or_leaves_the_picture(name, monkeypatch):
+def test_labels_neither_overlap_nor_leave_the_figure(name, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = make_figure(RUNS[name])
@@ -84,10 +85,10 @@ def test_no_label_overlaps_another_or_leaves_the_picture(name, monkeypatch):
     for (a, one), (b, other) in itertools.combinations(found, 2):
         across = min(one.x1, other.x1) - max(one.x0, other.x0)
         along = min(one.y1, other.y1) - max(one.y0, other.y0)
-        assert across <= 0 or along <= 2, f"{a!r} lies on {b!r} by {across:.0f} x {along:.0f} pixels"
+        assert across <= 0 or along <= 2, f"{a!r} overlaps {b!r} by {across:.0f} x {along:.0f} pixels"
 
 
-def test_the_last_values_are_written_in_the_picture(monkeypatch):
+def test_last_values_are_shown_in_the_figure(monkeypatch):
     lines = records(30)
     shown = {text for text, _ in texts(make_figure({"r": lines}), monkeypatch)}
     assert f"{[r['val_bpb'] for r in lines if 'val_bpb' in r][-1]:.4f}" in shown
@@ -95,7 +96,7 @@ def test_the_last_values_are_written_in_the_picture(monkeypatch):
 
 
 @pytest.mark.parametrize("schedule", LR_SCHEDULES)
-def test_the_learning_rate_panel_draws_the_schedule_that_was_logged(schedule):
+def test_learning_rate_panel_shows_the_logged_schedule(schedule):
     config = TrainConfig(lr_schedule=schedule)
     lr = [config.muon_lr * learning_rate_scale(config, update) for update in range(config.updates)]
     line = make_figure({"r": [{"step": i, "tokens": i * 262_144, "lr": value} for i, value in enumerate(lr, 1)]}).axes[2].lines[0]
@@ -103,7 +104,7 @@ def test_the_learning_rate_panel_draws_the_schedule_that_was_logged(schedule):
     assert line.get_xdata().tolist() == pytest.approx([i * 0.262_144 for i in range(1, len(lr) + 1)])
 
 
-def test_a_spike_neither_moves_the_smoothed_line_nor_squeezes_the_rest():
+def test_spike_changes_neither_the_smoothed_line_nor_the_axis_limits():
     calm, wild = records(1900, evaluations=1), records(1900, evaluations=1)
     wild[900]["loss"] = 1e9
     (at, before), (_, after) = (smoothed(np.array([r["loss"] for r in run if "loss" in r])) for run in (calm, wild))
@@ -113,7 +114,7 @@ def test_a_spike_neither_moves_the_smoothed_line_nor_squeezes_the_rest():
     assert top < 30
 
 
-def test_the_smoothed_line_follows_a_straight_one_and_bridges_no_wide_gap():
+def test_smoothed_line_follows_a_straight_line_and_does_not_bridge_wide_gaps():
     values = np.linspace(9, 3, 4001)
     values[2000:2200] = np.nan
     at, line = smoothed(values)
@@ -122,7 +123,7 @@ def test_the_smoothed_line_follows_a_straight_one_and_bridges_no_wide_gap():
     assert np.isnan(line[(at > 2050) & (at < 2150)]).all()
 
 
-def test_spread_keeps_order_and_distance_and_moves_nothing_that_has_room():
+def test_spread_keeps_order_and_distance_and_moves_only_labels_that_overlap():
     rng = np.random.default_rng(0)
     for _ in range(300):
         heights, gap = rng.random(rng.integers(1, 9)), 0.1
@@ -135,8 +136,8 @@ def test_spread_keeps_order_and_distance_and_moves_nothing_that_has_room():
     assert spread(np.array([0.9, 0.1, 0.5]), 0.1).tolist() == [0.9, 0.1, 0.5]
 
 
-def test_drawing_takes_less_than_a_hundredth_of_the_time_and_the_end_is_always_drawn(tmp_path, monkeypatch):
-    """A clock of our own: an evaluation every 20 seconds, a drawing of 0.7 seconds."""
+def test_drawing_takes_below_1_percent_of_the_time_and_the_end_is_always_drawn(tmp_path, monkeypatch):
+    """With a simulated clock: an evaluation every 20 seconds, a drawing takes 0.7 seconds."""
     clock, drawn = [0.0], []
 
     def draw_curves(runs, picture):
@@ -155,7 +156,7 @@ def test_drawing_takes_less_than_a_hundredth_of_the_time_and_the_end_is_always_d
     assert len(drawn) >= 22
 
 
-def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+def test_failed_drawing_keeps_the_old_figure(tmp_path, monkeypatch):
     folder = write(tmp_path / "run", records(3))
     LiveCurves(folder).draw()
     before = (folder / "curves.png").read_bytes()
@@ -173,9 +174,9 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     assert sorted(p.name for p in folder.iterdir()) == ["curves.png", "metrics.jsonl"]
 
 
-def test_the_command_compares_runs_whatever_they_are_called(tmp_path):
-    """Two of the same name, one with what matplotlib takes for a formula, and one in a script that
-    it has no letters for."""
+def test_command_compares_runs_with_any_names(tmp_path):
+    """Two runs of the same name, one with a name that matplotlib would read as a formula, and one
+    in a script without glyphs in its font."""
     folders = [write(tmp_path / name, records(50, seed=i)) for i, name in enumerate(["a/run", "b/run", "cost$1 $2_{", "नैनो"])]
     done = run_script("-W", "error", "-m", "nano_hindi.plot", *folders, "--output", tmp_path / "all.png")
     assert (done.returncode, done.stderr) == (0, "")
@@ -184,7 +185,7 @@ def test_the_command_compares_runs_whatever_they_are_called(tmp_path):
         assert folder.name in done.stdout
 
 
-def test_a_folder_without_a_run_is_one_line(tmp_path, capsys):
+def test_folder_without_a_run_is_a_one_line_error(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "nowhere"):
         assert main([str(folder), "--output", str(tmp_path / "x.png")]) == 2

@@ -1,5 +1,5 @@
-"""data/preprocess.py: the token files give back exactly the documents, the split is a function of
-the text, and no half-made folder looks finished."""
+"""data/preprocess.py: decoding the token files gives exactly the documents, the split is a function
+of the text, and no partial folder looks finished."""
 
 import contextlib
 import errno
@@ -46,8 +46,8 @@ def run(out: Path, corpus: Path, tokenizer: Path, *argv) -> int:
 
 
 def documents_of(path: Path, tokenizer: Tokenizer) -> list[str]:
-    """The texts of a token file: cut at each bos, and checked to end with eos where that is another
-    token."""
+    """Return the texts of a token file: split at each bos, and checked to end with eos where that
+    is another token."""
     tokens = np.memmap(path, dtype="<u4", mode="r")
     begins = np.flatnonzero(tokens == tokenizer.bos_id)
     texts = []
@@ -61,7 +61,7 @@ def documents_of(path: Path, tokenizer: Tokenizer) -> list[str]:
 
 
 def belongs_to_validation(text: str, fraction: float) -> bool:
-    """The rule of the contract, written a second time."""
+    """Return whether a text is for validation, by a second implementation of the rule."""
     return int(hashlib.blake2b(text.encode("utf-8")).hexdigest()[:16], 16) / 2**64 < fraction
 
 
@@ -71,9 +71,9 @@ def tokenizer_dir(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["bpe", "byte_level"])
-def test_decoding_the_token_files_gives_back_exactly_the_documents(tmp_path, kind, monkeypatch):
+def test_decoding_the_token_files_gives_exactly_the_documents(tmp_path, kind, monkeypatch):
     folder = standin.make_tokenizer(tmp_path / "standin", kind=kind)
-    texts = HARD_TEXTS + standin.documents(300) + HARD_TEXTS  # the second time they meet other batches
+    texts = HARD_TEXTS + standin.documents(300) + HARD_TEXTS  # the second time in other batches
     monkeypatch.setattr(tokenize, "BATCH_CHARACTERS", 2000)
     assert run(tmp_path / "data", write_corpus(tmp_path / "c.txt", texts), folder, "--val_fraction", 0.3) == 0
     tokenizer = load_tokenizer(folder)
@@ -81,7 +81,7 @@ def test_decoding_the_token_files_gives_back_exactly_the_documents(tmp_path, kin
     assert documents_of(tmp_path / "data" / "val.bin", tokenizer) == [text for text in texts if belongs_to_validation(text, 0.3)]
 
 
-def test_the_files_are_little_endian_uint32_and_the_facts_fit_them(tmp_path, tokenizer_dir, capsys):
+def test_files_are_little_endian_uint32_and_the_metadata_matches_them(tmp_path, tokenizer_dir, capsys):
     texts = standin.documents(400)
     out = tmp_path / "data"
     assert run(out, write_corpus(tmp_path / "c.txt", texts), tokenizer_dir, "--val_fraction", 0.1) == 0
@@ -108,7 +108,7 @@ def test_the_files_are_little_endian_uint32_and_the_facts_fit_them(tmp_path, tok
     assert f"{len(val):,} documents, {info.val_tokens:,} tokens" in output
 
 
-def test_the_split_does_not_depend_on_order_and_duplicates_never_straddle_it(tmp_path, tokenizer_dir):
+def test_split_does_not_depend_on_order_and_keeps_duplicates_together(tmp_path, tokenizer_dir):
     texts = standin.documents(300) * 2
     shuffled = random.Random(1).sample(texts, len(texts))
     tokenizer = load_tokenizer(tokenizer_dir)
@@ -120,14 +120,14 @@ def test_the_split_does_not_depend_on_order_and_duplicates_never_straddle_it(tmp
     assert not set(sides[0][0]) & set(sides[0][1])
 
 
-def test_the_share_of_validation_is_the_one_asked_for():
+def test_validation_fraction_is_the_given_one():
     texts = [f"document {i}".encode() for i in range(20_000)]
     for fraction in (0.01, 0.1, 0.5):
         share = sum(tokenize.is_for_validation(text, fraction) for text in texts) / len(texts)
         assert share == pytest.approx(fraction, abs=4 * (fraction * (1 - fraction) / len(texts)) ** 0.5)  # four standard deviations
 
 
-def test_what_ends_early_leaves_the_old_data(tmp_path, tokenizer_dir, monkeypatch, capsys):
+def test_interrupted_run_keeps_the_old_data(tmp_path, tokenizer_dir, monkeypatch, capsys):
     out = tmp_path / "data"
     assert run(out, write_corpus(tmp_path / "c.txt", standin.documents(100)), tokenizer_dir, "--val_fraction", 0.1) == 0
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
@@ -144,7 +144,7 @@ def test_what_ends_early_leaves_the_old_data(tmp_path, tokenizer_dir, monkeypatc
     check_data(out)
 
 
-def test_a_folder_that_is_half_replaced_is_not_taken_as_finished(tmp_path, tokenizer_dir, monkeypatch):
+def test_half_replaced_folder_does_not_count_as_finished(tmp_path, tokenizer_dir, monkeypatch):
     out = tmp_path / "data"
     assert run(out, write_corpus(tmp_path / "c.txt", standin.documents(100)), tokenizer_dir, "--val_fraction", 0.1) == 0
 
@@ -157,7 +157,7 @@ def test_a_folder_that_is_half_replaced_is_not_taken_as_finished(tmp_path, token
         check_data(out)
 
 
-def test_a_corpus_whose_validation_is_short_says_so(tmp_path, tokenizer_dir, capsys):
+def test_short_validation_split_gives_a_notice(tmp_path, tokenizer_dir, capsys):
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(200))
     assert run(tmp_path / "data", corpus, tokenizer_dir, "--val_fraction", 0.02) == 0
     assert "give a larger --val_fraction" in capsys.readouterr().out
@@ -179,7 +179,7 @@ def test_a_corpus_whose_validation_is_short_says_so(tmp_path, tokenizer_dir, cap
         (["एक", "दो"], ["--tokenizer", "no/such/folder"], "there is no tokenizer folder no/such/folder"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, tokenizer_dir, capsys, texts, argv, message):
+def test_user_error_is_one_line_and_writes_nothing(tmp_path, tokenizer_dir, capsys, texts, argv, message):
     corpus = tmp_path / "c.txt"
     if texts is not None:
         write_corpus(corpus, texts)
@@ -190,14 +190,14 @@ def test_a_mistake_is_one_line_and_nothing_is_written(tmp_path, tokenizer_dir, c
     assert not list(tmp_path.glob("data/*"))
 
 
-def test_a_corpus_that_is_not_utf8_is_one_line_and_nothing_is_written(tmp_path, tokenizer_dir, capsys):
+def test_corpus_that_is_not_utf8_is_one_line_and_writes_nothing(tmp_path, tokenizer_dir, capsys):
     (tmp_path / "c.txt").write_bytes(b"a\n<|endoftext|>\nb\n<|endoftext|>\n\xff\n<|endoftext|>\n")
     assert run(tmp_path / "data", tmp_path / "c.txt", tokenizer_dir) == 2
     assert "line 6" in capsys.readouterr().err
     assert not list(tmp_path.glob("data/*"))
 
 
-def test_a_tokenizer_that_lies_in_the_output_folder_stays_as_it_is(tmp_path):
+def test_tokenizer_in_the_output_folder_is_not_changed(tmp_path):
     folder = standin.make_tokenizer(tmp_path / "data" / "tokenizer")
     before = {p: p.read_bytes() for p in folder.iterdir()}
     assert run(tmp_path / "data", write_corpus(tmp_path / "c.txt", standin.documents(100)), folder, "--val_fraction", 0.1) == 0
@@ -205,7 +205,7 @@ def test_a_tokenizer_that_lies_in_the_output_folder_stays_as_it_is(tmp_path):
     check_data(tmp_path / "data")
 
 
-def test_the_defaults_are_those_of_the_contract():
+def test_defaults_are_the_documented_ones():
     args = preprocess.parse([])
     assert args.input == [ROOT / "data" / "raw" / "hindi_corpus.txt"]
     assert (args.output_dir, args.tokenizer, args.val_fraction) == (ROOT / "data", "sarvamai/sarvam-1", 0.01)
@@ -222,7 +222,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_the_files_are_the_same_for_any_number_of_workers(tmp_path, tokenizer_dir, monkeypatch):
+def test_files_are_the_same_for_any_number_of_workers(tmp_path, tokenizer_dir, monkeypatch):
     small_chunks(monkeypatch)
     corpus = write_corpus(tmp_path / "c.txt", HARD_TEXTS + standin.documents(300))
     for workers in (1, 2, 3):
@@ -271,15 +271,15 @@ if __name__ == "__main__":  # the workers need none of this
 
 
 def killed(tmp_path, at: int, where: str, how: str, argv) -> subprocess.CompletedProcess:
-    """data/preprocess.py in small chunks, recorded one by one, that gets the signal `how` in the
-    call number `at` of `unfinished_tokens.<where>`."""
+    """Run data/preprocess.py with small chunks, recorded one by one, and send it the signal `how`
+    in call number `at` of `unfinished_tokens.<where>`."""
     script = tmp_path / "killed.py"
     script.write_text(KILLED, encoding="utf-8")
     return run_script(script, at, where, how, *argv, PYTHONPATH=str(ROOT), TEST_FOLDER=str(tmp_path))
 
 
 def processes_of(folder: Path) -> list[str]:
-    """The processes that `killed` started for `folder` and that still run (Linux): their
+    """Return the processes that `killed` started for `folder` and that still run (Linux): their
     environment names it."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
@@ -291,13 +291,13 @@ def processes_of(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, tokenizer_dir, capsys, monkeypatch):
+def test_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path, tokenizer_dir, capsys, monkeypatch):
     corpus = write_corpus(tmp_path / "c.txt", HARD_TEXTS + standin.documents(300))
     argv = ["--input", corpus, "--tokenizer", tokenizer_dir, "--val_fraction", 0.2, "--workers", 2, "--output_dir"]
     small_chunks(monkeypatch)
     assert preprocess.main([*map(str, argv), str(tmp_path / "straight")]) == 0
     out = tmp_path / "out"
-    # at the third record, and between the last names
+    # at the third record, and between the last renames
     for at, where, names in ((3, "write_metadata", set()), (2, "rename", {"train.bin"})):
         assert killed(tmp_path, at, where, "SIGKILL", [*argv, out]).returncode == -signal.SIGKILL
         assert {path.name for path in out.iterdir() if path.suffix == ".bin"} == names
@@ -305,7 +305,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, tokenizer_d
         with pytest.raises(UserError):
             check_data(out)
         with open(out / "val.bin.part", "ab") as file:
-            file.write(b"half")  # what was not recorded
+            file.write(b"half")  # unrecorded bytes
     capsys.readouterr()
     small_chunks(monkeypatch)
     assert preprocess.main([*map(str, argv), str(out)]) == 0
@@ -316,7 +316,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path, tokenizer_d
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
-def test_ctrl_c_says_in_one_line_how_to_go_on(tmp_path, tokenizer_dir, monkeypatch):
+def test_ctrl_c_says_in_one_line_how_to_continue(tmp_path, tokenizer_dir, monkeypatch):
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
     argv = ["--input", corpus, "--tokenizer", tokenizer_dir, "--val_fraction", 0.2, "--workers", 2, "--output_dir", tmp_path / "out"]
     done = killed(tmp_path, 4, "write_metadata", "SIGINT", argv)
@@ -326,7 +326,7 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(tmp_path, tokenizer_dir, monkeypat
     assert int(read_metadata(tmp_path / "out" / "preprocess.progress.txt")["finished"]) >= 3
 
 
-def test_a_full_disk_keeps_what_is_finished(tmp_path, tokenizer_dir, monkeypatch, capsys):
+def test_full_disk_keeps_the_finished_chunks(tmp_path, tokenizer_dir, monkeypatch, capsys):
     small_chunks(monkeypatch)
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
     assert run(tmp_path / "straight", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 0
@@ -350,7 +350,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, tokenizer_dir, monkeypatch
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
 
-def test_a_tokenizer_that_was_trained_is_not_trained_again_after_a_stop(tmp_path, monkeypatch):
+def test_trained_tokenizer_is_not_trained_again_after_a_stop(tmp_path, monkeypatch):
     from nano_hindi.tokenizer import training
 
     small_chunks(monkeypatch)
@@ -365,7 +365,7 @@ def test_a_tokenizer_that_was_trained_is_not_trained_again_after_a_stop(tmp_path
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
 
-def test_what_is_unfinished_of_another_text_is_not_gone_on_with(tmp_path, tokenizer_dir, monkeypatch):
+def test_unfinished_files_of_another_text_are_not_resumed(tmp_path, tokenizer_dir, monkeypatch):
     small_chunks(monkeypatch)
     corpus, out = write_corpus(tmp_path / "c.txt", standin.documents(300)), tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -385,7 +385,7 @@ def test_what_is_unfinished_of_another_text_is_not_gone_on_with(tmp_path, tokeni
     assert documents_of(out / "train.bin", load_tokenizer(tokenizer_dir)) == [text for text in texts if not belongs_to_validation(text, 0.2)]
 
 
-def test_a_finished_run_says_so_and_does_nothing_unless_its_files_are_damaged(tmp_path, tokenizer_dir, capsys):
+def test_finished_run_does_nothing_unless_its_files_are_damaged(tmp_path, tokenizer_dir, capsys):
     corpus, out = write_corpus(tmp_path / "c.txt", standin.documents(100)), tmp_path / "out"
     argv = (out, corpus, tokenizer_dir, "--val_fraction", 0.2)
     assert run(*argv) == 0
@@ -404,7 +404,7 @@ def end(chunk):
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_one_line_and_the_rest_stays(tmp_path, tokenizer_dir, monkeypatch, capfd):
+def test_killed_worker_is_one_line_and_finished_chunks_are_kept(tmp_path, tokenizer_dir, monkeypatch, capfd):
     small_chunks(monkeypatch)
     monkeypatch.setattr(tokenize, "_encode_in_worker", end)
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
@@ -417,7 +417,7 @@ def test_a_worker_that_dies_is_one_line_and_the_rest_stays(tmp_path, tokenizer_d
 
 
 def lossy(folder: Path, change) -> Path:
-    """The stand-in tokenizer with its tokenizer.json changed."""
+    """Return the stand-in tokenizer with its tokenizer.json changed."""
     path = standin.make_tokenizer(folder) / "tokenizer.json"
     description = json.loads(path.read_text(encoding="utf-8"))
     change(description)
@@ -445,7 +445,7 @@ def composed(description: dict) -> None:
         (composed, "दूरी ५ ㎞ है", 1, ("U+339E", "km")),
     ],
 )
-def test_a_tokenizer_that_loses_text_is_refused_with_rate_and_examples(tmp_path, capsys, change, text, lost, words):
+def test_lossy_tokenizer_is_refused_with_error_rate_and_examples(tmp_path, capsys, change, text, lost, words):
     folder = lossy(tmp_path / "lossy", change)
     texts = [*[text.lower() for text in standin.documents(200)], text]
     argv = (tmp_path / "out", write_corpus(tmp_path / "c.txt", texts), folder, "--val_fraction", 0.2)
@@ -463,7 +463,7 @@ def test_a_tokenizer_that_loses_text_is_refused_with_rate_and_examples(tmp_path,
     assert (facts["lost_characters"], facts["lossy_documents"]) == (str(lost), "1")
 
 
-def test_losses_are_the_same_when_counted_over_a_stop(tmp_path, monkeypatch):
+def test_lost_characters_are_counted_correctly_across_a_stop(tmp_path, monkeypatch):
     small_chunks(monkeypatch)
     folder = lossy(tmp_path / "lossy", without_bytes)
     corpus = write_corpus(tmp_path / "c.txt", [text + " 漢字"[: i % 4] for i, text in enumerate(standin.documents(300))])
@@ -473,7 +473,7 @@ def test_losses_are_the_same_when_counted_over_a_stop(tmp_path, monkeypatch):
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
 
-def test_a_tokenizer_with_bytes_for_all_loses_nothing_and_a_mark_is_a_space_to_it(tmp_path, tokenizer_dir):
+def test_byte_fallback_loses_nothing_and_encodes_the_space_mark_as_a_space(tmp_path, tokenizer_dir):
     assert (
         run(tmp_path / "out", write_corpus(tmp_path / "c.txt", [*HARD_TEXTS, "a▁b", *standin.documents(100)]), tokenizer_dir, "--val_fraction", 0.3)
         == 0
@@ -484,8 +484,8 @@ def test_a_tokenizer_with_bytes_for_all_loses_nothing_and_a_mark_is_a_space_to_i
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send itself a signal")
 @pytest.mark.parametrize("threads", [0, 1])
-def test_a_ctrl_c_while_workers_start_is_held_back_and_not_lost(threads):
-    """Also where another thread takes the signal, such as those of the tokenizer's library."""
+def test_ctrl_c_while_workers_start_is_deferred_and_not_lost(threads):
+    """Also where another thread receives the signal, such as those of the tokenizers library."""
     end, finished = threading.Event(), []
     others = [threading.Thread(target=end.wait) for _ in range(threads)]
     for thread in others:

@@ -1,7 +1,7 @@
-"""Every bash command of the README and of the guides in docs/ runs as it stands there, one after
-the other, in a fresh copy of the repo.
+"""Every bash command of the README and of the guides in docs/ runs as it is written, one after the
+other, in a fresh copy of the repo.
 
-What would take hours is made small by flags that are put behind the command; the hub is the one of
+What would take hours is shortened by flags appended to the command; the hub is that of
 tests/support/hub.py.
 """
 
@@ -20,8 +20,8 @@ from conftest import ROOT, run_command
 from hub import Hub, make_sangraha
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RECORDS = {"RESULTS", "LOG"}  # dated: their commands are those of their day
-# training.md goes first: it resumes the README's run, on whose data data.md puts other text
+RECORDS = {"RESULTS", "LOG"}  # dated records: their commands may be outdated
+# training.md first: it resumes the README's run, whose data data.md replaces
 GUIDES = sorted((path for path in ROOT.glob("docs/*.md") if path.stem not in RECORDS), key=lambda path: (path.stem != "training", path.stem))
 PAGES = [ROOT / "README.md", *GUIDES]
 BASH = [
@@ -35,22 +35,22 @@ TINY = (
     "--n_layer 2 --n_head 2 --n_kv_head 1 --n_embd 32 --sequence_len 32 --batch_size 4 --gradient_accumulation_steps 2 --total_tokens 1024 --eval_tokens 640 "
     "--inference_interval 0 --device cpu --no_compile --checkpoint_dir {checkpoints}"
 )
-# what makes a command end within seconds: words behind it, or another command in its place, with
-# the reason
+# what shortens a command to seconds: flags appended to it, or no command in its place, with the
+# reason
 BEHIND = {
     "bash run_training.sh sample": "--total_tokens 8192 --no_compile --device cpu",
     "bash run_training.sh": TINY.format(checkpoints="checkpoints/launched"),
     "train.py": TINY.format(checkpoints="checkpoints"),
 }
 INSTEAD = {
-    "bash run_tests.sh": None,  # is running already
+    "bash run_tests.sh": None,  # already running
     "python tests/gpu/check.py": None,  # needs a GPU
-    "bash setup_env.sh && source venv/bin/activate": None,  # the environment is that of the tests
+    "bash setup_env.sh && source venv/bin/activate": None,  # the tests use their own environment
 }
 
 
 def small(command: str) -> str:
-    """`command`, with what keeps it short."""
+    """Return `command` with the flags that shorten it."""
     for start, words in BEHIND.items():
         if command.startswith(start) or (start == "train.py" and " train.py " in command):
             return f"{command} {words}"
@@ -59,7 +59,7 @@ def small(command: str) -> str:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A copy of the repo as it comes, in a folder with a space in its name; its venv is the
+    """Return a fresh copy of the repo in a folder with a space in its name; its venv is the
     environment of these tests."""
     folder = tmp_path_factory.mktemp("read me") / "nano_hindi"
     folder.mkdir()
@@ -79,7 +79,7 @@ def checkout(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_two_commands_come_first():
+def test_two_commands_come_first():
     assert BASH[:2] == ["bash run_training.sh sample", "bash run_tests.sh"]
     assert README.index("```bash") < 200
 
@@ -87,7 +87,7 @@ def test_the_two_commands_come_first():
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_every_bash_command_works(checkout, tmp_path):
-    """In the order of PAGES: what one command makes, the next may use."""
+    """In the order of PAGES: a command may use the output of earlier ones."""
     repos = {
         "datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "sangraha", [standin.documents(200, seed) for seed in range(4)]),
         "sarvamai/sarvam-1": standin.make_tokenizer(tmp_path / "sarvam-1"),
@@ -104,7 +104,7 @@ def test_every_bash_command_works(checkout, tmp_path):
             if command is None:
                 continue
             if command.startswith("python data/download.py"):
-                command += " --overwrite"  # another corpus lies there from before
+                command += " --overwrite"  # an earlier command left another corpus there
             if "--config 25m" in command and "--resume" not in command and "--dry_run" not in command:
                 shutil.rmtree(checkout / "checkpoints")
             done = run_command(["bash", "-c", command], cwd=checkout, env=environment, timeout=1200)
@@ -115,7 +115,7 @@ def test_every_bash_command_works(checkout, tmp_path):
     assert any("torchrun" in command for command in ran)
 
 
-def test_every_file_that_the_pages_name_is_there():
+def test_every_file_named_in_the_pages_exists():
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     named = set(re.findall(r"(?:nano_hindi|data|docs|tests)/[\w/]+\.(?:py|md)|\w+\.(?:sh|bat)\b", text))
     assert len(named) > 20
@@ -139,7 +139,7 @@ def test_every_relative_link_has_a_target(page):
         assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
-def test_the_presets_of_the_readme_are_those_of_the_code():
+def test_presets_in_the_readme_match_the_code():
     from nano_hindi.config import PRESETS
 
     rows = dict(re.findall(r"^\| `(\w+)` \| (\d+ \| \d+ \| \d+ / \d+) \|", README, re.MULTILINE))

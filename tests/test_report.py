@@ -1,4 +1,4 @@
-"""What a person sees of a run: the screen, the times, the pages at the start and at the end."""
+"""The output of a run: the screen, the times, the pages at the start and at the end."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ TRAIN = TrainConfig(sequence_len=256, total_tokens=4096 * 488, batch_size=16, gr
 
 
 class Screen(io.StringIO):
-    """A terminal that knows carriage returns and line feeds, and nothing else."""
+    """A terminal that handles carriage returns and line feeds only."""
 
     def isatty(self) -> bool:
         return True
@@ -31,7 +31,7 @@ class Screen(io.StringIO):
     def lines(self) -> list[str]:
         shown, line, column = [], [], 0
         for character in self.getvalue():
-            assert character in "\r\n" or unicodedata.category(character) != "Cc", f"{character!r} is no plain text"
+            assert character in "\r\n" or unicodedata.category(character) != "Cc", f"{character!r} is not plain text"
             if character == "\n":
                 shown.append("".join(line).rstrip())
                 line, column = [], 0
@@ -44,8 +44,8 @@ class Screen(io.StringIO):
 
 
 def new_screen(monkeypatch) -> Screen:
-    """Stands in for stdout until the test ends. (Not a fixture: pytest puts its own stdout there
-    between the two.)"""
+    """Replace stdout until the test ends. (Not a fixture: pytest would set its own stdout in
+    between.)"""
     for name in console.NOTEBOOKS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "70")
@@ -56,7 +56,7 @@ def new_screen(monkeypatch) -> Screen:
 # ---- the screen
 
 
-def test_the_status_line_never_mixes_with_lines_that_stay(monkeypatch):
+def test_status_line_never_mixes_with_permanent_lines(monkeypatch):
     screen = new_screen(monkeypatch)
     with Console(is_main=True) as shown:
         shown.status("a long status line of many words")
@@ -64,7 +64,7 @@ def test_the_status_line_never_mixes_with_lines_that_stay(monkeypatch):
         assert screen.lines() == ["short"]
         shown.print("this stays")
         shown.status("status")
-        print("warning!")  # by somebody else
+        print("warning!")  # not by Console
         assert screen.lines() == ["this stays", "warning!", ""]
         shown.status("x" * 500)
         assert len(screen.lines()[-1]) == 69
@@ -75,7 +75,7 @@ def test_the_status_line_never_mixes_with_lines_that_stay(monkeypatch):
     assert all(len(line) < 70 for line in screen.lines())
 
 
-def test_an_error_ends_the_status_line(monkeypatch):
+def test_error_ends_the_status_line(monkeypatch):
     screen = new_screen(monkeypatch)
     with pytest.raises(ZeroDivisionError), Console(is_main=True) as shown:
         shown.status("working")
@@ -83,7 +83,7 @@ def test_an_error_ends_the_status_line(monkeypatch):
     assert screen.lines() == [""]
 
 
-def test_a_pipe_a_notebook_and_other_processes_have_no_status_line(monkeypatch):
+def test_pipe_notebook_and_other_ranks_have_no_status_line(monkeypatch):
     screen = new_screen(monkeypatch)
     Console(is_main=False).status("status")
     Console(is_main=False).print("line")
@@ -100,7 +100,7 @@ def test_a_pipe_a_notebook_and_other_processes_have_no_status_line(monkeypatch):
 
 
 @pytest.mark.parametrize("columns", [20, 60, 80, 120, 300])
-def test_the_status_line_fits_and_the_bar_grows(columns):
+def test_status_line_fits_the_width_and_the_bar_grows(columns):
     lines = [report.status_line(TRAIN, update, 5.4321, 1_234_567.0, 7890.0, columns) for update in (1, 122, 244, 488)]
     filled = [line.count("#") for line in lines]
     assert filled == sorted(filled)
@@ -112,7 +112,7 @@ def test_the_status_line_fits_and_the_bar_grows(columns):
     assert bar(0.5, 4) == ""
 
 
-def test_log_lines_make_columns():
+def test_log_lines_are_aligned():
     record = {"loss": 5.1, "lr": 0.02, "tokens_per_second": 12345.6}
     lines = [report.log_line(TRAIN, update, record | {"grad_norm": norm}, 0.31, 60.0) for update, norm in [(1, 0.799), (99, 0.0783), (488, 1.23)]]
     columns = [[match.start() for match in re.finditer(r"\|", line)] for line in lines]
@@ -122,7 +122,7 @@ def test_log_lines_make_columns():
 # ---- times
 
 
-def test_the_time_left_is_that_of_this_process_without_its_first_update(monkeypatch):
+def test_remaining_time_ignores_earlier_runs_and_the_first_update(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(report.time, "perf_counter", lambda: now[0])
     pace = report.Pace()
@@ -135,7 +135,7 @@ def test_the_time_left_is_that_of_this_process_without_its_first_update(monkeypa
     assert pace.left(61, 100) == pytest.approx(39 * 2.0)
 
 
-def test_skipped_updates_take_time_and_have_no_loss(monkeypatch):
+def test_skipped_updates_count_in_the_time_but_not_in_the_loss(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(report.time, "perf_counter", lambda: now[0])
     meter = report.Meter()
@@ -151,9 +151,9 @@ def test_skipped_updates_take_time_and_have_no_loss(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_counts_the_time_before_but_not_the_break_or_what_was_lost(data_dir, tmp_path, monkeypatch, capsys):
-    """A clock of our own: updates of 2 seconds in the first life, which makes 8 and saves 5, and of
-    3 in the second; evaluations, saves and the break between the two lives take far longer."""
+def test_resumed_run_counts_earlier_time_but_not_the_break_or_lost_updates(data_dir, tmp_path, monkeypatch, capsys):
+    """With a simulated clock: updates of 2 seconds in the first start, which makes 8 and saves 5,
+    and of 3 in the second; evaluations, saves and the break between the two take far longer."""
     import train
 
     now, seconds = [0.0], [2.0]
@@ -175,12 +175,12 @@ def test_a_resumed_run_counts_the_time_before_but_not_the_break_or_what_was_lost
     argv = [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), "--resume", "auto", "--inference_interval", "4"]
     with pytest.raises(ZeroDivisionError):
         train.main(argv)
-    now[0] += 10_000  # nobody trains
+    now[0] += 10_000  # no run
     seconds[0] = 3.0
     monkeypatch.setattr(loop, "train_update", taking(update, seconds))
     assert train.main(argv) == 0
-    # updates 1 to 4 of the first life; update 5 was in no log line of it, and its time is taken to
-    # be that of update 6, in the second life
+    # updates 1 to 4 of the first start; update 5 was in no log line of it, and its time is taken to
+    # be that of update 6, in the second start
     assert training_seconds(read_metrics(tmp_path / "metrics.jsonl")) == pytest.approx(4 * 2.0 + 8 * 3.0)
     capsys.readouterr()
     assert train.main(argv) == 0
@@ -192,7 +192,7 @@ def test_a_resumed_run_counts_the_time_before_but_not_the_break_or_what_was_lost
 # ---- the pages
 
 
-def test_the_last_page_says_what_was_done_and_what_comes_next(tmp_path):
+def test_last_page_says_what_was_done_and_the_next_command(tmp_path):
     latest = {"loss": 0.2134, "val_loss": 0.2057, "val_bpb": 0.0301}
     page = "\n".join(report.summary_lines(TRAIN, 488, latest, 231.0, 1_210_000_000, tmp_path / "my run"))
     for words in (
@@ -209,7 +209,7 @@ def test_the_last_page_says_what_was_done_and_what_comes_next(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_in_a_pipe_prints_plain_lines_and_nothing_of_the_libraries(data_dir, tmp_path):
+def test_run_in_a_pipe_prints_plain_lines_and_no_output_of_libraries(data_dir, tmp_path):
     done = run_script("train.py", *SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path, "--inference_interval", "12")
     assert (done.returncode, done.stderr) == (0, "")
     known = r"            blocks |            \d|nano_hindi  |attention  |compile  |parameters  |tokens  |data  |plan  |schedule  |windows  |memory  |time  |at once  |folder  |step |  > |saved |done:  |result  |files  |next  |$"
@@ -221,7 +221,7 @@ def test_a_run_in_a_pipe_prints_plain_lines_and_nothing_of_the_libraries(data_di
 
 @pytest.mark.slow
 @posix
-def test_a_run_in_a_terminal_keeps_evaluations_and_samples_and_rewrites_the_rest(data_dir, tmp_path):
+def test_run_in_a_terminal_keeps_evaluations_and_samples_and_overwrites_the_rest(data_dir, tmp_path):
     import pty
 
     ours, theirs = pty.openpty()
@@ -249,7 +249,7 @@ def test_a_run_in_a_terminal_keeps_evaluations_and_samples_and_rewrites_the_rest
     assert lines[-2].startswith("next  ")
 
 
-def test_the_meter_leaves_pauses_out_and_goes_on_from_its_state(monkeypatch):
+def test_meter_excludes_pauses_and_continues_from_its_state(monkeypatch):
     clock = iter([0.0, 10.0, 70.0, 80.0, 80.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     meter = report.Meter({"loss_sum": 6.0, "updates": 2})

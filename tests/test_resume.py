@@ -1,5 +1,5 @@
-"""--resume: runs of older versions keep their schedule, a folder that no run can be resumed from is
-left as it is, --dry_run describes the run in the folder."""
+"""--resume: runs of older versions keep their schedule, a folder that cannot be resumed is not
+changed, --dry_run describes the run in the folder."""
 
 import contextlib
 import os
@@ -59,7 +59,7 @@ def losses(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("schedule", "absent"), [("cosine", ["lr_schedule", "constant_share"]), ("plateau", ["lr_schedule"])])
-def test_a_run_of_an_older_version_resumes_under_its_own_schedule_to_the_bit(data_dir, straight, tmp_path, monkeypatch, schedule, absent):
+def test_run_of_an_older_version_resumes_with_its_schedule_to_the_bit(data_dir, straight, tmp_path, monkeypatch, schedule, absent):
     """The checkpoint is what that version wrote: without the fields that it did not have."""
     folder = tmp_path / "run"
     if schedule == "plateau":
@@ -68,7 +68,7 @@ def test_a_run_of_an_older_version_resumes_under_its_own_schedule_to_the_bit(dat
     real = loop.train_update
 
     def train_update(run, stop):
-        if run.update == 7:  # behind the checkpoint of step 10, in the fall of the learning rates
+        if run.update == 7:  # after the checkpoint of step 10, while the learning rates decay
             raise ZeroDivisionError
         return real(run, stop)
 
@@ -105,7 +105,7 @@ def lose(path: Path) -> None:
     path.symlink_to("gone.pt")
 
 
-DAMAGES = {  # what became of every checkpoint, and the words that say so
+DAMAGES = {  # damage to every checkpoint, and the words that report it
     "cut": (cut, "damaged"),
     "empty": (lambda path: path.write_bytes(b""), "damaged"),
     "another version": (of_another_version, "no field seeed: the file is from another version"),
@@ -117,8 +117,8 @@ DAMAGES = {  # what became of every checkpoint, and the words that say so
 
 @pytest.fixture
 def broken(straight, tmp_path) -> Path:
-    """A copy of a finished run, with what a killed process may leave: half a checkpoint, metrics
-    beyond the newest one."""
+    """Return a copy of a finished run with the leftovers of a killed process: a partial checkpoint,
+    and metrics beyond the newest one."""
     folder = shutil.copytree(straight, tmp_path / "run")
     (folder / "checkpoint_step26.pt.tmp").write_bytes(b"half")
     with open(folder / "metrics.jsonl", "ab") as file:
@@ -127,8 +127,8 @@ def broken(straight, tmp_path) -> Path:
 
 
 def assert_refused(data_dir, folder: Path, capsys, *words: str) -> None:
-    """Neither a run nor a dry run touches the folder; both end with one line, the same, and code
-    2."""
+    """Check that neither a run nor a dry run changes the folder; both print the same one line and
+    exit with 2."""
     before = snapshot(folder)
     for flags in ([], ["--dry_run"]):
         capsys.readouterr()
@@ -143,7 +143,7 @@ def assert_refused(data_dir, folder: Path, capsys, *words: str) -> None:
 
 @pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.parametrize("with_model", [True, False])
-def test_a_folder_whose_checkpoints_all_fail_to_load_is_an_error_and_stays_as_it_was(data_dir, broken, capsys, damage, words, with_model):
+def test_folder_whose_checkpoints_all_fail_to_load_is_an_error_and_unchanged(data_dir, broken, capsys, damage, words, with_model):
     for _, path in list_checkpoints(broken):
         damage(path)
     if not with_model:
@@ -151,7 +151,7 @@ def test_a_folder_whose_checkpoints_all_fail_to_load_is_an_error_and_stays_as_it
     assert_refused(data_dir, broken, capsys, words, "checkpoint_step24.pt", "move the folder away", "--checkpoint_dir")
 
 
-def test_a_folder_with_weights_alone_is_an_error_and_stays_as_it_was(data_dir, broken, capsys):
+def test_folder_with_weights_only_is_an_error_and_unchanged(data_dir, broken, capsys):
     for _, path in list_checkpoints(broken):
         path.unlink()
     assert_refused(data_dir, broken, capsys, "model.pt", "cannot resume from weights alone", "move the folder away", "--checkpoint_dir")
@@ -159,9 +159,9 @@ def test_a_folder_with_weights_alone_is_an_error_and_stays_as_it_was(data_dir, b
 
 @contextlib.contextmanager
 def as_nobody(*folders: Path):
-    """Let root become a user whom access rights bind."""
+    """Make root a user that permissions apply to."""
     root = os.geteuid() == 0
-    for folder in folders:  # pytest closes its folders to everybody else
+    for folder in folders:  # pytest makes its folders accessible to their owner only
         for path in (folder, *folder.parents):
             if root and path.stat().st_mode & 0o011 != 0o011:
                 path.chmod(path.stat().st_mode | 0o011)
@@ -175,15 +175,15 @@ def as_nobody(*folders: Path):
 
 
 @posix
-def test_a_checkpoint_without_the_right_to_read_it_is_an_error_and_no_older_one_is_taken(data_dir, broken, capsys):
+def test_unreadable_checkpoint_is_an_error_and_no_older_one_is_used(data_dir, broken, capsys):
     (broken / "checkpoint_step24.pt").chmod(0)
     broken.chmod(0o777)
     with as_nobody(data_dir, broken):
         assert_refused(data_dir, broken, capsys, "checkpoint_step24.pt: Permission denied; get permission to read")
 
 
-def test_a_refusal_of_another_kind_leaves_the_folder_as_it_was_too(data_dir, broken, capsys):
-    """Half a checkpoint is deleted and the metrics are cut back only when the run really
+def test_other_refusals_leave_the_folder_unchanged_too(data_dir, broken, capsys):
+    """A partial checkpoint is deleted and the metrics are truncated only when the run actually
     resumes."""
     before = snapshot(broken)
     named = broken / "checkpoint_step24.pt"
@@ -194,7 +194,7 @@ def test_a_refusal_of_another_kind_leaves_the_folder_as_it_was_too(data_dir, bro
     assert not (broken / "checkpoint_step26.pt.tmp").exists()
 
 
-def test_an_older_checkpoint_that_loads_is_resumed_with_a_notice_for_each_that_does_not(data_dir, straight, broken, capsys):
+def test_older_checkpoint_is_resumed_with_a_notice_for_each_that_fails(data_dir, straight, broken, capsys):
     for _, path in list_checkpoints(broken)[1:]:
         cut(path)
     assert start(data_dir, broken, "--resume", "auto") == 0
@@ -204,7 +204,7 @@ def test_an_older_checkpoint_that_loads_is_resumed_with_a_notice_for_each_that_d
     torch.testing.assert_close(weights(broken), weights(straight), rtol=0, atol=0)
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_afresh(data_dir, straight, tmp_path, capsys):
+def test_run_killed_before_its_first_checkpoint_starts_from_the_beginning(data_dir, straight, tmp_path, capsys):
     folder = shutil.copytree(straight, tmp_path / "run")
     for path in folder.glob("*.pt"):
         path.unlink()
@@ -231,8 +231,8 @@ def test_every_rank_refuses_a_broken_folder_with_the_same_line(data_dir, broken)
 # ---- the dry run
 
 
-def test_a_dry_run_describes_the_run_in_the_folder_and_writes_nothing(data_dir, broken, capsys):
-    """Beside a run that holds the folder's lock too: it takes none."""
+def test_dry_run_describes_the_run_in_the_folder_and_writes_nothing(data_dir, broken, capsys):
+    """Also while another run holds the lock of the folder: a dry run takes none."""
     for path in (broken / "checkpoint_step24.pt", broken / "checkpoint_step20.pt", broken / "model.pt"):
         path.unlink()
     with distributed.only_run_in(broken, World(0, 1, torch.device("cpu"))):
@@ -262,8 +262,8 @@ def test_a_dry_run_describes_the_run_in_the_folder_and_writes_nothing(data_dir, 
         assert snapshot(broken) == before
 
 
-def test_the_time_of_a_dry_run_is_that_of_the_updates_left(data_dir, broken, monkeypatch, capsys):
-    monkeypatch.setattr("nano_hindi.training.report.matmul_flops", lambda *_: 1e6)  # so slow that seconds can be told apart
+def test_dry_run_estimates_the_time_of_the_remaining_updates(data_dir, broken, monkeypatch, capsys):
+    monkeypatch.setattr("nano_hindi.training.report.matmul_flops", lambda *_: 1e6)  # so slow that seconds differ
     times = []
     for newest in ("checkpoint_step24.pt", "checkpoint_step20.pt", "checkpoint_step10.pt"):
         assert start(data_dir, broken, "--resume", "auto", "--dry_run") == 0
@@ -289,7 +289,7 @@ def test_the_time_of_a_dry_run_is_that_of_the_updates_left(data_dir, broken, mon
         (["--constant_share", 0.4], "--constant_share belongs to --lr_schedule plateau"),
     ],
 )
-def test_a_dry_run_refuses_what_the_run_would_refuse(data_dir, straight, capsys, flags, words):
+def test_dry_run_refuses_what_the_run_would_refuse(data_dir, straight, capsys, flags, words):
     errors = set()
     for mode in ([], ["--dry_run"]):
         assert start(data_dir, straight, "--resume", "auto", *mode, *flags) == 2
@@ -298,9 +298,9 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(data_dir, straight, capsys,
     assert words in errors.pop()
 
 
-def test_a_dry_run_works_without_the_data_and_refuses_other_data(data_dir, straight, tmp_path, capsys):
+def test_dry_run_works_without_the_data_and_refuses_other_data(data_dir, straight, tmp_path, capsys):
     assert start(tmp_path / "none", straight, "--resume", "auto", "--dry_run") == 0
-    assert re.search(r"data        none in .*; the vocabulary is the checkpoint's, \d+ pieces", capsys.readouterr().out)
+    assert re.search(r"data        none in .*; the vocabulary is the checkpoint's, \d+ tokens", capsys.readouterr().out)
     edit(shutil.copytree(straight, tmp_path / "run") / "checkpoint_step24.pt", lambda state: state["data"].update(train_tokens=5))
     assert start(data_dir, tmp_path / "run", "--resume", "auto", "--dry_run") == 2
     assert "data train_tokens differ" in capsys.readouterr().err

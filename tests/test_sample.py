@@ -1,5 +1,4 @@
-"""The offline sample: Hindi that a strict teacher would pass, the same for the same seed, and
-enough of it."""
+"""The offline sample: correct Hindi, the same for the same seed, and enough of it."""
 
 import itertools
 import re
@@ -53,7 +52,7 @@ def many() -> list[str]:
         (Noun("किताब", "f"), "किताब", "किताबें", "किताबों"),
     ],
 )
-def test_nouns_take_the_endings_of_their_class(noun, oblique, plural, plural_oblique):
+def test_nouns_inflect_by_their_class(noun, oblique, plural, plural_oblique):
     assert (f"{noun}", f"{noun:को}", f"{noun.many}", f"{noun.many:को}") == (noun.word, f"{oblique} को", plural, f"{plural_oblique} को")
 
 
@@ -80,30 +79,30 @@ def test_nouns_take_the_endings_of_their_class(noun, oblique, plural, plural_obl
         ("मेहनती", "मेहनती", "मेहनती", "मेहनती", "मेहनती"),
     ],
 )
-def test_words_take_gender_and_number_of_their_noun(phrase, he, they, she, they_f):
+def test_words_agree_in_gender_and_number_with_their_noun(phrase, he, they, she, they_f):
     nouns = [Noun("ब", gender, fixed=True, plural=plural) for gender in "mf" for plural in (False, True)]
     assert [format(noun, phrase) for noun in nouns] == [he, they, she, they_f]
 
 
-def test_honour_is_the_plural_of_the_verb_and_not_of_the_noun():
+def test_honorific_is_plural_in_the_verb_but_not_in_the_noun():
     grandmother = Noun("दादी", "f", honorific=True)
     assert f"{grandmother} {grandmother:बोला}, {grandmother:ने} {grandmother:उसने}" == "दादी बोलीं, दादी ने उन्होंने"
     assert f"{grandmother.one:करूँगा}" == "करूँगी"
 
 
-def test_a_stem_inside_of_the_braces_is_refused():
+def test_stem_inside_the_braces_is_refused():
     with pytest.raises(ValueError, match="in front of the braces"):
         f"{Noun('मैना', 'f'):गा रहा था}"
 
 
-def test_second_person_of_a_woman():
+def test_second_person_feminine():
     assert [agree(word, "f", False, finite=True) for word in ("करोगे", "रहे", "सकते", "अकेले")] == ["करोगी", "रही", "सकती", "अकेली"]
 
 
 # ---- the stories
 
 
-def test_the_stories_are_the_same_for_the_same_seed_on_every_machine():
+def test_same_seed_gives_the_same_stories_on_every_machine():
     code = "import sys, itertools; sys.path.insert(0, '.')\nfrom nano_hindi.sample import stories\nsys.stdout.reconfigure(encoding='utf-8')\nprint('|'.join(itertools.islice(stories(5), 50)))"
     for hash_seed in "12":
         done = run_command([sys.executable, "-c", code], env={"PYTHONHASHSEED": hash_seed})
@@ -111,7 +110,7 @@ def test_the_stories_are_the_same_for_the_same_seed_on_every_machine():
     assert first(50, seed=5) != first(50, seed=6)
 
 
-def test_over_a_million_words_without_a_story_twice():
+def test_more_than_a_million_words_without_a_repeated_story():
     words, seen = 0, set()
     for text in stories(1):
         assert text not in seen
@@ -121,9 +120,8 @@ def test_over_a_million_words_without_a_story_twice():
             return
 
 
-def test_every_way_to_say_a_thing_is_told(many):
-    """Each text of each plot turns up: no choice is dead, and none asks for somebody who is not in
-    the cast."""
+def test_every_text_of_every_plot_is_used(many):
+    """Every alternative occurs, and none needs a character who is not in the cast."""
 
     def texts(plot):
         return [plot] if isinstance(plot, str) else [text for part in plot for text in texts(part)]
@@ -167,25 +165,25 @@ def test_agreement_in_thousands_of_stories(many):
         ("मीना ने किताब उठाई और हँसने लगी।", "मीना ने किताब उठाई और वह हँसने लगी।"),
     ],
 )
-def test_the_checker_sees_what_is_wrong_and_passes_what_is_right(wrong, right):
+def test_checker_rejects_wrong_and_accepts_correct_sentences(wrong, right):
     assert story_grammar.mistakes(wrong)
     assert not story_grammar.mistakes(right)
 
 
-def test_the_text_is_clean(many):
+def test_text_is_clean(many):
     for text in many:
         assert unicodedata.normalize("NFC", text) == text
         assert not re.search(r"[{}+|]|  | [।,?!”]|“ |।।|[a-zA-Z]", text), text
         assert re.fullmatch(r"[\u0900-\u097f“”।?!,:\- \n]+", text), text
         assert text.count("“") == text.count("”")
-        assert not re.search(r"(^|[ “\n])[\u093c\u093e-\u094d\u0901-\u0903]", text), "a mark without a letter"
+        assert not re.search(r"(^|[ “\n])[\u093c\u093e-\u094d\u0901-\u0903]", text), "a combining mark without a letter"
         body, end = text.split("\n")
         assert body.endswith(("।", "”"))
         assert end.endswith("।")
         assert 40 < len(text.split()) < 400
 
 
-def test_the_beginnings_that_training_shows_are_those_of_stories(many):
+def test_training_prompts_are_beginnings_of_stories(many):
     from nano_hindi.inference.settings import SAMPLE_PROMPTS
 
     for prompt in SAMPLE_PROMPTS:
@@ -195,7 +193,7 @@ def test_the_beginnings_that_training_shows_are_those_of_stories(many):
 # ---- the command
 
 
-def test_download_writes_the_sample_without_any_network_and_preprocess_takes_it(tmp_path):
+def test_download_writes_the_sample_offline_and_preprocess_accepts_it(tmp_path):
     raw = tmp_path / "sample" / "raw"
     argv = ["--source", "sample", "--output_dir", raw, "--max_tokens", "30000"]
     done = run_script("data/download.py", *argv, HF_ENDPOINT="http://127.0.0.1:9")
@@ -212,17 +210,17 @@ def test_download_writes_the_sample_without_any_network_and_preprocess_takes_it(
     assert check_data(tmp_path / "sample").vocab_size > 1000
 
 
-def test_another_seed_is_another_corpus(tmp_path, capsys):
+def test_another_seed_gives_another_corpus(tmp_path, capsys):
     argv = ["--source", "sample", "--max_tokens", "2000", "--output_dir", str(tmp_path)]
     assert download.main(argv) == 0
-    assert download.main(argv) == 0  # says that it is there
+    assert download.main(argv) == 0  # says that the corpus exists
     assert download.main([*argv, "--seed", "1"]) == 2
     assert "already there" in capsys.readouterr().err
     assert download.main([*argv, "--seed", "1", "--overwrite"]) == 0
     assert next(read_documents(tmp_path / "hindi_corpus.txt")) == first(1, seed=1)[0]
 
 
-def test_the_sample_counts_tokens_with_a_tokenizer_that_is_named(tmp_path, data_dir):
+def test_sample_counts_tokens_with_a_given_tokenizer(tmp_path, data_dir):
     argv = ["--source", "sample", "--max_tokens", "2000", "--output_dir", str(tmp_path), "--tokenizer", str(data_dir / "tokenizer")]
     assert download.main(argv) == 0
     assert 2000 <= int(read_metadata(tmp_path / "metadata.txt")["tokens"]) < 3000

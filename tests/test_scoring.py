@@ -1,5 +1,5 @@
-"""The losses of a text's tokens against the same model asked one token at a time, and the texts
-they stand for."""
+"""The losses of a text's tokens against the same model queried one token at a time, and the bytes
+each token stands for."""
 
 import itertools
 import json
@@ -28,7 +28,8 @@ TEXTS = [*standin.documents(9, seed=5), LONG, "क", " दो  जगह ", "�
 
 
 def random_gpt(tokenizer) -> TrainedModel:
-    """A model whose every weight matters; a fresh one knows nothing but ln V."""
+    """Return a model in which every weight matters; a freshly initialized one predicts
+    uniformly."""
     config = GPTConfig(vocab_size=tokenizer.vocab_size, sequence_len=CONTEXT, n_layer=2, n_head=2, n_kv_head=1, n_embd=16, window_pattern="SL")
     model, generator = GPT(config), torch.Generator().manual_seed(3)
     state = {name: torch.randn(weight.shape, generator=generator) * 0.5 for name, weight in model.state_dict().items()}
@@ -36,7 +37,7 @@ def random_gpt(tokenizer) -> TrainedModel:
 
 
 def save_hugging_face(folder: Path, kind: str) -> Path:
-    """A tiny Llama or GPT-2 with random weights, and a tokenizer of its kind."""
+    """Save a tiny Llama or GPT-2 with random weights, and a tokenizer of its kind."""
     import transformers
 
     tokenizer = load_tokenizer(standin.make_tokenizer(folder, vocab_size=520, kind={"llama": "bpe", "gpt2": "byte_level"}[kind]))
@@ -69,14 +70,14 @@ def scorer(request, tmp_path_factory) -> Scorer:
 
 
 def logits_after(scorer: Scorer, ids: list[int]) -> torch.Tensor:
-    """Float64 logits (V,) of what follows `ids`."""
+    """Return the float64 logits (V,) for the token after `ids`."""
     with torch.no_grad():
         out = scorer.model(torch.tensor([ids]))
     return (out if isinstance(out, torch.Tensor) else out.logits)[0, -1].double()
 
 
 @pytest.mark.slow
-def test_each_loss_is_that_of_bos_and_as_many_tokens_before_it_as_its_position_says(scorer):
+def test_loss_is_conditioned_on_bos_and_the_position_tokens_before_it(scorer):
     assert scorer.context == CONTEXT
     rng, tokenizer = random.Random(0), scorer.tokenizer
     for scored in scorer.score(TEXTS):
@@ -92,7 +93,7 @@ def test_each_loss_is_that_of_bos_and_as_many_tokens_before_it_as_its_position_s
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_hugging_face_counts_the_same_loss_itself(kind, tmp_path):
+def test_loss_equals_that_of_hugging_face(kind, tmp_path):
     scorer = HuggingFaceScorer(save_hugging_face(tmp_path, kind), CPU)
     text = standin.documents(1, seed=2)[0][:12]
     ids = torch.tensor([scorer.tokenizer.encode_prompt(text)])
@@ -104,7 +105,7 @@ def test_hugging_face_counts_the_same_loss_itself(kind, tmp_path):
 
 
 @pytest.mark.parametrize("context", [2, 3, 4, 7, 16])
-def test_windows_score_each_token_once_with_half_a_context_before_it(context):
+def test_windows_score_each_token_once_with_at_least_half_a_context(context):
     for tokens in range(5 * context + 2):
         spans = list(span_bounds(tokens, context))
         assert [j for _, first, end in spans for j in range(first, end)] == list(range(tokens))
@@ -113,7 +114,7 @@ def test_windows_score_each_token_once_with_half_a_context_before_it(context):
             assert begin == 0 or first - begin >= context / 2
 
 
-def test_batches_hold_every_window_once_and_no_more_places_than_allowed():
+def test_batches_have_every_window_once_within_the_token_limit():
     rng = random.Random(1)
     spans = [Span(i, 0, 0, rng.randint(1, 50)) for i in range(200)]
     batches = list(batches_by_length(spans, 120))
@@ -122,7 +123,7 @@ def test_batches_hold_every_window_once_and_no_more_places_than_allowed():
     assert len(batches) < 60
 
 
-def test_the_batch_size_and_the_company_of_a_text_change_nothing_but_rounding(scorer):
+def test_batching_changes_losses_only_by_rounding(scorer):
     together = list(scorer.score(TEXTS))
     assert [scored.text for scored in together] == TEXTS
     usual, scorer.batch_tokens = scorer.batch_tokens, 1
@@ -147,7 +148,7 @@ def test_sizes_are_the_bytes_of_the_text_without_the_dummy_space(scorer):
         assert end == len(raw)
 
 
-def test_a_uniform_model_costs_ln_v_a_token(tmp_path):
+def test_uniform_model_costs_ln_v_per_token(tmp_path):
     tokenizer = load_tokenizer(standin.make_tokenizer(tmp_path))
     trained = random_gpt(tokenizer)
     trained.state_dict["lm_head.weight"].zero_()
@@ -161,9 +162,9 @@ def test_a_uniform_model_costs_ln_v_a_token(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["bpe", "byte_level"])
-def test_bits_per_byte_are_those_of_the_training_evaluation_where_both_see_a_document_from_its_begin(kind, tmp_path):
-    """`evaluate_bpb` counts a byte for the dummy space, which the text does not have; nothing else
-    differs."""
+def test_bits_per_byte_equal_evaluate_bpb_on_documents_within_one_context(kind, tmp_path):
+    """`evaluate_bpb` counts a byte for the dummy space, which the text does not have; everything
+    else is equal."""
     tokenizer = load_tokenizer(standin.make_tokenizer(tmp_path, vocab_size=520, kind=kind))
     scorer = CheckpointScorer(random_gpt(tokenizer), CPU)
     texts = [text for text in (document[:14] for document in standin.documents(30, seed=8)) if len(tokenizer.encode_prompt(text)) <= CONTEXT]
@@ -176,7 +177,7 @@ def test_bits_per_byte_are_those_of_the_training_evaluation_where_both_see_a_doc
     assert found == pytest.approx(expected * counted / size, rel=1e-5)
 
 
-def test_text_that_the_tokenizer_loses_is_counted_and_keeps_its_bytes(tmp_path):
+def test_text_that_the_tokenizer_loses_is_reported_and_keeps_its_bytes(tmp_path):
     folder = standin.make_tokenizer(tmp_path)
     file = folder / "tokenizer.json"
     description = json.loads(file.read_text(encoding="utf-8"))
@@ -190,23 +191,23 @@ def test_text_that_the_tokenizer_loses_is_counted_and_keeps_its_bytes(tmp_path):
     assert all((scored.sizes >= 0).all() for scored in found)
 
 
-def test_a_context_that_is_very_long_or_not_named_becomes_one_that_fits_and_is_told(tmp_path, capsys):
+def test_very_long_or_missing_context_length_is_replaced_with_a_notice(tmp_path, capsys):
     import transformers
 
     folder = save_hugging_face(tmp_path, "llama")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1_000_000}))
     assert HuggingFaceScorer(folder, CPU).context == 4096
-    assert "context of 1,000,000 tokens; 4,096 tokens are used" in capsys.readouterr().out
+    assert "has a context of 1,000,000 tokens; using a context of 4,096 tokens" in capsys.readouterr().out
     transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=520, hidden_size=16, n_layer=1, n_head=2)).save_pretrained(folder)
     scorer = HuggingFaceScorer(folder, CPU)
     assert scorer.context == 1024
-    assert "names no context (max_position_embeddings); 1,024 tokens" in capsys.readouterr().out
+    assert "has no max_position_embeddings; using a context of 1,024 tokens" in capsys.readouterr().out
     assert all(np.isfinite(scored.losses).all() for scored in scorer.score(TEXTS))
 
 
 @pytest.mark.parametrize("harm", ["no model", "weights missing", "not causal", "foreign tokenizer", "no tokenizer"])
-def test_a_folder_that_cannot_be_scored_is_refused_in_words(harm, tmp_path):
+def test_folder_that_cannot_be_scored_is_a_user_error(harm, tmp_path):
     from safetensors.torch import load_file, save_file
 
     folder = save_hugging_face(tmp_path, "llama")
@@ -222,6 +223,6 @@ def test_a_folder_that_cannot_be_scored_is_refused_in_words(harm, tmp_path):
         standin.make_tokenizer(folder, vocab_size=700)
     else:
         (folder / "tokenizer.json").unlink()
-    words = {"weights missing": "lacks weights", "foreign tokenizer": "700 pieces", "no tokenizer": "holds no readable tokenizer"}
+    words = {"weights missing": "lacks weights", "foreign tokenizer": "700 tokens", "no tokenizer": "holds no readable tokenizer"}
     with pytest.raises(UserError, match=words.get(harm, "no causal language model")):
         HuggingFaceScorer(folder, CPU)

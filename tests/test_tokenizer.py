@@ -1,5 +1,5 @@
-"""Tokens and text: bytes add up, text comes back, special tokens stay out, streams equal the
-whole."""
+"""Tokens and text: bytes add up, text round-trips, special tokens stay out of the text, streaming
+equals decoding at once."""
 
 import json
 import random
@@ -34,8 +34,8 @@ def change(folder, edit):
 
 
 def metaspace_folder(folder):
-    """As transformers 5 saves a Llama tokenizer: no dummy space for a text that starts with a
-    space."""
+    """Change a tokenizer to what transformers 5 saves for Llama: no dummy space for a text that
+    starts with a space."""
     standin.make_tokenizer(folder)
     space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
     change(folder, lambda d: d.update(normalizer=None, pre_tokenizer=space))
@@ -43,14 +43,14 @@ def metaspace_folder(folder):
 
 
 def prefixed_byte_level_folder(folder):
-    """As RoBERTa and BLOOM have it: byte-level with a dummy space."""
+    """Change a tokenizer to the kind of RoBERTa and BLOOM: byte-level with a dummy space."""
     standin.make_tokenizer(folder, kind="byte_level")
     change(folder, lambda d: d["pre_tokenizer"].update(add_prefix_space=True))
     return folder
 
 
 def added_tokens_folder(folder):
-    """With added tokens that are not special: they would part a text, and eat spaces."""
+    """Add tokens that are not special: the library would split a text at them, and strip spaces."""
     standin.make_tokenizer(folder)
     token = {"single_word": False, "lstrip": True, "rstrip": True, "normalized": False, "special": False}
     change(folder, lambda d: d["added_tokens"].append({"id": len(d["model"]["vocab"]), "content": "अनोखा", **token}))
@@ -81,7 +81,7 @@ def has_dummy_space(tokenizer) -> bool:
     return backend.encode("a", add_special_tokens=False).tokens[0][0] in "▁Ġ"
 
 
-def test_the_bytes_of_the_tokens_add_up_to_the_text(tokenizer):
+def test_token_bytes_add_up_to_the_text(tokenizer):
     token_bytes = tokenizer.token_bytes()
     assert token_bytes.dtype == np.int32
     assert token_bytes.shape == (tokenizer.vocab_size,)
@@ -90,38 +90,38 @@ def test_the_bytes_of_the_tokens_add_up_to_the_text(tokenizer):
         assert token_bytes[ids].sum() == len(text.encode("utf-8")) + dummy, repr(text)
 
 
-def test_special_tokens_have_no_bytes_and_all_others_have_some(tokenizer):
+def test_only_special_tokens_have_no_bytes(tokenizer):
     without = set(np.flatnonzero(tokenizer.token_bytes() == 0))
     assert without == tokenizer.special_ids
 
 
-def test_every_text_comes_back_from_its_document(tokenizer):
+def test_decoding_a_document_gives_its_text(tokenizer):
     for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
         assert tokenizer.decode(tokenizer.document(ids)) == text
 
 
-def test_the_library_decodes_the_same_text(tokenizer):
+def test_library_decodes_the_same_text(tokenizer):
     backend = Backend.from_str(tokenizer._backend.to_str())
-    keeps_dummy_space = has_dummy_space(tokenizer) and "ByteLevel" in str(backend.decoder)  # the library does not take it away again there
+    keeps_dummy_space = has_dummy_space(tokenizer) and "ByteLevel" in str(backend.decoder)  # the library does not remove it there
     for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
         theirs = backend.decode(tokenizer.document(ids), skip_special_tokens=True)
         assert theirs == (" " + text if keeps_dummy_space and text else text)
 
 
-def test_names_of_special_tokens_in_a_text_are_text(tokenizer):
+def test_names_of_special_tokens_in_a_text_are_encoded_as_text(tokenizer):
     names = [tokenizer._backend.id_to_token(i) for i in tokenizer.special_ids]
     for ids in tokenizer.encode_batch(["".join(names), *names, f"x {names[0]} y"]):
         assert not tokenizer.special_ids & set(ids)
 
 
-def test_ids_are_those_of_the_library_where_no_special_name_is_in_the_text(bpe):
+def test_ids_equal_the_library_for_text_without_special_names(bpe):
     auto = AutoTokenizer.from_pretrained(bpe.name)
     texts = standin.documents(100, seed=3)
     assert bpe.encode_batch(texts) == [auto.encode(text, add_special_tokens=False) for text in texts]
-    assert [bpe.encode_prompt(text) for text in texts] == [auto.encode(text) for text in texts]  # the library adds bos by itself: never twice
+    assert [bpe.encode_prompt(text) for text in texts] == [auto.encode(text) for text in texts]  # the library adds bos too: never twice
 
 
-def test_a_document_has_bos_and_eos_or_one_token_that_is_both(tmp_path, bpe):
+def test_document_has_bos_and_eos_or_one_token_that_is_both(tmp_path, bpe):
     assert bpe.document([7, 8]) == [1, 7, 8, 2]
     both = load_tokenizer(standin.make_tokenizer(tmp_path, kind="byte_level"))
     assert (both.bos_id, both.eos_id) == (0, 0)
@@ -137,14 +137,14 @@ def config_without(folder, *names):
     return folder
 
 
-def test_a_tokenizer_with_one_of_bos_and_eos_uses_it_for_both(tmp_path):
+def test_tokenizer_with_only_bos_or_eos_uses_it_for_both(tmp_path):
     only_eos = load_tokenizer(config_without(standin.make_tokenizer(tmp_path / "eos"), "bos_token"))
     only_bos = load_tokenizer(config_without(standin.make_tokenizer(tmp_path / "bos"), "eos_token"))
     assert (only_eos.bos_id, only_eos.eos_id) == (2, 2)
     assert (only_bos.bos_id, only_bos.eos_id) == (1, 1)
 
 
-def test_a_tokenizer_without_bos_and_eos_is_refused(tmp_path):
+def test_tokenizer_without_bos_and_eos_is_refused(tmp_path):
     with pytest.raises(UserError, match="neither a bos nor an eos"):
         load_tokenizer(config_without(standin.make_tokenizer(tmp_path), "bos_token", "eos_token"))
 
@@ -157,12 +157,12 @@ def test_vocab_size_is_the_largest_id_plus_one(tmp_path):
 
 
 def streamed(tokenizer, ids) -> list[str]:
-    """What each token brings, and the rest."""
+    """Return the text that each token adds, and the rest."""
     stream = tokenizer.text_stream()
     return [stream.push(i) for i in ids] + [stream.flush()]
 
 
-def test_a_stream_gives_all_of_the_text_in_whole_characters(tokenizer):
+def test_stream_returns_all_of_the_text_in_whole_characters(tokenizer):
     for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
         pieces = streamed(tokenizer, tokenizer.document(ids))
         assert "".join(pieces) == text
@@ -170,9 +170,9 @@ def test_a_stream_gives_all_of_the_text_in_whole_characters(tokenizer):
         assert_parted_between_characters(pieces)
 
 
-def test_streamed_random_tokens_equal_their_decoding_to_the_last_byte(tokenizer):
-    """Half of them single bytes, so that most characters are broken, and a third parts of Hindi
-    letters, conjuncts and emoji."""
+def test_streamed_random_tokens_equal_their_decoding(tokenizer):
+    """Half of the tokens are single bytes, so that most characters are broken, and a third are
+    fragments of Hindi letters, conjuncts and emoji."""
     rng = random.Random(0)
     raw = [i for i, n in enumerate(tokenizer.token_bytes()) if n == 1]
     parts = tokenizer.encode_batch(["".join(rng.choices("कषर्य\u200d\u200cिंा़ \n👩🏽🌾🇮🇳️⃣", k=2000))])[0]
@@ -184,7 +184,7 @@ def test_streamed_random_tokens_equal_their_decoding_to_the_last_byte(tokenizer)
         assert_parted_between_characters(pieces)
 
 
-def test_the_last_character_is_kept_back_and_what_is_broken_is_flushed(bpe):
+def test_stream_holds_back_the_last_character_and_flushes_broken_bytes(bpe):
     byte = {n: bpe._ids[f"<0x{n:02X}>"] for n in (0xE0, 0xA4, 0x95)}
     stream = bpe.text_stream()
     assert [stream.push(byte[n]) for n in (0xE0, 0xA4, 0x95, 0xE0, 0xA4)] == [""] * 5
@@ -192,7 +192,7 @@ def test_the_last_character_is_kept_back_and_what_is_broken_is_flushed(bpe):
     assert stream.flush() == ""
 
 
-def test_the_first_space_is_dropped_at_the_start_and_kept_after_a_prompt(bpe):
+def test_first_space_is_dropped_at_the_start_and_kept_after_a_prompt(bpe):
     ids = bpe.encode_batch(["भारत में"])[0]
     assert "".join(streamed(bpe, ids)) == "".join(streamed(bpe, [bpe.bos_id, *ids])) == "भारत में"
     assert "".join(streamed(bpe, [*bpe.encode_prompt("राम"), *ids])) == "राम भारत में"
@@ -200,7 +200,7 @@ def test_the_first_space_is_dropped_at_the_start_and_kept_after_a_prompt(bpe):
     assert "".join(streamed(bpe, [bpe.bos_id, space, space, *ids])) == "  भारत में"
 
 
-def test_a_space_at_the_end_of_a_prompt_is_left_to_the_next_token(tokenizer):
+def test_space_at_the_end_of_a_prompt_belongs_to_the_next_token(tokenizer):
     for text in ("भारत ", "भारत एक ", "राम, "):
         ids, first_ids = tokenizer.encode_open(text)
         assert tokenizer.decode(ids) == text.removesuffix(" ")
@@ -209,7 +209,7 @@ def test_a_space_at_the_end_of_a_prompt_is_left_to_the_next_token(tokenizer):
         assert tokenizer.encode_open(text) == (tokenizer.encode_prompt(text), None)
 
 
-def test_a_prompt_is_normalised(tokenizer):
+def test_prompt_is_normalized_to_nfc(tokenizer):
     for text in ("\u0915\u093c", "\u0958", "cafe\u0301"):
         ids, _ = tokenizer.encode_open(text)
         assert tokenizer.decode(ids) == unicodedata.normalize("NFC", text)
@@ -218,7 +218,7 @@ def test_a_prompt_is_normalised(tokenizer):
 # ---- identity and loading
 
 
-def test_a_copy_has_the_same_fingerprint_ids_and_bytes(tokenizer, tmp_path):
+def test_saved_copy_has_the_same_fingerprint_ids_and_bytes(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "copy")
     copy = load_tokenizer(tmp_path / "copy")
     assert copy.fingerprint() == tokenizer.fingerprint()
@@ -227,7 +227,7 @@ def test_a_copy_has_the_same_fingerprint_ids_and_bytes(tokenizer, tmp_path):
     assert (copy.bos_id, copy.eos_id, copy.special_ids) == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.special_ids)
 
 
-def test_autotokenizer_reads_a_copy_to_the_same_ids(tokenizer, tmp_path):
+def test_autotokenizer_encodes_a_saved_copy_to_the_same_ids(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     auto = AutoTokenizer.from_pretrained(tmp_path)
     assert (auto.bos_token_id, auto.eos_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
@@ -235,7 +235,7 @@ def test_autotokenizer_reads_a_copy_to_the_same_ids(tokenizer, tmp_path):
     assert [auto.encode(text, add_special_tokens=False) for text in texts] == tokenizer.encode_batch(texts)
 
 
-def test_fingerprints_tell_pieces_merges_and_special_ids_apart_and_do_not_mind_files(tmp_path, bpe):
+def test_fingerprint_depends_on_vocabulary_merges_and_special_ids_only(tmp_path, bpe):
     def fingerprint(name, edit):
         change(standin.make_tokenizer(tmp_path / name), edit)
         return load_tokenizer(tmp_path / name).fingerprint()
@@ -264,16 +264,16 @@ def test_fingerprints_tell_pieces_merges_and_special_ids_apart_and_do_not_mind_f
     int(found[0], 16)
 
 
-def test_a_folder_is_read_without_the_network(tmp_path, monkeypatch):
+def test_folder_is_loaded_without_network(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
-        raise AssertionError("asked the network")
+        raise AssertionError("network access")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
     monkeypatch.setattr(socket.socket, "connect", no_network)
     assert load_tokenizer(standin.make_tokenizer(tmp_path)).vocab_size == 640
 
 
-def test_what_cannot_be_loaded_is_an_error_that_says_what_to_do(tmp_path):
+def test_unloadable_tokenizer_is_an_error_that_says_what_to_do(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"holds no readable tokenizer .*needs tokenizer\.json"):
         load_tokenizer(tmp_path / "empty")
@@ -284,11 +284,11 @@ def test_what_cannot_be_loaded_is_an_error_that_says_what_to_do(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_hub_that_cannot_be_reached_is_an_error_that_offers_a_folder(tmp_path):
+def test_unreachable_hub_is_an_error_that_suggests_a_folder(tmp_path):
     code = "from nano_hindi.tokenizer import load_tokenizer; load_tokenizer('someone/something')"
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"  # nobody listens there
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"  # nothing listens there
     env = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
     done = run_script("-c", code, **env)
     last = done.stderr.strip().splitlines()[-1]
@@ -299,7 +299,7 @@ def test_a_hub_that_cannot_be_reached_is_an_error_that_offers_a_folder(tmp_path)
 
 
 @pytest.mark.slow
-def test_loading_says_nothing_and_importing_changes_nothing(tmp_path):
+def test_loading_prints_nothing_and_importing_has_no_side_effects(tmp_path):
     code = (
         "import os, sys; before = dict(os.environ)\n"
         "import nano_hindi.tokenizer\n"
@@ -310,7 +310,7 @@ def test_loading_says_nothing_and_importing_changes_nothing(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_half_a_surrogate_pair_and_foreign_kinds_are_refused(tmp_path, bpe):
+def test_half_a_surrogate_pair_and_other_tokenizer_types_are_refused(tmp_path, bpe):
     with pytest.raises(UserError, match="not valid Unicode"):
         bpe.encode_batch(["\ud83d"])
     change(standin.make_tokenizer(tmp_path), lambda d: d.update(decoder={"type": "WordPiece", "prefix": "##", "cleanup": True}))
@@ -318,9 +318,8 @@ def test_half_a_surrogate_pair_and_foreign_kinds_are_refused(tmp_path, bpe):
         load_tokenizer(tmp_path)
 
 
-def test_a_split_pre_tokenizer_of_the_library_is_kept(tmp_path):
-    """tokenizer.json is what counts, also where a library version would build the tokenizer
-    anew."""
+def test_pre_tokenizer_of_tokenizer_json_is_kept(tmp_path):
+    """tokenizer.json counts, even where a library version would rebuild the tokenizer."""
     folder = standin.make_tokenizer(tmp_path)
     change(folder, lambda d: d.update(pre_tokenizer={"type": "Digits", "individual_digits": True}))
     tokenizer = load_tokenizer(folder)
@@ -330,7 +329,7 @@ def test_a_split_pre_tokenizer_of_the_library_is_kept(tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "copy").encode("1947", add_special_tokens=False) == ids
 
 
-def test_an_added_token_is_its_own_letters_also_where_pieces_are_bytes(tmp_path):
+def test_added_token_of_a_byte_level_tokenizer_decodes_to_its_own_text(tmp_path):
     token = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
     change(standin.make_tokenizer(tmp_path, kind="byte_level"), lambda d: d["added_tokens"].append({"id": 640, "content": "«é»", **token}))
     tokenizer = load_tokenizer(tmp_path)

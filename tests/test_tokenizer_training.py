@@ -1,4 +1,4 @@
-"""`--train_tokenizer`: a tokenizer of Sarvam-1's kind, from the corpus alone."""
+"""`--train_tokenizer`: a tokenizer of Sarvam-1's kind, trained only on the corpus."""
 
 import unicodedata
 
@@ -30,14 +30,14 @@ def pieces(tokenizer, text: str) -> list[str]:
     return [tokenizer.decode([i]) for i in tokenizer.encode_batch([text])[0]]
 
 
-def test_it_has_the_size_that_was_asked_for_and_the_special_pieces_of_its_kind(tokenizer):
+def test_trained_tokenizer_has_the_given_size_and_the_special_tokens_of_its_kind(tokenizer):
     assert tokenizer.vocab_size == VOCABULARY
     assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
     assert tokenizer.special_ids == {0, 1, 2}
 
 
 @pytest.mark.parametrize("text", HARD)
-def test_any_text_comes_back_exactly_and_its_bytes_add_up(tokenizer, text):
+def test_any_text_round_trips_and_its_bytes_add_up(tokenizer, text):
     ids = tokenizer.encode_batch([text])[0]
     assert tokenizer.decode(ids) == text
     assert 0 not in ids
@@ -45,9 +45,9 @@ def test_any_text_comes_back_exactly_and_its_bytes_add_up(tokenizer, text):
     assert tokenizer.token_bytes()[ids].sum() == len(text.encode()) + dummy
 
 
-def test_a_word_never_ends_between_a_letter_and_its_marks():
-    """A corpus of one frequent word for each kind of mark: each becomes a single piece, which a cut
-    inside of it would make impossible."""
+def test_word_boundary_never_separates_a_letter_from_its_marks():
+    """A corpus of one frequent word for each kind of mark: each becomes a single token, which a
+    boundary inside it would make impossible."""
     words = ["क़लम", "हिन्दी", "क्षमा", "क्‍या", "चाँद", "दुःख", "ज़मीन", "न्‌ह"]
     trained = train_tokenizer([" ".join(words)] * 500, 600)
     for word in words:
@@ -62,16 +62,16 @@ def test_punctuation_and_digits_are_words_of_their_own():
     assert len(trained.encode_batch(["2024"])[0]) == 4
 
 
-def test_the_same_corpus_gives_the_same_tokenizer(tokenizer):
+def test_same_corpus_gives_the_same_tokenizer(tokenizer):
     assert train_tokenizer(standin.documents(2000), VOCABULARY).fingerprint() == tokenizer.fingerprint()
 
 
-def test_it_spends_fewer_tokens_on_hindi_than_letters(tokenizer):
+def test_hindi_takes_fewer_tokens_than_letters(tokenizer):
     text = " ".join(standin.documents(100, seed=9))
     assert len(tokenizer.encode_batch([text])[0]) < 0.6 * len(text)
 
 
-def test_autotokenizer_loads_it_and_adds_bos(tokenizer, tmp_path):
+def test_autotokenizer_loads_a_trained_tokenizer_and_adds_bos(tokenizer, tmp_path):
     from transformers import AutoTokenizer
 
     tokenizer.save(tmp_path)
@@ -81,21 +81,21 @@ def test_autotokenizer_loads_it_and_adds_bos(tokenizer, tmp_path):
     assert auto.decode(auto.encode(text), skip_special_tokens=True) == text
 
 
-def test_preprocess_trains_it_and_training_accepts_the_data(tmp_path):
+def test_preprocess_trains_a_tokenizer_and_training_accepts_the_data(tmp_path):
     with open(tmp_path / "corpus.txt", "wb") as file:
         for text in standin.documents(500):
             write_document(file, text)
     argv = ["--input", str(tmp_path / "corpus.txt"), "--output_dir", str(tmp_path / "out"), "--val_fraction", "0.1", "--train_tokenizer"]
     assert preprocess.main([*argv, "600"]) == 0
     assert check_data(tmp_path / "out").vocab_size == 600
-    assert preprocess.main([*argv, "650"]) == 0  # again, in place of the first
+    assert preprocess.main([*argv, "650"]) == 0  # again, replacing the first
     assert check_data(tmp_path / "out").vocab_size == 650
 
 
 @pytest.mark.parametrize(
     ("flags", "words"), [(["--train_tokenizer", "300"], "too small"), (["--train_tokenizer", "600", "--tokenizer", "x"], "not allowed with")]
 )
-def test_a_mistake_is_one_line(tmp_path, capsys, flags, words):
+def test_user_error_is_one_line(tmp_path, capsys, flags, words):
     (tmp_path / "corpus.txt").write_text("एक\n<|endoftext|>\nदो\n", encoding="utf-8")
     assert preprocess.main(["--input", str(tmp_path / "corpus.txt"), "--output_dir", str(tmp_path / "out"), *flags]) == 2
     errors = capsys.readouterr().err
@@ -104,6 +104,6 @@ def test_a_mistake_is_one_line(tmp_path, capsys, flags, words):
     assert not (tmp_path / "out").exists()
 
 
-def test_documents_without_text_make_no_tokenizer():
+def test_training_a_tokenizer_on_empty_documents_is_refused():
     with pytest.raises(UserError, match="no text"):
         train_tokenizer([], 600)

@@ -1,5 +1,4 @@
-"""Training as a user sees it: what a run prints and leaves, resuming, signals, processes,
-mistakes."""
+"""Training as a user sees it: output and files of a run, resume, signals, ranks, user errors."""
 
 import json
 import re
@@ -21,7 +20,7 @@ def start(data_dir, folder, *flags) -> int:
 
 
 def metrics(folder) -> list[dict]:
-    """The records without those that depend on the clock."""
+    """Return the records without the values that depend on the clock."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in record.items() if key != "tokens_per_second"} for record in records]
 
@@ -49,7 +48,7 @@ def last_state(folder) -> dict:
     return {key: state[key] for key in ("step", "tokens_seen", "model_state_dict", "optimizers", "metrics", "rng")}
 
 
-def test_a_run_learns_and_leaves_its_files(straight):
+def test_run_learns_and_writes_its_files(straight):
     assert sorted(p.name for p in straight.iterdir()) == [
         "checkpoint_step10.pt", "checkpoint_step20.pt", "checkpoint_step24.pt", "curves.png", "metrics.jsonl", "model.pt", "tokenizer",
     ]  # fmt: skip
@@ -61,14 +60,14 @@ def test_a_run_learns_and_leaves_its_files(straight):
     assert bpb[-1] < bpb[0]
 
 
-def test_intervals_act_at_the_first_boundary_at_or_after_their_mark(straight):
-    """Steps come in pairs here: marks of 4, 8 and 10 steps."""
+def test_intervals_act_at_the_first_update_at_or_after_a_multiple(straight):
+    """An update has two steps here; the intervals are 4, 8 and 10 steps."""
     assert [r["step"] for r in metrics(straight) if "loss" in r] == [4, 8, 12, 16, 20, 24]
     assert [r["step"] for r in metrics(straight) if "val_bpb" in r] == [8, 16, 24]
     assert all(r["tokens"] == r["step"] * 4 * 32 and r["update"] == r["step"] // 2 for r in metrics(straight))
 
 
-def test_a_checkpoint_has_the_keys_of_the_contract_and_no_wrapper_prefixes(straight):
+def test_checkpoint_has_the_documented_keys_and_no_wrapper_prefixes(straight):
     state = torch.load(straight / "checkpoint_step24.pt", weights_only=True)
     contract = {
         "format",
@@ -90,7 +89,7 @@ def test_a_checkpoint_has_the_keys_of_the_contract_and_no_wrapper_prefixes(strai
 
 
 @pytest.mark.slow
-def test_the_log_shows_steps_and_updates(data_dir, tmp_path, capsys):
+def test_log_shows_steps_and_updates(data_dir, tmp_path, capsys):
     assert start(data_dir, tmp_path / "run", "--total_tokens", "1024") == 0
     output = capsys.readouterr().out
     assert re.search(r"step 4/8 \(update 2/4\) \| loss \d\.\d{4} \| lr \d\.\d\de-\d\d \| norm [\d.]+ \| [\d,]+ tokens/s \| .* left", output)
@@ -100,7 +99,7 @@ def test_the_log_shows_steps_and_updates(data_dir, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_logged_loss_is_the_mean_over_the_logged_updates(data_dir, tmp_path, straight):
+def test_logged_loss_is_the_mean_over_the_logged_updates(data_dir, tmp_path, straight):
     assert start(data_dir, tmp_path / "every", "--log_interval", "1") == 0
     each = losses(tmp_path / "every")
     assert len(each) == 12
@@ -116,9 +115,9 @@ def test_device_batch_size_changes_nothing_beyond_rounding(data_dir, tmp_path, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stops", [[3], [6, 7], [1, 5, 11]])
-def test_a_run_that_died_and_was_resumed_equals_the_straight_run_to_the_bit(data_dir, tmp_path, straight, monkeypatch, stops):
-    """The process dies in the middle of an update; `--resume auto` goes on from the newest
-    checkpoint, across the borders of epochs and log intervals."""
+def test_killed_and_resumed_run_equals_the_uninterrupted_run_to_the_bit(data_dir, tmp_path, straight, monkeypatch, stops):
+    """The process dies in the middle of an update; `--resume auto` continues from the newest
+    checkpoint, across boundaries of epochs and log intervals."""
     real = loop.train_update
 
     def dies_at(update):
@@ -141,8 +140,8 @@ def test_a_run_that_died_and_was_resumed_equals_the_straight_run_to_the_bit(data
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_the_update_says_how_to_go_on_and_the_rest_is_equal(data_dir, tmp_path, straight, number, code):
-    """The signal comes in the middle of the second update, which waits for it."""
+def test_signal_saves_the_update_says_how_to_resume_and_the_rest_is_equal(data_dir, tmp_path, straight, number, code):
+    """The signal arrives in the middle of the second update, which is finished first."""
     folder = tmp_path / "run"
     script = (
         "import sys, time, train; from nano_hindi.training import loop\n"
@@ -169,7 +168,7 @@ def test_a_signal_saves_the_update_says_how_to_go_on_and_the_rest_is_equal(data_
     assert_same_state(last_state(straight)["model_state_dict"], last_state(folder)["model_state_dict"], exact=True)
 
 
-def test_a_finished_run_says_so_and_ends_with_0(data_dir, straight, capsys):
+def test_resuming_a_finished_run_says_so_and_exits_with_0(data_dir, straight, capsys):
     before = (straight / "metrics.jsonl").read_bytes()
     assert start(data_dir, straight, "--resume", "auto") == 0
     assert "finished" in capsys.readouterr().out
@@ -177,14 +176,14 @@ def test_a_finished_run_says_so_and_ends_with_0(data_dir, straight, capsys):
 
 
 @pytest.mark.slow
-def test_a_larger_budget_goes_on_with_a_notice(data_dir, tmp_path, capsys):
+def test_larger_budget_continues_with_a_notice(data_dir, tmp_path, capsys):
     assert start(data_dir, tmp_path / "run", "--total_tokens", "512") == 0
     assert start(data_dir, tmp_path / "run", "--resume", "auto", "--total_tokens", "1024") == 0
     assert "notice: the budget changes from 512 to 1,024" in capsys.readouterr().out
     assert last_state(tmp_path / "run")["tokens_seen"] == 1024
 
 
-def test_three_bad_updates_in_a_row_stop_the_run_with_the_step_and_the_last_good_checkpoint(data_dir, tmp_path, capsys, monkeypatch):
+def test_three_non_finite_updates_in_a_row_stop_the_run_and_name_the_checkpoint(data_dir, tmp_path, capsys, monkeypatch):
     real = loop.train_update
 
     def train_update(run, stop):
@@ -201,7 +200,7 @@ def test_three_bad_updates_in_a_row_stop_the_run_with_the_step_and_the_last_good
     assert "Traceback" not in output.err
 
 
-def test_the_dry_run_of_the_default_announces_its_steps_before_there_is_data(tmp_path, capsys):
+def test_dry_run_of_the_default_works_without_data(tmp_path, capsys):
     argv = [
         "--config",
         "25m",
@@ -227,7 +226,7 @@ def test_the_dry_run_of_the_default_announces_its_steps_before_there_is_data(tmp
         "value embeddings 34.9 M",
         "5.01 per parameter",
         "an estimate",
-        "a rough expectation",
+        "a rough estimate",
     ):
         assert words in output
     assert not (tmp_path / "none").exists()
@@ -246,7 +245,7 @@ def test_the_dry_run_of_the_default_announces_its_steps_before_there_is_data(tmp
         (["--muon_lr", "fast"], "--muon_lr"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing_behind(data_dir, tmp_path, capsys, flags, words):
+def test_user_error_is_one_line_and_leaves_no_files(data_dir, tmp_path, capsys, flags, words):
     assert start(data_dir, tmp_path / "run", *flags) == 2
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1
@@ -254,20 +253,20 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(data_dir, tmp_path, cap
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_holds_a_run_is_left_alone(data_dir, straight, capsys):
+def test_folder_that_holds_a_run_is_not_changed(data_dir, straight, capsys):
     before = sorted((p.name, p.stat().st_mtime_ns) for p in straight.iterdir())
     assert start(data_dir, straight) == 2
     assert "--resume auto" in capsys.readouterr().err
     assert sorted((p.name, p.stat().st_mtime_ns) for p in straight.iterdir()) == before
 
 
-def test_a_changed_recipe_is_refused_on_resume_by_name(data_dir, straight, capsys):
+def test_changed_configuration_is_refused_on_resume_by_name(data_dir, straight, capsys):
     assert start(data_dir, straight, "--resume", "auto", "--muon_lr", "0.5") == 2
     assert "--muon_lr 0.5 (checkpoint: 0.02)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_too_many_processes_are_refused_with_numbers_that_work(data_dir, tmp_path):
+def test_too_many_ranks_are_refused_with_numbers_that_work(data_dir, tmp_path):
     argv = [
         "-m",
         "torch.distributed.run",

@@ -29,7 +29,7 @@ def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
     of ranks."""
     threads = torch.get_num_threads()
     kind = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else f"{threads} thread{'s' * (threads > 1)}"
-    return f"nano_hindi  {preset} on {world.device} ({kind}) in {str(dtype).removeprefix('torch.')}, {world.size} process{'es' * (world.size > 1)}"
+    return f"nano_hindi  {preset} on {world.device} ({kind}) in {str(dtype).removeprefix('torch.')}, {world.size} rank{'s' * (world.size > 1)}"
 
 
 def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:

@@ -1,4 +1,5 @@
-"""Attention with a window of 256, forward and backward, against SDPA with a dense mask, on the CPU.
+"""Compare attention with a window of 256, forward and backward, with SDPA and a dense mask, on the
+CPU.
 
 python tests/benchmarks/attention.py
 """
@@ -30,7 +31,7 @@ def main() -> None:
     for length in (1024, 4096):
         tensors = [torch.randn(1, length, heads, HEAD_DIM, requires_grad=True) for heads in (HEADS, KV_HEADS, KV_HEADS)]
         upstream = torch.randn(1, length, HEADS, HEAD_DIM)
-        rivals = {f.__name__: lambda f=f: torch.autograd.grad(f(*tensors), tensors, upstream) for f in (blocks, dense_mask)}  # noqa: B023 - used in this turn
+        rivals = {f.__name__: lambda f=f: torch.autograd.grad(f(*tensors), tensors, upstream) for f in (blocks, dense_mask)}  # noqa: B023 - called in this iteration
         times = medians(rivals, rounds=11 if length == 1024 else 3)
         print(
             f"T = {length}: blocks {times['blocks'] * 1e3:.1f} ms, dense mask {times['dense_mask'] * 1e3:.1f} ms, "

@@ -1,5 +1,5 @@
-"""One token at a time: against reading the weights once, against recomputing the whole text, and
-the product with lm_head against the usual one; and what drawing it from the logits adds.
+"""Time the decoding of one token: against reading the weights once, against recomputing the whole
+text; lm_head against the usual product; and the cost of sampling from the logits.
 
 OMP_NUM_THREADS=2 python tests/benchmarks/decode.py
 """
@@ -33,7 +33,7 @@ def main() -> None:
     cache = KVCache(config, 1, "cpu", torch.float32)
     _next_logits(model, text, cache)
     counts = model.num_params()
-    read = 4 * (counts["blocks"] + counts["lm_head"])  # of the embeddings only one row is read
+    read = 4 * (counts["blocks"] + counts["lm_head"])  # only one row of the embeddings is read
     memory, row, head = torch.randn(256 * 2**20), torch.randn(1, config.n_embd), model.lm_head
     logits, generator = 3 * torch.randn(1, config.vocab_size), torch.Generator().manual_seed(0)
     cached, recomputed, ours, usual, top_k, both, top_p, reading = medians(

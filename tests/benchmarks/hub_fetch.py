@@ -1,5 +1,5 @@
-"""How many bytes a download fetches for the text that it keeps, and how much memory it holds:
-`data/download.py` for a twentieth of a data set of 54 files on a loopback hub, once in row groups
+"""Measure the bytes that a download fetches for the text it keeps, and its peak memory:
+`data/download.py` for a twentieth of a data set of 54 files on a loopback hub, once with row groups
 of a few megabytes, once with a single large row group in each file.
 
 python tests/benchmarks/hub_fetch.py --work FOLDER
@@ -39,7 +39,7 @@ def make_file(path: Path, rows_per_group: int, seed: int = 0) -> None:
 
 
 def measure(work: Path, rows_per_group: int) -> None:
-    """Download a twentieth and print what it took."""
+    """Download a twentieth and print the bytes, requests and memory."""
     repo = work / f"rows{rows_per_group}"
     first = repo / "verified/hin/data-0.parquet"
     if not first.exists():
@@ -67,7 +67,7 @@ def measure(work: Path, rows_per_group: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="where the data set is made")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for the data set")
     work = parser.parse_args().work
     if not (work / "tokenizer").exists():
         import standin

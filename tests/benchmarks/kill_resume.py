@@ -1,4 +1,4 @@
-"""Is anything lost when a run is killed? And what does saving cost?
+"""Kill and resume runs and compare the result; measure what saving costs.
 
 python tests/benchmarks/kill_resume.py --kills 100  # resume after kill -9, compare the result
 python tests/benchmarks/kill_resume.py --stalls     # how long training waits for its checkpoints
@@ -29,7 +29,7 @@ import standin
 from nano_hindi.checkpoint import CHECKPOINT_KEYS, MODEL_KEYS, list_checkpoints, load_checkpoint
 from nano_hindi.corpus.documents import write_document
 
-# four epochs in 40 updates of two micro-batches each; something happens at every second update
+# four epochs in 40 updates of two micro-batches each; every second update logs, evaluates or saves
 TINY = [
     "--config", "tiny", "--n_layer", "2", "--n_head", "2", "--n_kv_head", "1", "--n_embd", "32", "--sequence_len", "32", "--batch_size", "4",
     "--device_batch_size", "4", "--gradient_accumulation_steps", "2", "--total_tokens", str(32 * 8 * 40), "--eval_tokens", "320",
@@ -39,7 +39,7 @@ TINY = [
 
 
 def make_data(folder: Path, documents: int) -> Path:
-    """Prepared data of a stand-in tokenizer."""
+    """Return prepared data with a stand-in tokenizer."""
     from data import preprocess
 
     standin.make_tokenizer(folder / "standin", vocab_size=512)
@@ -52,8 +52,7 @@ def make_data(folder: Path, documents: int) -> Path:
     return folder
 
 
-# ---- processes that start at once: each is forked from one that has imported everything and done
-# nothing
+# ---- processes that start at once: forked from a server that has imported everything
 
 
 def context() -> multiprocessing.context.BaseContext:
@@ -73,12 +72,11 @@ def _train(argv: list[str], log: Path) -> None:
 
     code = train.main(argv)
     sys.stdout.flush()
-    os._exit(code)  # what follows belongs to multiprocessing
+    os._exit(code)  # skips multiprocessing's own exit
 
 
 def start(folder: Path, data_dir: Path, *flags: str) -> multiprocessing.process.BaseProcess:
-    """A process that trains in `folder`, or goes on there, and writes what it says to
-    `folder`.log."""
+    """Start a process that trains or resumes in `folder` and writes its output to `folder`.log."""
     argv = [*TINY, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), "--resume", "auto", *flags]
     process = context().Process(target=_train, args=(argv, folder.with_suffix(".log")))
     process.start()
@@ -86,19 +84,18 @@ def start(folder: Path, data_dir: Path, *flags: str) -> multiprocessing.process.
 
 
 def wait_until_it_trains(process: multiprocessing.process.BaseProcess, folder: Path, said: int) -> None:
-    """Wait until `process` ends or its first update begins; `said`: bytes of the log before it
-    started."""
+    """Wait until `process` ends or makes its first update; `said`: size of the log in bytes before
+    it started."""
     log = folder.with_suffix(".log")
     while process.is_alive() and not (log.exists() and b"\nat once" in log.read_bytes()[said:]):
         time.sleep(0.005)
 
 
-# ---- what a run leaves
+# ---- the result of a run
 
 
 def outcome(folder: Path) -> dict:
-    """All that two equal runs have in common, to the bit: everything but times and rates, and where
-    they lie."""
+    """Return everything that two equal runs share to the bit: all but times, speeds and paths."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     said = folder.with_suffix(".log").read_text(encoding="utf-8")
     checkpoints = list_checkpoints(folder)
@@ -113,7 +110,7 @@ def outcome(folder: Path) -> dict:
 
 
 def differences(a: object, b: object, place: str = "") -> Iterator[str]:
-    """Where two outcomes differ."""
+    """Yield where two outcomes differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in a.keys() | b.keys():
             yield from differences(a.get(key), b.get(key), f"{place}/{key}")
@@ -126,19 +123,19 @@ def differences(a: object, b: object, place: str = "") -> Iterator[str]:
 
 @dataclass
 class Tally:
-    """What happened to the runs."""
+    """Count what happened to the runs."""
 
     kills: int = 0
-    inside_a_save: int = 0  # of them, those that left half a checkpoint
+    inside_a_save: int = 0  # kills that left a partial checkpoint
     before_the_first_checkpoint: int = 0
     runs: int = 0
 
 
 def kill_and_resume(folder: Path, data_dir: Path, kills: int, seed: int) -> tuple[Tally, list[str]]:
     """Kill runs at random moments, `kills` times in all, and resume each until it ends. Returns the
-    tally, and where any of them differs from the straight run."""
+    tally and the differences from the uninterrupted run."""
     rng, tally, found = random.Random(seed), Tally(), []
-    start(folder / "warm", data_dir, "--total_tokens", "256").join()  # starts the server that the others are forked from
+    start(folder / "warm", data_dir, "--total_tokens", "256").join()  # starts the fork server
     straight = start(folder / "straight", data_dir)
     wait_until_it_trains(straight, folder / "straight", 0)
     begin = time.monotonic()
@@ -152,10 +149,10 @@ def kill_and_resume(folder: Path, data_dir: Path, kills: int, seed: int) -> tupl
         while True:
             said = run.with_suffix(".log").stat().st_size if run.exists() else 0
             process = start(run, data_dir)
-            if rng.random() < 0.9:  # the others may die before the first update
+            if rng.random() < 0.9:  # the others may be killed before the first update
                 wait_until_it_trains(process, run, said)
             process.join(rng.uniform(0, 0.6) * length if tally.kills < kills else None)
-            if tally.kills < kills and rng.random() < 0.3:  # a save takes few milliseconds: some kills wait for the next one
+            if tally.kills < kills and rng.random() < 0.3:  # a save takes a few milliseconds: some kills wait for the next save
                 while process.is_alive() and not any(run.glob("*.pt.tmp")):
                     pass
             if process.exitcode is not None:
@@ -176,7 +173,7 @@ def kill_and_resume(folder: Path, data_dir: Path, kills: int, seed: int) -> tupl
 
 
 def stalls(folder: Path, preset: str, updates: int | None) -> None:
-    """Train a preset at its own intervals and print how long it waited for saving."""
+    """Train a preset at its own intervals and print how long training waited for saving."""
     import train
     from nano_hindi.config import get_train_config
     from nano_hindi.training import saving
@@ -198,8 +195,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stalls", action="store_true")
-    parser.add_argument("--config", default="tiny", help="the preset of --stalls")
-    parser.add_argument("--updates", type=int, help="of --stalls, instead of the preset's own number")
+    parser.add_argument("--config", default="tiny", help="preset for --stalls")
+    parser.add_argument("--updates", type=int, help="for --stalls; default: the preset's number")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -211,7 +208,7 @@ def main() -> int:
         tally, found = kill_and_resume(folder, make_data(folder / "data", 60), args.kills, args.seed)
         print(
             f"{tally.kills} kills of {tally.runs} runs in {time.monotonic() - begin:.0f} s: {tally.inside_a_save} inside a save, "
-            f"{tally.before_the_first_checkpoint} before the first checkpoint; {len(found)} differences from the straight run"
+            f"{tally.before_the_first_checkpoint} before the first checkpoint; {len(found)} differences from the uninterrupted run"
         )
         print("\n".join(found[:20]))
         return 1 if found else 0

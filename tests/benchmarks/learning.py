@@ -1,17 +1,16 @@
-"""What each part of the recipe brings: a small model of the same architecture, trained in many ways
-on the same tokens in the same order.
+"""Measure the effect of each component of the recipe: train a small model of the same architecture
+with many recipes on the same tokens in the same order.
 
 python tests/benchmarks/learning.py --corpus DIR --work DIR    # every recipe of recipes.py, 3 seeds
 python tests/benchmarks/learning.py --corpus DIR --work DIR default --set muon_lr=0.01
 
-A seed decides the first weights and the order of the data, for all recipes alike, so recipes are
-compared seed by seed. Runs that are in `--work` already are not made again. Every run has one
-thread; `--jobs` of them go on at once. With `--dtype bfloat16` the products are computed as on a
-GPU (where the CPU has units for it, in two thirds of the time); such runs are compared with each
-other only.
+A seed determines the initial weights and the order of the data, the same for all recipes, so
+recipes are compared seed by seed. Runs that are already in `--work` are not repeated. Every run has
+one thread; `--jobs` of them run at once. With `--dtype bfloat16` matrix products are computed as on
+a GPU (two thirds of the time on a CPU with bfloat16 units); compare such runs only with each other.
 
-With `--device cuda` an update is one CUDA graph, and `--jobs` runs, 16 say, learn beside each other
-on one device; their times say nothing.
+With `--device cuda` an update is one CUDA graph, and `--jobs` runs, say 16, share the device; their
+times mean nothing.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ VAL_FRACTION = 0.05
 
 
 def prepare(corpus: Path, vocab_size: int, folder: Path, unseen: bool = False) -> Path:
-    """Token files of all .txt files of `corpus`, with a tokenizer trained on them.
+    """Write token files of all .txt files of `corpus`, with a tokenizer trained on them.
 
-    Of `unseen` text: without the documents that validate otherwise, with others in their place.
-    What is there already stays: such a folder can go to a machine without the corpus.
+    With `unseen`, omit the documents that otherwise validate and validate on others. Files that
+    exist are kept, so the folder can be copied to a machine without the corpus.
     """
     if (folder / "preprocess_meta.txt").is_file():
         return folder
@@ -56,7 +55,7 @@ def prepare(corpus: Path, vocab_size: int, folder: Path, unseen: bool = False) -
             for text in (text for source in sources for text in read_documents(source)):
                 if not is_for_validation(text.encode(), VAL_FRACTION):
                     write_document(file, text)
-        sources, share = [rest], 2 * VAL_FRACTION  # the hashes from one to two shares
+        sources, share = [rest], 2 * VAL_FRACTION  # documents with hashes between one and two VAL_FRACTIONs
     argv = ["--input", *map(str, sources), "--output_dir", str(folder), "--train_tokenizer", str(vocab_size), "--val_fraction", str(share)]
     if preprocess.main(argv):
         raise SystemExit(1)
@@ -64,7 +63,7 @@ def prepare(corpus: Path, vocab_size: int, folder: Path, unseen: bool = False) -
 
 
 def outcomes(runs: list[Run], data_dir: str, eval_tokens: int, jobs: int) -> Iterator[tuple[Run, list[dict]]]:
-    """Each run with its points, as they are done, `jobs` at once."""
+    """Yield each run with its points when it is done; `jobs` run at once."""
     if any(run.device == "cuda" for run in runs):
         yield from learn_together(runs, data_dir, eval_tokens, jobs)
         return
@@ -88,15 +87,15 @@ def save(work: Path, run: Run, points: list[dict]) -> None:
 
 
 def mean_and_spread(values: list[float]) -> str:
-    """Mean and standard error, where there are several."""
+    """Return the mean, and the standard error of several values."""
     if len(values) == 1:
         return f"{values[0]:+.2%}"
     return f"{statistics.mean(values):+.2%} +- {statistics.stdev(values) / math.sqrt(len(values)):.2%}"
 
 
 def table(work: Path, runs: list[Run]) -> list[str]:
-    """A row for each recipe: final bits per byte by seed, the difference to the default seed by
-    seed, and time."""
+    """Return a row for each recipe: final bits per byte by seed, the difference to the default of
+    the same seed, and time."""
     found = {run: points for run in runs if (points := load(work, run))}
     default = {run.seed: points for run, points in found.items() if run.label == "default"}
     lines = ["| recipe | what differs | bits per byte, mean (range) | against the default | seeds | time |", "|---|---|---|---|---|---|"]
@@ -119,7 +118,7 @@ def table(work: Path, runs: list[Run]) -> list[str]:
 
 
 def curves(work: Path, runs: list[Run]) -> list[str]:
-    """Mean bits per byte over the seeds at each point, by tokens and by seconds."""
+    """Return the mean bits per byte over the seeds at each point, by tokens and by seconds."""
     lines = []
     for label in dict.fromkeys(run.label for run in runs):
         several = [points for run in runs if run.label == label and (points := load(work, run))]
@@ -135,17 +134,17 @@ def curves(work: Path, runs: list[Run]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "recipes", nargs="*", default=list(RECIPES), metavar="RECIPE", help=f"of {', '.join(RECIPES)} (all of these); of {', '.join(CANDIDATES)}"
+        "recipes", nargs="*", default=list(RECIPES), metavar="RECIPE", help=f"{', '.join(RECIPES)} (default: these); {', '.join(CANDIDATES)}"
     )
     parser.add_argument(
         "--set",
         nargs="+",
         default=[],
         metavar="FIELD=VALUE[,...]",
-        help="besides, each recipe with these fields of a configuration, or constants of a module, changed",
+        help="also run each recipe with these configuration fields or module constants changed",
     )
     parser.add_argument("--corpus", type=Path, required=True, help="a folder of .txt files")
-    parser.add_argument("--work", type=Path, required=True, help="where token files and outcomes stay")
+    parser.add_argument("--work", type=Path, required=True, help="folder for token files and results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--vocab_size", type=int, default=8192)
@@ -153,7 +152,7 @@ def main() -> None:
     parser.add_argument(
         "--unseen",
         action="store_true",
-        help="validate on documents that no choice was made on; train without those that choices were made on; takes a --work of its own",
+        help="validate on documents that no choice was based on, and train without those that were; needs its own --work",
     )
     parser.add_argument("--eval_tokens", type=int, default=65_536)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the matrix products")
@@ -171,7 +170,7 @@ def main() -> None:
         for change in changes
     ]
     missing = [run for run in runs if load(args.work, run) is None]
-    with contextlib.suppress(KeyboardInterrupt):  # what is done stays, and the table shows it
+    with contextlib.suppress(KeyboardInterrupt):  # the table shows the finished runs
         for run, points in outcomes(missing, str(data_dir), args.eval_tokens, args.jobs):
             save(args.work, run, points)
             print(f"{run.name}: {points[-1]['bpb']:.4f}", flush=True)

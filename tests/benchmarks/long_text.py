@@ -1,11 +1,11 @@
-"""Does a text stay sound beyond the length that the model was trained on? Bits per byte by
-position, in windows of four times `sequence_len`.
+"""Measure bits per byte beyond the training length: by position, in windows of four times
+`sequence_len`.
 
 python tests/benchmarks/long_text.py --checkpoint checkpoints --data_dir data
 
-The contract asks that positions 1-4 x sequence_len cost at most 2 % more than those from half of it
-up to it (what came before is then as long as in training); else the engine has to read the last
-half again when its cache is full.
+Requirement: positions from 1 to 4 x sequence_len cost at most 2 % more than those from half of it
+to sequence_len, whose context is as long as in training. Otherwise the engine has to re-read the
+last half when its cache is full.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nano_hindi.dataloader import val_batches
 from nano_hindi.eval import compute_token_bytes
 from nano_hindi.inference.loading import build_model, load_for_inference
 
-TIMES = 4  # how far beyond sequence_len
+TIMES = 4  # window length in sequence_len
 
 
 @torch.no_grad()

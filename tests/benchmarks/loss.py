@@ -1,4 +1,4 @@
-"""The chunked soft-capped loss, with both gradients, against its three bare matmuls and against the
+"""Compare the chunked soft-capped loss, with both gradients, with its three bare matmuls and the
 usual formula, on the CPU.
 
 python tests/benchmarks/loss.py

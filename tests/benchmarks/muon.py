@@ -1,5 +1,5 @@
-"""The optimizers' step of a preset, as train.py makes it, against AdamW and Muon written
-straightforwardly: one compiled function for each parameter's formula.
+"""Compare the optimizer step of a preset, as train.py makes it, with straightforward AdamW and
+Muon: one compiled function for each parameter's formula.
 
 OMP_NUM_THREADS=2 python tests/benchmarks/muon.py [--config 25m] [--device cuda]
 """
@@ -45,7 +45,7 @@ def plain_muon(p, g, momentum, second, lr, mu, beta2, dtype):
 
 
 class Plain:
-    """The same recipe, a parameter at a time."""
+    """Apply the same recipe one parameter at a time."""
 
     def __init__(self, like: TrainOptimizer, model: GPT, compiled: bool):
         names = {id(p): name for name, p in model.named_parameters()}
@@ -106,7 +106,7 @@ def main() -> None:
             start = time.perf_counter()
             step()
             wait()
-            if i > 1:  # the first two compile, and fill the caches
+            if i > 1:  # the first two compile and warm the caches
                 seconds[name].append(time.perf_counter() - start)
         if i == 1:
             first = {key: (p - copy[key]).abs().max().item() for key, p in model.named_parameters()}

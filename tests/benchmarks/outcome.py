@@ -1,13 +1,13 @@
-"""Bits per byte as a function of the parameters of the blocks (N) and tokens (D), fitted to ends of
-learning.py: where `nano_hindi.training.estimates.expected_bpb` is from.
+"""Fit bits per byte as a function of the parameters of the blocks (N) and tokens (D) to final
+results of learning.py: the source of `nano_hindi.training.estimates.expected_bpb`.
 
-python tests/benchmarks/learning.py plateau --corpus DIR --work WORK --seeds 0 \\
+python tests/benchmarks/learning.py plateau --corpus DIR --work WORK --seeds 0 \\\\
     --width 64 --tokens 524288                             # and other widths and numbers of tokens
 python tests/benchmarks/outcome.py --work WORK
 
 The form is that of Hoffmann et al. 2022 (arXiv:2203.15556), floor + A N^-alpha + B D^-beta, with
-their exponents: runs as small as these fix the two factors well, but not the exponents and the
-floor beside them. `--free` fits the exponents too, to see how little it gains.
+their exponents: runs this small determine the two factors well, but not the exponents and the floor
+at the same time. `--free` fits the exponents too, to show how little it gains.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from small_runs import ALL, Run, configs
 from nano_hindi.corpus.prepared import check_data
 from nano_hindi.model import GPT
 
-NAME = re.compile(r"width(\d+)-tokens(\d+)(?:-([a-z]+\d+))?(?:-(cuda))?-seed(\d+)")  # that of Run, behind its recipe
+NAME = re.compile(r"width(\d+)-tokens(\d+)(?:-([a-z]+\d+))?(?:-(cuda))?-seed(\d+)")  # of Run, after its recipe
 EXPONENTS = (0.34, 0.28)  # Hoffmann et al. 2022, their third approach
 
 
@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 
 
 def outcomes(work: Path, recipe: str) -> list[Outcome]:
-    """Return every end of a run of `recipe` in `work`."""
+    """Return the final result of every run of `recipe` in `work`."""
     (meta,) = work.glob("tokens*/preprocess_meta.txt")
     vocab_size, found = check_data(meta.parent).vocab_size, []
     for path in sorted(work.glob(f"{recipe}-width*.json")):
@@ -52,7 +52,7 @@ def outcomes(work: Path, recipe: str) -> list[Outcome]:
 
 
 def fit(found: list[Outcome], alpha: float, beta: float) -> tuple[np.ndarray, float]:
-    """Floor, A and B, none of them negative, and the largest relative error."""
+    """Return floor, A and B, none of them negative, and the largest relative error."""
     n, d, bpb = (np.array(column, dtype=float) for column in zip(*((o.parameters, o.tokens, o.bpb) for o in found), strict=True))
     columns = np.stack([np.ones_like(bpb), n**-alpha, d**-beta], axis=1) / bpb[:, None]  # relative errors
     best = None
@@ -67,8 +67,8 @@ def fit(found: list[Outcome], alpha: float, beta: float) -> tuple[np.ndarray, fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="that of learning.py")
-    parser.add_argument("--recipe", default="plateau", choices=ALL, help="whose runs; those of expected_bpb were made with plateau")
+    parser.add_argument("--work", type=Path, required=True, help="--work of learning.py")
+    parser.add_argument("--recipe", default="plateau", choices=ALL, help="the recipe of the runs; expected_bpb was fitted to plateau")
     parser.add_argument("--free", action="store_true", help="fit the exponents too")
     args = parser.parse_args()
     found = outcomes(args.work, args.recipe)

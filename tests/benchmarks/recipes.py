@@ -1,5 +1,5 @@
-"""The recipes that learning.py compares: the default, the same without one of its parts, and what
-was tried to make it better.
+"""The recipes that learning.py compares: the default, the default without one of its components,
+and candidates that were tried to improve it.
 
 They live here, never as flags of the product.
 """
@@ -27,14 +27,14 @@ from nano_hindi.model import GPT, Attention, apply_rope, rms_norm
 from nano_hindi.optim import TrainOptimizer
 
 # K. Jordan 2024, kellerjordan.github.io/posts/muon: the same quintic at every iteration
-BOS = 1  # of the tokenizers that data/preprocess.py trains
+BOS = 1  # id in tokenizers that data/preprocess.py trains
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A way to train. `changes` are fields of the configurations, `patches` (module, name, value)
-    hold while it trains."""
+    are applied while it trains."""
 
     differs: str
     changes: dict = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Recipe:
             yield
 
 
-# ---- the network without a part
+# ---- the network without a component
 
 
 class NoValueEmbeddings(GPTConfig):
@@ -62,7 +62,7 @@ class NoValueEmbeddings(GPTConfig):
 
 
 class NoScalars(GPT):
-    """Every block reads the residual stream as it is: no resid_lambdas, no x0_lambdas."""
+    """Let every block read the residual stream unchanged: no resid_lambdas, no x0_lambdas."""
 
     def __init__(self, config: GPTConfig):
         super().__init__(config)
@@ -77,10 +77,10 @@ class NoScalars(GPT):
 
 
 class OtherAttention(Attention):
-    """The product's attention with something else in the place of QK-norm."""
+    """The product's attention with something else in place of QK-norm."""
 
     def finish(self, x: Tensor) -> Tensor:
-        """Queries or keys (B, T, H, D) behind the rotation -> as they are multiplied."""
+        """Return queries or keys (B, T, H, D) after the rotation as attention uses them."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor, kv_cache) -> Tensor:
@@ -93,14 +93,15 @@ class OtherAttention(Attention):
 
 
 class PlainAttention(OtherAttention):
-    """Queries and keys as long as they come."""
+    """Attention without QK-norm."""
 
     def finish(self, x: Tensor) -> Tensor:
         return x
 
 
 class Unbounded(GPT):
-    """Logits as they come; the usual cross-entropy, since the product's counts on the bound."""
+    """Logits without the soft cap; the usual cross-entropy, since the product's relies on the
+    cap."""
 
     def forward(self, idx: Tensor, targets: Tensor, loss_reduction: str = "mean") -> Tensor:
         logits = self.lm_head(self.trunk(idx))[..., : self.config.vocab_size].float()
@@ -109,8 +110,8 @@ class Unbounded(GPT):
 
 
 class Tied(GPT):
-    """wte is lm_head. The norm behind wte makes its scale free, so lm_head's needs decide it, and
-    the rate."""
+    """wte is lm_head. The norm after wte makes its scale irrelevant, so lm_head determines the
+    scale and the learning rate."""
 
     def __init__(self, config: GPTConfig):
         super().__init__(config)
@@ -121,11 +122,11 @@ class Tied(GPT):
         nn.init.normal_(self.lm_head.weight, std=0.02)
 
 
-# ---- the optimizers without a part
+# ---- the optimizers without a component
 
 
 class NoMuon:
-    """Stands where Muon would, and has nothing to do."""
+    """Stands in for Muon and does nothing."""
 
     param_groups = ()
 
@@ -142,7 +143,8 @@ class NoMuon:
 
 
 def adamw_only(rate: float) -> type[TrainOptimizer]:
-    """AdamW for all parameters, the matrices of the blocks at `rate`."""
+    """Return an optimizer with AdamW for all parameters, the matrices of the blocks at learning
+    rate `rate`."""
 
     class AdamWOnly(TrainOptimizer):
         def __init__(self, model, config, world):
@@ -171,7 +173,7 @@ cautious_update = muon_module.muon_update
 
 
 def plainly_decayed_update(weights: Tensor, *args, weight_decay: float, **kwargs) -> None:
-    """Muon with the decay of every weight, whatever the update's sign."""
+    """Apply Muon with decay of every weight, whatever the sign of the update."""
     lr = args[3]
     weights.mul_(1 - lr * weight_decay)
     cautious_update(weights, *args, weight_decay=0.0, **kwargs)
@@ -189,7 +191,7 @@ RECIPES = {
     "tied": Recipe("wte is lm_head, rate of lm_head", {"adamw_embedding_lr": 0.004}, model=Tied),
     "tied_high": Recipe("wte is lm_head, five times that rate", {"adamw_embedding_lr": 0.02}, model=Tied),
     "newton_schulz": Recipe("Newton-Schulz instead of Polar Express", patches=((muon_module, "polar_express", newton_schulz),)),
-    # where the floor is above every mean square (at most 1), all are evened out alike: not at all
+    # a floor above every mean square (at most 1) scales all alike: no variance reduction
     "no_variance_reduction": Recipe("Muon without NorMuon's second moment", patches=((muon_module, "MIN_MEAN_SQUARE", 1e4),)),
     "cautious_decay": Recipe("with cautious decay 0.1 (off by default)", {"weight_decay": 0.1}),
     "plain_decay": Recipe("with plain decay 0.1", {"weight_decay": 0.1}, patches=((muon_module, "muon_update", plainly_decayed_update),)),
@@ -200,7 +202,7 @@ RECIPES = {
 
 
 class SharperAttention(OtherAttention):
-    """Normed queries and keys, each 1.2 times as long: the softmax can then favour one key 1.44
+    """Make normed queries and keys each 1.2 times as long: the softmax can then favour one key 1.44
     times as much."""
 
     def finish(self, x: Tensor) -> Tensor:
@@ -208,7 +210,7 @@ class SharperAttention(OtherAttention):
 
 
 class SmallerMatrices(GPT):
-    """The matrices that read the residual stream begin half as large."""
+    """Initialise the matrices that read the residual stream half as large."""
 
     def init_weights(self) -> None:
         super().init_weights()
@@ -219,7 +221,7 @@ class SmallerMatrices(GPT):
 
 
 class ZeroValueEmbeddings(GPT):
-    """Value embeddings begin at zero."""
+    """Initialise value embeddings at zero."""
 
     def init_weights(self) -> None:
         super().init_weights()
@@ -228,7 +230,7 @@ class ZeroValueEmbeddings(GPT):
 
 
 class MomentumRamp(TrainOptimizer):
-    """Muon's momentum rises from 0.85 to its value over the first 300 updates."""
+    """Raise Muon's momentum from 0.85 to its value over the first 300 updates."""
 
     updates = 0
 
@@ -244,7 +246,7 @@ class MomentumRamp(TrainOptimizer):
 
 
 def adamw_beta2(**by_kind: float) -> type[TrainOptimizer]:
-    """AdamW's decay of the mean square for each kind of parameter."""
+    """Return an optimizer whose AdamW has a beta2 of its own for each kind of parameter."""
 
     class OwnBeta2(TrainOptimizer):
         def __init__(self, model, config, world):
@@ -256,8 +258,8 @@ def adamw_beta2(**by_kind: float) -> type[TrainOptimizer]:
 
 
 class DecayedEmbeddings(TrainOptimizer):
-    """AdamW decays too, each kind by a few thousandths of its rate and update (the strengths are
-    nanochat's)."""
+    """Decay in AdamW too, each kind by a few thousandths of its learning rate and update
+    (nanochat's values)."""
 
     def __init__(self, model, config, world):
         super().__init__(model, config, world)
@@ -267,8 +269,8 @@ class DecayedEmbeddings(TrainOptimizer):
 
 
 class DocumentWindows(WindowLoader):
-    """Every document of more than a window begins one, and its last window ends with it; short ones
-    are read as they stand."""
+    """Start a window at every document longer than a window, and end the last window with it; short
+    documents stay as they are."""
 
     def __init__(self, path, sequence_len: int, seed: int, vocab_size: int):
         super().__init__(path, sequence_len, seed, vocab_size)
@@ -291,10 +293,10 @@ class DocumentWindows(WindowLoader):
 
 
 class AttentionWithin:
-    """Stands where `flash_attn` does: nobody sees a token of another document. Masks are dense, so
-    its time says nothing."""
+    """Replaces `flash_attn`: no token attends to another document. Masks are dense, so its time
+    means nothing."""
 
-    documents: Tensor  # (B, T): which document of its window a token belongs to
+    documents: Tensor  # (B, T): index of the token's document within its window
 
     def flash_attn_func(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, window_size: tuple[int, int]) -> Tensor:
         position = torch.arange(q.size(1), device=q.device)

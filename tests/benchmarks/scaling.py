@@ -1,5 +1,5 @@
-"""What several GPUs gain: the bytes of an update, counted from the code, and estimates of speed
-from them for NVLink, PCIe and Ethernet.
+"""Estimate the gain of several GPUs: count the bytes that an update transfers from the code, and
+estimate the speed over NVLink, PCIe and Ethernet.
 
 python tests/benchmarks/scaling.py [--config 25m] [--tokens_per_second N]
 
@@ -36,11 +36,11 @@ from nano_hindi.model import GPT
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.training.estimates import EXPECTED_UTILISATION, PEAK_TFLOPS
 
-FLOAT = 4  # bytes; gradients and weights cross as they are kept
-ADAMW_PASSES = 8  # over its parameters: reads weight, gradient and two moments, writes three, and the norm reads the gradient once more
+FLOAT = 4  # bytes; gradients and weights are sent in their own dtype
+ADAMW_PASSES = 8  # passes over its parameters: reads weight, gradient and two moments, writes three, and the norm reads the gradient again
 MEMORY_RATE = {"H100": 3350e9, "A100": 2039e9, "RTX 4090": 1008e9, "RTX 3090": 936e9, "T4": 320e9}  # bytes/s, data sheets
-# bytes/s that a ring moves in each direction, seconds of a collective's start: assumed, about 3/4
-# of the paper rate, half on PCIe
+# bytes/s of a ring in each direction, latency of a collective in seconds: assumed, about 3/4 of the
+# nominal bandwidth, half on PCIe
 LINKS = {
     "NVLink 4": (340e9, 30e-6),
     "NVLink 3": (220e9, 30e-6),
@@ -61,13 +61,13 @@ BOXES = {
 
 @dataclass
 class Transfers:
-    """What one process of an update hands to the collectives, in bytes."""
+    """Bytes that one rank passes to the collectives in an update."""
 
     all_reduce: int
     reduce_scatter: int
-    all_gather: int  # of all processes together
+    all_gather: int  # of all ranks together
     calls: int
-    hideable: int  # of the all-reduces, those that set off before the backward ends: all but wte and the scalars
+    hideable: int  # the all-reduces that are launched before the backward ends: all but wte and the scalars
 
 
 def count_transfers(preset: str, processes: int) -> Transfers:
@@ -93,8 +93,8 @@ def count_transfers(preset: str, processes: int) -> Transfers:
 
 
 def seconds_on(processes: int, seconds: float, adamw: float, window: float, transfers: Transfers, link: str) -> float:
-    """An update on `processes` GPUs; `window`: seconds of the last backward behind which the
-    hideable transfers may hide."""
+    """Return the seconds of an update on `processes` GPUs; `window`: seconds of the last backward
+    that can hide the hideable transfers."""
     rate, latency = LINKS[link]
     ring = (processes - 1) / processes / rate
     crossing = ring * (2 * transfers.all_reduce + transfers.reduce_scatter + transfers.all_gather) + transfers.calls * latency
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="25m")
     parser.add_argument("--tokens_per_second", type=float, help="measured on one GPU")
-    parser.add_argument("--device_batch_size", type=int, default=32, help="sequences at once: what the last backward is made of")
+    parser.add_argument("--device_batch_size", type=int, default=32, help="sequences at once: the size of the last backward")
     args = parser.parse_args()
 
     recipe, config = get_train_config(args.config), get_config(args.config)
@@ -113,22 +113,21 @@ def main() -> None:
         model = GPT(config)
     n, flops = model.num_params(), model.flops_per_token()
     transfers = {processes: count_transfers(args.config, processes) for processes in (2, 4, 8)}
-    print(f"{args.config}: MB of an update that a process hands over; {recipe.tokens_per_update:,} tokens\n")
+    print(f"{args.config}: MB that a rank transfers in an update; {recipe.tokens_per_update:,} tokens\n")
     print(
-        "| processes | all-reduce (AdamW) | of it during backward | reduce-scatter (Muon) | all-gather (Muon) | sent by each, ring |\n|---|---|---|---|---|---|"
+        "| ranks | all-reduce (AdamW) | of it during backward | reduce-scatter (Muon) | all-gather (Muon) | sent by each, ring |\n|---|---|---|---|---|---|"
     )
     for processes, t in transfers.items():
         sent = (processes - 1) / processes * (2 * t.all_reduce + t.reduce_scatter + t.all_gather)
         print(f"| {processes} | " + " | ".join(f"{x / 1e6:.1f}" for x in (t.all_reduce, t.hideable, t.reduce_scatter, t.all_gather, sent)) + " |")
 
-    print("\nEstimates, nothing of it measured on several GPUs: how much of itself each further GPU adds (without hiding transfers)\n")
+    print("\nEstimates, not measured on several GPUs: the fraction of one GPU's speed that each further GPU adds (without hiding transfers)\n")
     print("| GPU | tokens/s of one | link | 2 GPUs | 4 GPUs | 8 GPUs |\n|---|---|---|---|---|---|")
     for gpu, links in BOXES.items():
         rate = args.tokens_per_second or EXPECTED_UTILISATION * PEAK_TFLOPS[gpu] * 1e12 / flops
         seconds = recipe.tokens_per_update / rate
         adamw = ADAMW_PASSES * FLOAT * (n["total"] - n["blocks"]) / MEMORY_RATE[gpu]
-        # the backward of the trunk, 2/3 of its operations, for the sequences of the last device
-        # batch
+        # the backward of the trunk, 2/3 of its operations, for the last device batch
         trunk = 2 / 3 * (1 - 6 * n["lm_head"] / flops)
         for link in links:
             cells = []
@@ -138,7 +137,7 @@ def main() -> None:
                 with_hiding, without = ((seconds / x - 1) / (processes - 1) for x in times)
                 cells.append(f"{with_hiding:.0%} ({without:.0%})")
             print(
-                f"| {gpu} | {rate:,.0f}{'' if args.tokens_per_second else f' ({EXPECTED_UTILISATION:.0%} of paper)'} | {link} | "
+                f"| {gpu} | {rate:,.0f}{'' if args.tokens_per_second else f' ({EXPECTED_UTILISATION:.0%} of peak)'} | {link} | "
                 + " | ".join(cells)
                 + " |"
             )

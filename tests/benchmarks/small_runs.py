@@ -1,5 +1,5 @@
-"""One small training after another recipe: on a core, or many of them beside each other on a GPU.
-learning.py says which, and what came of it."""
+"""Train one small model by a recipe: on one CPU core, or many side by side on a GPU. learning.py
+chooses the runs and reports the results."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from nano_hindi.optim import learning_rate_scale
 
 ALL = RECIPES | CANDIDATES
 SHAPE = {"n_layer": 4, "n_head": 4, "n_kv_head": 2, "sequence_len": 256}
-BATCH = 16  # sequences of an update
+BATCH = 16  # sequences per update
 EVALUATIONS = 8
-VAL_BATCH = {"cpu": 16, "cuda": 64}  # sequences that are evaluated at once
-ONE_CORE = {"CHUNK_BYTES": 8 << 20, "ROWS_BYTES": 2 << 20}  # what the loss works on at once: a run has the cache of one core, not of the machine
+VAL_BATCH = {"cpu": 16, "cuda": 64}  # sequences evaluated at once
+ONE_CORE = {"CHUNK_BYTES": 8 << 20, "ROWS_BYTES": 2 << 20}  # chunk sizes of the loss: a run has the cache of one core, not of the machine
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training: what decides its outcome. Its name is that of its file."""
+    """One training run: everything that determines its result. Its name is that of its file."""
 
     recipe: str
     seed: int
@@ -61,7 +61,7 @@ class Run:
 
 
 def configs(run: Run, recipe: Recipe, vocab_size: int) -> tuple[GPTConfig, TrainConfig]:
-    """The default recipe at this size, and what differs from it."""
+    """Return the default recipe at this size, with the changes of the run."""
     shape = SHAPE | {"vocab_size": vocab_size, "n_embd": run.width}
     train = {
         "total_tokens": run.tokens,
@@ -81,8 +81,9 @@ def configs(run: Run, recipe: Recipe, vocab_size: int) -> tuple[GPTConfig, Train
 
 @contextlib.contextmanager
 def conditions(run: Run) -> Iterator[None]:
-    """While it holds, the product is as `run` wants it: the patches of its recipe, and constants of
-    nano_hindi's modules: model.X0_LAMBDA=0.3. Raises AttributeError for one there is not."""
+    """Apply the patches of the run's recipe and its constants of nano_hindi's modules
+    (model.X0_LAMBDA=0.3) while the context is open. Raises AttributeError for a constant that does
+    not exist."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(ALL[run.recipe].patched())
         for key, value in run.changes:
@@ -95,19 +96,19 @@ def conditions(run: Run) -> Iterator[None]:
 
 
 @functools.cache
-def facts(data_dir: str) -> tuple[DataInfo, Tensor]:
-    """What the token files are, and the bytes of each token."""
+def data_info(data_dir: str) -> tuple[DataInfo, Tensor]:
+    """Return the metadata of the token files, and the bytes of each token."""
     info = check_data(data_dir)
     return info, compute_token_bytes(info.tokenizer)
 
 
 class Training:
-    """A run under way. `points`: tokens, seconds of training and validation bits per byte, at some
-    updates and at the last."""
+    """A run in progress. `points`: tokens, seconds of training and validation bits per byte, at
+    some updates and at the last."""
 
     def __init__(self, run: Run, data_dir: str, eval_tokens: int):
         self.run, self.device, self.made, self.seconds, self.points = run, torch.device(run.device), 0, 0.0, []
-        info, self.token_bytes = facts(data_dir)
+        info, self.token_bytes = data_info(data_dir)
         recipe = ALL[run.recipe]
         with conditions(run):
             shape, self.config = configs(run, recipe, info.vocab_size)
@@ -128,7 +129,7 @@ class Training:
         return self.made == self.config.updates
 
     def advance(self) -> None:
-        """Make an update, and see how good the model is where that is due."""
+        """Make an update, and evaluate where that is due."""
         with conditions(self.run):
             start = time.perf_counter()
             x, y = self.loader.batch(self.made * self.config.batch_size, self.config.batch_size)
@@ -146,12 +147,12 @@ class Training:
 
 
 class CapturedTraining(Training):
-    """The same on a GPU. The model is so small that launching its kernels would take most of the
-    time: they are recorded once, and replayed for every update."""
+    """The same on a GPU. The model is so small that launching its kernels would dominate the time:
+    they are captured once and replayed for every update."""
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.stream = torch.cuda.Stream()  # of its own, with workspaces of its own: other runs go on beside it
+        self.stream = torch.cuda.Stream()  # a stream and workspaces of its own: other runs share the device
         self.rates = torch.tensor(self.rates, device=self.device)
         self.batches = [tokens.to(self.device) for tokens in self.loader.batch(0, self.config.updates * self.config.batch_size)]
         self.rate, self.batch = torch.empty((), device=self.device), [torch.empty_like(tokens[: self.config.batch_size]) for tokens in self.batches]
@@ -167,8 +168,8 @@ class CapturedTraining(Training):
                 self.update()
 
     def warm_up(self) -> None:
-        """An update that makes what is made once: libraries' handles, AdamW's state. Then weights
-        and moments are as before it."""
+        """Make an update that creates what is created once (library handles, AdamW's state), then
+        restore weights and moments."""
         weights = [p.clone() for p in self.model.parameters()]
         self.read()
         self.update()
@@ -181,7 +182,8 @@ class CapturedTraining(Training):
         self.optimizer.load_state_dict(state)
 
     def read(self) -> None:
-        """The next update's tokens and rate, to where the recorded kernels look for them."""
+        """Copy the next update's tokens and learning rates to where the captured kernels read
+        them."""
         self.rate.copy_(self.rates[self.made])
         for static, tokens in zip(self.batch, self.batches, strict=True):
             static.copy_(tokens[self.made * len(static) : (self.made + 1) * len(static)])
@@ -207,9 +209,9 @@ def learn(run: Run, data_dir: str, eval_tokens: int) -> list[dict]:
 
 
 def learn_together(runs: Iterable[Run], data_dir: str, eval_tokens: int, at_once: int) -> Iterator[tuple[Run, list[dict]]]:
-    """Train on a GPU, so many runs beside each other. Yields each with its `points` when it is
+    """Train on a GPU, `at_once` runs side by side. Yields each with its `points` when it is
     done."""
-    gc.freeze()  # recording begins with a collection: it need not look at what is here for good
+    gc.freeze()  # a capture begins with a garbage collection, which need not visit permanent objects
     waiting, under_way = deque(runs), []
     while waiting or under_way:
         while waiting and len(under_way) < at_once:

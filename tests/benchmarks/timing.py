@@ -1,4 +1,4 @@
-"""Times of rivals, interleaved in one run: on a shared machine only their ratios mean something."""
+"""Time competitors interleaved in one run: on a shared machine only their ratios mean something."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 def medians(rivals: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each rival over `rounds` rounds, in which each has its turn; one round
-    before them does not count."""
+    """Return the median seconds of each competitor over `rounds` rounds, each of which times every
+    one once; a warm-up round does not count."""
     seconds = {name: [] for name in rivals}
     for i in range(rounds + 1):
         for name, work in rivals.items():

@@ -1,13 +1,13 @@
-"""Text to token files: data/preprocess.py's work against the library's own `encode_batch_fast`, on
-the same text and cores, and memory over the size of the text.
+"""Compare data/preprocess.py, from text to token files, with the library's own `encode_batch_fast`
+on the same text and cores; measure memory over the size of the text.
 
 python tests/benchmarks/tokenize_corpus.py --tokenizer DIR --corpus DIR
 python tests/benchmarks/tokenize_corpus.py --memory 0.1 1 4
 
-The library starts as many threads as there are cores. It has the texts in memory and its ids stay
-there; ours are read from a file, split by hash, counted, checked for losses, and written. Without
---tokenizer, one of 4,096 pieces is trained on the stories of nano_hindi/sample, which are the text
-without --corpus.
+The library starts one thread per core, with the texts and ids in memory; preprocess reads from a
+file, splits by hash, counts, checks for losses and writes. Without --tokenizer, a tokenizer of
+4,096 tokens is trained on the stories of nano_hindi/sample, which are also the text without
+--corpus.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_text(path: Path, size: float, corpus: Path | None) -> None:
-    """A corpus of about `size` bytes: the files of a folder, or stories, again and again."""
+    """Write a corpus of about `size` bytes: the files of a folder, or stories, repeated."""
     texts = itertools.chain.from_iterable(map(read_documents, sorted(corpus.glob("*.txt")))) if corpus else itertools.islice(stories(), 20_000)
     texts = list(texts)
     with open(path, "wb") as file:
@@ -71,7 +71,7 @@ def compare(corpus: Path, tokenizer_dir: Path, rounds: int, folder: Path) -> Non
     alone, with_ids, whole = medians(
         {"encode_batch_fast": lambda: encode(False), "its ids besides": lambda: encode(True), "preprocess": ours}, rounds
     ).values()
-    print(f"{tokenizer_dir.name}: {size / 1e6:.1f} MB of text, {workers} cores, {rounds} rounds; MB/s, and share of the library's")
+    print(f"{tokenizer_dir.name}: {size / 1e6:.1f} MB of text, {workers} cores, {rounds} rounds; MB/s, and fraction of the library's speed")
     for name, seconds in (
         ("encode_batch_fast", alone),
         ("encode_batch_fast, and .ids read", with_ids),
@@ -81,8 +81,8 @@ def compare(corpus: Path, tokenizer_dir: Path, rounds: int, folder: Path) -> Non
 
 
 def peak_memory(command: list[str]) -> int:
-    """The most bytes that a command and its children held together (proportional set size, so that
-    shared pages count once), looked at five times a second. Linux."""
+    """Return the peak memory in bytes of a command and its children together (proportional set
+    size, so that shared pages count once), sampled five times a second. Linux only."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     most = 0
 
@@ -102,7 +102,7 @@ def peak_memory(command: list[str]) -> int:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all below it."""
+    """Return a process and all its descendants."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
@@ -132,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--corpus", type=Path, help="a folder of .txt files")
-    parser.add_argument("--megabytes", type=float, default=50, help="of text for the comparison")
+    parser.add_argument("--megabytes", type=float, default=50, help="megabytes of text to compare on")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", type=float, nargs="+", metavar="GB", help="measure memory at these sizes instead")
     args = parser.parse_args()

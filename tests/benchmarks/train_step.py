@@ -1,11 +1,11 @@
-"""Where the time of a training step goes: each part, the whole, two floors, and the naive variants,
-interleaved in one run.
+"""Measure where the time of a training step goes: each stage, the whole step, two lower bounds, and
+naive variants, interleaved in one run.
 
 OMP_NUM_THREADS=2 python tests/benchmarks/train_step.py [--config 25m] [--batch 1] [--device cuda]
 [--compile]
 
-The floor of a part is the longer one of its operations at the matmul rate and its bytes at the copy
-rate of this device, both measured here.
+The lower bound of a stage is the longer of its operations at the matmul speed and its bytes at the
+copy speed of this device, both measured here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nano_hindi.training.estimates import matmul_flops, peak_flops
 
 
 class Bench:
-    """A model, its optimizers and a batch; the methods are the parts of a step, each of which
+    """A model, its optimizers and a batch; the methods are the stages of a step, each of which
     leaves what the next one needs."""
 
     def __init__(self, args, device: torch.device, folder: Path):
@@ -71,7 +71,7 @@ class Bench:
         self.hidden = self.model.trunk(self.x)
 
     def head(self) -> None:
-        """Loss with its gradients, which are made in the forward pass."""
+        """Compute the loss with its gradients, which are made in the forward pass."""
         self.leaf = self.hidden.detach().requires_grad_()
         softcapped_cross_entropy(self.leaf.flatten(0, 1), self.model.lm_head.weight, self.y.flatten(), vocab_size=self.config.vocab_size).backward()
 
@@ -82,7 +82,7 @@ class Bench:
         self.optimizer.step(1.0)
 
     def attention(self) -> None:
-        """Forward and backward of the attention of all layers."""
+        """Run forward and backward of the attention of all layers."""
         c = self.config
         for window in c.windows:
             q, k, v = (
@@ -112,7 +112,7 @@ class Bench:
 
 @contextlib.contextmanager
 def dense_masks() -> Iterator[None]:
-    """Attention as SDPA with a T x T mask, heads expanded."""
+    """Replace attention with SDPA and a T x T mask, heads expanded."""
 
     def attend(q, k, v, causal=True, window_size=(-1, -1)):
         T, heads = q.size(1), q.size(2) // k.size(2)
@@ -129,7 +129,7 @@ def dense_masks() -> Iterator[None]:
 
 
 def copy_rate(device: torch.device) -> float:
-    """Bytes per second of a copy, read and written."""
+    """Return the bytes per second of a copy, read and written."""
     a, b = (torch.empty(64 * 2**20, device=device) for _ in range(2))
     return 2 * a.nbytes / min(seconds_of(lambda: b.copy_(a), device) for _ in range(6))
 
@@ -145,12 +145,12 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def floors(bench: Bench, flops: float, rate: float) -> dict[str, float]:
-    """Seconds that each part takes at least: operations and bytes are those that no way of
-    computing it avoids."""
+    """Return a lower bound in seconds for each stage, from the operations and bytes that no
+    implementation avoids."""
     n, c, tokens = bench.model.num_params(), bench.config, bench.x.numel()
     width = 2 if bench.model.compute_dtype != torch.float32 else 4
     kept = tokens * c.n_embd * c.n_layer * width  # one tensor of the residual stream for each block
-    keys = sum(sum(min(i + 1, w) for i in range(c.sequence_len)) for w in c.windows) * bench.size  # that the queries of all layers see
+    keys = sum(sum(min(i + 1, w) for i in range(c.sequence_len)) for w in c.windows) * bench.size  # that the queries of all layers attend to
     scores = 4 * keys * c.n_head * c.head_dim
     adamw = n["total"] - n["blocks"]
     parts = {
@@ -178,13 +178,13 @@ def main() -> None:
         bench = Bench(args, device, Path(folder))
         flops, rate = matmul_flops(device, bench.model.compute_dtype), copy_rate(device)
         at_least = floors(bench, flops, rate)
-        parts = ("read", "embed", "trunk", "head", "backward", "optimize", "attention")  # in this order: each needs what came before
+        parts = ("read", "embed", "trunk", "head", "backward", "optimize", "attention")  # in this order: each needs the ones before
         wholes = ("step", "step_with_all_logits", "step_with_dense_masks")
         seconds = {name: [] for name in (*parts, *wholes)}
         for i in range(args.rounds + 1):
             for name in seconds:
                 taken = seconds_of(getattr(bench, name), device)
-                if i:  # the first round compiles, and fills the caches
+                if i:  # the first round compiles and warms the caches
                     seconds[name].append(taken)
             bench.model.zero_grad(set_to_none=True)
     median = {name: statistics.median(values) for name, values in seconds.items()}

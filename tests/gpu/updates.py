@@ -63,7 +63,7 @@ def memory_ceiling(lab: Lab, gigabytes: float, size: int | str) -> str:
         make_updates(run, 2)
         peak, chosen = torch.cuda.max_memory_reserved(lab.device), run.config.device_batch_size
     assert peak < gigabytes * 1e9, f"{peak / 1e9:.2f} GB"
-    assert size in ("auto", chosen), f"memory ended: {chosen} sequences are left"
+    assert size in ("auto", chosen), f"out of memory: {chosen} sequences are left"
     return f"{chosen} sequences at once, {peak / 1e9:.2f} GB reserved"
 
 
@@ -88,7 +88,7 @@ def no_hidden_waits(lab: Lab) -> str:
             finally:
                 torch.cuda.set_sync_debug_mode("default")
     waits = [str(w.message) for w in caught if "synchroniz" in str(w.message)]
-    assert len(waits) <= 1, f"{len(waits)} waits: {waits[:3]}"
+    assert len(waits) <= 1, f"{len(waits)} synchronizations: {waits[:3]}"
     return f"{len(waits)} wait for the readback, none before it"
 
 

@@ -1,8 +1,8 @@
 """Check the minimal pairs with a second grammar that works on the surface of a sentence: word lists
-and endings, and nothing of nano_hindi.
+and endings, no code of nano_hindi.
 
-`faults(kind, sentence)` names the points in which a sentence is wrong; unknown words and endings
-are never reported. A wrong case hides the rest: a noun without a valid case has no number either.
+`faults(kind, sentence)` names the rules that a sentence breaks; unknown words and endings are never
+reported. A wrong case hides other errors: a noun without a valid case has no number either.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ PAST = [("थी", None, "f", "s"), ("ीं|ईं", None, "f", "p"), ("ी|ई
 
 
 def faults(kind: str, sentence: str) -> set[str]:
-    """Return the points in which a sentence of a kind is wrong: negation, order, or case, ergative,
-    tone, gender, number, person."""
+    """Return the rules that a sentence of a kind breaks: negation, order, or case, ergative, tone,
+    gender, number, person."""
     text = re.sub(" जी(?= |$)", "_जी", sentence.rstrip("।"))
     if kind in ("negation", "order"):
         return {"negation": _negation, "order": _order}[kind](text.split())

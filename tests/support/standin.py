@@ -31,7 +31,7 @@ CONSONANTS, MATRAS = "कखगघचछजझटठडढणतथदधनप�
 
 def sentence(rng: random.Random) -> str:
     """Return a sentence, sometimes with an invented name and a number, so that a tokenizer always
-    finds more pieces to learn."""
+    finds more vocabulary entries to learn."""
     if rng.random() < 0.15:
         return rng.choice(ENGLISH) + "."
     name = "".join(rng.choice(CONSONANTS) + rng.choice(MATRAS) for _ in range(rng.randint(2, 4)))
@@ -67,10 +67,10 @@ def _tokenizer_json(vocab_size: int, kind: str) -> str:
         raise ValueError(f"kind {kind!r} is neither bpe nor byte_level")
     learner.train_from_iterator(documents(max(800, 3 * vocab_size), seed=1), trainer)
     learned = json.loads(learner.to_str())["model"]
-    assert len(learned["vocab"]) == vocab_size, f"the stand-in corpus gives {len(learned['vocab'])} pieces, not {vocab_size}"
+    assert len(learned["vocab"]) == vocab_size, f"the stand-in corpus gives {len(learned['vocab'])} vocabulary entries, not {vocab_size}"
 
-    # the byte pieces are special tokens only while learning: the final tokenizer is built from the
-    # pieces and merges alone
+    # the byte tokens are special only while learning: the final tokenizer is built from the
+    # vocabulary and merges alone
     merges = [tuple(merge) for merge in learned["merges"]]
     if kind == "bpe":
         tokenizer = Tokenizer(models.BPE(learned["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -86,8 +86,8 @@ def _tokenizer_json(vocab_size: int, kind: str) -> str:
 
 
 def make_tokenizer(folder: str | Path, vocab_size: int = 640, kind: str = "bpe") -> Path:
-    """Write tokenizer.json and tokenizer_config.json of exactly `vocab_size` pieces to `folder`
-    (created if missing) and return it."""
+    """Write tokenizer.json and tokenizer_config.json with exactly `vocab_size` vocabulary entries
+    to `folder` (created if missing) and return it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(_tokenizer_json(vocab_size, kind), encoding="utf-8")

@@ -1,5 +1,5 @@
-"""Check the grammar of Hindi sentences on the surface of the text: with word lists and endings, and
-nothing of nano_hindi.sample.
+"""Check the grammar of Hindi sentences on the surface of the text: word lists and endings, no code
+of nano_hindi.sample.
 
 `mistakes(text)` names what breaks a rule. `counted` is how often each rule applied, so that a test
 cannot pass because none did.
