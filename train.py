@@ -39,14 +39,16 @@ def parse(argv: list[str] | None):
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     with joined_world(args.device) as world:
-        from nano_hindi.training.loop import train
+        from nano_hindi.training.loop import report_finished, train
         from nano_hindi.training.report import print_dry_run
+        from nano_hindi.training.resume import plan_run
         from nano_hindi.training.setup import open_run
 
         if args.dry_run:
-            return print_dry_run(args, world)
+            return print_dry_run(plan_run(args, world), args, world)
         with only_run_in(args.checkpoint_dir, world):
-            return train(open_run(args, world))
+            plan = plan_run(args, world)
+            return report_finished(plan, args.checkpoint_dir, world) if plan.is_finished else train(open_run(plan, args, world))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ overlap.
 
 from __future__ import annotations
 
+import concurrent.futures
+import itertools
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from nano_hindi.errors import UserError
 from nano_hindi.files import file_size
 
 IGNORED = -1  # target of a padding position
+READ_AHEAD = 4  # device batches: enough to hide a slow disk read, in little memory
 TOKEN_BYTES = 4  # little-endian uint32
 
 
@@ -99,6 +103,68 @@ class WindowLoader:
             while len(self._orders) > 2:
                 self._orders.pop(next(iter(self._orders)))
         return self._orders[epoch]
+
+
+class TrainBatches:
+    """The device batches of one rank, update after update, read ahead by a thread. Use it as a
+    context manager, which ends the thread.
+
+    An update takes the next `per_update` sequences of the stream; rank r of n takes the r-th of n
+    equal slices of them. `device_batch_size` may be changed between two calls of `of`. Tensors are
+    in pinned memory if `pin_memory`.
+    """
+
+    def __init__(self, loader: WindowLoader, per_update: int, device_batch_size: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False):
+        self.loader, self.per_update, self.per_rank, self.rank = loader, per_update, per_update // world_size, rank
+        self.device_batch_size, self.pin_memory = device_batch_size, pin_memory
+        self._reader = concurrent.futures.ThreadPoolExecutor(1, "prefetch")
+        self._next: tuple[int, int] | None = None  # the update and device batch size that `_ahead` begins with
+        self._ahead: deque[concurrent.futures.Future] = deque()
+
+    def of(self, update: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]:
+        """Yield the device batches of `update`: inputs and targets, int64 (device batch, T) on the
+        CPU, and whether it is the last one.
+
+        If `update` is not the next one, or the last iteration was not completed, reading starts
+        again at its first sequence. Raises UserError for an id outside the vocabulary.
+        """
+        if self._next != (update, self.device_batch_size):
+            self.close()
+            self._positions = ((i, done) for i in itertools.count(update) for done in range(0, self.per_rank, self.device_batch_size))
+        self._next = None
+        for done in range(0, self.per_rank, self.device_batch_size):
+            while len(self._ahead) <= READ_AHEAD:
+                self._ahead.append(self._reader.submit(self._read, *next(self._positions)))
+            reading = self._ahead.popleft()
+            while not reading.done():
+                concurrent.futures.wait([reading], timeout=1)  # on Windows, Ctrl-C does not interrupt a wait without a timeout
+            yield (*reading.result(), done + self.device_batch_size >= self.per_rank)
+        self._next = update + 1, self.device_batch_size
+
+    def _read(self, update: int, done: int) -> tuple[torch.Tensor, torch.Tensor]:
+        first = update * self.per_update + self.rank * self.per_rank
+        x, y = self.loader.batch(first + done, min(self.device_batch_size, self.per_rank - done))
+        if self.pin_memory:
+            try:
+                return x.pin_memory(), y.pin_memory()  # from there a GPU copies asynchronously
+            except RuntimeError:  # WSL has little pinned memory
+                pass
+        return x, y
+
+    def close(self) -> None:
+        """Discard what is read ahead, and wait for the read in progress."""
+        for reading in self._ahead:
+            reading.cancel()
+        concurrent.futures.wait(self._ahead)
+        self._ahead.clear()
+        self._next = None
+
+    def __enter__(self) -> TrainBatches:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+        self._reader.shutdown()
 
 
 def epoch_order(num_windows: int, seed: int, epoch: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The optimizers of a run behind one `step`: Muon for the matrices of the blocks, AdamW for
+"""The optimizers of a run behind one interface: Muon for the matrices of the blocks, AdamW for
 everything else. Schedule, clipping, loss scale.
 
 An update on several ranks: every gradient is averaged over them once (AdamW's by all-reduce,
@@ -65,14 +65,8 @@ class TrainOptimizer:
 
     def __init__(self, model: nn.Module, config: TrainConfig, world: World):
         self.grad_clip, self.world = config.grad_clip, world
-        named: dict[str, list[tuple[str, nn.Parameter]]] = {
-            "blocks": [],
-            "wte": [],
-            "value_embeds": [],
-            "lm_head": [],
-            "resid_lambdas": [],
-            "x0_lambdas": [],
-        }
+        kinds = ("blocks", "wte", "value_embeds", "lm_head", "resid_lambdas", "x0_lambdas")
+        named: dict[str, list[tuple[str, nn.Parameter]]] = {kind: [] for kind in kinds}
         for name, p in model.named_parameters():
             top = name.removeprefix("transformer.").split(".")[0]
             kind = "blocks" if top == "h" else top
@@ -106,6 +100,7 @@ class TrainOptimizer:
             group["initial_lr"] = group["lr"]
         self._all_reduces: list[tuple[Tensor, dist.Work]] = []  # those launched, a prefix of `_all_reduce_order`: gradient and its async all-reduce
         self._all_reduce_order = [p for kind in ("lm_head", "value_embeds", "wte", "resid_lambdas", "x0_lambdas") for _, p in reversed(named[kind])]
+        self.is_stepping = False  # between `reduce_gradients` and the end of `step`
         self._complete: set[Tensor] | None = None  # parameters whose accumulated gradient is complete; None outside the last backward of an update
         if world.size > 1:
             for p in self._all_reduce_order:
@@ -145,43 +140,17 @@ class TrainOptimizer:
             self._all_reduces.append((p.grad, dist.all_reduce(p.grad, async_op=True)))
 
     @torch.no_grad()
-    def step(self, lr_scale: float | Tensor, grad_divisor: float = 1.0) -> Tensor:
-        """Make one update from the gradients of all ranks, averaged and divided by `grad_divisor`
-        (the loss scale), then clear them.
-
-        `lr_scale` multiplies all learning rates; a 0-d tensor on the device lets a CUDA graph of
-        this step be replayed with other learning rates.
-
-        Returns the norm of that gradient over all parameters, before clipping: 0-d float32, the
-        same on every rank. If it is not finite, weights, moments and step counts do not change;
-        this is decided on the device. Raises RuntimeError for a parameter without a gradient.
-        """
-        for group in self._groups():
-            group["lr"] = group["initial_lr"] * lr_scale
-        self._average_gradients()
-        norm = self._grad_norm() / grad_divisor
-        clip = (self.grad_clip / norm).clamp_max(1.0) if self.grad_clip else torch.ones_like(norm)
-        is_finite = torch.isfinite(norm)
-        scale = torch.where(is_finite, clip / grad_divisor, torch.nan)
-        self.muon.step(scale)
-        # the fused kernel divides by grad_scale and skips the update if found_inf is 1: the
-        # attributes that GradScaler sets
-        self.adamw.grad_scale, self.adamw.found_inf = scale.reciprocal(), (~is_finite).float()
-        self.adamw.step()
-        self.zero_grad()
-        return norm
-
-    def zero_grad(self) -> None:
-        """Clear all gradients and free their memory."""
-        self.adamw.zero_grad(set_to_none=True)
-        self.muon.zero_grad(set_to_none=True)
-
-    def _average_gradients(self) -> None:
+    def reduce_gradients(self) -> None:
         """Replace every gradient by its mean over the ranks (of Muon's, those that this rank owns).
-        Launches the all-reduces that are left."""
+        Launches the all-reduces that are left, and waits for all.
+
+        From here on the gradients cannot be computed again before `step`: the other ranks have
+        received them. Raises RuntimeError for a parameter without a gradient.
+        """
         for name, p in self._adamw_parameters():
             if p.grad is None:
                 raise RuntimeError(f"{name} has no gradient: every parameter needs one before each step (was backward called?)")
+        self.is_stepping = True
         if self.world.size > 1:
             self._launch_all_reduces({*self._all_reduce_order})
         self.muon.reduce_gradients()
@@ -189,6 +158,42 @@ class TrainOptimizer:
             work.wait()
             p.grad = gradient.div_(self.world.size)  # sum, then divide: gloo has no mean
         self._all_reduces = []
+
+    @torch.no_grad()
+    def clip(self, grad_divisor: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return the norm of the reduced gradient over all parameters, divided by `grad_divisor`
+        (the loss scale); and the factor for `step` that divides and clips the gradient.
+
+        Both are 0-d float32 and the same on every rank. The factor is nan if the norm is not
+        finite. No gradient changes.
+        """
+        norm = self._grad_norm() / grad_divisor
+        clip = (self.grad_clip / norm).clamp_max(1.0) if self.grad_clip else torch.ones_like(norm)
+        return norm, torch.where(torch.isfinite(norm), clip / grad_divisor, torch.nan)
+
+    @torch.no_grad()
+    def step(self, lr_scale: float | Tensor, grad_scale: Tensor) -> None:
+        """Update the weights by the reduced gradients times `grad_scale` (0-d), and clear the
+        gradients.
+
+        `lr_scale` multiplies all learning rates; a 0-d tensor on the device lets a CUDA graph of
+        this step be replayed with other learning rates. If `grad_scale` is nan, weights, moments
+        and step counts do not change; this is decided on the device.
+        """
+        for group in self._groups():
+            group["lr"] = group["initial_lr"] * lr_scale
+        self.muon.step(grad_scale)
+        # the fused kernel divides by grad_scale and skips the update if found_inf is 1: the
+        # attributes that GradScaler sets
+        self.adamw.grad_scale, self.adamw.found_inf = grad_scale.reciprocal(), (~torch.isfinite(grad_scale)).float()
+        self.adamw.step()
+        self.zero_grad()
+        self.is_stepping = False
+
+    def zero_grad(self) -> None:
+        """Clear all gradients and free their memory."""
+        self.adamw.zero_grad(set_to_none=True)
+        self.muon.zero_grad(set_to_none=True)
 
     def _grad_norm(self) -> Tensor:
         """Return the norm of the averaged gradient of all parameters: each of Muon's matrices

@@ -14,6 +14,7 @@ from nano_hindi.errors import UserError
 from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
+from optimizer_step import take_step
 
 CONFIG = GPTConfig(sequence_len=16, vocab_size=32, n_layer=2, n_head=1, n_kv_head=1, n_embd=8)
 RECIPE = TrainConfig(sequence_len=16, batch_size=2, total_tokens=64)
@@ -26,7 +27,7 @@ def state(step: int) -> dict:
     model.init_weights()
     optimizer = TrainOptimizer(model, RECIPE, World(0, 1, torch.device("cpu")))
     model(torch.zeros(1, 16, dtype=torch.int64), torch.ones(1, 16, dtype=torch.int64)).backward()
-    optimizer.step(1.0)
+    take_step(optimizer)
     return {
         "format": ckpt.FORMAT,
         "step": step,

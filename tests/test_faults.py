@@ -26,6 +26,7 @@ from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.training import loop, saving
 from nano_hindi.training.metrics import Metrics, read_metrics
+from nano_hindi.training.stop import StopSignal
 
 pytestmark = pytest.mark.slow
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the limits, users and signals of POSIX")
@@ -133,7 +134,7 @@ def test_exception_in_training_waits_for_the_checkpoint_being_written(data_dir, 
     def held_back(*args):
         assert failed.wait(PATIENCE)
         time.sleep(0.2)
-        write(*args)
+        return write(*args)
 
     def fail(run):
         assert steps(folder) == []
@@ -159,7 +160,7 @@ def test_training_continues_during_a_save_without_changing_the_checkpoint(data_d
 
     def held_back(self, checkpoint, with_model):
         assert go_on.wait(PATIENCE)
-        write(self, checkpoint, with_model)
+        return write(self, checkpoint, with_model)
 
     def check(run):
         assert not list_checkpoints(folder)
@@ -203,8 +204,9 @@ def test_one_checkpoint_is_written_at_a_time(data_dir, tmp_path, monkeypatch):
         inside.append(1)
         most.append(len(inside))
         time.sleep(0.1)
-        write(*args)
+        path = write(*args)
         inside.pop()
+        return path
 
     monkeypatch.setattr(saving.Saver, "_write", counted)
     assert start(data_dir, tmp_path / "run", "--checkpoint_interval", "2") == 0
@@ -233,7 +235,7 @@ def test_stop_waits_for_a_slow_disk_and_a_second_ctrl_c_only_briefly(data_dir, t
         "    while not begun.is_set(): spin()\n"
         "    end = time.monotonic() + 1\n"
         "    while time.monotonic() < end: spin()\n"
-        "    write(*args)\n"
+        "    return write(*args)\n"
         "def begin(self, *args):\n"
         "    begun.set()\n"
         "    return wait(self, *args)\n"
@@ -263,7 +265,7 @@ def test_a_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts():
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
 
-    with loop.StopSignal() as stop:
+    with StopSignal() as stop:
         signal.raise_signal(signal.SIGINT)
         stop.raise_if_repeated()
         Finalized()  # as within gc.collect(): the KeyboardInterrupt is lost

@@ -11,55 +11,73 @@ import torch
 from test_train import bits_per_byte, last_state, losses, start
 
 from conftest import ROOT, SMALL, run_script, wait_until
+from nano_hindi.dataloader import READ_AHEAD, TrainBatches
 from nano_hindi.model import GPT
 from nano_hindi.training import loop
-from nano_hindi.training.prefetch import AHEAD, Prefetcher
 
 # ---- batches that are read ahead
 
 
-def batches_of(update: int) -> list[str]:
-    return [f"{update}.{i}" for i in range(update % 3 + 1)]
+class Positions:
+    """A loader whose sequences are their own positions in the stream; it records what is read."""
+
+    def __init__(self, broken_at: int | None = None):
+        self.broken_at, self.read = broken_at, []
+
+    def batch(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        self.read.append(start)
+        if start == self.broken_at:
+            raise ValueError("page 7 cannot be read")
+        return torch.arange(start, start + count), torch.arange(start + 1, start + count + 1)
+
+
+def sequences(batches: TrainBatches, update: int) -> list[int]:
+    """Return the positions of an update's sequences, after a check of targets, sizes and end."""
+    taken = list(batches.of(update))
+    assert [is_last for *_, is_last in taken] == [False] * (len(taken) - 1) + [True]
+    assert all(torch.equal(y, x + 1) and len(x) <= batches.device_batch_size for x, y, _ in taken)
+    return torch.cat([x for x, *_ in taken]).tolist()
 
 
 def prefetch_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
-def test_prefetched_batches_are_in_order_from_any_start():
-    with Prefetcher(batches_of) as prefetcher:
-        for update in (4, 5, 6, 2, 3, 3, 8):  # on, back, the same again, and ahead
-            assert list(prefetcher.of(update)) == batches_of(update)
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def test_batches_of_any_update_are_this_ranks_sequences_in_order(size):
+    for rank in (0, 1):
+        with TrainBatches(Positions(), per_update=12, device_batch_size=size, rank=rank, world_size=2) as batches:
+            for update in (4, 5, 6, 2, 3, 3, 8):  # forward, back, the same again, and ahead
+                first = 12 * update + 6 * rank
+                assert sequences(batches, update) == list(range(first, first + 6))
     assert not prefetch_threads()
 
 
-def test_update_left_halfway_starts_again():
-    with Prefetcher(batches_of) as prefetcher:
-        assert next(prefetcher.of(5)) == "5.0"
-        assert list(prefetcher.of(5)) == batches_of(5)
-        assert list(prefetcher.of(6)) == batches_of(6)
+def test_interrupted_update_begins_again_also_with_another_batch_size():
+    with TrainBatches(Positions(), per_update=8, device_batch_size=4) as batches:
+        assert next(batches.of(5))[0].tolist() == [40, 41, 42, 43]
+        batches.device_batch_size = 2
+        assert next(batches.of(5))[0].tolist() == [40, 41]
+        assert sequences(batches, 5) == list(range(40, 48))
+        assert sequences(batches, 6) == list(range(48, 56))
 
 
-def test_prefetching_is_bounded():
-    read = []
-    with Prefetcher(lambda update: (read.append((update, i)) or i for i in range(10))) as prefetcher:
-        next(prefetcher.of(0))
-        wait_until(lambda: len(read) > AHEAD, "what is read ahead")
+def test_read_ahead_is_bounded():
+    loader = Positions()
+    with TrainBatches(loader, per_update=10, device_batch_size=1) as batches:
+        next(batches.of(0))
+        wait_until(lambda: len(loader.read) > READ_AHEAD, "the batches that are read ahead")
         time.sleep(0.3)
-        assert len(read) <= AHEAD + 2  # in the queue, in the hand of the thread, and the one that was taken
+        assert len(loader.read) == READ_AHEAD + 1  # with the one that was taken
     assert not prefetch_threads()
 
 
 def test_loader_error_is_raised_after_the_batches_before_it():
-    def broken(update):
-        yield "good"
-        raise ValueError("page 7 cannot be read")
-
-    with Prefetcher(broken) as prefetcher:
-        batches = prefetcher.of(0)
-        assert next(batches) == "good"
+    with TrainBatches(Positions(broken_at=1), per_update=4, device_batch_size=1) as batches:
+        taken = batches.of(0)
+        assert next(taken)[0].tolist() == [0]
         with pytest.raises(ValueError, match="page 7"):
-            next(batches)
+            next(taken)
     assert not prefetch_threads()
 
 
@@ -69,8 +87,8 @@ def test_run_ends_its_prefetch_thread(data_dir, tmp_path, monkeypatch):
         raise ZeroDivisionError
 
     assert start(data_dir, tmp_path / "a") == 0
-    real = loop.accumulate_gradients
-    monkeypatch.setattr(loop, "accumulate_gradients", lambda run: (real(run), dies(run, None)))
+    real = loop.train_update
+    monkeypatch.setattr(loop, "train_update", lambda run, stop: (real(run, stop), dies(run, None)))
     with pytest.raises(ZeroDivisionError):
         start(data_dir, tmp_path / "b")
     assert not prefetch_threads()
@@ -168,8 +186,8 @@ def test_one_rank_of_two_may_run_out_of_memory(data_dir, tmp_path, straight):
 
 @pytest.mark.slow
 def test_garbage_is_collected_between_updates_only(data_dir, tmp_path, monkeypatch):
-    seen, real = [], loop.accumulate_gradients
-    monkeypatch.setattr(loop, "accumulate_gradients", lambda run: (seen.append(gc.isenabled()), real(run))[1])
+    seen, real = [], loop.train_update
+    monkeypatch.setattr(loop, "train_update", lambda run, stop: (seen.append(gc.isenabled()), real(run, stop))[1])
     assert start(data_dir, tmp_path) == 0
     assert len(seen) == 12
     assert not any(seen)

@@ -16,6 +16,7 @@ from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 from nano_hindi.muon import Muon
 from nano_hindi.optim import LossScale, TrainOptimizer, learning_rate_scale
+from optimizer_step import take_step
 
 ALONE = World(0, 1, torch.device("cpu"))
 WIDTH_FACTOR = (16 / 768) ** -0.5  # of the stand-in
@@ -147,7 +148,7 @@ def test_lr_scale_multiplies_every_learning_rate():
     before = [group["lr"] for group in optimizer.adamw.param_groups + optimizer.muon.param_groups]
     for scale in (0.5, 0.25):
         give_gradients(model)
-        optimizer.step(scale)
+        take_step(optimizer, scale)
         assert [group["lr"] for group in optimizer.adamw.param_groups + optimizer.muon.param_groups] == [lr * scale for lr in before]
 
 
@@ -158,8 +159,8 @@ def test_tensor_lr_scale_gives_the_same_update_as_a_number():
     for number in (0.5, 0.125):
         give_gradients(model)
         give_gradients(other)
-        optimizer.step(scale.fill_(number))
-        other_optimizer.step(number)
+        take_step(optimizer, scale.fill_(number))
+        take_step(other_optimizer, number)
         for p, q in zip(model.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
@@ -185,7 +186,7 @@ def test_step_equals_clip_grad_norm_and_the_two_optimizers_separately(grad_clip)
     for update in range(3):
         give_gradients(model, update)
         give_gradients(other, update)
-        norm = optimizer.step(0.5)
+        norm = take_step(optimizer, 0.5)
         expected = torch.nn.utils.clip_grad_norm_(other.parameters(), grad_clip or math.inf)
         assert norm.shape == ()
         assert norm.dtype == torch.float32
@@ -204,11 +205,11 @@ def test_non_finite_gradient_changes_nothing(bad, where, grad_clip):
     model, optimizer = make(grad_clip=grad_clip, weight_decay=0.1)
     for update in (0, 1):
         give_gradients(model, update)
-        assert optimizer.step(1.0).isfinite()
+        assert take_step(optimizer, 1.0).isfinite()
     before = snapshot(model, optimizer)
     give_gradients(model, 2)
     dict(model.named_parameters())[where].grad.view(-1)[-1] = bad
-    assert not optimizer.step(1.0).isfinite()
+    assert not take_step(optimizer, 1.0).isfinite()
     assert_equal(snapshot(model, optimizer), before)
     assert {state["step"].item() for state in before[1]["adamw"].values()} == {2.0}
     assert all(p.grad is None for p in model.parameters())
@@ -217,10 +218,10 @@ def test_non_finite_gradient_changes_nothing(bad, where, grad_clip):
 def test_non_finite_first_update_leaves_a_fresh_optimizer():
     (model, optimizer), (fresh_model, fresh) = make(), make()
     give_gradients(model, 0, factor=math.nan)
-    optimizer.step(1.0)
+    take_step(optimizer, 1.0)
     for m, o in ((model, optimizer), (fresh_model, fresh)):
         give_gradients(m, 1)
-        o.step(1.0)
+        take_step(o, 1.0)
     assert_equal(snapshot(model, optimizer), snapshot(fresh_model, fresh))
 
 
@@ -229,7 +230,7 @@ def test_divisor_undoes_a_loss_scale():
     for update in range(3):
         give_gradients(model, update)
         give_gradients(scaled_model, update, factor=2.0**10)
-        assert_equal(scaled.step(1.0, grad_divisor=2.0**10), optimizer.step(1.0))
+        assert_equal(take_step(scaled, 1.0, grad_divisor=2.0**10), take_step(optimizer, 1.0))
     assert_equal(snapshot(scaled_model, scaled), snapshot(model, optimizer), rtol=1e-6, atol=1e-7)
 
 
@@ -238,7 +239,7 @@ def test_missing_gradient_is_named():
     give_gradients(model)
     model.lm_head.weight.grad = None
     with pytest.raises(RuntimeError, match=r"lm_head\.weight has no gradient"):
-        optimizer.step(1.0)
+        take_step(optimizer, 1.0)
 
 
 def test_an_update_reads_nothing_back_from_the_device():
@@ -247,7 +248,7 @@ def test_an_update_reads_nothing_back_from_the_device():
         model, optimizer = make()
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
-        norm = optimizer.step(1.0)
+        norm = take_step(optimizer, 1.0)
         with pytest.raises(DataDependentOutputException):
             norm.item()
 
@@ -260,7 +261,7 @@ def test_saved_state_continues_bit_for_bit(tmp_path):
     model, optimizer = make(weight_decay=0.1)
     for update in (0, 1):
         give_gradients(model, update)
-        optimizer.step(1.0)
+        take_step(optimizer, 1.0)
     torch.save({"model": model.state_dict(), "optimizers": optimizer.state_dict()}, tmp_path / "state.pt")
     saved = torch.load(tmp_path / "state.pt", weights_only=True)
     kept = worker.copied(saved["optimizers"])
@@ -271,7 +272,7 @@ def test_saved_state_continues_bit_for_bit(tmp_path):
     for update in (2, 3):
         for m, o in ((model, optimizer), (other_model, other)):
             give_gradients(m, update)
-            o.step(0.3)
+            take_step(o, 0.3)
     assert_equal(snapshot(other_model, other), snapshot(model, optimizer))
     assert_equal(saved["optimizers"], kept)  # loading copies
 
@@ -280,12 +281,12 @@ def test_state_before_the_first_update_equals_a_fresh_optimizer():
     (model, optimizer), (other_model, other) = make(), make()
     state = optimizer.state_dict()
     give_gradients(other_model)
-    other.step(1.0)
+    take_step(other, 1.0)
     other_model.load_state_dict(model.state_dict())
     other.load_state_dict(state)
     for m, o in ((model, optimizer), (other_model, other)):
         give_gradients(m)
-        o.step(1.0)
+        take_step(o, 1.0)
     assert_equal(snapshot(other_model, other), snapshot(model, optimizer))
 
 
@@ -293,7 +294,7 @@ def test_state_of_another_model_is_refused():
     small = worker.StandIn(vocab_size=10)
     optimizer = TrainOptimizer(small, TrainConfig(), ALONE)
     give_gradients(small)
-    optimizer.step(1.0)
+    take_step(optimizer, 1.0)
     with pytest.raises(UserError, match="wte"):
         make()[1].load_state_dict(optimizer.state_dict())
 
@@ -387,6 +388,6 @@ def test_rounding_error_in_the_gradient_of_a_scalar_does_not_move_it():
         give_gradients(model)
         model.x0_lambdas.grad.fill_(noise)
         model.resid_lambdas.grad.fill_(noise)
-        optimizer.step(1.0)
+        take_step(optimizer, 1.0)
         moved.append((model.x0_lambdas.detach() - before).abs().max().item())
     assert max(moved) < 1e-4

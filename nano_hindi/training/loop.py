@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import math
-import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from nano_hindi.checkpoint import list_checkpoints, remove_superseded
+from nano_hindi.checkpoint import list_checkpoints, remove_leftovers, remove_superseded
+from nano_hindi.config import TrainConfig
 from nano_hindi.dataloader import val_batches
+from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.eval import Evaluation, compute_token_bytes
 from nano_hindi.eval import evaluate as evaluate_model
 from nano_hindi.optim import learning_rate_scale
 from nano_hindi.training import estimates, memory, report
+from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import read_metrics, training_seconds
+from nano_hindi.training.resume import Plan
 from nano_hindi.training.setup import Run
+from nano_hindi.training.stop import StopSignal
 
 Result = TypeVar("Result")
 BAD_UPDATES_IN_A_ROW = 3  # then the run stops: more data will not fix it
@@ -31,15 +36,8 @@ def train(run: Run) -> int:
     """Train to the end of the token budget, or until the user stops it. Returns the exit code: 0,
     or 130 / 143 after Ctrl-C / SIGTERM."""
     world = run.world
-    if run.is_finished:
-        draw(run)  # the run may have been killed before this, and before the last save was complete
-        if world.is_main:
-            remove_superseded(run.folder, run.step, run.config.keep_checkpoints)
-        world.print("this run is finished; a larger --total_tokens would continue it")
-        print_summary(run, None)
-        return 0
     try:
-        with StopSignal() as stop, run.saver, run.prefetcher, garbage_collected_by_hand(), run.console:
+        with StopSignal() as stop, run.saver, run.batches, garbage_collected_by_hand(), run.console:
             make_updates(run, stop)
             stop.raise_if_repeated()
     except KeyboardInterrupt:  # here and not in Saver.__exit__: it may be raised between the exits of two contexts
@@ -50,10 +48,10 @@ def train(run: Run) -> int:
         place = "there" if run.saver.failure is None else f"the last checkpoint: {run.saver.failure}"
         world.print(f"stopped after step {run.step}; the same command with --resume auto resumes from {place}")
         return stop.exit_code
-    draw(run)
+    draw(run.curves, world, now=True)
     if run.saver.failure is not None:
         raise UserError(f"the run has ended, but {run.saver.failure}; fix that, then --resume auto resumes from the last checkpoint")
-    print_summary(run, memory.peak_memory(world.device))
+    print_summary(run.config, run.update, run.latest, memory.peak_memory(world.device), run.folder, world)
     return 0
 
 
@@ -62,7 +60,7 @@ def make_updates(run: Run, stop: StopSignal) -> None:
     due."""
     config, bad_in_a_row, first = run.config, 0, run.update + 1
     while not run.is_finished and not stop.everywhere:
-        loss, norm, lr_scale = train_update(run, stop)
+        loss, norm, lr_scale = within_memory(run, lambda: train_update(run, stop))
         run.pace.mark(run.update)
         is_good = math.isfinite(loss) and math.isfinite(norm)
         run.meter.add(loss if is_good else None, config.tokens_per_update)
@@ -82,16 +80,28 @@ def make_updates(run: Run, stop: StopSignal) -> None:
 
 
 def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
-    """Make one update: compute the gradients of this rank's sequences, average them over the ranks,
-    clip and apply them.
+    """Make the next update. Returns the mean loss over all ranks, the norm of the averaged
+    gradient, and the factor on the learning rates.
 
-    Returns the mean loss over all ranks, the norm of the averaged gradient, and the factor on the
-    learning rates.
+    Each rank computes the gradients of its own sequences, a device batch at a time. The losses of a
+    rank are divided by its number of targets, since the optimizer averages over the ranks.
     """
-    config, world = run.config, run.world
-    loss_sum = within_memory(run, lambda: accumulate_gradients(run))
+    config, world, optimizer, loss_scale = run.config, run.world, run.optimizer, run.loss_scale
+    factor = loss_scale.value * world.size / config.tokens_per_update
+    loss_sum = torch.zeros((), device=world.device)
+
+    for x, y, is_last in run.batches.of(run.update):
+        x, y = x.to(world.device, non_blocking=True), y.to(world.device, non_blocking=True)
+        loss = run.model(x, y, loss_reduction="sum")
+        with optimizer.last_backward() if is_last else contextlib.nullcontext():
+            (loss * factor).backward()
+        loss_sum += loss.detach()
+
+    optimizer.reduce_gradients()
+    norm, scale = optimizer.clip(loss_scale.value)
     lr_scale = learning_rate_scale(config, run.update)
-    norm = run.optimizer.step(lr_scale, grad_divisor=run.loss_scale.value)
+    optimizer.step(lr_scale, scale)
+
     # one readback for the loss, the norm, and whether a rank was asked to stop: each is a sum over
     # the ranks
     figures = torch.stack([loss_sum / config.tokens_per_update, norm / world.size, torch.full_like(norm, float(stop.signal is not None))])
@@ -99,49 +109,48 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
         dist.all_reduce(figures)
     loss_mean, norm_value, stops = figures.tolist()
     stop.everywhere = stops > 0
-    run.loss_scale.adjust(math.isfinite(norm_value))
+    loss_scale.adjust(math.isfinite(norm_value))
     run.update += 1
     return loss_mean, norm_value, lr_scale
 
 
-def accumulate_gradients(run: Run) -> Tensor:
-    """Run forward and backward on this rank's sequences of the next update, a device batch at a
-    time. Returns the sum of their losses, 0-d."""
-    device = run.world.device
-    # the optimizer averages over the ranks, so each rank's sum of losses is divided by the number
-    # of targets of one rank
-    factor = run.loss_scale.value * run.world.size / run.config.tokens_per_update
-    loss_sum = torch.zeros((), device=device)
-    batches = -(-run.config.sequences_per_rank(run.world.size) // run.config.device_batch_size)
-    for number, (x, y) in enumerate(run.prefetcher.of(run.update), 1):
-        loss = run.model(x.to(device, non_blocking=True), y.to(device, non_blocking=True), loss_reduction="sum")
-        with run.optimizer.last_backward() if number == batches else contextlib.nullcontext():
-            (loss * factor).backward()
-        loss_sum += loss.detach()
-    return loss_sum
-
-
 def within_memory(run: Run, work: Callable[[], Result]) -> Result:
-    """Return `work()`. If the device runs out of memory, start it again with half the device batch
-    size, until it fits.
+    """Return `work()`, an update or an evaluation. If the device runs out of memory, start it again
+    with half the device batch size, until it fits.
 
-    A rank can do this without the others: `work` computes a sum over the rank's own sequences,
-    which does not depend on the device batch size, and sends each gradient once
-    (`TrainOptimizer.last_backward`). The other ranks wait a little longer. Raises UserError if a
-    single sequence does not fit.
+    A rank can do this without the others, which wait a little longer: until its gradients are
+    reduced, `work` computes a sum over the rank's own sequences, which does not depend on the
+    device batch size, and `TrainOptimizer.last_backward` sends each gradient once. Raises UserError
+    if a single sequence does not fit.
     """
     while True:
         try:
             return work()
         except RuntimeError as error:
-            if not memory.is_out_of_memory(error):
+            if run.optimizer.is_stepping or not memory.is_out_of_memory(error):
                 raise
         # only here, after the `except` block, are the tensors freed that the exception's frames
         # referenced
         run.model.zero_grad(set_to_none=True)
         gc.collect()
         torch.cuda.empty_cache()
-        run.halve_device_batch_size()
+        halve_device_batch_size(run)
+
+
+def halve_device_batch_size(run: Run) -> None:
+    """Reduce the device batch size to the largest divisor of the sequences per rank that is at most
+    half of it. Raises UserError if it is 1 already."""
+    size, per_rank = run.config.device_batch_size, run.config.sequences_per_rank(run.world.size)
+    if size == 1:
+        raise UserError(
+            "the device has no memory for a single sequence; use a smaller --config or a shorter --sequence_len; or close other programs that use it "
+            "and resume from the last checkpoint with --resume auto"
+        )
+    smaller = max(n for n in range(1, size // 2 + 1) if per_rank % n == 0)
+    run.config = dataclasses.replace(run.config, device_batch_size=smaller)
+    run.batches.device_batch_size = smaller
+    run.console.clear()
+    print(f"notice: out of memory on {run.world.device} with {size} sequences at once; continuing with {smaller}", flush=True)
 
 
 @contextlib.contextmanager
@@ -228,7 +237,8 @@ def evaluate(run: Run) -> None:
     run.console.print(f"{report.position(config, run.update)} | validation: loss {result.loss:.4f}, {result.bpb:.4f} bits per byte")
     write_record(run, {**report.where(config, run.update), "val_loss": result.loss, "val_bpb": result.bpb})
     if not run.is_finished:  # else it is drawn at the end, after the last save
-        draw(run)
+        run.console.clear()
+        draw(run.curves, world)
 
 
 def write_record(run: Run, record: dict) -> None:
@@ -237,13 +247,13 @@ def write_record(run: Run, record: dict) -> None:
         run.wandb.log(record)
 
 
-def draw(run: Run) -> None:
+def draw(curves: LiveCurves, world: World, *, now: bool = False) -> None:
     """Redraw curves.png. A failure is printed in one line and never ends the run."""
-    if run.world.is_main:
+    if world.is_main:
         try:
-            run.curves.draw(now=run.is_finished)
+            curves.draw(now=now)
         except Exception as error:  # noqa: BLE001 - fonts, back ends, a full disk
-            run.console.print(f"curves.png was not drawn: {type(error).__name__}: {error}")
+            world.print(f"curves.png was not drawn: {type(error).__name__}: {error}")
 
 
 def sample(run: Run) -> None:
@@ -257,49 +267,28 @@ def sample(run: Run) -> None:
     run.wandb.log_samples(run.step, samples)
 
 
-def print_summary(run: Run, peak_bytes: int | None) -> None:
-    if run.world.is_main:
-        seconds = training_seconds(read_metrics(run.folder / "metrics.jsonl"))
-        for line in report.summary_lines(run.config, run.update, run.latest, seconds, peak_bytes, run.folder):
-            run.console.print(line)
+def print_summary(config: TrainConfig, update: int, latest: dict, peak_bytes: int | None, folder: Path, world: World) -> None:
+    if world.is_main:
+        seconds = training_seconds(read_metrics(folder / "metrics.jsonl"))
+        for line in report.summary_lines(config, update, latest, seconds, peak_bytes, folder):
+            world.print(line)
+
+
+def report_finished(plan: Plan, folder: Path, world: World) -> int:
+    """Print the summary of a run that has no update left. Returns the exit code, 0.
+
+    It does what the run may have been killed before: removes superseded files, draws its curves.
+    """
+    draw(LiveCurves(folder), world, now=True)
+    if world.is_main:
+        remove_leftovers(folder)
+        remove_superseded(folder, plan.step, plan.config.keep_checkpoints)
+    world.print("this run is finished; a larger --total_tokens would continue it")
+    print_summary(plan.config, plan.update, plan.saved["metrics"]["latest"], None, folder, world)
+    return 0
 
 
 def save(run: Run) -> None:
     checkpoint = run.checkpoint()
     if run.world.is_main:
         run.saver.save(checkpoint, run.metrics.flush, with_model=run.is_finished)
-
-
-class StopSignal:
-    """Signal handlers, installed inside a `with` block: after the first Ctrl-C or SIGTERM the loop
-    finishes the update and saves; a second Ctrl-C quits at once.
-    """
-
-    def __init__(self):
-        self.signal: int | None = None
-        self.everywhere = False  # whether any rank was asked to stop: agreed on once per update
-        self.is_repeated = False  # a second Ctrl-C came
-
-    def __enter__(self) -> StopSignal:
-        self.before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exc_info) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame) -> None:
-        if number == self.signal == signal.SIGINT:
-            self.is_repeated = True
-            raise KeyboardInterrupt
-        self.signal = number
-
-    def raise_if_repeated(self) -> None:
-        """Raise KeyboardInterrupt if a second Ctrl-C came: Python drops one that it raises in a
-        finalizer, as within `collect_garbage`."""
-        if self.is_repeated:
-            raise KeyboardInterrupt
-
-    @property
-    def exit_code(self) -> int:
-        return 128 + (self.signal or signal.SIGTERM)

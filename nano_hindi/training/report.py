@@ -15,13 +15,12 @@ import torch
 from nano_hindi.common import compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import bar, count, duration, shown
-from nano_hindi.corpus.prepared import check_data
-from nano_hindi.distributed import World, from_main
+from nano_hindi.distributed import World
 from nano_hindi.inference.settings import SAMPLE_PROMPTS, Settings
 from nano_hindi.model import GPT
 from nano_hindi.training.estimates import EXPECTED_UTILISATION, expected_bpb, matmul_flops
 from nano_hindi.training.memory import MEMORY_FRACTION, activation_bytes, choose_device_batch_size, state_bytes
-from nano_hindi.training.resume import checkpoint_to_resume, configs_of, updates_made
+from nano_hindi.training.resume import Plan
 
 
 def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
@@ -215,28 +214,24 @@ def make_samples(model: GPT, tokenizer, max_tokens: int = 48, seed: int = 0) -> 
     return samples
 
 
-def print_dry_run(args: argparse.Namespace, world: World) -> int:
+def print_dry_run(plan: Plan, args: argparse.Namespace, world: World) -> int:
     """Print the plan and the estimates of a run, or with --resume of the rest of the run in the
-    folder (`train.py --dry_run`). Writes nothing.
+    folder (`train.py --dry_run`). Writes nothing. Returns the exit code.
 
     Works before there is any data, with the vocabulary size of the preset.
     """
-    data = check_data(args.data_dir) if (args.data_dir / "preprocess_meta.txt").exists() else None
-    saved = from_main(world, lambda: checkpoint_to_resume(args)) if args.resume else None
-    model_config, config = configs_of(args, data, saved, world)
-    config.sequences_per_rank(world.size)
-    made = updates_made(saved, config) if saved else 0
+    model_config, config, data = plan.model_config, plan.config, plan.data
     with torch.device("meta"):
         model = GPT(model_config)
     if data is None:
-        owner = "checkpoint" if saved else "preset"
+        owner = "checkpoint" if plan.saved else "preset"
         world.print(f"data        none in {args.data_dir} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} tokens")
-    if saved:
-        world.print(f"progress    {position(config, made)}, {max(0, config.updates - made):,} updates left")
+    if plan.saved:
+        world.print(f"progress    {position(config, plan.update)}, {max(0, config.updates - plan.update):,} updates left")
     for line in (
         *parameter_lines(model, config),
         *plan_lines(model_config, config, data and data.train_tokens),
-        *estimate_lines(model, model_config, config, world, compute_dtype(world.device), made),
+        *estimate_lines(model, model_config, config, world, compute_dtype(world.device), plan.update),
         outcome_line(model, config),
     ):
         world.print(line)

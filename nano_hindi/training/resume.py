@@ -4,15 +4,66 @@ Nothing here writes a file."""
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped
-from nano_hindi.config import GPTConfig, TrainConfig
-from nano_hindi.corpus.prepared import DataInfo
-from nano_hindi.distributed import World
+from nano_hindi.common import compute_dtype
+from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig
+from nano_hindi.corpus.prepared import DataInfo, check_data
+from nano_hindi.distributed import World, from_main, require_same
 from nano_hindi.errors import UserError
+from nano_hindi.files import file_digest
 from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run as the flags of train.py ask for it, before anything is built."""
+
+    preset: str
+    model_config: GPTConfig
+    config: TrainConfig
+    data: DataInfo | None  # None only for --dry_run before there is any data
+    saved: dict | None  # the checkpoint to resume from; None for a new run
+
+    @property
+    def update(self) -> int:
+        """Return the number of updates made so far."""
+        return self.saved["tokens_seen"] // self.config.tokens_per_update if self.saved else 0
+
+    @property
+    def step(self) -> int:
+        return self.update * self.config.gradient_accumulation_steps
+
+    @property
+    def is_finished(self) -> bool:
+        return self.update >= self.config.updates
+
+
+def plan_run(args: argparse.Namespace, world: World) -> Plan:
+    """Return the plan of the run that the flags of train.py ask for. Collective.
+
+    With --dry_run there may be no data yet, and without --resume the folder is not looked at.
+    Raises UserError if flags, data and checkpoint contradict each other, or if the ranks differ.
+    """
+    has_data = not args.dry_run or (args.data_dir / "preprocess_meta.txt").exists()
+    data = check_data(args.data_dir) if has_data else None
+    if data is not None:
+        digests = {name: file_digest(args.data_dir / name) for name in ("train.bin", "val.bin")}
+        require_same(world, "data", {"tokenizer": data.fingerprint, **digests}, "copy that machine's --data_dir to all of them")
+    saved = from_main(world, lambda: checkpoint_to_resume(args)) if args.resume or not args.dry_run else None
+    model_config, config = configs_of(args, data, saved, world)
+    require_same(
+        world,
+        "configuration",
+        {**dataclasses.asdict(model_config), **dataclasses.asdict(config), "compute_dtype": str(compute_dtype(world.device))},
+        "give the same command on every machine, with GPUs of the same kind",
+    )
+    config.sequences_per_rank(world.size)  # raises UserError if they do not split evenly
+    return Plan(saved["preset"] if saved else args.config or DEFAULT_PRESET, model_config, config, data, saved)
 
 
 def tokenizer_record(data: DataInfo) -> dict:
@@ -82,11 +133,6 @@ def configs_of(args: argparse.Namespace, data: DataInfo | None, saved: dict | No
     if (before := saved["train_config"].get("total_tokens", config.total_tokens)) != config.total_tokens:
         world.print(f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it")
     return model_config, config
-
-
-def updates_made(saved: dict, config: TrainConfig) -> int:
-    """Return the number of updates that the run of a checkpoint has made."""
-    return saved["tokens_seen"] // config.tokens_per_update
 
 
 def _require_same_data(saved: dict, data: DataInfo, data_dir: Path) -> None:

@@ -1,12 +1,10 @@
-"""Build a training run from flags and data, or from a checkpoint, and turn it into a checkpoint
-again."""
+"""Build a training run from its plan, and turn it into a checkpoint."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,13 +12,12 @@ import torch
 
 from nano_hindi.checkpoint import FORMAT, remove_leftovers
 from nano_hindi.common import can_compile, compute_dtype
-from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig
+from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import Console, shown
-from nano_hindi.corpus.prepared import DataInfo, check_data
-from nano_hindi.dataloader import WindowLoader, val_batches
-from nano_hindi.distributed import World, from_main, require_same, weight_sums
+from nano_hindi.corpus.prepared import DataInfo
+from nano_hindi.dataloader import TrainBatches, WindowLoader, val_batches
+from nano_hindi.distributed import World, require_same, weight_sums
 from nano_hindi.errors import UserError
-from nano_hindi.files import file_digest
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.model import GPT
@@ -28,18 +25,17 @@ from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.training import memory, report
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import Metrics, WandbLog
-from nano_hindi.training.prefetch import Prefetcher, pinned
-from nano_hindi.training.resume import checkpoint_to_resume, configs_of, data_record, tokenizer_record, updates_made
+from nano_hindi.training.resume import Plan, data_record, tokenizer_record
 from nano_hindi.training.saving import Saver
 
 
 @dataclass
 class Run:
-    """The state of a training run: everything that the training loop works with."""
+    """A training run between two updates: everything that the training loop works with."""
 
     preset: str
     model_config: GPTConfig
-    config: TrainConfig
+    config: TrainConfig  # with the number of sequences that the device takes at once
     world: World
     folder: Path
     data_dir: Path
@@ -47,20 +43,17 @@ class Run:
     model: GPT
     optimizer: TrainOptimizer
     loss_scale: LossScale
-    loader: WindowLoader
+    batches: TrainBatches
+    console: Console
+    saver: Saver
+    metrics: Metrics | None  # on rank 0 only
+    wandb: WandbLog
+    curves: LiveCurves
     update: int = 0  # updates made so far
     skipped: int = 0  # of them, those with a non-finite loss or gradient
     latest: dict = field(default_factory=dict)  # the latest loss, val_loss and val_bpb
     meter: report.Meter = field(default_factory=report.Meter)
-    saver: Saver | None = None
-    metrics: Metrics | None = None  # on rank 0 only
-    wandb: WandbLog | None = None
     pace: report.Pace = field(default_factory=report.Pace)
-
-    def __post_init__(self):
-        self.prefetcher = Prefetcher(self.device_batches)
-        self.curves = LiveCurves(self.folder)
-        self.console = Console(self.world.is_main)
 
     @property
     def step(self) -> int:
@@ -70,47 +63,13 @@ class Run:
     def is_finished(self) -> bool:
         return self.update >= self.config.updates
 
-    def device_batches(self, update: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield this rank's sequences of an update: inputs and targets, int64 (device batch, T) on
-        the CPU; in pinned memory if the device is a GPU."""
-        per_rank = self.config.sequences_per_rank(self.world.size)
-        first, size = update * self.config.sequences_per_update + self.world.rank * per_rank, self.config.device_batch_size
-        for done in range(0, per_rank, size):
-            batch = self.loader.batch(first + done, min(size, per_rank - done))
-            yield pinned(batch) if self.world.device.type == "cuda" else batch
-
-    def halve_device_batch_size(self) -> None:
-        """Reduce the device batch size after the device ran out of memory: to the largest divisor
-        of the sequences per rank that is at most half of it.
-
-        Raises UserError if it is 1 already.
-        """
-        size, per_rank = self.config.device_batch_size, self.config.sequences_per_rank(self.world.size)
-        if size == 1:
-            raise UserError(
-                "the device has no memory for a single sequence; use a smaller --config or a shorter --sequence_len; or close other programs that use it "
-                "and resume from the last checkpoint with --resume auto"
-            )
-        smaller = max(n for n in range(1, size // 2 + 1) if per_rank % n == 0)
-        self.config = dataclasses.replace(self.config, device_batch_size=smaller)
-        self.prefetcher.close()  # the batches that it has read ahead are too large
-        self.console.clear()
-        print(f"notice: out of memory on {self.world.device} with {size} sequences at once; continuing with {smaller}", flush=True)
-
-    def require_same_weights(self) -> None:
-        """Raise UserError if a rank has other weights than rank 0: averaging their gradients would
-        be wrong. Collective."""
-        if self.world.size > 1:
-            remedy = "a machine computes wrongly, or not all have the same GPU, PyTorch and program; --resume auto resumes from the newest checkpoint"
-            require_same(self.world, "weights", weight_sums(self.model), remedy)
-
     def checkpoint(self) -> dict:
         """Return the state of the run as plain tensors, numbers, strings, lists and dicts.
         Collective: every rank has to call it.
 
         Raises UserError if the weights are not the same on all ranks.
         """
-        self.require_same_weights()
+        require_same_weights(self.model, self.world)
         return {
             "format": FORMAT,
             "step": self.step,
@@ -126,55 +85,36 @@ class Run:
             "data": data_record(self.data),
         }
 
-    def restore(self, checkpoint: dict) -> None:
-        """Load the state of a checkpoint. Raises UserError if its tensors do not fit the model."""
-        try:
-            self.model.load_state_dict(checkpoint["model_state_dict"])
-            self.optimizer.load_state_dict(checkpoint["optimizers"])
-            self.loss_scale.load_state_dict(checkpoint["optimizers"]["loss_scale"])
-            torch.set_rng_state(checkpoint["rng"]["torch"])
-            self.update = updates_made(checkpoint, self.config)
-            self.latest, self.skipped = dict(checkpoint["metrics"]["latest"]), checkpoint["metrics"]["skipped"]
-            self.meter = report.Meter(checkpoint["metrics"]["meter"])
-        except (UserError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"the checkpoint of step {checkpoint['step']} does not fit its own configuration ({str(error).splitlines()[0]}); use an older one"
-            ) from error
 
+def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
+    """Build the run of a plan that is not finished yet, and print its start page.
 
-def open_run(args: argparse.Namespace, world: World) -> Run:
-    """Build the run that the flags of train.py ask for, new or resumed, and print its start page.
-
-    Raises UserError if flags, data and checkpoint contradict each other.
+    Raises UserError if the data is too small, if the model does not fit in memory, or if the ranks
+    differ.
     """
-    data = check_data(args.data_dir)
-    require_same(
-        world,
-        "data",
-        {"tokenizer": data.fingerprint, **{name: file_digest(args.data_dir / name) for name in ("train.bin", "val.bin")}},
-        "copy that machine's --data_dir to all of them",
-    )
-    saved = from_main(world, lambda: checkpoint_to_resume(args))
-    model_config, config = configs_of(args, data, saved, world)
-    require_same(
-        world,
-        "configuration",
-        {**dataclasses.asdict(model_config), **dataclasses.asdict(config), "compute_dtype": str(compute_dtype(world.device))},
-        "give the same command on every machine, with GPUs of the same kind",
-    )
-    config.sequences_per_rank(world.size)
+    model_config, config, data, saved = plan.model_config, plan.config, plan.data, plan.saved
     # fails now if val.bin is too short, not at the first evaluation
     val_batches(args.data_dir / "val.bin", config.sequence_len, 1, config.eval_tokens, data.vocab_size)
     loader = WindowLoader(args.data_dir / "train.bin", config.sequence_len, config.seed, data.vocab_size)
 
     memory.require_memory(model_config, world.device)
-    torch.manual_seed(config.seed)
-    model = GPT(model_config)
-    model.init_weights()
-    model.to(world.device)
-    model.compute_dtype = compute_dtype(world.device)
-    run = Run(
-        preset=saved["preset"] if saved else args.config or DEFAULT_PRESET,
+    model = new_model(model_config, config.seed, world.device)
+    optimizer = TrainOptimizer(model, config, world)
+    loss_scale = LossScale(enabled=model.compute_dtype == torch.float16)
+    if saved is not None:
+        restore(saved, model, optimizer, loss_scale)
+    require_same_weights(model, world)
+    if world.is_main:  # only now: a run that fails above must leave the folder as it was
+        remove_leftovers(args.checkpoint_dir)
+
+    config = dataclasses.replace(config, device_batch_size=_prepare_device(plan, args, world, loader, model, optimizer))
+    world.print(f"at once     {config.device_batch_size} sequences on each device")
+    world.print(f"folder      {shown(args.checkpoint_dir)}; Ctrl-C saves and stops")
+    if world.is_main:
+        shutil.copytree(args.data_dir / "tokenizer", args.checkpoint_dir / "tokenizer", dirs_exist_ok=True)
+    console = Console(world.is_main)
+    return Run(
+        preset=plan.preset,
         model_config=model_config,
         config=config,
         world=world,
@@ -182,59 +122,101 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
         data_dir=args.data_dir,
         data=data,
         model=model,
-        optimizer=TrainOptimizer(model, config, world),
-        loss_scale=LossScale(enabled=model.compute_dtype == torch.float16),
-        loader=loader,
+        optimizer=optimizer,
+        loss_scale=loss_scale,
+        batches=train_batches(loader, config, world),
+        console=console,
+        saver=Saver(args.checkpoint_dir, config.keep_checkpoints, console.print),
+        metrics=Metrics(args.checkpoint_dir / "metrics.jsonl", plan.step) if world.is_main else None,
+        wandb=WandbLog(
+            args.wandb and world.is_main, {**dataclasses.asdict(model_config), **dataclasses.asdict(config)}, args.checkpoint_dir, console.print
+        ),
+        curves=LiveCurves(args.checkpoint_dir),
+        **(progress(saved, plan.update) if saved is not None else {}),
     )
-    if saved is not None:
-        run.restore(saved)
-    run.require_same_weights()
-    if world.is_main:  # only now: a run that fails above must leave the folder as it was
-        remove_leftovers(run.folder)
-    if not run.is_finished:
-        _prepare(run, args)
-    return run
 
 
-def _prepare(run: Run, args: argparse.Namespace) -> None:
-    """Set up what an unfinished run needs besides its state: backends, device batch size, files in
-    its folder. Prints the start page."""
-    model, mc, config, world = run.model, run.model_config, run.config, run.world
+def new_model(config: GPTConfig, seed: int, device: torch.device) -> GPT:
+    """Return a model with initial weights, which computes in the dtype of `device`."""
+    torch.manual_seed(seed)
+    model = GPT(config)
+    model.init_weights()
+    model.to(device)
+    model.compute_dtype = compute_dtype(device)
+    return model
+
+
+def train_batches(loader: WindowLoader, config: TrainConfig, world: World) -> TrainBatches:
+    """Return this rank's device batches of the stream of `loader`."""
+    return TrainBatches(loader, config.sequences_per_update, config.device_batch_size, world.rank, world.size, world.device.type == "cuda")
+
+
+def restore(saved: dict, model: GPT, optimizer: TrainOptimizer, loss_scale: LossScale) -> None:
+    """Load the tensors and the random state of a checkpoint. Raises UserError if they do not fit
+    the model."""
+    try:
+        model.load_state_dict(saved["model_state_dict"])
+        optimizer.load_state_dict(saved["optimizers"])
+        loss_scale.load_state_dict(saved["optimizers"]["loss_scale"])
+        torch.set_rng_state(saved["rng"]["torch"])
+    except (UserError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the checkpoint of step {saved['step']} does not fit its own configuration ({str(error).splitlines()[0]}); use an older one"
+        ) from error
+
+
+def progress(saved: dict, update: int) -> dict:
+    """Return the fields of a Run that tell how far the run of a checkpoint is."""
+    metrics = saved["metrics"]
+    return {"update": update, "skipped": metrics["skipped"], "latest": dict(metrics["latest"]), "meter": report.Meter(metrics["meter"])}
+
+
+def require_same_weights(model: GPT, world: World) -> None:
+    """Raise UserError if a rank has other weights than rank 0: averaging their gradients would be
+    wrong. Collective."""
+    if world.size > 1:
+        remedy = "a machine computes wrongly, or not all have the same GPU, PyTorch and program; --resume auto resumes from the newest checkpoint"
+        require_same(world, "weights", weight_sums(model), remedy)
+
+
+def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: WindowLoader, model: GPT, optimizer: TrainOptimizer) -> int:
+    """Select the attention backend, compile the kernels, and return the device batch size. Prints
+    the start page."""
+    mc, config = plan.model_config, plan.config
     backend = select_backend(world.device, model.compute_dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=True)
     why_eager = "--no_compile" if args.no_compile else can_compile(world.device)
     for line in (
-        report.device_line(run.preset, world, model.compute_dtype),
+        report.device_line(plan.preset, world, model.compute_dtype),
         f"attention   {backend}",
         f"compile     {'on: the first update takes a minute or two' if why_eager is None else f'off ({why_eager})'}",
         *report.parameter_lines(model, config),
-        *report.plan_lines(mc, config, run.data.train_tokens),
-        *report.estimate_lines(model, mc, config, world, model.compute_dtype, run.update),
+        *report.plan_lines(mc, config, plan.data.train_tokens),
+        *report.estimate_lines(model, mc, config, world, model.compute_dtype, plan.update),
     ):
         world.print(line)
-    optimizer_bytes = 0 if run.update else memory.optimizer_bytes(model.num_params())  # made by the first update
+    memory.forbid_spilling(world.device)
+    optimizer_bytes = 0 if plan.update else memory.optimizer_bytes(model.num_params())  # allocated by the first update
+    size = fitting_batch_size(config, world, loader, model, optimizer_bytes)
+    # only now: each size that was tried would be compiled separately, half a minute on a GPU;
+    # without compile it needs more memory, which errs on the safe side
+    if why_eager is None:
+        model.compile_blocks()
+        optimizer.compile()
+        if world.device.type == "cuda":  # on a CPU the eager loss stays within the cache and is as fast
+            compile_loss()
+    return size
+
+
+def fitting_batch_size(config: TrainConfig, world: World, loader: WindowLoader, model: GPT, optimizer_bytes: int) -> int:
+    """Return the number of sequences that the device takes at once, see
+    `memory.choose_device_batch_size`; a GPU tries it with the first sequences of the data."""
 
     def try_step(sequences: int) -> None:
-        x, y = run.loader.batch(0, sequences)
+        x, y = loader.batch(0, sequences)
         try:
             model(x.to(world.device), y.to(world.device)).backward()
         finally:
             model.zero_grad(set_to_none=True)
 
-    memory.forbid_spilling(world.device)
     per_rank = config.sequences_per_rank(world.size)
-    size = memory.choose_device_batch_size(config.device_batch_size, per_rank, config.sequence_len, try_step, optimizer_bytes, world)
-    run.config = dataclasses.replace(config, device_batch_size=size)
-    # only now: each `try_step` would be compiled separately, half a minute on a GPU; without
-    # compile it needs more memory, which errs on the safe side
-    if why_eager is None:
-        model.compile_blocks()
-        run.optimizer.compile()
-        if world.device.type == "cuda":  # on a CPU the eager loss stays within the cache and is as fast
-            compile_loss()
-    world.print(f"at once     {size} sequences on each device")
-    world.print(f"folder      {shown(run.folder)}; Ctrl-C saves and stops")
-    run.saver = Saver(run.folder, config.keep_checkpoints, run.console.print)
-    run.wandb = WandbLog(args.wandb and world.is_main, {**dataclasses.asdict(mc), **dataclasses.asdict(run.config)}, run.folder, run.console.print)
-    if world.is_main:
-        shutil.copytree(args.data_dir / "tokenizer", run.folder / "tokenizer", dirs_exist_ok=True)
-        run.metrics = Metrics(run.folder / "metrics.jsonl", run.step)
+    return memory.choose_device_batch_size(config.device_batch_size, per_rank, config.sequence_len, try_step, optimizer_bytes, world)

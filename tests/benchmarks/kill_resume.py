@@ -178,15 +178,25 @@ def stalls(folder: Path, preset: str, updates: int | None) -> None:
     from nano_hindi.config import get_train_config
     from nano_hindi.training import saving
 
-    savers, init = [], saving.Saver.__init__
-    saving.Saver.__init__ = lambda self, *args: [savers.append(self), init(self, *args)][1]
+    waited, real = [], {name: getattr(saving.Saver, name) for name in ("save", "__exit__")}
+
+    def timed(name):
+        def call(*args, **kwargs):
+            start = time.perf_counter()
+            real[name](*args, **kwargs)
+            waited.append(time.perf_counter() - start)
+
+        return call
+
+    for name in real:
+        setattr(saving.Saver, name, timed(name))
     data_dir = make_data(folder, 4000)
     argv = ["--config", preset, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder / "run"), "--no_compile"]
     if updates:
         argv += ["--total_tokens", str(updates * get_train_config(preset).tokens_per_update)]
     begin = time.perf_counter()
     assert train.main(argv) == 0
-    seconds, stalled = time.perf_counter() - begin, savers[0].stalled
+    seconds, stalled = time.perf_counter() - begin, sum(waited)
     print(f"{preset}: training waited {stalled:.2f} s of {seconds:.0f} s for saving: {stalled / seconds:.2%}")
 
 

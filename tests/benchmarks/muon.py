@@ -91,7 +91,7 @@ def main() -> None:
     copy = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
     if not args.no_compile:
         ours.compile()
-    rivals = {"ours": (dict(model.named_parameters()), lambda: ours.step(1.0)), "straightforward": (copy, lambda: plain.step(copy))}
+    rivals = {"ours": (dict(model.named_parameters()), lambda: step(ours)), "straightforward": (copy, lambda: plain.step(copy))}
 
     def wait() -> None:
         if device.type == "cuda":

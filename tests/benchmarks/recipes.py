@@ -234,7 +234,7 @@ class MomentumRamp(TrainOptimizer):
 
     updates = 0
 
-    def step(self, lr_scale: float, *args) -> Tensor:
+    def step(self, lr_scale: float, grad_scale: Tensor) -> None:
         if isinstance(lr_scale, Tensor):
             raise ValueError("the ramp counts updates, and one that is recorded for a GPU would be the first for ever; try it on a CPU")
         share = min(1.0, self.updates / 300)
@@ -242,7 +242,7 @@ class MomentumRamp(TrainOptimizer):
             full = group.setdefault("full_momentum", group["momentum"])
             group["momentum"] = 0.85 + share * (full - 0.85)
         self.updates += 1
-        return super().step(lr_scale, *args)
+        super().step(lr_scale, grad_scale)
 
 
 def adamw_beta2(**by_kind: float) -> type[TrainOptimizer]:

@@ -35,6 +35,7 @@ from nano_hindi.distributed import World
 from nano_hindi.model import GPT
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.training.estimates import EXPECTED_UTILISATION, PEAK_TFLOPS
+from optimizer_step import take_step
 
 FLOAT = 4  # bytes; gradients and weights are sent in their own dtype
 ADAMW_PASSES = 8  # passes over its parameters: reads weight, gradient and two moments, writes three, and the norm reads the gradient again
@@ -80,7 +81,7 @@ def count_transfers(preset: str, processes: int) -> Transfers:
         with optimizer.last_backward():
             model(tokens, tokens).backward()
         assert sum(sent["all_reduce"]) == sum(p.numel() for _, p in optimizer._adamw_parameters())
-        optimizer.step(1.0)
+        take_step(optimizer)
     dist.destroy_process_group()
     n = model.num_params()
     return Transfers(

@@ -28,6 +28,7 @@ from nano_hindi.dataloader import val_batches
 from nano_hindi.distributed import World
 from nano_hindi.eval import compute_token_bytes, evaluate_bpb
 from nano_hindi.optim import learning_rate_scale
+from optimizer_step import take_step
 
 ALL = RECIPES | CANDIDATES
 SHAPE = {"n_layer": 4, "n_head": 4, "n_kv_head": 2, "sequence_len": 256}
@@ -134,7 +135,7 @@ class Training:
             start = time.perf_counter()
             x, y = self.loader.batch(self.made * self.config.batch_size, self.config.batch_size)
             self.model(x.to(self.device), y.to(self.device)).backward()
-            self.optimizer.step(self.rates[self.made])
+            take_step(self.optimizer, self.rates[self.made])
             self.seconds += time.perf_counter() - start
             self.look()
 
@@ -190,7 +191,7 @@ class CapturedTraining(Training):
 
     def update(self) -> None:
         self.model(*self.batch).backward()
-        self.optimizer.step(self.rate)
+        take_step(self.optimizer, self.rate)
 
     def advance(self) -> None:
         with torch.cuda.stream(self.stream):

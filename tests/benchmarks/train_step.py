@@ -33,6 +33,7 @@ from nano_hindi.loss import softcapped_cross_entropy
 from nano_hindi.model import GPT, SOFTCAP
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.training.estimates import matmul_flops, peak_flops
+from optimizer_step import take_step
 
 
 class Bench:
@@ -79,7 +80,7 @@ class Bench:
         self.hidden.backward(self.leaf.grad)
 
     def optimize(self) -> None:
-        self.optimizer.step(1.0)
+        take_step(self.optimizer)
 
     def attention(self) -> None:
         """Run forward and backward of the attention of all layers."""

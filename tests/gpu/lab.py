@@ -19,14 +19,17 @@ import torch
 
 from nano_hindi.common import can_compile
 from nano_hindi.config import GPTConfig, TrainConfig
+from nano_hindi.console import Console
 from nano_hindi.dataloader import WindowLoader
 from nano_hindi.distributed import World
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.loss import compile_kernels
-from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.training import memory
-from nano_hindi.training.setup import Run
+from nano_hindi.training.curves import LiveCurves
+from nano_hindi.training.metrics import WandbLog
+from nano_hindi.training.saving import Saver
+from nano_hindi.training.setup import Run, fitting_batch_size, new_model, train_batches
 
 
 class SkippedError(Exception):
@@ -62,33 +65,38 @@ class Lab:
                 np.random.default_rng(0).zipf(1.3, 2_000_000 if self.full else 20_000) % self.model.vocab_size
             )  # a skewed distribution, like that of words, so that there is something to learn
             tokens.astype("<u4").tofile(folder / "train.bin")
-            torch.manual_seed(config.seed)
-            model = GPT(self.model)
-            model.init_weights()
-            model.to(self.device)
-            model.compute_dtype = dtype
             mc = self.model
+            model = new_model(mc, config.seed, self.device)
+            model.compute_dtype = dtype
             select_backend(self.device, dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=True)
             optimizer = TrainOptimizer(model, config, world)
             loader = WindowLoader(folder / "train.bin", config.sequence_len, config.seed, mc.vocab_size)
-
-            def try_step(sequences: int) -> None:
-                x, y = loader.batch(0, sequences)
-                try:
-                    model(x.to(self.device), y.to(self.device)).backward()
-                finally:
-                    model.zero_grad(set_to_none=True)
-
+            config = dataclasses.replace(config, device_batch_size=size)
             to_come = memory.optimizer_bytes(model.num_params())
-            chosen = memory.choose_device_batch_size(size, config.sequences_per_update, config.sequence_len, try_step, to_come, world)
-            config = dataclasses.replace(config, device_batch_size=chosen)
+            config = dataclasses.replace(config, device_batch_size=fitting_batch_size(config, world, loader, model, to_come))
             if self.full and can_compile(self.device) is None:
                 model.compile_blocks()
                 optimizer.compile()
                 compile_kernels()
-            run = Run("check", mc, config, world, folder, folder, None, model, optimizer, LossScale(dtype == torch.float16), loader)
-            with run.prefetcher:
-                yield run
+            with train_batches(loader, config, world) as batches:
+                yield Run(
+                    preset="check",
+                    model_config=mc,
+                    config=config,
+                    world=world,
+                    folder=folder,
+                    data_dir=folder,
+                    data=None,
+                    model=model,
+                    optimizer=optimizer,
+                    loss_scale=LossScale(dtype == torch.float16),
+                    batches=batches,
+                    console=Console(False),
+                    saver=Saver(folder, 1, print),
+                    metrics=None,
+                    wandb=WandbLog(False, {}, folder, print),
+                    curves=LiveCurves(folder),
+                )
 
     @contextlib.contextmanager
     def memory(self, limit: float) -> Iterator[None]:

@@ -19,9 +19,10 @@ from lab import Lab, SkippedError
 from nano_hindi.corpus.documents import write_document
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.training import estimates
-from nano_hindi.training.loop import StopSignal, accumulate_gradients, train_update
+from nano_hindi.training.loop import train_update
 from nano_hindi.training.saving import finish_copies, host_copy
 from nano_hindi.training.setup import Run
+from nano_hindi.training.stop import StopSignal
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,13 +74,6 @@ def no_hidden_waits(lab: Lab) -> str:
     lab.needs_gpu()
     with lab.run(gradient_accumulation_steps=2) as run:
         make_updates(run, 2)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            accumulate_gradients(run)
-            run.optimizer.step(1.0)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        run.update += 1
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
@@ -88,8 +82,8 @@ def no_hidden_waits(lab: Lab) -> str:
             finally:
                 torch.cuda.set_sync_debug_mode("default")
     waits = [str(w.message) for w in caught if "synchroniz" in str(w.message)]
-    assert len(waits) <= 1, f"{len(waits)} synchronizations: {waits[:3]}"
-    return f"{len(waits)} wait for the readback, none before it"
+    assert len(waits) <= 1, f"{len(waits)} waits: {waits[:3]}"
+    return f"{len(waits)} wait, for the readback"
 
 
 def half_precision(lab: Lab) -> str:

@@ -25,6 +25,7 @@ from nano_hindi.config import TrainConfig
 from nano_hindi.distributed import World
 from nano_hindi.muon import DistMuon, Muon
 from nano_hindi.optim import TrainOptimizer
+from optimizer_step import take_step
 
 SHARES, UPDATES, SAVED_AFTER, BAD_UPDATE = 6, 4, 2, 1
 CONFIG = TrainConfig(grad_clip=0.5, weight_decay=0.1)
@@ -110,7 +111,7 @@ def train_all(rank: int, world_size: int, saved: dict | None = None) -> dict:
     for update in range(SAVED_AFTER if saved else 0, UPDATES):
         set_gradients(parameters, update, rank, world_size, nan=update == BAD_UPDATE)
         with numbers_sent() as sent:
-            out["norms"].append(optimizer.step(lr_scale=1 / (1 + update)))
+            out["norms"].append(take_step(optimizer, 1 / (1 + update)))
         out["sent"].append(sent)
         if update + 1 == SAVED_AFTER:
             out["saved"] = {"weights": weights(parameters), "state": copied(optimizer.state_dict())}

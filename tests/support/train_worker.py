@@ -29,8 +29,8 @@ def main(records: Path, events: list[str], flags: list[str]) -> int:
     (records / "pids").mkdir(parents=True, exist_ok=True)
     (records / "pids" / str(os.getpid())).write_text(str(RANK))
     record = {"norms": [], "sent": [], "sent_after_each_backward": []}
-    exhausted = []
-    real_update, real_step, real_backward = loop.train_update, TrainOptimizer.step, torch.Tensor.backward
+    exhausted, tried = [], []
+    real_update, real_clip, real_backward = loop.train_update, TrainOptimizer.clip, torch.Tensor.backward
 
     def train_update(run, stop):
         acts = {event.partition(":")[0] for event in events if event.partition(":")[2] == f"{RANK}:{run.update}:{START}"}
@@ -38,17 +38,18 @@ def main(records: Path, events: list[str], flags: list[str]) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         if "spoil" in acts:
             run.model.lm_head.weight.data[3, 5] += 1e-6
-        if "exhaust" in acts:
+        if "exhaust" in acts and not tried:  # else it is the second try of the same update
             exhausted.append(True)
+            tried.append(True)
         record["sent_after_each_backward"].append([])
         with numbers_sent() as sent:
             record["sent"].append(sent)
             return real_update(run, stop)
 
-    def step(self, *args, **kwargs):
-        norm = real_step(self, *args, **kwargs)
+    def clip(self, *args, **kwargs):
+        norm, scale = real_clip(self, *args, **kwargs)
         record["norms"].append(norm)
-        return norm
+        return norm, scale
 
     def backward(self, *args, **kwargs):
         real_backward(self, *args, **kwargs)
@@ -57,7 +58,7 @@ def main(records: Path, events: list[str], flags: list[str]) -> int:
             exhausted.clear()
             raise torch.cuda.OutOfMemoryError
 
-    loop.train_update, TrainOptimizer.step, torch.Tensor.backward = train_update, step, backward
+    loop.train_update, TrainOptimizer.clip, torch.Tensor.backward = train_update, clip, backward
     code = train.main(flags)
     torch.save(record, records / f"{RANK}.pt")
     return code
