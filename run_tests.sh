@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Create the test environment if needed, then run everything: lint, format check, import contracts, tests.
+# Create the test environment if needed, then run everything: lint, format check, import contracts, types, tests.
 #   bash run_tests.sh                          everything
 #   bash run_tests.sh --fast                   everything except the tests marked slow
 #   bash run_tests.sh tests/test_muon.py -k x  one test (arguments go to pytest)
@@ -27,6 +27,7 @@ if [ $# -eq 0 ]; then
     "$python" -m ruff check .
     "$python" -m ruff format --check .
     "$python" -c "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-logo'])" # the contracts of pyproject.toml
+    "$python" -m mypy # the modules that pyproject.toml names
     set -- --numprocesses auto --dist loadfile --no-loadscope-reorder # several files in parallel, as tests mostly wait (tests/conftest.py sets the number)
 fi
 exec "$python" -m pytest ${choice[@]+"${choice[@]}"} "$@"

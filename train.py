@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 from nano_hindi.cli import Parser, command_line
-from nano_hindi.config import DEFAULT_PRESET, PRESETS, add_flags
+from nano_hindi.config import DEFAULT_PRESET, PRESETS
 from nano_hindi.console import dispensable_output
 from nano_hindi.distributed import joined_world, only_run_in
+from nano_hindi.flags import add_flags
 
 ROOT = Path(__file__).resolve().parent
 

@@ -1,5 +1,5 @@
-"""Check that a complete checkpoint fits its own configuration: names, shapes and types of
-everything that a resumed run loads."""
+"""Check that a run can resume from a checkpoint: everything that it loads fits the checkpoint's own
+configuration."""
 
 from __future__ import annotations
 
@@ -10,48 +10,26 @@ from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
+from nano_hindi.saved_state import require_alike
 
 
 def require_sound(state: dict) -> None:
-    """Raise UserError, or what building a model raises, if names, shapes or types differ from what
-    the checkpoint's configuration requires."""
+    """Load a checkpoint into a model and optimizers without memory.
+
+    Raises UserError, or what building a model raises, if names, shapes or types differ from what
+    the checkpoint's configuration requires.
+    """
     config, recipe = from_dict(GPTConfig, state["model_config"]), from_dict(TrainConfig, state["train_config"])
     if config.n_layer > len(state["model_state_dict"]):  # checked before that many layers are built
         raise UserError(f"n_layer is {config.n_layer}, but there are {len(state['model_state_dict'])} tensors")
-    with torch.device("meta"):  # shapes without memory
+    with torch.device("meta"):
         model = GPT(config)
-    weights, muon = dict(model.state_dict()), TrainOptimizer(model, recipe, World(0, 1, torch.device("meta"))).muon.state_dict()
-    moments = {
-        name: {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight} for name, weight in weights.items() if name not in muon["momentum"]
-    }
-    expected = {
-        "model_state_dict": weights,
-        "optimizers": {
-            "muon": muon,
-            "adamw": moments if state["optimizers"].get("adamw") else {},
-            "loss_scale": LossScale(enabled=False).state_dict(),
-        },
-        "rng": {"torch": torch.get_rng_state()},
-        "metrics": {"latest": dict.fromkeys(state["metrics"].get("latest", ()), 0.0), "meter": {"loss_sum": 0.0, "updates": 0}, "skipped": 0},
-    }
-    for key, content in expected.items():
-        _require_alike(state[key], content, key)
+    require_alike(state["model_state_dict"], dict(model.state_dict()), "model_state_dict")
+    TrainOptimizer(model, recipe, World(0, 1, torch.device("meta"))).load_state_dict(state["optimizers"])
+    LossScale(enabled=False).load_state_dict(state["optimizers"].get("loss_scale"))
+    require_alike(state["rng"], {"torch": torch.get_rng_state()}, "rng")
     torch.Generator().set_state(state["rng"]["torch"])
+    latest = dict.fromkeys(state["metrics"].get("latest", ()), 0.0)
+    require_alike(state["metrics"], {"latest": latest, "meter": {"loss_sum": 0.0, "updates": 0}, "skipped": 0}, "metrics")
     if state["step"] < 0 or state["tokens_seen"] != state["step"] * recipe.batch_size * recipe.sequence_len:
         raise UserError(f"step {state['step']} does not match {state['tokens_seen']} tokens seen")
-
-
-def _require_alike(found: object, expected: object, place: str) -> None:
-    """Raise UserError, which names the place, if `found` differs from `expected` in type, or its
-    tensors in shape or dtype."""
-    if type(found) is not type(expected):
-        raise UserError(f"{place} is a {type(found).__name__}, not a {type(expected).__name__}")
-    if isinstance(expected, dict):
-        if different := sorted(map(str, found.keys() ^ expected.keys())):
-            raise UserError(f"{place}: {', '.join(different[:3])} {'is' if len(different) == 1 else 'are'} missing or unexpected")
-        for key, content in expected.items():
-            _require_alike(found[key], content, f"{place} {key}")
-    elif isinstance(expected, torch.Tensor):
-        form, expected_form = ((tuple(t.shape), t.dtype, t.layout) for t in (found, expected))
-        if form != expected_form:
-            raise UserError(f"{place} is {form[1]} {form[0]} ({form[2]}), not {expected_form[1]} {expected_form[0]}")

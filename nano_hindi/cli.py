@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 from nano_hindi.errors import UserError
 
@@ -21,7 +21,7 @@ from nano_hindi.errors import UserError
 class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
     """Show the default of a flag, except None and False."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
@@ -32,11 +32,11 @@ class Parser(argparse.ArgumentParser):
     variable, and as a path it would be the current folder.
     """
 
-    def __init__(self, may_be_empty: tuple[str, ...] = (), **kwargs):
+    def __init__(self, may_be_empty: tuple[str, ...] = (), **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_HelpWithDefaults, **kwargs)
         self.may_be_empty = may_be_empty
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override] # overloaded there
         words = sys.argv[1:] if args is None else list(args)
         for before, word in zip(["", *words], words, strict=False):
             flag = word[:-1] if word.startswith("--") and word.endswith("=") else before if word == "" else None
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"there is an empty value after {flag or 'the name of the program'}; fill it in, or omit the flag")
         return super().parse_known_args(words, namespace)
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists all flags)")
 
 

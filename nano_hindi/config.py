@@ -1,5 +1,5 @@
 """Configuration of a run: the model's shape, the training recipe, and the presets. The dataclass
-fields are the command-line flags.
+fields are the command-line flags (flags.py).
 
 Terms, in field names and in the rest of the repo:
     step    one gradient-accumulation micro-step: the gradients of one global batch of `batch_size`
@@ -11,18 +11,20 @@ All intervals count steps. What is due at a step happens at the end of the updat
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from nano_hindi.errors import UserError
+from nano_hindi.errors import require
 
 LR_SCHEDULES = ("cosine", "plateau")
 VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a multiple of this, for the matmul's tiles
 
 
-def _opt(default, text, parse=None):
+def _opt(default: Any, text: str, parse: Callable[[str], Any] | None = None) -> Any:
     """Return a dataclass field with its help text; `parse` turns the flag's text into the value
     (default: the type of `default`)."""
     return field(default=default, metadata={"help": text, "parse": parse or type(default)})
@@ -30,11 +32,6 @@ def _opt(default, text, parse=None):
 
 def _auto_or_int(text: str) -> int | str:
     return "auto" if text == "auto" else int(text)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
 
 
 @dataclass(frozen=True)
@@ -49,22 +46,22 @@ class GPTConfig:
     n_head: int = _opt(6, "query heads")
     n_kv_head: int = _opt(2, "key/value heads; divides n_head")
     n_embd: int = _opt(384, "width of the residual stream; a multiple of n_head")
-    sequence_len: int = _opt(1024, "tokens of context, also the length of a training window")
+    sequence_len: int = _opt(1024, "tokens of context, also the length of a training sequence")
     window_pattern: str = _opt("SSSL", "attention windows, tiled over the layers: S short, L = sequence_len keys; the last layer is L")
     short_window_divisor: int = _opt(8, "the window of S layers is sequence_len divided by this")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd", "short_window_divisor"):
             value = getattr(self, name)
-            _require(isinstance(value, int) and value > 0, f"{name} must be a positive whole number, not {value!r}")
-        _require(self.sequence_len >= 4, f"sequence_len must be at least 4, not {self.sequence_len}")
-        _require(
+            require(isinstance(value, int) and value > 0, f"{name} must be a positive whole number, not {value!r}")
+        require(self.sequence_len >= 4, f"sequence_len must be at least 4, not {self.sequence_len}")
+        require(
             self.n_embd % self.n_head == 0 and self.n_embd // self.n_head % 2 == 0,
             f"n_embd {self.n_embd} does not split into {self.n_head} heads of even width; {2 * self.n_head * max(1, self.n_embd // (2 * self.n_head))} would",
         )
         divisors = ", ".join(str(d) for d in range(1, self.n_head + 1) if self.n_head % d == 0)
-        _require(self.n_head % self.n_kv_head == 0, f"n_kv_head {self.n_kv_head} does not divide n_head {self.n_head}; these do: {divisors}")
-        _require(
+        require(self.n_head % self.n_kv_head == 0, f"n_kv_head {self.n_kv_head} does not divide n_head {self.n_head}; these do: {divisors}")
+        require(
             isinstance(self.window_pattern, str) and bool(self.window_pattern) and set(self.window_pattern) <= {"S", "L"},
             f"window_pattern {self.window_pattern!r} must be made of the letters S and L, for example SSSL",
         )
@@ -129,37 +126,37 @@ class TrainConfig:
     eval_tokens: int = _opt(2_097_152, "tokens of val.bin per evaluation; a smaller file is used whole")
     keep_checkpoints: int = _opt(3, "number of newest checkpoints to keep")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.name == "device_batch_size":
-                _require(
+                require(
                     value == "auto" or (isinstance(value, int) and value > 0),
                     f"device_batch_size must be auto or a positive whole number, not {value!r}",
                 )
             elif f.name == "lr_schedule":
-                _require(value in LR_SCHEDULES, f"there is no lr_schedule {value!r}; choose one of {', '.join(LR_SCHEDULES)}")
+                require(value in LR_SCHEDULES, f"there is no lr_schedule {value!r}; choose one of {', '.join(LR_SCHEDULES)}")
             elif isinstance(f.default, int):
-                _require(isinstance(value, int) and value >= 0, f"{f.name} must be a whole number, 0 or more, not {value!r}")
+                require(isinstance(value, int) and value >= 0, f"{f.name} must be a whole number, 0 or more, not {value!r}")
             else:
-                _require(isinstance(value, int | float) and math.isfinite(value) and value >= 0, f"{f.name} must be 0 or more, not {value!r}")
+                require(isinstance(value, int | float) and math.isfinite(value) and value >= 0, f"{f.name} must be 0 or more, not {value!r}")
         for name in ("total_tokens", "batch_size", "sequence_len", "gradient_accumulation_steps", "muon_ns_steps", "eval_tokens", "keep_checkpoints"):
-            _require(getattr(self, name) > 0, f"{name} must be at least 1")
+            require(getattr(self, name) > 0, f"{name} must be at least 1")
         for name in ("muon_momentum", "muon_beta2", "adamw_beta1", "adamw_beta2"):
-            _require(getattr(self, name) < 1, f"{name} must be below 1, not {getattr(self, name)}")
-        _require(self.seed < 2**63, f"seed must be below 2**63, not {self.seed}")
+            require(getattr(self, name) < 1, f"{name} must be below 1, not {getattr(self, name)}")
+        require(self.seed < 2**63, f"seed must be below 2**63, not {self.seed}")
         for name in ("constant_share", "min_lr_ratio"):
-            _require(getattr(self, name) <= 1, f"{name} must be from 0 to 1, not {getattr(self, name)}")
+            require(getattr(self, name) <= 1, f"{name} must be from 0 to 1, not {getattr(self, name)}")
 
-    @property
+    @functools.cached_property
     def sequences_per_update(self) -> int:
         return self.batch_size * self.gradient_accumulation_steps
 
-    @property
+    @functools.cached_property
     def tokens_per_update(self) -> int:
         return self.sequences_per_update * self.sequence_len
 
-    @property
+    @functools.cached_property
     def updates(self) -> int:
         return max(1, self.total_tokens // self.tokens_per_update)
 
@@ -193,7 +190,7 @@ class TrainConfig:
         split evenly over `world_size` ranks."""
         total = self.sequences_per_update
         works = ", ".join(str(n) for n in range(1, min(total, 64) + 1) if total % n == 0)
-        _require(
+        require(
             total % world_size == 0,
             f"{world_size} ranks cannot split the {total} sequences of an update evenly; these numbers of ranks work: {works}",
         )
@@ -225,7 +222,7 @@ DEFAULT_PRESET = "25m"
 
 
 def _preset(name: str) -> tuple[GPTConfig, TrainConfig]:
-    _require(name in PRESETS, f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+    require(name in PRESETS, f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
@@ -239,95 +236,20 @@ def get_train_config(name: str) -> TrainConfig:
     return _preset(name)[1]
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every field of GPTConfig and TrainConfig. An omitted flag sets no
-    attribute."""
-    seen = set()
-    for cls in (GPTConfig, TrainConfig):
-        group = parser.add_argument_group(f"{cls.__name__} (an omitted flag has the value of the preset)")
-        for f in dataclasses.fields(cls):
-            if f.name not in seen:
-                group.add_argument(
-                    f"--{f.name}", type=f.metadata["parse"], default=argparse.SUPPRESS, metavar=str(f.default), help=f.metadata["help"]
-                )
-            seen.add(f.name)
-
-
-def given_flags(args: argparse.Namespace, cls: type) -> dict:
-    """Return the fields of `cls` that were given as flags, with their values."""
-    return {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if hasattr(args, f.name)}
-
-
-def configs_for_new_run(args: argparse.Namespace, vocab_size: int | None) -> tuple[GPTConfig, TrainConfig]:
-    """Return the configuration of a new run: a flag overrides the preset, the preset overrides the
-    default.
-
-    `vocab_size` is the data's, None if there is no data yet. Raises UserError if a flag contradicts
-    it.
-    """
-    preset = args.config or DEFAULT_PRESET
-    model_flags = given_flags(args, GPTConfig)
-    if vocab_size is not None:
-        asked = model_flags.setdefault("vocab_size", vocab_size)
-        _require(asked == vocab_size, f"--vocab_size {asked} differs from the data's {vocab_size}; omit the flag, or tokenize the data again")
-    train = dataclasses.replace(get_train_config(preset), **given_flags(args, TrainConfig))
-    _require_plateau_for_its_flag(args, train)
-    return dataclasses.replace(get_config(preset), **model_flags), train
-
-
-def _require_plateau_for_its_flag(args: argparse.Namespace, train: TrainConfig) -> None:
-    _require(
-        train.lr_schedule == "plateau" or not hasattr(args, "constant_share"),
-        f"--constant_share belongs to --lr_schedule plateau, and this run's is {train.lr_schedule}; omit --constant_share, or choose plateau for a new run",
-    )
-
-
-# flags that may change when a run is resumed; any other would make it a different run
-CHANGEABLE_ON_RESUME = frozenset(
-    {
-        "total_tokens",
-        "device_batch_size",
-        "checkpoint_interval",
-        "eval_interval",
-        "inference_interval",
-        "log_interval",
-        "keep_checkpoints",
-    }
-)
-
-
-def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple[GPTConfig, TrainConfig]:
-    """Return the configuration of `checkpoint`, updated by the flags that may change. Raises a
-    UserError that names every other difference."""
-    model, train = from_dict(GPTConfig, checkpoint["model_config"]), from_dict(TrainConfig, checkpoint["train_config"])
-    differences = []
-    if args.config not in (None, checkpoint["preset"]):
-        differences.append(f"--config {args.config} (checkpoint: {checkpoint['preset']})")
-    for config in (model, train):
-        for name, value in given_flags(args, type(config)).items():
-            if name not in CHANGEABLE_ON_RESUME and value != getattr(config, name):
-                difference = f"--{name} {value} (checkpoint: {getattr(config, name)})"
-                differences += [difference] if difference not in differences else []
-    _require(
-        not differences,
-        f"a resumed run keeps its configuration, but these differ: {', '.join(differences)}; omit them, or start a new run in another --checkpoint_dir",
-    )
-    _require_plateau_for_its_flag(args, train)
-    changes = {name: value for name, value in given_flags(args, TrainConfig).items() if name in CHANGEABLE_ON_RESUME}
-    return model, dataclasses.replace(train, **changes)
-
-
 # for a checkpoint older than a field: the value that its run used, from the fields that the
 # checkpoint has
-BEFORE = {
+BEFORE: dict[type, dict[str, Callable[[dict], Any]]] = {
     GPTConfig: {"short_window_divisor": lambda saved: 4},
     TrainConfig: {"lr_schedule": lambda saved: "plateau" if "constant_share" in saved else "cosine"},
 }
 
 
-def from_dict(cls: type, values: dict):
+Config = TypeVar("Config", GPTConfig, TrainConfig)
+
+
+def from_dict(cls: type[Config], values: dict) -> Config:
     """Return the config that a checkpoint stores as a dict. Raises UserError for fields that this
     version does not know."""
     names = {f.name for f in dataclasses.fields(cls)}
-    _require(set(values) <= names, f"{cls.__name__} has no field {', '.join(sorted(set(values) - names))}: the file is from another version")
+    require(set(values) <= names, f"{cls.__name__} has no field {', '.join(sorted(set(values) - names))}: the file is from another version")
     return cls(**{**{name: value(values) for name, value in BEFORE[cls].items()}, **values})

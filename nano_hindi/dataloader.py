@@ -85,8 +85,8 @@ class WindowLoader:
         rows = np.empty((count, T + 1), dtype=tokens.dtype)
         rows[:, :T] = tokens[: self.num_windows * T].reshape(self.num_windows, T)[windows]
         rows[:, T] = tokens[(windows + 1) * T]
-        rows = torch.from_numpy(self._file.checked(rows))
-        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        checked = torch.from_numpy(self._file.checked(rows))
+        return checked[:, :-1].contiguous(), checked[:, 1:].contiguous()
 
     def _windows_at(self, start: int, count: int) -> np.ndarray:
         """Return the windows at the positions `start` to `start + count` of the stream."""
@@ -162,7 +162,7 @@ class TrainBatches:
     def __enter__(self) -> TrainBatches:
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
         self._reader.shutdown()
 

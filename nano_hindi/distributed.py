@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nano_hindi.common import pick_device
 from nano_hindi.errors import UserError
@@ -44,7 +44,7 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def print(self, *values) -> None:
+    def print(self, *values: object) -> None:
         """Print on rank 0 only."""
         if self.is_main:
             print(*values, flush=True)
@@ -109,7 +109,7 @@ def _store_of_this_start(store: dist.Store, rank: int, size: int) -> dist.Store:
         prefix = store.get(f"answer/{call}").decode()
         store.set(f"{prefix}/{rank}", "has it")
         return dist.PrefixStore(prefix, store)
-    prefix, end = uuid.uuid4().hex, time.monotonic() + store.timeout.total_seconds()
+    prefix, end = uuid.uuid4().hex, time.monotonic() + store.timeout.total_seconds()  # type: ignore[attr-defined] # not in torch's stubs
     while not all(store.check([f"{prefix}/{other}"]) for other in range(1, size)):
         for other in range(1, size):
             if store.check([f"call/{other}"]):
@@ -157,14 +157,15 @@ def from_main(world: World, work: Callable[[], Result]) -> Result:
 
     if not dist.is_initialized():
         return work()
-    result, error = None, None
+    result: Any = None
+    error: Exception | None = None
     if world.is_main:
         try:
             result = work()
         except (UserError, OSError) as failure:
             error = failure
     tensors: list[Tensor] = []
-    message = [_pickled((result, error), tensors) if world.is_main else None]
+    message: list[Any] = [_pickled((result, error), tensors) if world.is_main else None]
     dist.broadcast_object_list(message)
     if not world.is_main:
         result, error = _unpickled(message[0], tensors)
@@ -183,7 +184,7 @@ def _pickled(value: object, tensors: list[Tensor]) -> bytes:
     from torch import Tensor
 
     class Pickler(pickle.Pickler):
-        def persistent_id(self, item):
+        def persistent_id(self, item: object) -> object:
             if isinstance(item, Tensor):
                 tensors.append(item)
                 return item.shape, item.dtype
@@ -194,13 +195,13 @@ def _pickled(value: object, tensors: list[Tensor]) -> bytes:
     return buffer.getvalue()
 
 
-def _unpickled(message: bytes, tensors: list[Tensor]) -> object:
+def _unpickled(message: bytes, tensors: list[Tensor]) -> Any:
     """Return the unpickled value. Its tensors are new and unfilled, and are appended to `tensors`
     in the same order."""
     import torch
 
     class Unpickler(pickle.Unpickler):
-        def persistent_load(self, form):
+        def persistent_load(self, form: tuple[torch.Size, torch.dtype]) -> Tensor:
             tensors.append(torch.empty(form[0], dtype=form[1]))
             return tensors[-1]
 

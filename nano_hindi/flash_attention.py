@@ -1,5 +1,4 @@
-"""One attention interface, several backends: FlashAttention-3, PyTorch's variable-length kernel, or
-SDPA.
+"""Attention behind one interface, and the choice of its backend on a device.
 
 The two functions of `flash_attn` have FlashAttention-3's own signatures
 (github.com/Dao-AILab/flash-attention, hopper/). Attention is always causal.
@@ -16,37 +15,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from nano_hindi import fa3_child, sdpa_attention
+from nano_hindi import fa3_child
+from nano_hindi.attention_backends import LOADERS, Backend, UnusableError, fa3_backend, fa3_module
 from nano_hindi.errors import UserError
 
 PROBE_TOLERANCE = 0.03  # largest relative error of a probe; bf16 rounding causes 0.005, a window off by one more than 0.1
-
-
-@dataclass(frozen=True)
-class Backend:
-    """An attention backend. Programs print `str(backend)` at startup."""
-
-    name: str
-    attend: Callable[..., Tensor]  # (q, k, v, left) -> (B, T, H, D)
-    attend_cached: Callable[..., Tensor]  # (q, k_cache, v_cache, k, v, cache_seqlens, left) -> (B, T, H, D)
-    may_exit: bool = False  # a failed kernel launch may end the process, so a child process probes it first
-    reason: str = ""  # why the backends before it were rejected
-
-    def __str__(self) -> str:
-        return self.name + (f" ({self.reason})" if self.reason else "")
-
-
-class _UnusableError(Exception):
-    """Raised if a backend cannot run here; the message is a short reason."""
 
 
 # ---- the interface
@@ -87,7 +66,9 @@ def _flash_attn_with_kvcache(
     if the cache is too short, RuntimeError if a gradient is required.
     """
     _check(q, k_cache, v_cache, causal, window_size)
-    if torch.is_grad_enabled() and (q.requires_grad or k_cache.requires_grad or (k is not None and (k.requires_grad or v.requires_grad))):
+    if (k is None) != (v is None):
+        raise ValueError("flash_attn_with_kvcache needs both of k and v, or neither")
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k_cache, k, v)):
         raise RuntimeError("flash_attn_with_kvcache computes no gradients; call it under torch.no_grad() or torch.inference_mode()")
     if cache_seqlens is None:
         cache_seqlens = k_cache.shape[1]
@@ -111,117 +92,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, window_size: tuple[int
         raise ValueError(f"expected q (B, T, H, D) and k, v (B, N, G, D) with G dividing H, not {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
 
 
-# ---- varlen: PyTorch's own flash kernel, which supports windows since 2.11
-
-
-def _varlen_backend(varlen_attn: Callable[..., Tensor]) -> Backend:
-    takes_gqa = "enable_gqa" in inspect.signature(varlen_attn).parameters
-
-    def attend(q, k, v, left):
-        B, T, H, D = q.shape
-        if not takes_gqa:
-            k, v = sdpa_attention.expand_heads(k, H), sdpa_attention.expand_heads(v, H)
-        bounds = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q.device)
-        packed = [x.reshape(B * T, -1, D) for x in (q, k, v)]
-        return varlen_attn(*packed, bounds, bounds, T, T, window_size=(left, 0), **({"enable_gqa": True} if takes_gqa else {})).view(B, T, H, D)
-
-    # a single query with a cache needs no mask, and SDPA needs no packing
-    return Backend("varlen", attend, functools.partial(sdpa_attention.attend_cached, attend=attend))
-
-
-def _load_varlen(device: torch.device, dtype: torch.dtype) -> Backend:
-    _require_cuda(device, dtype, range(8, 100), (torch.bfloat16, torch.float16))
-    if not torch.backends.cuda.is_flash_attention_available():
-        raise _UnusableError("this PyTorch is built without flash attention")
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        raise _UnusableError("this PyTorch has no varlen_attn") from None
-    if "window_size" not in inspect.signature(varlen_attn).parameters:
-        raise _UnusableError("this PyTorch's varlen_attn has no window_size")
-    return _varlen_backend(varlen_attn)
-
-
-# ---- FlashAttention-3
-
-
-def _fa3_backend(module) -> Backend:
-    """Return the backend for `module`, which has FA3's functions: the package flash_attn_interface,
-    or the hub's kernel."""
-    attend_func, attend_with_cache = module.flash_attn_func, module.flash_attn_with_kvcache
-    if not isinstance(getattr(attend_func, "__globals__", {}).get("_flash_attn_forward"), torch.library.CustomOpDef):
-        # a build that torch.compile cannot trace: break the graph at this call
-        attend_func = torch.compiler.disable(attend_func)
-
-    def attend(q, k, v, left):
-        out = attend_func(q, k, v, causal=True, window_size=(left, 0))
-        return out[0] if isinstance(out, tuple) else out  # older builds return (out, lse)
-
-    def attend_cached(q, k_cache, v_cache, k, v, cache_seqlens, left):
-        out = attend_with_cache(q, k_cache, v_cache, k=k, v=v, cache_seqlens=cache_seqlens, causal=True, window_size=(left, 0))
-        return out[0] if isinstance(out, tuple) else out
-
-    return Backend("fa3", attend, attend_cached)
-
-
-def _load_fa3(device: torch.device, dtype: torch.dtype) -> Backend:
-    major = _require_cuda(device, dtype, range(9, 100), (torch.bfloat16,))
-    # Most builds have kernels only for Hopper (sm90a), which no later GPU runs, and a build does
-    # not list its architectures.
-    return dataclasses.replace(_fa3_backend(_fa3_module()), may_exit=major > 9)
-
-
-def _fa3_module():
-    """Return the module with FA3's functions: the package flash_attn_interface, or the hub's
-    kernel.
-
-    Raises _UnusableError if neither is installed.
-    """
-    try:
-        import flash_attn_interface as module
-    except ImportError:
-        try:
-            from kernels import get_kernel
-        except ImportError:
-            raise _UnusableError("not installed") from None
-        version = {"version": 1} if "version" in inspect.signature(get_kernel).parameters else {}
-        module = get_kernel("kernels-community/flash-attn3", **version)
-    return module
-
-
-def probe_fa3(device: torch.device, dtype: torch.dtype, head_dim: int, n_head: int, n_kv_head: int, training: bool) -> str:
-    """Probe FA3 in this process, on any GPU. Return why it cannot be used, "" if it can. Called in
-    the child process of `fa3_child`."""
-    try:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # so that no memory is taken on GPU 0
-        _probe(_fa3_backend(_fa3_module()), device, dtype, head_dim, n_head, n_kv_head, training)
-    except Exception as error:  # noqa: BLE001 - as in `_select`
-        return _short_reason(error)
-    return ""
-
-
-def _require_cuda(device: torch.device, dtype: torch.dtype, majors: range, dtypes: tuple[torch.dtype, ...]) -> int:
-    """Return the major compute capability. Raises _UnusableError unless `device` is a CUDA GPU with
-    one of `majors`, and `dtype` one of `dtypes`."""
-    if device.type != "cuda" or torch.version.cuda is None:
-        raise _UnusableError("no CUDA")
-    major, minor = torch.cuda.get_device_capability(device)
-    if major not in majors:
-        raise _UnusableError(f"not for compute capability {major}.{minor}")
-    if dtype not in dtypes:
-        raise _UnusableError(f"does not take {str(dtype).removeprefix('torch.')}")
-    return major
-
-
 # ---- the choice
-
-
-def _load_sdpa(device: torch.device, dtype: torch.dtype) -> Backend:
-    return Backend("sdpa", sdpa_attention.attend, sdpa_attention.attend_cached)
-
-
-LOADERS = {"fa3": _load_fa3, "varlen": _load_varlen, "sdpa": _load_sdpa}  # in order of preference; a new backend goes here
 
 
 def select_backend(
@@ -234,13 +105,13 @@ def select_backend(
     forced backend that does not work here.
     """
     device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
+    if device == torch.device("cuda"):  # without an index
         device = torch.device("cuda", torch.cuda.current_device())
     return _select(os.environ.get("NANO_HINDI_ATTENTION") or None, device, dtype, head_dim, n_head, n_kv_head, training)
 
 
-def _backend_name(*arguments) -> str:
-    return select_backend(*arguments).name
+def _backend_name(device: torch.device, dtype: torch.dtype, head_dim: int, n_head: int, n_kv_head: int, training: bool) -> str:
+    return select_backend(device, dtype, head_dim, n_head, n_kv_head, training).name
 
 
 def expect_compile() -> None:
@@ -257,7 +128,7 @@ _loaded: dict[str, Backend] = {}  # the backends selected so far, by name
 
 
 @functools.cache
-def _select(forced, device, dtype, head_dim, n_head, n_kv_head, training) -> Backend:
+def _select(forced: str | None, device: torch.device, dtype: torch.dtype, head_dim: int, n_head: int, n_kv_head: int, training: bool) -> Backend:
     if forced is not None and forced not in LOADERS:
         raise UserError(f"NANO_HINDI_ATTENTION={forced} names no attention backend; choose one of {', '.join(LOADERS)}, or unset it")
     rejected = []
@@ -265,7 +136,7 @@ def _select(forced, device, dtype, head_dim, n_head, n_kv_head, training) -> Bac
         try:
             backend = LOADERS[name](device, dtype)
             if backend.may_exit and (reason := fa3_child.probe_in_child(device, dtype, head_dim, n_head, n_kv_head, training)):
-                raise _UnusableError(reason)
+                raise UnusableError(reason)
             if name != "sdpa":  # sdpa is the reference that the others are compared with
                 _probe(backend, device, dtype, head_dim, n_head, n_kv_head, training)
         except Exception as error:  # noqa: BLE001 - a kernel that does not support the GPU raises many exception types
@@ -280,43 +151,54 @@ def _select(forced, device, dtype, head_dim, n_head, n_kv_head, training) -> Bac
 
 def _short_reason(error: Exception) -> str:
     """Return why a backend cannot be used, without line breaks."""
-    if isinstance(error, _UnusableError):
+    if isinstance(error, UnusableError):
         return str(error)
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"[:120]
 
 
-def _probe(backend: Backend, device, dtype, head_dim, n_head, n_kv_head, training) -> None:
+def _probe(backend: Backend, device: torch.device, dtype: torch.dtype, head_dim: int, n_head: int, n_kv_head: int, training: bool) -> None:
     """Compare the backend with SDPA in float32, on tiny shapes. Raises what the kernel raises, or
-    _UnusableError if the results differ."""
+    UnusableError if the results differ."""
     generator = torch.Generator().manual_seed(0)  # does not change the run's random state
 
-    def random(n, heads):
+    def random(n: int, heads: int) -> Tensor:
         return torch.randn(2, n, heads, head_dim, generator=generator).to(device, dtype)
 
-    def compare(what, got, expected):
+    def compare(what: str, got: Tensor, expected: Tensor) -> None:
         error = ((got.float() - expected).norm() / expected.norm()).item()
         if not error <= PROBE_TOLERANCE:
-            raise _UnusableError(f"wrong {what} in the probe (relative error {error:.2g})")
+            raise UnusableError(f"wrong {what} in the probe (relative error {error:.2g})")
 
     with torch.inference_mode(False), torch.set_grad_enabled(training):
+        reference = LOADERS["sdpa"](device, torch.float32)
         for left in (-1, 40):
             q, k, v, grad_output = (random(160, heads) for heads in (n_head, n_kv_head, n_kv_head, n_head))
             ours, theirs = ([x.detach().to(kind).requires_grad_(training) for x in (q, k, v)] for kind in (torch.float32, dtype))
-            expected, got = sdpa_attention.attend(*ours, left), backend.attend(*theirs, left)
+            expected, got = reference.attend(*ours, left), backend.attend(*theirs, left)
             compare("output", got, expected)
             if training:
-                expected.backward(grad_output.float())
-                got.backward(grad_output)
-                for name, a, b in zip("qkv", ours, theirs, strict=True):
-                    compare(f"gradient of {name}", b.grad, a.grad)
+                expected_gradients = torch.autograd.grad(expected, ours, grad_output.float())
+                for name, *gradients in zip("qkv", torch.autograd.grad(got, theirs, grad_output), expected_gradients, strict=True):
+                    compare(f"gradient of {name}", *gradients)
             else:
                 for n in (1, 24):
                     new = [random(n, heads) for heads in (n_head, n_kv_head, n_kv_head)]
                     caches = [random(160, n_kv_head) for _ in range(2)]
-                    expected_out = sdpa_attention.attend_cached(
-                        new[0].float(), *(c.float() for c in caches), *(x.float() for x in new[1:]), 100, left
-                    )
-                    compare("output with a cache", backend.attend_cached(new[0], *caches, *new[1:], 100, left), expected_out)
+                    in_float32 = [x.float() for x in (new[0], *caches, *new[1:])]
+                    expected = reference.attend_cached(*in_float32, 100, left)
+                    compare("output with a cache", backend.attend_cached(new[0], *caches, *new[1:], 100, left), expected)
                     compare("key in the cache", caches[0][:, 100 : 100 + n], new[1].float())
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def probe_fa3(device: torch.device, dtype: torch.dtype, head_dim: int, n_head: int, n_kv_head: int, training: bool) -> str:
+    """Probe FA3 in this process, on any GPU. Return why it cannot be used, "" if it can. Called in
+    the child process of `fa3_child`."""
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # so that no memory is taken on GPU 0
+        _probe(fa3_backend(fa3_module()), device, dtype, head_dim, n_head, n_kv_head, training)
+    except Exception as error:  # noqa: BLE001 - as in `_select`
+        return _short_reason(error)
+    return ""

@@ -15,6 +15,7 @@ With z = x W^T, t = tanh(z / c), p = softmax(c t):
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,14 +74,14 @@ def softcapped_cross_entropy(
 
 class _SummedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, targets, softcap, vocab_size):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float, vocab_size: int) -> Tensor:
         losses, *ctx.grads = _in_chunks(x, weight, targets, softcap, vocab_size, *ctx.needs_input_grad[:2])
         ctx.unscale = 1 / _gradient_scale(x.dtype)
         return losses.sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_output):
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.grads is None:
             raise RuntimeError("backward was already called on this loss, which frees its gradients; compute the loss again")
         grads, ctx.grads = ctx.grads, None  # scaled in place and returned: there is no second copy
@@ -105,7 +106,9 @@ def _gradient_scale(dtype: torch.dtype) -> float:
 
 
 @torch.no_grad()
-def _in_chunks(x, weight, targets, softcap, vocab_size, x_grad=False, weight_grad=False) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _in_chunks(
+    x: Tensor, weight: Tensor, targets: Tensor, softcap: float, vocab_size: int, x_grad: bool = False, weight_grad: bool = False
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return losses (N,) and, if requested, the gradients of their sum times _gradient_scale:
     (N, C) in x's dtype, (rows, C) in float32."""
     sum_dtype = torch.promote_types(x.dtype, torch.float32)
@@ -120,9 +123,9 @@ def _in_chunks(x, weight, targets, softcap, vocab_size, x_grad=False, weight_gra
             chunk = slice(start, start + n)
             z = torch.mm(x[chunk], w.T, out=logits[: len(x) - start])
             losses[chunk] = _cap(z, targets[chunk], softcap, x_grad or weight_grad)
-            if x_grad:
+            if grad_x is not None:
                 torch.mm(z, w, out=grad_x[chunk])
-            if weight_grad:
+            if grad_weight is not None:
                 _add_product_(grad_weight[:vocab_size], z, x[chunk])
     return losses, grad_x, grad_weight
 
@@ -206,3 +209,9 @@ def compile_kernels() -> None:
     works there (common.can_compile)."""
     global _compiled_cap
     _compiled_cap = torch.compile(_cap_fused)
+
+
+def run_eagerly() -> None:
+    """Undo `compile_kernels`."""
+    global _compiled_cap
+    _compiled_cap = None

@@ -12,7 +12,7 @@ soft-cap                 Gemma 2, arXiv 2408.00118
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from nano_hindi.config import GPTConfig
 from nano_hindi.flash_attention import expect_compile, flash_attn
+from nano_hindi.loss import run_eagerly as run_loss_eagerly
 from nano_hindi.loss import softcapped_cross_entropy
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Attention(nn.Module):
         """Return the attention output (B, T, C) for x (B, T, C) and a value embedding (B, T, G*D)
         or None."""
         q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.c_q, self.c_k, self.c_v))
-        if ve is not None:
+        if ve is not None and self.ve_gate is not None:
             gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))  # (B, T, G), from 0 to 2; 1 at the start
             v = v + gate[..., None] * ve.view_as(v)
         q, k = rms_norm(apply_rope(torch.cat((q, k), dim=2), cos, sin)).split((q.size(2), k.size(2)), dim=2)
@@ -141,6 +142,15 @@ class Block(nn.Module):
         return x + self.mlp(rms_norm(x))
 
 
+class Transformer(nn.Module):
+    """The token embedding `wte` and the blocks `h`."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.wte = Embedding(config.padded_vocab_size, config.n_embd)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+
+
 class GPT(nn.Module):
     """The language model. Weights are float32; the matmuls run in `compute_dtype`, which the
     scripts set to suit the device.
@@ -152,19 +162,14 @@ class GPT(nn.Module):
         super().__init__()
         self.config, self.compute_dtype = config, torch.float32
         rows = config.padded_vocab_size
-        self.transformer = nn.ModuleDict(
-            {
-                "wte": Embedding(rows, config.n_embd),
-                "h": nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
-            }
-        )
+        self.transformer = Transformer(config)
         self.value_embeds = nn.ModuleDict(
             {str(layer): Embedding(rows, config.n_kv_head * config.head_dim) for layer in config.value_embedding_layers}
         )
         self.lm_head = Linear(config.n_embd, rows)
         self.resid_lambdas = nn.Parameter(torch.empty(config.n_layer))
         self.x0_lambdas = nn.Parameter(torch.empty(config.n_layer))
-        self._compiled_blocks = None
+        self._compiled_blocks: Callable[[Tensor, dict[str, Tensor], KVCache | None], Tensor] | None = None
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -172,14 +177,13 @@ class GPT(nn.Module):
         bound = (3 / self.config.n_embd) ** 0.5  # a uniform distribution with standard deviation n_embd^-0.5
         nn.init.normal_(self.transformer.wte.weight, std=WTE_STD)
         nn.init.normal_(self.lm_head.weight, std=LM_HEAD_STD)
-        for block in self.transformer.h:
-            for linear in (block.attn.c_q, block.attn.c_k, block.attn.c_v, block.mlp.c_fc):
-                nn.init.uniform_(linear.weight, -bound, bound)
-            for linear in (block.attn.c_proj, block.mlp.c_proj, block.attn.ve_gate):
-                if linear is not None:
-                    nn.init.zeros_(linear.weight)
-        for embedding in self.value_embeds.values():
-            nn.init.uniform_(embedding.weight, -bound, bound)
+        for name, weight in self.transformer.h.named_parameters():
+            if name.endswith(("c_proj.weight", "ve_gate.weight")):
+                nn.init.zeros_(weight)
+            else:
+                nn.init.uniform_(weight, -bound, bound)
+        for weight in self.value_embeds.parameters():
+            nn.init.uniform_(weight, -bound, bound)
         self.resid_lambdas.fill_(RESID_LAMBDA)
         self.x0_lambdas.fill_(X0_LAMBDA)
 
@@ -215,6 +219,16 @@ class GPT(nn.Module):
         expect_compile()
         self._compiled_blocks = torch.compile(self._through_blocks, dynamic=False)
 
+    @property
+    def is_compiled(self) -> bool:
+        """Return whether the blocks run through torch.compile."""
+        return self._compiled_blocks is not None
+
+    def run_eagerly(self) -> None:
+        """Undo `compile_blocks` and `loss.compile_kernels`."""
+        self._compiled_blocks = None
+        run_loss_eagerly()
+
     def forward(self, idx: Tensor, targets: Tensor | None = None, kv_cache: KVCache | None = None, loss_reduction: str = "mean") -> Tensor:
         """Return float32 soft-capped logits (B, T, V) for token ids (B, T), or, with targets
         (B, T), -1 ignored, the loss in nats.
@@ -243,14 +257,14 @@ class GPT(nn.Module):
 
     def num_params(self) -> dict[str, int]:
         """Return the number of parameters by kind, and the total."""
-        parts = {
+        parameters: dict[str, Iterable[Tensor]] = {
             "wte": [self.transformer.wte.weight],
             "lm_head": [self.lm_head.weight],
             "value_embeds": self.value_embeds.parameters(),
             "blocks": self.transformer.h.parameters(),
             "scalars": [self.resid_lambdas, self.x0_lambdas],
         }
-        counts = {kind: sum(p.numel() for p in parameters) for kind, parameters in parts.items()}
+        counts = {kind: sum(p.numel() for p in of_kind) for kind, of_kind in parameters.items()}
         return counts | {"total": sum(counts.values())}
 
     def flops_per_token(self) -> int:

@@ -11,7 +11,7 @@ One update of a matrix W with gradient G:
 
 [1] Nesterov momentum as in K. Jordan 2024, kellerjordan.github.io/posts/muon. There M is a plain
     sum; this average has the same direction, and the polar factor normalizes.
-[2] Polar Express, Amsel et al. 2025, arXiv 2505.16932
+[2] polar_express.py: Amsel et al. 2025, arXiv 2505.16932
 [3] NorMuon, arXiv 2510.05491
 [4] Chen et al. 2025, arXiv 2510.12402
 
@@ -23,78 +23,20 @@ columns
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nano_hindi.common import compute_dtype
-from nano_hindi.errors import UserError
+from nano_hindi.common import compute_dtype, is_out_of_memory, print_compile_failure
+from nano_hindi.polar_express import TINY, polar_express
+from nano_hindi.saved_state import require_alike
 
-# Polynomials a x + b x^3 + c x^5 that, applied in order, bring singular values from [1e-3, 1] to
-# within 0.134 of 1: each is minimax optimal on the interval left by those before it (Amsel et al.,
-# theorem 4.1 and algorithm 3), with the paper's two guards against rounding (section 4.4): a safety
-# factor of 1.01 on every step but the last, and a cushion of 0.02407 (its appendix G).
-# tests/test_muon.py derives them again.
-POLAR_EXPRESS = (
-    (8.205160414005569, -22.90193498705604, 16.460724910180307),
-    (4.066915619879591, -2.8612845345884783, 0.5183804464778612),
-    (3.9134926112054647, -2.8242518767230895, 0.5248485625148539),
-    (3.3060139701337676, -2.430227567449683, 0.4869515205509475),
-    (2.3270569820839184, -1.692496733182747, 0.4213605389287794),
-)
-POLAR_LIMIT = (15 / 8, -10 / 8, 3 / 8)  # limit of the minimax polynomials as the interval shrinks to 1: used for every iteration after the fifth
-NORM_SAFETY = 1.01  # keeps rounding from lifting a singular value above 1, where the first polynomial is steep (the paper's algorithm 1)
-TINY = 1e-20  # keeps a division by the norm of an all-zero matrix finite
 MIN_MEAN_SQUARE = 1e-10  # floor of the second moment (NorMuon's epsilon): that of a nonzero row is about 1 / max(R, C)
-
-
-def polar_express(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the approximate orthogonal polar factor of each matrix (K, R, C), in `dtype`: the same
-    singular vectors, singular values near 1.
-
-    After 5 steps a singular value of at least 1.01e-3 times the matrix's Frobenius norm is within
-    0.134 of 1; smaller ones grow less, zeros stay zero.
-    """
-    is_tall = matrices.size(-2) > matrices.size(-1)
-    x = matrices.mT if is_tall else matrices  # so that X X' below is the smaller of the two Gram matrices
-    norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
-    x = (x / (NORM_SAFETY * norm).clamp_min(TINY)).to(dtype)
-    coefficients = list(itertools.islice(itertools.chain(POLAR_EXPRESS, itertools.repeat(POLAR_LIMIT)), steps))
-    if dtype == torch.float32 and x.size(-1) >= 2 * x.size(-2):
-        x = _product_of_polynomials(x @ x.mT, coefficients) @ x
-    else:
-        for a, b, c in coefficients:
-            x = torch.baddbmm(x, _quadratic(x @ x.mT, b, c), x, beta=a)
-    return x.mT if is_tall else x
-
-
-def _quadratic(gram: Tensor, b: float, c: float) -> Tensor:
-    """Return b G + c G^2 for each G (K, R, R)."""
-    return torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-
-
-def _product_of_polynomials(gram: Tensor, coefficients: list[tuple[float, float, float]]) -> Tensor:
-    """Return the product of the polynomials of all iterations on X (K, R, C), computed from G = X
-    X' (K, R, R): two products with C columns, not ten.
-
-    An iteration X <- P X with P = a I + b G + c G^2 turns G into P G P, and P commutes with every
-    G. In half precision the smallest singular values would be lost in the rounding of G, which
-    holds their squares; in float32 the result differs from the iteration's by at most 1e-3, at a
-    condition number of 1e7.
-    """
-    product = None
-    for i, (a, b, c) in enumerate(coefficients):
-        polynomial = _quadratic(gram, b, c)
-        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
-        product = polynomial if product is None else polynomial @ product
-        if i + 1 < len(coefficients):
-            gram = polynomial @ gram @ polynomial
-    return product
 
 
 def second_moment_dim(rows: int, cols: int) -> int:
@@ -223,9 +165,24 @@ class Muon(torch.optim.Optimizer):
         self._kernel = muon_update
 
     def compile_kernel(self) -> None:
-        """Compile the update, once per shape, at its next use. Call this only if torch.compile
-        works."""
-        self._kernel = torch.compile(muon_update, dynamic=False)
+        """Compile the update, once per shape, at its next use.
+
+        If that fails, the update runs eagerly from then on, with a notice: a kernel that does not
+        compile has not changed anything yet.
+        """
+        compiled = torch.compile(muon_update, dynamic=False)
+
+        def kernel(*args: Any, **kwargs: Any) -> None:
+            try:
+                compiled(*args, **kwargs)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                print_compile_failure(error)
+                self._kernel = muon_update
+                muon_update(*args, **kwargs)
+
+        self._kernel = kernel
 
     # ---- one update: reduce_gradients, grad_sq_norm, step
 
@@ -250,7 +207,7 @@ class Muon(torch.optim.Optimizer):
         return torch.stack([torch.linalg.vector_norm(pending.wait(), dtype=torch.float32) for pending in self._gradients]).square().sum()
 
     @torch.no_grad()
-    def step(self, grad_scale: Tensor | float | None = None) -> None:
+    def step(self, grad_scale: Tensor | float | None = None) -> None:  # type: ignore[override] # torch.optim passes a closure, which Muon has no use for
         """Update every matrix with its gradient times `grad_scale` (0-d tensor or number). If that
         is not finite, weights and state do not change.
 
@@ -289,18 +246,17 @@ class Muon(torch.optim.Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, dict[str, Tensor]]) -> None:
-        """Restore a `state_dict()` saved with any world size. Raises UserError if its names or
-        shapes are those of another model."""
+        """Restore a `state_dict()` saved with any world size. Raises UserError, and changes
+        nothing, if it is that of another model."""
+        expected = {
+            kind: {name: stack[0] for group, stack in zip(self.param_groups, stacks, strict=True) for name in group["param_names"]}
+            for kind, stacks in self._state()
+        }
+        require_alike(state_dict, expected, "muon")
         for kind, stacks in self._state():
-            tensors = state_dict[kind]
-            expected = {name for group in self.param_groups for name in group["param_names"]}
-            if different := expected ^ tensors.keys():
-                raise UserError(f"the saved {kind} of Muon belongs to another model: {', '.join(sorted(different))} missing or unexpected")
             for group, stack in zip(self.param_groups, stacks, strict=True):
                 for name, slot in zip(self._own(group, group["param_names"]), stack, strict=False):
-                    if tensors[name].shape != slot.shape:
-                        raise UserError(f"the saved {kind} of {name} has shape {tuple(tensors[name].shape)}, this model's is {tuple(slot.shape)}")
-                    slot.copy_(tensors[name])
+                    slot.copy_(state_dict[kind][name])
 
     def _state(self) -> Iterator[tuple[str, list[Tensor]]]:
         yield "momentum", self._momentum
@@ -337,7 +293,7 @@ class DistMuon(Muon):
     ranks and there is no group yet.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         if dist.is_available() and dist.is_initialized():
             self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         elif int(os.environ.get("WORLD_SIZE", 1)) > 1:  # each rank would train a model of its own

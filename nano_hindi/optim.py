@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from nano_hindi.config import TrainConfig
 from nano_hindi.distributed import World
-from nano_hindi.errors import UserError
 from nano_hindi.muon import DistMuon, Muon
+from nano_hindi.saved_state import require_alike
 
 REFERENCE_WIDTH = 768  # learning rates of embeddings and lm_head are given for this width, and scale with (n_embd / 768) to these powers
 EMBEDDING_WIDTH_EXPONENT = -0.5
@@ -54,13 +54,19 @@ def learning_rate_scale(config: TrainConfig, update: int) -> float:
     return 1 - (1 - end) * max(0, update - start) / max(1, last - start)
 
 
+class _AdamW(torch.optim.AdamW):
+    grad_scale: Tensor  # the fused kernel reads both, which GradScaler sets
+    found_inf: Tensor
+
+
 class TrainOptimizer:
     """Muon (DistMuon if world.size > 1) and AdamW over all parameters of a GPT. Raises ValueError
     for a parameter that neither takes."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, world: World):
         self.grad_clip, self.world = config.grad_clip, world
-        named = {"blocks": [], "wte": [], "value_embeds": [], "lm_head": [], "resid_lambdas": [], "x0_lambdas": []}
+        kinds = ("blocks", "wte", "value_embeds", "lm_head", "resid_lambdas", "x0_lambdas")
+        named: dict[str, list[tuple[str, nn.Parameter]]] = {kind: [] for kind in kinds}
         for name, p in model.named_parameters():
             top = name.removeprefix("transformer.").split(".")[0]
             kind = "blocks" if top == "h" else top
@@ -68,7 +74,7 @@ class TrainOptimizer:
                 raise ValueError(f"no optimizer takes the parameter {name} of shape {tuple(p.shape)}")
             named[kind].append((name, p))
 
-        relative_width = model.transformer.wte.weight.size(1) / REFERENCE_WIDTH
+        relative_width = named["wte"][0][1].size(1) / REFERENCE_WIDTH
         embedding_factor, unembedding_factor = relative_width**EMBEDDING_WIDTH_EXPONENT, relative_width**UNEMBEDDING_WIDTH_EXPONENT
         betas = (config.adamw_beta1, config.adamw_beta2)
         recipes = {
@@ -81,7 +87,7 @@ class TrainOptimizer:
         groups = [
             {"params": named[kind], "kind": kind, "lr": lr, "betas": betas, "eps": eps} for kind, (lr, betas, eps) in recipes.items() if named[kind]
         ]
-        self.adamw = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+        self.adamw = _AdamW(groups, weight_decay=0.0, fused=True)
         self.muon = (DistMuon if world.size > 1 else Muon)(
             named["blocks"],
             lr=config.muon_lr,
@@ -101,7 +107,7 @@ class TrainOptimizer:
                 p.register_post_accumulate_grad_hook(self._on_gradient)
 
     def compile(self) -> None:
-        """Compile Muon's kernel (AdamW's is a fused one). Call this only if torch.compile works."""
+        """Compile Muon's kernel (AdamW's is a fused one)."""
         self.muon.compile_kernel()
 
     # ---- one update
@@ -129,7 +135,7 @@ class TrainOptimizer:
         """Launch async all-reduces of the gradients in `complete`, up to the first missing one, in
         an order fixed across ranks (that of backward)."""
         for p in self._all_reduce_order[len(self._all_reduces) :]:
-            if p not in complete:
+            if p not in complete or p.grad is None:
                 break
             self._all_reduces.append((p.grad, dist.all_reduce(p.grad, async_op=True)))
 
@@ -215,21 +221,14 @@ class TrainOptimizer:
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore a `state_dict()` saved with any world size. Raises UserError if it belongs to
-        another model."""
-        parameters, saved = dict(self._adamw_parameters()), state_dict["adamw"]
-        if saved and saved.keys() != parameters.keys():
-            raise UserError(
-                f"the saved state of AdamW belongs to another model: {', '.join(sorted(saved.keys() ^ parameters.keys()))} missing or unexpected"
-            )
-        for name, tensors in saved.items():
-            if tensors["exp_avg"].shape != parameters[name].shape:
-                raise UserError(
-                    f"the saved state of {name} has shape {tuple(tensors['exp_avg'].shape)}, this model's is {tuple(parameters[name].shape)}"
-                )
-        self.muon.load_state_dict(state_dict["muon"])
-        state = {i: {key: tensor.clone() for key, tensor in saved[name].items()} for i, name in enumerate(parameters) if saved}
-        self.adamw.load_state_dict({"state": state, "param_groups": self.adamw.state_dict()["param_groups"]})
+        """Restore a `state_dict()` saved with any world size. Raises UserError, and changes
+        nothing, if it is that of another model."""
+        saved, parameters = state_dict.get("adamw"), self._adamw_parameters()
+        moments = {name: {"step": torch.zeros(()), "exp_avg": p.detach(), "exp_avg_sq": p.detach()} for name, p in parameters}
+        require_alike(saved, moments if saved else {}, "adamw")
+        self.muon.load_state_dict(state_dict.get("muon", {}))
+        self.adamw.state.clear()
+        self.adamw.state.update({p: {key: t.to(p.device, copy=True) for key, t in saved[name].items()} for name, p in parameters if saved})
 
     def _adamw_parameters(self) -> list[tuple[str, Tensor]]:
         return [named for group in self.adamw.param_groups for named in zip(group["param_names"], group["params"], strict=True)]
@@ -263,6 +262,7 @@ class LossScale:
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Restore a `state_dict()`. If the saved run or this one has no loss scaling, the initial
-        value stays."""
+        value stays. Raises UserError for a dict of another form."""
+        require_alike(state_dict, self.state_dict(), "loss_scale")
         if self.enabled and state_dict["enabled"]:
             self.value, self.good_updates = state_dict["value"], state_dict["good_updates"]

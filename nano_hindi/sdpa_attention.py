@@ -1,6 +1,6 @@
 """Attention with PyTorch's scaled_dot_product_attention (SDPA), which runs everywhere.
 
-It is the fallback of flash_attention.py, and the reference of its probe.
+It is the last of attention_backends.py, and the reference of flash_attention's probe.
 
 A window is computed in blocks of queries, each against its own slice of keys: never a T x T mask.
 `left` is FlashAttention's: a query sees itself and the `left` keys before it; -1 means all of them.
@@ -111,7 +111,7 @@ def attend_cached(
         with sdpa_kernel(CACHED_KERNELS):
             return _attend_rows(q, k_cache, v_cache, k, v, cache_seqlens, left)
     T, end = q.shape[1], cache_seqlens
-    if k is not None:
+    if k is not None and v is not None:
         end += k.shape[1]
         k_cache[:, cache_seqlens:end] = k
         v_cache[:, cache_seqlens:end] = v
@@ -126,13 +126,13 @@ def attend_cached(
         return _unfold_heads(out, 1)
 
 
-def _attend_rows(q, k_cache, v_cache, k, v, cache_seqlens, left) -> Tensor:
+def _attend_rows(q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor | None, v: Tensor | None, cache_seqlens: Tensor, left: int) -> Tensor:
     """Compute attend_cached for rows of different lengths, given as a tensor (B,) on the device
     that is never read back."""
     (B, T), (S, G), device = q.shape[:2], k_cache.shape[1:3], q.device
     R = q.shape[2] // G
     row = torch.arange(B, device=device)[:, None]
-    if k is not None:
+    if k is not None and v is not None:
         slots = cache_seqlens.long()[:, None] + torch.arange(k.shape[1], device=device)
         k_cache[row, slots] = k
         v_cache[row, slots] = v

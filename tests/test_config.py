@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import itertools
+import pickle
 
 import pytest
 
@@ -11,14 +12,12 @@ from nano_hindi.config import (
     PRESETS,
     GPTConfig,
     TrainConfig,
-    add_flags,
-    configs_for_new_run,
-    configs_for_resumed_run,
     from_dict,
     get_config,
     get_train_config,
 )
 from nano_hindi.errors import UserError
+from nano_hindi.flags import add_flags, configs_for_new_run, configs_for_resumed_run
 
 
 def parse(*argv: str) -> argparse.Namespace:
@@ -52,6 +51,17 @@ def test_defaults_are_those_of_the_brief():
         eval_tokens=2_097_152, lr_schedule="cosine", min_lr_ratio=0.1, device_batch_size="auto",
     )  # fmt: skip
     assert {name: getattr(train, name) for name in expected} == expected
+
+
+def test_derived_values_that_were_read_change_neither_equality_nor_copies():
+    fresh, read = TrainConfig(), TrainConfig()
+    assert (read.sequences_per_update, read.tokens_per_update, read.updates) == (256, 262_144, 1907)
+    assert (read, hash(read), repr(read), dataclasses.asdict(read)) == (fresh, hash(fresh), repr(fresh), dataclasses.asdict(fresh))
+    assert pickle.loads(pickle.dumps(read)) == fresh
+    changed = dataclasses.replace(read, batch_size=32, total_tokens=10**9)
+    assert (changed.sequences_per_update, changed.tokens_per_update, changed.updates) == (128, 131_072, 7629)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read.updates = 1
 
 
 def test_a_budget_below_one_update_is_one_update():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nano_hindi import fa3_child, flash_attention, sdpa_attention
+from nano_hindi import attention_backends, fa3_child, flash_attention, sdpa_attention
 from nano_hindi.errors import UserError
 from nano_hindi.flash_attention import Backend, flash_attn, select_backend
 
@@ -211,6 +211,8 @@ def test_misuse_is_refused():
     cache = torch.zeros(2, 5, 2, 8, dtype=q.dtype)
     with pytest.raises(ValueError, match="do not fit"):
         flash_attn.flash_attn_with_kvcache(q, cache, cache.clone(), k, v, cache_seqlens=2)
+    with pytest.raises(ValueError, match="both of k and v"):
+        flash_attn.flash_attn_with_kvcache(q, cache, cache.clone(), k, cache_seqlens=0)
     with pytest.raises(ValueError, match="only causal"):
         flash_attn.flash_attn_func(q, k, v, causal=False)
     with pytest.raises(ValueError, match="window_size"):
@@ -409,7 +411,7 @@ def test_varlen_packs_rows_and_passes_flash_attentions_window(takes_gqa, left):
     def without_gqa(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):
         return attend_packed(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size)
 
-    backend = flash_attention._varlen_backend(with_gqa if takes_gqa else without_gqa)
+    backend = attention_backends.varlen_backend(with_gqa if takes_gqa else without_gqa)
     q, k, v = make(40, 6, 2, 8, B=3)
     torch.testing.assert_close(backend.attend(q, k, v, left), reference(q, k, v, left))
     assert seen == [2 if takes_gqa else 6]
@@ -426,7 +428,7 @@ def test_fa3_gets_its_own_arguments_and_may_return_a_tuple():
         calls.append((causal, window_size))
         return sdpa_attention.attend_cached(q, k_cache, v_cache, k, v, cache_seqlens, window_size[0])
 
-    backend = flash_attention._fa3_backend(SimpleNamespace(flash_attn_func=flash_attn_func, flash_attn_with_kvcache=flash_attn_with_kvcache))
+    backend = attention_backends.fa3_backend(SimpleNamespace(flash_attn_func=flash_attn_func, flash_attn_with_kvcache=flash_attn_with_kvcache))
     q, k, v = make(10, 4, 2, 8)
     torch.testing.assert_close(backend.attend(q, k, v, 3), reference(q, k, v, 3))
     cache = torch.zeros(2, 20, 2, 8, dtype=q.dtype)
@@ -478,7 +480,7 @@ def fa3_build(monkeypatch, tmp_path):
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(sys.modules, "flash_attn_interface", raising=False)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        monkeypatch.setattr(flash_attention, "_require_cuda", lambda *_: capability[0])
+        monkeypatch.setattr(attention_backends, "_require_cuda", lambda *_: capability[0])
         monkeypatch.delitem(flash_attention.LOADERS, "varlen")  # it would treat the CPU as a GPU too
 
     yield install

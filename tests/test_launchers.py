@@ -444,10 +444,10 @@ def test_run_tests_makes_its_environment_with_setup_env(machine):
 @POSIX
 def test_run_tests_without_arguments_lints_first_and_runs_all_tests(ready):
     assert ready.run("run_tests.sh")[0] == 0
-    *_, lint, style, imports, tests = ready.calls()
+    *_, lint, style, imports, types, tests = ready.calls()
     assert imports[0] == "-c"
     assert "importlinter" in imports[1]
-    assert [lint, style] == [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]]
+    assert [lint, style, types] == [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]]
     assert tests == ["-m", "pytest", "--numprocesses", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
     assert not shutil.which("timeout", path=str(ready.bin))
 
@@ -477,13 +477,14 @@ def test_run_tests_fast_and_selections(ready, words, lint, chosen):
     assert ready.run("run_tests.sh", *words)[0] == 0
     assert [call[1] for call in ready.calls() if call[:2] == ["-m", "ruff"]] == ["ruff"] * (2 * lint)
     assert any("importlinter" in call[-1] for call in ready.calls()) == lint
+    assert (["-m", "mypy"] in ready.calls()) == lint
     tests = ready.calls()[-1]
     assert tests[: 2 + len(chosen)] == ["-m", "pytest", *chosen]
     assert tests[2 + len(chosen) :] == (["--numprocesses", "auto", "--dist", "loadfile", "--no-loadscope-reorder"] if lint else [])
 
 
 @POSIX
-@pytest.mark.parametrize("key", ["ruff", "import"])
+@pytest.mark.parametrize("key", ["ruff", "import", "mypy"])
 def test_run_tests_stops_at_lint_errors(ready, key):
     assert ready.run("run_tests.sh", FAKE_RC=f"{key}=1")[0] == 1
     assert not any(call[:2] == ["-m", "pytest"] for call in ready.calls())

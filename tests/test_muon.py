@@ -12,7 +12,8 @@ from torch import nn
 
 import dist_muon_worker as worker
 from nano_hindi.errors import UserError
-from nano_hindi.muon import POLAR_EXPRESS, DistMuon, Muon, muon_update, polar_express
+from nano_hindi.muon import DistMuon, Muon, muon_update
+from nano_hindi.polar_express import POLAR_EXPRESS, polar_express
 
 ERROR = 0.13363  # of POLAR_EXPRESS on [1e-3, 1]
 SHAPES = {"tall": (40, 12), "wide": (12, 40), "square": (24, 24)}
@@ -390,10 +391,25 @@ def test_saved_state_does_not_change_with_further_updates():
 
 def test_state_of_another_model_is_refused():
     state = Muon(parameters((6, 9), (9, 6))).state_dict()
-    with pytest.raises(UserError, match="another model: 2"):
+    with pytest.raises(UserError, match="momentum: 2 is missing"):
         Muon(parameters((6, 9), (9, 6), (6, 9))).load_state_dict(state)
-    with pytest.raises(UserError, match="of 1 has shape"):
+    with pytest.raises(UserError, match=r"momentum 1 is torch.float32 \(9, 6\)"):
         Muon(parameters((6, 9), (9, 7))).load_state_dict(state)
+    with pytest.raises(UserError, match=r"momentum 0 is torch\.float64"):
+        Muon(parameters((6, 9), (9, 6))).load_state_dict({**state, "momentum": {name: t.double() for name, t in state["momentum"].items()}})
+
+
+def test_a_state_that_is_refused_changes_nothing():
+    params = parameters((6, 9), (9, 6))
+    optimizer = Muon(params)
+    give_gradients(params)
+    optimizer.step()
+    before = optimizer.state_dict()
+    other = {kind: {name: t + 1 for name, t in tensors.items()} for kind, tensors in before.items()}
+    other["second_moment"]["1"] = other["second_moment"]["1"][:, :-1]
+    with pytest.raises(UserError, match="second_moment 1"):
+        optimizer.load_state_dict(other)
+    torch.testing.assert_close(optimizer.state_dict(), before, rtol=0, atol=0)
 
 
 # ---- several ranks

@@ -84,6 +84,6 @@ def test_version_and_date_are_the_same_everywhere():
 
 
 def test_pre_commit_ruff_is_within_the_range_of_requirements_test():
-    (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    hooks, _ = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     ruff = next(Requirement(line).specifier for line in requirements("requirements-test.txt") if Requirement(line).name == "ruff")
     assert hooks["rev"].removeprefix("v") in ruff

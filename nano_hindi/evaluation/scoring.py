@@ -26,7 +26,8 @@ from nano_hindi.corpus.documents import batches
 from nano_hindi.dataloader import IGNORED
 from nano_hindi.errors import UserError
 from nano_hindi.inference.loading import TrainedModel, build_model
-from nano_hindi.tokenizer import Tokenizer, load_tokenizer, quiet_libraries
+from nano_hindi.tokenizer import Tokenizer, load_tokenizer
+from nano_hindi.tokenizer.hub import quiet_libraries
 
 POOL_CHARACTERS = 50_000  # characters of text whose spans are sorted by length together: hundreds of sentences, seconds of work for a CPU
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # per batch, for a model of this program

@@ -12,14 +12,11 @@ decodes to a space: SentencePiece reserves that character.)
 from __future__ import annotations
 
 import codecs
-import contextlib
 import functools
 import hashlib
 import json
-import re
 import unicodedata
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +24,7 @@ import numpy as np
 from nano_hindi.errors import UserError
 from nano_hindi.files import write_text
 from nano_hindi.tokenizer.graphemes import Clusters
+from nano_hindi.tokenizer.hub import read_definition
 from nano_hindi.tokenizer.kitoken import FastEncoder, fast_encoder
 from nano_hindi.tokenizer.pieces import SPACE, bytes_of_ids, rewrites, unknown_piece
 
@@ -199,8 +197,8 @@ class Tokenizer:
         Copies of a tokenizer have the same hash, however their files are named or formatted.
         """
         pieces = sorted(self._ids.items(), key=lambda item: (item[1], item[0]))
-        facts = [pieces, sorted(self.special_ids), self.bos_id, self.eos_id, self.encode_batch([PROBE])[0]]
-        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+        content = [pieces, sorted(self.special_ids), self.bos_id, self.eos_id, self.encode_batch([PROBE])[0]]
+        return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write a copy into `folder` (created if missing); it gives the same ids in
@@ -245,90 +243,11 @@ class TextStream:
         return self._clusters.push(self._decoder.decode(b"", final=True)) + self._clusters.flush()
 
 
-_TRAIN_ONE = "train one on your own corpus, without the hub: data/preprocess.py --train_tokenizer N"
-
-
 def load_tokenizer(name: str | Path) -> Tokenizer:
     """Load the tokenizer of a local folder (no network) or of a name on the Hugging Face hub,
     through AutoTokenizer.
 
     Raises UserError, with what to do, if it is not available.
     """
-    name, folder = str(name), Path(name).expanduser()
-    if folder.is_file():
-        raise UserError(f"{name} is a file; give the folder that holds tokenizer.json")
-    if not folder.is_dir() and not re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?", name):
-        raise UserError(
-            f"there is no tokenizer folder {name}; give one that holds tokenizer.json (--tokenizer FOLDER), a name on the hub such as "
-            f"sarvamai/sarvam-1, or {_TRAIN_ONE}"
-        )
-    is_local = folder.is_dir()
-    try:
-        with quiet_libraries():
-            from huggingface_hub import try_to_load_from_cache
-            from tokenizers import Tokenizer as Backend
-
-            auto = _auto_tokenizer(str(folder.resolve()) if is_local else name, is_local)
-            if not auto.is_fast:
-                raise ValueError("it has no tokenizer.json")
-            if len(auto.get_vocab()) <= len(set(auto.all_special_ids)):  # what transformers 5 builds from a config without a vocabulary
-                raise ValueError("its vocabulary is empty")
-            backend = Backend.from_str(auto.backend_tokenizer.to_str())
-            # transformers 5 rebuilds Llama tokenizers from vocabulary and merges; the file has the
-            # original definition
-            file = folder / "tokenizer.json" if is_local else try_to_load_from_cache(name, "tokenizer.json")
-            if file and Path(file).is_file():
-                from_file = Backend.from_file(str(file))
-                if auto.get_vocab().items() <= from_file.get_vocab(with_added_tokens=True).items():
-                    backend = from_file
-    except Exception as error:
-        raise UserError(_why_no_tokenizer(name, is_local, error)) from error
-    bos_id, eos_id = (backend.token_to_id(str(token)) if token is not None else None for token in (auto.bos_token, auto.eos_token))
-    return Tokenizer(backend, name, bos_id, eos_id)
-
-
-def _auto_tokenizer(source: str, is_local: bool):
-    """Return the AutoTokenizer of a folder or a name, from the local cache if it is there: a second
-    use needs no network."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import EntryNotFoundError
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    except Exception:
-        if is_local:
-            raise
-    with contextlib.suppress(EntryNotFoundError):  # one request first: AutoTokenizer retries an unreachable hub for most of a minute
-        get_hf_file_metadata(hf_hub_url(source, "tokenizer_config.json"), timeout=20)
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-
-
-def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
-    if is_local:
-        return f"the folder {name} holds no readable tokenizer ({reason}); it needs tokenizer.json and tokenizer_config.json"
-    return (
-        f"the tokenizer {name} is not a local folder and could not be downloaded ({reason}); check the name, the connection (HF_ENDPOINT names a "
-        f"mirror), and HF_TOKEN if it is gated, or give a folder that holds its tokenizer.json (--tokenizer FOLDER), or {_TRAIN_ONE}"
-    )
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Silence the warnings of transformers and huggingface_hub within the block, and restore their
-    log levels after it."""
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging as transformers_logging
-
-    loggers = (transformers_logging, hub_logging)
-    levels = [logger.get_verbosity() for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.set_verbosity_error()
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.set_verbosity(level)
+    backend, bos_id, eos_id = read_definition(str(name))
+    return Tokenizer(backend, str(name), bos_id, eos_id)

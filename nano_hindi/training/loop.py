@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from nano_hindi.checkpoint import list_checkpoints, remove_leftovers, remove_superseded
+from nano_hindi.common import is_out_of_memory, print_compile_failure
 from nano_hindi.config import TrainConfig
 from nano_hindi.dataloader import val_batches
 from nano_hindi.distributed import World
@@ -65,7 +66,7 @@ def make_updates(run: Run, stop: StopSignal) -> None:
         if run.is_finished and not stop.everywhere:
             save(run)
     while not run.is_finished and not stop.everywhere:
-        loss, norm, lr_scale = within_memory(run, lambda: train_update(run, stop))
+        loss, norm, lr_scale = retried(run, stop, lambda: train_update(run, stop))
         run.pace.mark(run.update)
         is_good = math.isfinite(loss) and math.isfinite(norm)
         run.meter.add(loss if is_good else None, config.tokens_per_update)
@@ -119,9 +120,9 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
     return loss_mean, norm_value, lr_scale
 
 
-def within_memory(run: Run, work: Callable[[], Result]) -> Result:
-    """Return `work()`, an update or an evaluation. If the device runs out of memory, start it again
-    with half the device batch size, until it fits.
+def retried(run: Run, stop: StopSignal, work: Callable[[], Result]) -> Result:
+    """Return `work()`, an update or an evaluation. Start it again with half the device batch size
+    if the device runs out of memory, until it fits, and without torch.compile if that fails.
 
     A rank can do this without the others, which wait a little longer: until its gradients are
     reduced, `work` computes a sum over the rank's own sequences, which does not depend on the
@@ -131,15 +132,24 @@ def within_memory(run: Run, work: Callable[[], Result]) -> Result:
     while True:
         try:
             return work()
-        except RuntimeError as error:
-            if run.optimizer.is_stepping or not memory.is_out_of_memory(error):
+        except (UserError, dist.DistError):
+            raise
+        except Exception as error:
+            is_memory = is_out_of_memory(error)
+            if run.optimizer.is_stepping or not (is_memory or run.model.is_compiled):
                 raise
+            if not is_memory and stop.signal is None:  # else Ctrl-C has ended the compiler's processes too
+                run.console.clear()
+                print_compile_failure(error)
         # only here, after the `except` block, are the tensors freed that the exception's frames
         # referenced
         run.model.zero_grad(set_to_none=True)
         gc.collect()
         torch.cuda.empty_cache()
-        halve_device_batch_size(run)
+        if is_memory:
+            halve_device_batch_size(run)
+        else:
+            run.model.run_eagerly()
 
 
 def halve_device_batch_size(run: Run) -> None:
@@ -238,7 +248,7 @@ def evaluate(run: Run, stop: StopSignal) -> None:
         )
         return evaluate_model(run.model, itertools.takewhile(lambda _: stop.signal is None, batches), token_bytes)
 
-    result = within_memory(run, once)
+    result = retried(run, stop, once)
     if stop.agree(world):
         return
     run.latest.update(val_loss=result.loss, val_bpb=result.bpb, val_step=float(run.step))

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped
 from nano_hindi.common import compute_dtype
-from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, configs_for_new_run, configs_for_resumed_run
+from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig
 from nano_hindi.corpus.prepared import DataInfo, check_data
 from nano_hindi.distributed import World, from_main, require_same
 from nano_hindi.errors import UserError
 from nano_hindi.files import file_digest
+from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run
 
 
 @dataclass(frozen=True)

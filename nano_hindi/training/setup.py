@@ -17,7 +17,6 @@ from nano_hindi.console import Console, shown
 from nano_hindi.corpus.prepared import DataInfo
 from nano_hindi.dataloader import TrainBatches, WindowLoader, val_batches
 from nano_hindi.distributed import World, require_same, weight_sums
-from nano_hindi.errors import UserError
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.model import GPT
@@ -152,17 +151,11 @@ def train_batches(loader: WindowLoader, config: TrainConfig, world: World) -> Tr
 
 
 def restore(saved: dict, model: GPT, optimizer: TrainOptimizer, loss_scale: LossScale) -> None:
-    """Load the tensors and the random state of a checkpoint. Raises UserError if they do not fit
-    the model."""
-    try:
-        model.load_state_dict(saved["model_state_dict"])
-        optimizer.load_state_dict(saved["optimizers"])
-        loss_scale.load_state_dict(saved["optimizers"]["loss_scale"])
-        torch.set_rng_state(saved["rng"]["torch"])
-    except (UserError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"the checkpoint of step {saved['step']} does not fit its own configuration ({str(error).splitlines()[0]}); use an older one"
-        ) from error
+    """Load the tensors and the random state of a checkpoint that `load_checkpoint` returned."""
+    model.load_state_dict(saved["model_state_dict"])
+    optimizer.load_state_dict(saved["optimizers"])
+    loss_scale.load_state_dict(saved["optimizers"]["loss_scale"])
+    torch.set_rng_state(saved["rng"]["torch"])
 
 
 def progress(saved: dict, update: int) -> dict:

@@ -1,0 +1,86 @@
+"""Turn command-line flags into a configuration: of a new run, and of one that is resumed."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, from_dict, get_config, get_train_config
+from nano_hindi.errors import require
+
+# flags that may change when a run is resumed; any other would make it a different run
+CHANGEABLE_ON_RESUME = frozenset(
+    {
+        "total_tokens",
+        "device_batch_size",
+        "checkpoint_interval",
+        "eval_interval",
+        "inference_interval",
+        "log_interval",
+        "keep_checkpoints",
+    }
+)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every field of GPTConfig and TrainConfig. An omitted flag sets no
+    attribute."""
+    seen = set()
+    for cls in (GPTConfig, TrainConfig):
+        group = parser.add_argument_group(f"{cls.__name__} (an omitted flag has the value of the preset)")
+        for f in dataclasses.fields(cls):
+            if f.name not in seen:
+                group.add_argument(
+                    f"--{f.name}", type=f.metadata["parse"], default=argparse.SUPPRESS, metavar=str(f.default), help=f.metadata["help"]
+                )
+            seen.add(f.name)
+
+
+def given_flags(args: argparse.Namespace, cls: type) -> dict:
+    """Return the fields of `cls` that were given as flags, with their values."""
+    return {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if hasattr(args, f.name)}
+
+
+def configs_for_new_run(args: argparse.Namespace, vocab_size: int | None) -> tuple[GPTConfig, TrainConfig]:
+    """Return the configuration of a new run: a flag overrides the preset, the preset overrides the
+    default.
+
+    `vocab_size` is the data's, None if there is no data yet. Raises UserError if a flag contradicts
+    it.
+    """
+    preset = args.config or DEFAULT_PRESET
+    model_flags = given_flags(args, GPTConfig)
+    if vocab_size is not None:
+        asked = model_flags.setdefault("vocab_size", vocab_size)
+        require(asked == vocab_size, f"--vocab_size {asked} differs from the data's {vocab_size}; omit the flag, or tokenize the data again")
+    train = dataclasses.replace(get_train_config(preset), **given_flags(args, TrainConfig))
+    _require_plateau_for_its_flag(args, train)
+    return dataclasses.replace(get_config(preset), **model_flags), train
+
+
+def _require_plateau_for_its_flag(args: argparse.Namespace, train: TrainConfig) -> None:
+    require(
+        train.lr_schedule == "plateau" or not hasattr(args, "constant_share"),
+        f"--constant_share belongs to --lr_schedule plateau, and this run's is {train.lr_schedule}; omit --constant_share, or choose plateau for a new run",
+    )
+
+
+def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple[GPTConfig, TrainConfig]:
+    """Return the configuration of `checkpoint`, updated by the flags that may change. Raises a
+    UserError that names every other difference."""
+    model, train = from_dict(GPTConfig, checkpoint["model_config"]), from_dict(TrainConfig, checkpoint["train_config"])
+    differences = []
+    if args.config not in (None, checkpoint["preset"]):
+        differences.append(f"--config {args.config} (checkpoint: {checkpoint['preset']})")
+    for config in (model, train):
+        for name, value in given_flags(args, type(config)).items():
+            if name not in CHANGEABLE_ON_RESUME and value != getattr(config, name):
+                difference = f"--{name} {value} (checkpoint: {getattr(config, name)})"
+                differences += [difference] if difference not in differences else []
+    require(
+        not differences,
+        f"a resumed run keeps its configuration, but these differ: {', '.join(differences)}; omit them, or start a new run in another --checkpoint_dir",
+    )
+    _require_plateau_for_its_flag(args, train)
+    changes = {name: value for name, value in given_flags(args, TrainConfig).items() if name in CHANGEABLE_ON_RESUME}
+    return model, dataclasses.replace(train, **changes)

@@ -1,0 +1,101 @@
+"""Read the definition of a tokenizer, of a local folder or of a name on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nano_hindi.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+    from transformers import PreTrainedTokenizerFast
+
+_TRAIN_ONE = "train one on your own corpus, without the hub: data/preprocess.py --train_tokenizer N"
+
+
+def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
+    """Return the `tokenizers.Tokenizer` of a folder (no network) or of a name on the hub, and its
+    bos and eos ids. Raises UserError, with what to do, if it is not available."""
+    folder = Path(name).expanduser()
+    if folder.is_file():
+        raise UserError(f"{name} is a file; give the folder that holds tokenizer.json")
+    if not folder.is_dir() and not re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?", name):
+        raise UserError(
+            f"there is no tokenizer folder {name}; give one that holds tokenizer.json (--tokenizer FOLDER), a name on the hub such as "
+            f"sarvamai/sarvam-1, or {_TRAIN_ONE}"
+        )
+    is_local = folder.is_dir()
+    try:
+        with quiet_libraries():
+            from huggingface_hub import try_to_load_from_cache
+            from tokenizers import Tokenizer as Backend
+
+            auto = _auto_tokenizer(str(folder.resolve()) if is_local else name, is_local)
+            if not auto.is_fast:
+                raise ValueError("it has no tokenizer.json")
+            if len(auto.get_vocab()) <= len(set(auto.all_special_ids)):  # what transformers 5 builds from a config without a vocabulary
+                raise ValueError("its vocabulary is empty")
+            backend = Backend.from_str(auto.backend_tokenizer.to_str())
+            # transformers 5 rebuilds Llama tokenizers from vocabulary and merges; the file has the
+            # original definition
+            file = folder / "tokenizer.json" if is_local else try_to_load_from_cache(name, "tokenizer.json")
+            if file and Path(file).is_file():
+                from_file = Backend.from_file(str(file))
+                if auto.get_vocab().items() <= from_file.get_vocab(with_added_tokens=True).items():
+                    backend = from_file
+    except Exception as error:
+        raise UserError(_why_no_tokenizer(name, is_local, error)) from error
+    bos_id, eos_id = (backend.token_to_id(str(token)) if token is not None else None for token in (auto.bos_token, auto.eos_token))
+    return backend, bos_id, eos_id
+
+
+def _auto_tokenizer(source: str, is_local: bool) -> PreTrainedTokenizerFast:
+    """Return the AutoTokenizer of a folder or a name, from the local cache if it is there: a second
+    use needs no network."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    except Exception:
+        if is_local:
+            raise
+    with contextlib.suppress(EntryNotFoundError):  # one request first: AutoTokenizer retries an unreachable hub for most of a minute
+        get_hf_file_metadata(hf_hub_url(source, "tokenizer_config.json"), timeout=20)
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+
+
+def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
+    if is_local:
+        return f"the folder {name} holds no readable tokenizer ({reason}); it needs tokenizer.json and tokenizer_config.json"
+    return (
+        f"the tokenizer {name} is not a local folder and could not be downloaded ({reason}); check the name, the connection (HF_ENDPOINT names a "
+        f"mirror), and HF_TOKEN if it is gated, or give a folder that holds its tokenizer.json (--tokenizer FOLDER), or {_TRAIN_ONE}"
+    )
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence the warnings of transformers and huggingface_hub within the block, and restore their
+    log levels after it."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging as transformers_logging
+
+    loggers = (transformers_logging, hub_logging)
+    levels = [logger.get_verbosity() for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.set_verbosity_error()
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.set_verbosity(level)
