@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nano_hindi.tokenizer import Tokenizer
 
 SAMPLES, SAMPLE_CHARACTERS = 8, 100_000  # chunks, and characters of each, to compare two encoders on
-USUAL_WINDOW = 1024  # tokens, the default --sequence_len; evaluation needs at least one window and its target
+USUAL_SEQUENCE = 1024  # tokens, the default --sequence_len; evaluation needs at least one sequence and its last target
 
 
 def parse(argv: list[str] | None):
@@ -183,7 +183,7 @@ def tokenize(args, plan: list[Chunk], shards: Shards, tokenizer: Tokenizer | Non
                 progress.update(chunk.size, tokens=count(shards.summary.counts["train_tokens"] + shards.summary.counts["val_tokens"]))
                 refuse_losses(shards, tokenizer, args.allow_lossy)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped with {finished:,} of {len(plan):,} chunks of the text done; run the same command to resume") from None
+        raise KeyboardInterrupt(f"stopped with {finished:,} of {len(plan):,} chunks of the text done; run the same command to continue") from None
     finally:
         with contextlib.suppress(OSError):
             shards.folder.rmdir()  # only if it is empty
@@ -242,9 +242,9 @@ def describe(metadata: dict) -> None:
     for name in ("train", "val"):
         documents, tokens, size = (metadata[f"{name}_{key}"] for key in ("documents", "tokens", "bytes"))
         print(f"{name + '.bin':<11} {documents:,} documents, {tokens:,} tokens, {size / 1e6:,.2f} MB of text")
-    if metadata["val_tokens"] <= USUAL_WINDOW:
+    if metadata["val_tokens"] <= USUAL_SEQUENCE:
         print(
-            f"notice: val.bin is shorter than one window of {USUAL_WINDOW} tokens; give a larger --val_fraction, or train with a smaller --sequence_len"
+            f"notice: val.bin is shorter than one sequence of {USUAL_SEQUENCE} tokens; give a larger --val_fraction, or train with a smaller --sequence_len"
         )
 
 

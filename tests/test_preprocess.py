@@ -322,7 +322,7 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(tmp_path, tokenizer_dir, monkeypat
     done = killed(tmp_path, 4, "join", "SIGINT", argv)
     assert done.returncode == 130
     assert done.stderr.strip().count("\n") == 0, done.stderr
-    assert re.search("stopped with 3 of [0-9]+ chunks of the text done; run the same command to resume", done.stderr)
+    assert re.search("stopped with 3 of [0-9]+ chunks of the text done; run the same command to continue", done.stderr)
     assert len(list(tmp_path.glob("out/preprocess-*.part/*.shard"))) >= 3
 
 

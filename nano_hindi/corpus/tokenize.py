@@ -164,7 +164,7 @@ def write_shards(tasks: Sequence[tuple[Chunk, Path]], tokenizer: Tokenizer, val_
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise UserError("a worker process died, perhaps for lack of memory; run the same command again with fewer --workers to resume") from error
+        raise UserError("a worker process died, perhaps for lack of memory; run the same command again with fewer --workers to continue") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -17,7 +17,7 @@ from nano_hindi.common import can_compile, compute_dtype
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig
 from nano_hindi.console import Console, shown
 from nano_hindi.corpus.prepared import DataInfo, check_data
-from nano_hindi.dataloader import WindowLoader, val_batches
+from nano_hindi.dataloader import SequenceLoader, val_batches
 from nano_hindi.distributed import World, from_main, require_same, weight_sums
 from nano_hindi.errors import UserError
 from nano_hindi.files import file_digest
@@ -47,7 +47,7 @@ class Run:
     model: GPT
     optimizer: TrainOptimizer
     loss_scale: LossScale
-    loader: WindowLoader
+    loader: SequenceLoader
     update: int = 0  # updates made so far
     skipped: int = 0  # of them, those with a non-finite loss or gradient
     latest: dict = field(default_factory=dict)  # the latest loss, val_loss and val_bpb
@@ -165,7 +165,7 @@ def open_run(args: argparse.Namespace, world: World) -> Run:
     config.sequences_per_rank(world.size)
     # fails now if val.bin is too short, not at the first evaluation
     val_batches(args.data_dir / "val.bin", config.sequence_len, 1, config.eval_tokens, data.vocab_size)
-    loader = WindowLoader(args.data_dir / "train.bin", config.sequence_len, config.seed, data.vocab_size)
+    loader = SequenceLoader(args.data_dir / "train.bin", config.sequence_len, config.seed, data.vocab_size)
 
     memory.require_memory(model_config, world.device)
     torch.manual_seed(config.seed)
