@@ -7,7 +7,7 @@ that yields tokens."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -116,11 +116,12 @@ def generate_tokens(
     top_k: int | None = None,
     seed: int = 42,
     stop_ids: Collection[int] = (),
-    **options,
+    **options: Any,
 ) -> Iterator[int]:
     """Yield up to `max_tokens` tokens that continue `tokens`, stopping before a token in
     `stop_ids`: `generate_batch` with a single text."""
     for (token,) in generate_batch(model, tokens, 1, max_tokens, temperature, top_k, seed, stop_ids, **options):
+        assert token is not None  # the generation ends with its only text
         yield token
 
 
