@@ -29,7 +29,7 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer):
         self._piece_bytes, self._strip_space = tokenizer.piece_bytes, tokenizer.has_dummy_space
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder, self._clusters = codecs.getincrementaldecoder("utf-8")(errors="replace"), regex.compile(r"\X").findall
         self._last = ""  # the last cluster, which more text may extend
 
     def push(self, token: int) -> str:
@@ -40,7 +40,7 @@ class TextStream:
         piece = self._piece_bytes[token]
         if self._strip_space and piece:
             piece, self._strip_space = piece.removeprefix(b" "), False
-        *complete, self._last = regex.findall(r"\X", self._last + self._decoder.decode(piece)) or [""]
+        *complete, self._last = self._clusters(self._last + self._decoder.decode(piece)) or [""]
         return "".join(complete)
 
     def flush(self) -> str:
