@@ -10,14 +10,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from nano_hindi.cli import Parser, collected_interrupts, command_line
+from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import pick_device
 from nano_hindi.errors import UserError
 from nano_hindi.inference.settings import SAMPLE_PROMPTS, SETTINGS, Settings, parse_setting
-from nano_hindi.inference.text import write
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags, with the sampling settings as `settings`. Raises UserError for a wrong
+    value."""
     parser = Parser(
         may_be_empty=("--prompt",),
         prog="generate.py",
@@ -45,6 +46,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     from nano_hindi.inference.loading import build_model, load_for_inference
+    from nano_hindi.inference.text import print_texts
 
     trained = load_for_inference(args.checkpoint)
     model, tokenizer = build_model(trained, pick_device(args.device)), trained.tokenizer
@@ -62,25 +64,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read_prompts(prompt: str | None) -> tuple[str, ...]:
+    """Return the prompts for `--prompt`: those built in if it is omitted, stdin for `-`."""
     if prompt is None:
         return SAMPLE_PROMPTS
     return (sys.stdin.read().removeprefix("\ufeff").rstrip("\r\n") if prompt == "-" else prompt,)  # PowerShell begins a pipe with U+FEFF
-
-
-def print_texts(model, tokenizer, prompt: str, settings: Settings, n_texts: int) -> None:
-    """Print the prompt and stream its continuation; further texts of the batch are printed when all
-    are done.
-
-    After Ctrl-C, prints everything generated so far, then raises KeyboardInterrupt.
-    """
-    waiting = [""] * (n_texts - 1)
-    with collected_interrupts() as stop:
-        for piece, *others in write(model, tokenizer, prompt, settings, n_texts, stop):
-            print(piece, end="", flush=True)
-            waiting = [text + new for text, new in zip(waiting, others, strict=True)]
-        print("".join(f"\n---\n{text}" for text in waiting), flush=True)
-    if stop.is_set():
-        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -26,7 +26,7 @@ from nano_hindi.console import Progress, count, shown
 from nano_hindi.corpus.cleaning import Cleaner
 from nano_hindi.corpus.documents import batches, read_documents, read_source, write_document
 from nano_hindi.corpus.hub import HubTexts, say
-from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus, write_facts
+from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus, write_with_time
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked, read_metadata, replacing
 from nano_hindi.sample import stories
@@ -36,11 +36,8 @@ if TYPE_CHECKING:
 
 HUB_SOURCE, SAMPLE_SOURCE = "sangraha", "sample"
 SAMPLE_WORDS = 1_000_000  # of the sample, if --max_tokens is not given
-HUB_DATASET, HUB_FOLDER, HUB_LICENCE = (
-    "ai4bharat/sangraha",
-    "verified/hin",
-    "CC BY 4.0, ai4bharat/sangraha (https://huggingface.co/datasets/ai4bharat/sangraha)",
-)
+HUB_DATASET, HUB_FOLDER = "ai4bharat/sangraha", "verified/hin"
+HUB_LICENCE = f"CC BY 4.0, {HUB_DATASET} (https://huggingface.co/datasets/{HUB_DATASET})"
 TOKENIZER = "sarvamai/sarvam-1"
 RECORD_BYTES = 16_000_000  # of text between two records of a download
 
@@ -86,18 +83,12 @@ def parse(argv: list[str] | None):
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    from_hub = args.source == [HUB_SOURCE]
-    source = ", ".join(os.path.realpath(path) for path in args.source)
-    if from_hub:
-        source = f"{HUB_DATASET} {HUB_FOLDER}"
-    elif args.source == [SAMPLE_SOURCE]:
-        source = f"sample, seed {args.seed}"
-    corpus = args.output_dir / "hindi_corpus.txt"
+    source = f"sample, seed {args.seed}" if args.source == [SAMPLE_SOURCE] else ", ".join(os.path.realpath(path) for path in args.source)
     asked = {"source": source, "max_tokens": args.max_tokens, "cleaned": "yes" if args.clean else "no"}
-    if from_hub:
-        asked |= {"seed": args.seed, "tokenizer": args.tokenizer or TOKENIZER}
+    if args.source == [HUB_SOURCE]:
+        asked |= {"source": f"{HUB_DATASET} {HUB_FOLDER}", "seed": args.seed, "tokenizer": args.tokenizer or TOKENIZER}
     with locked(args.output_dir, "is downloading there", "--output_dir"):
-        return make(args, asked, corpus)
+        return make(args, asked, args.output_dir / "hindi_corpus.txt")
 
 
 def make(args, asked: dict, corpus: Path) -> int:
@@ -113,13 +104,13 @@ def make(args, asked: dict, corpus: Path) -> int:
         unfinished.claim(asked, args.overwrite)
         if from_hub:
             download(args, asked, unfinished)
-    facts = unfinished.finish() if from_hub else gather(args, asked, corpus)
+    metadata = unfinished.finish() if from_hub else gather(args, asked, corpus)
 
     if args.clean:
-        print("\n".join(Cleaner.recorded(facts).lines()))
-    documents, words, size, empty = (int(facts[key]) for key in ("documents", "words", "bytes", "empty_documents_left_out"))
+        print("\n".join(Cleaner.recorded(metadata).lines()))
+    documents, words, size, empty = (int(metadata[key]) for key in ("documents", "words", "bytes", "empty_documents_left_out"))
     left_out = f" ({empty:,} empty ones skipped)" if empty else ""
-    tokens = f"{int(facts['tokens']):,} tokens of {facts['tokenizer']}, " if "tokens" in facts else ""
+    tokens = f"{int(metadata['tokens']):,} tokens of {metadata['tokenizer']}, " if "tokens" in metadata else ""
     print(f"{corpus}: {documents:,} documents{left_out}, {tokens}{words:,} words, {size / 1e6:,.2f} MB")
     print(f"next: python data/preprocess.py{next_flags(args)}")
     return 0
@@ -127,9 +118,8 @@ def make(args, asked: dict, corpus: Path) -> int:
 
 def gather(args, asked: dict, corpus: Path) -> dict:
     """Write a corpus from local files, or from the sample, in one go. Returns the metadata."""
-    facts = asked
     if args.source == [SAMPLE_SOURCE]:
-        facts = asked | {"licence": "MIT, written by nano_hindi/sample"}
+        asked = asked | {"licence": "MIT, written by nano_hindi/sample"}
         documents, tokenizer = stories(args.seed), load_tokenizer(args.tokenizer) if args.tokenizer else None
         progress = Progress(args.max_tokens, "tokens" if tokenizer else "words", "writing stories")
     else:
@@ -138,17 +128,15 @@ def gather(args, asked: dict, corpus: Path) -> dict:
         progress = Progress(local_size(args.source), "bytes", "reading")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with replacing(corpus) as temporary:
-        totals, cleaner = Totals(), Cleaner() if args.clean else None
+        writer = Writer(args, tokenizer, {})
         with progress, open(temporary, "wb") as file:
-            write_corpus(file, documents, tokenizer, args.max_tokens, totals, cleaner, reporter(progress))
-        if not totals.documents:
-            why = "there is no text" if cleaner is None else "nothing is left of the text"
-            raise UserError(f"{why} in {', '.join(args.source)}; give other files{'' if cleaner is None else ', or omit --clean'}")
-        facts_file = corpus.with_name("metadata.txt")
-        facts_file.unlink(missing_ok=True)  # so that it never describes another corpus
-    facts |= counted(totals, tokenizer, cleaner)
-    write_facts(facts_file, facts)
-    return facts
+            writer.write(file, documents, progress)
+        if not writer.totals["documents"]:
+            why, remedy = ("nothing is left of the text", ", or omit --clean") if args.clean else ("there is no text", "")
+            raise UserError(f"{why} in {', '.join(args.source)}; give other files{remedy}")
+        metadata_file = corpus.with_name("metadata.txt")
+        metadata_file.unlink(missing_ok=True)  # so that it never describes another corpus
+    return write_with_time(metadata_file, asked | writer.metadata())
 
 
 def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
@@ -156,43 +144,43 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
 
     Progress is recorded every RECORD_BYTES of text, so a crash loses no more than that.
     """
-    hub = HubTexts(HUB_DATASET, HUB_FOLDER, args.seed, unfinished.recorded.get("revision"), say)
+    hub = HubTexts(HUB_DATASET, HUB_FOLDER, args.seed, unfinished.recorded.get("revision"))
     tokenizer = load_tokenizer(asked["tokenizer"])
-    facts = asked | {"revision": hub.revision, "licence": HUB_LICENCE, "reader": hub.reader, "tokenizer_fingerprint": tokenizer.fingerprint()}
-    if unfinished.recorded and not unfinished.is_of(facts):
+    asked = asked | {"revision": hub.revision, "licence": HUB_LICENCE, "reader": hub.reader, "tokenizer_fingerprint": tokenizer.fingerprint()}
+    if unfinished.recorded and not unfinished.is_of(asked):
         if not args.overwrite:
             raise unfinished.foreign("its tokenizer, this program or the library datasets has changed since")
         unfinished.discard()
     begun = unfinished.recorded
-    totals, cleaner = Totals.recorded(begun), Cleaner.recorded(begun) if args.clean else None
-    position = json.loads(begun["position"]) if begun else None
+    writer = Writer(args, tokenizer, begun)
+    totals, position = writer.totals, json.loads(begun["position"]) if begun else None
     if begun:
-        say(f"continuing {unfinished.part}: {totals.documents:,} documents, {totals.tokens:,} tokens so far")
+        say(f"continuing {unfinished.part}: {totals['documents']:,} documents, {totals['tokens']:,} tokens so far")
 
     def record(complete: bool = False) -> None:
         state = {"complete": "yes" if complete else "no", "position": json.dumps(position)}
-        unfinished.record(file, state | facts | counted(totals, tokenizer, cleaner) | {"written": totals.written})
+        unfinished.record(file, state | asked | writer.metadata() | {"written": totals["written"]})
 
-    with unfinished.open(totals.written) as file, Progress(args.max_tokens - totals.tokens, "tokens", "downloading") as progress:
-        if cleaner is not None and begun:
+    with unfinished.open(totals["written"]) as file, Progress(args.max_tokens - totals["tokens"], "tokens", "downloading") as progress:
+        if writer.cleaner and begun:
             for text in read_documents(unfinished.part):
-                cleaner.remember(text)
-        report, recorded = reporter(progress, totals.tokens), totals.written
+                writer.cleaner.remember(text)
+        recorded = totals["written"]
         try:
             for documents, behind in hub.batches(position):
-                write_corpus(file, documents, tokenizer, args.max_tokens, totals, cleaner, report)
+                writer.write(file, documents, progress)
                 position = behind
-                if totals.tokens >= args.max_tokens:
+                if writer.is_full:
                     break
-                if totals.written - recorded >= RECORD_BYTES:
+                if totals["written"] - recorded >= RECORD_BYTES:
                     record()
-                    recorded = totals.written
+                    recorded = totals["written"]
         except KeyboardInterrupt:
             say(f"{unfinished.part} is kept; run the same command to continue it")
             raise
-        if totals.documents:
+        if totals["documents"]:
             record(complete=True)
-    if not totals.documents:
+    if not totals["documents"]:
         unfinished.discard()
         raise UserError(f"there is no text in {HUB_FOLDER} of {HUB_DATASET}; is HF_ENDPOINT a full mirror?")
 
@@ -206,104 +194,75 @@ def next_flags(args) -> str:
 
 def leave_alone(corpus: Path, asked: dict) -> int:
     """Print that the corpus already exists. Raises UserError if it is of another command."""
-    facts_file = corpus.with_name("metadata.txt")
-    facts = read_metadata(facts_file) if facts_file.is_file() else {}
-    if any(facts.get(key) != str(value) for key, value in asked.items()):
+    metadata_file = corpus.with_name("metadata.txt")
+    metadata = read_metadata(metadata_file) if metadata_file.is_file() else {}
+    if any(metadata.get(key) != str(value) for key, value in asked.items()):
         raise UserError(
             f"{corpus} is already there, from another source, budget, seed, tokenizer or --clean; --overwrite replaces it, another --output_dir keeps both"
         )
-    print(f"{corpus} is already there, from the same command: {facts.get('documents')} documents; --overwrite makes it again")
+    print(f"{corpus} is already there, from the same command: {metadata.get('documents')} documents; --overwrite makes it again")
     return 0
 
 
 # ---- counting and writing
 
 
-@dataclass
-class Totals:
-    """Count the contents of a corpus."""
-
-    documents: int = 0
-    tokens: int = 0  # with bos and eos, as in the token files; 0 without a tokenizer
-    words: int = 0
-    characters: int = 0
-    bytes: int = 0  # of text
-    written: int = 0  # bytes of the file, including markers
-    empty_documents_left_out: int = 0  # only whitespace
-
-    @classmethod
-    def recorded(cls, facts: dict[str, str]) -> Totals:
-        """Restore the totals from a progress file, or zeros from an empty one."""
-        return cls(**{field.name: int(facts.get(field.name, 0)) for field in fields(cls)})
-
-    def facts(self, tokenizer: Tokenizer | None) -> dict:
-        """Return the lines of metadata.txt."""
-        counted = {"tokenizer": tokenizer.name, "tokens": self.tokens} if tokenizer else {"tokenizer": "none: max_tokens bounded the words"}
-        others = ("words", "characters", "bytes", "empty_documents_left_out")
-        return {"documents": self.documents, **counted, **{name: getattr(self, name) for name in others}}
+# tokens are with bos and eos, as in the token files; bytes are of text, without markers
+COUNTED = ("documents", "tokens", "words", "characters", "bytes", "empty_documents_left_out")
 
 
-def counted(totals: Totals, tokenizer: Tokenizer | None, cleaner: Cleaner | None) -> dict:
-    """Return the counts for metadata.txt."""
-    return totals.facts(tokenizer) | (cleaner.facts() if cleaner else {})
+class Writer:
+    """Append documents to a corpus, up to and including the one that reaches `--max_tokens`.
 
-
-def write_corpus(
-    file: BinaryIO,
-    documents: Iterable[str],
-    tokenizer: Tokenizer | None,
-    max_tokens: int,
-    totals: Totals,
-    cleaner: Cleaner | None,
-    report: Callable[[Totals], None],
-) -> None:
-    """Append `documents` to a corpus and its `totals`, up to and including the one that reaches
-    `max_tokens`.
-
-    Without a tokenizer, `max_tokens` limits the words, each of which is at least one token.
-    Documents of only whitespace, and those that `cleaner` drops, are skipped. `report` is called
-    with the totals after each batch.
+    Without a tokenizer, that limits the words, each of which is at least one token. Documents of
+    only whitespace are skipped, and with `--clean` those that the cleaner drops. `recorded` has the
+    lines that `metadata` returned for the beginning of the corpus.
     """
 
-    def taken() -> Iterator[str]:
+    def __init__(self, args, tokenizer: Tokenizer | None, recorded: dict[str, str]):
+        self.tokenizer, self.max_tokens = tokenizer, args.max_tokens
+        self.totals = Counter({key: int(recorded.get(key, 0)) for key in (*COUNTED, "written")})  # written: bytes of the file
+        self.cleaner = Cleaner.recorded(recorded) if args.clean else None
+        self.limited = "tokens" if tokenizer else "words"
+
+    @property
+    def is_full(self) -> bool:
+        return self.totals[self.limited] >= self.max_tokens
+
+    def metadata(self) -> dict:
+        """Return the lines of metadata.txt."""
+        name = self.tokenizer.name if self.tokenizer else "none: max_tokens bounded the words"
+        counts = {key: self.totals[key] for key in COUNTED if self.tokenizer or key != "tokens"}
+        return {"documents": counts["documents"], "tokenizer": name} | counts | (self.cleaner.metadata() if self.cleaner else {})
+
+    def write(self, file: BinaryIO, documents: Iterable[str], progress: Progress) -> None:
+        """Append `documents`; `progress` counts tokens, words, or bytes of the file."""
+        totals, tokenizer, unit = self.totals, self.tokenizer, "written" if progress.unit == "bytes" else progress.unit
+        for batch in batches(self._kept(documents)):
+            encoded, before = tokenizer.encode_batch(batch) if tokenizer else [[]] * len(batch), totals[unit]
+            for text, ids in zip(batch, encoded, strict=True):
+                totals["written"] += write_document(file, text)
+                totals["documents"] += 1
+                totals["tokens"] += len(tokenizer.document(ids)) if tokenizer else 0
+                totals["words"] += len(text.split())
+                totals["characters"] += len(text)
+                totals["bytes"] += len(text.encode())
+                if self.is_full:
+                    break
+            others = {} if unit == self.limited else {self.limited: count(totals[self.limited])}
+            progress.update(totals[unit] - before, documents=count(totals["documents"]), **others, MB=f"{totals['bytes'] / 1e6:,.1f}")
+            if self.is_full:
+                return
+
+    def _kept(self, documents: Iterable[str]) -> Iterator[str]:
         """Yield the documents to write, from any source, in the order of the corpus."""
         for text in documents:
             if not text or text.isspace():
-                totals.empty_documents_left_out += 1
-            elif cleaner is None:
+                self.totals["empty_documents_left_out"] += 1
+            elif self.cleaner is None:
                 yield text
-            elif (cleaned := cleaner(text)) is not None:
+            elif (cleaned := self.cleaner(text)) is not None:
                 yield cleaned
-
-    for batch in batches(taken()):
-        encoded = tokenizer.encode_batch(batch) if tokenizer else [[]] * len(batch)
-        for text, ids in zip(batch, encoded, strict=True):
-            totals.written += write_document(file, text)
-            totals.documents += 1
-            totals.tokens += len(tokenizer.document(ids)) if tokenizer else 0
-            totals.words += len(text.split())
-            totals.characters += len(text)
-            totals.bytes += len(text.encode())
-            if (totals.tokens if tokenizer else totals.words) >= max_tokens:
-                report(totals)
-                return
-        report(totals)
-
-
-def reporter(progress: Progress, before: int = 0) -> Callable[[Totals], None]:
-    """Return a `report` for `write_corpus` that updates `progress`.
-
-    The bar counts tokens (without the `before` tokens of an earlier run), words, or bytes of the
-    file; the other counts follow it.
-    """
-
-    def report(totals: Totals) -> None:
-        done = {"tokens": totals.tokens - before, "words": totals.words, "bytes": totals.written}[progress.unit]
-        counted = "tokens" if totals.tokens else "words"
-        others = {} if progress.unit == counted else {counted: count(getattr(totals, counted))}
-        progress.update(done - progress.done, documents=count(totals.documents), **others, MB=f"{totals.bytes / 1e6:,.1f}")
-
-    return report
 
 
 # ---- sources

@@ -10,6 +10,7 @@ Run the same command again to resume a stopped run; the files are the same as wi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_DIR = ROOT / "data"
+DEFAULT_DIR, DEFAULT_CORPUS = ROOT / "data", ROOT / "data" / "raw" / "hindi_corpus.txt"
 sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cli import Parser, command_line
@@ -30,11 +31,11 @@ from nano_hindi.errors import UserError
 from nano_hindi.files import locked, read_metadata
 
 if TYPE_CHECKING:
-    from nano_hindi.corpus.unfinished_tokens import UnfinishedTokens
+    from nano_hindi.corpus.shards import Shards
     from nano_hindi.tokenizer import Tokenizer
 
 SAMPLES, SAMPLE_CHARACTERS = 8, 100_000  # chunks, and characters of each, to compare two encoders on
-USUAL_WINDOW = 1024  # tokens, the default --sequence_len; evaluation needs at least one window and its target
+USUAL_SEQUENCE = 1024  # tokens, the default --sequence_len; evaluation needs at least one sequence and its last target
 
 
 def parse(argv: list[str] | None):
@@ -43,9 +44,8 @@ def parse(argv: list[str] | None):
         "--input",
         type=Path,
         nargs="+",
-        default=[ROOT / "data" / "raw" / "hindi_corpus.txt"],
         metavar="FILE",
-        help="the corpus, or any .txt, .jsonl (field text) and .parquet (column text) files",
+        help=f"the corpus, or any .txt, .jsonl (field text) and .parquet (column text) files (default: {DEFAULT_CORPUS})",
     )
     parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="folder for train.bin, val.bin and tokenizer/")
     which = parser.add_mutually_exclusive_group()
@@ -56,6 +56,7 @@ def parse(argv: list[str] | None):
     parser.add_argument("--allow_lossy", action="store_true", help="accept a tokenizer whose tokens do not decode to the original text")
     parser.add_argument("--report", action="store_true", help="write plots of the data, and a page with documents as the model sees them")
     args = parser.parse_args(argv)
+    args.input = args.input or [DEFAULT_CORPUS]
     if not 0 < args.val_fraction < 1:
         raise UserError(
             f"--val_fraction {args.val_fraction} leaves no text for training or validation; give a fraction between 0 and 1, such as 0.01"
@@ -91,20 +92,21 @@ def make(args, plan: list[Chunk]) -> None:
 
     The caller holds the lock of the folder.
     """
-    from nano_hindi.corpus.unfinished_tokens import UnfinishedTokens
+    from nano_hindi.corpus.shards import Shards, discard
     from nano_hindi.tokenizer import load_tokenizer
 
-    files = UnfinishedTokens(args.output_dir)
-    asked = facts_of_input(args.input, plan) | {"val_fraction": args.val_fraction, "train_tokenizer": args.train_tokenizer or "no"}
+    settings = metadata_of_input(args.input, plan) | {"val_fraction": args.val_fraction, "train_tokenizer": args.train_tokenizer or "no"}
     tokenizer = None
     if args.train_tokenizer is None:
         tokenizer = load_tokenizer(args.tokenizer)
-        asked["fingerprint"] = tokenizer.fingerprint()
-    if is_ready(files, asked):
-        print(f"{shown(args.output_dir)} is ready already, from the same command and the same text; delete {shown(files.facts)} to start over")
+        settings["fingerprint"] = tokenizer.fingerprint()
+    shards = Shards(args.output_dir, settings, len(plan))
+    if is_ready(shards, settings):
+        discard(shards.folder)  # a run that was killed at its very end leaves it
+        print(f"{shown(args.output_dir)} is ready already, from the same command and the same text; delete {shown(shards.metadata)} to start over")
     else:
-        tokenizer = tokenize(args, plan, asked, files, tokenizer)
-        describe(finish(args, asked, files, tokenizer))
+        tokenizer = tokenize(args, plan, shards, tokenizer)
+        describe(finish(args, settings, shards, tokenizer))
     if args.report:
         from nano_hindi.corpus.report import write_report
 
@@ -112,7 +114,7 @@ def make(args, plan: list[Chunk]) -> None:
             print(f"report      {shown(path)}")
 
 
-def facts_of_input(paths: list[Path], plan: list[Chunk]) -> dict:
+def metadata_of_input(paths: list[Path], plan: list[Chunk]) -> dict:
     """Return metadata that identifies the input: names, sizes, modification times and chunks."""
     stats = [path.stat() for path in paths]
     identity = [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]
@@ -141,48 +143,50 @@ def all_documents(paths: list[Path]) -> Iterable[str]:
     return itertools.chain.from_iterable(map(read_source, paths))
 
 
-def is_ready(files: UnfinishedTokens, asked: dict) -> bool:
+def is_ready(shards: Shards, settings: dict) -> bool:
     """Return whether the folder holds the complete output of these settings."""
     from nano_hindi.corpus.prepared import check_data
 
-    if not files.facts.is_file():
+    if not shards.metadata.is_file():
         return False
     try:
-        facts = read_metadata(files.facts)
-        if any(facts.get(key) != str(value) for key, value in asked.items()):
+        metadata = read_metadata(shards.metadata)
+        if any(metadata.get(key) != str(value) for key, value in settings.items()):
             return False
-        check_data(files.folder)
+        check_data(shards.output_dir)
     except UserError:  # damaged data is made again
         return False
     return True
 
 
-def tokenize(args, plan: list[Chunk], asked: dict, files: UnfinishedTokens, tokenizer: Tokenizer | None) -> Tokenizer:
-    """Complete the part files. Returns the tokenizer, training it first if it is None."""
-    from nano_hindi.corpus.tokenize import encode_chunks
+def tokenize(args, plan: list[Chunk], shards: Shards, tokenizer: Tokenizer | None) -> Tokenizer:
+    """Write the shards that are missing, and join all. Returns the tokenizer, training it first if
+    it is None."""
+    from nano_hindi.corpus.tokenize import write_shards
     from nano_hindi.tokenizer.training import train_tokenizer
 
-    if files.begin(asked, len(plan)):
-        print(f"resuming: {files.finished:,} of {len(plan):,} chunks of the text are tokenized", flush=True)
-        tokenizer = tokenizer or files.load_trained()
-    if tokenizer is None:
-        tokenizer = train_tokenizer(all_documents(args.input), args.train_tokenizer)
-        files.keep_trained(tokenizer)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    rest = plan[files.finished :]
-    if not rest:
-        return tokenizer
-    tokenizer.encode_faster(sample_of(plan))
+    if finished := shards.begin():
+        print(f"resuming: {finished:,} of {len(plan):,} chunks of the text are tokenized", flush=True)
     try:
-        with files.open(), Progress(sum(chunk.size for chunk in rest), "bytes", "tokenizing") as progress:
-            for chunk, encoded in zip(rest, encode_chunks(rest, tokenizer, args.val_fraction, args.workers), strict=True):
-                files.append(encoded)
-                progress.update(chunk.size, tokens=count(files.counts["train_tokens"] + files.counts["val_tokens"]))
-                refuse_losses(files, tokenizer, args.allow_lossy)
+        tokenizer = tokenizer or shards.trained(lambda: train_tokenizer(all_documents(args.input), args.train_tokenizer))
+        rest = list(zip(plan, shards.paths, strict=True))[finished:]
+        if rest:
+            tokenizer.encode_faster(sample_of(plan))
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # --workers is the number of cores to use
+        with (
+            contextlib.closing(write_shards(rest, tokenizer, args.val_fraction, args.workers)) as written,
+            Progress(sum(chunk.size for chunk, _ in rest), "bytes", "tokenizing") as progress,
+        ):
+            for (chunk, path), _ in zip(rest, written, strict=True):
+                shards.join(path)
+                finished += 1
+                progress.update(chunk.size, tokens=count(shards.summary.counts["train_tokens"] + shards.summary.counts["val_tokens"]))
+                refuse_losses(shards, tokenizer, args.allow_lossy)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped with {files.finished:,} of {len(plan):,} chunks of the text done; run the same command to continue"
-        ) from None
+        raise KeyboardInterrupt(f"stopped with {finished:,} of {len(plan):,} chunks of the text done; run the same command to continue") from None
+    finally:
+        with contextlib.suppress(OSError):
+            shards.folder.rmdir()  # only if it is empty
     return tokenizer
 
 
@@ -192,56 +196,55 @@ def sample_of(plan: list[Chunk]) -> list[str]:
     return [text for chunk in some for text in next(batches(chunk.read(), SAMPLE_CHARACTERS), [])]
 
 
-def refuse_losses(files: UnfinishedTokens, tokenizer: Tokenizer, allow: bool) -> None:
-    if files.losses.documents and not allow:
-        raise UserError(f"the tokenizer {tokenizer.name} loses text: {files.losses.report(files.counts)}; use another, or --allow_lossy to accept it")
+def refuse_losses(shards: Shards, tokenizer: Tokenizer, allow: bool) -> None:
+    if shards.summary.counts["lossy_documents"] and not allow:
+        raise UserError(f"the tokenizer {tokenizer.name} loses text: {shards.summary.losses()}; use another, or --allow_lossy to accept it")
 
 
-def finish(args, asked: dict, files: UnfinishedTokens, tokenizer: Tokenizer) -> dict:
-    """Rename the files to their final names.
+def finish(args, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
+    """Move the files to their final names.
 
     Returns the metadata. Raises UserError if a split has no documents.
     """
-    refuse_losses(files, tokenizer, args.allow_lossy)
-    counts = files.counts
+    from nano_hindi.corpus.shards import discard
+
+    refuse_losses(shards, tokenizer, args.allow_lossy)
+    counts = shards.summary.counts
     for name, word, change in (("val", "validation", "larger"), ("train", "training", "smaller")):
         if not counts[f"{name}_documents"]:
             documents = counts["train_documents"] + counts["val_documents"]
-            files.discard()
+            discard(shards.folder)
             raise UserError(
                 f"none of the {documents:,} documents are in the {word} split; give a {change} --val_fraction than {args.val_fraction:g}, or more documents"
             )
-    facts = {
+    metadata = {
         "tokenizer": tokenizer.name,
         "fingerprint": tokenizer.fingerprint(),
         "vocab_size": tokenizer.vocab_size,
         "bos_id": tokenizer.bos_id,
         "eos_id": tokenizer.eos_id,
         **{f"{name}_{key}": counts[f"{name}_{key}"] for name in ("train", "val") for key in ("documents", "tokens", "bytes")},
-        "words": counts["words"],
-        "characters": counts["characters"],
-        "lost_characters": files.losses.characters,
-        "lossy_documents": files.losses.documents,
+        **{key: counts[key] for key in ("words", "characters", "lost_characters", "lossy_documents")},
         "fertility": f"{counts['text_tokens'] / max(counts['words'], 1):.4f}",
         "bytes_per_token": f"{(counts['train_bytes'] + counts['val_bytes']) / max(counts['text_tokens'], 1):.4f}",
     }
-    if files.losses.documents:
-        print(f"notice: the tokenizer loses text: {files.losses.report(counts)}")
-    files.finish(tokenizer, facts | asked)
-    return facts
+    if counts["lossy_documents"]:
+        print(f"notice: the tokenizer loses text: {shards.summary.losses()}")
+    shards.finish(tokenizer, metadata | settings)
+    return metadata
 
 
-def describe(facts: dict) -> None:
+def describe(metadata: dict) -> None:
     """Print a summary of the token files."""
     print(
-        f"fertility   {float(facts['fertility']):.3f} tokens per word, {float(facts['bytes_per_token']):.2f} bytes per token, with {facts['tokenizer']}"
+        f"fertility   {float(metadata['fertility']):.3f} tokens per word, {float(metadata['bytes_per_token']):.2f} bytes per token, with {metadata['tokenizer']}"
     )
     for name in ("train", "val"):
-        documents, tokens, size = (facts[f"{name}_{key}"] for key in ("documents", "tokens", "bytes"))
+        documents, tokens, size = (metadata[f"{name}_{key}"] for key in ("documents", "tokens", "bytes"))
         print(f"{name + '.bin':<11} {documents:,} documents, {tokens:,} tokens, {size / 1e6:,.2f} MB of text")
-    if facts["val_tokens"] <= USUAL_WINDOW:
+    if metadata["val_tokens"] <= USUAL_SEQUENCE:
         print(
-            f"notice: val.bin is shorter than one window of {USUAL_WINDOW} tokens; give a larger --val_fraction, or train with a smaller --sequence_len"
+            f"notice: val.bin is shorter than one sequence of {USUAL_SEQUENCE} tokens; give a larger --val_fraction, or train with a smaller --sequence_len"
         )
 
 

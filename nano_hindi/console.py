@@ -155,18 +155,21 @@ def duration(seconds: float) -> str:
 class Progress:
     """Show progress: a tqdm bar on a terminal, otherwise a line at most every `quiet_seconds`.
 
-    Use it as a context manager. `total` may be None. `update(n, **postfix)` adds n; the postfix is
-    shown after the speed and the time left.
+    Use it as a context manager. `total` may be None. The postfix of `update` is shown after the
+    speed and the time left.
     """
 
     def __init__(self, total: float | None, unit: str, description: str, *, quiet_seconds: float = 10.0):
         from tqdm import tqdm
 
-        self.total, self.unit, self.description, self.done, self.postfix = total, unit, description, 0, {}
+        self.total, self.unit, self.description = total, unit, description
+        self.done: float = 0
+        self.postfix: dict[str, object] = {}
         self.quiet_seconds, self.start = quiet_seconds, time.monotonic()
         self.last_line = self.start
-        is_terminal = sys.stderr is not None and sys.stderr.isatty()
-        self.bar = tqdm(total=total, unit=f" {unit}", desc=description, unit_scale=True, dynamic_ncols=True) if is_terminal else None
+        is_live = sys.stderr is not None and sys.stderr.isatty()
+        # a bar that is disabled would still start tqdm's thread
+        self.bar = tqdm(total=total, unit=f" {unit}", desc=description, unit_scale=True, dynamic_ncols=True) if is_live else None
 
     def __enter__(self) -> Progress:
         return self
@@ -178,6 +181,7 @@ class Progress:
             self._print_line()
 
     def update(self, n: float, **postfix) -> None:
+        """Add n, and show it if it is time."""
         self.done += n
         self.postfix.update(postfix)
         if self.bar is not None:

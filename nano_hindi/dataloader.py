@@ -1,10 +1,10 @@
 """Turn token files into batches.
 
 The order is a pure function of (seed, position), so a run can resume, or change its number of GPUs,
-without repeating a window.
+without repeating a sequence.
 
-N tokens of a file, T tokens of a window, W = (N - 1) // T windows: window i holds the tokens i*T
-... i*T + T, both included, so inputs and targets (shifted by one) cover the file without gap or
+N tokens of a file, T tokens of a sequence, S = (N - 1) // T sequences: sequence i holds the tokens
+i*T ... i*T + T, both included, so inputs and targets (shifted by one) cover the file without gap or
 overlap.
 """
 
@@ -41,10 +41,10 @@ class TokenFile:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def num_windows(self, sequence_len: int, remedy: str) -> int:
-        """Return W. Raises UserError, with the remedy, if the file is shorter than one window."""
+    def num_sequences(self, sequence_len: int, remedy: str) -> int:
+        """Return S. Raises UserError, with the remedy, if the file is shorter than one sequence."""
         if len(self) <= sequence_len:
-            raise UserError(f"{self.path} holds {len(self):,} tokens, but one window needs {sequence_len + 1:,}; {remedy}")
+            raise UserError(f"{self.path} holds {len(self):,} tokens, but one sequence needs {sequence_len + 1:,}; {remedy}")
         return (len(self) - 1) // sequence_len
 
     def checked(self, tokens: np.ndarray) -> np.ndarray:
@@ -63,43 +63,43 @@ class TokenFile:
             )
 
 
-class WindowLoader:
-    """Training windows as an endless stream: every window once per epoch, each epoch in its own
+class SequenceLoader:
+    """Training sequences as an endless stream: every sequence once per epoch, each epoch in its own
     order, from (seed, epoch)."""
 
     def __init__(self, path: str | Path, sequence_len: int, seed: int, vocab_size: int):
-        """Open the token file. Raises UserError if it is damaged or holds no full window."""
+        """Open the token file. Raises UserError if it is damaged or holds no full sequence."""
         self._file = TokenFile(path, vocab_size)
         self.sequence_len, self.seed = sequence_len, seed
-        self.num_windows = self._file.num_windows(sequence_len, "get more data, or use a smaller --sequence_len")
+        self.num_sequences = self._file.num_sequences(sequence_len, "get more data, or use a smaller --sequence_len")
         self._orders: dict[int, np.ndarray] = {}  # of the last two epochs requested: a batch may cross an epoch boundary
 
     def batch(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return inputs and targets, int64 (count, T), of the windows `start` to `start + count` of
-        the stream.
+        """Return inputs and targets, int64 (count, T), of the sequences `start` to `start + count`
+        of the stream.
 
         Raises UserError for an id outside the vocabulary.
         """
         T, tokens = self.sequence_len, self._file.tokens
-        windows = self._windows_at(start, count)
+        sequences = self._sequences_at(start, count)
         rows = np.empty((count, T + 1), dtype=tokens.dtype)
-        rows[:, :T] = tokens[: self.num_windows * T].reshape(self.num_windows, T)[windows]
-        rows[:, T] = tokens[(windows + 1) * T]
+        rows[:, :T] = tokens[: self.num_sequences * T].reshape(self.num_sequences, T)[sequences]
+        rows[:, T] = tokens[(sequences + 1) * T]
         checked = torch.from_numpy(self._file.checked(rows))
         return checked[:, :-1].contiguous(), checked[:, 1:].contiguous()
 
-    def _windows_at(self, start: int, count: int) -> np.ndarray:
-        """Return the windows at the positions `start` to `start + count` of the stream."""
+    def _sequences_at(self, start: int, count: int) -> np.ndarray:
+        """Return the sequences at the positions `start` to `start + count` of the stream."""
         parts = []
         while count > 0:
-            epoch, first = divmod(start, self.num_windows)
+            epoch, first = divmod(start, self.num_sequences)
             parts.append(self._order(epoch)[first : first + count])
             start, count = start + len(parts[-1]), count - len(parts[-1])
         return np.concatenate(parts)
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
-            self._orders[epoch] = epoch_order(self.num_windows, self.seed, epoch)
+            self._orders[epoch] = epoch_order(self.num_sequences, self.seed, epoch)
             while len(self._orders) > 2:
                 self._orders.pop(next(iter(self._orders)))
         return self._orders[epoch]
@@ -114,7 +114,7 @@ class TrainBatches:
     in pinned memory if `pin_memory`.
     """
 
-    def __init__(self, loader: WindowLoader, per_update: int, device_batch_size: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False):
+    def __init__(self, loader: SequenceLoader, per_update: int, device_batch_size: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False):
         self.loader, self.per_update, self.per_rank, self.rank = loader, per_update, per_update // world_size, rank
         self.device_batch_size, self.pin_memory = device_batch_size, pin_memory
         self._reader = concurrent.futures.ThreadPoolExecutor(1, "prefetch")
@@ -167,11 +167,11 @@ class TrainBatches:
         self._reader.shutdown()
 
 
-def epoch_order(num_windows: int, seed: int, epoch: int) -> np.ndarray:
-    """Return a permutation of the windows, int64 (W,): the order of raw PCG64 words, which NumPy
+def epoch_order(num_sequences: int, seed: int, epoch: int) -> np.ndarray:
+    """Return a permutation of the sequences, int64 (S,): the order of raw PCG64 words, which NumPy
     promises to keep (unlike `permutation`)."""
     bits = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
-    return np.argsort(bits.random_raw(num_windows), kind="stable")
+    return np.argsort(bits.random_raw(num_sequences), kind="stable")
 
 
 def val_batches(
@@ -181,16 +181,16 @@ def val_batches(
 
     They are this rank's shard of the first `eval_tokens` targets of a file, in file order.
 
-    Each target appears once, whatever the batch and world size. Padding of the last window and the
-    last batch has input 0 and target -1; a rank with less than one batch of windows gets one batch
-    of just those, and a rank without windows none. Raises UserError at once for a file that is
-    damaged or holds no full window, and during iteration for an id outside the vocabulary.
+    Each target appears once, whatever the batch and world size. Padding of the last sequence and
+    the last batch has input 0 and target -1; a rank with less than one batch of sequences gets one
+    batch of just those, and a rank without sequences none. Raises UserError at once for a file that
+    is damaged or holds no full sequence, and during iteration for an id outside the vocabulary.
     """
     file = TokenFile(path, vocab_size)
-    file.num_windows(sequence_len, "get more data, give data/preprocess.py a larger --val_fraction, or use a smaller --sequence_len")
+    file.num_sequences(sequence_len, "get more data, give data/preprocess.py a larger --val_fraction, or use a smaller --sequence_len")
     T, targets = sequence_len, min(eval_tokens, len(file) - 1)
-    windows = -(-targets // T)
-    first, last = windows * rank // world_size, windows * (rank + 1) // world_size
+    sequences = -(-targets // T)
+    first, last = sequences * rank // world_size, sequences * (rank + 1) // world_size
     size = min(batch_size, last - first)
 
     def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -160,7 +160,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config, self.compute_dtype = config, torch.float32
+        self.config, self.head_dim, self.compute_dtype = config, config.head_dim, torch.float32
         rows = config.padded_vocab_size
         self.transformer = Transformer(config)
         self.value_embeds = nn.ModuleDict(
@@ -199,7 +199,7 @@ class GPT(nn.Module):
         """Return normed hidden states (B, T, C) for embeddings x0 (B, T, C) and value embeddings
         (B, T, G*D) by layer."""
         start = 0 if kv_cache is None else kv_cache.position
-        cos, sin = rope_angles(torch.arange(start, start + x0.size(1), device=x0.device), self.config.head_dim)
+        cos, sin = rope_angles(torch.arange(start, start + x0.size(1), device=x0.device), self.head_dim)
         x = x0 = rms_norm(x0)
         resid_lambdas, x0_lambdas = self.resid_lambdas.to(x.dtype), self.x0_lambdas.to(x.dtype)
         for layer, block in enumerate(self.transformer.h):

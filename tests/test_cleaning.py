@@ -90,8 +90,8 @@ def test_byte_counts_of_all_rules_add_up_to_the_bytes_removed():
     assert dropped == len(texts) - len(kept)
     assert len(kept) == len(set(kept))
     assert len(cleaner.lines()) == len(cleaner.counts) + 1
-    assert Cleaner.recorded({key: str(value) for key, value in cleaner.facts().items()}).counts == cleaner.counts
-    assert sum(value for key, value in cleaner.facts().items() if key.endswith("bytes")) == size
+    assert Cleaner.recorded({key: str(value) for key, value in cleaner.metadata().items()}).counts == cleaner.counts
+    assert sum(value for key, value in cleaner.metadata().items() if key.endswith("bytes")) == size
 
 
 def test_text_set_behaves_like_a_set():

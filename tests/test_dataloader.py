@@ -1,4 +1,4 @@
-"""Batches: every window once per epoch, a pure function of (seed, position); prepared data is
+"""Batches: every sequence once per epoch, a pure function of (seed, position); prepared data is
 checked against its metadata."""
 
 import json
@@ -10,7 +10,7 @@ import torch
 
 import standin
 from nano_hindi.corpus.prepared import check_data
-from nano_hindi.dataloader import IGNORED, WindowLoader, epoch_order, val_batches
+from nano_hindi.dataloader import IGNORED, SequenceLoader, epoch_order, val_batches
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.tokenizer import load_tokenizer
@@ -20,7 +20,7 @@ T, VOCAB = 8, 1000
 
 @pytest.fixture(scope="module")
 def token_file(tmp_path_factory):
-    """Return a file of 37 windows of 8 and 5 tokens more; every token differs from its
+    """Return a file of 37 sequences of 8 and 5 tokens more; every token differs from its
     neighbours."""
     return write_tokens(tmp_path_factory.mktemp("tokens") / "train.bin", np.arange(37 * T + 6) * 7 % VOCAB)
 
@@ -35,17 +35,17 @@ def raw(path):
 
 
 def loader(path, seed=1):
-    return WindowLoader(path, T, seed, VOCAB)
+    return SequenceLoader(path, T, seed, VOCAB)
 
 
-# ---- training windows
+# ---- training sequences
 
 
-def test_epoch_has_every_window_exactly_once_and_targets_are_the_next_tokens(token_file):
-    tokens, windows = raw(token_file), loader(token_file)
-    assert windows.num_windows == 37
+def test_epoch_has_every_sequence_exactly_once_and_targets_are_the_next_tokens(token_file):
+    tokens, sequences = raw(token_file), loader(token_file)
+    assert sequences.num_sequences == 37
     for epoch in range(3):
-        x, y = windows.batch(epoch * 37, 37)
+        x, y = sequences.batch(epoch * 37, 37)
         assert x.dtype == y.dtype == torch.int64
         assert x.is_contiguous()
         assert y.is_contiguous()
@@ -54,11 +54,11 @@ def test_epoch_has_every_window_exactly_once_and_targets_are_the_next_tokens(tok
         assert torch.equal(x[:, 1:], y[:, :-1])
 
 
-def test_last_window_uses_the_last_token_of_the_file(tmp_path):
+def test_last_sequence_uses_the_last_token_of_the_file(tmp_path):
     x, y = loader(write_tokens(tmp_path / "t.bin", range(2 * T + 1))).batch(0, 2)
     assert sorted(y[:, -1].tolist()) == [T, 2 * T]
     assert sorted(x[:, 0].tolist()) == [0, T]
-    assert loader(write_tokens(tmp_path / "t.bin", range(2 * T))).num_windows == 1  # no token is left for the last target of the second
+    assert loader(write_tokens(tmp_path / "t.bin", range(2 * T))).num_sequences == 1  # no token is left to be the second one's last target
 
 
 def test_orders_differ_by_seed_and_by_epoch_and_are_shuffled(token_file):
@@ -78,10 +78,10 @@ def test_order_never_changes():
     assert epoch_order(9, 42, 3).tolist() == [0, 8, 6, 5, 1, 3, 7, 4, 2]
 
 
-def test_batch_equals_its_windows_one_by_one_also_across_epochs(token_file):
-    windows = loader(token_file)
+def test_batch_equals_its_sequences_one_by_one_also_across_epochs(token_file):
+    sequences = loader(token_file)
     for start, count in ((0, 5), (30, 20), (35, 100), (36, 1), (74, 3), (3700, 40)):
-        x, y = windows.batch(start, count)
+        x, y = sequences.batch(start, count)
         assert x.shape == y.shape == (count, T)
         singles = [loader(token_file).batch(position, 1) for position in range(start, start + count)]
         assert torch.equal(x, torch.cat([a for a, _ in singles]))
@@ -126,7 +126,7 @@ def test_damaged_or_short_file_is_an_error_that_says_what_to_do(tmp_path):
         with pytest.raises(UserError, match="damaged"):
             loader(path)
     write_tokens(path, range(T))
-    with pytest.raises(UserError, match="holds 8 tokens, but one window needs 9; get more data, or use a smaller --sequence_len"):
+    with pytest.raises(UserError, match="holds 8 tokens, but one sequence needs 9; get more data, or use a smaller --sequence_len"):
         loader(path)
     with pytest.raises(UserError, match="--val_fraction"):  # at once, not at the first batch
         val_batches(path, T, 4, 100, VOCAB)

@@ -59,14 +59,14 @@ def test_local_files_become_a_corpus_in_the_given_order(tmp_path, tokenizer_dir,
     corpus = tmp_path / "raw" / "hindi_corpus.txt"
     assert list(read_documents(corpus)) == texts
     assert sorted(p.name for p in corpus.parent.iterdir()) == ["hindi_corpus.txt", "metadata.txt"]
-    tokenizer, facts = load_tokenizer(tokenizer_dir), read_metadata(tmp_path / "raw" / "metadata.txt")
+    tokenizer, metadata = load_tokenizer(tokenizer_dir), read_metadata(tmp_path / "raw" / "metadata.txt")
     tokens = sum(len(tokenizer.encode_batch([text])[0]) + 2 for text in texts)
-    assert facts["documents"] == "60"
-    assert facts["tokens"] == str(tokens)
-    assert facts["words"] == str(sum(len(re.findall(r"\S+", text)) for text in texts))
-    assert facts["bytes"] == str(sum(len(text.encode()) for text in texts))
-    assert facts["characters"] == str(sum(map(len, texts)))
-    assert facts["source"] == f"{a}, {b}"
+    assert metadata["documents"] == "60"
+    assert metadata["tokens"] == str(tokens)
+    assert metadata["words"] == str(sum(len(re.findall(r"\S+", text)) for text in texts))
+    assert metadata["bytes"] == str(sum(len(text.encode()) for text in texts))
+    assert metadata["characters"] == str(sum(map(len, texts)))
+    assert metadata["source"] == f"{a}, {b}"
     output = capsys.readouterr().out
     assert f"60 documents, {tokens:,} tokens of {tokenizer_dir}" in output
     assert "next: python data/preprocess.py" in output
@@ -112,17 +112,17 @@ def test_empty_documents_are_omitted_and_counted(tmp_path, capsys):
 def test_existing_corpus_is_not_changed(tmp_path, capsys):
     a, b = write_texts(tmp_path / "a.txt", ["एक"]), write_texts(tmp_path / "b.txt", ["दो"])
     assert run(tmp_path / "raw", "--source", a, *NO_TOKENIZER) == 0
-    corpus, facts = tmp_path / "raw" / "hindi_corpus.txt", tmp_path / "raw" / "metadata.txt"
-    before = corpus.stat().st_mtime_ns, facts.read_bytes()
+    corpus, metadata = tmp_path / "raw" / "hindi_corpus.txt", tmp_path / "raw" / "metadata.txt"
+    before = corpus.stat().st_mtime_ns, metadata.read_bytes()
     assert run(tmp_path / "raw", "--source", a, *NO_TOKENIZER) == 0  # the same command again
     assert "is already there" in capsys.readouterr().out
     for other in (["--source", b], ["--source", a, "--max_tokens", "5"]):
         assert run(tmp_path / "raw", *other, *NO_TOKENIZER) == 2
         assert "--overwrite replaces it" in capsys.readouterr().err
-    assert (corpus.stat().st_mtime_ns, facts.read_bytes()) == before
+    assert (corpus.stat().st_mtime_ns, metadata.read_bytes()) == before
     assert run(tmp_path / "raw", "--source", b, *NO_TOKENIZER, "--overwrite") == 0
     assert list(read_documents(corpus)) == ["दो"]
-    facts.unlink()  # a corpus of the user's own making
+    metadata.unlink()  # a corpus of the user's own making
     assert run(tmp_path / "raw", "--source", b, *NO_TOKENIZER) == 2
 
 
@@ -217,11 +217,11 @@ def test_hub_source_is_the_verified_hindi_documents_and_nothing_else(tmp_path, r
         parquet = {re.sub(" bytes.*", "", r).split("/", 6)[-1] for r in hub.requests if ".parquet" in r}
         assert parquet == {f"verified/hin/data-{i}.parquet" for i in range(len(HINDI))}
         assert {headers.get("authorization") for headers in hub.headers} == {"Bearer hf_secret"}
-        facts = read_metadata(tmp_path / "raw" / "metadata.txt")
-        assert facts["source"] == "ai4bharat/sangraha verified/hin"
-        assert facts["licence"].startswith("CC BY 4.0")
-        assert facts["revision"] == hub.commit
-        assert facts["tokenizer"] == "sarvamai/sarvam-1"
+        metadata = read_metadata(tmp_path / "raw" / "metadata.txt")
+        assert metadata["source"] == "ai4bharat/sangraha verified/hin"
+        assert metadata["licence"].startswith("CC BY 4.0")
+        assert metadata["revision"] == hub.commit
+        assert metadata["tokenizer"] == "sarvamai/sarvam-1"
         assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["hindi_corpus.txt", "metadata.txt"]
 
         # and preprocess, which needs only its defaults with the tokenizer of the hub
@@ -231,7 +231,7 @@ def test_hub_source_is_the_verified_hindi_documents_and_nothing_else(tmp_path, r
         assert result.stderr == ""
     data = check_data(tmp_path / "data")
     assert data.tokenizer_name == "sarvamai/sarvam-1"
-    assert data.train_tokens + data.val_tokens == int(facts["tokens"])
+    assert data.train_tokens + data.val_tokens == int(metadata["tokens"])
 
 
 @pytest.mark.slow
@@ -362,9 +362,9 @@ def test_clean_repairs_and_drops_and_reports_counts_by_rule(tmp_path, capsys):
         "too short (dropped)": ["1", str(len(DIRTY[1].encode()))],
         "duplicate (dropped)": ["1", str(len(DIRTY[0].encode()))],
     }
-    facts = read_metadata(tmp_path / "raw" / "metadata.txt")
-    assert facts | {"cleaned": "yes", "documents": "2", "cleaned_duplicate_documents": "1", "cleaned_not_devanagari_bytes": "171"} == facts
-    assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 2  # another corpus exists there
+    metadata = read_metadata(tmp_path / "raw" / "metadata.txt")
+    assert metadata | {"cleaned": "yes", "documents": "2", "cleaned_duplicate_documents": "1", "cleaned_not_devanagari_bytes": "171"} == metadata
+    assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 2  # what is there is another corpus
     assert "tokenizer or --clean" in capsys.readouterr().err
     source = write_texts(tmp_path / "b.txt", DIRTY[4:])
     assert run(tmp_path / "none", "--source", source, *NO_TOKENIZER, "--clean") == 2
@@ -387,8 +387,8 @@ def test_resumed_cleaned_download_finds_duplicates_from_before_the_stop(tmp_path
             assert "cleaned was yes" in capsys.readouterr().err
             assert run(tmp_path / "raw", *argv) == 0
             assert corpus_in(tmp_path / "raw") == corpus_in(tmp_path / "straight")
-            facts = read_metadata(tmp_path / "raw" / "metadata.txt")
-            assert {**facts, "created": ""} == {**straight, "created": ""}
+            metadata = read_metadata(tmp_path / "raw" / "metadata.txt")
+            assert {**metadata, "created": ""} == {**straight, "created": ""}
             (tmp_path / "raw" / "hindi_corpus.txt").unlink()
 
 
@@ -644,9 +644,9 @@ def test_download_killed_at_any_moment_loses_and_repeats_nothing_on_resume(tmp_p
             assert run(folder, *argv) == 0
             assert (hub.requests == []) == (complete or whole)
         assert corpus_in(folder) == undisturbed[SMALL_BUDGET], moments
-        facts = read_metadata(folder / "metadata.txt")
-        assert int(facts["documents"]) == len(list(read_documents(folder / "hindi_corpus.txt")))
-        assert facts.keys() == read_metadata(tmp_path / "raw0" / "metadata.txt").keys()
+        metadata = read_metadata(folder / "metadata.txt")
+        assert int(metadata["documents"]) == len(list(read_documents(folder / "hindi_corpus.txt")))
+        assert metadata.keys() == read_metadata(tmp_path / "raw0" / "metadata.txt").keys()
         moments += 1
     assert moments > 25
     assert continued > 10

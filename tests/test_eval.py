@@ -63,7 +63,7 @@ def by_definition(world, eval_tokens=10**9):
         nats.append(model.table[previous, target].double().item())
         if target not in tokenizer.special_ids:
             text_nats.append(nats[-1])
-            text_bytes += len(tokenizer._pieces[target])
+            text_bytes += len(tokenizer.piece_bytes[target])
     return math.fsum(nats) / len(nats), math.fsum(text_nats) / math.log(2) / text_bytes, text_bytes
 
 
@@ -79,7 +79,7 @@ def test_loss_and_bits_per_byte_equal_their_definition_at_any_batch_size(world, 
 def test_counted_bytes_are_those_of_the_texts(world):
     """On all of val.bin, a loss of one bit per token gives text tokens over bytes of the texts."""
     tokenizer, _, _, ids, texts = world
-    dummy_spaces = sum(1 for text in texts if text and tokenizer._has_dummy_space)
+    dummy_spaces = sum(1 for text in texts if text and tokenizer.has_dummy_space)
     expected_bytes = sum(len(text.encode()) for text in texts) + dummy_spaces
     assert by_definition(world)[2] == expected_bytes
     one_bit = PairModel(tokenizer.vocab_size)

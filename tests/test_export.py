@@ -4,12 +4,14 @@ and tokenizer."""
 import contextlib
 import dataclasses
 import errno
+import functools
 import importlib.util
 import itertools
 import json
 import math
 import os
 import sys
+import types
 import warnings
 
 import pytest
@@ -24,6 +26,7 @@ from nano_hindi.engine import generate_tokens
 from nano_hindi.evaluation.command import scores_of_pairs
 from nano_hindi.evaluation.scoring import CheckpointScorer
 from nano_hindi.export import __main__ as export
+from nano_hindi.inference import settings
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.minimal_pairs import pairs
 from nano_hindi.minimal_pairs.__main__ import GROUP, write_tasks
@@ -345,6 +348,13 @@ def test_tokenizer_adds_bos_and_decodes_to_the_same_text(kind, tmp_path):
     for name in ("config.json", "generation_config.json"):
         ids = json.loads((tmp_path / "export" / name).read_text())
         assert (ids["bos_token_id"], ids["eos_token_id"], ids["pad_token_id"]) == (ours.bos_id, ours.eos_id, ours.eos_id)
+
+
+def test_generation_config_has_the_sampling_defaults_of_generate(monkeypatch):
+    asked = {"temperature": 0.3, "top_k": 7, "top_p": 0.9, "repetition_penalty": 1.2}
+    monkeypatch.setattr(settings, "Settings", functools.partial(settings.Settings, max_tokens=11, **asked))
+    config = export.generation_json(types.SimpleNamespace(bos_id=1, eos_id=2))
+    assert config.items() >= (asked | {"do_sample": True, "max_new_tokens": 11}).items()
 
 
 # ---- the model card

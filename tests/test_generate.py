@@ -4,14 +4,16 @@ eos, and one-line user errors."""
 import io
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 import generate
-from conftest import assert_parted_between_characters, run_command, run_script, spelled
+from conftest import ROOT, assert_parted_between_characters, run_command, run_script, spelled
 from nano_hindi import engine
+from nano_hindi.inference import text as inference_text
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.inference.settings import SAMPLE_PROMPTS
 
@@ -60,7 +62,7 @@ def test_generation_stops_at_eos(straight, capsys, monkeypatch):
 
 def test_output_is_the_whole_text_in_whole_characters(spelling, capsys, monkeypatch):
     writes = []
-    monkeypatch.setattr(generate, "print", lambda *values, **_: writes.append("".join(values)), raising=False)
+    monkeypatch.setattr(inference_text, "print", lambda *values, **_: writes.append("".join(values)), raising=False)
     for n in (*range(1, 16), 40):
         writes.clear()
         argv = ["--checkpoint", str(spelling), "--prompt", "राम", "--max_tokens", str(n), "--temperature", "0", "--device", "cpu"]
@@ -120,6 +122,38 @@ def test_prompt_can_come_from_stdin_and_without_one_demo_prompts_are_used(straig
     assert text_of(capsys, "--checkpoint", straight, "--prompt", "-", "--max_tokens", 3).startswith("भारत एक")
     demos = text_of(capsys, "--checkpoint", straight, "--max_tokens", 3)
     assert all(prompt in demos for prompt in SAMPLE_PROMPTS)
+
+
+class Profiled(io.StringIO):
+    """Stands in for stdout. Records the files of the repo that run from the third print to the
+    fourth: the first is the prompt, so that is the third token."""
+
+    prints, files = 0, frozenset()
+
+    def flush(self) -> None:
+        self.prints += 1
+        profile = self.record if self.prints == 3 else None
+        sys.setprofile(profile)
+        threading.setprofile(profile)
+
+    def record(self, frame, event, argument) -> None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(ROOT) and path != Path(__file__):
+            self.files |= {path.relative_to(ROOT).as_posix()}
+
+
+def test_a_token_is_made_and_printed_by_five_files(straight, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Profiled())
+    argv = ["--checkpoint", str(straight), "--prompt", "राम", "--max_tokens", "6", "--temperature", "0", "--device", "cpu"]
+    assert generate.main(argv) == 0
+    assert sys.stdout.prints > 4
+    assert sys.stdout.files == {
+        "nano_hindi/inference/text.py",
+        "nano_hindi/engine.py",
+        "nano_hindi/model.py",
+        "nano_hindi/flash_attention.py",
+        "nano_hindi/sdpa_attention.py",
+    }
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

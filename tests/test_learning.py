@@ -115,7 +115,7 @@ def test_document_windows_start_at_documents_and_omit_nothing(data_dir):
     assert longer
     assert {begin for begin, _ in longer} <= set(loader.starts.tolist())
     assert all(covered[begin:end].all() for begin, end in longer)
-    x, y = loader.batch(0, loader.num_windows + 3)
+    x, y = loader.batch(0, loader.num_sequences + 3)
     assert torch.equal(x[:, 1:], y[:, :-1])
     assert (x[:, 0] == recipes.BOS).sum() >= len(longer)
 

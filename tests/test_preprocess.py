@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -21,11 +22,11 @@ import pytest
 import standin
 from conftest import ROOT, run_script, wait_until
 from data import preprocess
-from nano_hindi.corpus import tokenize, unfinished_tokens
+from nano_hindi.corpus import shards, tokenize
 from nano_hindi.corpus.documents import chunks, write_document
 from nano_hindi.corpus.prepared import check_data
 from nano_hindi.errors import UserError
-from nano_hindi.files import read_metadata
+from nano_hindi.files import read_metadata, replacing
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
 HARD_TEXTS = [
@@ -86,20 +87,20 @@ def test_files_are_little_endian_uint32_and_the_metadata_matches_them(tmp_path, 
     out = tmp_path / "data"
     assert run(out, write_corpus(tmp_path / "c.txt", texts), tokenizer_dir, "--val_fraction", 0.1) == 0
     assert sorted(p.name for p in out.iterdir()) == ["preprocess_meta.txt", "tokenizer", "train.bin", "val.bin"]
-    tokenizer, facts, info = load_tokenizer(tokenizer_dir), read_metadata(out / "preprocess_meta.txt"), check_data(out)
+    tokenizer, metadata, info = load_tokenizer(tokenizer_dir), read_metadata(out / "preprocess_meta.txt"), check_data(out)
     val = [text for text in texts if belongs_to_validation(text, 0.1)]
     train = [text for text in texts if not belongs_to_validation(text, 0.1)]
     lengths = {text: len(ids) for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True)}
     for name, part in (("train", train), ("val", val)):
-        assert facts[f"{name}_documents"] == str(len(part))
-        assert facts[f"{name}_tokens"] == str(sum(lengths[text] + 2 for text in part))
-        assert facts[f"{name}_bytes"] == str(sum(len(text.encode()) for text in part))
+        assert metadata[f"{name}_documents"] == str(len(part))
+        assert metadata[f"{name}_tokens"] == str(sum(lengths[text] + 2 for text in part))
+        assert metadata[f"{name}_bytes"] == str(sum(len(text.encode()) for text in part))
         ids = np.concatenate([[tokenizer.bos_id, *tokenizer.encode_batch([text])[0], tokenizer.eos_id] for text in part])
         assert (out / f"{name}.bin").read_bytes() == b"".join(int(i).to_bytes(4, "little") for i in ids)
     text_tokens = sum(lengths[text] for text in texts)
     fertility = text_tokens / sum(len(text.split()) for text in texts)
-    assert float(facts["fertility"]) == pytest.approx(fertility, abs=1e-4)
-    assert float(facts["bytes_per_token"]) == pytest.approx(sum(len(text.encode()) for text in texts) / text_tokens, abs=1e-4)
+    assert float(metadata["fertility"]) == pytest.approx(fertility, abs=1e-4)
+    assert float(metadata["bytes_per_token"]) == pytest.approx(sum(len(text.encode()) for text in texts) / text_tokens, abs=1e-4)
     assert (info.vocab_size, info.bos_id, info.eos_id) == (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id)
     assert info.fingerprint == tokenizer.fingerprint() == load_tokenizer(out / "tokenizer").fingerprint()
     output = capsys.readouterr().out
@@ -251,11 +252,11 @@ sys.path[:0] = ["tests", "tests/support"]
 
 if __name__ == "__main__":  # the workers need none of this
     from data import preprocess
-    from nano_hindi.corpus import documents, unfinished_tokens
+    from nano_hindi.corpus import documents, shards
 
     preprocess.chunks = lambda path: documents.chunks(path, 3000)
-    unfinished_tokens.RECORD_SECONDS = 0
-    at, real = int(sys.argv[1]), getattr(unfinished_tokens, sys.argv[2])
+    owner = shards.Shards if hasattr(shards.Shards, sys.argv[2]) else shards
+    at, real = int(sys.argv[1]), getattr(owner, sys.argv[2])
     calls = 0
 
     def call(*args):
@@ -265,14 +266,14 @@ if __name__ == "__main__":  # the workers need none of this
             os.kill(os.getpid(), getattr(signal, sys.argv[3]))
         return real(*args)
 
-    setattr(unfinished_tokens, sys.argv[2], call)
+    setattr(owner, sys.argv[2], call)
     sys.exit(preprocess.main(sys.argv[4:]))
 """
 
 
 def killed(tmp_path, at: int, where: str, how: str, argv) -> subprocess.CompletedProcess:
-    """Run data/preprocess.py with small chunks, recorded one by one, and send it the signal `how`
-    in call number `at` of `unfinished_tokens.<where>`."""
+    """Run data/preprocess.py in small chunks, and send it the signal `how` in call number `at` of
+    `<where>` in shards.py."""
     script = tmp_path / "killed.py"
     script.write_text(KILLED, encoding="utf-8")
     return run_script(script, at, where, how, *argv, PYTHONPATH=str(ROOT), TEST_FOLDER=str(tmp_path))
@@ -297,15 +298,14 @@ def test_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path, tokenizer_dir
     small_chunks(monkeypatch)
     assert preprocess.main([*map(str, argv), str(tmp_path / "straight")]) == 0
     out = tmp_path / "out"
-    # at the third record, and between the last renames
-    for at, where, names in ((3, "write_metadata", set()), (2, "rename", {"train.bin"})):
+    # before a shard is joined, between its two splits, and between the last names
+    places = ((3, "join", set()), (6, "_write", set()), (2, "rename", {"train.bin"}), (1, "write_metadata", {"train.bin", "val.bin"}))
+    for at, where, names in places:
         assert killed(tmp_path, at, where, "SIGKILL", [*argv, out]).returncode == -signal.SIGKILL
         assert {path.name for path in out.iterdir() if path.suffix == ".bin"} == names
-        assert int(read_metadata(out / "preprocess.progress.txt")["finished"]) > 0
+        assert list(out.glob("preprocess-*.part/*.shard"))
         with pytest.raises(UserError):
             check_data(out)
-        with open(out / "val.bin.part", "ab") as file:
-            file.write(b"half")  # unrecorded bytes
     capsys.readouterr()
     small_chunks(monkeypatch)
     assert preprocess.main([*map(str, argv), str(out)]) == 0
@@ -319,35 +319,122 @@ def test_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path, tokenizer_dir
 def test_ctrl_c_says_in_one_line_how_to_continue(tmp_path, tokenizer_dir, monkeypatch):
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
     argv = ["--input", corpus, "--tokenizer", tokenizer_dir, "--val_fraction", 0.2, "--workers", 2, "--output_dir", tmp_path / "out"]
-    done = killed(tmp_path, 4, "write_metadata", "SIGINT", argv)
+    done = killed(tmp_path, 4, "join", "SIGINT", argv)
     assert done.returncode == 130
     assert done.stderr.strip().count("\n") == 0, done.stderr
-    assert "run the same command to continue" in done.stderr
-    assert int(read_metadata(tmp_path / "out" / "preprocess.progress.txt")["finished"]) >= 3
+    assert re.search("stopped with 3 of [0-9]+ chunks of the text done; run the same command to continue", done.stderr)
+    assert len(list(tmp_path.glob("out/preprocess-*.part/*.shard"))) >= 3
 
 
-def test_full_disk_keeps_the_finished_chunks(tmp_path, tokenizer_dir, monkeypatch, capsys):
+@contextlib.contextmanager
+def full_at_shard_5(path: Path):
+    """`replacing` on a disk that is full in the middle of shard 5."""
+    with replacing(path) as temporary:
+        yield temporary
+        if path.name == "000005.shard":
+            os.truncate(temporary, 100)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(temporary))
+
+
+def full_at(call: int):
+    """`Shards._write` on a disk that is full in the middle of write number `call`."""
+    real, left = shards.Shards._write, iter(range(call, -1, -1))
+
+    def write(self, name, ids):
+        full = next(left) == 0
+        real(self, name, ids[: len(ids) // 2] if full else ids)
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return write
+
+
+def test_full_disk_keeps_the_finished_shards(tmp_path, tokenizer_dir, monkeypatch, capsys):
+    small_chunks(monkeypatch, 30_000)
+    corpus = write_corpus(tmp_path / "c.txt", standin.documents(600))
+    argv = (corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1)
+    writes, real = [], shards.Shards._write
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.Shards, "_write", lambda *args: (writes.append(args), real(*args)))
+        assert run(tmp_path / "straight", *argv) == 0
+    assert len(writes) >= 12
+    faults = [(tokenize, "replacing", full_at_shard_5, 5), *((shards.Shards, "_write", full_at(i), None) for i in range(len(writes)))]
+    for i, (owner, name, full, finished) in enumerate(faults):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            capsys.readouterr()
+            assert run(tmp_path / str(i), *argv) == 2
+        error = capsys.readouterr().err
+        assert "No space left" in error
+        assert error.count("\n") == 1
+        assert run(tmp_path / str(i), *argv) == 0
+        assert f"resuming: {finished or ''}" in capsys.readouterr().out
+        assert contents(tmp_path / str(i)) == contents(tmp_path / "straight")
+
+
+def test_finished_shard_is_kept_even_if_an_earlier_one_is_missing(tmp_path, tokenizer_dir, monkeypatch):
     small_chunks(monkeypatch)
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
-    assert run(tmp_path / "straight", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 0
-    real = unfinished_tokens.UnfinishedTokens._write
+    argv = (corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1)
+    assert run(tmp_path / "straight", *argv) == 0
+    real, made = tokenize.encode, []
+    plan = chunks(corpus, 3000)
 
-    def full(self, name, raw):
-        if self.finished == 5:
-            real(self, name, raw[: len(raw) // 2])
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(self, name, raw)
+    def stop_after_shard_4(self, path):
+        for i in (2, 4):
+            tokenize.write_shard(plan[i], self.paths[i], load_tokenizer(tokenizer_dir), 0.2)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(unfinished_tokens.UnfinishedTokens, "_write", full)
-        capsys.readouterr()
-        assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 2
-    error = capsys.readouterr().err
-    assert "No space left" in error
-    assert error.count("\n") == 1
-    assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 0
-    assert "resuming: 5 of" in capsys.readouterr().out
+        patch.setattr(shards.Shards, "join", stop_after_shard_4)
+        assert run(tmp_path / "out", *argv) == 130
+    monkeypatch.setattr(tokenize, "encode", lambda *args: made.append(1) or real(*args))
+    assert run(tmp_path / "out", *argv) == 0
+    assert len(made) == len(plan) - 3  # without 0, 2 and 4
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+def test_disk_holds_each_token_once(tmp_path, tokenizer_dir, monkeypatch):
+    small_chunks(monkeypatch)
+    corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
+    real, tokens = shards.Shards.join, []
+
+    def join(self, path):
+        real(self, path)
+        first_lines = sum(len(p.open("rb").readline()) for p in self.paths if p.exists())
+        tokens.append(sum(p.stat().st_size for p in self.folder.iterdir()) - first_lines)
+        assert tokens[-1] == sum(self.summary.counts[f"{name}_tokens"] for name in ("train", "val")) * 4
+
+    monkeypatch.setattr(shards.Shards, "join", join)
+    assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 0
+    assert tokens[-1] == sum((tmp_path / "out" / f"{name}.bin").stat().st_size for name in ("train", "val"))
+
+
+def test_damaged_joined_file_is_refused_in_one_line(tmp_path, tokenizer_dir, monkeypatch, capsys):
+    small_chunks(monkeypatch)
+    argv = (tmp_path / "out", write_corpus(tmp_path / "c.txt", standin.documents(300)), tokenizer_dir, "--val_fraction", 0.2, "--workers", 1)
+    stop_at_join_of(3, monkeypatch, argv)
+    (file,) = tmp_path.glob("out/preprocess-*.part/train.bin")
+    file.write_bytes(file.read_bytes()[:-4])
+    capsys.readouterr()
+    assert run(*argv) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: .*train\.bin is damaged; delete .*\.part to start over\n", error)
+
+
+def test_unfinished_files_of_an_older_version_are_deleted_in_one_line(tmp_path, tokenizer_dir, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("train.bin.part", "val.bin.part"):
+        (out / name).write_bytes(bytes(400))
+    (out / "preprocess.progress.txt").write_text("finished: 3\n", encoding="utf-8")
+    standin.make_tokenizer(out / "tokenizer.part")
+    assert run(out, write_corpus(tmp_path / "c.txt", standin.documents(100)), tokenizer_dir, "--val_fraction", 0.2) == 0
+    notices = [line for line in capsys.readouterr().out.splitlines() if "older version" in line]
+    assert notices == [
+        "notice: deleted train.bin.part, val.bin.part, preprocess.progress.txt, tokenizer.part of an older version of this program, which cannot be resumed"
+    ]
+    assert {path.name for path in out.iterdir()} == {"train.bin", "val.bin", "preprocess_meta.txt", "tokenizer"}
 
 
 def test_trained_tokenizer_is_not_trained_again_after_a_stop(tmp_path, monkeypatch):
@@ -365,23 +452,32 @@ def test_trained_tokenizer_is_not_trained_again_after_a_stop(tmp_path, monkeypat
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
 
-def test_unfinished_files_of_another_text_are_not_resumed(tmp_path, tokenizer_dir, monkeypatch):
+def stop_at_join_of(i: int, monkeypatch, argv) -> None:
+    """Run, and press Ctrl-C before shard `i` is joined."""
+    real = shards.Shards.join
+
+    def join(self, path):
+        if path == self.paths[i]:
+            raise KeyboardInterrupt
+        real(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.Shards, "join", join)
+        assert run(*argv) == 130
+
+
+def test_unfinished_files_of_another_text_are_not_resumed(tmp_path, tokenizer_dir, monkeypatch, capsys):
     small_chunks(monkeypatch)
     corpus, out = write_corpus(tmp_path / "c.txt", standin.documents(300)), tmp_path / "out"
-    with monkeypatch.context() as patch:
-        real = unfinished_tokens.UnfinishedTokens.append
-
-        def stop_at_three(self, encoded):
-            if self.finished == 3:
-                raise KeyboardInterrupt
-            real(self, encoded)
-
-        patch.setattr(unfinished_tokens.UnfinishedTokens, "append", stop_at_three)
-        assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 130
-    assert (out / "train.bin.part").stat().st_size
+    stop_at_join_of(3, monkeypatch, (out, corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1))
+    (unfinished,) = out.glob("preprocess-*.part")
+    assert (unfinished / "train.bin").stat().st_size
     texts = standin.documents(300, seed=5)
     write_corpus(corpus, texts)
+    capsys.readouterr()
     assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 0
+    assert "resuming" not in capsys.readouterr().out
+    assert not unfinished.exists()
     assert documents_of(out / "train.bin", load_tokenizer(tokenizer_dir)) == [text for text in texts if not belongs_to_validation(text, 0.2)]
 
 
@@ -399,14 +495,14 @@ def test_finished_run_does_nothing_unless_its_files_are_damaged(tmp_path, tokeni
     assert contents(out) == before
 
 
-def end(chunk):
+def end(chunk, path):
     os._exit(1)
 
 
 @pytest.mark.slow
 def test_killed_worker_is_one_line_and_finished_chunks_are_kept(tmp_path, tokenizer_dir, monkeypatch, capfd):
     small_chunks(monkeypatch)
-    monkeypatch.setattr(tokenize, "_encode_in_worker", end)
+    monkeypatch.setattr(tokenize, "_write_in_worker", end)
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
     assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 2) == 2
     error = capfd.readouterr().err
@@ -459,8 +555,8 @@ def test_lossy_tokenizer_is_refused_with_error_rate_and_examples(tmp_path, capsy
         check_data(tmp_path / "out")
     assert run(*argv, "--allow_lossy") == 0
     assert "notice: the tokenizer loses text" in capsys.readouterr().out
-    facts = read_metadata(tmp_path / "out" / "preprocess_meta.txt")
-    assert (facts["lost_characters"], facts["lossy_documents"]) == (str(lost), "1")
+    metadata = read_metadata(tmp_path / "out" / "preprocess_meta.txt")
+    assert (metadata["lost_characters"], metadata["lossy_documents"]) == (str(lost), "1")
 
 
 def test_lost_characters_are_counted_correctly_across_a_stop(tmp_path, monkeypatch):
@@ -478,8 +574,8 @@ def test_byte_fallback_loses_nothing_and_encodes_the_space_mark_as_a_space(tmp_p
         run(tmp_path / "out", write_corpus(tmp_path / "c.txt", [*HARD_TEXTS, "a▁b", *standin.documents(100)]), tokenizer_dir, "--val_fraction", 0.3)
         == 0
     )
-    facts = read_metadata(tmp_path / "out" / "preprocess_meta.txt")
-    assert (facts["lost_characters"], facts["lossy_documents"]) == ("0", "0")
+    metadata = read_metadata(tmp_path / "out" / "preprocess_meta.txt")
+    assert (metadata["lost_characters"], metadata["lossy_documents"]) == ("0", "0")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send itself a signal")

@@ -142,7 +142,7 @@ def test_sizes_are_the_bytes_of_the_text_without_the_dummy_space(scorer):
         (ids,) = scorer.tokenizer.encode_batch([scored.text])
         assert scored.lost == 0
         for number, (i, size) in enumerate(zip(ids, scored.sizes.tolist(), strict=True)):
-            piece = scorer.tokenizer.piece_bytes(i)
+            piece = scorer.tokenizer.piece_bytes[i]
             assert raw[end : end + size] == (piece[1:] if number == 0 and size < len(piece) else piece)
             end += size
         assert end == len(raw)

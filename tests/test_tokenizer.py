@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 import standin
 from conftest import assert_parted_between_characters, run_script
 from nano_hindi.errors import UserError
+from nano_hindi.inference.text import TextStream
 from nano_hindi.tokenizer import load_tokenizer
 
 TEXTS = [
@@ -158,7 +159,7 @@ def test_vocab_size_is_the_largest_id_plus_one(tmp_path):
 
 def streamed(tokenizer, ids) -> list[str]:
     """Return the text that each token adds, and the rest."""
-    stream = tokenizer.text_stream()
+    stream = TextStream(tokenizer)
     return [stream.push(i) for i in ids] + [stream.flush()]
 
 
@@ -179,14 +180,14 @@ def test_streamed_random_tokens_equal_their_decoding(tokenizer):
     for _ in range(300):
         ids = [rng.choice(rng.choice((raw, raw, raw, parts, parts, range(tokenizer.vocab_size)))) for _ in range(rng.randint(1, 40))]
         pieces = streamed(tokenizer, ids)
-        whole = b"".join(tokenizer._pieces[i] for i in ids).decode("utf-8", errors="replace")
+        whole = b"".join(tokenizer.piece_bytes[i] for i in ids).decode("utf-8", errors="replace")
         assert "".join(pieces) == tokenizer.decode(ids) == (whole.removeprefix(" ") if has_dummy_space(tokenizer) else whole)
         assert_parted_between_characters(pieces)
 
 
 def test_stream_holds_back_the_last_character_and_flushes_broken_bytes(bpe):
     byte = {n: bpe._ids[f"<0x{n:02X}>"] for n in (0xE0, 0xA4, 0x95)}
-    stream = bpe.text_stream()
+    stream = TextStream(bpe)
     assert [stream.push(byte[n]) for n in (0xE0, 0xA4, 0x95, 0xE0, 0xA4)] == [""] * 5
     assert stream.flush() == "क\ufffd"
     assert stream.flush() == ""

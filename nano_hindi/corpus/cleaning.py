@@ -82,19 +82,19 @@ class Cleaner:
             return "too short"
         return None if self._seen.add(text) else "duplicate"
 
-    def facts(self) -> dict[str, int]:
+    def metadata(self) -> dict[str, int]:
         """Return the counts as lines of metadata.txt."""
         return {_key(rule, kind): getattr(n, kind) for rule, n in self.counts.items() for kind in ("documents", "bytes")}
 
     @classmethod
-    def recorded(cls, facts: dict[str, str]) -> Cleaner:
-        """Restore a Cleaner from the counts that `facts()` returned, or from none.
+    def recorded(cls, metadata: dict[str, str]) -> Cleaner:
+        """Restore a Cleaner from the counts that `metadata()` returned, or from none.
 
         Call `remember` for each document kept so far.
         """
         cleaner = cls()
         for rule in cleaner.counts:
-            cleaner.counts[rule] = Count(*(int(facts.get(_key(rule, kind), 0)) for kind in ("documents", "bytes")))
+            cleaner.counts[rule] = Count(*(int(metadata.get(_key(rule, kind), 0)) for kind in ("documents", "bytes")))
         return cleaner
 
     def lines(self) -> list[str]:

@@ -14,6 +14,7 @@ position. This module adds two things:
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import re
 import sys
@@ -23,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from nano_hindi.corpus.documents import BATCH_CHARACTERS, PARQUET_ROWS, TEXT_COLUMN
 from nano_hindi.errors import UserError
@@ -31,8 +32,6 @@ from nano_hindi.errors import UserError
 if TYPE_CHECKING:
     import datasets
     import pyarrow.parquet
-
-T = TypeVar("T")
 
 BACKOFF = (1, 2, 5, 10, 20, 30, 60)  # seconds before each retry of a request that finds the files; the library does not retry those
 FIRST_CONTACT = 2  # retries before the first answer of the hub: without a network, the error comes after seconds, not minutes
@@ -54,11 +53,13 @@ class HubTexts:
     if the data set is not available.
     """
 
-    def __init__(self, dataset: str, folder: str, seed: int, revision: str | None = None, tell: Callable[[str], None] = print):
-        self.dataset, self.folder, self.seed, self.tell = dataset, folder, seed, tell
+    def __init__(self, dataset: str, folder: str, seed: int, revision: str | None = None):
+        from huggingface_hub import HfApi, constants
+
+        self.dataset, self.folder, self.seed = dataset, folder, seed
         self._has_answered = False
-        _prepare_library(tell)
-        self.revision = revision or self._patiently(self._newest_revision)
+        _prepare_library()
+        self.revision = revision or self._patiently(lambda: HfApi().dataset_info(dataset, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT).sha or "main")
         self._files = self._patiently(self._open_files)
 
     @property
@@ -75,7 +76,19 @@ class HubTexts:
         Missing texts are empty. The next batch is fetched in the background. A thread that waits
         for the network keeps the interpreter from exiting: use `exit_at_once`.
         """
-        return one_ahead(self._batches(position))
+        batches, end, worker = self._batches(position), object(), ThreadPoolExecutor(1, "hub")
+        ahead = worker.submit(next, batches, end)
+        try:
+            while True:
+                while not ahead.done():
+                    wait([ahead], timeout=0.5)  # without a timeout, Windows does not deliver Ctrl-C
+                if (batch := ahead.result()) is end:
+                    return
+                ahead = worker.submit(next, batches, end)
+                yield batch
+        finally:
+            worker.submit(batches.close)  # it may wait for the network, too
+            worker.shutdown(wait=False)
 
     def _batches(self, position: dict | None) -> Generator[tuple[list[str], dict]]:
         from datasets import interleave_datasets
@@ -103,11 +116,6 @@ class HubTexts:
 
     # ---- the files
 
-    def _newest_revision(self) -> str:
-        from huggingface_hub import HfApi, constants
-
-        return HfApi().dataset_info(self.dataset, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT).sha or "main"
-
     def _open_files(self) -> list[datasets.IterableDataset]:
         """Return one stream per file, divided into its row groups in the order of the seed."""
         from datasets import load_dataset_builder
@@ -125,12 +133,12 @@ class HubTexts:
 
     # ---- faults
 
-    def _patiently(self, ask: Callable[[], T]) -> T:
+    def _patiently(self, ask: Callable[[], Any]) -> Any:
         """Return `ask()`, retrying after each transient error.
 
         Raises UserError for other errors, and when BACKOFF is used up.
         """
-        for tried in range(len(BACKOFF) + 1):
+        for tried in itertools.count():
             try:
                 answer = ask()
                 self._has_answered = True
@@ -138,7 +146,6 @@ class HubTexts:
             except Exception as error:  # noqa: BLE001 - the HTTP client and its exceptions depend on the version of huggingface_hub
                 self._has_answered = self._has_answered or _response(error) is not None
                 self._wait(error, tried, BACKOFF if self._has_answered else BACKOFF[:FIRST_CONTACT])
-        raise AssertionError("the last try returns or raises")
 
     def _wait(self, error: Exception, tried: int, waits: tuple[float, ...]) -> None:
         """Wait before the next retry.
@@ -152,23 +159,19 @@ class HubTexts:
         if tried >= len(waits) or not (status in RETRIED or status >= 500 if status else _is_of_the_network(error)):
             raise self._refusal(error) from error
         seconds = max(waits[tried], min(LONGEST_WAIT, _asked_to_wait(response)))
-        self.tell(f"notice: a request to the hub failed ({_reason(error)}); retrying in {seconds:.0f} s ({tried + 1} of {len(waits)})")
+        say(f"notice: a request to the hub failed ({_reason(error)}); retrying in {seconds:.0f} s ({tried + 1} of {len(waits)})")
         time.sleep(seconds)
 
     def _refusal(self, error: Exception) -> UserError:
-        response = _response(error)
+        response, remedy = _response(error), "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
         if response is not None and response.status_code in (401, 403):
             from huggingface_hub import get_token
 
-            remedy = (
-                f"accept the terms of {self.dataset} on its page, and log in as that user (HF_TOKEN, or `hf auth login`)"
-                if response.headers.get("X-Error-Code") == "GatedRepo"
-                else "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired: make a new one, or unset it"
-                if get_token()
-                else "log in with HF_TOKEN or `hf auth login`"
-            )
-        else:
-            remedy = "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
+            remedy = "log in with HF_TOKEN or `hf auth login`"
+            if response.headers.get("X-Error-Code") == "GatedRepo":
+                remedy = f"accept the terms of {self.dataset} on its page, and log in as that user (HF_TOKEN, or `hf auth login`)"
+            elif get_token():
+                remedy = "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired: make a new one, or unset it"
         return UserError(
             f"{self.dataset} is not available from the hub ({_reason(error)}); {remedy}, then run the same command again: it continues where it "
             "stopped; or do without the hub: --source sample, --source PATH"
@@ -183,20 +186,21 @@ def _shuffled_row_groups(seed: int, files: list[str], row_groups_list: list) -> 
     the seed: what `reshard` expects of a builder."""
     for file in files:
         with _open_parquet(file) as parquet:
-            groups = sorted(range(parquet.num_row_groups), key=lambda group: _draw(seed, file.rsplit("/", 1)[-1], group))
-        yield {"files": [file] * len(groups), "row_groups_list": [(group,) for group in groups]}
+            name = file.rsplit("/", 1)[-1]
+            # the same on every machine and Python version
+            draws = {group: hashlib.blake2b(repr((seed, name, group)).encode(), digest_size=8).digest() for group in range(parquet.num_row_groups)}
+        yield {"files": [file] * len(draws), "row_groups_list": sorted(draws, key=draws.get)}
 
 
-def _read_row_groups(files: list[str], row_groups_list: list[tuple[int, ...]]) -> Iterator[tuple[tuple[int, int], pyarrow.Table]]:
+def _read_row_groups(files: list[str], row_groups_list: list[int]) -> Iterator[tuple[tuple[int, int], pyarrow.Table]]:
     """Yield (a key, a table of a few documents) for all rows of the row groups."""
     import pyarrow
 
-    for file, groups in zip(files, row_groups_list, strict=True):
+    for file, group in zip(files, row_groups_list, strict=True):
         with _open_parquet(file) as parquet:
-            for group in groups:
-                rows = parquet.iter_batches(PARQUET_ROWS, row_groups=[group], columns=[TEXT_COLUMN], use_threads=False)
-                for number, batch in enumerate(rows):
-                    yield (group, number), pyarrow.Table.from_batches([batch])
+            rows = parquet.iter_batches(PARQUET_ROWS, row_groups=[group], columns=[TEXT_COLUMN], use_threads=False)
+            for number, batch in enumerate(rows):
+                yield (group, number), pyarrow.Table.from_batches([batch])
 
 
 def _open_parquet(file: str) -> pyarrow.parquet.ParquetFile:
@@ -209,21 +213,14 @@ def _open_parquet(file: str) -> pyarrow.parquet.ParquetFile:
     return pyarrow.parquet.ParquetFile(source, buffer_size=PAGE_BUFFER, pre_buffer=False)
 
 
-def _draw(*words) -> bytes:
-    """Return a pseudo-random sort key for `words`, the same on every machine and Python version."""
-    return hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
-
-
 # ---- errors of the hub
 
 
 def _response(error: BaseException | None) -> Any:
     """Return the HTTP response of an exception, or of the first of its causes that has one."""
-    while error is not None:
-        if getattr(error, "response", None) is not None:
-            return error.response
+    while error is not None and getattr(error, "response", None) is None:
         error = error.__cause__ or error.__context__
-    return None
+    return getattr(error, "response", None)
 
 
 def _is_of_the_network(error: Exception) -> bool:
@@ -232,9 +229,9 @@ def _is_of_the_network(error: Exception) -> bool:
     import pyarrow
     from huggingface_hub import errors  # noqa: F401 - loads the HTTP client
 
-    modules = ("httpx", "httpcore", "requests", "urllib3")
-    kinds = (ConnectionError, TimeoutError, EOFError, pyarrow.ArrowException)
-    return isinstance(error, kinds) or type(error) is OSError or type(error).__module__.startswith(modules)
+    if isinstance(error, (ConnectionError, TimeoutError, EOFError, pyarrow.ArrowException)) or type(error) is OSError:
+        return True
+    return type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))
 
 
 def _asked_to_wait(response: Any) -> float:
@@ -244,10 +241,8 @@ def _asked_to_wait(response: Any) -> float:
     if found := re.search(r"\br=0;\s*t=(\d+)", headers.get("RateLimit", "")):
         return float(found[1])
     asked = headers.get("Retry-After", "").strip()
-    if asked.isdecimal():
-        return float(asked)
     try:
-        return max(0.0, (parsedate_to_datetime(asked) - datetime.now(timezone.utc)).total_seconds())
+        return float(asked) if asked.isdecimal() else max(0.0, (parsedate_to_datetime(asked) - datetime.now(timezone.utc)).total_seconds())
     except (ValueError, TypeError):
         return 0.0
 
@@ -269,19 +264,19 @@ def _reason(error: Exception) -> str:
 class _Notices(logging.Handler):
     """Report each retry of the library in one line; drop its other warnings."""
 
-    def __init__(self, tell: Callable[[str], None]):
+    def __init__(self):
         super().__init__(logging.WARNING)
-        self.tell, self.last = tell, {}
+        self.last = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage().split("\n")[0]
         if "thrown while requesting" in line:
             self.last[record.thread] = re.sub(r"'?(.*?)'? thrown while requesting \w+ .*/", r"\1, for ", line.replace("HTTP Error", "HTTP"))
         elif "etry" in line:
-            self.tell(f"notice: a request to the hub failed ({self.last.get(record.thread, 'no answer')}): {line}")
+            say(f"notice: a request to the hub failed ({self.last.get(record.thread, 'no answer')}): {line}")
 
 
-def _prepare_library(tell: Callable[[str], None]) -> None:
+def _prepare_library() -> None:
     """Silence `datasets` except for its retries, and let it give up after a few minutes."""
     import datasets
     import huggingface_hub.utils
@@ -292,25 +287,7 @@ def _prepare_library(tell: Callable[[str], None]) -> None:
     datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # it waits for pyarrow's threads, and none are used here
     for name in ("datasets", "huggingface_hub"):
         logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [_Notices(tell)], False
-
-
-def one_ahead(items: Generator[T]) -> Iterator[T]:
-    """Yield `items`, prefetching the next one in the background; the generator is closed there too,
-    as both may wait for the network."""
-    end, worker = object(), ThreadPoolExecutor(1, "hub")
-    ahead = worker.submit(next, items, end)
-    try:
-        while True:
-            while not ahead.done():
-                wait([ahead], timeout=0.5)  # without a timeout, Windows does not deliver Ctrl-C
-            if (item := ahead.result()) is end:
-                return
-            ahead = worker.submit(next, items, end)
-            yield item
-    finally:
-        worker.submit(items.close)
-        worker.shutdown(wait=False)
+        logger.handlers, logger.propagate = [_Notices()], False
 
 
 def say(line: str) -> None:

@@ -42,11 +42,11 @@ def check_data(data_dir: str | Path) -> DataInfo:
     """
     folder, again = Path(data_dir), "run data/preprocess.py again"
     path = folder / "preprocess_meta.txt"
-    facts = read_metadata(path)
+    metadata = read_metadata(path)
     whole_numbers = [field.name for field in fields(DataInfo) if field.type == "int"]
     try:
-        info = {name: int(facts[name]) for name in whole_numbers}
-        info |= {"fertility": float(facts["fertility"]), "tokenizer_name": facts["tokenizer"], "fingerprint": facts["fingerprint"]}
+        info = {name: int(metadata[name]) for name in whole_numbers}
+        info |= {"fertility": float(metadata["fertility"]), "tokenizer_name": metadata["tokenizer"], "fingerprint": metadata["fingerprint"]}
     except KeyError as error:
         raise UserError(f"{path} has no line {error.args[0]}; {again}") from error
     except ValueError as error:

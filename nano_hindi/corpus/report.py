@@ -174,7 +174,7 @@ def draw_piece_lengths(axes, tokenizer: Tokenizer, uses: np.ndarray) -> None:
 def piece_texts(tokenizer: Tokenizer) -> list[str]:
     """Return the text of each token by id, "" for special ones; a token with a part of a
     character's bytes is one U+FFFD."""
-    return [tokenizer.piece_bytes(i).decode("utf-8", errors="replace") for i in range(tokenizer.vocab_size)]
+    return [piece.decode("utf-8", errors="replace") for piece in tokenizer.piece_bytes]
 
 
 # ---- the page
@@ -230,7 +230,7 @@ def marked(tokenizer: Tokenizer, ids: list[int]) -> str:
         if i in tokenizer.special_ids:
             spans.append(([i], None))
             continue
-        waiting, raw = [*waiting, i], raw + tokenizer.piece_bytes(i)
+        waiting, raw = [*waiting, i], raw + tokenizer.piece_bytes[i]
         try:
             spans.append((waiting, raw.decode("utf-8")))
         except UnicodeDecodeError as error:

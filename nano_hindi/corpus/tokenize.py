@@ -1,8 +1,8 @@
 """Tokenize documents on many cores, chunk by chunk, for data/preprocess.py.
 
 A corpus is divided into chunks (see `documents.chunks`). A worker process reads, splits, encodes
-and counts a chunk; the results are returned in the order of the corpus. So the tokens are the same
-for any number of workers, no Python process is a bottleneck, and memory is that of a few chunks.
+and counts a chunk, and writes it to a file, its shard. So the tokens are the same for any number of
+workers, no Python process is a bottleneck, and memory is that of one chunk for each worker.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ from __future__ import annotations
 import array
 import contextlib
 import hashlib
+import json
 import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nano_hindi.cli import collected_interrupts
 from nano_hindi.corpus.documents import Chunk, batches
 from nano_hindi.errors import UserError
+from nano_hindi.files import replacing
 
 if TYPE_CHECKING:
     from nano_hindi.tokenizer import Tokenizer
@@ -36,47 +39,38 @@ AROUND = 20  # characters of context on each side of a loss
 
 
 @dataclass
-class Encoded:
-    """Hold the tokens and counts of a chunk."""
+class Summary:
+    """Count what a chunk, or several, holds and what decoding does not restore.
 
-    tokens: dict[str, bytes]  # by split: little-endian uint32
-    counts: Counter[str]  # see `encode`
-    losses: Losses
-
-
-@dataclass
-class Losses:
-    """Count what decoding does not restore.
-
-    A character is lost if the decoded text has fewer of it than the original: it was dropped, or
-    became another one.
+    `counts` has documents, tokens (with bos and eos) and bytes (of text) of each split; and of both
+    characters, words, text_tokens (without bos and eos), lossy_documents (that do not decode to the
+    original) and lost_characters. A character is lost if the decoded text has fewer of it than the
+    original: it was dropped, or became another one.
     """
 
-    documents: int = 0  # that do not decode to the original
-    characters: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)  # the first EXAMPLES distinct lost characters
     place: str = ""  # the first difference in the first lossy document
 
     def look(self, text: str, decoded: str) -> None:
         """Add the losses of a document that decodes to `decoded`."""
-        if text == decoded:
-            return
-        lost = Counter(text) - Counter(decoded)
-        self.place = self.place or _first_difference(text, decoded)
-        self.add(Losses(1, lost.total(), list(lost)))
+        if text != decoded:
+            lost = Counter(text) - Counter(decoded)
+            losses = Counter(lossy_documents=1, lost_characters=lost.total())
+            self.add(Summary(losses, list(lost), self.place or _first_difference(text, decoded)))
 
-    def add(self, other: Losses) -> None:
-        self.documents += other.documents
-        self.characters += other.characters
+    def add(self, other: Summary) -> None:
+        self.counts.update(other.counts)
         self.examples = list(dict.fromkeys(self.examples + other.examples))[:EXAMPLES]
         self.place = self.place or other.place
 
-    def report(self, counts: Counter[str]) -> str:
-        """Return one line on the losses, relative to the totals in `counts`."""
-        characters = f"{self.characters:,} of {counts['characters']:,} characters ({self.characters / max(counts['characters'], 1):.3%})"
-        documents = f"in {self.documents:,} of {counts['train_documents'] + counts['val_documents']:,} documents"
+    def losses(self) -> str:
+        """Return one line on the losses."""
+        lost, of = self.counts["lost_characters"], self.counts["characters"]
+        documents = self.counts["train_documents"] + self.counts["val_documents"]
         named = ", ".join(f"{c} U+{ord(c):04X}" if c.isprintable() and not c.isspace() else f"U+{ord(c):04X}" for c in self.examples[:8])
-        return f"{characters} {documents}{f', such as {named}' if named else ''}; {self.place}"
+        found = f"{lost:,} of {of:,} characters ({lost / max(of, 1):.3%}) in {self.counts['lossy_documents']:,} of {documents:,} documents"
+        return f"{found}{f', such as {named}' if named else ''}; {self.place}"
 
 
 def _first_difference(text: str, decoded: str) -> str:
@@ -94,19 +88,17 @@ def is_for_validation(raw: bytes, val_fraction: float) -> bool:
     return int.from_bytes(hashlib.blake2b(raw).digest()[:8], "big") < val_fraction * 2**64
 
 
-def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) -> Encoded:
-    """Encode `documents`, in order, into two splits. Returns their tokens, counts and losses.
-
-    The counts are documents, tokens (with bos and eos) and bytes (of text) of each split, and
-    characters, words and tokens without bos and eos (text_tokens) of both.
+def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) -> tuple[dict[str, bytes], Summary]:
+    """Encode `documents`, in order. Returns the ids of each split (little-endian uint32) and a
+    summary.
 
     Every document is checked for losses. If the tokenizer does not change the text (not
     `rewrites`), tokens can only lack bytes, so a batch whose tokens have as many bytes as its texts
     is lossless: one sum, 1 % of the time. Other batches are decoded and compared.
     """
     token_bytes = tokenizer.token_bytes()
-    tokens = {name: [] for name in SPLITS}
-    counts, losses = Counter(), Losses()
+    tokens, summary = {name: [] for name in SPLITS}, Summary()
+    counts = summary.counts
     for batch in batches(documents, BATCH_CHARACTERS):
         encoded = tokenizer.encode_batch(batch)
         raws = [text.encode() for text in batch]
@@ -128,45 +120,53 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
         counts["words"] += sum(len(text.split()) for text in batch)
         if tokenizer.rewrites or found != tokenizer.bytes_of_tokens(raws):
             for text, ids in zip(batch, encoded, strict=True):
-                losses.look(tokenizer.as_decoded(text), tokenizer.decode(ids))
-    return Encoded({name: b"".join(tokens[name]) for name in SPLITS}, counts, losses)
+                summary.look(tokenizer.as_decoded(text), tokenizer.decode(ids))
+    return {name: b"".join(tokens[name]) for name in SPLITS}, summary
+
+
+def write_shard(chunk: Chunk, path: Path, tokenizer: Tokenizer, val_fraction: float) -> None:
+    """Encode a chunk into a shard, unless it is there: a line of JSON with its summary, the ids of
+    train, those of val.
+
+    The file appears under its name when it is complete and flushed to disk.
+    """
+    if path.exists():
+        return
+    tokens, summary = encode(chunk.read(), tokenizer, val_fraction)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(json.dumps(vars(summary)).encode() + b"\n")
+        file.writelines(tokens[name] for name in SPLITS)
 
 
 # ---- on many cores
 
 
-def encode_chunks(chunks: Sequence[Chunk], tokenizer: Tokenizer, val_fraction: float, workers: int) -> Iterator[Encoded]:
-    """Yield `encode` of each chunk, in order. With one worker, or one chunk, no process is started.
+def write_shards(tasks: Sequence[tuple[Chunk, Path]], tokenizer: Tokenizer, val_fraction: float, workers: int) -> Iterator[None]:
+    """Write the shard of each (chunk, path), and yield after each, in order. With one worker, or
+    one shard, no process is started.
 
-    Raises UserError if a worker dies, and what `encode` raises.
+    Raises UserError if a worker dies, and what `write_shard` raises.
     """
-    workers = min(workers, len(chunks))
+    workers = min(workers, len(tasks))
     if workers <= 1:
-        with _one_thread():
-            for chunk in chunks:
-                yield encode(chunk.read(), tokenizer, val_fraction)
+        for task in tasks:
+            yield write_shard(*task, tokenizer, val_fraction)
         return
     import multiprocessing  # spawn: a fork copies locks that threads of torch and of the tokenizer may hold
 
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (tokenizer, val_fraction))
+    pool, waiting = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (tokenizer, val_fraction)), deque()
     try:
-        yield from _in_order(pool, _encode_in_worker, chunks, ahead=2 * workers)
+        for task in tasks:
+            with _interrupt_later():  # workers start here; only this process handles Ctrl-C
+                waiting.append(pool.submit(_write_in_worker, *task))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise UserError("a worker process died, perhaps for lack of memory; run the same command again with fewer --workers to continue") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _in_order(pool: ProcessPoolExecutor, function: Callable, items: Iterable, ahead: int) -> Iterator[Any]:
-    """Yield `function` of each item in order, with at most `ahead` results pending."""
-    waiting = deque()
-    for item in items:
-        with _interrupt_later():  # workers start here; only this process handles Ctrl-C
-            waiting.append(pool.submit(function, item))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 @contextlib.contextmanager
@@ -207,19 +207,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _encode_in_worker(chunk: Chunk) -> Encoded:
-    return encode(chunk.read(), *_worker)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Turn off the threads of `tokenizers` within the block."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
+def _write_in_worker(chunk: Chunk, path: Path) -> None:
+    write_shard(chunk, path, *_worker)

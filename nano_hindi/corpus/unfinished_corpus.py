@@ -85,14 +85,13 @@ class UnfinishedCorpus:
 
         Safe to interrupt and repeat. Returns the metadata.
         """
-        facts_file = self.corpus.with_name("metadata.txt")
+        metadata_file = self.corpus.with_name("metadata.txt")
         if self.part.exists():
-            facts_file.unlink(missing_ok=True)  # so that it never describes another corpus
+            metadata_file.unlink(missing_ok=True)  # so that it never describes another corpus
             rename(self.part, self.corpus)
-        facts = {key: value for key, value in self.recorded.items() if key not in OF_NO_LATER_USE}
-        write_facts(facts_file, facts)
+        metadata = write_with_time(metadata_file, {key: value for key, value in self.recorded.items() if key not in OF_NO_LATER_USE})
         self.discard()
-        return facts
+        return metadata
 
     def discard(self) -> None:
         self.part.unlink(missing_ok=True)
@@ -100,6 +99,7 @@ class UnfinishedCorpus:
         self.recorded = {}
 
 
-def write_facts(path: Path, facts: dict) -> None:
-    """Write metadata.txt, with the time of creation."""
-    write_metadata(path, facts | {"created": datetime.now(timezone.utc).isoformat(timespec="seconds")})
+def write_with_time(path: Path, metadata: dict) -> dict:
+    """Write metadata.txt, with the time of creation. Returns `metadata`."""
+    write_metadata(path, metadata | {"created": datetime.now(timezone.utc).isoformat(timespec="seconds")})
+    return metadata

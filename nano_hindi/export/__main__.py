@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import shutil
 import sys
@@ -175,9 +176,9 @@ def generation_json(tokenizer: Tokenizer) -> dict:
     """Return a generation config with the default settings of generate.py."""
     from nano_hindi.inference.settings import Settings
 
-    settings = Settings()
-    sampling = {"do_sample": True, "temperature": settings.temperature, "top_k": settings.top_k, "max_new_tokens": settings.max_tokens}
-    return {**special_ids(tokenizer), **sampling}
+    settings = dataclasses.asdict(Settings())
+    sampling = {name: settings[name] for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
+    return {**special_ids(tokenizer), "do_sample": True, **sampling, "max_new_tokens": settings["max_tokens"]}
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int]:

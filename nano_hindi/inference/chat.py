@@ -13,12 +13,17 @@ import sys
 import threading
 import time
 import unicodedata
+from typing import TYPE_CHECKING
 
 from nano_hindi.cli import collected_interrupts
 from nano_hindi.common import IS_WINDOWS
 from nano_hindi.errors import UserError
 from nano_hindi.inference.settings import SETTINGS, Settings, parse_setting
-from nano_hindi.inference.text import write
+from nano_hindi.inference.text import stream_texts
+
+if TYPE_CHECKING:
+    from nano_hindi.model import GPT
+    from nano_hindi.tokenizer import Tokenizer
 
 COMMANDS = {"/temp": "temperature", "/topk": "top_k", "/topp": "top_p", "/max": "max_tokens", "/seed": "seed"}
 LEAVE = "Ctrl-Z and Enter" if IS_WINDOWS else "Ctrl-D"
@@ -36,7 +41,7 @@ Ctrl-C stops the model. {LEAVE} or /quit leaves. A command without a value shows
 )
 
 
-def talk(model, tokenizer, settings: Settings) -> None:
+def talk(model: GPT, tokenizer: Tokenizer, settings: Settings) -> None:
     """Read commands and lines of text until /quit or the end of input. The text goes to stdout,
     everything else to stderr."""
     with contextlib.suppress(ImportError):  # Windows has no readline; its console edits lines by itself
@@ -65,9 +70,9 @@ def talk(model, tokenizer, settings: Settings) -> None:
 
 
 class Chat:
-    """The text so far, and the settings that continue it."""
+    """The text so far, the context of the model, and the settings to continue it with."""
 
-    def __init__(self, model, tokenizer, settings: Settings):
+    def __init__(self, model: GPT, tokenizer: Tokenizer, settings: Settings):
         self.model, self.tokenizer, self.settings, self.text = model, tokenizer, settings, ""
 
     def command(self, line: str) -> str:
@@ -94,7 +99,7 @@ class Chat:
         `max_tokens`, or `stop` is set."""
         prompt, printed = _join(self.text, line)
         self.text, times = "", []
-        for (new,) in write(self.model, self.tokenizer, prompt, self.settings, 1, stop):
+        for (new,) in stream_texts(self.model, self.tokenizer, prompt, self.settings, 1, stop):
             self.text += new
             times.append(time.perf_counter())
             if len(self.text) > printed:
@@ -122,8 +127,10 @@ def _join(text: str, line: str) -> tuple[str, int]:
     if not goes_on and unicodedata.category(line[0]) not in ("Mn", "Mc", "Me", "Cf", "Pe", "Pf", "Po"):
         line = " " + line
     joined = text + line
-    return joined, re.search(r"\S*\Z", joined[: len(text) + 1]).start()
+    begun = joined[: len(text) + 1]
+    return joined, len(begun) - len(re.split(r"\s", begun)[-1])
 
 
-def _note(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+def _note(message: str) -> None:
+    """Print what is no part of the text."""
+    print(message, file=sys.stderr, flush=True)

@@ -34,7 +34,6 @@ def load_for_inference(path: Path | str) -> TrainedModel:
     Raises UserError if there is none, if a file is damaged, or if the model was trained with
     another tokenizer.
     """
-
     path = Path(path)
     file = _latest_model(path) if path.is_dir() else path
     state = load_checkpoint(file, MODEL_KEYS)
@@ -50,8 +49,6 @@ def load_for_inference(path: Path | str) -> TrainedModel:
 def build_model(trained: TrainedModel, device: torch.device) -> GPT:
     """Return the model on its device, in evaluation mode. Raises UserError if the weights do not
     fit the configuration."""
-    from nano_hindi.model import GPT
-
     config = trained.config
     with torch.device("meta"):
         model = GPT(config)
@@ -67,6 +64,8 @@ def build_model(trained: TrainedModel, device: torch.device) -> GPT:
 
 
 def _latest_model(folder: Path) -> Path:
+    """Return the newest checkpoint of a folder, or its `model.pt` if that is not of an earlier
+    step. Raises UserError if there is neither."""
     newest = newest_checkpoint(folder, keys=MODEL_KEYS)
     model = folder / "model.pt"
     if model.is_file() and (newest is None or load_checkpoint(model, MODEL_KEYS)["step"] >= newest[1]["step"]):

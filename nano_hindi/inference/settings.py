@@ -7,13 +7,14 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from nano_hindi.errors import UserError
 
 SAMPLE_PROMPTS = ("भारत एक", "एक समय की बात है", "आज सुबह", "विज्ञान और तकनीक")
 
 
-def _setting(default, metavar: str, text: str, rule: str, holds: Callable[..., bool], parse=None):
+def _setting(default: Any, metavar: str, text: str, rule: str, holds: Callable[..., bool], parse: Callable[[str], Any] | None = None) -> Any:
     """Return a dataclass field with its help text, and the rule for its values as text and as a
     function."""
     return field(default=default, metadata={"metavar": metavar, "help": text, "rule": rule, "holds": holds, "parse": parse or type(default)})
@@ -50,7 +51,7 @@ class Settings:
 SETTINGS = {f.name: f for f in dataclasses.fields(Settings)}
 
 
-def parse_setting(name: str, flag: str, text: str):
+def parse_setting(name: str, flag: str, text: str) -> Any:
     """Parse `text` as a value of the setting `name`. Raises UserError, which names `flag`, if it
     breaks the setting's rule."""
     what = SETTINGS[name].metadata

@@ -1,15 +1,60 @@
-"""Generate texts from a prompt, streamed in whole characters."""
+"""Generate texts from a prompt, and stream them in grapheme clusters: what a reader takes for one
+character, such as a conjunct with its matra (Unicode Standard Annex 29)."""
 
 from __future__ import annotations
 
+import codecs
 import secrets
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import regex
+
+from nano_hindi.cli import collected_interrupts
 from nano_hindi.inference.settings import Settings
 
+if TYPE_CHECKING:
+    from nano_hindi.model import GPT
+    from nano_hindi.tokenizer import Tokenizer
 
-def write(model, tokenizer, prompt: str, settings: Settings, n_texts: int, stop: threading.Event) -> Iterator[list[str]]:
+
+class TextStream:
+    """Decode a stream of tokens: `push` returns complete grapheme clusters only, `flush` the rest.
+
+    Concatenated, they are `Tokenizer.decode` of all ids. No further text changes the glyphs of a
+    complete cluster: `\\X` keeps all consonants that a virama joins together. It separates न + ZWJ
+    from या, and त् from अ, which form no conjunct.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._piece_bytes, self._strip_space = tokenizer.piece_bytes, tokenizer.has_dummy_space
+        self._decoder, self._clusters = codecs.getincrementaldecoder("utf-8")(errors="replace"), regex.compile(r"\X").findall
+        self._last = ""  # the last cluster, which more text may extend
+
+    def push(self, token: int) -> str:
+        """Return the grapheme clusters that `token` completes.
+
+        The last one is held back until the next begins.
+        """
+        piece = self._piece_bytes[token]
+        if self._strip_space and piece:
+            piece, self._strip_space = piece.removeprefix(b" "), False
+        *complete, self._last = self._clusters(self._last + self._decoder.decode(piece)) or [""]
+        return "".join(complete)
+
+    def flush(self) -> str:
+        """Return the last grapheme cluster, and U+FFFD for incomplete UTF-8.
+
+        The stream can continue after it.
+        """
+        rest, self._last = self._last + self._decoder.decode(b"", final=True), ""
+        return rest
+
+
+def stream_texts(
+    model: GPT, tokenizer: Tokenizer, prompt: str, settings: Settings, n_texts: int = 1, stop: threading.Event | None = None
+) -> Iterator[list[str]]:
     """Yield the new characters of `n_texts` texts: first those of the prompt, then those completed
     by each token, last those held back.
 
@@ -19,7 +64,7 @@ def write(model, tokenizer, prompt: str, settings: Settings, n_texts: int, stop:
     from nano_hindi.engine import generate_batch
 
     ids, first_ids = tokenizer.encode_open(prompt)
-    streams = [tokenizer.text_stream() for _ in range(n_texts)]
+    streams = [TextStream(tokenizer) for _ in range(n_texts)]
     yield ["".join(map(stream.push, ids)) for stream in streams]
     steps = generate_batch(
         model,
@@ -36,6 +81,22 @@ def write(model, tokenizer, prompt: str, settings: Settings, n_texts: int, stop:
     )
     for tokens in steps:
         yield ["" if token is None else stream.push(token) for stream, token in zip(streams, tokens, strict=True)]
-        if stop.is_set():
+        if stop is not None and stop.is_set():
             break
     yield [stream.flush() for stream in streams]
+
+
+def print_texts(model: GPT, tokenizer: Tokenizer, prompt: str, settings: Settings, n_texts: int) -> None:
+    """Print the prompt and stream its continuation; further texts of the batch are printed when all
+    are done.
+
+    After Ctrl-C, prints everything generated so far, then raises KeyboardInterrupt.
+    """
+    waiting = [""] * (n_texts - 1)
+    with collected_interrupts() as stop:
+        for piece, *others in stream_texts(model, tokenizer, prompt, settings, n_texts, stop):
+            print(piece, end="", flush=True)
+            waiting = [text + new for text, new in zip(waiting, others, strict=True)]
+        print("".join(f"\n---\n{text}" for text in waiting), flush=True)
+    if stop.is_set():
+        raise KeyboardInterrupt

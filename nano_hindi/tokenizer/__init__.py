@@ -1,4 +1,4 @@
-"""Load, save and fingerprint a tokenizer; encode and decode text; stream text token by token.
+"""Load, save and fingerprint a tokenizer; encode and decode text.
 
 Two kinds are supported, both through the `tokenizers` library:
     SentencePiece style  Llama, Sarvam-1: `▁` stands for a space, a document starts with a dummy
@@ -11,7 +11,6 @@ decodes to a space: SentencePiece reserves that character.)
 
 from __future__ import annotations
 
-import codecs
 import functools
 import hashlib
 import json
@@ -23,7 +22,6 @@ import numpy as np
 
 from nano_hindi.errors import UserError
 from nano_hindi.files import write_text
-from nano_hindi.tokenizer.graphemes import Clusters
 from nano_hindi.tokenizer.hub import read_definition
 from nano_hindi.tokenizer.kitoken import FastEncoder, fast_encoder
 from nano_hindi.tokenizer.pieces import SPACE, bytes_of_ids, rewrites, unknown_piece
@@ -37,7 +35,7 @@ class Tokenizer:
     """Wrap a `tokenizers.Tokenizer` with what training and generation need; see `load_tokenizer`.
 
     `vocab_size` is the largest id + 1. `bos_id` begins a document and `eos_id` ends it; a tokenizer
-    with only one of them uses it for both.
+    with only one of them uses it for both. `has_dummy_space`: a document starts with a dummy space.
     """
 
     def __init__(self, backend, name: str, bos_id: int | None, eos_id: int | None):
@@ -45,10 +43,11 @@ class Tokenizer:
 
         Raises UserError if it has neither bos nor eos, or is of an unsupported kind.
         """
-        if bos_id is None and eos_id is None:
+        ends = [i for i in (bos_id, eos_id) if i is not None]
+        if not ends:
             raise UserError(f"the tokenizer {name} has neither a bos nor an eos token to separate documents; use another")
         self.name, self._json = name, backend.to_str()
-        self.bos_id, self.eos_id = bos_id if bos_id is not None else eos_id, eos_id if eos_id is not None else bos_id
+        self.bos_id, self.eos_id = ends[0], ends[-1]
         self._ids = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(self._ids.values()) + 1
         added = backend.get_added_tokens_decoder()
@@ -59,8 +58,8 @@ class Tokenizer:
         self._fast: FastEncoder | None = None  # see `encode_faster`
         self.special_ids = frozenset({i for i, token in added.items() if token.special} | {self.bos_id, self.eos_id, unknown} - {None})
         self._doubles_space = False  # set below, from what the unmodified encoder returns
-        self._has_dummy_space = self._bytes_of("क").startswith(b" ")
-        self._doubles_space = self._has_dummy_space and self._bytes_of(" क") == b" " + "क".encode()
+        self.has_dummy_space = self._bytes_of("क").startswith(b" ")
+        self._doubles_space = self.has_dummy_space and self._bytes_of(" क") == b" " + "क".encode()
         if self.special_ids - {unknown} & set(self.encode_batch([" ".join(added[i].content for i in added)])[0]):
             raise UserError(f"the tokenizer {name} cannot distinguish its special tokens from the same characters in a text; use another")
 
@@ -130,29 +129,27 @@ class Tokenizer:
         must begin with one.
         """
         ids = self.encode_prompt(unicodedata.normalize("NFC", text))
-        if self._pieces[ids[-1]] != b" ":
+        if self.piece_bytes[ids[-1]] != b" ":
             return ids, None
-        return ids[:-1], [i for i, piece in enumerate(self._pieces) if piece.startswith(b" ")]
+        return ids[:-1], [i for i, piece in enumerate(self.piece_bytes) if piece.startswith(b" ")]
 
     # ---- tokens to text
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, without special tokens and the dummy space; invalid UTF-8
         becomes U+FFFD."""
-        raw = b"".join([self._pieces[i] for i in ids])
-        return (raw.removeprefix(b" ") if self._has_dummy_space else raw).decode("utf-8", errors="replace")
-
-    def text_stream(self) -> TextStream:
-        """Return a `TextStream` that decodes tokens one by one, those of the prompt first."""
-        return TextStream(self._pieces, strip_space=self._has_dummy_space)
+        raw = b"".join([self.piece_bytes[i] for i in ids])
+        return (raw.removeprefix(b" ") if self.has_dummy_space else raw).decode("utf-8", errors="replace")
 
     def piece(self, i: int) -> str:
         """Return the string of token `i` in tokenizer.json."""
         return self._backend.id_to_token(i)
 
-    def piece_bytes(self, i: int) -> bytes:
-        """Return the bytes that token `i` adds to a text; b"" for a special or unknown token."""
-        return self._pieces[i]
+    @functools.cached_property
+    def piece_bytes(self) -> list[bytes]:
+        """Return the bytes that each token adds to a text, by id; b"" for a special or unknown
+        token."""
+        return bytes_of_ids(json.loads(self._json), self._ids, self.special_ids, self.name)
 
     def token_bytes(self) -> np.ndarray:
         """Return the number of UTF-8 bytes that each token adds to a text, int32 (vocab_size,).
@@ -163,22 +160,17 @@ class Tokenizer:
 
     @functools.cached_property
     def _token_bytes(self) -> np.ndarray:
-        return np.array([len(piece) for piece in self._pieces], dtype=np.int32)
-
-    @functools.cached_property
-    def _pieces(self) -> list[bytes]:
-        """Return the bytes of each token, by id."""
-        return bytes_of_ids(json.loads(self._json), self._ids, self.special_ids, self.name)
+        return np.array([len(piece) for piece in self.piece_bytes], dtype=np.int32)
 
     def _bytes_of(self, text: str) -> bytes:
-        return b"".join(self._pieces[i] for i in self.encode_batch([text])[0])
+        return b"".join(self.piece_bytes[i] for i in self.encode_batch([text])[0])
 
     # ---- lossless encoding
 
     def bytes_of_tokens(self, raws: Sequence[bytes]) -> int:
         """Return the bytes that the tokens of texts, given as UTF-8, have in total if encoding is
         lossless: the texts' own and the dummy spaces."""
-        return sum(map(len, raws)) + self._has_dummy_space * len(raws)
+        return sum(map(len, raws)) + self.has_dummy_space * len(raws)
 
     def as_decoded(self, text: str) -> str:
         """Return what a losslessly encoded text decodes to: the text itself, but with `▁` as a
@@ -208,39 +200,11 @@ class Tokenizer:
             "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is; LlamaTokenizer of transformers 5 rebuilds it
             "bos_token": self._backend.id_to_token(self.bos_id),
             "eos_token": self._backend.id_to_token(self.eos_id),
-            "add_prefix_space": self._has_dummy_space,  # otherwise transformers 4 turns it off in a byte-level tokenizer
+            "add_prefix_space": self.has_dummy_space,  # otherwise transformers 4 turns it off in a byte-level tokenizer
             "clean_up_tokenization_spaces": False,
         }
         for name, text in (("tokenizer.json", self._json), ("tokenizer_config.json", json.dumps(config, indent=1, ensure_ascii=False))):
             write_text(folder / name, text)
-
-
-class TextStream:
-    """Decode a stream of tokens: `push` returns complete characters only, `flush` the rest.
-
-    Concatenated, they are `Tokenizer.decode` of all ids.
-    """
-
-    def __init__(self, pieces: list[bytes], strip_space: bool):
-        self._pieces, self._strip_space = pieces, strip_space
-        self._decoder, self._clusters = codecs.getincrementaldecoder("utf-8")(errors="replace"), Clusters()
-
-    def push(self, token: int) -> str:
-        """Return the grapheme clusters that `token` completes.
-
-        The last one is held back until the next begins.
-        """
-        piece = self._pieces[token]
-        if self._strip_space and piece:
-            piece, self._strip_space = piece.removeprefix(b" "), False
-        return self._clusters.push(self._decoder.decode(piece))
-
-    def flush(self) -> str:
-        """Return the last grapheme cluster, and U+FFFD for incomplete UTF-8.
-
-        The stream can continue after it.
-        """
-        return self._clusters.push(self._decoder.decode(b"", final=True)) + self._clusters.flush()
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:

@@ -15,7 +15,7 @@ from nano_hindi.common import can_compile, compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import Console, shown
 from nano_hindi.corpus.prepared import DataInfo
-from nano_hindi.dataloader import TrainBatches, WindowLoader, val_batches
+from nano_hindi.dataloader import SequenceLoader, TrainBatches, val_batches
 from nano_hindi.distributed import World, require_same, weight_sums
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.loss import compile_kernels as compile_loss
@@ -94,7 +94,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     model_config, config, data, saved = plan.model_config, plan.config, plan.data, plan.saved
     # fails now if val.bin is too short, not at the first evaluation
     val_batches(args.data_dir / "val.bin", config.sequence_len, 1, config.eval_tokens, data.vocab_size)
-    loader = WindowLoader(args.data_dir / "train.bin", config.sequence_len, config.seed, data.vocab_size)
+    loader = SequenceLoader(args.data_dir / "train.bin", config.sequence_len, config.seed, data.vocab_size)
 
     memory.require_memory(model_config, world.device)
     model = new_model(model_config, config.seed, world.device)
@@ -145,7 +145,7 @@ def new_model(config: GPTConfig, seed: int, device: torch.device) -> GPT:
     return model
 
 
-def train_batches(loader: WindowLoader, config: TrainConfig, world: World) -> TrainBatches:
+def train_batches(loader: SequenceLoader, config: TrainConfig, world: World) -> TrainBatches:
     """Return this rank's device batches of the stream of `loader`."""
     return TrainBatches(loader, config.sequences_per_update, config.device_batch_size, world.rank, world.size, world.device.type == "cuda")
 
@@ -172,7 +172,7 @@ def require_same_weights(model: GPT, world: World) -> None:
         require_same(world, "weights", weight_sums(model), remedy)
 
 
-def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: WindowLoader, model: GPT, optimizer: TrainOptimizer) -> int:
+def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: SequenceLoader, model: GPT, optimizer: TrainOptimizer) -> int:
     """Select the attention backend, compile the kernels, and return the device batch size. Prints
     the start page."""
     mc, config = plan.model_config, plan.config
@@ -200,7 +200,7 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
     return size
 
 
-def fitting_batch_size(config: TrainConfig, world: World, loader: WindowLoader, model: GPT, optimizer_bytes: int) -> int:
+def fitting_batch_size(config: TrainConfig, world: World, loader: SequenceLoader, model: GPT, optimizer_bytes: int) -> int:
     """Return the number of sequences that the device takes at once, see
     `memory.choose_device_batch_size`; a GPU tries it with the first sequences of the data."""
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from nano_hindi import model as model_module
 from nano_hindi import muon as muon_module
 from nano_hindi.config import GPTConfig
-from nano_hindi.dataloader import WindowLoader
+from nano_hindi.dataloader import SequenceLoader
 from nano_hindi.flash_attention import flash_attn
 from nano_hindi.model import GPT, Attention, apply_rope, rms_norm
 from nano_hindi.optim import TrainOptimizer
@@ -41,7 +41,7 @@ class Recipe:
     config: Callable[..., GPTConfig] = GPTConfig
     model: Callable[[GPTConfig], GPT] = GPT
     optimizer: type[TrainOptimizer] = TrainOptimizer
-    loader: type[WindowLoader] = WindowLoader
+    loader: type[SequenceLoader] = SequenceLoader
     patches: tuple[tuple[object, str, object], ...] = ()
 
     @contextlib.contextmanager
@@ -268,9 +268,9 @@ class DecayedEmbeddings(TrainOptimizer):
             group["weight_decay"] = strengths.get(group["kind"], 0.0)
 
 
-class DocumentWindows(WindowLoader):
-    """Start a window at every document longer than a window, and end the last window with it; short
-    documents stay as they are."""
+class DocumentWindows(SequenceLoader):
+    """Start a sequence at every document that is longer than one, and end its last sequence with
+    it; short documents stay as they are."""
 
     def __init__(self, path, sequence_len: int, seed: int, vocab_size: int):
         super().__init__(path, sequence_len, seed, vocab_size)
@@ -284,10 +284,10 @@ class DocumentWindows(WindowLoader):
             elif begin >= covered and end + T < len(tokens):
                 starts.append(begin)
                 covered = begin + T
-        self.starts, self.num_windows = np.array(starts), len(starts)
+        self.starts, self.num_sequences = np.array(starts), len(starts)
 
     def batch(self, start: int, count: int) -> tuple[Tensor, Tensor]:
-        rows = self._file.tokens[self.starts[self._windows_at(start, count)][:, None] + np.arange(self.sequence_len + 1)]
+        rows = self._file.tokens[self.starts[self._sequences_at(start, count)][:, None] + np.arange(self.sequence_len + 1)]
         rows = torch.from_numpy(rows.astype(np.int64))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 

@@ -44,8 +44,8 @@ def write_text(path: Path, size: float, corpus: Path | None) -> None:
 
 def compare(corpus: Path, tokenizer_dir: Path, rounds: int, folder: Path) -> None:
     from data.preprocess import cores, sample_of
-    from nano_hindi.corpus.tokenize import encode_chunks
-    from nano_hindi.corpus.unfinished_tokens import UnfinishedTokens
+    from nano_hindi.corpus.shards import Shards, discard
+    from nano_hindi.corpus.tokenize import write_shards
     from nano_hindi.tokenizer import load_tokenizer
 
     tokenizer, ours_encoder = load_tokenizer(tokenizer_dir), load_tokenizer(tokenizer_dir)
@@ -61,12 +61,11 @@ def compare(corpus: Path, tokenizer_dir: Path, rounds: int, folder: Path) -> Non
 
     def ours():
         ours_encoder.encode_faster(sample_of(plan))
-        files = UnfinishedTokens(folder)
-        files.discard()
-        files.begin({}, len(plan))
-        with files.open():
-            for encoded in encode_chunks(plan, ours_encoder, 0.01, workers):
-                files.append(encoded)
+        shards = Shards(folder, {}, len(plan))
+        shards.begin()
+        for path, _ in zip(shards.paths, write_shards(list(zip(plan, shards.paths, strict=True)), ours_encoder, 0.01, workers), strict=True):
+            shards.join(path)
+        discard(shards.folder)
 
     alone, with_ids, whole = medians(
         {"encode_batch_fast": lambda: encode(False), "its ids besides": lambda: encode(True), "preprocess": ours}, rounds

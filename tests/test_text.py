@@ -1,15 +1,16 @@
-"""Whole characters: against the grapheme clusters of another library, and against a list of what
-readers take for one."""
+"""Whole characters: against a list of what readers take for one, and in texts that arrive in
+chunks of any length."""
 
 import itertools
 import random
+from types import SimpleNamespace
 
 from conftest import assert_parted_between_characters
-from nano_hindi.tokenizer.graphemes import Clusters
+from nano_hindi.inference.text import TextStream
 
 ONE = [  # each is one character to its reader
     *("क", "कि", "की", "कं", "क़", "क़ि", "ज़्यादा"[:3], "क्ष", "क्षि", "त्र", "ज्ञ", "श्री", "र्क", "द्ध्व", "स्त्र्य", "र्त्स्न्य", "ट्रां"),
-    *("क्\u200d", "क्\u200dष", "क्\u200cष", "र्\u200dय", "ক্ষ", "க்", "é", "e\u0301", "e\u0301\u0323"),
+    *("क्\u200d", "क्\u200dष", "क्\u200c", "न\u200d", "र्\u200dय", "ক্ষ", "க்", "é", "e\u0301", "e\u0301\u0323"),
     *("👩", "👍🏽", "👩\u200d🌾", "👩🏽\u200d🌾", "👨\u200d👩\u200d👧\u200d👦", "❤️\u200d🔥", "🏳️\u200d🌈", "🇮🇳", "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f", "1️⃣", "#⃣", "☎︎"),
     *(" ", "\n", "\r\n", "।", "\ufffd", "a", "中"),
 ]  # fmt: skip
@@ -17,16 +18,16 @@ PARTS = sorted(set("".join(ONE)) | set("अषणय०ॐऽ,-\t\u00a0\x00\u200
 
 
 def pieces_of(chunks) -> list[str]:
-    clusters = Clusters()
-    return [clusters.push(chunk) for chunk in chunks] + [clusters.flush()]
+    """What a stream returns for tokens that are these texts, and for the end."""
+    chunks = list(chunks)
+    stream = TextStream(SimpleNamespace(piece_bytes=[chunk.encode() for chunk in chunks], has_dummy_space=False))
+    return [stream.push(i) for i in range(len(chunks))] + [stream.flush()]
 
 
 def test_characters_are_never_split():
     for character in ONE:
         for follower in ("अ", " ", "x", "👩", "🇮🇳", "\n"):
-            is_open = character.endswith(("\u200d", "्", "்"))  # for the letter or emoji that may follow
-            if follower.isspace() or not is_open:
-                assert [p for p in pieces_of(character + follower) if p] == [character, follower], (character, follower)
+            assert [p for p in pieces_of(character + follower) if p] == [character, follower], (character, follower)
         assert pieces_of(character) == [""] * len(character) + [character]
 
 
@@ -42,19 +43,20 @@ def test_random_chunks_are_split_between_characters_and_join_to_the_whole():
         pieces = pieces_of(text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)]))
         assert "".join(pieces) == text
         assert_parted_between_characters(pieces)
-        assert [p for p in pieces_of(text) if p] == characters_of(text)
+        assert ends(pieces) <= ends(pieces_of(text))  # wherever the text was cut
 
 
-def characters_of(text: str) -> list[str]:
-    """The finest pieces, which do not depend on where the text was cut."""
-    clusters = Clusters()
-    return [piece for char in text if (piece := clusters.push(char))] + [clusters.flush()]
+def ends(pieces) -> set[int]:
+    return set(itertools.accumulate(map(len, pieces)))
 
 
-def test_only_the_last_character_is_held_back():
-    clusters, shown = Clusters(), ""
-    for char in "भारत एक विशाल देश है।":
-        shown += clusters.push(char)
-    assert shown == "भारत एक विशाल देश है"
-    assert clusters.flush() == "।"
-    assert clusters.push("") == clusters.flush() == ""
+def test_character_is_shown_as_soon_as_the_next_begins():
+    rng = random.Random(1)
+    closed = [character for character in ONE if not character.endswith(("्", "்", "\u200d", "🇮🇳", "\n"))]  # the next one never joins these
+    for _ in range(1000):
+        characters = rng.choices(closed, k=10)
+        cuts = sorted(rng.choices(range(len("".join(characters)) + 1), k=8))
+        shown = itertools.accumulate(pieces_of("".join(characters)[a:b] for a, b in itertools.pairwise([0, *cuts])))
+        for end, text in zip(cuts, shown, strict=False):
+            begun = sum(start < end for start in itertools.accumulate(map(len, characters[:-1]), initial=0))
+            assert text == "".join(characters[: max(0, begun - 1)])
