@@ -3,15 +3,20 @@ continues."""
 
 import itertools
 import os
+import re
 import signal
 import subprocess
+import sys
+from collections.abc import Callable
 
 import pytest
 import torch
-from test_faults import assert_equal_runs, command, start, steps
+from benchmarks.kill_resume import differences
+from test_faults import assert_equal_runs, command, curve, start, steps
 
-from conftest import PATIENCE, ROOT, launched
+from conftest import PATIENCE, ROOT, launched, run_command, wait_until
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
+from nano_hindi.common import can_compile
 from nano_hindi.training import loop, resume, setup
 from nano_hindi.training.metrics import read_metrics
 
@@ -147,3 +152,58 @@ def test_state_with_a_non_finite_weight_is_never_saved_and_replaces_nothing(dtyp
     assert not (tmp_path / "model.pt").exists()
     assert "checkpoint_step10.pt" in output.err
     assert_saved_weights_are_finite(tmp_path)
+
+
+# ---- a compiler that fails in the run, after its probe
+
+
+COMPILE = (
+    "import os, sys, train; from nano_hindi.training import setup\n"
+    "real = setup.can_compile\n"
+    "def can_compile(device):\n"
+    "    why = real(device)\n"
+    "    {after_the_probe}\n"
+    "    return why\n"
+    "setup.can_compile = can_compile\n"
+    "sys.exit(train.main(sys.argv[1:]))"
+)
+
+
+@pytest.fixture
+def compiled(data_dir, tmp_path, monkeypatch) -> Callable[..., list[str]]:
+    """Return a function that makes the command of a run with torch.compile and an empty cache. The
+    test is skipped if there is no compiler."""
+    if reason := can_compile(torch.device("cpu")):
+        pytest.skip(f"needs torch.compile on the CPU ({reason})")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+
+    def make(after_the_probe: str, *flags: object) -> list[str]:
+        argv = [word for word in command(data_dir, tmp_path / "run", *flags)[2:] if word != "--no_compile"]
+        return [sys.executable, "-c", COMPILE.format(after_the_probe=after_the_probe), *argv]
+
+    return make
+
+
+def test_run_continues_without_compile_when_the_compiler_fails(compiled, tmp_path, straight):
+    done = run_command(compiled("import torch._inductor.config as c; c.cpp.cxx = ('/bin/false',)"))
+    assert done.returncode == 0, done.stderr
+    assert "compile     on" in done.stdout
+    assert re.search(r"notice: torch.compile failed \(.*\); continuing without it", done.stdout)
+    assert curve(tmp_path / "run") == curve(straight)
+    weights = [load_checkpoint(list_checkpoints(folder)[-1][1])["model_state_dict"] for folder in (tmp_path / "run", straight)]
+    assert list(differences(*weights)) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds g++ with pgrep")
+def test_ctrl_c_during_compilation_is_one_line_and_code_130(compiled, tmp_path):
+    """As in a terminal, the compiler's processes get the signal too."""
+    argv = compiled("print('compiling', flush=True)", "--total_tokens", 32 * 8 * 10**6)
+    with launched(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        next(line for line in process.stdout if line.startswith("compiling"))
+        wait_until(lambda: subprocess.run(["pgrep", "-s", str(process.pid), "cc1plus"], capture_output=True).stdout, "the compiler")
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, output
+    assert re.search(r"stopped after step \d+; the same command with --resume auto resumes from there", output), output
+    assert "Error" not in output
+    assert len(steps(tmp_path / "run")) == 1
