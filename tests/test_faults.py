@@ -259,8 +259,7 @@ def test_stop_waits_for_a_slow_disk_and_a_second_ctrl_c_only_briefly(data_dir, t
     assert "Traceback" not in output
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts():
+def test_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts(capsys):
     class Finalized:
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
@@ -271,6 +270,7 @@ def test_a_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts():
         Finalized()  # as within gc.collect(): the KeyboardInterrupt is lost
         with pytest.raises(KeyboardInterrupt):
             stop.raise_if_repeated()
+    assert capsys.readouterr().err == ""
 
 
 # ---- disks and folders

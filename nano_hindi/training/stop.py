@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 import torch
 import torch.distributed as dist
@@ -27,11 +28,19 @@ class StopSignal:
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Windows has none
             numbers.append(signal.SIGHUP)
         self.before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        self.unraisablehook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         return self
 
     def __exit__(self, *exc_info) -> None:
+        sys.unraisablehook = self.unraisablehook
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+    def _on_unraisable(self, unraisable) -> None:
+        """Be silent about a KeyboardInterrupt in a finalizer, which Python drops:
+        `raise_if_repeated` raises it again."""
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            self.unraisablehook(unraisable)
 
     def _on_signal(self, number: int, frame) -> None:
         if number == self.signal == signal.SIGINT:
@@ -50,8 +59,7 @@ class StopSignal:
         return self.everywhere
 
     def raise_if_repeated(self) -> None:
-        """Raise KeyboardInterrupt if a second Ctrl-C came: Python drops one that it raises in a
-        finalizer, as within `collect_garbage`."""
+        """Raise KeyboardInterrupt if a second Ctrl-C came."""
         if self.is_repeated:
             raise KeyboardInterrupt
 
