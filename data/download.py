@@ -29,6 +29,7 @@ from nano_hindi.corpus.hub import HubTexts, say
 from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus, write_facts
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked, read_metadata, replacing
+from nano_hindi.ranges import Range, whole
 from nano_hindi.sample import stories
 
 if TYPE_CHECKING:
@@ -57,14 +58,16 @@ def parse(argv: list[str] | None):
     parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="folder for the corpus")
     parser.add_argument(
         "--max_tokens",
-        type=int,
+        type=whole(1, 2**63),
         metavar="N",
         help=f"stop after the document that reaches this many tokens (default: 600000000; for the sample, {SAMPLE_WORDS} words)",
     )
     parser.add_argument(
         "--tokenizer", metavar="NAME|DIR", help=f"tokenizer to count tokens with (default: {TOKENIZER}; none for the sample, whose words are counted)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help=f"random seed: selects which documents of {HUB_SOURCE}, or which stories")
+    parser.add_argument(
+        "--seed", type=Range(int), default=0, metavar="S", help=f"random seed: selects which documents of {HUB_SOURCE}, or which stories"
+    )
     parser.add_argument(
         "--clean",
         action="store_true",
@@ -75,8 +78,6 @@ def parse(argv: list[str] | None):
     args.source = args.source or [HUB_SOURCE]
     if args.max_tokens is None:
         args.max_tokens = SAMPLE_WORDS if args.source == [SAMPLE_SOURCE] else 600_000_000
-    if args.max_tokens < 1:
-        raise UserError(f"--max_tokens {args.max_tokens} selects no text; give a positive number")
     for name in (HUB_SOURCE, SAMPLE_SOURCE):
         if name in args.source and len(args.source) > 1:
             raise UserError(f"--source takes {name} alone, or files, not both")

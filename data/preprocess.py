@@ -28,6 +28,7 @@ from nano_hindi.console import Progress, count, shown
 from nano_hindi.corpus.documents import MARKER, Chunk, batches, chunks, read_source
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked, read_metadata
+from nano_hindi.ranges import Range, whole
 
 if TYPE_CHECKING:
     from nano_hindi.corpus.unfinished_tokens import UnfinishedTokens
@@ -50,19 +51,20 @@ def parse(argv: list[str] | None):
     parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="folder for train.bin, val.bin and tokenizer/")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR", help="a name on the hub, or a folder with tokenizer.json")
-    which.add_argument("--train_tokenizer", type=int, metavar="VOCAB_SIZE", help="train a tokenizer of this size on the corpus; needs no hub")
-    parser.add_argument("--val_fraction", type=float, default=0.01, metavar="FRACTION", help="fraction of the documents held out for validation")
-    parser.add_argument("--workers", type=int, default=cores(), metavar="N", help="worker processes; the files are the same for any number")
+    which.add_argument("--train_tokenizer", type=Range(int), metavar="VOCAB_SIZE", help="train a tokenizer of this size on the corpus; needs no hub")
+    parser.add_argument(
+        "--val_fraction",
+        type=Range(float, 0, 1, low_open=True, high_open=True),
+        default=0.01,
+        metavar="FRACTION",
+        help="fraction of the documents held out for validation",
+    )
+    parser.add_argument(
+        "--workers", type=whole(1, 2**10), default=cores(), metavar="N", help="worker processes; the files are the same for any number"
+    )
     parser.add_argument("--allow_lossy", action="store_true", help="accept a tokenizer whose tokens do not decode to the original text")
     parser.add_argument("--report", action="store_true", help="write plots of the data, and a page with documents as the model sees them")
-    args = parser.parse_args(argv)
-    if not 0 < args.val_fraction < 1:
-        raise UserError(
-            f"--val_fraction {args.val_fraction} leaves no text for training or validation; give a fraction between 0 and 1, such as 0.01"
-        )
-    if args.workers < 1:
-        raise UserError(f"--workers {args.workers} is too small; give 1 or more")
-    return args
+    return parser.parse_args(argv)
 
 
 def cores() -> int:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -45,6 +46,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument (\S+): must be", r"\1 must be", message)  # argparse's words before those of a `Range`
         raise UserError(f"{message} (--help lists all flags)")
 
 

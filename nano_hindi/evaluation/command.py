@@ -25,6 +25,7 @@ from nano_hindi.console import Progress
 from nano_hindi.corpus.documents import read_source
 from nano_hindi.errors import UserError
 from nano_hindi.files import write_text
+from nano_hindi.ranges import whole
 
 if TYPE_CHECKING:
     from nano_hindi.evaluation.report import Figures
@@ -49,12 +50,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--pairs", action="store_true", help="test it on pairs of right and wrong Hindi sentences instead; with --text, do both")
     parser.add_argument("--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder with val.bin and tokenizer/")
-    parser.add_argument("--max_bytes", type=int, default=MAX_BYTES, metavar="N", help="maximum number of bytes of text to read")
+    parser.add_argument("--max_bytes", type=whole(1, 2**63), default=MAX_BYTES, metavar="N", help="maximum number of bytes of text to read")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     args = parser.parse_args(argv)
-    if args.max_bytes < 1:
-        raise UserError(f"--max_bytes must be at least 1, not {args.max_bytes}")
     if args.trust_remote_code and not args.hf:
         raise UserError("--trust_remote_code is for a model of --hf; omit it")
     return args
