@@ -36,6 +36,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, may_be_empty: tuple[str, ...] = (), **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_HelpWithDefaults, **kwargs)
         self.may_be_empty = may_be_empty
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # argparse takes -1e-3 and -inf for flags
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override] # overloaded there
         words = sys.argv[1:] if args is None else list(args)
