@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nano_hindi.cli import Parser, collected_interrupts, command_line
 from nano_hindi.common import pick_device
+from nano_hindi.console import for_stdout
 from nano_hindi.errors import UserError
 from nano_hindi.inference.settings import SAMPLE_PROMPTS, SETTINGS, Settings
 from nano_hindi.inference.text import write
@@ -77,9 +78,9 @@ def print_texts(model, tokenizer, prompt: str, settings: Settings, n_texts: int)
     waiting = [""] * (n_texts - 1)
     with collected_interrupts() as stop:
         for piece, *others in write(model, tokenizer, prompt, settings, n_texts, stop):
-            print(piece, end="", flush=True)
+            print(for_stdout(piece), end="", flush=True)
             waiting = [text + new for text, new in zip(waiting, others, strict=True)]
-        print("".join(f"\n---\n{text}" for text in waiting), flush=True)
+        print("".join(f"\n---\n{for_stdout(text)}" for text in waiting), flush=True)
     if stop.is_set():
         raise KeyboardInterrupt
 

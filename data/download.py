@@ -22,7 +22,8 @@ DEFAULT_DIR = ROOT / "data" / "raw"
 sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cli import Parser, command_line, exit_at_once
-from nano_hindi.console import Progress, count, shown
+from nano_hindi.common import visible
+from nano_hindi.console import Progress, count, quoted, shown
 from nano_hindi.corpus.cleaning import Cleaner
 from nano_hindi.corpus.documents import batches, read_documents, read_source, write_document
 from nano_hindi.corpus.hub import HubTexts, say
@@ -120,8 +121,8 @@ def make(args, asked: dict, corpus: Path) -> int:
         print("\n".join(Cleaner.recorded(facts).lines()))
     documents, words, size, empty = (int(facts[key]) for key in ("documents", "words", "bytes", "empty_documents_left_out"))
     left_out = f" ({empty:,} empty ones skipped)" if empty else ""
-    tokens = f"{int(facts['tokens']):,} tokens of {facts['tokenizer']}, " if "tokens" in facts else ""
-    print(f"{corpus}: {documents:,} documents{left_out}, {tokens}{words:,} words, {size / 1e6:,.2f} MB")
+    tokens = f"{int(facts['tokens']):,} tokens of {visible(facts['tokenizer'])}, " if "tokens" in facts else ""
+    print(f"{shown(corpus)}: {documents:,} documents{left_out}, {tokens}{words:,} words, {size / 1e6:,.2f} MB")
     print(f"next: python data/preprocess.py{next_flags(args)}")
     return 0
 
@@ -201,8 +202,8 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
 def next_flags(args) -> str:
     """Return the flags that data/preprocess.py needs for this corpus."""
     if args.source == [SAMPLE_SOURCE]:
-        return f" --input {shown(args.output_dir / 'hindi_corpus.txt')} --output_dir {shown(args.output_dir.parent)} --train_tokenizer 4096"
-    return "" if args.output_dir == DEFAULT_DIR else f" --input {shown(args.output_dir / 'hindi_corpus.txt')}"
+        return f" --input {quoted(args.output_dir / 'hindi_corpus.txt')} --output_dir {quoted(args.output_dir.parent)} --train_tokenizer 4096"
+    return "" if args.output_dir == DEFAULT_DIR else f" --input {quoted(args.output_dir / 'hindi_corpus.txt')}"
 
 
 def leave_alone(corpus: Path, asked: dict) -> int:
@@ -213,7 +214,7 @@ def leave_alone(corpus: Path, asked: dict) -> int:
         raise UserError(
             f"{corpus} is already there, from another source, budget, seed, tokenizer or --clean; --overwrite replaces it, another --output_dir keeps both"
         )
-    print(f"{corpus} is already there, from the same command: {facts.get('documents')} documents; --overwrite makes it again")
+    print(f"{shown(corpus)} is already there, from the same command: {facts.get('documents')} documents; --overwrite makes it again")
     return 0
 
 
@@ -328,7 +329,7 @@ def tokenizer_or_none(name: str) -> Tokenizer | None:
         return load_tokenizer(name)
     except UserError as error:
         print(
-            f"notice: {error}\nnotice: without a tokenizer, words and bytes are counted, and --max_tokens limits the words (each is at least one token)"
+            f"notice: {visible(str(error))}\nnotice: without a tokenizer, words and bytes are counted, and --max_tokens limits the words (each is at least one token)"
         )
         return None
 

@@ -24,7 +24,8 @@ DEFAULT_DIR = ROOT / "data"
 sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cli import Parser, command_line
-from nano_hindi.console import Progress, count, shown
+from nano_hindi.common import visible
+from nano_hindi.console import Progress, count, quoted, shown
 from nano_hindi.corpus.documents import MARKER, Chunk, batches, chunks, read_source
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked, read_metadata
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
 
     with locked(args.output_dir, "is tokenizing there", "--output_dir"):
         make(args, plan)
-    data_dir = "" if args.output_dir == DEFAULT_DIR else f" --data_dir {shown(args.output_dir)}"
+    data_dir = "" if args.output_dir == DEFAULT_DIR else f" --data_dir {quoted(args.output_dir)}"
     print(f"{shown(args.output_dir)} is ready; next: python train.py{data_dir}")
     return 0
 
@@ -228,7 +229,7 @@ def finish(args, asked: dict, files: UnfinishedTokens, tokenizer: Tokenizer) -> 
         "bytes_per_token": f"{(counts['train_bytes'] + counts['val_bytes']) / max(counts['text_tokens'], 1):.4f}",
     }
     if files.losses.documents:
-        print(f"notice: the tokenizer loses text: {files.losses.report(counts)}")
+        print(visible(f"notice: the tokenizer loses text: {files.losses.report(counts)}"))
     files.finish(tokenizer, facts | asked)
     return facts
 
@@ -236,7 +237,7 @@ def finish(args, asked: dict, files: UnfinishedTokens, tokenizer: Tokenizer) -> 
 def describe(facts: dict) -> None:
     """Print a summary of the token files."""
     print(
-        f"fertility   {float(facts['fertility']):.3f} tokens per word, {float(facts['bytes_per_token']):.2f} bytes per token, with {facts['tokenizer']}"
+        f"fertility   {float(facts['fertility']):.3f} tokens per word, {float(facts['bytes_per_token']):.2f} bytes per token, with {visible(facts['tokenizer'])}"
     )
     for name in ("train", "val"):
         documents, tokens, size = (facts[f"{name}_{key}"] for key in ("documents", "tokens", "bytes"))

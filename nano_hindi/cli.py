@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+from nano_hindi.common import visible
 from nano_hindi.errors import UserError
 
 
@@ -78,7 +79,7 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         except UserError as error:
             return _fail(str(error))
         except KeyboardInterrupt as stop:
-            print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
+            print(f"\n{visible(str(stop)) or 'stopped'}", file=sys.stderr)
             return 130
         except BrokenPipeError:  # `python generate.py | head`: the reader closed the pipe
             sys.stdout = None
@@ -114,7 +115,7 @@ def exit_at_once(code: int) -> NoReturn:
 
 
 def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + visible(" ".join(message.split())), file=sys.stderr)
     return 2
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano_hindi.cli import Parser, command_line
-from nano_hindi.common import pick_device
+from nano_hindi.common import pick_device, visible
 from nano_hindi.console import Progress
 from nano_hindi.corpus.documents import read_source
 from nano_hindi.errors import UserError
@@ -65,13 +65,13 @@ def main(argv: list[str] | None = None) -> int:
     texts = [] if args.pairs and not args.text else read_texts(args)
     scorer = load_scorer(args)
     results = {"model": scorer.name, "context": scorer.context}
-    print(f"model       {scorer.name}, context {scorer.context:,} tokens")
+    print(f"model       {visible(scorer.name)}, context {scorer.context:,} tokens")
     if texts:
         from nano_hindi.evaluation.report import as_json, report_lines
 
         figures = figures_of(scorer, texts)
-        print(f"text        {source(args)} (at most {args.max_bytes:,} bytes)")
-        print("\n".join(report_lines(figures)))
+        print(f"text        {visible(source(args))} (at most {args.max_bytes:,} bytes)")
+        print(visible("\n".join(report_lines(figures))))
         results |= as_json(figures)
     if args.pairs:
         scores = scores_of_pairs(scorer)
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         results = json.loads(json.dumps(results), parse_constant=lambda _: None)  # JSON has neither nan nor inf
         write_text(args.json, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-        print(f"\nwritten: {args.json}")
+        print(visible(f"\nwritten: {args.json}"))
     return 0
 
 

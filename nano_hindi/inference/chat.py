@@ -15,7 +15,8 @@ import time
 import unicodedata
 
 from nano_hindi.cli import collected_interrupts
-from nano_hindi.common import IS_WINDOWS
+from nano_hindi.common import IS_WINDOWS, visible
+from nano_hindi.console import for_stdout
 from nano_hindi.errors import UserError
 from nano_hindi.inference.settings import SETTINGS, Settings, parse_setting
 from nano_hindi.inference.text import write
@@ -98,7 +99,7 @@ class Chat:
             self.text += new
             times.append(time.perf_counter())
             if len(self.text) > printed:
-                print(self.text[printed:], end="", flush=True)
+                print(for_stdout(self.text[printed:]), end="", flush=True)
                 printed = len(self.text)
         print(flush=True)
         self.text = self.text.rstrip("\ufffd")  # an incomplete character must not be part of the context
@@ -126,4 +127,4 @@ def _join(text: str, line: str) -> tuple[str, int]:
 
 
 def _note(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+    print(visible(words), file=sys.stderr, flush=True)
