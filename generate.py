@@ -13,7 +13,8 @@ from pathlib import Path
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import pick_device
 from nano_hindi.errors import UserError
-from nano_hindi.inference.settings import SAMPLE_PROMPTS, SETTINGS, Settings, parse_setting
+from nano_hindi.inference.settings import SAMPLE_PROMPTS, SETTINGS, Settings
+from nano_hindi.ranges import whole
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -28,15 +29,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--prompt", metavar="TEXT", help="text to continue; - reads it from stdin; empty: generate from nothing")
     what.add_argument("--interactive", action="store_true", help="write a text together with the model, line by line")
-    parser.add_argument("--num_samples", type=int, default=1, metavar="N", help="texts per prompt, generated in one batch, separated by a line ---")
+    parser.add_argument(
+        "--num_samples", type=whole(1, 10_000), default=1, metavar="N", help="texts per prompt, generated in one batch, separated by a line ---"
+    )
     for name, setting in SETTINGS.items():
-        parser.add_argument(f"--{name}", default=setting.default, metavar=setting.metadata["metavar"], help=setting.metadata["help"])
+        what = setting.metadata
+        parser.add_argument(f"--{name}", type=what["valid"], default=setting.default, metavar=what["metavar"], help=what["help"])
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
     args = parser.parse_args(argv)
-    given = {name: text for name, text in vars(args).items() if name in SETTINGS and text != SETTINGS[name].default}
-    args.settings = Settings(**{name: parse_setting(name, f"--{name}", text) for name, text in given.items()})
-    if args.num_samples < 1:
-        raise UserError(f"--num_samples must be at least 1, not {args.num_samples}")
+    args.settings = Settings(**{name: getattr(args, name) for name in SETTINGS})
     if args.interactive and args.num_samples > 1:
         raise UserError("--interactive writes one text; omit --num_samples")
     return args

@@ -22,13 +22,15 @@ DEFAULT_DIR = ROOT / "data" / "raw"
 sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cli import Parser, command_line, exit_at_once
-from nano_hindi.console import Progress, count, shown
+from nano_hindi.common import visible
+from nano_hindi.console import Progress, count, quoted, shown
 from nano_hindi.corpus.cleaning import Cleaner
 from nano_hindi.corpus.documents import batches, read_documents, read_source, write_document
 from nano_hindi.corpus.hub import HubTexts, say
 from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus, write_with_time
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked, read_metadata, replacing
+from nano_hindi.ranges import Range, whole
 from nano_hindi.sample import stories
 
 if TYPE_CHECKING:
@@ -54,14 +56,16 @@ def parse(argv: list[str] | None):
     parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="folder for the corpus")
     parser.add_argument(
         "--max_tokens",
-        type=int,
+        type=whole(1, 2**63),
         metavar="N",
         help=f"stop after the document that reaches this many tokens (default: 600000000; for the sample, {SAMPLE_WORDS} words)",
     )
     parser.add_argument(
         "--tokenizer", metavar="NAME|DIR", help=f"tokenizer to count tokens with (default: {TOKENIZER}; none for the sample, whose words are counted)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help=f"random seed: selects which documents of {HUB_SOURCE}, or which stories")
+    parser.add_argument(
+        "--seed", type=Range(int), default=0, metavar="S", help=f"random seed: selects which documents of {HUB_SOURCE}, or which stories"
+    )
     parser.add_argument(
         "--clean",
         action="store_true",
@@ -72,8 +76,6 @@ def parse(argv: list[str] | None):
     args.source = args.source or [HUB_SOURCE]
     if args.max_tokens is None:
         args.max_tokens = SAMPLE_WORDS if args.source == [SAMPLE_SOURCE] else 600_000_000
-    if args.max_tokens < 1:
-        raise UserError(f"--max_tokens {args.max_tokens} selects no text; give a positive number")
     for name in (HUB_SOURCE, SAMPLE_SOURCE):
         if name in args.source and len(args.source) > 1:
             raise UserError(f"--source takes {name} alone, or files, not both")
@@ -110,8 +112,8 @@ def make(args, asked: dict, corpus: Path) -> int:
         print("\n".join(Cleaner.recorded(metadata).lines()))
     documents, words, size, empty = (int(metadata[key]) for key in ("documents", "words", "bytes", "empty_documents_left_out"))
     left_out = f" ({empty:,} empty ones skipped)" if empty else ""
-    tokens = f"{int(metadata['tokens']):,} tokens of {metadata['tokenizer']}, " if "tokens" in metadata else ""
-    print(f"{corpus}: {documents:,} documents{left_out}, {tokens}{words:,} words, {size / 1e6:,.2f} MB")
+    tokens = f"{int(metadata['tokens']):,} tokens of {visible(metadata['tokenizer'])}, " if "tokens" in metadata else ""
+    print(f"{shown(corpus)}: {documents:,} documents{left_out}, {tokens}{words:,} words, {size / 1e6:,.2f} MB")
     print(f"next: python data/preprocess.py{next_flags(args)}")
     return 0
 
@@ -188,8 +190,8 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
 def next_flags(args) -> str:
     """Return the flags that data/preprocess.py needs for this corpus."""
     if args.source == [SAMPLE_SOURCE]:
-        return f" --input {shown(args.output_dir / 'hindi_corpus.txt')} --output_dir {shown(args.output_dir.parent)} --train_tokenizer 4096"
-    return "" if args.output_dir == DEFAULT_DIR else f" --input {shown(args.output_dir / 'hindi_corpus.txt')}"
+        return f" --input {quoted(args.output_dir / 'hindi_corpus.txt')} --output_dir {quoted(args.output_dir.parent)} --train_tokenizer 4096"
+    return "" if args.output_dir == DEFAULT_DIR else f" --input {quoted(args.output_dir / 'hindi_corpus.txt')}"
 
 
 def leave_alone(corpus: Path, asked: dict) -> int:
@@ -200,7 +202,7 @@ def leave_alone(corpus: Path, asked: dict) -> int:
         raise UserError(
             f"{corpus} is already there, from another source, budget, seed, tokenizer or --clean; --overwrite replaces it, another --output_dir keeps both"
         )
-    print(f"{corpus} is already there, from the same command: {metadata.get('documents')} documents; --overwrite makes it again")
+    print(f"{shown(corpus)} is already there, from the same command: {metadata.get('documents')} documents; --overwrite makes it again")
     return 0
 
 
@@ -286,7 +288,7 @@ def tokenizer_or_none(name: str) -> Tokenizer | None:
         return load_tokenizer(name)
     except UserError as error:
         print(
-            f"notice: {error}\nnotice: without a tokenizer, words and bytes are counted, and --max_tokens limits the words (each is at least one token)"
+            f"notice: {visible(str(error))}\nnotice: without a tokenizer, words and bytes are counted, and --max_tokens limits the words (each is at least one token)"
         )
         return None
 

@@ -25,10 +25,12 @@ DEFAULT_DIR, DEFAULT_CORPUS = ROOT / "data", ROOT / "data" / "raw" / "hindi_corp
 sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cli import Parser, command_line
-from nano_hindi.console import Progress, count, shown
+from nano_hindi.common import visible
+from nano_hindi.console import Progress, count, quoted, shown
 from nano_hindi.corpus.documents import MARKER, Chunk, batches, chunks, read_source
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked, read_metadata
+from nano_hindi.ranges import Range, whole
 
 if TYPE_CHECKING:
     from nano_hindi.corpus.shards import Shards
@@ -50,19 +52,21 @@ def parse(argv: list[str] | None):
     parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="folder for train.bin, val.bin and tokenizer/")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR", help="a name on the hub, or a folder with tokenizer.json")
-    which.add_argument("--train_tokenizer", type=int, metavar="VOCAB_SIZE", help="train a tokenizer of this size on the corpus; needs no hub")
-    parser.add_argument("--val_fraction", type=float, default=0.01, metavar="FRACTION", help="fraction of the documents held out for validation")
-    parser.add_argument("--workers", type=int, default=cores(), metavar="N", help="worker processes; the files are the same for any number")
+    which.add_argument("--train_tokenizer", type=Range(int), metavar="VOCAB_SIZE", help="train a tokenizer of this size on the corpus; needs no hub")
+    parser.add_argument(
+        "--val_fraction",
+        type=Range(float, 0, 1, low_open=True, high_open=True),
+        default=0.01,
+        metavar="FRACTION",
+        help="fraction of the documents held out for validation",
+    )
+    parser.add_argument(
+        "--workers", type=whole(1, 2**10), default=cores(), metavar="N", help="worker processes; the files are the same for any number"
+    )
     parser.add_argument("--allow_lossy", action="store_true", help="accept a tokenizer whose tokens do not decode to the original text")
     parser.add_argument("--report", action="store_true", help="write plots of the data, and a page with documents as the model sees them")
     args = parser.parse_args(argv)
     args.input = args.input or [DEFAULT_CORPUS]
-    if not 0 < args.val_fraction < 1:
-        raise UserError(
-            f"--val_fraction {args.val_fraction} leaves no text for training or validation; give a fraction between 0 and 1, such as 0.01"
-        )
-    if args.workers < 1:
-        raise UserError(f"--workers {args.workers} is too small; give 1 or more")
     return args
 
 
@@ -82,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
     with locked(args.output_dir, "is tokenizing there", "--output_dir"):
         make(args, plan)
-    data_dir = "" if args.output_dir == DEFAULT_DIR else f" --data_dir {shown(args.output_dir)}"
+    data_dir = "" if args.output_dir == DEFAULT_DIR else f" --data_dir {quoted(args.output_dir)}"
     print(f"{shown(args.output_dir)} is ready; next: python train.py{data_dir}")
     return 0
 
@@ -229,7 +233,7 @@ def finish(args, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
         "bytes_per_token": f"{(counts['train_bytes'] + counts['val_bytes']) / max(counts['text_tokens'], 1):.4f}",
     }
     if counts["lossy_documents"]:
-        print(f"notice: the tokenizer loses text: {shards.summary.losses()}")
+        print(visible(f"notice: the tokenizer loses text: {shards.summary.losses()}"))
     shards.finish(tokenizer, metadata | settings)
     return metadata
 
@@ -237,7 +241,7 @@ def finish(args, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
 def describe(metadata: dict) -> None:
     """Print a summary of the token files."""
     print(
-        f"fertility   {float(metadata['fertility']):.3f} tokens per word, {float(metadata['bytes_per_token']):.2f} bytes per token, with {metadata['tokenizer']}"
+        f"fertility   {float(metadata['fertility']):.3f} tokens per word, {float(metadata['bytes_per_token']):.2f} bytes per token, with {visible(metadata['tokenizer'])}"
     )
     for name in ("train", "val"):
         documents, tokens, size = (metadata[f"{name}_{key}"] for key in ("documents", "tokens", "bytes"))

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from nano_hindi.common import visible
+from nano_hindi.console import quoted
 from nano_hindi.errors import UserError
 from nano_hindi.files import replacing
 
@@ -99,7 +101,9 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
     what this returns.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a folder; name a checkpoint in it, or let train.py find the newest: --checkpoint_dir {path} --resume auto")
+        raise UserError(
+            f"{path} is a folder; name a checkpoint in it, or let train.py find the newest: --checkpoint_dir {quoted(path)} --resume auto"
+        )
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; name one that train.py wrote (its --resume auto finds the newest)")
     try:
@@ -130,7 +134,7 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
 
 def print_skipped(error: UserError) -> None:
     """Print that a checkpoint was skipped, and why."""
-    print(f"notice: skipped: {error}", flush=True)
+    print(visible(f"notice: skipped: {error}"), flush=True)
 
 
 def newest_checkpoint(

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import errno
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+from nano_hindi.common import visible
 from nano_hindi.errors import UserError
 
 
@@ -35,6 +38,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, may_be_empty: tuple[str, ...] = (), **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_HelpWithDefaults, **kwargs)
         self.may_be_empty = may_be_empty
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)")  # argparse takes -1e-3 and -inf for flags
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override] # overloaded there
         words = sys.argv[1:] if args is None else list(args)
@@ -45,8 +49,11 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument (\S+): must be", r"\1 must be", message)  # argparse's words before those of a `Range`
         raise UserError(f"{message} (--help lists all flags)")
 
+
+STORE_PATIENCE = datetime.timedelta(seconds=10)  # for torchrun's store, and for another rank to print
 
 _PLACE = "choose another folder, then run the same command again"
 _REMEDIES = {  # an error of the operating system about a file: what the user can do
@@ -75,7 +82,7 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         except UserError as error:
             return _fail(str(error))
         except KeyboardInterrupt as stop:
-            print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
+            print(f"\n{visible(str(stop)) or 'stopped'}", file=sys.stderr)
             return 130
         except BrokenPipeError:  # `python generate.py | head`: the reader closed the pipe
             sys.stdout = None
@@ -111,8 +118,39 @@ def exit_at_once(code: int) -> NoReturn:
 
 
 def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    line = "error: " + visible(" ".join(message.split()))
+    with _once_per_machine(line) as is_first:
+        if is_first:
+            print(line, file=sys.stderr, flush=True)
     return 2
+
+
+@contextlib.contextmanager
+def _once_per_machine(line: str) -> Iterator[bool]:
+    """Yield whether this rank is the first on its machine, of those that torchrun started, to have
+    this line to print; always true without torchrun.
+
+    torchrun ends all ranks as soon as one ends: the block ends when the first rank has printed.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or os.environ.get("LOCAL_WORLD_SIZE") == "1":
+        yield True
+        return
+    import torch.distributed as dist
+
+    start = [os.environ.get(name) for name in ("GROUP_RANK", "TORCHELASTIC_RESTART_COUNT")]  # the machine, and its restarts: torchrun keeps the store
+    key = f"printed {start} {line}"
+    try:
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=STORE_PATIENCE)
+        is_first = store.add(key, 1) == 1
+    except Exception:  # noqa: BLE001 - torchrun has ended, or its variables are not its own: the line must be seen
+        yield True
+        return
+    yield is_first
+    with contextlib.suppress(dist.DistError):
+        if is_first:
+            store.set(f"{key}: done", "")
+        else:
+            store.wait([f"{key}: done"])
 
 
 def use_utf8_console() -> None:

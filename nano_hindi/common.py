@@ -1,4 +1,5 @@
-"""Choose the device and the compute dtype, and test whether torch.compile works.
+"""Choose the device and the compute dtype, test whether torch.compile works, and show text of
+unknown origin.
 
 torch is imported inside the functions, so that `--help` answers at once.
 """
@@ -6,6 +7,7 @@ torch is imported inside the functions, so that `--help` answers at once.
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from nano_hindi.errors import UserError
@@ -14,6 +16,27 @@ if TYPE_CHECKING:
     import torch
 
 IS_WINDOWS = os.name == "nt"
+# what a terminal would obey: control characters but newline and tab, the embeddings, overrides and
+# isolates of bidirectional text; and surrogates, which cannot be printed
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """Return `text` with control characters as escapes, such as \\x1b or \\u202e. Newline, tab, ZWJ
+    and ZWNJ stay.
+
+    For everything from outside that is printed for people: generated text, file names, tokens.
+    """
+    return _CONTROLS.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # how Python represents a byte of a file name that is not UTF-8
+        code -= 0xDC00
+    elif code >= 0x80:
+        return f"\\u{code:04x}"
+    return f"\\x{code:02x}"
 
 
 def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:

@@ -13,25 +13,39 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from nano_hindi.errors import require
+from nano_hindi.ranges import Range, quoted, whole
 
 LR_SCHEDULES = ("cosine", "plateau")
 VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a multiple of this, for the matmul's tiles
 
 
-def _opt(default: Any, text: str, parse: Callable[[str], Any] | None = None) -> Any:
-    """Return a dataclass field with its help text; `parse` turns the flag's text into the value
-    (default: the type of `default`)."""
-    return field(default=default, metadata={"help": text, "parse": parse or type(default)})
+_INT64 = 2**63
+_INDEX = 2**31  # of sequences, steps within an update and context: far beyond any memory
+_COUNT = whole(1, _INT64)
+_INTERVAL = whole(0, _INT64)
+_LEARNING_RATE = Range(float, 0, 1e6)  # larger ones overflow float32 within a few updates
+_DECAY = Range(float, 0, 1, high_open=True)
+_FRACTION = Range(float, 0, 1)
+# with a smaller epsilon, a gradient whose square is 0 in float32 would make a step of any size
+_EPSILON = Range(float, 1e-20, 1)
 
 
-def _auto_or_int(text: str) -> int | str:
-    return "auto" if text == "auto" else int(text)
+def _opt(default: Any, text: str, valid: Range | None = None) -> Any:
+    """Return a dataclass field with its help text and its valid numbers; None for a field that is
+    text."""
+    return field(default=default, metadata={"help": text, "valid": valid})
+
+
+def _require_valid(config: GPTConfig | TrainConfig) -> None:
+    """Raise UserError, which names it, if a field is outside its range."""
+    for f in dataclasses.fields(config):
+        value, valid = getattr(config, f.name), f.metadata["valid"]
+        require(valid is None or value in valid, f"{f.name} must be {valid}, not {quoted(value)}")
 
 
 @dataclass(frozen=True)
@@ -41,20 +55,17 @@ class GPTConfig:
     The order of the fields is part of the API: callers may pass them by position.
     """
 
-    vocab_size: int = _opt(68096, "vocabulary size of the tokenizer; train.py takes it from the data")
-    n_layer: int = _opt(8, "transformer blocks")
-    n_head: int = _opt(6, "query heads")
-    n_kv_head: int = _opt(2, "key/value heads; divides n_head")
-    n_embd: int = _opt(384, "width of the residual stream; a multiple of n_head")
-    sequence_len: int = _opt(1024, "tokens of context, also the length of a training sequence")
+    vocab_size: int = _opt(68096, "vocabulary size of the tokenizer; train.py takes it from the data", whole(1, 2**32))
+    n_layer: int = _opt(8, "transformer blocks", whole(1, 2**10))
+    n_head: int = _opt(6, "query heads", whole(1, 2**12))
+    n_kv_head: int = _opt(2, "key/value heads; divides n_head", whole(1, 2**12))
+    n_embd: int = _opt(384, "width of the residual stream; a multiple of n_head", whole(1, 2**24))
+    sequence_len: int = _opt(1024, "tokens of context, also the length of a training sequence", whole(4, _INDEX))
     window_pattern: str = _opt("SSSL", "attention windows, tiled over the layers: S short, L = sequence_len keys; the last layer is L")
-    short_window_divisor: int = _opt(8, "the window of S layers is sequence_len divided by this")
+    short_window_divisor: int = _opt(8, "the window of S layers is sequence_len divided by this", whole(1, _INDEX))
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd", "short_window_divisor"):
-            value = getattr(self, name)
-            require(isinstance(value, int) and value > 0, f"{name} must be a positive whole number, not {value!r}")
-        require(self.sequence_len >= 4, f"sequence_len must be at least 4, not {self.sequence_len}")
+        _require_valid(self)
         require(
             self.n_embd % self.n_head == 0 and self.n_embd // self.n_head % 2 == 0,
             f"n_embd {self.n_embd} does not split into {self.n_head} heads of even width; {2 * self.n_head * max(1, self.n_embd // (2 * self.n_head))} would",
@@ -93,60 +104,44 @@ class TrainConfig:
     """The training recipe. Raises UserError for invalid values."""
 
     # the budget
-    total_tokens: int = _opt(500_000_000, "tokens to train on")
-    batch_size: int = _opt(64, "sequences per step, over all GPUs")
-    sequence_len: int = _opt(1024, "tokens per sequence; one flag sets it for training and for the model")
-    gradient_accumulation_steps: int = _opt(4, "steps (micro-steps) per update (optimizer step)")
-    device_batch_size: int | str = _opt("auto", "sequences per forward pass on a device, or auto: measured before the first update", _auto_or_int)
-    seed: int = _opt(42, "seed of the initial weights and of the data order")
+    total_tokens: int = _opt(500_000_000, "tokens to train on", _COUNT)
+    batch_size: int = _opt(64, "sequences per step, over all GPUs", whole(1, _INDEX))
+    sequence_len: int = _opt(1024, "tokens per sequence; one flag sets it for training and for the model", whole(4, _INDEX))
+    gradient_accumulation_steps: int = _opt(4, "steps (micro-steps) per update (optimizer step)", whole(1, _INDEX))
+    device_batch_size: int | str = _opt(
+        "auto", "sequences per forward pass on a device, or auto: measured before the first update", whole(1, _INDEX, auto="auto")
+    )
+    seed: int = _opt(42, "seed of the initial weights and of the data order", whole(0, _INT64))
     # peak learning rates, and the schedule
-    muon_lr: float = _opt(0.02, "learning rate of the matrices in the blocks (Muon)")
-    adamw_embedding_lr: float = _opt(0.2, "learning rate of wte (AdamW), times (n_embd/768)^-0.5")
-    adamw_value_embedding_lr: float = _opt(0.2, "learning rate of the value embeddings (AdamW), times (n_embd/768)^-0.5")
-    adamw_unembedding_lr: float = _opt(0.004, "learning rate of lm_head (AdamW), times (n_embd/768)^-1")
-    adamw_scalar_lr: float = _opt(0.5, "learning rate of x0_lambdas (AdamW); that of resid_lambdas is a hundredth of it")
-    warmup_steps: int = _opt(1000, "steps of linear warm-up, at most a fifth of the run")
+    muon_lr: float = _opt(0.02, "learning rate of the matrices in the blocks (Muon)", _LEARNING_RATE)
+    adamw_embedding_lr: float = _opt(0.2, "learning rate of wte (AdamW), times (n_embd/768)^-0.5", _LEARNING_RATE)
+    adamw_value_embedding_lr: float = _opt(0.2, "learning rate of the value embeddings (AdamW), times (n_embd/768)^-0.5", _LEARNING_RATE)
+    adamw_unembedding_lr: float = _opt(0.004, "learning rate of lm_head (AdamW), times (n_embd/768)^-1", _LEARNING_RATE)
+    adamw_scalar_lr: float = _opt(0.5, "learning rate of x0_lambdas (AdamW); that of resid_lambdas is a hundredth of it", _LEARNING_RATE)
+    warmup_steps: int = _opt(1000, "steps of linear warm-up, at most a fifth of the run", _INTERVAL)
     lr_schedule: str = _opt("cosine", "after the warm-up: cosine, or plateau (constant, then linear decay)")
-    constant_share: float = _opt(0.4, "plateau only: fraction of the run, warm-up included, before the learning rates begin to decay")
-    min_lr_ratio: float = _opt(0.1, "learning rate of the last update, as a fraction of the peak")
+    constant_share: float = _opt(0.4, "plateau only: fraction of the run, warm-up included, before the learning rates begin to decay", _FRACTION)
+    min_lr_ratio: float = _opt(0.1, "learning rate of the last update, as a fraction of the peak", _FRACTION)
     # the optimizers
-    muon_momentum: float = _opt(0.95, "Nesterov momentum of Muon")
-    muon_beta2: float = _opt(0.95, "decay of Muon's factored second moment (NorMuon)")
-    muon_ns_steps: int = _opt(5, "iterations of Polar Express")
-    weight_decay: float = _opt(0.0, "cautious weight decay of the matrices, times their learning rate")
-    adamw_beta1: float = _opt(0.6, "AdamW's decay of the first moment (mean gradient)")
-    adamw_beta2: float = _opt(0.98, "AdamW's decay of the second moment (mean squared gradient)")
-    adamw_eps: float = _opt(1e-10, "AdamW's epsilon for the embeddings and lm_head, added to the root of the second moment")
-    grad_clip: float = _opt(1.0, "maximum norm of the gradient over all parameters; 0 turns clipping off")
+    muon_momentum: float = _opt(0.95, "Nesterov momentum of Muon", _DECAY)
+    muon_beta2: float = _opt(0.95, "decay of Muon's factored second moment (NorMuon)", _DECAY)
+    muon_ns_steps: int = _opt(5, "iterations of Polar Express", whole(1, 100))
+    weight_decay: float = _opt(0.0, "cautious weight decay of the matrices, times their learning rate", _LEARNING_RATE)
+    adamw_beta1: float = _opt(0.6, "AdamW's decay of the first moment (mean gradient)", _DECAY)
+    adamw_beta2: float = _opt(0.98, "AdamW's decay of the second moment (mean squared gradient)", _DECAY)
+    adamw_eps: float = _opt(1e-10, "AdamW's epsilon for the embeddings and lm_head, added to the root of the second moment", _EPSILON)
+    grad_clip: float = _opt(1.0, "maximum norm of the gradient over all parameters; 0 turns clipping off", Range(float, 0, 1e30))
     # intervals, in steps; 0 means only at the end
-    checkpoint_interval: int = _opt(1000, "steps between checkpoints; 0: only at the end")
-    eval_interval: int = _opt(500, "steps between evaluations; 0: only at the end")
-    inference_interval: int = _opt(1000, "steps between Hindi samples; 0: only at the end")
-    log_interval: int = _opt(10, "steps between log lines; 0: only at the end")
-    eval_tokens: int = _opt(2_097_152, "tokens of val.bin per evaluation; a smaller file is used whole")
-    keep_checkpoints: int = _opt(3, "number of newest checkpoints to keep")
+    checkpoint_interval: int = _opt(1000, "steps between checkpoints; 0: only at the end", _INTERVAL)
+    eval_interval: int = _opt(500, "steps between evaluations; 0: only at the end", _INTERVAL)
+    inference_interval: int = _opt(1000, "steps between Hindi samples; 0: only at the end", _INTERVAL)
+    log_interval: int = _opt(10, "steps between log lines; 0: only at the end", _INTERVAL)
+    eval_tokens: int = _opt(2_097_152, "tokens of val.bin per evaluation; a smaller file is used whole", _COUNT)
+    keep_checkpoints: int = _opt(3, "number of newest checkpoints to keep", _COUNT)
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if f.name == "device_batch_size":
-                require(
-                    value == "auto" or (isinstance(value, int) and value > 0),
-                    f"device_batch_size must be auto or a positive whole number, not {value!r}",
-                )
-            elif f.name == "lr_schedule":
-                require(value in LR_SCHEDULES, f"there is no lr_schedule {value!r}; choose one of {', '.join(LR_SCHEDULES)}")
-            elif isinstance(f.default, int):
-                require(isinstance(value, int) and value >= 0, f"{f.name} must be a whole number, 0 or more, not {value!r}")
-            else:
-                require(isinstance(value, int | float) and math.isfinite(value) and value >= 0, f"{f.name} must be 0 or more, not {value!r}")
-        for name in ("total_tokens", "batch_size", "sequence_len", "gradient_accumulation_steps", "muon_ns_steps", "eval_tokens", "keep_checkpoints"):
-            require(getattr(self, name) > 0, f"{name} must be at least 1")
-        for name in ("muon_momentum", "muon_beta2", "adamw_beta1", "adamw_beta2"):
-            require(getattr(self, name) < 1, f"{name} must be below 1, not {getattr(self, name)}")
-        require(self.seed < 2**63, f"seed must be below 2**63, not {self.seed}")
-        for name in ("constant_share", "min_lr_ratio"):
-            require(getattr(self, name) <= 1, f"{name} must be from 0 to 1, not {getattr(self, name)}")
+        _require_valid(self)
+        require(self.lr_schedule in LR_SCHEDULES, f"there is no lr_schedule {quoted(self.lr_schedule)}; choose one of {', '.join(LR_SCHEDULES)}")
 
     @functools.cached_property
     def sequences_per_update(self) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import shutil
 import sys
 import textwrap
 import time
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from nano_hindi.common import IS_WINDOWS, visible
 
 NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")  # notebook cells look like a terminal, but cannot rewrite a line
 
@@ -87,14 +90,11 @@ class Console:
         """Print a permanent line."""
         if self.is_main:
             self.clear()
-            print(*values, flush=True)
+            print(*(visible(str(value)) for value in values), flush=True)
 
     def print_text(self, text: str) -> None:
-        """Print a generated text after a `>`, wrapped between words on a terminal.
-
-        Control characters are removed.
-        """
-        text = "".join(character for character in text if unicodedata.category(character) != "Cc")
+        """Print a generated text after a `>`, wrapped between words on a terminal."""
+        text = visible(text)
         lines = textwrap.wrap(text, self.columns - 4, break_long_words=False, break_on_hyphens=False) if self.is_live else [text]
         self.print("  > " + "\n    ".join(lines))
 
@@ -124,11 +124,36 @@ def bar(fraction: float, width: int) -> str:
 
 
 def shown(path: Path) -> str:
-    """Return a path relative to the current folder if it is inside it, else the path as given."""
+    """Return a path for display: relative to the current folder if it is inside it, else as
+    given."""
+    return visible(_relative(path))
+
+
+def quoted(path: Path) -> str:
+    """Return a path as one word of a shell command; relative as in `shown`."""
+    word = _relative(path)
+    if word.startswith("-"):  # else it would be a flag
+        word = os.path.join(os.curdir, word)
+    if IS_WINDOWS:
+        return word if re.fullmatch(r"[\w@+=:,./\\-]+", word, re.ASCII) else f'"{word}"'
+    if visible(word) == word and not {"\n", "\t"} & set(word):
+        return shlex.quote(word)
+    for character, escape in (("\\", r"\\"), ("'", r"\'"), ("\n", r"\n"), ("\t", r"\t")):
+        word = word.replace(character, escape)
+    return f"$'{visible(word)}'"  # bash and zsh understand these escapes
+
+
+def _relative(path: Path) -> str:
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def stdout_filter() -> Callable[[str], str]:
+    """Return the function for a generated text before it is printed: `visible` if stdout is a
+    terminal, `str` (no change) if it is a file or pipe."""
+    return visible if sys.stdout is not None and sys.stdout.isatty() else str
 
 
 def count(n: float) -> str:

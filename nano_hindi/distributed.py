@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nano_hindi.common import pick_device
+from nano_hindi.common import pick_device, visible
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked
 
@@ -47,7 +47,7 @@ class World:
     def print(self, *values: object) -> None:
         """Print on rank 0 only."""
         if self.is_main:
-            print(*values, flush=True)
+            print(*(visible(str(value)) for value in values), flush=True)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nano_hindi.common import IS_WINDOWS
+from nano_hindi.common import IS_WINDOWS, visible
 from nano_hindi.errors import UserError
 
 LOCK = ".lock"
@@ -95,7 +95,7 @@ def locked(folder: Path, work: str, flag: str, tell: Callable[[str], None] = pri
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
                 raise
-            tell(f"notice: {folder} is on a drive without file locks; do not use it from a second run")
+            tell(visible(f"notice: {folder} is on a drive without file locks; do not use it from a second run"))
         try:
             (folder / HOLDER).write_text(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},", encoding="utf-8")
             yield

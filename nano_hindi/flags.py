@@ -31,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         for f in dataclasses.fields(cls):
             if f.name not in seen:
                 group.add_argument(
-                    f"--{f.name}", type=f.metadata["parse"], default=argparse.SUPPRESS, metavar=str(f.default), help=f.metadata["help"]
+                    f"--{f.name}", type=f.metadata["valid"] or str, default=argparse.SUPPRESS, metavar=str(f.default), help=f.metadata["help"]
                 )
             seen.add(f.name)
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from nano_hindi.cli import Parser, command_line
+from nano_hindi.common import visible
 from nano_hindi.errors import UserError
 from nano_hindi.training.curves import draw_curves, drawable_name, headline
 from nano_hindi.training.metrics import read_metrics
@@ -34,8 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     draw_curves(runs, args.output)
     for number, name in enumerate(runs, 1):
         label = "" if drawable_name(name, number) == name else f" (in the picture: {drawable_name(name, number)})"
-        print(f"{headline(name, runs[name])}{label}")
-    print(f"drawn: {args.output}")
+        print(visible(f"{headline(name, runs[name])}{label}"))
+    print(visible(f"drawn: {args.output}"))
     return 0
 
 

@@ -100,7 +100,7 @@ def test_chat_in_a_terminal(spelling):
                     raise
         for line, answer in (
             ("/max 5", r"\[max_tokens is 5\]"),
-            ("/topp 2", r"\[/topp must be above 0 and at most 1, not 2\]"),
+            ("/topp 2", r"\[/topp must be a number, above 0 and at most 1, not 2\]"),
             ("/reset", r"\[a new text\]"),
             ("राम", r"\nराम क्षि\n\[5 tokens, \d+ tokens/s\]"),
             ("अ", r"\nअ\n\[the text ends here, 0 tokens; a new one begins\]"),

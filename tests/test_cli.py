@@ -1,11 +1,17 @@
 """How main(argv) becomes a command: one-line errors, exit codes, flags, console encoding."""
 
+import contextlib
+import datetime
 import errno
 import io
+import os
+import subprocess
 import sys
 
 import pytest
 
+from conftest import PATIENCE, ROOT, launched, run_command
+from nano_hindi import cli
 from nano_hindi.cli import Parser, command_line, use_utf8_console
 from nano_hindi.errors import UserError
 
@@ -33,6 +39,68 @@ def test_full_disk_is_one_line_with_code_2(capsys):
     assert code == 2
     assert output.err.count("\n") == 1
     assert "x.bin: No space left" in output.err
+
+
+# ---- torchrun
+
+
+def errors_of(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_error_of_all_ranks_is_printed_once(ranks):
+    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "--max_restarts=0", "train.py"]
+    done = run_command([*argv, "--adamw_eps", "0"], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode != 0
+    assert errors_of(done.stderr) == ["error: --adamw_eps must be a number, at least 1e-20 and at most 1, not 0 (--help lists all flags)"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [0, 2])
+def test_error_of_one_rank_is_printed(tmp_path, failing):
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        f"import os, sys, time\nsys.path.insert(0, {str(ROOT)!r})\nimport train\n"
+        f"if os.environ['RANK'] != '{failing}':\n    time.sleep({PATIENCE})\n"  # torchrun ends it
+        "sys.exit(train.main(['--muon_lr', '-1' + os.environ['RANK']]))\n"
+    )
+    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3", worker]
+    done = run_command(argv, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode != 0
+    (error,) = errors_of(done.stderr)
+    assert f"--muon_lr must be a number, at least 0 and at most 1e+06, not -1{failing} " in error
+
+
+@pytest.mark.slow
+def test_ranks_print_different_errors_and_every_machine_and_restart_prints_its_own():
+    """The ranks of torchrun, with its store in this process."""
+    import torch.distributed as dist
+
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks = [("0", "0", "nan"), ("0", "0", "nan"), ("0", "0", "inf"), ("1", "0", "nan"), ("0", "1", "nan"), ("1", "0", "nan")]
+    with contextlib.ExitStack() as stack:
+        started = []
+        for machine, restarts, lr in ranks:
+            env = {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": machine, "TORCHELASTIC_RESTART_COUNT": restarts, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "OMP_NUM_THREADS": "1"}
+            argv = [sys.executable, "train.py", "--muon_lr", lr]
+            started.append(stack.enter_context(launched(argv, stderr=subprocess.PIPE, env={**os.environ, **env})))
+        errors = [process.communicate(timeout=PATIENCE)[1] for process in started]
+    assert [process.returncode for process in started] == [2] * len(ranks)
+    printed = [rank for rank, error in zip(ranks, errors, strict=True) if error]
+    assert sorted(printed) == sorted(set(ranks))
+    assert all(error.count("\n") <= 1 for error in errors)
+
+
+@pytest.mark.slow
+def test_error_is_printed_if_torchrun_has_ended(monkeypatch, capfd):
+    for name, value in {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "STORE_PATIENCE", datetime.timedelta(seconds=1))
+    assert command_line(lambda argv=None: fail(UserError("no data; do this")))([]) == 2
+    assert errors_of(capfd.readouterr().err) == ["error: no data; do this"]
 
 
 def test_ctrl_c_exits_with_130_without_a_traceback(capsys):

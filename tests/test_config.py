@@ -3,10 +3,14 @@
 import argparse
 import dataclasses
 import itertools
+import math
 import pickle
+import re
 
 import pytest
 
+import train
+from conftest import SMALL
 from nano_hindi.cli import Parser
 from nano_hindi.config import (
     PRESETS,
@@ -18,6 +22,7 @@ from nano_hindi.config import (
 )
 from nano_hindi.errors import UserError
 from nano_hindi.flags import add_flags, configs_for_new_run, configs_for_resumed_run
+from nano_hindi.training.metrics import read_metrics
 
 
 def parse(*argv: str) -> argparse.Namespace:
@@ -137,41 +142,92 @@ def test_unknown_preset_is_refused_with_the_valid_names():
             get("26m")
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"n_embd": 100},
-        {"n_kv_head": 4},
-        {"n_layer": 0},
-        {"vocab_size": -1},
-        {"window_pattern": "SX"},
-        {"window_pattern": ""},
-        {"short_window_divisor": 0},
-        {"sequence_len": 2},
-        {"n_embd": 18, "n_head": 6, "n_kv_head": 6},  # heads of odd width cannot be rotated
-    ],
-)
-def test_invalid_model_config_is_refused(wrong):
+@pytest.mark.parametrize("wrong", [{"n_embd": 100}, {"n_kv_head": 4}, {"window_pattern": "SX"}, {"window_pattern": ""}, {"window_pattern": 5}])
+def test_shape_that_cannot_be_built_is_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         GPTConfig(**wrong)
+    with pytest.raises(UserError, match="even"):  # heads of odd width cannot be rotated
+        GPTConfig(n_embd=18, n_head=6, n_kv_head=6)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"batch_size": 0}, {"muon_lr": -1.0}, {"muon_lr": float("nan")}, {"total_tokens": 0}, {"device_batch_size": 0}, {"device_batch_size": "many"},
-     {"adamw_beta2": 1.0}, {"min_lr_ratio": 2.0}, {"constant_share": 1.5}, {"log_interval": -1}, {"keep_checkpoints": 0}],
-)  # fmt: skip
-def test_invalid_train_config_is_refused(wrong):
-    with pytest.raises(UserError, match=next(iter(wrong))):
-        TrainConfig(**wrong)
+NUMBERS = [(cls, f) for cls in (GPTConfig, TrainConfig) for f in dataclasses.fields(cls) if not isinstance(f.default, str) or f.default == "auto"]
+MAY_BE_ZERO = {
+    "seed", "muon_lr", "adamw_embedding_lr", "adamw_value_embedding_lr", "adamw_unembedding_lr", "adamw_scalar_lr", "warmup_steps", "constant_share",
+    "min_lr_ratio", "muon_momentum", "muon_beta2", "weight_decay", "adamw_beta1", "adamw_beta2", "grad_clip", "checkpoint_interval", "eval_interval",
+    "inference_interval", "log_interval",
+}  # fmt: skip
+BELOW_ONE = {"muon_momentum", "muon_beta2", "adamw_beta1", "adamw_beta2"}
+AT_MOST_ONE = {"constant_share", "min_lr_ratio", "adamw_eps"}
+
+
+@pytest.mark.parametrize(("cls", "field"), NUMBERS, ids=lambda x: getattr(x, "name", ""))
+def test_value_that_makes_no_sense_is_refused_by_name(cls, field):
+    """As a field, such as from a checkpoint, and as a flag, whose error has no name of Python's."""
+    nested = []
+    nested.append(nested)
+    wrong = [math.nan, math.inf, -math.inf, -1, -1e-30, 1e31, True, False, None, "7", [7], {}, nested, 10**400, -(10**400), 10**5000]
+    texts = ["nan", "inf", "-1", "1e400", "-1e-300", "-.5", "-inf", "x", "0x10", "1,000", "None", "True", "9" * 5000]
+    if field.name not in MAY_BE_ZERO:
+        wrong, texts = [*wrong, 0, 0.0], [*texts, "0", "1e-400", "0.0"]
+    if field.name in BELOW_ONE:
+        wrong, texts = [*wrong, 1, 1.0], [*texts, "1", "0.99999999999999999"]
+    if field.name in AT_MOST_ONE:
+        wrong, texts = [*wrong, 1.01, 2], [*texts, "1.01", "2"]
+    if isinstance(field.default, int) or field.default == "auto":
+        wrong, texts = [*wrong, 7.0, 2**63], [*texts, "7.0", "1e3", str(2**63)]
+    for value in wrong:
+        with pytest.raises(UserError, match=f"^{field.name} must be (auto or )?a (whole )?number, .*, not ") as error:
+            cls(**{field.name: value})
+        assert len(str(error.value)) < 400
+    for text in texts:
+        with pytest.raises(UserError, match=rf"^--{field.name} must be (auto or )?a (whole )?number, .*, not {re.escape(text[:200])} \(--help"):
+            parse(f"--{field.name}", text)
+
+
+@pytest.mark.parametrize(("cls", "field"), NUMBERS, ids=lambda x: getattr(x, "name", ""))
+def test_flag_and_field_accept_the_same_numbers(cls, field):
+    valid, type_of = field.metadata["valid"], float if isinstance(field.default, float) else int
+    low, high = type_of(valid.low), type_of(valid.high)
+    steps = (math.nextafter(low, -1), low, math.nextafter(low, 1), math.nextafter(high, 0), high, math.nextafter(high, math.inf))
+    if type_of is int:
+        steps = (low - 1, low, high - 1, high)
+        assert [value in valid for value in steps] == [False, True, True, False]
+    for value in (*steps, field.default):
+        if value in valid:
+            assert getattr(parse(f"--{field.name}", str(value)), field.name) == value
+        else:
+            with pytest.raises(UserError):
+                parse(f"--{field.name}", str(value))
+    assert field.default in valid
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["low", "high"])
+@pytest.mark.parametrize("field", [f for _, f in NUMBERS if isinstance(f.default, float)], ids=lambda f: f.name)
+def test_run_at_either_end_of_a_range_is_finite(data_dir, tmp_path, field, end):
+    valid = field.metadata["valid"]
+    value = valid.low if end == "low" else math.nextafter(valid.high, 0) if valid.high_open else valid.high
+    argv = [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), "--total_tokens", str(32 * 8 * 4), f"--{field.name}", str(value)]
+    assert train.main([*argv, "--lr_schedule", "plateau"]) == 0
+    assert all(value is not None for record in read_metrics(tmp_path / "metrics.jsonl") for value in record.values())
+
+
+@pytest.mark.parametrize("flag", ["total_tokens", "batch_size", "gradient_accumulation_steps", "warmup_steps", "eval_tokens", "device_batch_size"])
+def test_dry_run_with_the_largest_counts_is_finite(data_dir, tmp_path, capsys, flag):
+    largest = {f.name: int(f.metadata["valid"].high) - 1 for _, f in NUMBERS}[flag]
+    argv = [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), f"--{flag}", str(largest), "--dry_run"]
+    assert train.main(argv) == 0
+    assert not re.search("nan|inf", capsys.readouterr().out)
 
 
 def test_every_field_is_a_flag_with_help_and_the_type_of_its_default():
     for cls in (GPTConfig, TrainConfig):
         for f in dataclasses.fields(cls):
-            args = parse(f"--{f.name}", "7" if f.type != "str" else "SL")
-            assert getattr(args, f.name) in (7, 7.0, "SL")
+            text = str(f.default)
+            value = getattr(parse(f"--{f.name}", text), f.name)
+            assert (value, type(value)) == (f.default, type(f.default))
             assert f.metadata["help"]
+    assert parse("--device_batch_size", "7").device_batch_size == 7
 
 
 def test_flags_override_presets_and_presets_override_defaults():

@@ -167,11 +167,24 @@ def test_checkpoint_file_is_closed_after_loading(straight, capsys, monkeypatch):
     assert not any(mapped)
 
 
-def test_extreme_temperature_is_not_an_error(straight, capsys):
-    argv = ("--checkpoint", straight, "--prompt", "राम", "--max_tokens", 6)
+def test_sampling_at_either_end_of_a_range_has_finite_logits_and_is_greedy_where_the_most_likely_token_remains(straight, capsys, monkeypatch):
+    sample = engine.sample_token
+
+    def sample_token(logits, *rest):
+        assert logits.isfinite().all()
+        return sample(logits, *rest)
+
+    monkeypatch.setattr(engine, "sample_token", sample_token)
+    argv = ("--checkpoint", straight, "--max_tokens", 6, "--seed", 1, "--prompt", "राम")
     greedy = text_of(capsys, *argv, "--temperature", 0)
-    assert text_of(capsys, *argv, "--temperature", 1e-42) == greedy
-    assert text_of(capsys, *argv, "--temperature", 1e30, "--seed", 1).startswith("राम")
+    for flags in (["--temperature", 1e-42], ["--temperature", 5e-324], ["--top_p", 1e-40], ["--top_p", 5e-324], ["--top_k", 1]):
+        assert text_of(capsys, *argv, *flags) == greedy, flags
+    unlimited = text_of(capsys, *argv, "--top_k", 0)
+    assert text_of(capsys, *argv, "--top_k", 2**63 - 1) == unlimited != greedy
+    for flags in (["--temperature", 1e30], ["--repetition_penalty", 0.01, "--temperature", 5e-324], ["--repetition_penalty", 100]):
+        assert text_of(capsys, *argv, *flags).startswith("राम"), flags
+    for seed in (-(2**63), 2**63 - 1):
+        assert text_of(capsys, *argv, "--seed", seed).startswith("राम")
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from nano_hindi.optim import learning_rate_scale
 from nano_hindi.plot import main
 from nano_hindi.training import curves as training_curves
 from nano_hindi.training.curves import LiveCurves, make_figure, smoothed, spread
+from nano_hindi.training.metrics import read_metrics
 
 
 def records(count: int, *, evaluations: int = 10, floor: float = 3.2, seed: int = 0) -> list[dict]:
@@ -183,6 +184,25 @@ def test_command_compares_runs_with_any_names(tmp_path):
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
     for folder in folders:
         assert folder.name in done.stdout
+
+
+def test_damaged_metrics_are_drawn_without_a_warning_from_what_is_valid(tmp_path, capsys):
+    """Each panel has values at the ends of what is plausible, and values that are missing or
+    invalid."""
+    wild = [0, 2e-45, 3.4e38, 1e308, -1, 1e400, math.nan, "fast", None, [1], {"a": 1}, True, 10**400, 2.5]
+    folder = write(tmp_path / "run", [{"step": 0, "tokens": 2**63 - 1, "loss": 1, "lr": 3.4e38, "val_bpb": 2e-45}])
+    with open(folder / "metrics.jsonl", "ab") as file:
+        for i, value in enumerate(wild):
+            file.write(json.dumps({"step": i, "tokens": i, **{panel.key: value for panel in training_curves.PANELS}}).encode() + b"\n")
+            file.write(json.dumps({"step": i, "tokens": value if value != 0 else -1, "loss": 9.0}).encode() + b"\n\xff\n" + b"[" * 60_000 + b"\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main([str(folder), "--output", str(tmp_path / "x.png")]) == 0
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert "run: 13 tokens, 2.5000 bits per byte\n" in capsys.readouterr().out
+    lines = make_figure({"run": read_metrics(folder / "metrics.jsonl")}).axes[0].lines
+    assert np.nanmin(lines[0].get_ydata()) == 2e-45
+    assert lines[0].get_ydata()[-1] == 2.5
 
 
 def test_folder_without_a_run_is_a_one_line_error(tmp_path, capsys):

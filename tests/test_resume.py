@@ -108,6 +108,11 @@ def lose(path: Path) -> None:
 DAMAGES = {  # damage to every checkpoint, and the words that report it
     "cut": (cut, "damaged"),
     "empty": (lambda path: path.write_bytes(b""), "damaged"),
+    "zeros of the same size": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "damaged"),
+    "a text": (lambda path: path.write_text("notes"), "damaged"),
+    "of another program": (lambda path: torch.save({"model": {}, "epoch": 3}, path), "not a checkpoint of this program"),
+    "without optimizers": (lambda path: edit(path, lambda state: state.pop("optimizers")), "lacks optimizers"),
+    "of another shape": (lambda path: edit(path, lambda state: state["model_config"].update(n_layer=1)), "does not fit its own configuration"),
     "another version": (of_another_version, "no field seeed: the file is from another version"),
     "another format": (of_another_format, "has format 2"),
     "a folder": (lambda path: [path.unlink(), path.mkdir()], "is a folder"),
@@ -182,6 +187,22 @@ def test_unreadable_checkpoint_is_an_error_and_no_older_one_is_used(data_dir, br
         assert_refused(data_dir, broken, capsys, "checkpoint_step24.pt: Permission denied; get permission to read")
 
 
+@posix
+@pytest.mark.parametrize("rights", [0, 0o444, 0o111])
+def test_folder_that_cannot_be_read_is_an_error_and_unchanged(data_dir, broken, capsys, rights):
+    before = snapshot(broken)
+    broken.chmod(rights)
+    try:
+        with as_nobody(data_dir, broken.parent):
+            assert start(data_dir, broken, "--resume", "auto") == 2
+    finally:
+        broken.chmod(0o755)
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert "Permission denied" in errors
+    assert snapshot(broken) == before
+
+
 def test_other_refusals_leave_the_folder_unchanged_too(data_dir, broken, capsys):
     """A partial checkpoint is deleted and the metrics are truncated only when the run actually
     resumes."""
@@ -216,14 +237,14 @@ def test_run_killed_before_its_first_checkpoint_starts_from_the_beginning(data_d
 
 
 @pytest.mark.slow
-def test_every_rank_refuses_a_broken_folder_with_the_same_line(data_dir, broken):
+def test_all_ranks_refuse_a_broken_folder_in_one_line(data_dir, broken):
     for _, path in list_checkpoints(broken):
         cut(path)
     before = snapshot(broken)
     argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
     done = run_command([*argv, *arguments(data_dir, broken, "--resume", "auto")], env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode != 0
-    assert len(re.findall(r"(?m)^error: no checkpoint in .* loads; the newest: .*checkpoint_step24.pt is damaged", done.stderr)) == 2
+    assert len(re.findall(r"(?m)^error: no checkpoint in .* loads; the newest: .*checkpoint_step24.pt is damaged", done.stderr)) == 1
     assert "Traceback" not in done.stderr.split("torch/distributed")[0]
     assert snapshot(broken) == before
 

@@ -26,6 +26,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from nano_hindi.common import visible
 from nano_hindi.corpus.documents import BATCH_CHARACTERS, PARQUET_ROWS, TEXT_COLUMN
 from nano_hindi.errors import UserError
 
@@ -294,5 +295,5 @@ def say(line: str) -> None:
     """Print a line, above the progress bar if there is one."""
     from tqdm import tqdm
 
-    tqdm.write(line)
+    tqdm.write(visible(line))
     sys.stdout.flush()

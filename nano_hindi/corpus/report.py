@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nano_hindi.common import visible
 from nano_hindi.corpus.prepared import DataInfo, check_data
 from nano_hindi.dataloader import TokenFile
 from nano_hindi.files import replacing, write_text
@@ -196,13 +197,13 @@ def page(info: DataInfo, scan: Scan, pictures: list[str]) -> str:
     )
     texts = piece_texts(info.tokenizer)
     longest = sorted((i for i in range(info.vocab_size) if scan.uses[i] and texts[i]), key=lambda i: (-len(texts[i]), i))[:LONGEST]
-    rows = "\n".join(f"<tr><td>{html.escape(texts[i])}</td><td>{len(texts[i])}</td><td>{scan.uses[i]:,}</td></tr>" for i in longest)
+    rows = "\n".join(f"<tr><td>{html.escape(visible(texts[i]))}</td><td>{len(texts[i])}</td><td>{scan.uses[i]:,}</td></tr>" for i in longest)
     images = "\n".join(f"<p><img src='{name}' alt='{name}'></p>" for name in pictures)
     return f"""<!DOCTYPE html>
 <html lang="hi"><head><meta charset="utf-8"><title>nano_hindi: a look at the data</title><style>{STYLE}</style></head><body>
 <h1>A look at the data</h1>
 <p>{info.train_documents:,} documents and {info.train_tokens:,} tokens for training, {info.val_documents:,} and {info.val_tokens:,} for validation;
-tokenizer {html.escape(info.tokenizer_name)}, {info.vocab_size:,} vocabulary entries, {info.fertility:.3f} tokens per word.</p>
+tokenizer {html.escape(visible(info.tokenizer_name))}, {info.vocab_size:,} vocabulary entries, {info.fertility:.3f} tokens per word.</p>
 <h2>Ten random documents, as the model sees them</h2>
 <p>Tokens have <span class="a">two</span><span class="b"> alternating</span><span class="a"> colours</span>; hover over one to see its id.
 <span class="a parts">Framed</span>: a character made of several tokens, followed by their number. Small and red: special tokens, tabs and line ends.</p>
@@ -244,7 +245,7 @@ def marked(tokenizer: Tokenizer, ids: list[int]) -> str:
 def _span(tokenizer: Tokenizer, position: int, ids: list[int], text: str | None) -> str:
     title = " ".join(map(str, ids))
     if text is None:
-        return f"<span class='mark' title='{title}'>{html.escape(tokenizer.piece(ids[0]))}</span>"
-    shown = html.escape(text).replace("\t", "<span class='mark'>\\t</span>").replace("\n", "<span class='mark'>\\n</span><br>")
+        return f"<span class='mark' title='{title}'>{html.escape(visible(tokenizer.piece(ids[0])))}</span>"
+    shown = html.escape(visible(text)).replace("\t", "<span class='mark'>\\t</span>").replace("\n", "<span class='mark'>\\n</span><br>")
     parts = f"<span class='mark'>{len(ids)}</span>" if len(ids) > 1 else ""
     return f"<span class='{'ab'[position % 2]}{' parts' if parts else ''}' title='{title}'>{shown}{parts}</span>"

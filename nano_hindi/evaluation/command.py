@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano_hindi.cli import Parser, command_line
-from nano_hindi.common import pick_device
+from nano_hindi.common import pick_device, visible
 from nano_hindi.console import Progress
 from nano_hindi.corpus.documents import read_source
 from nano_hindi.errors import UserError
 from nano_hindi.files import write_text
+from nano_hindi.ranges import whole
 
 if TYPE_CHECKING:
     from nano_hindi.evaluation.report import Figures
@@ -49,12 +50,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--pairs", action="store_true", help="test it on pairs of right and wrong Hindi sentences instead; with --text, do both")
     parser.add_argument("--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder with val.bin and tokenizer/")
-    parser.add_argument("--max_bytes", type=int, default=MAX_BYTES, metavar="N", help="maximum number of bytes of text to read")
+    parser.add_argument("--max_bytes", type=whole(1, 2**63), default=MAX_BYTES, metavar="N", help="maximum number of bytes of text to read")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     args = parser.parse_args(argv)
-    if args.max_bytes < 1:
-        raise UserError(f"--max_bytes must be at least 1, not {args.max_bytes}")
     if args.trust_remote_code and not args.hf:
         raise UserError("--trust_remote_code is for a model of --hf; omit it")
     return args
@@ -66,13 +65,13 @@ def main(argv: list[str] | None = None) -> int:
     texts = [] if args.pairs and not args.text else read_texts(args)
     scorer = load_scorer(args)
     results = {"model": scorer.name, "context": scorer.context}
-    print(f"model       {scorer.name}, context {scorer.context:,} tokens")
+    print(f"model       {visible(scorer.name)}, context {scorer.context:,} tokens")
     if texts:
         from nano_hindi.evaluation.report import as_json, report_lines
 
         figures = figures_of(scorer, texts)
-        print(f"text        {source(args)} (at most {args.max_bytes:,} bytes)")
-        print("\n".join(report_lines(figures)))
+        print(f"text        {visible(source(args))} (at most {args.max_bytes:,} bytes)")
+        print(visible("\n".join(report_lines(figures))))
         results |= as_json(figures)
     if args.pairs:
         scores = scores_of_pairs(scorer)
@@ -83,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         results = json.loads(json.dumps(results), parse_constant=lambda _: None)  # JSON has neither nan nor inf
         write_text(args.json, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-        print(f"\nwritten: {args.json}")
+        print(visible(f"\nwritten: {args.json}"))
     return 0
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nano_hindi.common import compute_dtype
+from nano_hindi.common import compute_dtype, visible
 from nano_hindi.corpus.documents import batches
 from nano_hindi.dataloader import IGNORED
 from nano_hindi.errors import UserError
@@ -135,7 +135,7 @@ class HuggingFaceScorer(Scorer):
         context = min(named or UNKNOWN_CONTEXT, LONGEST_CONTEXT)
         if context != named:
             of_model = f"has a context of {named:,} tokens" if named else "has no max_position_embeddings"
-            print(f"notice: {folder} {of_model}; using a context of {context:,} tokens")
+            print(visible(f"notice: {folder} {of_model}; using a context of {context:,} tokens"))
         super().__init__(str(folder), model, tokenizer, context, BATCH_LOGITS[device.type] // rows)
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:

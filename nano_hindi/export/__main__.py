@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano_hindi.cli import Parser, command_line
+from nano_hindi.common import visible
 from nano_hindi.console import count, shown
 from nano_hindi.errors import UserError
 from nano_hindi.files import rename
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         shutil.copyfile(CODE, folder / CODE.name)
         (folder / "README.md").write_text(card.text(args.output_dir.resolve().name), encoding="utf-8", newline="\n")
     for line in end_page(args.output_dir, card):
-        print(line)
+        print(visible(line))
     return 0
 
 

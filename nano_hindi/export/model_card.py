@@ -3,6 +3,7 @@ training, its data and the licences."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -151,7 +152,7 @@ def usage(path: str) -> list[str]:
     """Return Python code that generates a text with the model in the folder `path`."""
     return [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        f'tokenizer, model = (auto.from_pretrained("{path}", trust_remote_code=True) for auto in (AutoTokenizer, AutoModelForCausalLM))',
+        f"tokenizer, model = (auto.from_pretrained({json.dumps(path, ensure_ascii=False)}, trust_remote_code=True) for auto in (AutoTokenizer, AutoModelForCausalLM))",
         'print(tokenizer.decode(model.generate(**tokenizer("एक समय की बात है", return_tensors="pt"))[0], skip_special_tokens=True))',
     ]
 

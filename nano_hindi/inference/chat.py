@@ -16,7 +16,8 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from nano_hindi.cli import collected_interrupts
-from nano_hindi.common import IS_WINDOWS
+from nano_hindi.common import IS_WINDOWS, visible
+from nano_hindi.console import stdout_filter
 from nano_hindi.errors import UserError
 from nano_hindi.inference.settings import SETTINGS, Settings, parse_setting
 from nano_hindi.inference.text import stream_texts
@@ -103,7 +104,7 @@ class Chat:
             self.text += new
             times.append(time.perf_counter())
             if len(self.text) > printed:
-                print(self.text[printed:], end="", flush=True)
+                print(stdout_filter()(self.text[printed:]), end="", flush=True)
                 printed = len(self.text)
         print(flush=True)
         self.text = self.text.rstrip("\ufffd")  # an incomplete character must not be part of the context
@@ -133,4 +134,4 @@ def _join(text: str, line: str) -> tuple[str, int]:
 
 def _note(message: str) -> None:
     """Print what is no part of the text."""
-    print(message, file=sys.stderr, flush=True)
+    print(visible(message), file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ import torch
 from nano_hindi.checkpoint import MODEL_KEYS, list_checkpoints, load_checkpoint, newest_checkpoint
 from nano_hindi.common import compute_dtype
 from nano_hindi.config import GPTConfig, from_dict
+from nano_hindi.console import quoted
 from nano_hindi.errors import UserError
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.model import GPT
@@ -72,5 +73,5 @@ def _latest_model(folder: Path) -> Path:
         return model
     if newest is None:
         which = "no checkpoint that loads" if list_checkpoints(folder) else "no checkpoint"
-        raise UserError(f"there is {which} in {folder}; train one first: python train.py --config 25m --checkpoint_dir {folder}")
+        raise UserError(f"there is {which} in {folder}; train one first: python train.py --config 25m --checkpoint_dir {quoted(folder)}")
     return newest[0]

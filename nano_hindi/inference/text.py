@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import regex
 
 from nano_hindi.cli import collected_interrupts
+from nano_hindi.console import stdout_filter
 from nano_hindi.inference.settings import Settings
 
 if TYPE_CHECKING:
@@ -92,11 +93,11 @@ def print_texts(model: GPT, tokenizer: Tokenizer, prompt: str, settings: Setting
 
     After Ctrl-C, prints everything generated so far, then raises KeyboardInterrupt.
     """
-    waiting = [""] * (n_texts - 1)
+    waiting, shown = [""] * (n_texts - 1), stdout_filter()
     with collected_interrupts() as stop:
         for piece, *others in stream_texts(model, tokenizer, prompt, settings, n_texts, stop):
-            print(piece, end="", flush=True)
+            print(shown(piece), end="", flush=True)
             waiting = [text + new for text, new in zip(waiting, others, strict=True)]
-        print("".join(f"\n---\n{text}" for text in waiting), flush=True)
+        print("".join(f"\n---\n{shown(text)}" for text in waiting), flush=True)
     if stop.is_set():
         raise KeyboardInterrupt

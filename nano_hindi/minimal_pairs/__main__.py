@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from nano_hindi.cli import Parser, command_line
+from nano_hindi.console import shown
 from nano_hindi.files import write_text
 from nano_hindi.minimal_pairs import KINDS, Pair, pairs
 
@@ -54,10 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     everything = pairs()
     if args.output:
         write_pairs(args.output, everything)
-        print(f"{len(everything)} pairs written to {args.output}")
+        print(f"{len(everything)} pairs written to {shown(args.output)}")
     if args.lm_eval:
         write_tasks(args.lm_eval, everything)
-        print(f"{len(KINDS)} tasks and the group {GROUP} written to {args.lm_eval}")
+        print(f"{len(KINDS)} tasks and the group {GROUP} written to {shown(args.lm_eval)}")
     if not (args.output or args.lm_eval):
         show(everything)
     return 0

@@ -10,29 +10,52 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from nano_hindi.errors import UserError
-from nano_hindi.files import write_text
+from nano_hindi.files import replacing
 
 PATIENCE = 30  # seconds that wandb may take to connect to its server, and to send the rest at the end
+LONGEST_LINE = 2**16  # bytes; a record has a few hundred
+FLOAT32_MIN, FLOAT32_MAX = 2.0**-149, (2 - 2.0**-23) * 2.0**127  # the smallest number above 0, and the largest
+
+
+def parse_record(line: bytes) -> dict[str, Any] | None:
+    """Return the record on a line of `metrics.jsonl`; None if the line is incomplete, or has no
+    step and tokens. Every other value that is not a plausible number becomes None."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):  # not JSON or not UTF-8; nested too deeply
+        return None
+    if not isinstance(record, dict) or not all(type(record.get(key)) is int and 0 <= record[key] < 2**63 for key in ("step", "tokens")):
+        return None
+    return {key: value if key in ("step", "tokens") or _is_plausible(value) else None for key, value in record.items()}
+
+
+def _is_plausible(value: object) -> bool:
+    """Return whether `value` may be a metric: none is negative, and they come from float32."""
+    return type(value) in (int, float) and (value == 0 or FLOAT32_MIN <= value <= FLOAT32_MAX)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics file. A line that a power cut left incomplete is skipped."""
+    """Return the records of a metrics file, without the lines that are none (see
+    `parse_record`)."""
+    return [record for line in _lines(path) if (record := parse_record(line)) is not None]
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, none if there is no file. One that is too long for a record is
+    replaced by another invalid line, so that memory is bounded."""
     if not path.is_file():
-        return []
-    lines = []
-    for line in path.read_bytes().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            lines.append(record)
-    return lines
+        return
+    with open(path, "rb") as file:
+        while line := file.readline(LONGEST_LINE):
+            rest = line
+            while len(rest) == LONGEST_LINE and not rest.endswith(b"\n"):
+                rest = file.readline(LONGEST_LINE)
+            yield line if rest is line else b"too long"
 
 
 def training_seconds(records: list[dict[str, Any]]) -> float:
@@ -45,13 +68,17 @@ def training_seconds(records: list[dict[str, Any]]) -> float:
 
 class Metrics:
     """A writer of `metrics.jsonl`. A resumed run first cuts the file back to the checkpoint's step,
-    so that no step is recorded twice."""
+    so that no step is recorded twice. The lines that it keeps do not change; `tell` is called with
+    a notice about lines that are no records."""
 
-    def __init__(self, path: Path, resumed_step: int = 0):
+    def __init__(self, path: Path, resumed_step: int = 0, tell: Callable[[str], None] = print):
         self.path, self._unwritten = path, b""
-        kept = [record for record in read_metrics(path) if record["step"] <= resumed_step]
+        lines = [(line, parse_record(line)) for line in _lines(path)]
+        if invalid := [number for number, (line, record) in enumerate(lines, 1) if record is None and line.strip()]:
+            tell(f"notice: {len(invalid)} of {len(lines)} lines in {path.name} are no records and are removed, first line {invalid[0]}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"".join(line.strip() + b"\n" for line, record in lines if record is not None and record["step"] <= resumed_step))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a record. If that fails, it is kept for the next write, and `flush` raises the

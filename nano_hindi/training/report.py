@@ -14,7 +14,7 @@ import torch
 
 from nano_hindi.common import compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
-from nano_hindi.console import bar, count, duration, shown
+from nano_hindi.console import bar, count, duration, quoted, shown
 from nano_hindi.distributed import World
 from nano_hindi.inference.settings import SAMPLE_PROMPTS, Settings
 from nano_hindi.inference.text import stream_texts
@@ -179,15 +179,15 @@ def status_line(train: TrainConfig, update: int, loss: float, tokens_per_second:
 
 def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float, peak_bytes: int | None, folder: Path) -> list[str]:
     """Return the summary at the end: updates, result, peak memory, files, and the next command.
-    `seconds` are those of training alone."""
+    `seconds` are those of training alone, 0 if the metrics are lost."""
     tokens = update * train.tokens_per_update
-    place = f'"{shown(folder)}"' if " " in shown(folder) else shown(folder)
+    speed = f" in {duration(seconds)} of training: {count(tokens / seconds)} tokens/s" if seconds > 0 else ""
     return [
-        f"done:       {update:,} updates, {count(tokens)} tokens in {duration(seconds)} of training: {count(tokens / max(seconds, 1e-9))} tokens/s",
+        f"done:       {update:,} updates, {count(tokens)} tokens{speed}",
         f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}, training loss {latest['loss']:.4f}",
         *([f"memory      {peak_bytes / 1e9:.3g} GB at the most"] if peak_bytes is not None else []),
-        f"files       {place}: model.pt, checkpoint_step{update * train.gradient_accumulation_steps}.pt, metrics.jsonl, curves.png",
-        f"next        python generate.py --checkpoint {place} --interactive",
+        f"files       {shown(folder)}: model.pt, checkpoint_step{update * train.gradient_accumulation_steps}.pt, metrics.jsonl, curves.png",
+        f"next        python generate.py --checkpoint {quoted(folder)} --interactive",
     ]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped
-from nano_hindi.common import compute_dtype
+from nano_hindi.common import compute_dtype, visible
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig
 from nano_hindi.corpus.prepared import DataInfo, check_data
 from nano_hindi.distributed import World, from_main, require_same
@@ -99,7 +99,7 @@ def checkpoint_to_resume(args: argparse.Namespace) -> dict | None:
         if list_checkpoints(folder) or _has_model(folder):
             raise UserError(f"{folder} already holds a run; resume it with --resume auto, or choose another --checkpoint_dir")
         return None
-    print(f"resuming from {args.resume}", flush=True)
+    print(visible(f"resuming from {args.resume}"), flush=True)
     saved = load_checkpoint(Path(args.resume))
     if later := [path for step, path in list_checkpoints(folder) if step > saved["step"]]:
         raise UserError(f"{later[-1]} is later than {args.resume}, and the two runs would mix; move it away, or choose another --checkpoint_dir")
@@ -119,7 +119,7 @@ def _newest_of(folder: Path) -> dict | None:
         raise UserError(f"{folder} holds a model.pt but no checkpoint, and training cannot resume from weights alone; {remedy}")
     for error in errors:
         print_skipped(error)
-    print(f"resuming from {newest[0]}" if newest else f"nothing to resume in {folder}: a new run begins", flush=True)
+    print(visible(f"resuming from {newest[0]}" if newest else f"nothing to resume in {folder}: a new run begins"), flush=True)
     return newest and newest[1]
 
 

@@ -1,0 +1,71 @@
+"""Valid numbers: of flags, and of the fields of a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+QUOTED_CHARACTERS = 200  # at most, of an invalid value in an error message
+
+
+@dataclass(frozen=True, eq=False)  # argparse needs a hash
+class Range:
+    """The numbers from `low` to `high`, of type int or float. A bound that is `open` is not valid
+    itself. `words` are valid texts of a flag besides the numbers, and their values.
+
+    A range is a `type` for argparse: called with a flag's text, it returns the value.
+    """
+
+    kind: type[int] | type[float]
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+    words: Mapping[str, object] = field(default_factory=dict)
+
+    def __contains__(self, value: object) -> bool:
+        """Return whether `value` is valid. A bool is not; an int is valid as a float."""
+        if type(value) is not int and type(value) is not self.kind:
+            return any(value is valid or value == valid for valid in self.words.values())
+        return (self.low < value if self.low_open else self.low <= value) and (value < self.high if self.high_open else value <= self.high)
+
+    def __str__(self) -> str:
+        bounds = []
+        if math.isfinite(self.low):
+            bounds.append(f"{'above' if self.low_open else 'at least'} {_shown(self.low)}")
+        if math.isfinite(self.high):
+            bounds.append(f"{'below' if self.high_open else 'at most'} {_shown(self.high)}")
+        number = "a whole number" if self.kind is int else "a number"
+        return " or ".join([*self.words, number + (f", {' and '.join(bounds)}" if bounds else "")])
+
+    def __call__(self, text: str) -> Any:
+        """Return the value of a flag's text. Raises ArgumentTypeError, which names the valid
+        values."""
+        with contextlib.suppress(ValueError):
+            if text in self.words:
+                return self.words[text]
+            if (value := self.kind(text)) in self:
+                return value
+        raise argparse.ArgumentTypeError(f"must be {self}, not {text[:QUOTED_CHARACTERS]}")
+
+
+def whole(low: int, below: int, **words: object) -> Range:
+    """Return the whole numbers from `low` to the one before `below`."""
+    return Range(int, low, below, high_open=True, words=words)
+
+
+def quoted(value: object) -> str:
+    """Return an invalid value as an error message shows it."""
+    try:
+        return repr(value)[:QUOTED_CHARACTERS]
+    except (ValueError, RecursionError):  # thousands of digits, or nested too deeply
+        return f"a {type(value).__name__}"
+
+
+def _shown(bound: float) -> str:
+    is_power = isinstance(bound, int) and abs(bound) >= 2**16 and not abs(bound) & (abs(bound) - 1)
+    return f"{'-' * (bound < 0)}2**{abs(int(bound)).bit_length() - 1}" if is_power else f"{bound:g}"
