@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.config import DEFAULT_PRESET, PRESETS
-from nano_hindi.distributed import joined_world, only_run_in
+from nano_hindi.distributed import joined_world, only_run_in, unchanged_data
 from nano_hindi.flags import add_flags
 
 ROOT = Path(__file__).resolve().parent
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
         if args.dry_run:
             return print_dry_run(plan_run(args, world), args, world)
-        with only_run_in(args.checkpoint_dir, world):
+        with only_run_in(args.checkpoint_dir, world), unchanged_data(args.data_dir, args.checkpoint_dir, world):
             plan = plan_run(args, world)
             return report_finished(plan, args.checkpoint_dir, world) if plan.is_finished else train(open_run(plan, args, world))
 
