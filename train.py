@@ -28,6 +28,7 @@ def parse(argv: list[str] | None):
         "--resume", metavar="PATH|auto", help="resume from a checkpoint; auto: the newest valid one in --checkpoint_dir, if there is one"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
+    parser.add_argument("--verify_data", action="store_true", help="check all of train.bin and val.bin against their digests, not only a sample")
     parser.add_argument("--no_compile", action="store_true", help="do not use torch.compile")
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
     parser.add_argument("--dry_run", action="store_true", help="print parameters, steps, memory and time estimates, then exit")

@@ -110,8 +110,8 @@ def locked_for_reading(folder: Path, flag: str, tell: Callable[[str], None] = pr
     """Keep processes that call `locked` out of `folder` until the block ends. Any number of
     processes may do so at once; nothing is locked if there is no such folder.
 
-    Raises UserError if another process has locked the folder. Where no lock can be taken, as in a
-    folder that this user may only read, `tell` is called with a notice.
+    Raises UserError if another process has locked the folder. If it cannot be locked, `tell` is
+    called with a notice; but not if this user may only read it, and so cannot call `locked` either.
     """
     lock = None
     try:
@@ -119,7 +119,7 @@ def locked_for_reading(folder: Path, flag: str, tell: Callable[[str], None] = pr
     except OSError as error:
         if error.errno in _NO_LOCKS:
             (folder / LOCK).unlink(missing_ok=True)  # nobody can hold it
-        if folder.is_dir():
+        if folder.is_dir() and error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             tell(f"notice: {folder} cannot be locked ({error.strerror}); do not change its files during the run")
     try:
         yield

@@ -222,11 +222,10 @@ def evaluate(run: Run) -> None:
 
     def once() -> Evaluation:
         batches = val_batches(
-            run.data_dir / "val.bin",
+            run.data.val,
             config.sequence_len,
             run.config.device_batch_size,
             config.eval_tokens,
-            run.data.vocab_size,
             rank=world.rank,
             world_size=world.size,
         )
