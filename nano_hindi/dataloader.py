@@ -81,7 +81,7 @@ class TokenFile:
         except OSError as error:
             raise DataError(f"{self.path} cannot be read ({error.strerror}); {RESTORE}") from error
         if place:
-            raise DataError(f"{self.path} was truncated while it was read; {RESTORE}")
+            raise DataError(f"{self.path} was truncated or changed while it was in use; {RESTORE}")
 
     def require_unchanged(self) -> None:
         """Raise DataError if the file has changed since it was opened: its size, or its time and,
@@ -89,7 +89,7 @@ class TokenFile:
         if (state := self._state()) == self._opened:
             return
         if state[0] != self.size or any(digest != now for digest, now in zip(self.digests, self.chunk_digests(), strict=False)):
-            raise DataError(f"{self.path} was changed while it was in use; {RESTORE}")
+            raise DataError(f"{self.path} was truncated or changed while it was in use; {RESTORE}")
         self._opened = state
 
     def _state(self) -> tuple[int, int]:
