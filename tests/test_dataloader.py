@@ -10,7 +10,7 @@ import torch
 
 import standin
 from nano_hindi.corpus.prepared import check_data
-from nano_hindi.dataloader import IGNORED, SequenceLoader, epoch_order, val_batches
+from nano_hindi.dataloader import IGNORED, SequenceLoader, TokenFile, epoch_order, val_batches
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.tokenizer import load_tokenizer
@@ -35,7 +35,7 @@ def raw(path):
 
 
 def loader(path, seed=1):
-    return SequenceLoader(path, T, seed, VOCAB)
+    return SequenceLoader(TokenFile(path, VOCAB), T, seed)
 
 
 # ---- training sequences
@@ -109,7 +109,7 @@ def test_id_outside_the_vocabulary_never_reaches_the_model(tmp_path):
     with pytest.raises(UserError, match=rf"train\.bin holds token id {VOCAB}, but the vocabulary has {VOCAB} tokens"):
         loader(path).batch(0, 5)
     with pytest.raises(UserError, match=f"id {VOCAB}"):
-        list(val_batches(path, T, 2, 10**6, VOCAB))
+        list(val_batches(TokenFile(path, VOCAB), T, 2, 10**6))
     tokens[3 * T + 2] = 2**32 - 1  # -1 if read as a signed integer
     with pytest.raises(UserError, match="id 4294967295"):
         loader(write_tokens(path, tokens)).batch(0, 5)
@@ -129,7 +129,7 @@ def test_damaged_or_short_file_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match="holds 8 tokens, but one sequence needs 9; get more data, or use a smaller --sequence_len"):
         loader(path)
     with pytest.raises(UserError, match="--val_fraction"):  # at once, not at the first batch
-        val_batches(path, T, 4, 100, VOCAB)
+        val_batches(TokenFile(path, VOCAB), T, 4, 100)
 
 
 # ---- validation
@@ -141,7 +141,7 @@ def test_damaged_or_short_file_is_an_error_that_says_what_to_do(tmp_path):
 @pytest.mark.parametrize("length", [T + 1, 9 * T, 9 * T + 1, 9 * T + 5])
 def test_validation_reads_every_target_once_in_file_order(tmp_path, length, eval_tokens, batch_size, world_size):
     path = write_tokens(tmp_path / "val.bin", np.arange(1, length + 1))
-    batches = [batch for rank in range(world_size) for batch in val_batches(path, T, batch_size, eval_tokens, VOCAB, rank, world_size)]
+    batches = [batch for rank in range(world_size) for batch in val_batches(TokenFile(path, VOCAB), T, batch_size, eval_tokens, rank, world_size)]
     x, y = torch.cat([a for a, _ in batches]), torch.cat([b for _, b in batches])
     seen = y[y != IGNORED].tolist()
     assert seen == list(range(2, 2 + min(eval_tokens, length - 1)))
@@ -154,7 +154,7 @@ def test_target_has_the_same_context_for_any_batch_and_world_size(tmp_path):
     path = write_tokens(tmp_path / "val.bin", np.arange(1, 7 * T))
     rows = set()
     for batch_size, world_size in ((1, 1), (4, 1), (3, 2), (64, 5)):
-        batches = [batch for rank in range(world_size) for batch in val_batches(path, T, batch_size, 10**6, VOCAB, rank, world_size)]
+        batches = [batch for rank in range(world_size) for batch in val_batches(TokenFile(path, VOCAB), T, batch_size, 10**6, rank, world_size)]
         real = [row for a, b in batches for row in torch.cat([a, b], 1).tolist() if row[T] != IGNORED]
         rows.add(tuple(map(tuple, real)))
     assert len(rows) == 1
@@ -162,8 +162,8 @@ def test_target_has_the_same_context_for_any_batch_and_world_size(tmp_path):
 
 def test_batches_of_a_rank_have_the_same_shape(tmp_path):
     path = write_tokens(tmp_path / "val.bin", np.arange(10 * T + 3))
-    assert {tuple(x.shape) for x, _ in val_batches(path, T, 4, 10**6, VOCAB)} == {(4, T)}
-    assert {tuple(x.shape) for x, _ in val_batches(path, T, 4, 10**6, VOCAB, 4, 5)} == {(3, T)}
+    assert {tuple(x.shape) for x, _ in val_batches(TokenFile(path, VOCAB), T, 4, 10**6)} == {(4, T)}
+    assert {tuple(x.shape) for x, _ in val_batches(TokenFile(path, VOCAB), T, 4, 10**6, 4, 5)} == {(3, T)}
 
 
 # ---- metadata

@@ -86,7 +86,7 @@ def test_files_are_little_endian_uint32_and_the_metadata_matches_them(tmp_path, 
     texts = standin.documents(400)
     out = tmp_path / "data"
     assert run(out, write_corpus(tmp_path / "c.txt", texts), tokenizer_dir, "--val_fraction", 0.1) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["preprocess_meta.txt", "tokenizer", "train.bin", "val.bin"]
+    assert sorted(p.name for p in out.iterdir()) == ["preprocess_digests.txt", "preprocess_meta.txt", "tokenizer", "train.bin", "val.bin"]
     tokenizer, metadata, info = load_tokenizer(tokenizer_dir), read_metadata(out / "preprocess_meta.txt"), check_data(out)
     val = [text for text in texts if belongs_to_validation(text, 0.1)]
     train = [text for text in texts if not belongs_to_validation(text, 0.1)]
@@ -434,7 +434,7 @@ def test_unfinished_files_of_an_older_version_are_deleted_in_one_line(tmp_path, 
     assert notices == [
         "notice: deleted train.bin.part, val.bin.part, preprocess.progress.txt, tokenizer.part of an older version of this program, which cannot be resumed"
     ]
-    assert {path.name for path in out.iterdir()} == {"train.bin", "val.bin", "preprocess_meta.txt", "tokenizer"}
+    assert {path.name for path in out.iterdir()} == {"train.bin", "val.bin", "preprocess_meta.txt", "preprocess_digests.txt", "tokenizer"}
 
 
 def test_trained_tokenizer_is_not_trained_again_after_a_stop(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from nano_hindi.checkpoint import list_checkpoints, remove_leftovers, remove_superseded
 from nano_hindi.common import is_out_of_memory, print_compile_failure
 from nano_hindi.config import TrainConfig
-from nano_hindi.dataloader import val_batches
+from nano_hindi.dataloader import DataError, val_batches
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.eval import Evaluation, compute_token_bytes
@@ -39,7 +39,7 @@ def train(run: Run) -> int:
     or 130 / 143 after Ctrl-C / SIGTERM."""
     world = run.world
     try:
-        with StopSignal() as stop, run.saver, run.batches, garbage_collected_by_hand(), run.console:
+        with StopSignal() as stop, run.saver, run.batches, garbage_collected_by_hand(), run.console, saved_if_data_fails(run):
             make_updates(run, stop)
             stop.raise_if_repeated()
     except KeyboardInterrupt:  # here and not in Saver.__exit__: it may be raised between the exits of two contexts
@@ -55,6 +55,19 @@ def train(run: Run) -> int:
         raise UserError(f"the run has ended, but {run.saver.failure}; fix that, then --resume auto resumes from the last checkpoint")
     print_summary(run.config, run.update, run.latest, memory.peak_memory(world.device), run.folder, world)
     return 0
+
+
+@contextlib.contextmanager
+def saved_if_data_fails(run: Run) -> Iterator[None]:
+    """If the block raises DataError, save the updates since the last checkpoint. On several ranks
+    they are lost: the others wait for this one within an update, and a checkpoint needs all."""
+    try:
+        yield
+    except DataError:
+        run.saver.wait()
+        if run.world.size == 1 and run.step > max((step for step, _ in list_checkpoints(run.folder)), default=0):
+            save(run)
+        raise
 
 
 def make_updates(run: Run, stop: StopSignal) -> None:
@@ -238,11 +251,10 @@ def evaluate(run: Run, stop: StopSignal) -> None:
 
     def once() -> Evaluation:
         batches = val_batches(
-            run.data_dir / "val.bin",
+            run.data.val,
             config.sequence_len,
             run.config.device_batch_size,
             config.eval_tokens,
-            run.data.vocab_size,
             rank=world.rank,
             world_size=world.size,
         )
