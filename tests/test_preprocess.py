@@ -174,9 +174,9 @@ def test_short_validation_split_gives_a_notice(tmp_path, tokenizer_dir, capsys):
         (["एक"], [], "one single document"),
         (["एक", "दो"], ["--val_fraction", "1e-9"], "are in the validation split; give a larger --val_fraction"),
         (["एक", "दो"], ["--val_fraction", "0.999999999"], "are in the training split; give a smaller --val_fraction"),
-        (["एक", "दो"], ["--val_fraction", "0"], "--val_fraction 0.0"),
-        (["एक", "दो"], ["--val_fraction", "1"], "--val_fraction 1.0"),
-        (["एक", "दो"], ["--val_fraction", "nan"], "--val_fraction nan"),
+        (["एक", "दो"], ["--val_fraction", "0"], "above 0 and below 1, not 0"),
+        (["एक", "दो"], ["--val_fraction", "1"], "above 0 and below 1, not 1"),
+        (["एक", "दो"], ["--val_fraction", "nan"], "above 0 and below 1, not nan"),
         (["एक", "दो"], ["--tokenizer", "no/such/folder"], "there is no tokenizer folder no/such/folder"),
     ],
 )
