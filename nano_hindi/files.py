@@ -6,6 +6,9 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
+import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +70,37 @@ def rename(source: Path, target: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextlib.contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """Yield a path whose bytes are UTF-8, as libraries in C++ and Rust assume: `path`, or a
+    temporary link to it where its name or the system's encoding is another."""
+    if os.fsencode(path) == str(path).encode("utf-8", errors="replace"):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"link{path.suffix if path.suffix.isascii() else ''}"
+        link.symlink_to(path.absolute())
+        yield link
+
+
+def copy_contents(source: Path, target: Path) -> None:
+    """Copy the files of a folder into another one, created if missing.
+
+    Permissions are not copied: a read-only source, or a read-only copy of an earlier run, must not
+    make the next copy impossible.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    if source.samefile(target):
+        return
+    for path in (target, *target.iterdir()):  # on Windows, a read-only file cannot be replaced
+        if not path.stat().st_mode & stat.S_IWUSR:
+            path.chmod(path.stat().st_mode | stat.S_IWUSR)
+    for path in source.iterdir():
+        if path.is_file():
+            with replacing(target / path.name) as temporary:
+                shutil.copyfile(path, temporary)
 
 
 # ---- one process at a time in a folder: a lock of the operating system, released when the process
