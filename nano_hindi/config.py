@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from nano_hindi.errors import require
+from nano_hindi.errors import quoted, require
 
 LR_SCHEDULES = ("cosine", "plateau")
+MAX_SIZE = 2**31  # of a dimension: token ids are 32 bits
 VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a multiple of this, for the matmul's tiles
 
 
@@ -53,17 +54,17 @@ class GPTConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "sequence_len", "n_layer", "n_head", "n_kv_head", "n_embd", "short_window_divisor"):
             value = getattr(self, name)
-            require(isinstance(value, int) and value > 0, f"{name} must be a positive whole number, not {value!r}")
+            require(type(value) is int and 0 < value < MAX_SIZE, f"{name} must be a positive whole number below 2**31, not {quoted(value)}")
         require(self.sequence_len >= 4, f"sequence_len must be at least 4, not {self.sequence_len}")
         require(
             self.n_embd % self.n_head == 0 and self.n_embd // self.n_head % 2 == 0,
             f"n_embd {self.n_embd} does not split into {self.n_head} heads of even width; {2 * self.n_head * max(1, self.n_embd // (2 * self.n_head))} would",
         )
-        divisors = ", ".join(str(d) for d in range(1, self.n_head + 1) if self.n_head % d == 0)
+        divisors = ", ".join(str(d) for d in range(1, min(self.n_head, 64) + 1) if self.n_head % d == 0)
         require(self.n_head % self.n_kv_head == 0, f"n_kv_head {self.n_kv_head} does not divide n_head {self.n_head}; these do: {divisors}")
         require(
             isinstance(self.window_pattern, str) and bool(self.window_pattern) and set(self.window_pattern) <= {"S", "L"},
-            f"window_pattern {self.window_pattern!r} must be made of the letters S and L, for example SSSL",
+            f"window_pattern {quoted(self.window_pattern)} must be made of the letters S and L, for example SSSL",
         )
 
     @property
@@ -131,20 +132,20 @@ class TrainConfig:
             value = getattr(self, f.name)
             if f.name == "device_batch_size":
                 require(
-                    value == "auto" or (isinstance(value, int) and value > 0),
-                    f"device_batch_size must be auto or a positive whole number, not {value!r}",
+                    value == "auto" or (type(value) is int and 0 < value < 2**63),
+                    f"device_batch_size must be auto or a positive whole number, not {quoted(value)}",
                 )
             elif f.name == "lr_schedule":
-                require(value in LR_SCHEDULES, f"there is no lr_schedule {value!r}; choose one of {', '.join(LR_SCHEDULES)}")
+                require(value in LR_SCHEDULES, f"there is no lr_schedule {quoted(value)}; choose one of {', '.join(LR_SCHEDULES)}")
             elif isinstance(f.default, int):
-                require(isinstance(value, int) and value >= 0, f"{f.name} must be a whole number, 0 or more, not {value!r}")
+                require(type(value) is int and 0 <= value < 2**63, f"{f.name} must be a whole number, 0 or more and below 2**63, not {quoted(value)}")
             else:
-                require(isinstance(value, int | float) and math.isfinite(value) and value >= 0, f"{f.name} must be 0 or more, not {value!r}")
+                is_number = type(value) in (int, float) and 0 <= value <= sys.float_info.max
+                require(is_number, f"{f.name} must be 0 or more, not {quoted(value)}")
         for name in ("total_tokens", "batch_size", "sequence_len", "gradient_accumulation_steps", "muon_ns_steps", "eval_tokens", "keep_checkpoints"):
             require(getattr(self, name) > 0, f"{name} must be at least 1")
         for name in ("muon_momentum", "muon_beta2", "adamw_beta1", "adamw_beta2"):
             require(getattr(self, name) < 1, f"{name} must be below 1, not {getattr(self, name)}")
-        require(self.seed < 2**63, f"seed must be below 2**63, not {self.seed}")
         for name in ("constant_share", "min_lr_ratio"):
             require(getattr(self, name) <= 1, f"{name} must be from 0 to 1, not {getattr(self, name)}")
 
@@ -249,7 +250,7 @@ Config = TypeVar("Config", GPTConfig, TrainConfig)
 
 def from_dict(cls: type[Config], values: dict) -> Config:
     """Return the config that a checkpoint stores as a dict. Raises UserError for fields that this
-    version does not know."""
-    names = {f.name for f in dataclasses.fields(cls)}
-    require(set(values) <= names, f"{cls.__name__} has no field {', '.join(sorted(set(values) - names))}: the file is from another version")
+    version does not know, and for invalid values."""
+    unknown = sorted(str(name)[:60] for name in values.keys() - {f.name for f in dataclasses.fields(cls)})
+    require(not unknown, f"{cls.__name__} has no field {', '.join(unknown[:3])}: the file is from another version")
     return cls(**{**{name: value(values) for name, value in BEFORE[cls].items()}, **values})

@@ -4,7 +4,6 @@ quotes what a file holds."""
 from __future__ import annotations
 
 import reprlib
-import sys
 
 QUOTED_CHARACTERS = 200
 _short = reprlib.Repr()
@@ -24,8 +23,5 @@ def require(condition: bool, message: str) -> None:
 def quoted(value: object) -> str:
     """Return `repr(value)`, at most QUOTED_CHARACTERS long: a value from a file may be of any size
     and depth."""
-    try:
-        text = _short.repr(value)
-    except ValueError:  # a whole number of more than 4,300 digits
-        text = f"a {type(value).__name__} of {sys.getsizeof(value):,} bytes"
+    text = _short.repr(value)
     return text if len(text) <= QUOTED_CHARACTERS else text[: QUOTED_CHARACTERS - 3] + "..."
