@@ -25,7 +25,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nano_hindi.corpus.documents import BATCH_CHARACTERS, PARQUET_ROWS, TEXT_COLUMN
+from nano_hindi.corpus.documents import BATCH_CHARACTERS, TEXT_COLUMN, rows_at_once
 from nano_hindi.errors import UserError
 
 if TYPE_CHECKING:
@@ -194,7 +194,9 @@ def _read_row_groups(files: list[str], row_groups_list: list[tuple[int, ...]]) -
     for file, groups in zip(files, row_groups_list, strict=True):
         with _open_parquet(file) as parquet:
             for group in groups:
-                rows = parquet.iter_batches(PARQUET_ROWS, row_groups=[group], columns=[TEXT_COLUMN], use_threads=False)
+                rows = parquet.iter_batches(
+                    rows_at_once(parquet.metadata.row_group(group)), row_groups=[group], columns=[TEXT_COLUMN], use_threads=False
+                )
                 for number, batch in enumerate(rows):
                     yield (group, number), pyarrow.Table.from_batches([batch])
 
