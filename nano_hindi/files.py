@@ -44,11 +44,14 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, errors: str = "backslashreplace") -> None:
     """Write `text` to `path` atomically, in UTF-8 with `\\n` line ends on every system; see
-    `replacing`."""
+    `replacing`.
+
+    `errors` is for file names that are not UTF-8: the default gives `\\udcff`, which is JSON too.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors=errors, newline="\n")
 
 
 def rename(source: Path, target: Path) -> None:
@@ -162,8 +165,9 @@ def file_size(path: Path) -> int:
 
 
 def write_metadata(path: str | Path, metadata: dict) -> None:
-    """Write `key: value` lines atomically. Values are text on one line, or numbers."""
-    write_text(Path(path), "".join(f"{key}: {value}\n" for key, value in metadata.items()))
+    """Write `key: value` lines atomically. Values are text on one line, or numbers; file names keep
+    their bytes."""
+    write_text(Path(path), "".join(f"{key}: {value}\n" for key, value in metadata.items()), errors="surrogateescape")
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -173,9 +177,9 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """
     file_size(Path(path))
     try:
-        pairs = [line.split(":", 1) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        pairs = [line.split(":", 1) for line in Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines() if line.strip()]
         return {key.strip(): value.strip() for key, value in pairs}
-    except ValueError as error:  # no colon, or not UTF-8
+    except ValueError as error:  # no colon
         raise UserError(f"{path} does not consist of `key: value` lines; run the command that wrote it again") from error
 
 
