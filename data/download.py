@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
-from nano_hindi.console import Progress, count, quoted, shown
+from nano_hindi.console import Progress, count, shell_quoted, shown
 from nano_hindi.corpus.cleaning import Cleaner
 from nano_hindi.corpus.documents import batches, read_documents, read_source, write_document
 from nano_hindi.corpus.hub import HubTexts, say
@@ -196,8 +196,8 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
 def next_flags(args) -> str:
     """Return the flags that data/preprocess.py needs for this corpus."""
     if args.source == [SAMPLE_SOURCE]:
-        return f" --input {quoted(args.output_dir / 'hindi_corpus.txt')} --output_dir {quoted(args.output_dir.parent)} --train_tokenizer 4096"
-    return "" if args.output_dir == DEFAULT_DIR else f" --input {quoted(args.output_dir / 'hindi_corpus.txt')}"
+        return f" --input {shell_quoted(args.output_dir / 'hindi_corpus.txt')} --output_dir {shell_quoted(args.output_dir.parent)} --train_tokenizer 4096"
+    return "" if args.output_dir == DEFAULT_DIR else f" --input {shell_quoted(args.output_dir / 'hindi_corpus.txt')}"
 
 
 def leave_alone(corpus: Path, asked: dict) -> int:

@@ -1,5 +1,5 @@
-"""Check that a run can resume from a checkpoint: everything that it loads fits the checkpoint's own
-configuration."""
+"""Check a checkpoint before it is used: everything in it that a model or a run loads fits the
+checkpoint's own configuration."""
 
 from __future__ import annotations
 
@@ -7,29 +7,43 @@ import torch
 
 from nano_hindi.config import GPTConfig, TrainConfig, from_dict
 from nano_hindi.distributed import World
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, quoted, require
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.saved_state import require_alike
 
 
-def require_sound(state: dict) -> None:
-    """Load a checkpoint into a model and optimizers without memory.
+def require_fitting_weights(state: dict) -> GPT:
+    """Return the model of a checkpoint's configuration, without memory for its weights.
 
-    Raises UserError, or what building a model raises, if names, shapes or types differ from what
-    the checkpoint's configuration requires.
+    Raises UserError, or what building a model raises, if the saved weights differ from it in name,
+    shape or type, or if the tokenizer has another vocabulary.
     """
-    config, recipe = from_dict(GPTConfig, state["model_config"]), from_dict(TrainConfig, state["train_config"])
-    if config.n_layer > len(state["model_state_dict"]):  # checked before that many layers are built
-        raise UserError(f"n_layer is {config.n_layer}, but there are {len(state['model_state_dict'])} tensors")
+    config, weights = from_dict(GPTConfig, state["model_config"]), state["model_state_dict"]
+    require(config.n_layer <= len(weights), f"n_layer is {config.n_layer}, but there are {len(weights)} tensors")  # before it builds that many
     with torch.device("meta"):
         model = GPT(config)
-    require_alike(state["model_state_dict"], dict(model.state_dict()), "model_state_dict")
+    require_alike(weights, dict(model.state_dict()), "model_state_dict")
+    tokens = state["tokenizer"].get("vocab_size", config.vocab_size)  # absent in the first versions
+    require(tokens == config.vocab_size, f"vocab_size is {config.vocab_size}, but its tokenizer has {quoted(tokens)} tokens")
+    require(0 <= state["step"] < 2**63, f"step {quoted(state['step'])} is impossible")
+    return model
+
+
+def require_sound(state: dict, model: GPT) -> None:
+    """Check the rest of a complete checkpoint whose weights fit `model`: load it into optimizers
+    without memory.
+
+    Raises UserError, or what loading raises, if names, shapes or types differ from what the
+    checkpoint's configuration requires.
+    """
+    recipe = from_dict(TrainConfig, state["train_config"])
     TrainOptimizer(model, recipe, World(0, 1, torch.device("meta"))).load_state_dict(state["optimizers"])
     LossScale(enabled=False).load_state_dict(state["optimizers"].get("loss_scale"))
     require_alike(state["rng"], {"torch": torch.get_rng_state()}, "rng")
     torch.Generator().set_state(state["rng"]["torch"])
     latest = dict.fromkeys(state["metrics"].get("latest", ()), 0.0)
     require_alike(state["metrics"], {"latest": latest, "meter": {"loss_sum": 0.0, "updates": 0}, "skipped": 0}, "metrics")
-    if state["step"] < 0 or state["tokens_seen"] != state["step"] * recipe.batch_size * recipe.sequence_len:
-        raise UserError(f"step {state['step']} does not match {state['tokens_seen']} tokens seen")
+    require_alike(state["data"].get("train_tokens", 0), 0, "data train_tokens")
+    if state["tokens_seen"] != state["step"] * recipe.batch_size * recipe.sequence_len:
+        raise UserError(f"step {state['step']} does not match {quoted(state['tokens_seen'])} tokens seen")

@@ -155,13 +155,14 @@ def _once_per_machine(line: str) -> Iterator[bool]:
 
 def use_utf8_console() -> None:
     """Set stdin, stdout and stderr to UTF-8: the default encoding of a Windows console or pipe
-    cannot print Devanagari.
+    cannot print Devanagari. File names that are not UTF-8 are printed with escapes.
 
     Invalid UTF-8 on stdin becomes surrogates, as on the command line; the tokenizer raises a
     UserError for them.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure") and (stream.encoding or "").lower().replace("-", "") != "utf8":
-            stream.reconfigure(encoding="utf-8", errors="replace")
+        is_utf8 = (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
+        if hasattr(stream, "reconfigure") and not (is_utf8 and stream.errors != "strict"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from nano_hindi.errors import require
-from nano_hindi.ranges import Range, quoted, whole
+from nano_hindi.errors import quoted, require
+from nano_hindi.ranges import Range, whole
 
 LR_SCHEDULES = ("cosine", "plateau")
 VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a multiple of this, for the matmul's tiles
@@ -55,7 +55,7 @@ class GPTConfig:
     The order of the fields is part of the API: callers may pass them by position.
     """
 
-    vocab_size: int = _opt(68096, "vocabulary size of the tokenizer; train.py takes it from the data", whole(1, 2**32))
+    vocab_size: int = _opt(68096, "vocabulary size of the tokenizer; train.py takes it from the data", whole(1, 2**31))
     n_layer: int = _opt(8, "transformer blocks", whole(1, 2**10))
     n_head: int = _opt(6, "query heads", whole(1, 2**12))
     n_kv_head: int = _opt(2, "key/value heads; divides n_head", whole(1, 2**12))
@@ -70,11 +70,11 @@ class GPTConfig:
             self.n_embd % self.n_head == 0 and self.n_embd // self.n_head % 2 == 0,
             f"n_embd {self.n_embd} does not split into {self.n_head} heads of even width; {2 * self.n_head * max(1, self.n_embd // (2 * self.n_head))} would",
         )
-        divisors = ", ".join(str(d) for d in range(1, self.n_head + 1) if self.n_head % d == 0)
+        divisors = ", ".join(str(d) for d in range(1, min(self.n_head, 64) + 1) if self.n_head % d == 0)
         require(self.n_head % self.n_kv_head == 0, f"n_kv_head {self.n_kv_head} does not divide n_head {self.n_head}; these do: {divisors}")
         require(
             isinstance(self.window_pattern, str) and bool(self.window_pattern) and set(self.window_pattern) <= {"S", "L"},
-            f"window_pattern {self.window_pattern!r} must be made of the letters S and L, for example SSSL",
+            f"window_pattern {quoted(self.window_pattern)} must be made of the letters S and L, for example SSSL",
         )
 
     @property
@@ -244,7 +244,7 @@ Config = TypeVar("Config", GPTConfig, TrainConfig)
 
 def from_dict(cls: type[Config], values: dict) -> Config:
     """Return the config that a checkpoint stores as a dict. Raises UserError for fields that this
-    version does not know."""
-    names = {f.name for f in dataclasses.fields(cls)}
-    require(set(values) <= names, f"{cls.__name__} has no field {', '.join(sorted(set(values) - names))}: the file is from another version")
+    version does not know, and for invalid values."""
+    unknown = sorted(str(name)[:60] for name in values.keys() - {f.name for f in dataclasses.fields(cls)})
+    require(not unknown, f"{cls.__name__} has no field {', '.join(unknown[:3])}: the file is from another version")
     return cls(**{**{name: value(values) for name, value in BEFORE[cls].items()}, **values})

@@ -129,7 +129,7 @@ def shown(path: Path) -> str:
     return visible(_relative(path))
 
 
-def quoted(path: Path) -> str:
+def shell_quoted(path: Path) -> str:
     """Return a path as one word of a shell command; relative as in `shown`."""
     word = _relative(path)
     if word.startswith("-"):  # else it would be a flag

@@ -30,7 +30,7 @@ class KVCache:
 
     A layer has slots for its window plus slack: when they are full, the window is copied to the
     front. Keys are stored rotated by their absolute positions, and rotary attention depends only on
-    distances, so they are valid in any slot.
+    distances, so they are valid in any slot. Raises UserError if there is not enough memory.
     """
 
     def __init__(self, config: GPTConfig, batch_size: int, device: torch.device | str, dtype: torch.dtype):
@@ -38,7 +38,10 @@ class KVCache:
         self._windows = config.windows
         self._lengths = [0] * config.n_layer  # filled slots of each layer
         shapes = [(batch_size, window + max(window, PREFILL_TOKENS), config.n_kv_head, config.head_dim) for window in config.windows]
-        self._keys, self._values = ([torch.empty(shape, device=device, dtype=dtype) for shape in shapes] for _ in range(2))
+        try:
+            self._keys, self._values = ([torch.empty(shape, device=device, dtype=dtype) for shape in shapes] for _ in range(2))
+        except RuntimeError as error:  # out of memory, on CUDA too
+            raise UserError(f"this device does not have enough memory for a context of {config.sequence_len:,} tokens; use another model") from error
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Append k, v (B, T, G, D) of the next T <= PREFILL_TOKENS tokens, and attend with q

@@ -6,7 +6,10 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
+import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,11 +46,14 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, errors: str = "backslashreplace") -> None:
     """Write `text` to `path` atomically, in UTF-8 with `\\n` line ends on every system; see
-    `replacing`."""
+    `replacing`.
+
+    `errors` is for file names that are not UTF-8: the default gives `\\udcff`, which is JSON too.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors=errors, newline="\n")
 
 
 def rename(source: Path, target: Path) -> None:
@@ -69,6 +75,37 @@ def rename(source: Path, target: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextlib.contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """Yield a path whose bytes are UTF-8, as libraries in C++ and Rust assume: `path`, or a
+    temporary link to it where its name or the system's encoding is another."""
+    if os.fsencode(path) == str(path).encode("utf-8", errors="replace"):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"link{path.suffix if path.suffix.isascii() else ''}"
+        link.symlink_to(path.absolute())
+        yield link
+
+
+def copy_contents(source: Path, target: Path) -> None:
+    """Copy the files of a folder into another one, created if missing.
+
+    Permissions are not copied: a read-only source, or a read-only copy of an earlier run, must not
+    make the next copy impossible.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    if source.samefile(target):
+        return
+    for path in (target, *target.iterdir()):  # on Windows, a read-only file cannot be replaced
+        if not path.stat().st_mode & stat.S_IWUSR:
+            path.chmod(path.stat().st_mode | stat.S_IWUSR)
+    for path in source.iterdir():
+        if path.is_file():
+            with replacing(target / path.name) as temporary:
+                shutil.copyfile(path, temporary)
 
 
 # ---- a folder has one writer, or any number of readers: locks of the operating system, released
@@ -220,8 +257,9 @@ def file_size(path: Path) -> int:
 
 
 def write_metadata(path: str | Path, metadata: dict) -> None:
-    """Write `key: value` lines atomically. Values are text on one line, or numbers."""
-    write_text(Path(path), "".join(f"{key}: {value}\n" for key, value in metadata.items()))
+    """Write `key: value` lines atomically. Values are text on one line, or numbers; file names keep
+    their bytes."""
+    write_text(Path(path), "".join(f"{key}: {value}\n" for key, value in metadata.items()), errors="surrogateescape")
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -231,9 +269,9 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """
     file_size(Path(path))
     try:
-        pairs = [line.split(":", 1) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        pairs = [line.split(":", 1) for line in Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines() if line.strip()]
         return {key.strip(): value.strip() for key, value in pairs}
-    except ValueError as error:  # no colon, or not UTF-8
+    except ValueError as error:  # no colon
         raise UserError(f"{path} does not consist of `key: value` lines; run the command that wrote it again") from error
 
 

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, from_dict, get_config, get_train_config
-from nano_hindi.errors import require
+from nano_hindi.errors import QUOTED_CHARACTERS, require
 
 # flags that may change when a run is resumed; any other would make it a different run
 CHANGEABLE_ON_RESUME = frozenset(
@@ -71,7 +71,7 @@ def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple
     model, train = from_dict(GPTConfig, checkpoint["model_config"]), from_dict(TrainConfig, checkpoint["train_config"])
     differences = []
     if args.config not in (None, checkpoint["preset"]):
-        differences.append(f"--config {args.config} (checkpoint: {checkpoint['preset']})")
+        differences.append(f"--config {args.config} (checkpoint: {checkpoint['preset'][:QUOTED_CHARACTERS]})")
     for config in (model, train):
         for name, value in given_flags(args, type(config)).items():
             if name not in CHANGEABLE_ON_RESUME and value != getattr(config, name):

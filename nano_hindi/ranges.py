@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-QUOTED_CHARACTERS = 200  # at most, of an invalid value in an error message
+from nano_hindi.errors import QUOTED_CHARACTERS
 
 
 @dataclass(frozen=True, eq=False)  # argparse needs a hash
@@ -56,14 +56,6 @@ class Range:
 def whole(low: int, below: int, **words: object) -> Range:
     """Return the whole numbers from `low` to the one before `below`."""
     return Range(int, low, below, high_open=True, words=words)
-
-
-def quoted(value: object) -> str:
-    """Return an invalid value as an error message shows it."""
-    try:
-        return repr(value)[:QUOTED_CHARACTERS]
-    except (ValueError, RecursionError):  # thousands of digits, or nested too deeply
-        return f"a {type(value).__name__}"
 
 
 def _shown(bound: float) -> str:

@@ -1,8 +1,10 @@
 """Checkpoints are written atomically, load without running code, and the newest are kept."""
 
+import contextlib
 import dataclasses
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -177,6 +179,16 @@ MISFITS = {
     "an impossible width": (change("model_config", "n_embd", to=2**62), "does not fit"),
     "an unknown setting": (lambda s: s["train_config"].update(seeed=1), "seeed"),
     "tokens that do not match the step": (change("tokens_seen", to=7), "step 6"),
+    "a weight that holds one value for all": (
+        change("model_state_dict", "lm_head.weight", to=torch.zeros(1).expand(64, 8)),
+        "does not hold the values",
+    ),
+    "a weight without values": (change("model_state_dict", "lm_head.weight", to=torch.empty(64, 8, device="meta")), "does not hold the values"),
+    "a whole number of 600 digits": (change("model_config", "n_embd", to=10**600), "n_embd must be a positive whole number"),
+    "true for a number": (change("model_config", "n_layer", to=True), "n_layer must be a positive whole number below 2**31, not True"),
+    "true in the recipe": (change("train_config", "seed", to=True), "seed must be a whole number"),
+    "a vocabulary of another tokenizer": (change("tokenizer", to={"vocab_size": 33}), "vocab_size is 32, but its tokenizer has 33"),
+    "a word for the tokens of the data": (change("data", to={"train_tokens": "many"}), "train_tokens is a str"),
     "a negative step": (lambda s: s.update(step=-6, tokens_seen=-6 * 32), "step -6"),
 }
 
@@ -195,6 +207,82 @@ def test_content_that_does_not_fit_its_configuration_is_refused_and_skipped(tmp_
     assert "\n" not in str(refusal.value)
     assert ckpt.newest_checkpoint(tmp_path)[1]["step"] == 5
     assert "notice: skipped" in capsys.readouterr().out
+
+
+def records(path) -> dict[str, tuple[int, int]]:
+    """Return the name of each record of a checkpoint that is not empty, with the position of its
+    first byte and its size."""
+    found = {}
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        for record in archive.infolist():
+            file.seek(record.header_offset + 26)
+            name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+            if record.file_size:
+                found[record.filename.partition("/")[2]] = record.header_offset + 30 + name + extra, record.file_size
+    return found
+
+
+@contextlib.contextmanager
+def flipped_bit(path, record: str):
+    """Flip the lowest bit of the byte in the middle of a record, until the block ends."""
+    begin, size = records(path)[record]
+    before = path.read_bytes()
+    after = bytearray(before)
+    after[begin + size // 2] ^= 1
+    path.write_bytes(after)
+    yield
+    path.write_bytes(before)
+
+
+def test_flipped_bit_anywhere_is_found_named_and_skipped(tmp_path, capsys):
+    ckpt.save_checkpoint(tmp_path, state(5), keep=9)
+    path = ckpt.save_checkpoint(tmp_path, state(6), keep=9)
+    tensors = [name for name in records(path) if name.startswith("data/")]
+    assert len(tensors) == len(list(ckpt.named_tensors(state(6), "")))
+    for record in ("data.pkl", "byteorder", *tensors):
+        with flipped_bit(path, record):
+            with pytest.raises(UserError, match=r"damaged|does not fit") as refusal:
+                ckpt.load_checkpoint(path)
+            assert str(path) in str(refusal.value)
+            assert ckpt.newest_checkpoint(tmp_path)[1]["step"] == 5
+        assert "notice: skipped" in capsys.readouterr().out
+    assert ckpt.newest_checkpoint(tmp_path)[1]["step"] == 6
+
+
+def test_damaged_tensor_is_named_and_inference_reads_only_the_weights(tmp_path):
+    path = ckpt.save_checkpoint(tmp_path, state(6), keep=9)
+    names = [name for name, _ in ckpt.named_tensors(state(6), "")]
+    numbers = {name: f"data/{i}" for i, name in enumerate(names)}
+    with flipped_bit(path, numbers[" model_state_dict lm_head.weight"]):
+        for keys in (ckpt.MODEL_KEYS, ckpt.CHECKPOINT_KEYS):
+            with pytest.raises(UserError, match=r"damaged: model_state_dict lm_head\.weight does not match its checksum"):
+                ckpt.load_checkpoint(path, keys)
+    with flipped_bit(path, numbers[" optimizers adamw lm_head.weight exp_avg"]):
+        assert ckpt.load_checkpoint(path, ckpt.MODEL_KEYS)["step"] == 6
+        with pytest.raises(UserError, match=r"damaged: optimizers adamw lm_head\.weight exp_avg does"):
+            ckpt.load_checkpoint(path)
+
+
+def test_compressed_file_is_refused_before_it_fills_the_memory(tmp_path):
+    path = ckpt.save_checkpoint(tmp_path, state(6), keep=9)
+    with zipfile.ZipFile(path) as archive:
+        content = {record.filename: archive.read(record) for record in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, raw in content.items():
+            archive.writestr(name, raw)
+    with pytest.raises(UserError, match="damaged or not a checkpoint"):
+        ckpt.load_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_weights_are_named(tmp_path, value):
+    broken = state(6)
+    broken["model_state_dict"]["lm_head.weight"][3, 2:5] = value
+    torch.save(broken, tmp_path / "checkpoint_step6.pt")
+    for keys in (ckpt.MODEL_KEYS, ckpt.CHECKPOINT_KEYS):
+        with pytest.raises(UserError, match=r"lm_head\.weight has 3 non-finite values of 512"):
+            ckpt.load_checkpoint(tmp_path / "checkpoint_step6.pt", keys)
+    assert ckpt.require_finite(state(6)["model_state_dict"]) is None
 
 
 def test_partial_files_of_a_killed_process_are_removed_and_nothing_else(tmp_path):

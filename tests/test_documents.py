@@ -118,6 +118,34 @@ def test_parquet_is_read_by_row_group(tmp_path):
     assert peak < 15_000_000
 
 
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_parquet_of_few_bytes_and_long_rows_is_read_row_by_row(tmp_path, use_dictionary):
+    text = "क" * 1_000_000  # 3 MB
+    options = {"compression": "zstd", "use_dictionary": use_dictionary, "write_batch_size": 1}  # so that each row has a page of its own
+    pq.write_table(pa.table({"text": [text] * 40}), tmp_path / "a.parquet", **options)
+    assert (tmp_path / "a.parquet").stat().st_size < 200_000
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for read in read_source(tmp_path / "a.parquet") if read == text]
+    assert len(held) == 40
+    assert max(held) < 20_000_000  # of 120 MB
+
+
+def test_parquet_error_names_the_row(tmp_path):
+    path = tmp_path / "a.parquet"
+    binary = pa.array([b"a", b"b", None, b"\xff"])
+    pq.write_table(pa.table({"text": binary.view(pa.string())}), path, row_group_size=2)
+    texts = read_source(path)
+    assert [next(texts), next(texts)] == ["a", "b"]
+    with pytest.raises(UserError, match=r"a\.parquet, row 4: not UTF-8"):
+        next(texts)
+    assert [list(chunk.read()) for chunk in chunks(path, 1)[:2]] == [["a"], ["b"]]
+    with pytest.raises(UserError, match=r"a\.parquet, row 4: not UTF-8"):
+        list(chunks(path, 1)[3].read())
+    pq.write_table(pa.table({"text": binary}), path)
+    with pytest.raises(UserError, match=r"a\.parquet, row 1: the column 'text' holds bytes, not text"):
+        list(read_source(path))
+
+
 def test_parquet_row_without_text_is_skipped(tmp_path):
     pq.write_table(pa.table({"text": ["a", None, "b"]}), tmp_path / "a.parquet")
     assert list(read_source(tmp_path / "a.parquet")) == ["a", "b"]

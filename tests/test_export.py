@@ -491,14 +491,6 @@ def test_user_errors_are_one_line(tmp_path, capsys, checkpoint):
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_that_do_not_fit_their_config_are_refused(checkpoint, tmp_path, capsys):
-    state = torch.load(checkpoint, weights_only=True)
-    state["model_config"]["n_layer"] = 3
-    torch.save(state, tmp_path / "model.pt")
-    load_tokenizer(checkpoint.parent / "tokenizer").save(tmp_path / "tokenizer")
-    assert "do not fit its own configuration" in failing(export.main, capsys, "--checkpoint", tmp_path, "--output_dir", tmp_path / "out")
-
-
 # ---- lm-evaluation-harness
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from nano_hindi import files
 from nano_hindi.errors import UserError
-from nano_hindi.files import locked, locked_for_reading, replacing
+from nano_hindi.files import copy_contents, locked, locked_for_reading, replacing, utf8_path
 
 
 def test_replaced_file_keeps_the_old_content_until_the_new_one_is_complete(tmp_path):
@@ -147,3 +147,60 @@ def test_missing_folder_is_not_made_for_a_reader(tmp_path):
     with locked_for_reading(tmp_path / "none", "--data_dir", pytest.fail):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- a folder copied without its permissions
+
+
+@pytest.fixture
+def unprivileged(tmp_path):
+    """Return a folder in which the test runs with the rights of its owner: root becomes another
+    user until the test ends."""
+    if os.name == "nt" or os.geteuid() != 0:
+        yield tmp_path
+        return
+    for parent in tmp_path.parents:  # pytest makes its folders accessible to their owner only
+        parent.chmod(parent.stat().st_mode | 0o011)
+    os.chown(tmp_path, 65534, -1)
+    os.seteuid(65534)
+    yield tmp_path
+    os.seteuid(0)
+
+
+def test_read_only_folder_is_copied_again_and_again(unprivileged):
+    source, target = unprivileged / "source", unprivileged / "target"
+    source.mkdir()
+    for text in ("one", "two"):
+        (source / "a.json").write_text(text)
+        (source / "a.json").chmod(0o444)
+        source.chmod(0o555)
+        copy_contents(source, target)
+        assert [path.read_text() for path in target.iterdir()] == [text]
+        assert target.stat().st_mode & 0o200
+        assert (target / "a.json").stat().st_mode & 0o200
+        for path, mode in ((target / "a.json", 0o444), (target, 0o555)):  # what an earlier version left
+            path.chmod(mode)
+        for path, mode in ((source, 0o755), (source / "a.json", 0o644)):
+            path.chmod(mode)
+    with pytest.raises(PermissionError):
+        (target / "b.json").write_text("three")
+    target.chmod(0o755)
+
+
+def test_folder_copied_onto_itself_is_unchanged(tmp_path):
+    (tmp_path / "a.json").write_text("one")
+    copy_contents(tmp_path, tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "one")]
+
+
+def test_path_is_linked_only_where_it_is_not_utf8(tmp_path):
+    for name, is_linked in (("हिन्दी.pt", False), (os.fsdecode(b"\xff.pt"), os.fsdecode(b"\xff") == "\udcff")):
+        try:
+            (tmp_path / name).write_text("content")
+        except (OSError, UnicodeError):
+            pytest.skip("file names are always Unicode here")
+        with utf8_path(tmp_path / name) as path:
+            assert str(path).encode().decode() == os.fsencode(path).decode()
+            assert path.read_text() == "content"
+            assert (path != tmp_path / name) == is_linked
+        assert path.exists() != is_linked

@@ -14,7 +14,7 @@ import pytest
 from conftest import PATIENCE, SMALL, launched, run_script
 from nano_hindi import console
 from nano_hindi.config import TrainConfig
-from nano_hindi.console import Console, bar, quoted
+from nano_hindi.console import Console, bar, shell_quoted
 from nano_hindi.training import loop, report
 from nano_hindi.training.metrics import read_metrics, training_seconds
 
@@ -204,7 +204,7 @@ def test_last_page_says_what_was_done_and_the_next_command(tmp_path):
         "checkpoint_step488.pt",
     ):
         assert words in page
-    assert page.endswith(f"python generate.py --checkpoint {quoted(tmp_path / 'my run')} --interactive")
+    assert page.endswith(f"python generate.py --checkpoint {shell_quoted(tmp_path / 'my run')} --interactive")
     assert "memory" not in "\n".join(report.summary_lines(TRAIN, 488, latest, 231.0, None, tmp_path))
 
 

@@ -20,7 +20,7 @@ from data import download, preprocess
 from nano_hindi import plot
 from nano_hindi.checkpoint import load_checkpoint
 from nano_hindi.common import visible
-from nano_hindi.console import Console, quoted, shown
+from nano_hindi.console import Console, shell_quoted, shown
 from nano_hindi.corpus.documents import write_document
 from nano_hindi.corpus.report import write_report
 from nano_hindi.errors import UserError
@@ -73,7 +73,7 @@ NAMES = [
 def test_quoted_path_is_one_word_of_the_shell(tmp_path, monkeypatch, name, absolute):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / name if absolute else Path(name)
-    word = quoted(folder)
+    word = shell_quoted(folder)
     assert_plain(word)
     assert not {"\n", "\t"} & set(word)
     folder.mkdir()
@@ -87,15 +87,15 @@ def test_quoted_path_is_one_word_of_the_shell(tmp_path, monkeypatch, name, absol
 
 def test_plain_path_is_not_quoted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert quoted(tmp_path / "checkpoints" / "run-1.2") == str(Path("checkpoints/run-1.2"))
+    assert shell_quoted(tmp_path / "checkpoints" / "run-1.2") == str(Path("checkpoints/run-1.2"))
 
 
 def test_windows_paths_are_in_double_quotes(monkeypatch):
     monkeypatch.setattr("nano_hindi.console.IS_WINDOWS", True)
-    assert quoted(Path("my run")) == '"my run"'
-    assert quoted(Path("मेरा")) == '"मेरा"'
-    assert quoted(Path("it's")) == '"it\'s"'
-    assert quoted(Path("run-1")) == "run-1"
+    assert shell_quoted(Path("my run")) == '"my run"'
+    assert shell_quoted(Path("मेरा")) == '"मेरा"'
+    assert shell_quoted(Path("it's")) == '"it\'s"'
+    assert shell_quoted(Path("run-1")) == "run-1"
 
 
 def arguments_in_bash(line: str) -> list[str]:

@@ -1,8 +1,10 @@
 """Tokens and text: bytes add up, text round-trips, special tokens stay out of the text, streaming
 equals decoding at once."""
 
+import base64
 import json
 import random
+import re
 import socket
 import unicodedata
 
@@ -336,3 +338,97 @@ def test_added_token_of_a_byte_level_tokenizer_decodes_to_its_own_text(tmp_path)
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.decode([640]) == "«é»"
     assert tokenizer.token_bytes()[640] == 6
+
+
+# ---- files that the library cannot read: it would end the process, or panic
+
+
+def set_last_id(i):
+    return lambda d: d["model"]["vocab"].update({max(d["model"]["vocab"], key=d["model"]["vocab"].get): i})
+
+
+def charsmap(units: list[int], replacements: bytes, size: int | None = None):
+    """Return the change to a normalizer with a precompiled charsmap: the trie of `units`, the
+    replacements, and the size of the trie if it is to be another."""
+    raw = (4 * len(units) if size is None else size).to_bytes(4, "little") + np.array(units, dtype="<u4").tobytes() + replacements
+    return normalizer(base64.b64encode(raw).decode())
+
+
+def normalizer(text):
+    precompiled = {"type": "Precompiled", "precompiled_charsmap": text}
+    return lambda d: d.update(normalizer={"type": "Sequence", "normalizers": [d["normalizer"], precompiled]})
+
+
+def trie(value: int) -> list[int]:
+    """Return the double array that maps the byte `a` to `value`: the root at 0 has the target 256,
+    the unit of `a` is at 256 ^ 97, its value at 0x300."""
+    units = [0] * 1024
+    units[0] = 256 << 10
+    units[256 ^ 97] = 97 | 2**8 | (256 ^ 97 ^ 0x300) << 10
+    units[0x300] = 2**31 | value
+    return units
+
+
+def unigram(d):
+    vocab = d["model"]["vocab"]
+    d["model"] = {"type": "Unigram", "vocab": [[token, -1.0] for token in sorted(vocab, key=vocab.get)], "unk_id": None, "byte_fallback": False}
+
+
+UNREADABLE = {
+    "an id of 2**31": (set_last_id(2**31), "is 2147483648, not a whole number from 0 to 16,777,215"),
+    "an id of 400 million": (set_last_id(400_000_000), "is 400000000, not a whole number"),
+    "a negative id": (set_last_id(-1), "is -1, not a whole number"),
+    "true for an id": (set_last_id(True), "is True, not a whole number"),
+    "an endless word for an id": (set_last_id("9" * 10**6), "9..."),
+    "the same id twice": (set_last_id(400), "have the same id 400"),
+    "a list for a file": (lambda d: d.clear(), "holds no readable tokenizer"),
+    "Unigram without an unknown token": (unigram, "Encountered an unknown token"),
+    "an unknown token outside the vocabulary": (lambda d: d["model"].update(unk_token="zzz", byte_fallback=False), "Unk token `zzz` not found"),
+    "no charsmap": (normalizer(None), "precompiled_charsmap"),
+    "an empty charsmap": (normalizer(""), "precompiled_charsmap"),
+    "a charsmap that is not base64": (normalizer("!!!!"), "precompiled_charsmap"),
+    "a charsmap cut in its trie": (charsmap(trie(1)[:9], b"\0b\0", size=4096), "precompiled_charsmap"),
+    "a charsmap without a trie": (charsmap([], b"\0b\0"), "precompiled_charsmap"),
+    "a trie whose root is outside": (charsmap([2**32 - 1, 0], b"\0b\0"), "precompiled_charsmap"),
+    "a trie that leads outside": (charsmap([*trie(1)[:-1], 1023 << 12 | 2**9], b"\0b\0"), "precompiled_charsmap"),
+    "a replacement outside": (charsmap(trie(7), b"\0b\0"), "precompiled_charsmap"),
+    "a replacement inside a character": (charsmap(trie(2), "\0क\0".encode()), "precompiled_charsmap"),
+    "replacements that are not UTF-8": (charsmap(trie(1), b"\0\xff\0"), "precompiled_charsmap"),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), UNREADABLE.values(), ids=UNREADABLE)
+def test_tokenizer_that_the_library_cannot_read_is_one_line(tmp_path, capfd, damage, words):
+    change(standin.make_tokenizer(tmp_path), damage)
+    with pytest.raises(UserError, match=re.escape(words)) as refusal:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 500 + len(str(tmp_path))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_vocabulary_in_a_file_of_its_own_is_checked_too(tmp_path):
+    vocab = json.loads((standin.make_tokenizer(tmp_path, kind="byte_level") / "tokenizer.json").read_text())["model"]["vocab"]
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    assert load_tokenizer(tmp_path).vocab_size == 640
+    (tmp_path / "vocab.json").write_text(json.dumps({**vocab, "a": 2**31}))
+    with pytest.raises(UserError, match="the id of the token 'a' is 2147483648"):
+        load_tokenizer(tmp_path)
+
+
+def test_sound_charsmap_normalizes(tmp_path):
+    change(standin.make_tokenizer(tmp_path), charsmap(trie(1), b"\0b\0"))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.decode(tokenizer.encode_batch(["a cat"])[0]) == "b cbt"
+
+
+def test_panic_of_the_library_is_a_user_error(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("nano_hindi.tokenizer.definition_check._require_sound_charsmaps", lambda normalizer: None)
+    change(standin.make_tokenizer(tmp_path), charsmap([2**32 - 1, 0], b""))
+    with pytest.raises(UserError, match="cannot encode a text"):
+        load_tokenizer(tmp_path)
+    change(standin.make_tokenizer(tmp_path), normalizer("!!!!"))
+    with pytest.raises(UserError, match="holds no readable tokenizer"):
+        load_tokenizer(tmp_path)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nano_hindi.errors import UserError
+from nano_hindi.files import utf8_path
 
 MARKER = b"<|endoftext|>"
 _MARKER_LINE = re.compile(rb"(?m)^\\*" + re.escape(MARKER) + rb"\r?$")
@@ -27,7 +28,7 @@ _MARKER_BETWEEN_LINES = re.compile(rb"(?<=\n)" + re.escape(MARKER) + rb"\r?\n")
 _DOCUMENT_ENDS = (MARKER + b"\n", MARKER + b"\r\n", MARKER)  # the last form: a file that ends without a newline
 BOM = "\ufeff"  # Notepad begins a UTF-8 file with it; it is not part of the text
 TEXT_COLUMN = "text"
-PARQUET_ROWS = 200  # rows read at once
+PARQUET_ROWS, PARQUET_BYTES = 200, 8_000_000  # of a column read at once, at most; but at least a row
 BATCH_CHARACTERS = 1_000_000  # of Hindi text: 2.6 MB, about 250,000 tokens
 CHUNK_BYTES = 2_000_000  # seconds of work for a slow tokenizer, so little is lost when a run stops
 CHUNKS_PER_GROUP = 16  # at most: each chunk skips the rows before it, which costs 1 % of tokenizing them
@@ -219,31 +220,58 @@ def _parquet(path: str | Path) -> Iterator:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path, buffer_size=2**20) as file:
+        with utf8_path(Path(path)) as readable, pyarrow.parquet.ParquetFile(readable, buffer_size=2**20) as file:
             if TEXT_COLUMN not in file.schema_arrow.names:
                 raise UserError(f"{path} has no column {TEXT_COLUMN!r}, only {', '.join(file.schema_arrow.names)}")
             yield file
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: the column {TEXT_COLUMN!r} is not UTF-8 ({error.reason}); convert it first") from error
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a readable parquet file ({str(error).splitlines()[0][:120]}); download or copy it again") from error
+        raise UserError(f"{path} is not a readable parquet file ({_reason(error)}); download or copy it again") from error
 
 
 def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
     """Yield the texts of rows `begin` to `end` - 1 of a row group; rows without text are
     skipped."""
-    first = 0
-    for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=[TEXT_COLUMN]):
-        if first + len(batch) > begin:
-            wanted = batch.column(0)[max(begin - first, 0) : int(min(end - first, len(batch)))]
-            for text in wanted.to_pylist():
-                if isinstance(text, str):
+    import pyarrow
+
+    before, first = sum(file.metadata.row_group(number).num_rows for number in range(group)), 0
+    try:
+        for batch in file.iter_batches(rows_at_once(file.metadata.row_group(group)), row_groups=[group], columns=[TEXT_COLUMN]):
+            wanted = batch.column(0)[max(begin - first, 0) : int(max(0, min(end - first, len(batch))))]
+            for row, value in enumerate(wanted, before + max(begin, first) + 1):
+                text = _text_of_scalar(value, f"{path}, row {row:,}")
+                if text is not None:
                     yield text
-                elif text is not None:
-                    raise UserError(f"{path}: the column {TEXT_COLUMN!r} holds {type(text).__name__}, not text")
-        first += len(batch)
-        if first >= end:
-            return
+            first += len(batch)
+            if first >= end:
+                return
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read after row {before + first:,} ({_reason(error)}); download or copy it again") from error
+
+
+def rows_at_once(group) -> int:
+    """Return the number of rows to read at once, by the size of the average row: the file of a few
+    kilobytes may hold rows of many megabytes."""
+    size = sum(column.total_uncompressed_size for column in _text_columns(group))
+    return max(1, min(PARQUET_ROWS, PARQUET_BYTES * group.num_rows // max(1, size)))
+
+
+def _text_columns(group) -> list:
+    columns = [group.column(i) for i in range(group.num_columns)]
+    return [column for column in columns if column.path_in_schema == TEXT_COLUMN]
+
+
+def _text_of_scalar(value, place: str) -> str | None:
+    try:
+        text = value.as_py()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place}: not UTF-8 ({error.reason}); convert the file, or delete the row") from error
+    if text is not None and not isinstance(text, str):
+        raise UserError(f"{place}: the column {TEXT_COLUMN!r} holds {type(text).__name__}, not text")
+    return text
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
 # ---- chunks: ranges of a file that are read independently
@@ -292,8 +320,7 @@ def _chunks_of_parquet(path: str, size: int) -> Iterator[Chunk]:
     with _parquet(path) as file:
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
-            columns = [group.column(i) for i in range(group.num_columns)]
-            length = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == TEXT_COLUMN)
+            length = sum(column.total_uncompressed_size for column in _text_columns(group))
             parts = max(1, min(-(-length // size), CHUNKS_PER_GROUP, group.num_rows))
             bounds = [group.num_rows * i // parts for i in range(parts + 1)]
             for begin, end in itertools.pairwise(bounds):

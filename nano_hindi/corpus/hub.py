@@ -27,7 +27,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nano_hindi.common import visible
-from nano_hindi.corpus.documents import BATCH_CHARACTERS, PARQUET_ROWS, TEXT_COLUMN
+from nano_hindi.corpus.documents import BATCH_CHARACTERS, TEXT_COLUMN, rows_at_once
 from nano_hindi.errors import UserError
 
 if TYPE_CHECKING:
@@ -199,7 +199,8 @@ def _read_row_groups(files: list[str], row_groups_list: list[int]) -> Iterator[t
 
     for file, group in zip(files, row_groups_list, strict=True):
         with _open_parquet(file) as parquet:
-            rows = parquet.iter_batches(PARQUET_ROWS, row_groups=[group], columns=[TEXT_COLUMN], use_threads=False)
+            size = rows_at_once(parquet.metadata.row_group(group))
+            rows = parquet.iter_batches(size, row_groups=[group], columns=[TEXT_COLUMN], use_threads=False)
             for number, batch in enumerate(rows):
                 yield (group, number), pyarrow.Table.from_batches([batch])
 

@@ -25,6 +25,7 @@ from nano_hindi.common import compute_dtype, visible
 from nano_hindi.corpus.documents import batches
 from nano_hindi.dataloader import IGNORED
 from nano_hindi.errors import UserError
+from nano_hindi.files import utf8_path
 from nano_hindi.inference.loading import TrainedModel, build_model
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 from nano_hindi.tokenizer.hub import quiet_libraries
@@ -150,9 +151,9 @@ def _load_causal_lm(folder: Path, trust_remote_code: bool) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
 
     try:
-        with quiet_libraries():
+        with quiet_libraries(), utf8_path(folder) as readable:
             model, info = AutoModelForCausalLM.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=trust_remote_code, output_loading_info=True
+                readable, local_files_only=True, trust_remote_code=trust_remote_code, output_loading_info=True
             )
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")

@@ -21,7 +21,7 @@ from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import visible
 from nano_hindi.console import count, shown
 from nano_hindi.errors import UserError
-from nano_hindi.files import rename
+from nano_hindi.files import rename, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         write_json(folder / "config.json", config_json(trained.config, trained.tokenizer, args.dtype))
         write_json(folder / "generation_config.json", generation_json(trained.tokenizer))
         shutil.copyfile(CODE, folder / CODE.name)
-        (folder / "README.md").write_text(card.text(args.output_dir.resolve().name), encoding="utf-8", newline="\n")
+        write_text(folder / "README.md", card.text(args.output_dir.resolve().name))
     for line in end_page(args.output_dir, card):
         print(visible(line))
     return 0
@@ -104,7 +104,7 @@ def new_export(folder: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 # ---- weights
@@ -112,18 +112,9 @@ def write_json(path: Path, content: dict) -> None:
 
 def exported_weights(config: GPTConfig, state_dict: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
     """Return the weights under the names of `modeling_nano_hindi.py`: the parameters of a layer are
-    grouped under it, and there are no padding rows.
-
-    Raises UserError if they are not the weights of a GPT of `config`.
-    """
+    grouped under it, and there are no padding rows."""
     import torch
 
-    from nano_hindi.model import GPT
-
-    with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in GPT(config).state_dict().items()}
-    if shapes != {name: weight.shape for name, weight in state_dict.items()}:
-        raise UserError("the weights of the checkpoint do not fit its own configuration; use another checkpoint")
     weights = {}
     for name, weight in state_dict.items():
         kind, *rest = name.split(".")
@@ -198,12 +189,12 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     from tokenizers.processors import TemplateProcessing
 
     tokenizer.save(folder)
-    backend = Backend.from_file(str(folder / "tokenizer.json"))
+    backend = Backend.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
     bos = tokenizer.piece(tokenizer.bos_id)
     backend.post_processor = TemplateProcessing(single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, tokenizer.bos_id)])
     backend.no_truncation()
     backend.no_padding()
-    (folder / "tokenizer.json").write_text(backend.to_str(), encoding="utf-8", newline="\n")
+    write_text(folder / "tokenizer.json", backend.to_str())
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     config |= {
         "pad_token": config["eos_token"],

@@ -3,12 +3,14 @@ training, its data and the licences."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from nano_hindi.checkpoint import MODEL_KEYS, load_checkpoint
+from nano_hindi.checkpoint import load_checkpoint
 from nano_hindi.config import GPTConfig, TrainConfig, from_dict
+from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata
 from nano_hindi.inference.loading import TrainedModel
 
@@ -170,7 +172,8 @@ def training_record(trained: TrainedModel) -> dict:
     same step may be beside it; empty if not."""
     whole = trained.path.with_name(f"checkpoint_step{trained.step}.pt")
     for path in (trained.path, whole):
-        if path.is_file() and set(TRAINING_KEYS) <= (state := load_checkpoint(path, MODEL_KEYS)).keys():
+        with contextlib.suppress(UserError):  # a model.pt, a missing or a damaged file
+            state = load_checkpoint(path)
             return {key: state[key] for key in TRAINING_KEYS}
     return {}
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from nano_hindi.checkpoint import MODEL_KEYS, list_checkpoints, load_checkpoint, newest_checkpoint
+from nano_hindi.checkpoint import MODEL_KEYS, list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped
 from nano_hindi.common import compute_dtype
 from nano_hindi.config import GPTConfig, from_dict
-from nano_hindi.console import quoted
-from nano_hindi.errors import UserError
+from nano_hindi.console import shell_quoted
+from nano_hindi.errors import UserError, require
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.model import GPT
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
@@ -32,46 +32,51 @@ def load_for_inference(path: Path | str) -> TrainedModel:
     """Load a checkpoint, a `model.pt`, or the later of both in a folder, with the tokenizer in the
     same folder.
 
-    Raises UserError if there is none, if a file is damaged, or if the model was trained with
-    another tokenizer.
+    Raises UserError if there is none, if it is damaged or does not fit its own configuration, or if
+    the model was trained with another tokenizer.
     """
     path = Path(path)
-    file = _latest_model(path) if path.is_dir() else path
-    state = load_checkpoint(file, MODEL_KEYS)
+    file, state = _latest_model(path) if path.is_dir() else (path, load_checkpoint(path, MODEL_KEYS))
+    config = from_dict(GPTConfig, state["model_config"])
     folder = file.parent / "tokenizer"
     if not folder.is_dir():
         raise UserError(f"the tokenizer of {file} is missing: it should be in {folder}; put it there")
     tokenizer = load_tokenizer(str(folder))
     if tokenizer.fingerprint() != state["tokenizer"].get("fingerprint"):
         raise UserError(f"{folder} is not the tokenizer that {file} was trained with (their fingerprints differ); put the right one there")
-    return TrainedModel(from_dict(GPTConfig, state["model_config"]), state["model_state_dict"], state["step"], tokenizer, file)
+    require(tokenizer.vocab_size == config.vocab_size, f"{file} has a vocabulary of {config.vocab_size} tokens, its tokenizer {tokenizer.vocab_size}")
+    return TrainedModel(config, state["model_state_dict"], state["step"], tokenizer, file)
 
 
 def build_model(trained: TrainedModel, device: torch.device) -> GPT:
-    """Return the model on its device, in evaluation mode. Raises UserError if the weights do not
-    fit the configuration."""
+    """Return the model on its device, in evaluation mode."""
     config = trained.config
     with torch.device("meta"):
         model = GPT(config)
     model.to_empty(device=device)
-    try:
-        model.load_state_dict(trained.state_dict)
-    except RuntimeError as error:
-        raise UserError(f"the weights of {trained.path} do not fit its own configuration; use another checkpoint") from error
+    model.load_state_dict(trained.state_dict)
     model.eval()
     model.compute_dtype = compute_dtype(device)
     select_backend(device, model.compute_dtype, head_dim=config.head_dim, n_head=config.n_head, n_kv_head=config.n_kv_head, training=False)
     return model
 
 
-def _latest_model(folder: Path) -> Path:
-    """Return the newest checkpoint of a folder, or its `model.pt` if that is not of an earlier
-    step. Raises UserError if there is neither."""
-    newest = newest_checkpoint(folder, keys=MODEL_KEYS)
-    model = folder / "model.pt"
-    if model.is_file() and (newest is None or load_checkpoint(model, MODEL_KEYS)["step"] >= newest[1]["step"]):
-        return model
-    if newest is None:
-        which = "no checkpoint that loads" if list_checkpoints(folder) else "no checkpoint"
-        raise UserError(f"there is {which} in {folder}; train one first: python train.py --config 25m --checkpoint_dir {quoted(folder)}")
-    return newest[0]
+def _latest_model(folder: Path) -> tuple[Path, dict]:
+    """Return the latest of model.pt and the checkpoints in `folder` that loads, with its
+    content."""
+    checkpoints, model, trained = list_checkpoints(folder), folder / "model.pt", None
+    if model.is_file():
+        try:
+            trained = load_checkpoint(model, MODEL_KEYS)
+        except UserError as error:
+            if not checkpoints:
+                raise
+            print_skipped(error)
+    if trained is None or (checkpoints and checkpoints[-1][0] > trained["step"]):
+        newest = newest_checkpoint(folder, keys=MODEL_KEYS)
+        if newest is not None and (trained is None or newest[1]["step"] > trained["step"]):
+            return newest
+    if trained is None:
+        which = "no checkpoint that loads" if checkpoints else "no checkpoint"
+        raise UserError(f"there is {which} in {folder}; train one first: python train.py --config 25m --checkpoint_dir {shell_quoted(folder)}")
+    return model, trained

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nano_hindi.errors import UserError
+from nano_hindi.errors import QUOTED_CHARACTERS, UserError
 from nano_hindi.files import write_text
+from nano_hindi.tokenizer.definition_check import panics_as_errors
 from nano_hindi.tokenizer.hub import read_definition
 from nano_hindi.tokenizer.kitoken import FastEncoder, fast_encoder
 from nano_hindi.tokenizer.pieces import SPACE, bytes_of_ids, rewrites, unknown_piece
@@ -90,17 +91,20 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, without bos and eos; `</s>` in a text is four characters.
 
-        Raises UserError for text that UTF-8 cannot encode.
+        Raises UserError for text that UTF-8 cannot encode, or that the tokenizer cannot.
         """
         if self._doubles_space:  # transformers 5 adds no dummy space to a text that starts with a space, but decoding removes one
             texts = [" " + text if text.startswith((" ", SPACE)) else text for text in texts]
         try:
-            if self._fast and self._fast.can_take(texts):
-                return self._fast(texts)
-            encode = getattr(self._encoder, "encode_batch_fast", self._encoder.encode_batch)  # without offsets; tokenizers 0.20 and later
-            return [encoding.ids for encoding in encode(list(texts), add_special_tokens=False)]
+            with panics_as_errors():
+                if self._fast and self._fast.can_take(texts):
+                    return self._fast(texts)
+                encode = getattr(self._encoder, "encode_batch_fast", self._encoder.encode_batch)  # without offsets; tokenizers 0.20 and later
+                return [encoding.ids for encoding in encode(list(texts), add_special_tokens=False)]
         except (TypeError, UnicodeEncodeError) as error:  # raised by `tokenizers` and kitoken for half a surrogate pair
             raise UserError("a text is not valid Unicode (half a surrogate pair); save it as UTF-8") from error
+        except Exception as error:  # no unknown token, or one outside the vocabulary
+            raise UserError(f"the tokenizer {self.name} cannot encode a text ({str(error)[:QUOTED_CHARACTERS]}); use another") from error
 
     def encode_faster(self, sample: Sequence[str]) -> bool:
         """Encode with kitoken from now on if it is installed, supports this tokenizer, and gives

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano_hindi.errors import UserError
+from nano_hindi.files import utf8_path
+from nano_hindi.tokenizer.definition_check import DEFINITIONS, panics_as_errors, require_sound_definition
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -31,11 +33,11 @@ def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
         )
     is_local = folder.is_dir()
     try:
-        with quiet_libraries():
+        with quiet_libraries(), panics_as_errors(), utf8_path(folder) as readable:
             from huggingface_hub import try_to_load_from_cache
             from tokenizers import Tokenizer as Backend
 
-            auto = _auto_tokenizer(str(folder.resolve()) if is_local else name, is_local)
+            auto = _auto_tokenizer_of_folder(readable.absolute()) if is_local else _auto_tokenizer_of_hub(name)
             if not auto.is_fast:
                 raise ValueError("it has no tokenizer.json")
             if len(auto.get_vocab()) <= len(set(auto.all_special_ids)):  # what transformers 5 builds from a config without a vocabulary
@@ -43,7 +45,7 @@ def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
             backend = Backend.from_str(auto.backend_tokenizer.to_str())
             # transformers 5 rebuilds Llama tokenizers from vocabulary and merges; the file has the
             # original definition
-            file = folder / "tokenizer.json" if is_local else try_to_load_from_cache(name, "tokenizer.json")
+            file = readable / "tokenizer.json" if is_local else try_to_load_from_cache(name, "tokenizer.json")
             if file and Path(file).is_file():
                 from_file = Backend.from_file(str(file))
                 if auto.get_vocab().items() <= from_file.get_vocab(with_added_tokens=True).items():
@@ -54,21 +56,33 @@ def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
     return backend, bos_id, eos_id
 
 
-def _auto_tokenizer(source: str, is_local: bool) -> PreTrainedTokenizerFast:
-    """Return the AutoTokenizer of a folder or a name, from the local cache if it is there: a second
+def _auto_tokenizer_of_folder(folder: Path) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer
+
+    for name in DEFINITIONS:
+        if (folder / name).is_file():
+            require_sound_definition(folder / name)
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
+def _auto_tokenizer_of_hub(name: str) -> PreTrainedTokenizerFast:
+    """Return the AutoTokenizer of a name on the hub, from the local cache if it is there: a second
     use needs no network."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    except Exception:
-        if is_local:
-            raise
+    def load(local_files_only: bool) -> PreTrainedTokenizerFast:
+        for file in DEFINITIONS:
+            with contextlib.suppress(EntryNotFoundError):
+                require_sound_definition(Path(hf_hub_download(name, file, local_files_only=local_files_only)))
+        return AutoTokenizer.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
+
+    with contextlib.suppress(Exception):
+        return load(local_files_only=True)
     with contextlib.suppress(EntryNotFoundError):  # one request first: AutoTokenizer retries an unreachable hub for most of a minute
-        get_hf_file_metadata(hf_hub_url(source, "tokenizer_config.json"), timeout=20)
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        get_hf_file_metadata(hf_hub_url(name, "tokenizer_config.json"), timeout=20)
+    return load(local_files_only=False)
 
 
 def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:

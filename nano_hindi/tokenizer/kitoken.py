@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
+from nano_hindi.tokenizer.definition_check import panics_as_errors
+
 # where the libraries may differ: characters outside the vocabulary, in a row and alone; bytes,
 # controls, spaces of all kinds, joiners, runs that merge in steps
 TRAPS = (
@@ -63,8 +65,9 @@ def fast_encoder(description: dict, unknown: str | None, encode: Callable[[list[
     try:
         from kitoken import Kitoken
 
-        encoder = FastEncoder(Kitoken.from_tokenizers(json.dumps(plain, ensure_ascii=False).encode()).to_bytes(), unknown)
-    except (ImportError, ValueError):  # not installed, or this kind of tokenizer is not supported
+        with panics_as_errors():
+            encoder = FastEncoder(Kitoken.from_tokenizers(json.dumps(plain, ensure_ascii=False).encode()).to_bytes(), unknown)
+    except (ImportError, ValueError, RuntimeError):  # not installed, or this kind of tokenizer is not supported
         return None
     texts = [text for text in (*TRAPS, *sample) if encoder.can_take([text])]
     return encoder if encoder(texts) == encode(texts) else None

@@ -14,7 +14,7 @@ import torch
 
 from nano_hindi.common import compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
-from nano_hindi.console import bar, count, duration, quoted, shown
+from nano_hindi.console import bar, count, duration, shell_quoted, shown
 from nano_hindi.distributed import World
 from nano_hindi.inference.settings import SAMPLE_PROMPTS, Settings
 from nano_hindi.inference.text import stream_texts
@@ -187,7 +187,7 @@ def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float,
         f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}, training loss {latest['loss']:.4f}",
         *([f"memory      {peak_bytes / 1e9:.3g} GB at the most"] if peak_bytes is not None else []),
         f"files       {shown(folder)}: model.pt, checkpoint_step{update * train.gradient_accumulation_steps}.pt, metrics.jsonl, curves.png",
-        f"next        python generate.py --checkpoint {quoted(folder)} --interactive",
+        f"next        python generate.py --checkpoint {shell_quoted(folder)} --interactive",
     ]
 
 

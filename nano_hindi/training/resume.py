@@ -56,8 +56,14 @@ def plan_run(args: argparse.Namespace, world: World) -> Plan:
     """Return the plan of the run that the flags of train.py ask for. Collective.
 
     With --dry_run there may be no data yet, and without --resume the folder is not looked at.
-    Raises UserError if flags, data and checkpoint contradict each other, or if the ranks differ.
+    Raises UserError if flags, data and checkpoint contradict each other, if the folders of data and
+    checkpoints are the same, or if the ranks differ.
     """
+    if args.checkpoint_dir.resolve() == args.data_dir.resolve():
+        folder = args.checkpoint_dir / "checkpoints"
+        raise UserError(
+            f"--checkpoint_dir and --data_dir are the same folder; give the run a folder of its own, for example --checkpoint_dir {folder}"
+        )
     has_data = not args.dry_run or (args.data_dir / "preprocess_meta.txt").exists()
     data = check_data(args.data_dir, args.verify_data) if has_data else None
     if data is not None:

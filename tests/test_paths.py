@@ -1,0 +1,92 @@
+"""Folders whose names are not UTF-8, or not what the system's encoding says: everything works there
+as anywhere else."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+import generate
+import standin
+import train
+from conftest import SMALL, run_script
+from data import download, preprocess
+from nano_hindi.evaluation import command as evaluation
+from nano_hindi.export import __main__ as export
+from nano_hindi.inference.loading import load_for_inference
+
+
+@pytest.fixture
+def odd(tmp_path) -> Path:
+    """Return a folder whose name is the bytes ff e9."""
+    folder = tmp_path / os.fsdecode(b"\xff\xe9")
+    try:
+        folder.mkdir()
+    except (OSError, UnicodeError):
+        pytest.skip("file names are always Unicode here")
+    return folder
+
+
+def everything(folder: Path) -> None:
+    """Make a corpus, data, a model and an export in `folder`, with a resumed run."""
+    texts = standin.documents(400)
+    (folder / "a.txt").write_text("\n<|endoftext|>\n".join(texts[:200]), encoding="utf-8")
+    with open(folder / "b.parquet", "wb") as file:
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts[200:]}), file)
+    raw, data, run = folder / "raw", folder / "data", folder / "run"
+    tokenizer = ["--tokenizer", standin.make_tokenizer(folder / "tokenizer", vocab_size=512)]
+    downloading = ["--source", folder / "a.txt", folder / "b.parquet", "--output_dir", raw, *tokenizer]
+    tokenizing = ["--input", raw / "hindi_corpus.txt", "--output_dir", data, "--val_fraction", "0.1", *tokenizer]
+    training = [*SMALL, "--data_dir", data, "--checkpoint_dir", run]
+    commands = [
+        (download.main, downloading),
+        (download.main, downloading),  # the same command again finds its own file names in the metadata
+        (preprocess.main, tokenizing),
+        (preprocess.main, tokenizing),
+        (train.main, [*training, "--total_tokens", 1024]),
+        (train.main, [*training, "--total_tokens", 2048, "--resume", "auto"]),
+        (train.main, [*training, "--total_tokens", 2048, "--resume", run / "checkpoint_step16.pt"]),
+        (generate.main, ["--checkpoint", run, "--prompt", "राम", "--max_tokens", 3, "--device", "cpu"]),
+        (evaluation.main, ["--checkpoint", run, "--data_dir", data, "--json", folder / "figures.json", "--device", "cpu"]),
+        (export.main, ["--checkpoint", run, "--data_dir", data, "--output_dir", folder / "model"]),
+        (evaluation.main, ["--hf", folder / "model", "--trust_remote_code", "--text", folder / "a.txt", "--device", "cpu"]),
+    ]
+    for main, argv in commands:
+        assert main(list(map(str, argv))) == 0, argv
+
+
+@pytest.mark.slow
+def test_folder_that_is_not_utf8_gives_the_same_model(odd, tmp_path, capsys):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for folder in (odd, plain):
+        everything(folder)
+    ours, theirs = (load_for_inference(folder / "run").state_dict for folder in (odd, plain))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert "\\udcff\\udce9" in capsys.readouterr().out
+    files = [sorted(path.relative_to(folder) for path in folder.rglob("*")) for folder in (odd, plain)]
+    assert files[0] == files[1]
+
+
+def test_errors_name_such_a_folder(odd, capsys):
+    assert generate.main(["--checkpoint", str(odd / "none")]) == 2
+    assert train.main([*SMALL, "--data_dir", str(odd), "--checkpoint_dir", str(odd / "run")]) == 2
+    (odd / "model.pt").write_bytes(b"x")
+    assert export.main(["--checkpoint", str(odd), "--output_dir", str(odd / "model")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3
+    assert all("\\udcff\\udce9" in line for line in errors)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs the locales of POSIX")
+@pytest.mark.parametrize("utf8_mode", ["0", "1"])
+def test_devanagari_names_work_in_the_c_locale(straight, tmp_path, utf8_mode):
+    shutil.copytree(straight, tmp_path / "हिन्दी")
+    environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": utf8_mode}
+    done = run_script("generate.py", "--checkpoint", tmp_path / "हिन्दी", "--prompt", "", "--max_tokens", 3, "--device", "cpu", **environment)
+    assert (done.returncode, done.stderr) == (0, "")
