@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.config import DEFAULT_PRESET, PRESETS
+from nano_hindi.console import dispensable_output
 from nano_hindi.distributed import joined_world, only_run_in, unchanged_data
 from nano_hindi.flags import add_flags
 
@@ -39,7 +40,7 @@ def parse(argv: list[str] | None):
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    with joined_world(args.device) as world:
+    with dispensable_output(), joined_world(args.device) as world:
         from nano_hindi.training.loop import report_finished, train
         from nano_hindi.training.report import print_dry_run
         from nano_hindi.training.resume import plan_run

@@ -65,6 +65,7 @@ def save_model(folder: Path, checkpoint: dict) -> Path:
 def _save(path: Path, state: dict, keys: tuple[str, ...]) -> None:
     if missing := set(keys) - set(state):
         raise KeyError(f"a checkpoint needs {sorted(missing)}")
+    require_finite(state["model_state_dict"])
     with replacing(path) as temporary:
         open(temporary, "wb").close()  # raises the right error if the folder is missing or read-only
         try:
@@ -72,6 +73,13 @@ def _save(path: Path, state: dict, keys: tuple[str, ...]) -> None:
         except RuntimeError as error:  # torch's zip writer hides the operating system's error
             free = shutil.disk_usage(path.parent).free
             raise OSError(errno.ENOSPC, f"could not be written whole ({free / 1e6:.0f} MB are free there)", str(path)) from error
+
+
+def require_finite(weights: dict[str, torch.Tensor]) -> None:
+    """Raise UserError, which names it, if a weight is infinite or not a number."""
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise UserError(f"{name} has {int((~weight.isfinite()).sum()):,} non-finite values of {weight.numel():,}")
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -866,8 +866,9 @@ def test_hub_that_goes_down_during_a_download_and_comes_back(tmp_path, hub, toke
     def vanish(request: str) -> Fault | None:
         asked.append(request)
         if len(asked) == 60:
-            hub.server.socket.close()
-            hub.server.shutdown()
+            server = hub.server  # by the time of the shutdown, `sleep` may have started the next one
+            server.shutdown()  # first: a thread that still polls the socket keeps its port
+            server.socket.close()
         return real(request) if len(asked) < 60 else Fault("", 1, hang_up=True)
 
     def sleep(seconds: float) -> None:

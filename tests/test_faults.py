@@ -259,8 +259,7 @@ def test_stop_waits_for_a_slow_disk_and_a_second_ctrl_c_only_briefly(data_dir, t
     assert "Traceback" not in output
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts():
+def test_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts(capsys):
     class Finalized:
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
@@ -271,6 +270,7 @@ def test_a_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts():
         Finalized()  # as within gc.collect(): the KeyboardInterrupt is lost
         with pytest.raises(KeyboardInterrupt):
             stop.raise_if_repeated()
+    assert capsys.readouterr().err == ""
 
 
 # ---- disks and folders
@@ -591,10 +591,7 @@ def test_data_changed_in_place_is_one_line_after_a_save(data_dir, tmp_path, stra
     assert f"{name} {'has' if change is cut else 'is damaged: from byte 0 on'}" in capsys.readouterr().err
     shutil.copy(data_dir / name, data / name)
     assert start(data, folder, "--resume", "auto") == 0
-    ends = [load_checkpoint(list_checkpoints(run)[-1][1])["model_state_dict"] for run in (folder, straight)]
-    assert list(differences(*ends)) == []
-    if name == "train.bin":
-        assert_equal_runs(folder, straight)
+    assert_equal_runs(folder, straight)
 
 
 @posix

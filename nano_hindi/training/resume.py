@@ -40,7 +40,16 @@ class Plan:
 
     @property
     def is_finished(self) -> bool:
-        return self.update >= self.config.updates
+        latest = self.saved["metrics"]["latest"] if self.saved else {}
+        return self.update >= self.config.updates and not evaluation_is_pending(self.config, self.update, latest)
+
+
+def evaluation_is_pending(config: TrainConfig, update: int, latest: dict) -> bool:
+    """Return whether the run was stopped in the evaluation that is due at `update`. `latest` is the
+    run's; in a checkpoint of an older version it has no `val_step`, and its evaluation is made."""
+    step = update * config.gradient_accumulation_steps
+    done = latest.get("val_step", step) if "val_bpb" in latest else None
+    return update > 0 and config.is_due(config.eval_interval, update) and done != step
 
 
 def plan_run(args: argparse.Namespace, world: World) -> Plan:
