@@ -103,7 +103,7 @@ class TokenFile:
         return -(-self.size // CHUNK_BYTES)
 
     def chunk_digests(self) -> Iterator[str]:
-        """Yield the digest of each chunk of CHUNK_BYTES; about a second for 1 GB."""
+        """Yield the digest of each chunk of CHUNK_BYTES; one to two seconds for 1 GB."""
         return map(self.chunk_digest, range(self.num_chunks))
 
     def chunk_digest(self, i: int) -> str:

@@ -591,10 +591,7 @@ def test_data_changed_in_place_is_one_line_after_a_save(data_dir, tmp_path, stra
     assert f"{name} {'has' if change is cut else 'is damaged: from byte 0 on'}" in capsys.readouterr().err
     shutil.copy(data_dir / name, data / name)
     assert start(data, folder, "--resume", "auto") == 0
-    ends = [load_checkpoint(list_checkpoints(run)[-1][1])["model_state_dict"] for run in (folder, straight)]
-    assert list(differences(*ends)) == []
-    if name == "train.bin":
-        assert_equal_runs(folder, straight)
+    assert_equal_runs(folder, straight)
 
 
 @posix
