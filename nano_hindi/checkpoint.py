@@ -7,10 +7,8 @@ CHECKPOINT_KEYS; `model.pt` holds those of MODEL_KEYS.
 from __future__ import annotations
 
 import contextlib
-import errno
 import pickle
 import re
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -66,12 +64,13 @@ def _save(path: Path, state: dict, keys: tuple[str, ...]) -> None:
     if missing := set(keys) - set(state):
         raise KeyError(f"a checkpoint needs {sorted(missing)}")
     with replacing(path) as temporary:
-        open(temporary, "wb").close()  # raises the right error if the folder is missing or read-only
         try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # torch's zip writer hides the operating system's error
-            free = shutil.disk_usage(path.parent).free
-            raise OSError(errno.ENOSPC, f"could not be written whole ({free / 1e6:.0f} MB are free there)", str(path)) from error
+            with open(temporary, "wb") as file:  # given a path, torch's zip writer hides the operating system's error
+                torch.save(state, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # the zip writer failed again when it ended the file
+                raise error.__context__ from None
+            raise
 
 
 def remove_leftovers(folder: Path) -> None:

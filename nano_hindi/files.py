@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nano_hindi.common import IS_WINDOWS
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 
 LOCK = ".lock"
 HOLDER = ".lock.txt"  # who holds the lock: on Windows a locked file cannot be read
@@ -31,9 +31,10 @@ def replacing(path: Path) -> Iterator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(path.name + ".tmp")
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        with naming(temporary):
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -62,11 +63,12 @@ def rename(source: Path, target: Path) -> None:
                 raise
             time.sleep(wait)
     if not IS_WINDOWS:
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with naming(target.parent):
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 # ---- one process at a time in a folder: a lock of the operating system, released when the process
@@ -97,13 +99,15 @@ def locked(folder: Path, work: str, flag: str, tell: Callable[[str], None] = pri
                 raise
             tell(f"notice: {folder} is on a drive without file locks; do not use it from a second run")
         try:
-            (folder / HOLDER).write_text(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},", encoding="utf-8")
+            with naming(folder / HOLDER):
+                (folder / HOLDER).write_text(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},", encoding="utf-8")
             yield
         finally:
             for name in (HOLDER, LOCK):  # while the lock is held: the next process creates new ones
                 with contextlib.suppress(OSError):
                     (folder / name).unlink()
-            lock.release()
+            with contextlib.suppress(OSError):  # the work is done, and the lock ends with the process at the latest
+                lock.release()
     finally:
         for path in new_folders:
             with contextlib.suppress(OSError):

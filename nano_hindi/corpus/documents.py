@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 
 MARKER = b"<|endoftext|>"
 _MARKER_LINE = re.compile(rb"(?m)^\\*" + re.escape(MARKER) + rb"\r?$")
@@ -138,9 +138,11 @@ def _require_file(path: str | Path) -> None:
         raise UserError(f"there is no file {path}; check the name")
 
 
-def _open(path: str | Path) -> BinaryIO:
+@contextlib.contextmanager
+def _open(path: str | Path) -> Iterator[BinaryIO]:
     _require_file(path)
-    return open(path, "rb")
+    with naming(path), open(path, "rb") as file:
+        yield file
 
 
 def _read_text(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
@@ -219,13 +221,15 @@ def _parquet(path: str | Path) -> Iterator:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path, buffer_size=2**20) as file:
+        with naming(path), pyarrow.parquet.ParquetFile(path, buffer_size=2**20) as file:
             if TEXT_COLUMN not in file.schema_arrow.names:
                 raise UserError(f"{path} has no column {TEXT_COLUMN!r}, only {', '.join(file.schema_arrow.names)}")
             yield file
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: the column {TEXT_COLUMN!r} is not UTF-8 ({error.reason}); convert it first") from error
     except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file's content
+            raise
         raise UserError(f"{path} is not a readable parquet file ({str(error).splitlines()[0][:120]}); download or copy it again") from error
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.console import count, shown
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 from nano_hindi.files import rename
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def new_export(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part)
     part.mkdir(parents=True)
     try:
-        yield part
+        with naming(part):
+            yield part
         (folder / "config.json").unlink(missing_ok=True)
         for name in FILES:
             rename(part / name, folder / name)

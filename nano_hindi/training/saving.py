@@ -13,6 +13,7 @@ import torch
 
 from nano_hindi.checkpoint import save_checkpoint, save_model
 from nano_hindi.console import shown
+from nano_hindi.errors import naming, system_error
 
 PATIENCE = 5.0  # seconds that the writer has left after a second Ctrl-C
 
@@ -70,7 +71,7 @@ class Saver:
                 self.tell(f"saved {shown(path)}")
 
     def _fail(self, error: Exception) -> None:
-        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        reason = system_error(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         self.failure = f"step {self._step} is not saved ({' '.join(reason.split())[:300]})"
         self.tell(f"notice: {self.failure}; training continues")
 
@@ -124,5 +125,5 @@ def finish_copies() -> None:
 
 def flush_to_disk(path: Path) -> None:
     """Flush a file to disk, so that it survives a power cut."""
-    with open(path, "ab") as file:
+    with naming(path), open(path, "ab") as file:
         os.fsync(file.fileno())
