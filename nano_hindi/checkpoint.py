@@ -7,6 +7,7 @@ CHECKPOINT_KEYS; `model.pt` holds those of MODEL_KEYS.
 from __future__ import annotations
 
 import contextlib
+import errno
 import pickle
 import re
 import warnings
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 from nano_hindi.files import replacing
 
 FORMAT = 1
@@ -63,14 +64,8 @@ def save_model(folder: Path, checkpoint: dict) -> Path:
 def _save(path: Path, state: dict, keys: tuple[str, ...]) -> None:
     if missing := set(keys) - set(state):
         raise KeyError(f"a checkpoint needs {sorted(missing)}")
-    with replacing(path) as temporary:
-        try:
-            with open(temporary, "wb") as file:  # given a path, torch's zip writer hides the operating system's error
-                torch.save(state, file)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # the zip writer failed again when it ended the file
-                raise error.__context__ from None
-            raise
+    with replacing(path) as temporary, open(temporary, "wb") as file:  # given a path, torch would hide the operating system's error
+        torch.save(state, file)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -94,12 +89,12 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; name one that train.py wrote (its --resume auto finds the newest)")
     try:
-        with warnings.catch_warnings():
+        with naming(path), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except PermissionError:
-        raise
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: the content asks for impossible positions
+            raise  # the file may be whole
         raise UserError(f"{path} is damaged or not a checkpoint of this program ({type(error).__name__}); use an older one") from error
     state = state if isinstance(state, dict) else {}
     if missing := [key for key in keys if key not in state]:

@@ -91,7 +91,8 @@ def locked(folder: Path, work: str, flag: str, tell: Callable[[str], None] = pri
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            with naming(folder / LOCK):
+                lock.acquire(timeout=0)
         except Timeout:
             raise UserError(f"{folder} is in use: {_holder(folder)} {work}; wait for it, stop it, or choose another {flag}") from None
         except (OSError, NotImplementedError) as error:

@@ -141,8 +141,13 @@ def _require_file(path: str | Path) -> None:
 @contextlib.contextmanager
 def _open(path: str | Path) -> Iterator[BinaryIO]:
     _require_file(path)
-    with naming(path), open(path, "rb") as file:
-        yield file
+    with naming(path):
+        file = open(path, "rb")  # noqa: SIM115 - closed below
+        try:
+            yield file
+        finally:
+            with contextlib.suppress(OSError):  # a file that was only read loses nothing; a generator is closed where nobody sees an error
+                file.close()
 
 
 def _read_text(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterator[str]:

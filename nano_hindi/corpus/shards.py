@@ -128,4 +128,5 @@ def discard(folder: Path) -> None:
     shutil.rmtree(deleted, ignore_errors=True)  # what a killed run left
     if folder.exists():
         rename(folder, deleted)
-        shutil.rmtree(deleted)
+        with naming(deleted):
+            shutil.rmtree(deleted)

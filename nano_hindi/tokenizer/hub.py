@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -32,7 +31,7 @@ def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
         )
     is_local = folder.is_dir()
     try:
-        with quiet_libraries():
+        with quiet_libraries(), naming(folder):
             from huggingface_hub import try_to_load_from_cache
             from tokenizers import Tokenizer as Backend
 
@@ -50,8 +49,8 @@ def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
                 if auto.get_vocab().items() <= from_file.get_vocab(with_added_tokens=True).items():
                     backend = from_file
     except Exception as error:
-        if is_local and (number := _error_number(error)):
-            raise OSError(number, os.strerror(number), name) from error
+        if is_local and isinstance(error, OSError) and error.errno is not None:  # the files may be good
+            raise
         raise UserError(_why_no_tokenizer(name, is_local, error)) from error
     bos_id, eos_id = (backend.token_to_id(str(token)) if token is not None else None for token in (auto.bos_token, auto.eos_token))
     return backend, bos_id, eos_id
@@ -72,17 +71,6 @@ def _auto_tokenizer(source: str, is_local: bool) -> PreTrainedTokenizerFast:
     with contextlib.suppress(EntryNotFoundError):  # one request first: AutoTokenizer retries an unreachable hub for most of a minute
         get_hf_file_metadata(hf_hub_url(source, "tokenizer_config.json"), timeout=20)
     return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-
-
-def _error_number(error: Exception) -> int | None:
-    """Return the errno of an error of the operating system, None for another one.
-
-    `tokenizers`, in Rust, has it only in its text.
-    """
-    if isinstance(error, OSError):
-        return error.errno
-    match = re.search(r"\(os error (\d+)\)", str(error))
-    return int(match[1]) if match else None
 
 
 def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:

@@ -24,8 +24,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the records of a metrics file. A line that a power cut left incomplete is skipped."""
     if not path.is_file():
         return []
+    with naming(path):
+        raw = path.read_bytes()
     lines = []
-    for line in path.read_bytes().splitlines():
+    for line in raw.splitlines():
         try:
             record = json.loads(line)
         except ValueError:
