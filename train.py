@@ -11,7 +11,8 @@ from pathlib import Path
 
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.config import DEFAULT_PRESET, PRESETS
-from nano_hindi.distributed import joined_world, only_run_in
+from nano_hindi.console import dispensable_output
+from nano_hindi.distributed import joined_world, only_run_in, unchanged_data
 from nano_hindi.flags import add_flags
 
 ROOT = Path(__file__).resolve().parent
@@ -28,6 +29,7 @@ def parse(argv: list[str] | None):
         "--resume", metavar="PATH|auto", help="resume from a checkpoint; auto: the newest valid one in --checkpoint_dir, if there is one"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
+    parser.add_argument("--verify_data", action="store_true", help="check all of train.bin and val.bin against their digests, not only a sample")
     parser.add_argument("--no_compile", action="store_true", help="do not use torch.compile")
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
     parser.add_argument("--dry_run", action="store_true", help="print parameters, steps, memory and time estimates, then exit")
@@ -38,7 +40,7 @@ def parse(argv: list[str] | None):
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    with joined_world(args.device) as world:
+    with dispensable_output(), joined_world(args.device) as world:
         from nano_hindi.training.loop import report_finished, train
         from nano_hindi.training.report import print_dry_run
         from nano_hindi.training.resume import plan_run
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
         if args.dry_run:
             return print_dry_run(plan_run(args, world), args, world)
-        with only_run_in(args.checkpoint_dir, world):
+        with only_run_in(args.checkpoint_dir, world), unchanged_data(args.data_dir, args.checkpoint_dir, world):
             plan = plan_run(args, world)
             return report_finished(plan, args.checkpoint_dir, world) if plan.is_finished else train(open_run(plan, args, world))
 

@@ -8,6 +8,7 @@ python data/download.py --source sample --output_dir data/sample/raw
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -26,9 +27,9 @@ from nano_hindi.console import Progress, count, shown
 from nano_hindi.corpus.cleaning import Cleaner
 from nano_hindi.corpus.documents import batches, read_documents, read_source, write_document
 from nano_hindi.corpus.hub import HubTexts, say
-from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus, write_with_time
+from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus
 from nano_hindi.errors import UserError
-from nano_hindi.files import locked, read_metadata, replacing
+from nano_hindi.files import locked, read_metadata
 from nano_hindi.sample import stories
 
 if TYPE_CHECKING:
@@ -104,7 +105,9 @@ def make(args, asked: dict, corpus: Path) -> int:
         unfinished.claim(asked, args.overwrite)
         if from_hub:
             download(args, asked, unfinished)
-    metadata = unfinished.finish() if from_hub else gather(args, asked, corpus)
+        else:
+            gather(args, asked, unfinished)
+    metadata = unfinished.finish()
 
     if args.clean:
         print("\n".join(Cleaner.recorded(metadata).lines()))
@@ -116,8 +119,9 @@ def make(args, asked: dict, corpus: Path) -> int:
     return 0
 
 
-def gather(args, asked: dict, corpus: Path) -> dict:
-    """Write a corpus from local files, or from the sample, in one go. Returns the metadata."""
+def gather(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
+    """Write the part file from local files, or from the sample, in one go: there is none if this
+    fails."""
     if args.source == [SAMPLE_SOURCE]:
         asked = asked | {"licence": "MIT, written by nano_hindi/sample"}
         documents, tokenizer = stories(args.seed), load_tokenizer(args.tokenizer) if args.tokenizer else None
@@ -126,17 +130,19 @@ def gather(args, asked: dict, corpus: Path) -> dict:
         readers = [read_source(path) for path in args.source]  # a missing file is an error before the work begins
         documents, tokenizer = itertools.chain.from_iterable(readers), tokenizer_or_none(args.tokenizer or TOKENIZER)
         progress = Progress(local_size(args.source), "bytes", "reading")
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    with replacing(corpus) as temporary:
-        writer = Writer(args, tokenizer, {})
-        with progress, open(temporary, "wb") as file:
-            writer.write(file, documents, progress)
-        if not writer.totals["documents"]:
-            why, remedy = ("nothing is left of the text", ", or omit --clean") if args.clean else ("there is no text", "")
-            raise UserError(f"{why} in {', '.join(args.source)}; give other files{remedy}")
-        metadata_file = corpus.with_name("metadata.txt")
-        metadata_file.unlink(missing_ok=True)  # so that it never describes another corpus
-    return write_with_time(metadata_file, asked | writer.metadata())
+    writer = Writer(args, tokenizer, {})
+    try:
+        with unfinished.open(0) as file:
+            with progress:
+                writer.write(file, documents, progress)
+            if not writer.totals["documents"]:
+                why, remedy = ("nothing is left of the text", ", or omit --clean") if args.clean else ("there is no text", "")
+                raise UserError(f"{why} in {', '.join(args.source)}; give other files{remedy}")
+            unfinished.record(file, {"complete": "yes"} | asked | writer.metadata() | {"written": writer.totals["written"]})
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unfinished.discard()
+        raise
 
 
 def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:

@@ -101,11 +101,15 @@ def make(args, plan: list[Chunk]) -> None:
         tokenizer = load_tokenizer(args.tokenizer)
         settings["fingerprint"] = tokenizer.fingerprint()
     shards = Shards(args.output_dir, settings, len(plan))
+    shards.remove_leftovers()
     if is_ready(shards, settings):
         discard(shards.folder)  # a run that was killed at its very end leaves it
         print(f"{shown(args.output_dir)} is ready already, from the same command and the same text; delete {shown(shards.metadata)} to start over")
     else:
         tokenizer = tokenize(args, plan, shards, tokenizer)
+        if metadata_of_input(args.input, plan).items() - settings.items():
+            discard(shards.folder)
+            raise UserError(f"{settings['input']} changed while it was tokenized; run the same command again")
         describe(finish(args, settings, shards, tokenizer))
     if args.report:
         from nano_hindi.corpus.report import write_report
@@ -153,7 +157,7 @@ def is_ready(shards: Shards, settings: dict) -> bool:
         metadata = read_metadata(shards.metadata)
         if any(metadata.get(key) != str(value) for key, value in settings.items()):
             return False
-        check_data(shards.output_dir)
+        check_data(shards.output_dir, every_chunk=True)
     except UserError:  # damaged data is made again
         return False
     return True

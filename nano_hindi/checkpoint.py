@@ -64,8 +64,16 @@ def save_model(folder: Path, checkpoint: dict) -> Path:
 def _save(path: Path, state: dict, keys: tuple[str, ...]) -> None:
     if missing := set(keys) - set(state):
         raise KeyError(f"a checkpoint needs {sorted(missing)}")
+    require_finite(state["model_state_dict"])
     with replacing(path) as temporary, open(temporary, "wb") as file:  # given a path, torch would hide the operating system's error
         torch.save(state, file)
+
+
+def require_finite(weights: dict[str, torch.Tensor]) -> None:
+    """Raise UserError, which names it, if a weight is infinite or not a number."""
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise UserError(f"{name} has {int((~weight.isfinite()).sum()):,} non-finite values of {weight.numel():,}")
 
 
 def remove_leftovers(folder: Path) -> None:

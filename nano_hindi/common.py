@@ -65,6 +65,23 @@ def can_compile(device: torch.device) -> str | None:
         x = torch.randn(64, device=device, requires_grad=True)
         probe(x).backward()
     except Exception as error:  # noqa: BLE001 - a missing compiler or Triton raises many exception types
-        lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.rstrip().endswith("raised:")]
-        return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:160]
+        return compile_failure(error)
     return None
+
+
+def compile_failure(error: Exception) -> str:
+    """Return in one line why torch.compile failed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.rstrip().endswith("raised:")]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:160]
+
+
+def print_compile_failure(error: Exception) -> None:
+    print(f"notice: torch.compile failed ({compile_failure(error)}); continuing without it", flush=True)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether `error` means that the device ran out of memory: PyTorch's own error, or one
+    of Triton, cuBLAS or a compiler."""
+    import torch
+
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))

@@ -164,7 +164,7 @@ class TrainConfig:
     def steps(self) -> int:
         return self.updates * self.gradient_accumulation_steps
 
-    @property
+    @functools.cached_property
     def warmup_updates(self) -> int:
         """Return the number of warm-up updates: `warmup_steps`, but at most a fifth of the run."""
         return min(-(-self.warmup_steps // self.gradient_accumulation_steps), self.updates // 5)

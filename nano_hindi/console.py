@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 import textwrap
 import time
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")  # notebook cells look like a terminal, but cannot rewrite a line
@@ -16,6 +18,46 @@ NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")  #
 def is_terminal() -> bool:
     """Return whether stdout is a terminal that can rewrite a line."""
     return sys.stdout is not None and sys.stdout.isatty() and not any(name in os.environ for name in NOTEBOOKS)
+
+
+@contextlib.contextmanager
+def dispensable_output() -> Iterator[None]:
+    """Drop output that cannot be written, instead of raising an error: the log may be on a full
+    disk, or a pipe whose reader has ended, and neither may end a training run."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _Dispensable(stream) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = (
+            None if stream is None or stream.is_broken() else original for stream, original in zip((sys.stdout, sys.stderr), before, strict=True)
+        )
+
+
+class _Dispensable:
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def is_broken(self) -> bool:
+        """Return whether the stream still holds text that it cannot write; the interpreter would
+        end with an error about it."""
+        try:
+            self._stream.flush()
+        except OSError:
+            return True
+        return False
 
 
 class Console:

@@ -11,9 +11,14 @@ overlap.
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import itertools
+import os
+import random
+import threading
+import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,23 +28,101 @@ from nano_hindi.errors import UserError
 from nano_hindi.files import file_size
 
 IGNORED = -1  # target of a padding position
+RESTORE = "restore it, or run data/preprocess.py again"
+CHUNK_BYTES = 2**20  # of a digest; with another size, all digests of the same tokens would differ
+SAMPLED_CHUNKS = 64  # a tenth of a second from a fast disk
 READ_AHEAD = 4  # device batches: enough to hide a slow disk read, in little memory
 TOKEN_BYTES = 4  # little-endian uint32
 
 
+class DataError(UserError):
+    """A token file is not what it was when it was opened, cannot be read, or holds invalid ids."""
+
+
 class TokenFile:
-    """The memory-mapped tokens of a .bin file. Raises UserError for a file that is missing, empty
-    or truncated within a token."""
+    """The tokens of a .bin file, which is open as long as this object exists; `file[begin:end]`
+    reads them as uint32.
+
+    Whoever holds it reads the same file to the end, even if another one takes its name. It is not
+    memory-mapped: reading a mapped file that was truncated kills the process (SIGBUS). Threads may
+    share it.
+    """
 
     def __init__(self, path: str | Path, vocab_size: int):
+        """Open the file. Raises UserError if it is missing, empty or truncated within a token."""
         self.path, self.vocab_size = Path(path), vocab_size
-        size = file_size(self.path)
-        if size == 0 or size % TOKEN_BYTES:
-            raise UserError(f"{path} is damaged: {size:,} bytes are not a whole number of 4-byte tokens; run data/preprocess.py again")
-        self.tokens = np.asarray(np.memmap(self.path, dtype="<u4", mode="r"))
+        self.digests: list[str] = []  # of its chunks, as data/preprocess.py recorded them; set by `require_digests`
+        file_size(self.path)
+        self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed with this object
+        weakref.finalize(self, self._file.close)
+        self._lock = threading.Lock()
+        self._opened = self._state()
+        self.size = self._opened[0]  # bytes
+        if self.size == 0 or self.size % TOKEN_BYTES:
+            raise UserError(f"{path} is damaged: {self.size:,} bytes are not a whole number of 4-byte tokens; run data/preprocess.py again")
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return self.size // TOKEN_BYTES
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        begin, end, _ = span.indices(len(self))
+        tokens = np.empty(max(0, end - begin), dtype="<u4")
+        self.read(begin * TOKEN_BYTES, tokens.view(np.uint8).data)
+        return tokens
+
+    def read(self, position: int, place: memoryview) -> None:
+        """Fill `place`, a view of bytes, with those of the file from `position` on. Raises
+        DataError if the file cannot be read or is shorter now."""
+        try:
+            with self._lock:
+                self._file.seek(position)
+                while place and (count := self._file.readinto(place)):
+                    place = place[count:]
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read ({error.strerror}); {RESTORE}") from error
+        if place:
+            raise DataError(f"{self.path} was truncated or changed while it was in use; {RESTORE}")
+
+    def require_unchanged(self) -> None:
+        """Raise DataError if the file has changed since it was opened: its size, or its time and,
+        as far as they are known, its digests."""
+        if (state := self._state()) == self._opened:
+            return
+        if state[0] != self.size or any(digest != now for digest, now in zip(self.digests, self.chunk_digests(), strict=False)):
+            raise DataError(f"{self.path} was truncated or changed while it was in use; {RESTORE}")
+        self._opened = state
+
+    def _state(self) -> tuple[int, int]:
+        stat = os.fstat(self._file.fileno())
+        return stat.st_size, stat.st_mtime_ns
+
+    # ---- digests
+
+    @property
+    def num_chunks(self) -> int:
+        return -(-self.size // CHUNK_BYTES)
+
+    def chunk_digests(self) -> Iterator[str]:
+        """Yield the digest of each chunk of CHUNK_BYTES; one to two seconds for 1 GB."""
+        return map(self.chunk_digest, range(self.num_chunks))
+
+    def chunk_digest(self, i: int) -> str:
+        """Return the digest of chunk `i`."""
+        chunk = bytearray(min(CHUNK_BYTES, self.size - i * CHUNK_BYTES))
+        self.read(i * CHUNK_BYTES, memoryview(chunk))
+        return hashlib.blake2b(chunk, digest_size=8).hexdigest()
+
+    def require_digests(self, digests: list[str], every: bool) -> None:
+        """Raise UserError if a chunk has another digest than the one given: of `every` chunk, or of
+        SAMPLED_CHUNKS, the first and the last among them and the others drawn at random."""
+        chunks: Sequence[int] = range(self.num_chunks)
+        if not every and len(chunks) > SAMPLED_CHUNKS:
+            inner = random.SystemRandom().sample(chunks[1:-1], SAMPLED_CHUNKS - 2)  # other ones at each start, whatever the seeds
+            chunks = [0, *sorted(inner), self.num_chunks - 1]
+        for i in chunks:
+            if len(digests) != self.num_chunks or self.chunk_digest(i) != digests[i]:
+                raise UserError(f"{self.path} is damaged: from byte {i * CHUNK_BYTES:,} on it is not what data/preprocess.py wrote; {RESTORE}")
+        self.digests = digests
 
     def num_sequences(self, sequence_len: int, remedy: str) -> int:
         """Return S. Raises UserError, with the remedy, if the file is shorter than one sequence."""
@@ -47,17 +130,12 @@ class TokenFile:
             raise UserError(f"{self.path} holds {len(self):,} tokens, but one sequence needs {sequence_len + 1:,}; {remedy}")
         return (len(self) - 1) // sequence_len
 
-    def checked(self, tokens: np.ndarray) -> np.ndarray:
-        """Return `tokens` as int64. Raises UserError for an id outside the vocabulary, which on a
-        GPU would be an assertion far from its cause."""
-        self.require_in_vocabulary(tokens)
-        return tokens.astype(np.int64)
-
     def require_in_vocabulary(self, tokens: np.ndarray) -> None:
-        """Raise UserError for an id outside the vocabulary."""
+        """Raise DataError for an id outside the vocabulary: on a GPU it would be an assertion far
+        from its cause."""
         highest = int(tokens.max(initial=0))
         if highest >= self.vocab_size:
-            raise UserError(
+            raise DataError(
                 f"{self.path} holds token id {highest}, but the vocabulary has {self.vocab_size} tokens; "
                 "it is damaged or was made with another tokenizer, so run data/preprocess.py again"
             )
@@ -67,26 +145,26 @@ class SequenceLoader:
     """Training sequences as an endless stream: every sequence once per epoch, each epoch in its own
     order, from (seed, epoch)."""
 
-    def __init__(self, path: str | Path, sequence_len: int, seed: int, vocab_size: int):
-        """Open the token file. Raises UserError if it is damaged or holds no full sequence."""
-        self._file = TokenFile(path, vocab_size)
+    def __init__(self, file: TokenFile, sequence_len: int, seed: int):
+        """Raise UserError if the file holds no full sequence."""
+        self._file = file
         self.sequence_len, self.seed = sequence_len, seed
-        self.num_sequences = self._file.num_sequences(sequence_len, "get more data, or use a smaller --sequence_len")
+        self.num_sequences = file.num_sequences(sequence_len, "get more data, or use a smaller --sequence_len")
         self._orders: dict[int, np.ndarray] = {}  # of the last two epochs requested: a batch may cross an epoch boundary
 
     def batch(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and targets, int64 (count, T), of the sequences `start` to `start + count`
         of the stream.
 
-        Raises UserError for an id outside the vocabulary.
+        Raises DataError if the file has changed, or for an id outside the vocabulary.
         """
-        T, tokens = self.sequence_len, self._file.tokens
-        sequences = self._sequences_at(start, count)
-        rows = np.empty((count, T + 1), dtype=tokens.dtype)
-        rows[:, :T] = tokens[: self.num_sequences * T].reshape(self.num_sequences, T)[sequences]
-        rows[:, T] = tokens[(sequences + 1) * T]
-        checked = torch.from_numpy(self._file.checked(rows))
-        return checked[:, :-1].contiguous(), checked[:, 1:].contiguous()
+        T = self.sequence_len
+        rows = np.empty((count, T + 1), dtype="<u4")
+        for row, sequence in zip(rows.view(np.uint8), self._sequences_at(start, count).tolist(), strict=True):
+            self._file.read(sequence * T * TOKEN_BYTES, row.data)
+        self._file.require_unchanged()
+        self._file.require_in_vocabulary(rows)
+        return torch.from_numpy(rows[:, :-1].astype(np.int64)), torch.from_numpy(rows[:, 1:].astype(np.int64))
 
     def _sequences_at(self, start: int, count: int) -> np.ndarray:
         """Return the sequences at the positions `start` to `start + count` of the stream."""
@@ -126,7 +204,7 @@ class TrainBatches:
         CPU, and whether it is the last one.
 
         If `update` is not the next one, or the last iteration was not completed, reading starts
-        again at its first sequence. Raises UserError for an id outside the vocabulary.
+        again at its first sequence. Raises DataError as `SequenceLoader.batch` does.
         """
         if self._next != (update, self.device_batch_size):
             self.close()
@@ -175,7 +253,7 @@ def epoch_order(num_sequences: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def val_batches(
-    path: str | Path, sequence_len: int, batch_size: int, eval_tokens: int, vocab_size: int, rank: int = 0, world_size: int = 1
+    file: TokenFile, sequence_len: int, batch_size: int, eval_tokens: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Return an iterator over inputs and targets, int64 (batch_size, T).
 
@@ -184,9 +262,8 @@ def val_batches(
     Each target appears once, whatever the batch and world size. Padding of the last sequence and
     the last batch has input 0 and target -1; a rank with less than one batch of sequences gets one
     batch of just those, and a rank without sequences none. Raises UserError at once for a file that
-    is damaged or holds no full sequence, and during iteration for an id outside the vocabulary.
+    holds no full sequence, and during iteration DataError as `SequenceLoader.batch` does.
     """
-    file = TokenFile(path, vocab_size)
     file.num_sequences(sequence_len, "get more data, give data/preprocess.py a larger --val_fraction, or use a smaller --sequence_len")
     T, targets = sequence_len, min(eval_tokens, len(file) - 1)
     sequences = -(-targets // T)
@@ -195,7 +272,10 @@ def val_batches(
 
     def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for begin in range(first, last, max(1, size)):
-            span = torch.from_numpy(file.checked(file.tokens[begin * T : min(min(begin + size, last) * T, targets) + 1]))
+            tokens = file[begin * T : min(min(begin + size, last) * T, targets) + 1]
+            file.require_unchanged()
+            file.require_in_vocabulary(tokens)
+            span = torch.from_numpy(tokens.astype(np.int64))
             x, y = torch.zeros(size * T, dtype=torch.int64), torch.full((size * T,), IGNORED)
             x[: len(span) - 1], y[: len(span) - 1] = span[:-1], span[1:]
             yield x.view(size, T), y.view(size, T)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nano_hindi.common import pick_device
 from nano_hindi.errors import UserError
-from nano_hindi.files import locked
+from nano_hindi.files import locked, locked_for_reading
 
 if TYPE_CHECKING:
     import torch
@@ -245,4 +245,16 @@ def only_run_in(folder: Path, world: World) -> Iterator[None]:
     """
     with contextlib.ExitStack() as held:
         from_main(world, lambda: held.enter_context(locked(folder, "is training there", "--checkpoint_dir", world.print)))
+        yield
+
+
+@contextlib.contextmanager
+def unchanged_data(folder: Path, checkpoint_dir: Path, world: World) -> Iterator[None]:
+    """Keep data/preprocess.py and data/download.py out of `folder` until the block ends; other runs
+    may read it too.
+
+    Raises UserError if one of them works there.
+    """
+    is_locked = folder.exists() and checkpoint_dir.exists() and folder.samefile(checkpoint_dir)  # by `only_run_in`
+    with contextlib.nullcontext() if is_locked else locked_for_reading(folder, "--data_dir", world.print):
         yield

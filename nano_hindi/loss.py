@@ -209,3 +209,9 @@ def compile_kernels() -> None:
     works there (common.can_compile)."""
     global _compiled_cap
     _compiled_cap = torch.compile(_cap_fused)
+
+
+def run_eagerly() -> None:
+    """Undo `compile_kernels`."""
+    global _compiled_cap
+    _compiled_cap = None

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from nano_hindi.config import GPTConfig
 from nano_hindi.flash_attention import expect_compile, flash_attn
+from nano_hindi.loss import run_eagerly as run_loss_eagerly
 from nano_hindi.loss import softcapped_cross_entropy
 
 if TYPE_CHECKING:
@@ -217,6 +218,16 @@ class GPT(nn.Module):
         """
         expect_compile()
         self._compiled_blocks = torch.compile(self._through_blocks, dynamic=False)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Return whether the blocks run through torch.compile."""
+        return self._compiled_blocks is not None
+
+    def run_eagerly(self) -> None:
+        """Undo `compile_blocks` and `loss.compile_kernels`."""
+        self._compiled_blocks = None
+        run_loss_eagerly()
 
     def forward(self, idx: Tensor, targets: Tensor | None = None, kv_cache: KVCache | None = None, loss_reduction: str = "mean") -> Tensor:
         """Return float32 soft-capped logits (B, T, V) for token ids (B, T), or, with targets

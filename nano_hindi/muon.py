@@ -11,7 +11,7 @@ One update of a matrix W with gradient G:
 
 [1] Nesterov momentum as in K. Jordan 2024, kellerjordan.github.io/posts/muon. There M is a plain
     sum; this average has the same direction, and the polar factor normalizes.
-[2] polar_express.py: Amsel et al. 2025, arXiv 2505.16932
+[2] Polar Express, Amsel et al. 2025, arXiv 2505.16932
 [3] NorMuon, arXiv 2510.05491
 [4] Chen et al. 2025, arXiv 2510.12402
 
@@ -23,6 +23,7 @@ columns
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -32,11 +33,74 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nano_hindi.common import compute_dtype
-from nano_hindi.polar_express import TINY, polar_express
+from nano_hindi.common import compute_dtype, is_out_of_memory, print_compile_failure
 from nano_hindi.saved_state import require_alike
 
+# Polynomials a x + b x^3 + c x^5 that, applied in order, bring singular values from [1e-3, 1] to
+# within 0.134 of 1: each is minimax optimal on the interval left by those before it (Amsel et al.,
+# theorem 4.1 and algorithm 3), with the paper's two guards against rounding (section 4.4): a safety
+# factor of 1.01 on every step but the last, and a cushion of 0.02407 (appendix G).
+# tests/test_muon.py derives them again.
+POLAR_EXPRESS = (
+    (8.205160414005569, -22.90193498705604, 16.460724910180307),
+    (4.066915619879591, -2.8612845345884783, 0.5183804464778612),
+    (3.9134926112054647, -2.8242518767230895, 0.5248485625148539),
+    (3.3060139701337676, -2.430227567449683, 0.4869515205509475),
+    (2.3270569820839184, -1.692496733182747, 0.4213605389287794),
+)
+POLAR_LIMIT = (15 / 8, -10 / 8, 3 / 8)  # limit of the minimax polynomials as the interval shrinks to 1: used for every iteration after the fifth
+NORM_SAFETY = 1.01  # keeps rounding from lifting a singular value above 1, where the first polynomial is steep (algorithm 1)
+TINY = 1e-20  # keeps a division by the norm of an all-zero matrix finite
 MIN_MEAN_SQUARE = 1e-10  # floor of the second moment (NorMuon's epsilon): that of a nonzero row is about 1 / max(R, C)
+
+
+def polar_express(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the approximate orthogonal polar factor of each matrix (K, R, C), in `dtype`: the same
+    singular vectors, singular values near 1.
+
+    After 5 steps a singular value of at least 1.01e-3 times the matrix's Frobenius norm is within
+    0.134 of 1; smaller ones grow less, zeros stay zero.
+    """
+    is_tall = matrices.size(-2) > matrices.size(-1)
+    x = matrices.mT if is_tall else matrices  # so that X X' below is the smaller of the two Gram matrices
+    norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+    x = (x / (NORM_SAFETY * norm).clamp_min(TINY)).to(dtype)
+    coefficients = list(itertools.islice(itertools.chain(POLAR_EXPRESS, itertools.repeat(POLAR_LIMIT)), steps))
+    if dtype == torch.float32 and x.size(-1) >= 2 * x.size(-2):
+        x = _product_of_polynomials(x @ x.mT, coefficients) @ x
+    else:
+        for a, b, c in coefficients:
+            x = torch.baddbmm(x, _quadratic(x @ x.mT, b, c), x, beta=a)
+    return x.mT if is_tall else x
+
+
+def _quadratic(gram: Tensor, b: float, c: float) -> Tensor:
+    """Return b G + c G^2 for each G (K, R, R)."""
+    return torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+
+
+def _product_of_polynomials(gram: Tensor, coefficients: list[tuple[float, float, float]]) -> Tensor:
+    """Return the product of the polynomials of all iterations on X (K, R, C), computed from G = X
+    X' (K, R, R): two products with C columns, not ten.
+
+    An iteration X <- P X with P = a I + b G + c G^2 turns G into P G P, and P commutes with every
+    G. In half precision the smallest singular values would be lost in the rounding of G, which
+    holds their squares; in float32 the result differs from the iteration's by at most 1e-3, at a
+    condition number of 1e7.
+    """
+    product = polynomial = _polynomial(gram, *coefficients[0])
+    for iteration in coefficients[1:]:
+        gram = polynomial @ gram @ polynomial
+        polynomial = _polynomial(gram, *iteration)
+        product = polynomial @ product
+    return product
+
+
+def _polynomial(gram: Tensor, a: float, b: float, c: float) -> Tensor:
+    """Return a I + b G + c G^2 for each G (K, R, R)."""
+    polynomial = _quadratic(gram, b, c)
+    polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+    return polynomial
 
 
 def second_moment_dim(rows: int, cols: int) -> int:
@@ -162,12 +226,28 @@ class Muon(torch.optim.Optimizer):
             self._momentum.append(_stack([], self._slots(group), first))
             self._second_moment.append(_stack([], self._slots(group), first[..., :1] if second_moment_dim(*first.shape) == -1 else first[:1]))
         self._gradients: list[_Pending] = []
+        self._dtype = compute_dtype(self.param_groups[0]["params"][0].device)  # of the matmuls
         self._kernel = muon_update
 
     def compile_kernel(self) -> None:
-        """Compile the update, once per shape, at its next use. Call this only if torch.compile
-        works."""
-        self._kernel = torch.compile(muon_update, dynamic=False)
+        """Compile the update, once per shape, at its next use.
+
+        If that fails, the update runs eagerly from then on, with a notice: a kernel that does not
+        compile has not changed anything yet.
+        """
+        compiled = torch.compile(muon_update, dynamic=False)
+
+        def kernel(*args: Any, **kwargs: Any) -> None:
+            try:
+                compiled(*args, **kwargs)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                print_compile_failure(error)
+                self._kernel = muon_update
+                muon_update(*args, **kwargs)
+
+        self._kernel = kernel
 
     # ---- one update: reduce_gradients, grad_sq_norm, step
 
@@ -206,7 +286,7 @@ class Muon(torch.optim.Optimizer):
             weights = _stack(self._own(group, group["params"]), self._slots(group), group["params"][0])
             lr = _scalar(group["lr"], device)
             settings = {key: group[key] for key in ("momentum", "nesterov", "ns_steps", "beta2", "weight_decay")}
-            self._kernel(weights, pending.wait(), momentum, second_moment, lr, scale, **settings, dtype=compute_dtype(device))
+            self._kernel(weights, pending.wait(), momentum, second_moment, lr, scale, **settings, dtype=self._dtype)
             updated.append(self._all_gather(weights))
         for group, pending in zip(self.param_groups, updated, strict=True):
             for p, new in zip(group["params"], pending.wait(), strict=False):  # the rest is padding

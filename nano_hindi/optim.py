@@ -107,7 +107,7 @@ class TrainOptimizer:
                 p.register_post_accumulate_grad_hook(self._on_gradient)
 
     def compile(self) -> None:
-        """Compile Muon's kernel (AdamW's is a fused one). Call this only if torch.compile works."""
+        """Compile Muon's kernel (AdamW's is a fused one)."""
         self.muon.compile_kernel()
 
     # ---- one update
@@ -199,7 +199,7 @@ class TrainOptimizer:
         """Return the norm of the averaged gradient of all parameters: each of Muon's matrices
         counts on its owner, AdamW's parameters on rank 0."""
         square = self.muon.grad_sq_norm()
-        if self.world.is_main:
+        if self.world.rank == 0:
             norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for _, p in self._adamw_parameters()]
             square = square + torch.stack(norms).square().sum()
         if self.world.size > 1:

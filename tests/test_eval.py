@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 import standin
 from conftest import PATIENCE
-from nano_hindi.dataloader import val_batches
+from nano_hindi.dataloader import TokenFile, val_batches
 from nano_hindi.errors import UserError
 from nano_hindi.eval import compute_token_bytes, evaluate, evaluate_bpb, evaluate_loss
 from nano_hindi.tokenizer import load_tokenizer
@@ -51,7 +51,7 @@ def world(request, tmp_path_factory):
 
 
 def batches(world, batch_size=4, rank=0, world_size=1, eval_tokens=10**9):
-    return val_batches(world[1], T, batch_size, eval_tokens, world[0].vocab_size, rank, world_size)
+    return val_batches(TokenFile(world[1], world[0].vocab_size), T, batch_size, eval_tokens, rank, world_size)
 
 
 def by_definition(world, eval_tokens=10**9):

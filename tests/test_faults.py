@@ -259,8 +259,7 @@ def test_stop_waits_for_a_slow_disk_and_a_second_ctrl_c_only_briefly(data_dir, t
     assert "Traceback" not in output
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts():
+def test_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts(capsys):
     class Finalized:
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
@@ -271,6 +270,7 @@ def test_a_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts():
         Finalized()  # as within gc.collect(): the KeyboardInterrupt is lost
         with pytest.raises(KeyboardInterrupt):
             stop.raise_if_repeated()
+    assert capsys.readouterr().err == ""
 
 
 # ---- disks and folders
@@ -526,12 +526,10 @@ def test_run_removes_its_lock_and_a_new_folder_that_stays_empty(tmp_path):
 
 
 def test_drive_without_file_locks_is_used_with_a_notice(tmp_path, monkeypatch, capsys):
-    import filelock
-
-    def no_locks(self, timeout):
+    def no_locks(*_):
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
-    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
+    monkeypatch.setattr(files, "_try_lock", no_locks)
     with distributed.only_run_in(tmp_path, World(0, 1, torch.device("cpu"))):
         pass
     assert "without file locks" in capsys.readouterr().out
@@ -560,6 +558,86 @@ def test_all_ranks_are_refused_together(data_dir, tmp_path):
     assert done.returncode != 0
     assert f"process {os.getpid()}, since" in done.stderr
     assert done.stderr.count("is training there") == 2
+
+
+# ---- data that changes under a run
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def reverse(path):
+    content = path.read_bytes()
+    with open(path, "r+b") as file:  # in place, as cp does
+        for i in range(0, len(content), 4):
+            file.write(content[len(content) - 4 - i :][:4])
+
+
+@posix
+@pytest.mark.parametrize("change", [cut, reverse])
+@pytest.mark.parametrize(("name", "update"), [("train.bin", 6), ("val.bin", 7)])
+def test_data_changed_in_place_is_one_line_after_a_save(data_dir, tmp_path, straight, monkeypatch, capsys, name, update, change):
+    data, folder = shutil.copytree(data_dir, tmp_path / "data"), tmp_path / "run"
+    with at_update(monkeypatch, update, lambda run: change(data / name)):
+        assert start(data, folder) == 2
+    [error] = capsys.readouterr().err.splitlines()
+    assert f"{name} was truncated or changed while it was in use; restore it, or run data/preprocess.py again" in error
+    # training reads up to five device batches ahead; the evaluation after update 8 is the first one
+    # to read val.bin
+    [last] = [step for step in steps(folder) if step != 10]
+    assert 2 * update <= last <= 2 * (update + 5) if name == "train.bin" else last == 16
+    assert start(data, folder, "--resume", "auto") == 2  # before anything is made
+    assert f"{name} {'has' if change is cut else 'is damaged: from byte 0 on'}" in capsys.readouterr().err
+    shutil.copy(data_dir / name, data / name)
+    assert start(data, folder, "--resume", "auto") == 0
+    assert_equal_runs(folder, straight)
+
+
+@posix
+def test_run_reads_the_files_of_its_start_to_the_end(data_dir, tmp_path, straight, monkeypatch, capsys):
+    """Both files get a new content under their names, and a file that is only written again is not
+    a change."""
+    data, folder = shutil.copytree(data_dir, tmp_path / "data"), tmp_path / "run"
+
+    def replace(run):
+        for name in ("train.bin", "val.bin"):
+            (data / name).rename(data / f"old {name}")
+            (data / name).write_bytes(b"")
+            os.utime(data / f"old {name}")
+
+    with at_update(monkeypatch, 1, replace):
+        assert start(data, folder) == 0
+    assert_equal_runs(folder, straight)
+
+
+def test_preprocess_and_download_leave_a_folder_alone_that_a_run_reads(data_dir, tmp_path, straight, monkeypatch, capsys):
+    from data import download, preprocess
+
+    data, folder = shutil.copytree(data_dir, tmp_path / "data"), tmp_path / "run"
+    corpus, other = str(data / "corpus.txt"), tmp_path / "other"
+    commands = (
+        (preprocess, ["--input", corpus, "--output_dir", str(data), "--tokenizer", str(data / "standin"), "--val_fraction", "0.3"]),
+        (download, ["--source", corpus, "--output_dir", str(data), "--tokenizer", str(data / "standin")]),
+    )
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+
+    def during(run):
+        capsys.readouterr()
+        for script, argv in commands:
+            assert script.main(argv) == 2
+            [error] = capsys.readouterr().err.splitlines()
+            assert f"{data} is in use: a run reads this folder; wait for it, stop it, or choose another --output_dir" in error
+        assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file() and path.name != files.LOCK} == before
+        assert start(data, other) == 0  # a second run may read it
+
+    with at_update(monkeypatch, 4, lambda run: during(run) if run.folder == folder else None):
+        assert start(data, folder) == 0
+    assert_equal_runs(folder, straight)
+    assert_equal_runs(other, straight)
+    assert not (data / files.LOCK).exists()
+    for script, argv in commands:
+        assert script.main(argv) == 0
 
 
 # ---- an older checkpoint by name

@@ -105,8 +105,8 @@ def test_bfloat16_run_learns_nearly_the_same_and_has_its_own_name(ends, data_dir
 
 def test_document_windows_start_at_documents_and_omit_nothing(data_dir):
     T = 64
-    loader = recipes.DocumentWindows(f"{data_dir}/train.bin", T, 0, 500)
-    tokens = TokenFile(f"{data_dir}/train.bin", 500).tokens
+    loader = recipes.DocumentWindows(TokenFile(f"{data_dir}/train.bin", 500), T, 0)
+    tokens = TokenFile(f"{data_dir}/train.bin", 500)[:]
     borders = [*np.flatnonzero(tokens == recipes.BOS), len(tokens)]
     covered = np.zeros(len(tokens) + T, dtype=bool)
     for start in loader.starts:
@@ -148,7 +148,7 @@ def test_unseen_validates_on_documents_never_used_for_validation(tmp_path):
     validating = []
     for part in ("usual", "unseen"):
         tokenizer = check_data(tmp_path / part).tokenizer
-        tokens = TokenFile(tmp_path / part / "val.bin", 10_000).tokens.tolist()
+        tokens = TokenFile(tmp_path / part / "val.bin", 10_000)[:].tolist()
         validating.append({text for text in tokenizer.decode(tokens).split("</s>") if text.strip()})
     assert all(validating)
     assert not validating[0] & validating[1]

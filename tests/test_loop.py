@@ -3,8 +3,10 @@ collected between updates."""
 
 import gc
 import itertools
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -179,6 +181,31 @@ def test_one_rank_of_two_may_run_out_of_memory(data_dir, tmp_path, straight):
     assert done.stdout.count("continuing with") == 2  # from 4 to 2 to 1, on one process
     assert losses(tmp_path / "run") == pytest.approx(losses(straight), rel=1e-4)
     assert bits_per_byte(tmp_path / "run") == pytest.approx(bits_per_byte(straight), rel=1e-4)
+
+
+# ---- one update on one screen
+
+
+@pytest.mark.slow
+def test_an_update_is_made_by_eight_files(data_dir, tmp_path, monkeypatch):
+    real, files = loop.train_update, set()
+
+    def profile(frame, event, arg):
+        if event == "call" and Path(frame.f_code.co_filename).is_relative_to(ROOT / "nano_hindi"):
+            files.add(Path(frame.f_code.co_filename).relative_to(ROOT / "nano_hindi").as_posix())
+
+    def train_update(run, stop):
+        before = sys.getprofile()
+        sys.setprofile(profile if run.update == 3 else before)
+        try:
+            return real(run, stop)
+        finally:
+            sys.setprofile(before)
+
+    monkeypatch.setattr(loop, "train_update", train_update)
+    assert start(data_dir, tmp_path) == 0
+    attention = {"flash_attention.py", "sdpa_attention.py"}
+    assert files == {"training/loop.py", "dataloader.py", "model.py", *attention, "loss.py", "optim.py", "muon.py"}
 
 
 # ---- garbage

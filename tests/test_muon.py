@@ -12,8 +12,7 @@ from torch import nn
 
 import dist_muon_worker as worker
 from nano_hindi.errors import UserError
-from nano_hindi.muon import DistMuon, Muon, muon_update
-from nano_hindi.polar_express import POLAR_EXPRESS, polar_express
+from nano_hindi.muon import POLAR_EXPRESS, DistMuon, Muon, muon_update, polar_express
 
 ERROR = 0.13363  # of POLAR_EXPRESS on [1e-3, 1]
 SHAPES = {"tall": (40, 12), "wide": (12, 40), "square": (24, 24)}

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -22,6 +23,8 @@ import pytest
 import standin
 from conftest import ROOT, run_script, wait_until
 from data import preprocess
+from faulty_disk import each_failing_disk
+from nano_hindi import dataloader, files
 from nano_hindi.corpus import shards, tokenize
 from nano_hindi.corpus.documents import chunks, write_document
 from nano_hindi.corpus.prepared import check_data
@@ -86,7 +89,7 @@ def test_files_are_little_endian_uint32_and_the_metadata_matches_them(tmp_path, 
     texts = standin.documents(400)
     out = tmp_path / "data"
     assert run(out, write_corpus(tmp_path / "c.txt", texts), tokenizer_dir, "--val_fraction", 0.1) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["preprocess_meta.txt", "tokenizer", "train.bin", "val.bin"]
+    assert sorted(p.name for p in out.iterdir()) == ["preprocess_digests.txt", "preprocess_meta.txt", "tokenizer", "train.bin", "val.bin"]
     tokenizer, metadata, info = load_tokenizer(tokenizer_dir), read_metadata(out / "preprocess_meta.txt"), check_data(out)
     val = [text for text in texts if belongs_to_validation(text, 0.1)]
     train = [text for text in texts if not belongs_to_validation(text, 0.1)]
@@ -252,6 +255,7 @@ sys.path[:0] = ["tests", "tests/support"]
 
 if __name__ == "__main__":  # the workers need none of this
     from data import preprocess
+from faulty_disk import each_failing_disk
     from nano_hindi.corpus import documents, shards
 
     preprocess.chunks = lambda path: documents.chunks(path, 3000)
@@ -312,6 +316,31 @@ def test_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path, tokenizer_dir
     assert "resuming" in capsys.readouterr().out
     assert contents(out) == contents(tmp_path / "straight")
     wait_until(lambda: not processes_of(tmp_path), "the end of the workers of the killed process")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["--tokenizer"], ["--train_tokenizer", 600]])
+def test_disk_that_fails_at_any_change_leaves_what_the_same_command_completes(tmp_path, tokenizer_dir, monkeypatch, flags):
+    """The outputs replace those of another command."""
+    small_chunks(monkeypatch, 5000)
+    corpus, other = (write_corpus(tmp_path / name, standin.documents(n)) for name, n in (("c.txt", 50), ("other.txt", 30)))
+    loaded = load_tokenizer(tokenizer_dir)  # once: it takes longer than the rest
+    monkeypatch.setattr("nano_hindi.tokenizer.load_tokenizer", lambda name: loaded if str(name) == str(tokenizer_dir) else load_tokenizer(name))
+    flags = [*flags, *([tokenizer_dir] if flags == ["--tokenizer"] else []), "--val_fraction", 0.2, "--workers", 1]
+
+    def run_on(out: Path, corpus: Path) -> int:
+        return preprocess.main(["--input", str(corpus), "--output_dir", str(out), *map(str, flags)])
+
+    assert run_on(tmp_path / "straight", corpus) == run_on(tmp_path / "before", other) == 0
+    for disk, out in each_failing_disk(tmp_path / "out"):
+        shutil.copytree(tmp_path / "before", out)
+        with monkeypatch.context() as patch:
+            disk.patch(patch)
+            assert run_on(out, corpus) in (0, 2)
+        if (out / "preprocess_meta.txt").exists():  # what is ready is whole
+            check_data(out, every_chunk=True)
+        assert run_on(out, corpus) == 0, disk.at
+        assert contents(out) == contents(tmp_path / "straight"), disk.at
 
 
 @pytest.mark.slow
@@ -434,7 +463,70 @@ def test_unfinished_files_of_an_older_version_are_deleted_in_one_line(tmp_path, 
     assert notices == [
         "notice: deleted train.bin.part, val.bin.part, preprocess.progress.txt, tokenizer.part of an older version of this program, which cannot be resumed"
     ]
-    assert {path.name for path in out.iterdir()} == {"train.bin", "val.bin", "preprocess_meta.txt", "tokenizer"}
+    assert {path.name for path in out.iterdir()} == {"train.bin", "val.bin", "preprocess_meta.txt", "preprocess_digests.txt", "tokenizer"}
+
+
+@pytest.mark.parametrize("flags", [("--val_fraction", 0.2), ("--val_fraction", 0.3)])
+def test_leftovers_of_killed_runs_are_deleted_by_any_start(tmp_path, tokenizer_dir, flags):
+    """Those of older versions beside finished data too; a user's own folder is not touched."""
+    out, corpus = tmp_path / "out", write_corpus(tmp_path / "c.txt", standin.documents(100))
+    assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2) == 0
+    names = {path.name for path in out.iterdir()}
+    standin.make_tokenizer(out / "tokenizer.part")
+    standin.make_tokenizer(out / "preprocess.deleted")
+    for name in ("preprocess.progress.txt", "preprocess.progress.txt.tmp", files.LOCK, files.HOLDER):
+        (out / name).write_text("finished: 3\n", encoding="utf-8")
+    assert run(out, corpus, tokenizer_dir, *flags) == 0
+    assert {path.name for path in out.iterdir()} == names
+    standin.make_tokenizer(out / "tokenizer.part")
+    (out / "tokenizer.part" / "notes.txt").write_text("mine", encoding="utf-8")
+    assert run(out, corpus, tokenizer_dir, *flags) == 0
+    assert (out / "tokenizer.part" / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_text_that_changes_while_it_is_read_is_one_line_and_starts_over(tmp_path, tokenizer_dir, monkeypatch, capsys, restored):
+    small_chunks(monkeypatch)
+    out, corpus = tmp_path / "out", write_corpus(tmp_path / "c.txt", standin.documents(300))
+    argv = (corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1)
+    original, stat = corpus.read_bytes(), corpus.stat()
+    real, joined = shards.Shards.join, []
+
+    def join(self, path):
+        joined.append(path)
+        if len(joined) == 3:
+            write_corpus(corpus, standin.documents(300)[::-1])
+        real(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.Shards, "join", join)
+        assert run(out, *argv) == 2
+    assert "c.txt changed while it was tokenized; run the same command again" in capsys.readouterr().err
+    if restored:
+        corpus.write_bytes(original)
+        os.utime(corpus, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert run(out, *argv) == run(tmp_path / "straight", *argv) == 0
+    assert contents(out) == contents(tmp_path / "straight")
+
+
+def test_digests_are_of_the_token_files_and_are_all_checked_where_the_data_is_ready(tmp_path, tokenizer_dir, monkeypatch):
+    monkeypatch.setattr(dataloader, "CHUNK_BYTES", 1000)
+    out, corpus = tmp_path / "out", write_corpus(tmp_path / "c.txt", standin.documents(3000))
+    assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2) == 0
+    metadata, listed = read_metadata(out / "preprocess_meta.txt"), read_metadata(out / "preprocess_digests.txt")
+    before = contents(out)
+    for name in ("train", "val"):
+        raw = (out / f"{name}.bin").read_bytes()
+        digests = [hashlib.blake2b(raw[i : i + 1000], digest_size=8).hexdigest() for i in range(0, len(raw), 1000)]
+        assert listed[name].split() == digests
+        assert len(digests) > dataloader.SAMPLED_CHUNKS or name == "val"
+        assert metadata[f"{name}_digest"] == hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
+    for i in range(5):  # a sample would miss one of them
+        with open(out / "train.bin", "r+b") as file:
+            file.seek(50_000 + 10_000 * i)
+            file.write(bytes(4))
+        assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2) == 0
+        assert contents(out) == before
 
 
 def test_trained_tokenizer_is_not_trained_again_after_a_stop(tmp_path, monkeypatch):

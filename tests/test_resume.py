@@ -11,11 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
+import standin
 import train
 from conftest import SMALL, run_command
-from nano_hindi import distributed
+from data import preprocess
+from nano_hindi import dataloader, distributed
 from nano_hindi.checkpoint import list_checkpoints
+from nano_hindi.corpus.documents import write_document
+from nano_hindi.corpus.prepared import DIGESTS, check_data, write_digests
 from nano_hindi.distributed import World
+from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.training import loop
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the access rights and links of POSIX")
@@ -304,3 +309,91 @@ def test_dry_run_works_without_the_data_and_refuses_other_data(data_dir, straigh
     edit(shutil.copytree(straight, tmp_path / "run") / "checkpoint_step24.pt", lambda state: state["data"].update(train_tokens=5))
     assert start(data_dir, tmp_path / "run", "--resume", "auto", "--dry_run") == 2
     assert "data train_tokens differ" in capsys.readouterr().err
+
+
+# ---- the data of the run
+
+
+@pytest.fixture
+def reordered(data_dir, tmp_path) -> Path:
+    """Return data with the same documents as `data_dir` in another order: all counts are equal."""
+    with open(tmp_path / "corpus.txt", "wb") as file:
+        for text in standin.documents(400)[::-1]:
+            write_document(file, text)
+    argv = ["--input", tmp_path / "corpus.txt", "--output_dir", tmp_path / "reordered", "--tokenizer", data_dir / "standin", "--val_fraction", "0.1"]
+    assert preprocess.main(list(map(str, argv))) == 0
+    return tmp_path / "reordered"
+
+
+def without_digests(data_dir: Path, folder: Path) -> Path:
+    """Copy data as an older version wrote it."""
+    shutil.copytree(data_dir, folder)
+    (folder / DIGESTS).unlink()
+    metadata = {key: value for key, value in read_metadata(folder / "preprocess_meta.txt").items() if not key.endswith("_digest")}
+    write_metadata(folder / "preprocess_meta.txt", metadata)
+    return folder
+
+
+def notices(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("notice")]
+
+
+def test_data_in_another_order_is_not_resumed(data_dir, straight, reordered, capsys):
+    before, same = snapshot(straight), ("fingerprint", "train_tokens", "val_tokens")
+    assert [getattr(check_data(reordered), name) for name in same] == [getattr(check_data(data_dir), name) for name in same]
+    capsys.readouterr()
+    assert start(reordered, straight, "--resume", "auto", "--total_tokens", 32 * 8 * 20) == 2
+    assert "is not the data of this checkpoint: data train_digest, data val_digest differ" in capsys.readouterr().err
+    assert snapshot(straight) == before
+
+
+def test_token_file_in_another_order_or_with_a_zeroed_tail_is_refused_at_the_start(data_dir, reordered, tmp_path, capsys):
+    data = shutil.copytree(data_dir, tmp_path / "data")
+    zeroed = (data / "train.bin").read_bytes()
+    for name, content in (("train.bin", zeroed[:-400] + bytes(400)), ("val.bin", (reordered / "val.bin").read_bytes())):
+        (data / name).write_bytes(content)
+        capsys.readouterr()
+        assert start(data, tmp_path / "run") == 2
+        [error] = capsys.readouterr().err.splitlines()
+        assert f"{name} is damaged: from byte 0 on it is not what data/preprocess.py wrote; restore it, or run data/preprocess.py again" in error
+        assert not (tmp_path / "run").exists()
+        shutil.copy(data_dir / name, data / name)
+
+
+def test_data_and_checkpoints_of_an_older_version_resume_with_one_notice(data_dir, straight, tmp_path, capsys):
+    old = without_digests(data_dir, tmp_path / "old")
+    assert start(old, tmp_path / "run") == 0
+    assert [line for line in notices(capsys.readouterr().out) if "digest" in line] == [
+        f"notice: {old} has no digests, because an older version made it: damage, or another order, is not noticed"
+    ]
+    for name, weight in weights(straight).items():
+        assert torch.equal(weight, weights(tmp_path / "run")[name])
+    for data, says in ((data_dir, ["the checkpoint has no digest of its data"]), (old, ["has no digests"])):
+        assert start(data, tmp_path / "run", "--resume", "auto") == 0
+        found = notices(capsys.readouterr().out)
+        assert len(found) == len(says)
+        assert says[0] in found[0]
+    assert start(old, tmp_path / "run", "--resume", "auto", "--verify_data") == 2
+    assert "has no digests to verify" in capsys.readouterr().err
+    folder = shutil.copytree(straight, tmp_path / "new run")  # a checkpoint with digests
+    assert start(old, folder, "--resume", "auto") == 0
+    assert len(notices(capsys.readouterr().out)) == 1
+
+
+def test_verify_data_reads_everything_and_a_start_a_sample(data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dataloader, "CHUNK_BYTES", 400)
+    monkeypatch.setattr(dataloader, "SAMPLED_CHUNKS", 2)  # the first and the last
+    data = shutil.copytree(data_dir, tmp_path / "data")
+    write_metadata(data / "preprocess_meta.txt", read_metadata(data / "preprocess_meta.txt") | write_digests(data, 512))
+    with open(data / "train.bin", "r+b") as file:
+        file.seek(4444)
+        file.write(bytes(4))
+    argv = arguments(data, tmp_path / "run", "--dry_run")
+    assert train.main(argv) == 0
+    assert train.main([*argv, "--verify_data"]) == 2
+    assert "train.bin is damaged: from byte 4,400 on it is not what data/preprocess.py wrote" in capsys.readouterr().err
+    (data / DIGESTS).unlink()  # then all of it is compared with the digest in preprocess_meta.txt
+    assert train.main(argv) == 2
+    assert "train.bin is damaged: it is not what data/preprocess.py wrote" in capsys.readouterr().err
+    shutil.copy(data_dir / "train.bin", data / "train.bin")
+    assert train.main(argv) == 0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from nano_hindi.dataloader import TOKEN_BYTES, TokenFile
+from nano_hindi.dataloader import RESTORE, TOKEN_BYTES, TokenFile
 from nano_hindi.errors import UserError
-from nano_hindi.files import file_size, read_metadata
+from nano_hindi.files import file_size, read_metadata, write_metadata
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
-CHECKED_IDS = 2**28  # 1 GB: a second or two from a fast disk
+DIGESTS = "preprocess_digests.txt"
+CHECKED_IDS, BLOCK = 2**28, 2**22  # 1 GB: a second or two from a fast disk; read 16 MB at a time
 
 
 @dataclass(frozen=True)
@@ -30,22 +33,28 @@ class DataInfo:
     val_tokens: int
     val_bytes: int
     fertility: float
+    train_digest: str  # of the digests of the chunks of train.bin; "" in data of an older version, and for val.bin
+    val_digest: str
+    train: TokenFile
+    val: TokenFile
 
 
-def check_data(data_dir: str | Path) -> DataInfo:
-    """Return the metadata of a data folder, after checking its files against it.
+def check_data(data_dir: str | Path, every_chunk: bool = False) -> DataInfo:
+    """Return the metadata of a data folder and its open token files, after checking the files
+    against it.
 
-    Raises UserError, with what to do, if a file is missing, its size is not what
+    Raises UserError, with what to do, if a file is missing, its size or digest is not what
     preprocess_meta.txt says, it holds ids outside the vocabulary, or the tokenizer is a different
     one. Only the first CHECKED_IDS ids of each split are checked here; the data loader checks each
-    batch.
+    batch. Unless `every_chunk`, the digests of a sample are checked, see
+    `TokenFile.require_digests`.
     """
     folder, again = Path(data_dir), "run data/preprocess.py again"
     path = folder / "preprocess_meta.txt"
     metadata = read_metadata(path)
     whole_numbers = [field.name for field in fields(DataInfo) if field.type == "int"]
     try:
-        info = {name: int(metadata[name]) for name in whole_numbers}
+        info: dict[str, Any] = {name: int(metadata[name]) for name in whole_numbers}
         info |= {"fertility": float(metadata["fertility"]), "tokenizer_name": metadata["tokenizer"], "fingerprint": metadata["fingerprint"]}
     except KeyError as error:
         raise UserError(f"{path} has no line {error.args[0]}; {again}") from error
@@ -64,7 +73,36 @@ def check_data(data_dir: str | Path) -> DataInfo:
         raise UserError(
             f"{tokenizer_dir} is not the tokenizer that the data was made with ({info['tokenizer_name']}); restore the original, or {again}"
         )
+    listed = read_metadata(folder / DIGESTS) if (folder / DIGESTS).is_file() else {}
     for split in ("train", "val"):
-        file = TokenFile(folder / f"{split}.bin", tokenizer.vocab_size)
-        file.require_in_vocabulary(file.tokens[:CHECKED_IDS])
+        file = info[split] = TokenFile(folder / f"{split}.bin", tokenizer.vocab_size)
+        info[f"{split}_digest"] = digest = metadata.get(f"{split}_digest", "")
+        if digest:
+            _check_digests(file, digest, listed.get(split, "").split(), every_chunk)
+        for begin in range(0, min(len(file), CHECKED_IDS), BLOCK):
+            file.require_in_vocabulary(file[begin : begin + BLOCK])
     return DataInfo(tokenizer=tokenizer, **info)
+
+
+def _check_digests(file: TokenFile, digest: str, listed: list[str], every_chunk: bool) -> None:
+    """Compare a token file with the digests of its chunks that DIGESTS lists, or all of it with
+    `digest` if the list is missing or not of this file."""
+    if digest_of_chunks(listed) == digest:
+        file.require_digests(listed, every_chunk)
+    elif digest_of_chunks(found := list(file.chunk_digests())) == digest:
+        file.digests = found
+    else:
+        raise UserError(f"{file.path} is damaged: it is not what data/preprocess.py wrote; {RESTORE}")
+
+
+def write_digests(folder: Path, vocab_size: int) -> dict[str, str]:
+    """Write DIGESTS, the digests of the chunks of train.bin and val.bin. Returns the digest of each
+    file, for preprocess_meta.txt."""
+    chunks = {split: list(TokenFile(folder / f"{split}.bin", vocab_size).chunk_digests()) for split in ("train", "val")}
+    write_metadata(folder / DIGESTS, {split: " ".join(digests) for split, digests in chunks.items()})
+    return {f"{split}_digest": digest_of_chunks(digests) for split, digests in chunks.items()}
+
+
+def digest_of_chunks(digests: list[str]) -> str:
+    """Return the digest of a file, given those of its chunks."""
+    return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()

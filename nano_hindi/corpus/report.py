@@ -47,7 +47,7 @@ def write_report(folder: Path, seed: int = 0) -> list[Path]:
     Returns their paths.
     """
     info = check_data(folder)
-    scan = scan_tokens(TokenFile(folder / "train.bin", info.vocab_size).tokens, info, seed)
+    scan = scan_tokens(info.train, info, seed)
     tokenizer, texts = info.tokenizer, [info.tokenizer.decode(ids) for ids in scan.sample]
     pictures = {
         "document_lengths": lambda axes: draw_lengths(axes, scan),
@@ -64,7 +64,7 @@ def write_report(folder: Path, seed: int = 0) -> list[Path]:
     return paths
 
 
-def scan_tokens(tokens: np.ndarray, info: DataInfo, seed: int) -> Scan:
+def scan_tokens(tokens: TokenFile, info: DataInfo, seed: int) -> Scan:
     """Return the document lengths, the token counts and SAMPLE documents, reading block by
     block."""
     wanted = sorted(random.Random(seed).sample(range(info.train_documents), min(SAMPLE, info.train_documents)))

@@ -18,13 +18,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from nano_hindi.corpus.prepared import write_digests
 from nano_hindi.corpus.tokenize import SPLITS, Summary
 from nano_hindi.dataloader import TOKEN_BYTES
 from nano_hindi.errors import UserError, naming
 from nano_hindi.files import rename, write_metadata, write_text
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
-OF_OLDER_VERSIONS = ("train.bin.part", "val.bin.part", "preprocess.progress.txt", "tokenizer.part")
+DELETED = "preprocess.deleted"
+OF_OLDER_VERSIONS = ("train.bin.part", "val.bin.part", "preprocess.progress.txt", "preprocess.progress.txt.tmp", "tokenizer.part")
+OF_A_TOKENIZER = {f"{name}{end}" for name in ("tokenizer.json", "tokenizer_config.json") for end in ("", ".tmp")}
 
 
 class Shards:
@@ -46,6 +49,17 @@ class Shards:
         if self.tokenizer.is_file():
             raise UserError(f"{self.tokenizer} is a file, but the copy of the tokenizer needs that name; move it, or choose another --output_dir")
 
+    def remove_leftovers(self) -> None:
+        """Delete what nothing resumes: unfinished files of older versions, and a folder that
+        `discard` has not deleted whole."""
+        shutil.rmtree(self.output_dir / DELETED, ignore_errors=True)
+        old = [path for name in OF_OLDER_VERSIONS if (path := self.output_dir / name).exists()]
+        old = [path for path in old if path.is_file() or {inner.name for inner in path.iterdir()} <= OF_A_TOKENIZER]  # else it is not ours
+        for path in old:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if old:
+            print(f"notice: deleted {', '.join(path.name for path in old)} of an older version of this program, which cannot be resumed")
+
     def begin(self) -> int:
         """Make the folder unless it exists, and delete unfinished work of other settings.
 
@@ -54,11 +68,6 @@ class Shards:
         for other in self.output_dir.glob("preprocess-*.part"):
             if other != self.folder:
                 discard(other)
-        old = [self.output_dir / name for name in OF_OLDER_VERSIONS if (self.output_dir / name).exists()]
-        for path in old:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if old:
-            print(f"notice: deleted {', '.join(path.name for path in old)} of an older version of this program, which cannot be resumed")
         self.folder.mkdir(exist_ok=True)
         finished = list(itertools.takewhile(Path.exists, self.paths))
         for path in finished:
@@ -118,13 +127,13 @@ class Shards:
                 rename(self.folder / f"{name}.bin", self.output_dir / f"{name}.bin")
         if not (self.tokenizer.is_dir() and Path(tokenizer.name).is_dir() and self.tokenizer.samefile(tokenizer.name)):  # keep the original
             tokenizer.save(self.tokenizer)
-        write_metadata(self.metadata, metadata)
+        write_metadata(self.metadata, metadata | write_digests(self.output_dir, tokenizer.vocab_size))
         discard(self.folder)
 
 
 def discard(folder: Path) -> None:
     """Delete a folder under another name, so that half of it is never resumed."""
-    deleted = folder.with_name("preprocess.deleted")
+    deleted = folder.with_name(DELETED)
     shutil.rmtree(deleted, ignore_errors=True)  # what a killed run left
     if folder.exists():
         rename(folder, deleted)

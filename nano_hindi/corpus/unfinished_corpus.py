@@ -39,8 +39,10 @@ class UnfinishedCorpus:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether all documents are written and only the final names are missing."""
-        return self.recorded.get("complete") == "yes"
+        """Return whether all documents are written and only the final names are missing, perhaps
+        that of metadata.txt alone."""
+        places = (self.part, self.corpus) if self.recorded.get("complete") == "yes" else ()
+        return any(path.is_file() and path.stat().st_size == self.number("written") for path in places)
 
     def claim(self, asked: dict, overwrite: bool) -> None:
         """Keep the recorded part if it is of the same command; discard it if it has no documents,
@@ -91,17 +93,14 @@ class UnfinishedCorpus:
         if self.part.exists():
             metadata_file.unlink(missing_ok=True)  # so that it never describes another corpus
             rename(self.part, self.corpus)
-        metadata = write_with_time(metadata_file, {key: value for key, value in self.recorded.items() if key not in OF_NO_LATER_USE})
+        metadata = {key: value for key, value in self.recorded.items() if key not in OF_NO_LATER_USE}
+        write_metadata(metadata_file, metadata | {"created": datetime.now(timezone.utc).isoformat(timespec="seconds")})
         self.discard()
         return metadata
 
     def discard(self) -> None:
-        self.part.unlink(missing_ok=True)
+        """Delete the part. The progress file is first: without the part, it says that the corpus is
+        complete."""
         self.progress.unlink(missing_ok=True)
+        self.part.unlink(missing_ok=True)
         self.recorded = {}
-
-
-def write_with_time(path: Path, metadata: dict) -> dict:
-    """Write metadata.txt, with the time of creation. Returns `metadata`."""
-    write_metadata(path, metadata | {"created": datetime.now(timezone.utc).isoformat(timespec="seconds")})
-    return metadata

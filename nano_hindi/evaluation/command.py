@@ -144,10 +144,9 @@ def val_documents(data_dir: Path) -> Iterator[str]:
     import numpy as np
 
     from nano_hindi.corpus.prepared import check_data
-    from nano_hindi.dataloader import TokenFile
 
     info = check_data(data_dir)
-    tokens = TokenFile(data_dir / "val.bin", info.vocab_size).tokens
+    tokens = info.val[:]
     starts = np.flatnonzero(tokens == info.bos_id).tolist()
     for begin, end in itertools.pairwise([*starts, len(tokens)]):
         yield info.tokenizer.decode(tokens[begin:end])  # leaves bos and eos out

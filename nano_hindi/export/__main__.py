@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CODE = Path(__file__).resolve().with_name("modeling_nano_hindi.py")
-# config.json is last: without it, transformers does not load the folder
-FILES = ("model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json", CODE.name, "README.md", "config.json")
+# in the order in which they get their names. The code is first: by it, a folder is known as that of
+# an export. config.json is last: without it, transformers does not load the folder
+FILES = (CODE.name, "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "config.json")
 UNFINISHED = "unfinished_export"  # a folder in --output_dir
 
 
@@ -75,15 +77,15 @@ def require_own_folder(folder: Path) -> None:
     """Raise UserError if `folder` holds anything that is not from an export."""
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     config = folder / "config.json"
-    is_export = UNFINISHED in names or (config.is_file() and b'"model_type": "nano_hindi"' in config.read_bytes())
+    is_export = names & {UNFINISHED, CODE.name} or (config.is_file() and b'"model_type": "nano_hindi"' in config.read_bytes())
     if foreign := sorted(names - {*FILES, UNFINISHED} if is_export else names):
         raise UserError(f"{folder} holds other files ({', '.join(foreign[:3])}), which an export does not touch; choose another --output_dir")
 
 
 @contextlib.contextmanager
 def new_export(folder: Path) -> Iterator[Path]:
-    """Yield a folder for FILES, which are moved into `folder` if the block succeeds. An interrupted
-    export leaves no partial model behind."""
+    """Yield a folder for FILES, which are moved into `folder` if the block succeeds. After an
+    interruption `folder` does not load, and another export replaces what is there."""
     part = folder / UNFINISHED
     if part.exists():
         shutil.rmtree(part)
@@ -91,6 +93,9 @@ def new_export(folder: Path) -> Iterator[Path]:
     try:
         with naming(part):
             yield part
+            for name in FILES:
+                with open(part / name, "rb+") as file:
+                    os.fsync(file.fileno())
         (folder / "config.json").unlink(missing_ok=True)
         for name in FILES:
             rename(part / name, folder / name)

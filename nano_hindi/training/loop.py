@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 import torch.distributed as dist
 
 from nano_hindi.checkpoint import list_checkpoints, remove_leftovers, remove_superseded
+from nano_hindi.common import is_out_of_memory, print_compile_failure
 from nano_hindi.config import TrainConfig
-from nano_hindi.dataloader import val_batches
+from nano_hindi.dataloader import DataError, val_batches
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.eval import Evaluation, compute_token_bytes
@@ -24,7 +26,7 @@ from nano_hindi.optim import learning_rate_scale
 from nano_hindi.training import estimates, memory, report
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import read_metrics, training_seconds
-from nano_hindi.training.resume import Plan
+from nano_hindi.training.resume import Plan, evaluation_is_pending
 from nano_hindi.training.setup import Run
 from nano_hindi.training.stop import StopSignal
 
@@ -37,7 +39,7 @@ def train(run: Run) -> int:
     or 130 / 143 after Ctrl-C / SIGTERM."""
     world = run.world
     try:
-        with StopSignal() as stop, run.saver, run.batches, garbage_collected_by_hand(), run.console:
+        with StopSignal() as stop, run.saver, run.batches, garbage_collected_by_hand(), run.console, saved_if_data_fails(run):
             make_updates(run, stop)
             stop.raise_if_repeated()
     except KeyboardInterrupt:  # here and not in Saver.__exit__: it may be raised between the exits of two contexts
@@ -55,12 +57,29 @@ def train(run: Run) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def saved_if_data_fails(run: Run) -> Iterator[None]:
+    """If the block raises DataError, save the updates since the last checkpoint. On several ranks
+    they are lost: the others wait for this one within an update, and a checkpoint needs all."""
+    try:
+        yield
+    except DataError:
+        run.saver.wait()
+        if run.world.size == 1 and run.step > max((step for step, _ in list_checkpoints(run.folder)), default=0):
+            save(run)
+        raise
+
+
 def make_updates(run: Run, stop: StopSignal) -> None:
     """Run the loop. Between updates: log, evaluate, sample and save, each when its interval is
     due."""
     config, bad_in_a_row, first = run.config, 0, run.update + 1
+    if evaluation_is_pending(config, run.update, run.latest):
+        evaluate(run, stop)
+        if run.is_finished and not stop.everywhere:
+            save(run)
     while not run.is_finished and not stop.everywhere:
-        loss, norm, lr_scale = within_memory(run, lambda: train_update(run, stop))
+        loss, norm, lr_scale = retried(run, stop, lambda: train_update(run, stop))
         run.pace.mark(run.update)
         is_good = math.isfinite(loss) and math.isfinite(norm)
         run.meter.add(loss if is_good else None, config.tokens_per_update)
@@ -70,8 +89,8 @@ def make_updates(run: Run, stop: StopSignal) -> None:
         show_status(run, loss)
         with run.meter.paused():
             if evaluates := config.is_due(config.eval_interval, run.update):
-                evaluate(run)
-            if config.is_due(config.inference_interval, run.update):
+                evaluate(run, stop)
+            if config.is_due(config.inference_interval, run.update) and not stop.everywhere:
                 sample(run)
             if saves := config.is_due(config.checkpoint_interval, run.update) or stop.everywhere:
                 save(run)
@@ -114,9 +133,9 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
     return loss_mean, norm_value, lr_scale
 
 
-def within_memory(run: Run, work: Callable[[], Result]) -> Result:
-    """Return `work()`, an update or an evaluation. If the device runs out of memory, start it again
-    with half the device batch size, until it fits.
+def retried(run: Run, stop: StopSignal, work: Callable[[], Result]) -> Result:
+    """Return `work()`, an update or an evaluation. Start it again with half the device batch size
+    if the device runs out of memory, until it fits, and without torch.compile if that fails.
 
     A rank can do this without the others, which wait a little longer: until its gradients are
     reduced, `work` computes a sum over the rank's own sequences, which does not depend on the
@@ -126,15 +145,24 @@ def within_memory(run: Run, work: Callable[[], Result]) -> Result:
     while True:
         try:
             return work()
-        except RuntimeError as error:
-            if run.optimizer.is_stepping or not memory.is_out_of_memory(error):
+        except (UserError, dist.DistError):
+            raise
+        except Exception as error:
+            is_memory = is_out_of_memory(error)
+            if run.optimizer.is_stepping or not (is_memory or run.model.is_compiled):
                 raise
+            if not is_memory and stop.signal is None:  # else Ctrl-C has ended the compiler's processes too
+                run.console.clear()
+                print_compile_failure(error)
         # only here, after the `except` block, are the tensors freed that the exception's frames
         # referenced
         run.model.zero_grad(set_to_none=True)
         gc.collect()
         torch.cuda.empty_cache()
-        halve_device_batch_size(run)
+        if is_memory:
+            halve_device_batch_size(run)
+        else:
+            run.model.run_eagerly()
 
 
 def halve_device_batch_size(run: Run) -> None:
@@ -176,10 +204,9 @@ def collect_garbage() -> None:
 def report_bad_update(run: Run, loss: float, norm: float, lr_scale: float, bad_in_a_row: int) -> int:
     """Count an update that the optimizer skipped because of a non-finite loss or gradient. Raises
     UserError after several in a row."""
-    if run.loss_scale.enabled:  # fp16 finds its loss scale this way
-        return 0
-
     run.skipped += 1
+    if math.isfinite(loss) and run.loss_scale.enabled and run.loss_scale.value >= 1:  # fp16 finds its loss scale this way
+        return bad_in_a_row
     run.console.print(f"{report.position(run.config, run.update)} | loss {loss:.4g}, norm {norm:.4g}: skipped")
     if bad_in_a_row + 1 >= BAD_UPDATES_IN_A_ROW:
         run.saver.wait()
@@ -216,24 +243,27 @@ def show_status(run: Run, loss: float) -> None:
         run.console.status(report.status_line(run.config, run.update, loss, run.meter.rate, left, run.console.columns))
 
 
-def evaluate(run: Run) -> None:
+def evaluate(run: Run, stop: StopSignal) -> None:
+    """Evaluate the model on val.bin and record the result. If a rank is asked to stop, the
+    evaluation ends after a batch, without a result; the resumed run makes it again."""
     config, world = run.config, run.world
     token_bytes = compute_token_bytes(run.data.tokenizer, world.device)
 
     def once() -> Evaluation:
         batches = val_batches(
-            run.data_dir / "val.bin",
+            run.data.val,
             config.sequence_len,
             run.config.device_batch_size,
             config.eval_tokens,
-            run.data.vocab_size,
             rank=world.rank,
             world_size=world.size,
         )
-        return evaluate_model(run.model, batches, token_bytes)
+        return evaluate_model(run.model, itertools.takewhile(lambda _: stop.signal is None, batches), token_bytes)
 
-    result = within_memory(run, once)
-    run.latest.update(val_loss=result.loss, val_bpb=result.bpb)
+    result = retried(run, stop, once)
+    if stop.agree(world):
+        return
+    run.latest.update(val_loss=result.loss, val_bpb=result.bpb, val_step=float(run.step))
     run.console.print(f"{report.position(config, run.update)} | validation: loss {result.loss:.4f}, {result.bpb:.4f} bits per byte")
     write_record(run, {**report.where(config, run.update), "val_loss": result.loss, "val_bpb": result.bpb})
     if not run.is_finished:  # else it is drawn at the end, after the last save

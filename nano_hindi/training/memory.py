@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from nano_hindi.common import IS_WINDOWS
+from nano_hindi.common import IS_WINDOWS, is_out_of_memory
 from nano_hindi.config import GPTConfig
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
@@ -94,12 +94,6 @@ def forbid_spilling(device: torch.device) -> None:
     free, total = torch.cuda.mem_get_info(device)
     allowed = max(0, free + torch.cuda.memory_reserved(device) - SPILL_ROOM) / total
     torch.cuda.set_per_process_memory_fraction(min(allowed, torch.cuda.get_per_process_memory_fraction(device)), device)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether `error` means that the device ran out of memory: PyTorch's own error, or one
-    of Triton, cuBLAS or a compiler."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
 
 
 def choose_device_batch_size(

@@ -14,7 +14,7 @@ from nano_hindi.common import compute_dtype
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig
 from nano_hindi.corpus.prepared import DataInfo, check_data
 from nano_hindi.distributed import World, from_main, require_same
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, require
 from nano_hindi.files import file_digest
 from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run
 
@@ -40,7 +40,16 @@ class Plan:
 
     @property
     def is_finished(self) -> bool:
-        return self.update >= self.config.updates
+        latest = self.saved["metrics"]["latest"] if self.saved else {}
+        return self.update >= self.config.updates and not evaluation_is_pending(self.config, self.update, latest)
+
+
+def evaluation_is_pending(config: TrainConfig, update: int, latest: dict) -> bool:
+    """Return whether the run was stopped in the evaluation that is due at `update`. `latest` is the
+    run's; in a checkpoint of an older version it has no `val_step`, and its evaluation is made."""
+    step = update * config.gradient_accumulation_steps
+    done = latest.get("val_step", step) if "val_bpb" in latest else None
+    return update > 0 and config.is_due(config.eval_interval, update) and done != step
 
 
 def plan_run(args: argparse.Namespace, world: World) -> Plan:
@@ -50,8 +59,14 @@ def plan_run(args: argparse.Namespace, world: World) -> Plan:
     Raises UserError if flags, data and checkpoint contradict each other, or if the ranks differ.
     """
     has_data = not args.dry_run or (args.data_dir / "preprocess_meta.txt").exists()
-    data = check_data(args.data_dir) if has_data else None
+    data = check_data(args.data_dir, args.verify_data) if has_data else None
     if data is not None:
+        if not data.train_digest:
+            require(
+                not args.verify_data,
+                f"{args.data_dir} has no digests to verify: an older version made it; delete preprocess_meta.txt and run data/preprocess.py again",
+            )
+            world.print(f"notice: {args.data_dir} has no digests, because an older version made it: damage, or another order, is not noticed")
         digests = {name: file_digest(args.data_dir / name) for name in ("train.bin", "val.bin")}
         require_same(world, "data", {"tokenizer": data.fingerprint, **digests}, "copy that machine's --data_dir to all of them")
     saved = from_main(world, lambda: checkpoint_to_resume(args)) if args.resume or not args.dry_run else None
@@ -73,7 +88,7 @@ def tokenizer_record(data: DataInfo) -> dict:
 
 def data_record(data: DataInfo) -> dict:
     """Return the data metadata that a checkpoint keeps."""
-    return {"train_tokens": data.train_tokens, "val_tokens": data.val_tokens}
+    return {"train_tokens": data.train_tokens, "val_tokens": data.val_tokens, "train_digest": data.train_digest, "val_digest": data.val_digest}
 
 
 def checkpoint_to_resume(args: argparse.Namespace) -> dict | None:
@@ -130,6 +145,8 @@ def configs_of(args: argparse.Namespace, data: DataInfo | None, saved: dict | No
     model_config, config = configs_for_resumed_run(args, saved)
     if data is not None:
         _require_same_data(saved, data, args.data_dir)
+        if data.train_digest and not saved["data"].get("train_digest"):
+            world.print("notice: the checkpoint has no digest of its data: that it is in the same order cannot be checked")
     if (before := saved["train_config"].get("total_tokens", config.total_tokens)) != config.total_tokens:
         world.print(f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it")
     return model_config, config
@@ -140,7 +157,7 @@ def _require_same_data(saved: dict, data: DataInfo, data_dir: Path) -> None:
         f"{part} {key}"
         for part, now in (("tokenizer", tokenizer_record(data)), ("data", data_record(data)))
         for key in now
-        if saved[part].get(key) != now[key]
+        if saved[part].get(key) != now[key] and not ("digest" in key and "" in (saved[part].get(key, ""), now[key]))  # "": of an older version
     ]
     if differences:
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from nano_hindi.checkpoint import save_checkpoint, save_model
 from nano_hindi.console import shown
-from nano_hindi.errors import naming, system_error
+from nano_hindi.errors import UserError, naming, system_error
 
 PATIENCE = 5.0  # seconds that the writer has left after a second Ctrl-C
 
@@ -29,6 +30,8 @@ class Saver:
         self.folder, self.keep, self.tell = folder, keep, tell
         self.failure: str | None = None  # why the last save failed; None if it succeeded
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "saver")
+        self._idle = threading.Event()  # cleared before a save begins: a Ctrl-C may come before its Future is known
+        self._idle.set()
         self._step, self._saving = 0, None  # of the save whose result is not reported yet: its step and its Future
 
     def save(self, checkpoint: dict, prepare: Callable[[], None], with_model: bool = False) -> None:
@@ -47,10 +50,20 @@ class Saver:
         except OSError as error:
             self._fail(error)
         except (RuntimeError, MemoryError):  # no memory for a copy: training waits for the disk
-            self._saving = self._writer.submit(self._write, checkpoint, with_model)
+            self._submit(checkpoint, with_model)
             self.wait()
         else:
-            self._saving = self._writer.submit(self._write, copy, with_model)
+            self._submit(copy, with_model)
+
+    def _submit(self, checkpoint: dict, with_model: bool) -> None:
+        def write() -> Path:
+            try:
+                return self._write(checkpoint, with_model)
+            finally:
+                self._idle.set()
+
+        self._idle.clear()
+        self._saving = self._writer.submit(write)
 
     def _write(self, checkpoint: dict, with_model: bool) -> Path:
         flush_to_disk(self.folder / "metrics.jsonl")
@@ -60,7 +73,7 @@ class Saver:
 
     def report(self) -> None:
         """Tell the user the result of the last save, once it is known."""
-        if self._saving is not None and self._saving.done():
+        if self._saving is not None and self._idle.is_set():
             saving, self._saving = self._saving, None
             try:
                 path = saving.result()
@@ -71,26 +84,24 @@ class Saver:
                 self.tell(f"saved {shown(path)}")
 
     def _fail(self, error: Exception) -> None:
-        reason = system_error(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError):
+            reason = system_error(error)
         self.failure = f"step {self._step} is not saved ({' '.join(reason.split())[:300]})"
         self.tell(f"notice: {self.failure}; training continues")
 
     def wait(self, patience: float | None = None) -> None:
         """Wait at most `patience` seconds until nothing is being written, and report."""
         end = None if patience is None else time.monotonic() + patience
-        while self._is_writing and (end is None or time.monotonic() < end):
-            concurrent.futures.wait([self._saving], timeout=0.1)  # on Windows, Ctrl-C does not interrupt a wait without a timeout
+        while not self._idle.wait(0.1) and (end is None or time.monotonic() < end):  # on Windows, Ctrl-C does not interrupt a wait without a timeout
+            pass
         self.report()
-
-    @property
-    def _is_writing(self) -> bool:
-        return self._saving is not None and not self._saving.done()
 
     def wait_a_little(self) -> None:
         """Wait PATIENCE seconds for the writer, after a second Ctrl-C. If it needs longer, end the
         process at once with code 130: an ordinary exit waits for the thread."""
         self.wait(PATIENCE)
-        if self._is_writing:
+        if not self._idle.is_set():
             print("\nstopped; the checkpoint that was being written is lost", file=sys.stderr, flush=True)
             os._exit(130)
 

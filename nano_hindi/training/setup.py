@@ -37,7 +37,6 @@ class Run:
     config: TrainConfig  # with the number of sequences that the device takes at once
     world: World
     folder: Path
-    data_dir: Path
     data: DataInfo
     model: GPT
     optimizer: TrainOptimizer
@@ -93,8 +92,8 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     """
     model_config, config, data, saved = plan.model_config, plan.config, plan.data, plan.saved
     # fails now if val.bin is too short, not at the first evaluation
-    val_batches(args.data_dir / "val.bin", config.sequence_len, 1, config.eval_tokens, data.vocab_size)
-    loader = SequenceLoader(args.data_dir / "train.bin", config.sequence_len, config.seed, data.vocab_size)
+    val_batches(data.val, config.sequence_len, 1, config.eval_tokens)
+    loader = SequenceLoader(data.train, config.sequence_len, config.seed)
 
     memory.require_memory(model_config, world.device)
     model = new_model(model_config, config.seed, world.device)
@@ -118,7 +117,6 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
         config=config,
         world=world,
         folder=args.checkpoint_dir,
-        data_dir=args.data_dir,
         data=data,
         model=model,
         optimizer=optimizer,

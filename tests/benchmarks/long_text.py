@@ -17,7 +17,7 @@ from pathlib import Path
 import timing  # noqa: F401 - puts the repo's root on the path
 import torch
 
-from nano_hindi.dataloader import val_batches
+from nano_hindi.dataloader import TokenFile, val_batches
 from nano_hindi.eval import compute_token_bytes
 from nano_hindi.inference.loading import build_model, load_for_inference
 
@@ -35,7 +35,7 @@ def main() -> None:
     model = build_model(trained, torch.device("cpu"))
     length, bytes_of = trained.config.sequence_len, compute_token_bytes(trained.tokenizer)
     nats, size = torch.zeros(2, TIMES * length, dtype=torch.float64)
-    for x, y in val_batches(args.data_dir / "val.bin", TIMES * length, 1, args.tokens, trained.config.vocab_size):
+    for x, y in val_batches(TokenFile(args.data_dir / "val.bin", trained.config.vocab_size), TIMES * length, 1, args.tokens):
         target_bytes = torch.where(y >= 0, bytes_of[y.clamp(min=0)], 0)[0]
         nats += torch.where(target_bytes > 0, model(x, y, loss_reduction="none")[0], 0)
         size += target_bytes

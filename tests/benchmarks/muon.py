@@ -17,9 +17,8 @@ from nano_hindi.common import compute_dtype, pick_device
 from nano_hindi.config import get_config, get_train_config
 from nano_hindi.distributed import World
 from nano_hindi.model import GPT
-from nano_hindi.muon import MIN_MEAN_SQUARE, second_moment_dim
+from nano_hindi.muon import MIN_MEAN_SQUARE, NORM_SAFETY, POLAR_EXPRESS, second_moment_dim
 from nano_hindi.optim import TrainOptimizer
-from nano_hindi.polar_express import NORM_SAFETY, POLAR_EXPRESS
 
 
 def plain_adamw(p, g, mean, square, lr, beta1, beta2, eps, correction1, correction2):

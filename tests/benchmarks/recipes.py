@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from nano_hindi import model as model_module
 from nano_hindi import muon as muon_module
 from nano_hindi.config import GPTConfig
-from nano_hindi.dataloader import SequenceLoader
+from nano_hindi.dataloader import SequenceLoader, TokenFile
 from nano_hindi.flash_attention import flash_attn
 from nano_hindi.model import GPT, Attention, apply_rope, rms_norm
 from nano_hindi.optim import TrainOptimizer
@@ -272,9 +272,9 @@ class DocumentWindows(SequenceLoader):
     """Start a sequence at every document that is longer than one, and end its last sequence with
     it; short documents stay as they are."""
 
-    def __init__(self, path, sequence_len: int, seed: int, vocab_size: int):
-        super().__init__(path, sequence_len, seed, vocab_size)
-        tokens, T = self._file.tokens, sequence_len
+    def __init__(self, file: TokenFile, sequence_len: int, seed: int):
+        super().__init__(file, sequence_len, seed)
+        tokens, T = file[:], sequence_len
         borders = [*np.flatnonzero(tokens == BOS), len(tokens)]
         starts, covered = [], 0
         for begin, end in itertools.pairwise(borders):
@@ -284,10 +284,10 @@ class DocumentWindows(SequenceLoader):
             elif begin >= covered and end + T < len(tokens):
                 starts.append(begin)
                 covered = begin + T
-        self.starts, self.num_sequences = np.array(starts), len(starts)
+        self.tokens, self.starts, self.num_sequences = tokens, np.array(starts), len(starts)
 
     def batch(self, start: int, count: int) -> tuple[Tensor, Tensor]:
-        rows = self._file.tokens[self.starts[self._sequences_at(start, count)][:, None] + np.arange(self.sequence_len + 1)]
+        rows = self.tokens[self.starts[self._sequences_at(start, count)][:, None] + np.arange(self.sequence_len + 1)]
         rows = torch.from_numpy(rows.astype(np.int64))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 

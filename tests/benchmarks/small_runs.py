@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from unittest import mock
 
 import timing  # noqa: F401 - puts the repo's root on the path
@@ -121,8 +120,8 @@ class Training:
             self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device))
         updates = self.config.updates
         self.rates = [learning_rate_scale(self.config, i) for i in range(updates)]
-        self.loader = recipe.loader(Path(data_dir) / "train.bin", self.config.sequence_len, run.seed, info.vocab_size)
-        self.val = partial(val_batches, Path(data_dir) / "val.bin", self.config.sequence_len, VAL_BATCH[run.device], eval_tokens, info.vocab_size)
+        self.loader = recipe.loader(info.train, self.config.sequence_len, run.seed)
+        self.val = partial(val_batches, info.val, self.config.sequence_len, VAL_BATCH[run.device], eval_tokens)
         self.marks = {round(updates * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
 
     @property

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from nano_hindi.common import compute_dtype, pick_device
 from nano_hindi.config import get_config, get_train_config
-from nano_hindi.dataloader import SequenceLoader
+from nano_hindi.dataloader import SequenceLoader, TokenFile
 from nano_hindi.distributed import World
 from nano_hindi.flash_attention import flash_attn
 from nano_hindi.loss import compile_kernels as compile_loss
@@ -54,7 +54,7 @@ class Bench:
                 compile_loss()
         rng = np.random.default_rng(0)
         rng.integers(self.config.vocab_size, size=2_000_000, dtype=np.uint32).tofile(folder / "train.bin")
-        self.loader, self.size = SequenceLoader(folder / "train.bin", self.config.sequence_len, 0, self.config.vocab_size), args.batch
+        self.loader, self.size = SequenceLoader(TokenFile(folder / "train.bin", self.config.vocab_size), self.config.sequence_len, 0), args.batch
         self.position = 0
         self.read()
 

@@ -20,7 +20,7 @@ import torch
 from nano_hindi.common import can_compile
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import Console
-from nano_hindi.dataloader import SequenceLoader
+from nano_hindi.dataloader import SequenceLoader, TokenFile
 from nano_hindi.distributed import World
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.loss import compile_kernels
@@ -70,7 +70,7 @@ class Lab:
             model.compute_dtype = dtype
             select_backend(self.device, dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=True)
             optimizer = TrainOptimizer(model, config, world)
-            loader = SequenceLoader(folder / "train.bin", config.sequence_len, config.seed, mc.vocab_size)
+            loader = SequenceLoader(TokenFile(folder / "train.bin", mc.vocab_size), config.sequence_len, config.seed)
             config = dataclasses.replace(config, device_batch_size=size)
             to_come = memory.optimizer_bytes(model.num_params())
             config = dataclasses.replace(config, device_batch_size=fitting_batch_size(config, world, loader, model, to_come))
