@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-import shutil
 import warnings
 import zipfile
 import zlib
@@ -22,7 +21,7 @@ from torch import Tensor
 from nano_hindi.checkpoint_check import require_fitting_weights, require_sound
 from nano_hindi.common import visible
 from nano_hindi.console import shell_quoted
-from nano_hindi.errors import UserError, quoted
+from nano_hindi.errors import UserError, naming, quoted
 from nano_hindi.files import replacing, utf8_path
 
 FORMAT = 1
@@ -72,13 +71,8 @@ def _save(path: Path, state: dict, keys: tuple[str, ...]) -> None:
     if missing := set(keys) - set(state):
         raise KeyError(f"a checkpoint needs {sorted(missing)}")
     require_finite(state["model_state_dict"])
-    with replacing(path) as temporary:
-        open(temporary, "wb").close()  # raises the right error if the folder is missing or read-only
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # torch's zip writer hides the operating system's error
-            free = shutil.disk_usage(path.parent).free
-            raise OSError(errno.ENOSPC, f"could not be written whole ({free / 1e6:.0f} MB are free there)", str(path)) from error
+    with replacing(path) as temporary, open(temporary, "wb") as file:  # given a path, torch would hide the operating system's error
+        torch.save(state, file)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -112,13 +106,13 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; name one that train.py wrote (its --resume auto finds the newest)")
     try:
-        with warnings.catch_warnings(), utf8_path(path) as readable:
+        with naming(path), warnings.catch_warnings(), utf8_path(path) as readable:
             warnings.simplefilter("ignore")
             checksums = saved_checksums(readable)
             state = torch.load(readable, map_location="cpu", weights_only=True, mmap=True)
-    except PermissionError:
-        raise
     except Exception as error:  # a damaged file raises any of them
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: the content asks for impossible positions
+            raise  # the file may be whole
         raise UserError(f"{path} is damaged or not a checkpoint of this program ({type(error).__name__}); use an older one") from error
     state = state if isinstance(state, dict) else {}
     if missing := [key for key in keys if key not in state]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from nano_hindi.common import visible
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, system_error
 
 
 class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -64,12 +64,14 @@ _REMEDIES = {  # an error of the operating system about a file: what the user ca
     ),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), f"give another name, or {_PLACE}"),
 }
+_OTHER_REMEDY = "check the disk or the network drive, then run the same command again"  # a dying disk, a lost connection, ...
 
 
 def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
     """Make `main(argv=None)` a command with a UTF-8 console.
 
-    A user error or a full disk exits with one line on stderr and code 2, Ctrl-C with code 130.
+    A user error or one of the operating system, such as a full disk, exits with one line on stderr
+    and code 2, Ctrl-C with code 130.
     """
 
     @functools.wraps(main)
@@ -78,7 +80,9 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # torch.compile warns about PyTorch's own code
-                return main(argv) or 0
+                code = main(argv) or 0
+            _flush_stdout()
+            return code
         except UserError as error:
             return _fail(str(error))
         except KeyboardInterrupt as stop:
@@ -88,9 +92,7 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
             sys.stdout = None
             return 0
         except OSError as error:
-            if error.errno not in _REMEDIES:
-                raise
-            return _fail(f"{error.filename or 'the output'}: {error.strerror}; {_REMEDIES[error.errno]}")
+            return _fail(f"{system_error(error)}; {_REMEDIES.get(error.errno or 0, _OTHER_REMEDY)}")
 
     return run
 
@@ -118,6 +120,8 @@ def exit_at_once(code: int) -> NoReturn:
 
 
 def _fail(message: str) -> int:
+    with contextlib.suppress(OSError):
+        _flush_stdout()
     line = "error: " + visible(" ".join(message.split()))
     with _once_per_machine(line) as is_first:
         if is_first:
@@ -151,6 +155,20 @@ def _once_per_machine(line: str) -> Iterator[bool]:
             store.set(f"{key}: done", "")
         else:
             store.wait([f"{key}: done"])
+
+
+def _flush_stdout() -> None:
+    """Flush stdout.
+
+    If that fails, drop it before raising OSError: the interpreter would try again at its end, with
+    a traceback and another exit code.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        sys.stdout = None
+        raise
 
 
 def use_utf8_console() -> None:

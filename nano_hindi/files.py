@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nano_hindi.common import IS_WINDOWS, visible
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 
 LOCK = ".lock"
 HOLDER = ".lock.txt"  # who has locked the folder: on Windows a locked file cannot be read
@@ -36,9 +36,10 @@ def replacing(path: Path) -> Iterator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(path.name + ".tmp")
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        with naming(temporary):
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -70,11 +71,12 @@ def rename(source: Path, target: Path) -> None:
                 raise
             time.sleep(wait)
     if not IS_WINDOWS:
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with naming(target.parent):
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 @contextlib.contextmanager
@@ -132,7 +134,8 @@ def locked(folder: Path, work: str, flag: str, tell: Callable[[str], None] = pri
                 raise
             tell(visible(f"notice: {folder} is on a drive without file locks; do not use it from a second run"))
         try:
-            (folder / HOLDER).write_text(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}, {work}", encoding="utf-8")
+            with naming(folder / HOLDER):
+                (folder / HOLDER).write_text(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}, {work}", encoding="utf-8")
             yield
         finally:
             _unlock(folder, lock, shared=False)

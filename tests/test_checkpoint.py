@@ -82,8 +82,7 @@ def test_failed_save_keeps_the_old_checkpoints_and_no_partial_file(tmp_path, mon
     ckpt.save_checkpoint(tmp_path, state(1), keep=1)
 
     def half(obj, file):
-        with open(file, "wb") as f:
-            f.write(b"half")
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)

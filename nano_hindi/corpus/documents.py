@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 from nano_hindi.files import utf8_path
 
 MARKER = b"<|endoftext|>"
@@ -139,9 +139,16 @@ def _require_file(path: str | Path) -> None:
         raise UserError(f"there is no file {path}; check the name")
 
 
-def _open(path: str | Path) -> BinaryIO:
+@contextlib.contextmanager
+def _open(path: str | Path) -> Iterator[BinaryIO]:
     _require_file(path)
-    return open(path, "rb")
+    with naming(path):
+        file = open(path, "rb")  # noqa: SIM115 - closed below
+        try:
+            yield file
+        finally:
+            with contextlib.suppress(OSError):  # a file that was only read loses nothing; a generator is closed where nobody sees an error
+                file.close()
 
 
 def _read_text(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
@@ -220,11 +227,13 @@ def _parquet(path: str | Path) -> Iterator:
     import pyarrow.parquet
 
     try:
-        with utf8_path(Path(path)) as readable, pyarrow.parquet.ParquetFile(readable, buffer_size=2**20) as file:
+        with naming(path), utf8_path(Path(path)) as readable, pyarrow.parquet.ParquetFile(readable, buffer_size=2**20) as file:
             if TEXT_COLUMN not in file.schema_arrow.names:
                 raise UserError(f"{path} has no column {TEXT_COLUMN!r}, only {', '.join(file.schema_arrow.names)}")
             yield file
     except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file's content
+            raise
         raise UserError(f"{path} is not a readable parquet file ({_reason(error)}); download or copy it again") from error
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from nano_hindi.corpus.prepared import write_digests
 from nano_hindi.corpus.tokenize import SPLITS, Summary
 from nano_hindi.dataloader import TOKEN_BYTES
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 from nano_hindi.files import rename, write_metadata, write_text
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
@@ -91,7 +91,7 @@ class Shards:
 
         Call it for each of `paths`, in order.
         """
-        with open(path, "r+b") as shard:
+        with naming(path), open(path, "r+b") as shard:
             summary = Summary(**json.loads(shard.readline()))
             end_of_line = shard.tell()
             for name in SPLITS:
@@ -107,7 +107,7 @@ class Shards:
         """
         path, position = self.folder / f"{name}.bin", self.summary.counts[f"{name}_tokens"] * TOKEN_BYTES
         path.touch()
-        with open(path, "r+b") as file:
+        with naming(path), open(path, "r+b") as file:
             if file.seek(0, os.SEEK_END) < position:
                 raise UserError(f"{path} is damaged; delete {self.folder} to start over")
             file.seek(position)
@@ -137,4 +137,5 @@ def discard(folder: Path) -> None:
     shutil.rmtree(deleted, ignore_errors=True)  # what a killed run left
     if folder.exists():
         rename(folder, deleted)
-        shutil.rmtree(deleted)
+        with naming(deleted):
+            shutil.rmtree(deleted)

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 from nano_hindi.files import read_metadata, rename, write_metadata
 
 OF_NO_LATER_USE = ("complete", "position", "reader", "tokenizer_fingerprint", "written")  # all other lines are copied to metadata.txt
@@ -70,15 +70,17 @@ class UnfinishedCorpus:
     def open(self, size: int) -> BinaryIO:
         """Open the part file, truncated to its `size` valid bytes, to append to it."""
         self.part.parent.mkdir(parents=True, exist_ok=True)
-        file = open(self.part, "r+b" if size else "wb")  # noqa: SIM115 - the caller closes it
-        file.truncate(size)
-        file.seek(size)
+        with naming(self.part):
+            file = open(self.part, "r+b" if size else "wb")  # noqa: SIM115 - the caller closes it
+            file.truncate(size)
+            file.seek(size)
         return file
 
     def record(self, file: BinaryIO, state: dict) -> None:
         """Flush the part file to disk, then write `state` to the progress file."""
-        file.flush()
-        os.fsync(file.fileno())
+        with naming(self.part):
+            file.flush()
+            os.fsync(file.fileno())
         write_metadata(self.progress, state)
         self.recorded = {key: str(value) for key, value in state.items()}
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import visible
 from nano_hindi.console import count, shown
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 from nano_hindi.files import rename, write_text
 
 if TYPE_CHECKING:
@@ -92,10 +92,11 @@ def new_export(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part)
     part.mkdir(parents=True)
     try:
-        yield part
-        for name in FILES:
-            with open(part / name, "rb+") as file:
-                os.fsync(file.fileno())
+        with naming(part):
+            yield part
+            for name in FILES:
+                with open(part / name, "rb+") as file:
+                    os.fsync(file.fileno())
         (folder / "config.json").unlink(missing_ok=True)
         for name in FILES:
             rename(part / name, folder / name)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 from nano_hindi.files import utf8_path
 from nano_hindi.tokenizer.definition_check import DEFINITIONS, panics_as_errors, require_sound_definition
 
@@ -33,7 +33,7 @@ def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
         )
     is_local = folder.is_dir()
     try:
-        with quiet_libraries(), panics_as_errors(), utf8_path(folder) as readable:
+        with naming(folder), quiet_libraries(), panics_as_errors(), utf8_path(folder) as readable:
             from huggingface_hub import try_to_load_from_cache
             from tokenizers import Tokenizer as Backend
 
@@ -51,6 +51,8 @@ def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
                 if auto.get_vocab().items() <= from_file.get_vocab(with_added_tokens=True).items():
                     backend = from_file
     except Exception as error:
+        if is_local and isinstance(error, OSError) and error.errno is not None:  # the files may be good
+            raise
         raise UserError(_why_no_tokenizer(name, is_local, error)) from error
     bos_id, eos_id = (backend.token_to_id(str(token)) if token is not None else None for token in (auto.bos_token, auto.eos_token))
     return backend, bos_id, eos_id

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 from nano_hindi.files import replacing
 
 PATIENCE = 30  # seconds that wandb may take to connect to its server, and to send the rest at the end
@@ -50,7 +50,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     replaced by another invalid line, so that memory is bounded."""
     if not path.is_file():
         return
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         while line := file.readline(LONGEST_LINE):
             rest = line
             while len(rest) == LONGEST_LINE and not rest.endswith(b"\n"):
@@ -92,7 +92,8 @@ class Metrics:
         """Write all pending lines. Raises OSError if that fails: a checkpoint must not be saved
         before the records that lead up to it."""
         while self._unwritten:
-            with open(self.path, "ab", buffering=0) as file:  # on a full disk half a line may be written: the other half follows when there is room
+            # on a full disk half a line may be written: the other half follows when there is room
+            with naming(self.path), open(self.path, "ab", buffering=0) as file:
                 self._unwritten = self._unwritten[file.write(self._unwritten) :]
 
 

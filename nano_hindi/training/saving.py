@@ -14,7 +14,7 @@ import torch
 
 from nano_hindi.checkpoint import save_checkpoint, save_model
 from nano_hindi.console import shown
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming, system_error
 
 PATIENCE = 5.0  # seconds that the writer has left after a second Ctrl-C
 
@@ -85,8 +85,8 @@ class Saver:
 
     def _fail(self, error: Exception) -> None:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        if isinstance(error, OSError) and error.strerror:
-            reason = f"{error.filename}: {error.strerror}"
+        if isinstance(error, OSError):
+            reason = system_error(error)
         self.failure = f"step {self._step} is not saved ({' '.join(reason.split())[:300]})"
         self.tell(f"notice: {self.failure}; training continues")
 
@@ -136,5 +136,5 @@ def finish_copies() -> None:
 
 def flush_to_disk(path: Path) -> None:
     """Flush a file to disk, so that it survives a power cut."""
-    with open(path, "ab") as file:
+    with naming(path), open(path, "ab") as file:
         os.fsync(file.fileno())
