@@ -6,6 +6,7 @@ CHECKPOINT_KEYS; `model.pt` holds those of MODEL_KEYS.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import errno
 import re
@@ -129,9 +130,11 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} does not fit its own configuration ({reason[:REASON_CHARACTERS]}); use an older one") from error
-    for part in ("model_state_dict", "optimizers", "rng") if is_complete else ("model_state_dict",):
-        for name, tensor in named_tensors(state[part], part):
-            if checksum(tensor) not in checksums:
+    used = {part: state[part] for part in (("model_state_dict", "optimizers", "rng") if is_complete else ("model_state_dict",))}
+    names, tensors = zip(*named_tensors(used), strict=True)
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        for name, found in zip(names, threads.map(checksum, tensors), strict=True):
+            if found not in checksums:
                 raise UserError(f"{path} is damaged: {name} does not match its checksum; use an older one")
     try:
         require_finite(state["model_state_dict"])
@@ -162,13 +165,13 @@ def checksum(tensor: Tensor) -> tuple[int, int]:
     return content.nbytes, zlib.crc32(content.data)
 
 
-def named_tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(tree: dict) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of nested dicts, each with its keys as its name."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, dict):
-        for key, content in value.items():
-            yield from named_tensors(content, f"{name} {key}")
+    for key, content in tree.items():
+        if isinstance(content, Tensor):
+            yield str(key), content
+        elif isinstance(content, dict):
+            yield from ((f"{key} {name}", tensor) for name, tensor in named_tensors(content))
 
 
 def print_skipped(error: UserError) -> None:

@@ -237,7 +237,7 @@ def test_flipped_bit_anywhere_is_found_named_and_skipped(tmp_path, capsys):
     ckpt.save_checkpoint(tmp_path, state(5), keep=9)
     path = ckpt.save_checkpoint(tmp_path, state(6), keep=9)
     tensors = [name for name in records(path) if name.startswith("data/")]
-    assert len(tensors) == len(list(ckpt.named_tensors(state(6), "")))
+    assert len(tensors) == len(list(ckpt.named_tensors(state(6))))
     for record in ("data.pkl", "byteorder", *tensors):
         with flipped_bit(path, record):
             with pytest.raises(UserError, match=r"damaged|does not fit") as refusal:
@@ -250,13 +250,13 @@ def test_flipped_bit_anywhere_is_found_named_and_skipped(tmp_path, capsys):
 
 def test_damaged_tensor_is_named_and_inference_reads_only_the_weights(tmp_path):
     path = ckpt.save_checkpoint(tmp_path, state(6), keep=9)
-    names = [name for name, _ in ckpt.named_tensors(state(6), "")]
+    names = [name for name, _ in ckpt.named_tensors(state(6))]
     numbers = {name: f"data/{i}" for i, name in enumerate(names)}
-    with flipped_bit(path, numbers[" model_state_dict lm_head.weight"]):
+    with flipped_bit(path, numbers["model_state_dict lm_head.weight"]):
         for keys in (ckpt.MODEL_KEYS, ckpt.CHECKPOINT_KEYS):
             with pytest.raises(UserError, match=r"damaged: model_state_dict lm_head\.weight does not match its checksum"):
                 ckpt.load_checkpoint(path, keys)
-    with flipped_bit(path, numbers[" optimizers adamw lm_head.weight exp_avg"]):
+    with flipped_bit(path, numbers["optimizers adamw lm_head.weight exp_avg"]):
         assert ckpt.load_checkpoint(path, ckpt.MODEL_KEYS)["step"] == 6
         with pytest.raises(UserError, match=r"damaged: optimizers adamw lm_head\.weight exp_avg does"):
             ckpt.load_checkpoint(path)
