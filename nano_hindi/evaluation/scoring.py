@@ -152,6 +152,7 @@ def _load_causal_lm(folder: Path, trust_remote_code: bool) -> torch.nn.Module:
 
     try:
         with quiet_libraries(), utf8_path(folder) as readable:
+            _require_layers(readable, trust_remote_code)
             model, info = AutoModelForCausalLM.from_pretrained(
                 readable, local_files_only=True, trust_remote_code=trust_remote_code, output_loading_info=True
             )
@@ -162,6 +163,22 @@ def _load_causal_lm(folder: Path, trust_remote_code: bool) -> torch.nn.Module:
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder} lacks weights of a causal language model ({', '.join(missing[:3])}); download it again, or use another model")
     return model.eval()
+
+
+def _require_layers(folder: Path, trust_remote_code: bool) -> None:
+    """Raise ValueError if the configuration of a folder has more layers than there are tensors, in
+    safetensors files: transformers would build them first, whatever time and memory they take."""
+    from safetensors import safe_open
+    from transformers import AutoConfig
+
+    tensors = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as content:
+            tensors += len(content.keys())
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    if 0 < tensors < layers:
+        raise ValueError(f"it has {layers} layers, but {tensors} tensors")
 
 
 def span_bounds(tokens: int, context: int) -> Iterator[tuple[int, int, int]]:

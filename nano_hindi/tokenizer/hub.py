@@ -99,19 +99,23 @@ def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence the warnings of transformers and huggingface_hub within the block, and restore their
-    log levels after it."""
+    """Silence the warnings and progress bars of transformers and huggingface_hub within the block,
+    and restore their settings after it."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
     loggers = (transformers_logging, hub_logging)
-    levels = [logger.get_verbosity() for logger in loggers]
+    levels, has_bars = [logger.get_verbosity() for logger in loggers], transformers_logging.is_progress_bar_enabled()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             for logger in loggers:
                 logger.set_verbosity_error()
+            if has_bars:
+                transformers_logging.disable_progress_bar()
             yield
         finally:
+            if has_bars:
+                transformers_logging.enable_progress_bar()
             for logger, level in zip(loggers, levels, strict=True):
                 logger.set_verbosity(level)

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import timing
 import torch
-from optimizer_step import take_step
 
 from nano_hindi.checkpoint import CHECKPOINT_KEYS, FORMAT, MODEL_KEYS, load_checkpoint, save_checkpoint, save_model
 from nano_hindi.config import get_config, get_train_config
 from nano_hindi.distributed import World
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
+from optimizer_step import take_step
 
 ROUNDS = 7
 
