@@ -272,10 +272,9 @@ def test_metadata_round_trip(tmp_path):
 def test_file_that_is_not_metadata_is_refused(tmp_path):
     with pytest.raises(UserError, match="missing"):
         read_metadata(tmp_path / "none.txt")
-    for content in (b"no colon here\n", b"a: \xff\n"):
-        (tmp_path / "m.txt").write_bytes(content)
-        with pytest.raises(UserError, match="does not consist of"):
-            read_metadata(tmp_path / "m.txt")
+    (tmp_path / "m.txt").write_bytes(b"no colon here\n")
+    with pytest.raises(UserError, match="does not consist of"):
+        read_metadata(tmp_path / "m.txt")
 
 
 @pytest.fixture

@@ -342,10 +342,10 @@ def test_partially_written_metrics_line_is_completed_later(tmp_path):
     script = (
         "import resource, sys; from pathlib import Path; from nano_hindi.training.metrics import Metrics\n"
         "metrics = Metrics(Path(sys.argv[1]))\n"
-        "metrics.write({'step': 1, 'loss': 2.5})\n"
+        "metrics.write({'step': 1, 'tokens': 0})\n"
         "limit = lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
         "limit(40)\n"
-        "metrics.write({'step': 2, 'loss': 1.5}); metrics.write({'step': 3, 'loss': 0.5})\n"
+        "metrics.write({'step': 2, 'tokens': 9}); metrics.write({'step': 3, 'tokens': 9})\n"
         "size = Path(sys.argv[1]).stat().st_size\n"
         "try: metrics.flush()\n"
         "except OSError as error: print(size, error.errno)\n"
@@ -355,7 +355,7 @@ def test_partially_written_metrics_line_is_completed_later(tmp_path):
     path = tmp_path / "metrics.jsonl"
     done = run_command([sys.executable, "-c", script, path])
     assert done.stdout.split() == ["40", "27"], done.stderr
-    assert read_metrics(path) == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 1.5}, {"step": 3, "loss": 0.5}]
+    assert read_metrics(path) == [{"step": 1, "tokens": 0}, {"step": 2, "tokens": 9}, {"step": 3, "tokens": 9}]
 
 
 def test_checkpoint_is_not_saved_before_its_metrics(data_dir, tmp_path, straight, monkeypatch, capsys):
@@ -557,7 +557,7 @@ def test_all_ranks_are_refused_together(data_dir, tmp_path):
         done = run_command(argv)
     assert done.returncode != 0
     assert f"process {os.getpid()}, since" in done.stderr
-    assert done.stderr.count("is training there") == 2
+    assert done.stderr.count("is training there") == 1  # once per machine
 
 
 # ---- data that changes under a run

@@ -255,7 +255,6 @@ sys.path[:0] = ["tests", "tests/support"]
 
 if __name__ == "__main__":  # the workers need none of this
     from data import preprocess
-from faulty_disk import each_failing_disk
     from nano_hindi.corpus import documents, shards
 
     preprocess.chunks = lambda path: documents.chunks(path, 3000)

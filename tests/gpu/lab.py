@@ -85,7 +85,6 @@ class Lab:
                     config=config,
                     world=world,
                     folder=folder,
-                    data_dir=folder,
                     data=None,
                     model=model,
                     optimizer=optimizer,
