@@ -27,7 +27,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nano_hindi.corpus.documents import BATCH_CHARACTERS, PARQUET_ROWS, TEXT_COLUMN
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 
 if TYPE_CHECKING:
     import datasets
@@ -294,5 +294,6 @@ def say(line: str) -> None:
     """Print a line, above the progress bar if there is one."""
     from tqdm import tqdm
 
-    tqdm.write(line)
-    sys.stdout.flush()
+    with naming("the output"):
+        tqdm.write(line)
+        sys.stdout.flush()
