@@ -6,6 +6,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +74,24 @@ def rename(source: Path, target: Path) -> None:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+
+def copy_contents(source: Path, target: Path) -> None:
+    """Copy the files of a folder into another one, created if missing.
+
+    Permissions are not copied: a read-only source, or a read-only copy of an earlier run, must not
+    make the next copy impossible.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    if source.samefile(target):
+        return
+    for path in (target, *target.iterdir()):  # on Windows, a read-only file cannot be replaced
+        if not path.stat().st_mode & stat.S_IWUSR:
+            path.chmod(path.stat().st_mode | stat.S_IWUSR)
+    for path in source.iterdir():
+        if path.is_file():
+            with replacing(target / path.name) as temporary:
+                shutil.copyfile(path, temporary)
 
 
 # ---- a folder has one writer, or any number of readers: locks of the operating system, released

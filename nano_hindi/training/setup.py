@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from nano_hindi.console import Console, shown
 from nano_hindi.corpus.prepared import DataInfo
 from nano_hindi.dataloader import SequenceLoader, TrainBatches, val_batches
 from nano_hindi.distributed import World, require_same, weight_sums
+from nano_hindi.files import copy_contents
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.model import GPT
@@ -109,7 +109,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     world.print(f"at once     {config.device_batch_size} sequences on each device")
     world.print(f"folder      {shown(args.checkpoint_dir)}; Ctrl-C saves and stops")
     if world.is_main:
-        shutil.copytree(args.data_dir / "tokenizer", args.checkpoint_dir / "tokenizer", dirs_exist_ok=True)
+        copy_contents(args.data_dir / "tokenizer", args.checkpoint_dir / "tokenizer")
     console = Console(world.is_main)
     return Run(
         preset=plan.preset,
