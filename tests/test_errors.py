@@ -1,6 +1,7 @@
 """Errors of the operating system name a file, whoever raises them."""
 
 import errno
+import io
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,24 @@ def test_failed_write_of_python_and_of_torch_names_the_file(work, buffering):
     with pytest.raises(OSError) as caught, naming("a/b.pt"), open("/dev/full", "wb", buffering=buffering) as file:
         work(file)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "a/b.pt")
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_torch_save_that_fails_at_any_write_raises_the_error_of_the_system(number):
+    """After some writes, torch raises a RuntimeError of its own."""
+
+    class File(io.BytesIO):
+        writes = 0
+
+        def write(self, data):
+            self.writes += 1
+            if self.writes >= number:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().write(data)
+
+    with pytest.raises(OSError) as caught, naming("a.pt"):
+        save(File())
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, "a.pt")
 
 
 def test_error_of_a_rust_library_is_an_os_error_with_a_name(tmp_path):
