@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nano_hindi.common import IS_WINDOWS, visible
+from nano_hindi.errors import naming
 
 NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")  # notebook cells look like a terminal, but cannot rewrite a line
 
@@ -222,4 +223,5 @@ class Progress:
         of_total = f"/{count(self.total)}" if self.total else ""
         left = f", {duration((self.total - self.done) / rate)} left" if self.total and rate > 0 and self.done < self.total else ""
         extra = "".join(f", {key} {value}" for key, value in self.postfix.items())
-        print(f"{self.description}: {count(self.done)}{of_total} {self.unit} ({count(rate)}/s{left}){extra}", flush=True)
+        with naming("the output"):  # not the file whose progress this is
+            print(f"{self.description}: {count(self.done)}{of_total} {self.unit} ({count(rate)}/s{left}){extra}", flush=True)

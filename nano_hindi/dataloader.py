@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from nano_hindi.errors import UserError
-from nano_hindi.files import file_size
+from nano_hindi.files import close_read, file_size
 
 IGNORED = -1  # target of a padding position
 RESTORE = "restore it, or run data/preprocess.py again"
@@ -54,7 +54,7 @@ class TokenFile:
         self.digests: list[str] = []  # of its chunks, as data/preprocess.py recorded them; set by `require_digests`
         file_size(self.path)
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed with this object
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, close_read, self._file)
         self._lock = threading.Lock()
         self._opened = self._state()
         self.size = self._opened[0]  # bytes

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from nano_hindi.common import IS_WINDOWS, visible
 from nano_hindi.errors import UserError, naming
@@ -239,7 +240,8 @@ else:
                 for name in (HOLDER, LOCK):
                     (folder / name).unlink(missing_ok=True)
         if lock is not None:
-            os.close(lock)
+            with contextlib.suppress(OSError):  # as Linux does, the file is closed all the same
+                os.close(lock)
 
 
 def _holder(folder: Path) -> str:
@@ -272,10 +274,18 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """
     file_size(Path(path))
     try:
-        pairs = [line.split(":", 1) for line in Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines() if line.strip()]
+        with naming(path):
+            text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        pairs = [line.split(":", 1) for line in text.splitlines() if line.strip()]
         return {key.strip(): value.strip() for key, value in pairs}
     except ValueError as error:  # no colon
         raise UserError(f"{path} does not consist of `key: value` lines; run the command that wrote it again") from error
+
+
+def close_read(file: IO[bytes]) -> None:
+    """Close a file that was only read: nothing is lost if that fails."""
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 def file_digest(path: Path) -> str:
@@ -283,7 +293,7 @@ def file_digest(path: Path) -> str:
     to its last."""
     size = path.stat().st_size
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         for i in range(DIGEST_SAMPLES):
             file.seek(max(0, size - DIGEST_SAMPLE_BYTES) * i // (DIGEST_SAMPLES - 1))
             digest.update(file.read(DIGEST_SAMPLE_BYTES))

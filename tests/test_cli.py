@@ -5,8 +5,10 @@ import datetime
 import errno
 import io
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,11 +36,27 @@ def test_user_error_is_one_line_with_code_2(capsys):
     assert (code, output.out, output.err) == (2, "", "error: no such file; do this\n")
 
 
-def test_full_disk_is_one_line_with_code_2(capsys):
-    code, output = run(lambda: fail(OSError(errno.ENOSPC, "No space left on device", "x.bin")), capsys)
+@pytest.mark.parametrize("number", sorted(errno.errorcode.keys() - {errno.EPIPE, errno.ESHUTDOWN}), ids=errno.errorcode.get)
+def test_any_error_of_the_system_is_one_line_with_code_2(capsys, number):
+    code, output = run(lambda: fail(OSError(number, os.strerror(number), "x.bin")), capsys)
+    assert (code, output.out) == (2, "")
+    assert re.fullmatch(re.escape(f"error: x.bin: {os.strerror(number)}; ") + "[^\n]+, then run the same command again\n", output.err), output.err
+
+
+def test_error_of_a_library_without_a_number_is_one_line_with_code_2(capsys):
+    code, output = run(lambda: fail(OSError("the footer\nis cut")), capsys)
     assert code == 2
-    assert output.err.count("\n") == 1
-    assert "x.bin: No space left" in output.err
+    assert output.err.startswith("error: the output: the footer is cut; ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a full disk")
+@pytest.mark.parametrize("body", ["print('a')", "print('a') or open('missing')"])
+def test_output_that_cannot_be_written_is_one_line_with_code_2(body):
+    script = f"import sys; from nano_hindi.cli import command_line; sys.exit(command_line(lambda argv=None: {body})([]))"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert re.fullmatch("error: [^\n]+\n", done.stderr), done.stderr
 
 
 # ---- torchrun

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nano_hindi.errors import UserError, naming
-from nano_hindi.files import utf8_path
+from nano_hindi.files import close_read, utf8_path
 
 MARKER = b"<|endoftext|>"
 _MARKER_LINE = re.compile(rb"(?m)^\\*" + re.escape(MARKER) + rb"\r?$")
@@ -147,8 +147,7 @@ def _open(path: str | Path) -> Iterator[BinaryIO]:
         try:
             yield file
         finally:
-            with contextlib.suppress(OSError):  # a file that was only read loses nothing; a generator is closed where nobody sees an error
-                file.close()
+            close_read(file)  # a generator is closed where nobody catches an error
 
 
 def _read_text(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterator[str]:

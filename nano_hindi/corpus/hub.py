@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from nano_hindi.common import visible
 from nano_hindi.corpus.documents import BATCH_CHARACTERS, TEXT_COLUMN, rows_at_once
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 
 if TYPE_CHECKING:
     import datasets
@@ -296,5 +296,6 @@ def say(line: str) -> None:
     """Print a line, above the progress bar if there is one."""
     from tqdm import tqdm
 
-    tqdm.write(visible(line))
-    sys.stdout.flush()
+    with naming("the output"):
+        tqdm.write(visible(line))
+        sys.stdout.flush()

@@ -9,6 +9,7 @@ bytes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -137,5 +138,5 @@ def discard(folder: Path) -> None:
     shutil.rmtree(deleted, ignore_errors=True)  # what a killed run left
     if folder.exists():
         rename(folder, deleted)
-        with naming(deleted):
+        with contextlib.suppress(OSError):  # the next start deletes the rest
             shutil.rmtree(deleted)

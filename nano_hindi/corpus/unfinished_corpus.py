@@ -9,8 +9,10 @@ atomically, after the part file is flushed to disk.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
@@ -67,20 +69,19 @@ class UnfinishedCorpus:
             "--overwrite starts over, another --output_dir keeps both"
         )
 
-    def open(self, size: int) -> BinaryIO:
+    @contextlib.contextmanager
+    def open(self, size: int) -> Iterator[BinaryIO]:
         """Open the part file, truncated to its `size` valid bytes, to append to it."""
         self.part.parent.mkdir(parents=True, exist_ok=True)
-        with naming(self.part):
-            file = open(self.part, "r+b" if size else "wb")  # noqa: SIM115 - the caller closes it
+        with naming(self.part), open(self.part, "r+b" if size else "wb") as file:
             file.truncate(size)
             file.seek(size)
-        return file
+            yield file
 
     def record(self, file: BinaryIO, state: dict) -> None:
         """Flush the part file to disk, then write `state` to the progress file."""
-        with naming(self.part):
-            file.flush()
-            os.fsync(file.fileno())
+        file.flush()
+        os.fsync(file.fileno())
         write_metadata(self.progress, state)
         self.recorded = {key: str(value) for key, value in state.items()}
 

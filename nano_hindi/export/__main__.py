@@ -101,7 +101,8 @@ def new_export(folder: Path) -> Iterator[Path]:
         for name in FILES:
             rename(part / name, folder / name)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            shutil.rmtree(part)
 
 
 def write_json(path: Path, content: dict) -> None:
