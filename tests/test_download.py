@@ -21,7 +21,6 @@ import nano_hindi.corpus.hub
 import standin
 from conftest import ROOT, run_command, run_script, wait_until
 from data import download
-from faulty_disk import contents, each_failing_disk
 from hub import Fault, Hub, make_sangraha
 from nano_hindi.corpus.documents import read_documents, write_document
 from nano_hindi.corpus.prepared import check_data
@@ -148,24 +147,6 @@ def test_interrupted_run_keeps_the_old_corpus_and_no_partial_file(tmp_path, monk
     assert run(tmp_path / "raw", "--source", bad, *NO_TOKENIZER, "--overwrite") == (130 if end == "Ctrl-C" else 2)
     assert {p.name: p.read_bytes() for p in (tmp_path / "raw").iterdir()} == before
     assert capsys.readouterr().err.strip().count("\n") == 0
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("source", ["sample", "files"])
-def test_disk_that_fails_at_any_change_leaves_what_the_same_command_completes(tmp_path, monkeypatch, capsys, source, overwrite):
-    monkeypatch.setattr(download, "stories", lambda seed: iter(["एक", "दो"]))
-    text, other = write_texts(tmp_path / "a.txt", ["एक", "दो"]), write_texts(tmp_path / "b.txt", ["तीन"])
-    argv = ["--source", *([text] if source == "files" else ["sample", "--max_tokens", 50]), *([] if source == "sample" else NO_TOKENIZER)]
-    assert run(tmp_path / "straight", *argv) == 0
-    for disk, out in each_failing_disk(tmp_path / "out"):
-        if overwrite:
-            assert run(out, "--source", other, *NO_TOKENIZER) == 0
-        with monkeypatch.context() as patch:
-            disk.patch(patch)
-            code = run(out, *argv, *(["--overwrite"] if overwrite else []))
-        assert code == 2 or not list(out.glob("*.part"))
-        assert run(out, *argv, *(["--overwrite"] if overwrite else [])) == 0, (disk.at, capsys.readouterr().err)
-        assert contents(out, b"created:") == contents(tmp_path / "straight", b"created:"), disk.at
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 
 import standin
 from conftest import run_command
-from faulty_disk import contents, each_failing_disk
 from nano_hindi.checkpoint import save_model
 from nano_hindi.config import GPTConfig
 from nano_hindi.engine import generate_tokens
@@ -481,25 +480,6 @@ def test_killed_export_does_not_load_and_is_repeated(checkpoint, tmp_path, monke
         load(tmp_path)
     assert export.main(arguments) == 0
     assert sorted(os.listdir(tmp_path)) == sorted(export.FILES)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("earlier", [False, True])
-def test_disk_that_fails_at_any_change_leaves_what_the_same_command_completes(checkpoint, tmp_path, monkeypatch, earlier):
-    def export_to(folder) -> int:
-        return export.main(["--checkpoint", str(checkpoint), "--output_dir", str(folder), "--data_dir", str(tmp_path / "none")])
-
-    trained = load_for_inference(checkpoint)  # once: it takes longer than the rest
-    monkeypatch.setattr("nano_hindi.inference.loading.load_for_inference", lambda path: trained)
-    assert export_to(tmp_path / "straight" / "model") == 0
-    for disk, out in each_failing_disk(tmp_path / "out"):
-        if earlier:
-            assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(out / "model"), "--dtype", "bfloat16"]) == 0
-        with monkeypatch.context() as patch:
-            disk.patch(patch)
-            assert export_to(out / "model") in (0, 2)
-        assert export_to(out / "model") == 0, disk.at
-        assert contents(out) == contents(tmp_path / "straight"), disk.at
 
 
 def test_user_errors_are_one_line(tmp_path, capsys, checkpoint):

@@ -46,6 +46,12 @@ COMMANDS = {
     "resume": f"{TRAIN} --checkpoint_dir DISK/out",
     "export": "nano_hindi.export --checkpoint DISK/in/run --data_dir DISK/in/data --output_dir DISK/out",
 }
+BEFORE = {  # commands whose output another one replaces
+    "download files": "data/download.py --source DISK/in/more.jsonl --tokenizer DISK/in/data/standin --output_dir DISK/out",
+    "preprocess": "data/preprocess.py --train_tokenizer 512 --workers 1 --input DISK/in/text.txt --val_fraction 0.5 --output_dir DISK/out",
+    "export": "nano_hindi.export --checkpoint DISK/in/run --data_dir DISK/in/data --dtype bfloat16 --output_dir DISK/out",
+}
+COMMANDS |= {f"{name}, over another": COMMANDS[name] + " --overwrite" * (name == "download files") for name in BEFORE}
 SAMPLE = {CHANGES: 12, READS: 4}  # calls that fail in an ordinary run of the tests
 SLOW = {"preprocess with two workers", "preprocess and report", "train", "resume"}  # half as many
 OF_A_FAILED_COMMAND = re.compile(r".*(\.tmp|\.part|\.progress\.txt|\.deleted|\.lock|\.lock\.txt)|unfinished_export")
@@ -86,6 +92,8 @@ class Disk:
     def prepare(self, name: str) -> None:
         """Make the output folder what it is before the command `name`."""
         shutil.rmtree(self.out, ignore_errors=True)
+        if name.endswith(", over another"):
+            assert self.run(BEFORE[name.removesuffix(", over another")]).code == 0
         if name == "resume":
             shutil.copytree(self.folder / "in/run", self.out)
             for path in (self.out / "model.pt", *(path for step, path in list_checkpoints(self.out) if step > 4)):
@@ -135,9 +143,9 @@ def unfinished(path: Path, out: Path) -> bool:
     return any(OF_A_FAILED_COMMAND.fullmatch(part) for part in path.relative_to(out).parts)
 
 
-def problems(disk: Disk, ended: Ended, whole: dict, error: int) -> Iterator[str]:
-    """Yield what is wrong after a command that met a fault; `whole` has the contents after one that
-    met none."""
+def problems(disk: Disk, ended: Ended, before: dict, whole: dict, error: int) -> Iterator[str]:
+    """Yield what is wrong after a command that met a fault; `before` has the contents before it,
+    `whole` those after one that met none."""
     unsaved = re.findall(r"step (\d+) is not saved \((.*)\); training continues", ended.out)
     found = contents(disk.out)
     missing, log = whole.keys() - found.keys(), {"metrics.jsonl"}
@@ -154,7 +162,7 @@ def problems(disk: Disk, ended: Ended, whole: dict, error: int) -> Iterator[str]
         yield f"neither the error nor a file is named: {nameless}"
     if false := [path for path in re.findall(r"(?m)^saved (.*)", ended.out) if Path(path).name not in found]:
         yield f"not saved: {false}"
-    if wrong := [name for name in found.keys() - log if list(differences(found[name], whole.get(name)))]:
+    if wrong := [name for name in found.keys() - log if all(list(differences(found[name], files.get(name))) for files in (before, whole))]:
         yield f"partial or wrong: {wrong}"
 
 
@@ -172,13 +180,14 @@ def points(calls: int, sample: int) -> Iterator[tuple[int, int, bool]]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_survives_a_failing_disk(disk, name, kind):
     disk.prepare(name)
+    before = contents(disk.out)
     undisturbed, found = disk.run(COMMANDS[name], kind=kind), []
     assert (undisturbed.code, undisturbed.err) == (0, "")
     whole = contents(disk.out)
     for number, error, later in points(undisturbed.calls, SAMPLE[kind] // (2 if name in SLOW else 1)):
         disk.prepare(name)
         ended = disk.run(COMMANDS[name], number, error, later, kind)
-        wrong = list(problems(disk, ended, whole, error))
+        wrong = list(problems(disk, ended, before, whole, error))
         again = disk.run(COMMANDS[name])
         if again.code or again.err:
             wrong.append(f"again: code {again.code}, {again.err}")

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import threading
@@ -23,7 +22,6 @@ import pytest
 import standin
 from conftest import ROOT, run_script, wait_until
 from data import preprocess
-from faulty_disk import each_failing_disk
 from nano_hindi import dataloader, files
 from nano_hindi.corpus import shards, tokenize
 from nano_hindi.corpus.documents import chunks, write_document
@@ -315,31 +313,6 @@ def test_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path, tokenizer_dir
     assert "resuming" in capsys.readouterr().out
     assert contents(out) == contents(tmp_path / "straight")
     wait_until(lambda: not processes_of(tmp_path), "the end of the workers of the killed process")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("flags", [["--tokenizer"], ["--train_tokenizer", 600]])
-def test_disk_that_fails_at_any_change_leaves_what_the_same_command_completes(tmp_path, tokenizer_dir, monkeypatch, flags):
-    """The outputs replace those of another command."""
-    small_chunks(monkeypatch, 5000)
-    corpus, other = (write_corpus(tmp_path / name, standin.documents(n)) for name, n in (("c.txt", 50), ("other.txt", 30)))
-    loaded = load_tokenizer(tokenizer_dir)  # once: it takes longer than the rest
-    monkeypatch.setattr("nano_hindi.tokenizer.load_tokenizer", lambda name: loaded if str(name) == str(tokenizer_dir) else load_tokenizer(name))
-    flags = [*flags, *([tokenizer_dir] if flags == ["--tokenizer"] else []), "--val_fraction", 0.2, "--workers", 1]
-
-    def run_on(out: Path, corpus: Path) -> int:
-        return preprocess.main(["--input", str(corpus), "--output_dir", str(out), *map(str, flags)])
-
-    assert run_on(tmp_path / "straight", corpus) == run_on(tmp_path / "before", other) == 0
-    for disk, out in each_failing_disk(tmp_path / "out"):
-        shutil.copytree(tmp_path / "before", out)
-        with monkeypatch.context() as patch:
-            disk.patch(patch)
-            assert run_on(out, corpus) in (0, 2)
-        if (out / "preprocess_meta.txt").exists():  # what is ready is whole
-            check_data(out, every_chunk=True)
-        assert run_on(out, corpus) == 0, disk.at
-        assert contents(out) == contents(tmp_path / "straight"), disk.at
 
 
 @pytest.mark.slow
