@@ -59,9 +59,11 @@ class FastEncoder:
 
 def fast_encoder(description: dict, unknown: str | None, encode: Callable[[list[str]], list[list[int]]], sample: Sequence[str]) -> FastEncoder | None:
     """Return the `FastEncoder` of a tokenizer.json, or None if it is not available or differs from
-    `encode` for `TRAPS` or `sample`."""
-    special = [token for token in description["added_tokens"] if token["content"] == unknown]  # kitoken ignores an unknown token not among them
-    plain = description | {"added_tokens": special, "post_processor": None, "truncation": None, "padding": None}
+    `encode` for `TRAPS`, `sample`, or texts with the added tokens that are not special."""
+    found = [token["content"] for token in description["added_tokens"] if not token["special"]]
+    # kitoken ignores an unknown token not among them
+    kept = [token for token in description["added_tokens"] if not token["special"] or token["content"] == unknown]
+    plain = description | {"added_tokens": kept}
     try:
         from kitoken import Kitoken
 
@@ -69,5 +71,6 @@ def fast_encoder(description: dict, unknown: str | None, encode: Callable[[list[
             encoder = FastEncoder(Kitoken.from_tokenizers(json.dumps(plain, ensure_ascii=False).encode()).to_bytes(), unknown)
     except (ImportError, ValueError, RuntimeError):  # not installed, or this kind of tokenizer is not supported
         return None
-    texts = [text for text in (*TRAPS, *sample) if encoder.can_take([text])]
+    traps = (*TRAPS, *(f"क{token}क {token} {other}{token}" for token, other in zip(found, [*found[1:], "", *found[:1]], strict=False)))
+    texts = [text for text in (*traps, *sample) if encoder.can_take([text])]
     return encoder if encoder(texts) == encode(texts) else None
