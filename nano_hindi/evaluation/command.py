@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,12 +123,12 @@ def source(args: argparse.Namespace) -> str:
 
 
 def read_texts(args: argparse.Namespace) -> list[str]:
-    """Return the documents to predict, without blank ones. The last one is cut at `max_bytes`.
-    Raises UserError if there are none."""
+    """Return the documents to predict, in NFC, without blank ones. The last one is cut at
+    `max_bytes`. Raises UserError if there are none."""
     documents = itertools.chain.from_iterable(map(read_source, args.text)) if args.text else val_documents(args.data_dir)
     texts, left = [], args.max_bytes
     for document in documents:
-        raw = document.encode()
+        raw = unicodedata.normalize("NFC", document).encode()  # its bytes are those that the scorers count
         if (text := raw[:left].decode(errors="ignore")).strip():
             texts.append(text)
         left -= len(raw)

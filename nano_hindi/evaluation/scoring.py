@@ -10,6 +10,7 @@ half a context before it.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ UNKNOWN_CONTEXT = 1024  # for a model whose configuration has none
 class Scored:
     """A text and the losses of its n tokens."""
 
-    text: str
+    text: str  # in NFC
     losses: np.ndarray  # float64 (n,): nats of each token, given bos and the tokens before it in its span
     sizes: np.ndarray  # int64 (n,): UTF-8 bytes of the text that each token covers; they sum to the bytes of the text
     positions: np.ndarray  # int64 (n,): tokens of context of each prediction; 0 = bos only
@@ -71,9 +72,12 @@ class Scorer:
         raise NotImplementedError
 
     def score(self, texts: Iterable[str]) -> Iterator[Scored]:
-        """Yield each of `texts` scored, in order. Raises UserError for text that is not valid
-        Unicode."""
-        for pool in batches(texts, POOL_CHARACTERS):
+        """Yield each of `texts` scored, in order.
+
+        Every model scores it in NFC, whatever its own tokenizer does, so that the bytes are the
+        same for all. Raises UserError for text that is not valid Unicode.
+        """
+        for pool in batches((unicodedata.normalize("NFC", text) for text in texts), POOL_CHARACTERS):
             yield from self._score_together(pool)
 
     def _score_together(self, texts: Sequence[str]) -> Iterator[Scored]:
