@@ -34,6 +34,7 @@ from nano_hindi.tokenizer.pieces import SPACE, bytes_of_ids, rewrites, unknown_p
 # contains matras, conjuncts, nukta, ZWJ, danda, two kinds of digits, spaces of all kinds, an emoji,
 # the names of special tokens
 PROBE = "  भारत की क्‍या ज़रूरत है?\n\tहाँ। १२३ 1,234.5  the end 👩‍🌾 </s><s> <|endoftext|> <0x41>\r\nक"
+_NONCHARACTER = "\U0010ffff"  # never assigned, so that no text contains it
 
 
 class Tokenizer:
@@ -104,6 +105,9 @@ class Tokenizer:
         description = json.loads(self._json)
         for token in description["added_tokens"]:
             token["special"] = token["id"] in self._plain_ids
+        if description["model"].get("type") == "Unigram":  # it finds special tokens in its vocabulary too, unless they are renamed
+            for i in self.special_ids & set(range(len(description["model"]["vocab"]))):
+                description["model"]["vocab"][i][0] = f"{_NONCHARACTER}{i}"
         if not self.rewrites:
             description["normalizer"] = without_nfc(description["normalizer"])
         return description | {"post_processor": None, "truncation": None, "padding": None}
