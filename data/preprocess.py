@@ -232,7 +232,9 @@ def finish(args, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
         "bos_id": tokenizer.bos_id,
         "eos_id": tokenizer.eos_id,
         **{f"{name}_{key}": counts[f"{name}_{key}"] for name in ("train", "val") for key in ("documents", "tokens", "bytes")},
-        **{key: counts[key] for key in ("words", "characters", "normalized_characters", "normalized_documents", "lost_characters", "lossy_documents")},
+        **{
+            key: counts[key] for key in ("words", "characters", "normalized_characters", "normalized_documents", "lost_characters", "lossy_documents")
+        },
         "fertility": f"{counts['text_tokens'] / max(counts['words'], 1):.4f}",
         "bytes_per_token": f"{(counts['train_bytes'] + counts['val_bytes']) / max(counts['text_tokens'], 1):.4f}",
     }

@@ -574,7 +574,9 @@ def test_unfinished_files_of_another_text_are_not_resumed(tmp_path, tokenizer_di
     assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 0
     assert "resuming" not in capsys.readouterr().out
     assert not unfinished.exists()
-    assert documents_of(out / "train.bin", load_tokenizer(tokenizer_dir)) == [text for text in map(nfc, texts) if not belongs_to_validation(text, 0.2)]
+    assert documents_of(out / "train.bin", load_tokenizer(tokenizer_dir)) == [
+        text for text in map(nfc, texts) if not belongs_to_validation(text, 0.2)
+    ]
 
 
 def test_finished_run_does_nothing_unless_its_files_are_damaged(tmp_path, tokenizer_dir, capsys):

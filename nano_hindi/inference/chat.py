@@ -99,8 +99,9 @@ class Chat:
         """Add `line` to the text and print it with the model's continuation, until eos,
         `max_tokens`, or `stop` is set."""
         prompt, begin = _join(self.text, line)
-        # The stream repeats the prompt as the tokenizer restores it, for example in NFC, which may be longer or shorter. `begin`
-        # follows a space, which nothing composes with, so what was printed before keeps its length whatever follows.
+        # The stream repeats the prompt as the tokenizer restores it, in NFC, which may be longer or
+        # shorter. A space is before `begin`, and nothing composes with it: the text before `begin`
+        # has the same length there whatever follows.
         printed = len(self.tokenizer.decode(self.tokenizer.encode_batch([prompt[:begin]])[0]))
         self.text, times = "", []
         for (new,) in stream_texts(self.model, self.tokenizer, prompt, self.settings, 1, stop):

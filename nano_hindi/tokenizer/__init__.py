@@ -9,8 +9,8 @@ the dummy space. Decoding, streaming and bits per byte all use that one table. (
 decodes to a space: SentencePiece reserves that character.)
 
 Text is put in NFC before it is encoded, so that a letter such as ड़ has one spelling in the corpus,
-in prompts and in evaluation. Saved definitions say so too. A tokenizer whose own normalizer rewrites
-text (NFKC, lower case) keeps that one instead.
+in prompts and in evaluation. Saved definitions say so too. A tokenizer whose own normalizer
+rewrites text (NFKC, lower case) keeps that one instead.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 tokens: `make_family(folder, name)`; all load with `AutoTokenizer.from_pretrained(folder)`.
 
 llama     SentencePiece-style BPE with a dummy space
-gemma     the same without one; runs of spaces, tabs and newlines are added tokens and in the vocabulary
+gemma     the same without one; runs of spaces, tabs and newlines are in the vocabulary and added
 neox      byte-level BPE with NFC; runs of spaces are added tokens behind the vocabulary
 qwen      byte-level BPE with NFC and a regex; special and other added tokens alternate
 unigram   SentencePiece-style Unigram with NFKC, as in T5 and ALBERT
@@ -18,9 +18,7 @@ import standin
 
 FAMILIES = ("llama", "gemma", "neox", "qwen", "unigram")
 RUNS = range(2, 32)  # lengths of the runs of spaces, tabs and newlines
-QWEN_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # as published
-)
+QWEN_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # as published
 
 
 def added_token(i: int, content: str, special: bool = False, **flags: bool) -> dict:
