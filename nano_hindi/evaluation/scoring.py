@@ -10,7 +10,6 @@ half a context before it.
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from nano_hindi.files import utf8_path
 from nano_hindi.inference.loading import TrainedModel, build_model
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 from nano_hindi.tokenizer.hub import quiet_libraries
+from nano_hindi.tokenizer.nfc import to_nfc
 
 POOL_CHARACTERS = 50_000  # characters of text whose spans are sorted by length together: hundreds of sentences, seconds of work for a CPU
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # per batch, for a model of this program
@@ -77,7 +77,7 @@ class Scorer:
         Every model scores it in NFC, whatever its own tokenizer does, so that the bytes are the
         same for all. Raises UserError for text that is not valid Unicode.
         """
-        for pool in batches((unicodedata.normalize("NFC", text) for text in texts), POOL_CHARACTERS):
+        for pool in batches((to_nfc(text) for text in texts), POOL_CHARACTERS):
             yield from self._score_together(pool)
 
     def _score_together(self, texts: Sequence[str]) -> Iterator[Scored]:

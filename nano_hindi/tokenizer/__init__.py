@@ -18,7 +18,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from nano_hindi.files import write_text
 from nano_hindi.tokenizer.definition_check import panics_as_errors
 from nano_hindi.tokenizer.hub import read_definition
 from nano_hindi.tokenizer.kitoken import FastEncoder, fast_encoder
+from nano_hindi.tokenizer.nfc import to_nfc
 from nano_hindi.tokenizer.pieces import SPACE, bytes_of_ids, rewrites, unknown_piece, with_nfc, without_nfc
 
 # contains matras, conjuncts, nukta, ZWJ, danda, two kinds of digits, spaces of all kinds, an emoji,
@@ -134,7 +134,7 @@ class Tokenizer:
     def normalize(self, text: str) -> str:
         """Return the text that is encoded: `text` in NFC, or `text` if the tokenizer has a
         normalizer of its own."""
-        return text if self.rewrites else unicodedata.normalize("NFC", text)
+        return text if self.rewrites else to_nfc(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, normalized, without bos and eos; `</s>` in a text is four
