@@ -3,6 +3,7 @@ and added tokens as the library has them."""
 
 import json
 import random
+import shutil
 import unicodedata
 
 import pytest
@@ -13,6 +14,8 @@ import standin
 from data import preprocess
 from families import FAMILIES, added_token, definition, make_family, write_folder
 from nano_hindi.corpus.documents import write_document
+from nano_hindi.corpus.prepared import check_data
+from nano_hindi.evaluation import command
 from nano_hindi.evaluation.scoring import HuggingFaceScorer
 from nano_hindi.export.__main__ import write_tokenizer
 from nano_hindi.files import read_metadata
@@ -182,6 +185,26 @@ def test_nfc_line_is_omitted_where_nothing_changed_and_old_data_is_made_again(tm
     path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("normalization")))
     assert "ready already" not in again()
     assert read_metadata(path)["normalization"] == "NFC"
+
+
+def test_data_of_an_older_version_is_read_as_it_is(tmp_path):
+    preprocess_of(tmp_path, standin.documents(50), "--tokenizer", standin.make_tokenizer(tmp_path / "source"))
+    before = check_data(tmp_path / "data")
+    copy, original = tmp_path / "data" / "tokenizer" / "tokenizer.json", tmp_path / "source" / "tokenizer.json"
+    assert copy.read_bytes() != original.read_bytes()
+    shutil.copy(original, copy)  # it had no NFC
+    path = tmp_path / "data" / "preprocess_meta.txt"
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("normal")))
+    after = check_data(tmp_path / "data")
+    assert after.fingerprint == before.fingerprint
+    texts = texts_of("llama")
+    assert after.tokenizer.encode_batch(texts) == before.tokenizer.encode_batch(texts)
+
+
+def test_bytes_of_texts_to_evaluate_are_limited_in_nfc(tmp_path):
+    (tmp_path / "a.txt").write_text("\u0958" * 9, encoding="utf-8")  # 27 bytes, and 54 in NFC
+    args = command.parse(["--checkpoint", "x", "--text", str(tmp_path / "a.txt"), "--max_bytes", "30"])
+    assert command.read_texts(args) == ["\u0915\u093c" * 5]
 
 
 @pytest.mark.parametrize("family", ["llama", "unigram"])

@@ -94,7 +94,7 @@ class Tokenizer:
             del self._encoder
             texts = {i: self.normalize(f"{content}क{content}क {content} क{content}") for i, content in contents.items()}
             encoded = dict(zip(texts, self.encode_batch(list(texts.values())), strict=True))
-            lossy = {i for i, text in texts.items() if contents[i] not in text or self.decode(encoded[i]) != self.as_decoded(text)}
+            lossy = {i for i, text in texts.items() if self.decode(encoded[i]) != self.as_decoded(text)}
             if lossy:
                 self._plain_ids |= lossy
                 del self._encoder
