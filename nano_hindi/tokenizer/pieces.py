@@ -29,12 +29,12 @@ def unknown_piece(model: dict) -> str | None:
 
 def without_nfc(normalizer: dict | None) -> dict | None:
     """Return the normalizer that is left after NFC."""
-    return _sequence([component for component in _components(normalizer) if component != NFC])
+    return _sequence([component for component in _components(normalizer, "normalizers") if component != NFC])
 
 
-def with_nfc(normalizer: dict | None) -> dict:
+def with_nfc(normalizer: dict | None) -> dict | None:
     """Return the normalizer with NFC in front."""
-    return _sequence([NFC, *_components(normalizer)]) or NFC
+    return _sequence([NFC, *_components(normalizer, "normalizers")])
 
 
 def rewrites(normalizer: dict | None) -> bool:
@@ -44,20 +44,18 @@ def rewrites(normalizer: dict | None) -> bool:
     If it does not, tokens are substrings of the text: tokens with as many bytes as the text are
     lossless.
     """
-    return not all(component in ({"type": "Prepend", "prepend": SPACE}, _SPACE_TO_MARK) for component in _components(normalizer))
+    return not all(component in ({"type": "Prepend", "prepend": SPACE}, _SPACE_TO_MARK) for component in _components(normalizer, "normalizers"))
 
 
-def _components(normalizer: dict | None) -> list[dict]:
+def _components(component: dict | None, nested: str) -> list[dict]:
     """Return the components of a normalizer as a flat list."""
-    if normalizer is None:
+    if component is None:
         return []
-    if "normalizers" not in normalizer:
-        return [normalizer]
-    return [inner for child in normalizer["normalizers"] for inner in _components(child)]
+    return [inner for child in component[nested] for inner in _components(child, nested)] if nested in component else [component]
 
 
 def _sequence(components: list[dict]) -> dict | None:
-    """Return the normalizer of `components`."""
+    """Return the normalizer that consists of `components`."""
     if len(components) < 2:
         return components[0] if components else None
     return {"type": "Sequence", "normalizers": components}
