@@ -100,10 +100,10 @@ def make(args, plan: list[Chunk]) -> None:
     from nano_hindi.tokenizer import load_tokenizer
 
     settings = metadata_of_input(args.input, plan) | {"val_fraction": args.val_fraction, "train_tokenizer": args.train_tokenizer or "no"}
-    tokenizer = None
+    tokenizer, settings["normalization"] = None, "NFC"  # of a tokenizer that is trained here
     if args.train_tokenizer is None:
         tokenizer = load_tokenizer(args.tokenizer)
-        settings["fingerprint"] = tokenizer.fingerprint()
+        settings |= {"normalization": tokenizer.normalization, "fingerprint": tokenizer.fingerprint()}
     shards = Shards(args.output_dir, settings, len(plan))
     shards.remove_leftovers()
     if is_ready(shards, settings):
@@ -232,7 +232,9 @@ def finish(args, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
         "bos_id": tokenizer.bos_id,
         "eos_id": tokenizer.eos_id,
         **{f"{name}_{key}": counts[f"{name}_{key}"] for name in ("train", "val") for key in ("documents", "tokens", "bytes")},
-        **{key: counts[key] for key in ("words", "characters", "lost_characters", "lossy_documents")},
+        **{
+            key: counts[key] for key in ("words", "characters", "normalized_characters", "normalized_documents", "lost_characters", "lossy_documents")
+        },
         "fertility": f"{counts['text_tokens'] / max(counts['words'], 1):.4f}",
         "bytes_per_token": f"{(counts['train_bytes'] + counts['val_bytes']) / max(counts['text_tokens'], 1):.4f}",
     }
@@ -247,6 +249,9 @@ def describe(metadata: dict) -> None:
     print(
         f"fertility   {float(metadata['fertility']):.3f} tokens per word, {float(metadata['bytes_per_token']):.2f} bytes per token, with {visible(metadata['tokenizer'])}"
     )
+    if changed := metadata["normalized_documents"]:
+        of = metadata["train_documents"] + metadata["val_documents"]
+        print(f"NFC         changed {metadata['normalized_characters']:,} characters in {changed:,} of {of:,} documents")
     for name in ("train", "val"):
         documents, tokens, size = (metadata[f"{name}_{key}"] for key in ("documents", "tokens", "bytes"))
         print(f"{name + '.bin':<11} {documents:,} documents, {tokens:,} tokens, {size / 1e6:,.2f} MB of text")

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import unicodedata
 
 import pytest
 import torch
@@ -151,6 +152,45 @@ def test_text_grows_until_it_ends_or_is_reset(speller, capsys):
     assert speller.text == "क्षि1"
     assert speller.command("/reset") == "[a new text]"
     assert speller.text == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "shown"),
+    [
+        ("cafe\u0301 cafe\u0301 राम", "सीता", "सीता"),  # NFC is shorter
+        ("\u0958\u0959\u095a राम", "सीता", "सीता"),  # NFC is longer
+        ("\u0958\u0959 cafe", "\u0301", "café"),  # the line composes with the last word
+        ("cafe\u0301 q\u0307", "\u0323", "q\u0323\u0307"),  # and is put before a mark of it
+        ("\u0958 राम ", "\u0301a", "\u0301a"),  # it composes with nothing
+        ("\u0958 ", "", ""),
+    ],
+)
+def test_nfc_of_the_text_so_far_neither_repeats_nor_swallows_what_is_printed(speller, capsys, text, line, shown):
+    speller.text = text
+    speller.write(line, threading.Event())
+    assert capsys.readouterr().out == f"{shown} क्षि\n".removeprefix("" if shown else " ")
+    assert speller.text == unicodedata.normalize("NFC", f"{text.rstrip()} {line}" if line == "सीता" else text + line).rstrip() + " क्षि"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "joined"),
+    [
+        ("उसने कहा", '"चलो।"', 'उसने कहा "चलो।"'),
+        ("उसने कहा।", "'चलो।'", "उसने कहा। 'चलो।'"),
+        ("उसने लिखा", '"२४', 'उसने लिखा "२४'),
+        ("उसने कहा", "“चलो।”", "उसने कहा “चलो।”"),
+        ("उसने कहा ", '"चलो', 'उसने कहा "चलो'),
+        ('उसने कहा "चलो', '"', 'उसने कहा "चलो"'),
+        ('उसने कहा "चलो', '" और', 'उसने कहा "चलो" और'),
+        ('उसने कहा "चलो', '",', 'उसने कहा "चलो",'),
+        ("उसने कहा “चलो", "”", "उसने कहा “चलो”"),
+        ("", '"चलो', '"चलो'),
+    ],
+)
+def test_quote_that_opens_is_separated_and_one_that_closes_is_not(speller, text, line, joined):
+    speller.text = text
+    speller.write(line, threading.Event())
+    assert speller.text == joined + " क्षि"
 
 
 def test_model_reads_the_whole_text_so_far(speller, monkeypatch):

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import threading
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,10 @@ HARD_TEXTS = [
     *("👍🏽 👩‍🌾 🇮🇳", "क्‍या शक्‌ति", "ख़ुशी ज़रूरत बड़ा पढ़ना", "१२३ 1,234.5", "\ta\tb", "  two  spaces  ", "एक\n\n\nदो\n", "\r\nwindows\r\n", "\ufeffBOM"),
     *("</s>", "<s>राम</s> <unk> <pad>", "<|endoftext|>", "a\n<|endoftext|>\nb", "\\<|endoftext|>", "<0x41> <0x0A>", "\x00\x01", "中文 عربى é e\u0301", " ", "\n"),
 ]  # fmt: skip
+
+
+def nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def write_corpus(path: Path, texts: list[str]) -> Path:
@@ -79,8 +84,8 @@ def test_decoding_the_token_files_gives_exactly_the_documents(tmp_path, kind, mo
     monkeypatch.setattr(tokenize, "BATCH_CHARACTERS", 2000)
     assert run(tmp_path / "data", write_corpus(tmp_path / "c.txt", texts), folder, "--val_fraction", 0.3) == 0
     tokenizer = load_tokenizer(folder)
-    assert documents_of(tmp_path / "data" / "train.bin", tokenizer) == [text for text in texts if not belongs_to_validation(text, 0.3)]
-    assert documents_of(tmp_path / "data" / "val.bin", tokenizer) == [text for text in texts if belongs_to_validation(text, 0.3)]
+    assert documents_of(tmp_path / "data" / "train.bin", tokenizer) == [text for text in map(nfc, texts) if not belongs_to_validation(text, 0.3)]
+    assert documents_of(tmp_path / "data" / "val.bin", tokenizer) == [text for text in map(nfc, texts) if belongs_to_validation(text, 0.3)]
 
 
 def test_files_are_little_endian_uint32_and_the_metadata_matches_them(tmp_path, tokenizer_dir, capsys):
@@ -89,8 +94,8 @@ def test_files_are_little_endian_uint32_and_the_metadata_matches_them(tmp_path, 
     assert run(out, write_corpus(tmp_path / "c.txt", texts), tokenizer_dir, "--val_fraction", 0.1) == 0
     assert sorted(p.name for p in out.iterdir()) == ["preprocess_digests.txt", "preprocess_meta.txt", "tokenizer", "train.bin", "val.bin"]
     tokenizer, metadata, info = load_tokenizer(tokenizer_dir), read_metadata(out / "preprocess_meta.txt"), check_data(out)
-    val = [text for text in texts if belongs_to_validation(text, 0.1)]
-    train = [text for text in texts if not belongs_to_validation(text, 0.1)]
+    val = [text for text in map(nfc, texts) if belongs_to_validation(text, 0.1)]
+    train = [text for text in map(nfc, texts) if not belongs_to_validation(text, 0.1)]
     lengths = {text: len(ids) for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True)}
     for name, part in (("train", train), ("val", val)):
         assert metadata[f"{name}_documents"] == str(len(part))
@@ -231,7 +236,7 @@ def test_files_are_the_same_for_any_number_of_workers(tmp_path, tokenizer_dir, m
         assert run(tmp_path / str(workers), corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", workers) == 0
     assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
     tokenizer, texts = load_tokenizer(tokenizer_dir), HARD_TEXTS + standin.documents(300)
-    assert documents_of(tmp_path / "3" / "train.bin", tokenizer) == [text for text in texts if not belongs_to_validation(text, 0.2)]
+    assert documents_of(tmp_path / "3" / "train.bin", tokenizer) == [text for text in map(nfc, texts) if not belongs_to_validation(text, 0.2)]
 
 
 def test_several_files_of_several_kinds_are_one_corpus(tmp_path, tokenizer_dir, monkeypatch):
@@ -243,8 +248,8 @@ def test_several_files_of_several_kinds_are_one_corpus(tmp_path, tokenizer_dir, 
     argv = ["--input", *(tmp_path / name for name in ("a.txt", "b.jsonl", "c.parquet")), "--output_dir", tmp_path / "data"]
     assert preprocess.main([*map(str, argv), "--tokenizer", str(tokenizer_dir), "--val_fraction", "0.2", "--workers", "1"]) == 0
     tokenizer = load_tokenizer(tokenizer_dir)
-    assert documents_of(tmp_path / "data" / "train.bin", tokenizer) == [text for text in texts if not belongs_to_validation(text, 0.2)]
-    assert documents_of(tmp_path / "data" / "val.bin", tokenizer) == [text for text in texts if belongs_to_validation(text, 0.2)]
+    assert documents_of(tmp_path / "data" / "train.bin", tokenizer) == [text for text in map(nfc, texts) if not belongs_to_validation(text, 0.2)]
+    assert documents_of(tmp_path / "data" / "val.bin", tokenizer) == [text for text in map(nfc, texts) if belongs_to_validation(text, 0.2)]
 
 
 KILLED = """
@@ -542,7 +547,9 @@ def test_unfinished_files_of_another_text_are_not_resumed(tmp_path, tokenizer_di
     assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1) == 0
     assert "resuming" not in capsys.readouterr().out
     assert not unfinished.exists()
-    assert documents_of(out / "train.bin", load_tokenizer(tokenizer_dir)) == [text for text in texts if not belongs_to_validation(text, 0.2)]
+    assert documents_of(out / "train.bin", load_tokenizer(tokenizer_dir)) == [
+        text for text in map(nfc, texts) if not belongs_to_validation(text, 0.2)
+    ]
 
 
 def test_finished_run_does_nothing_unless_its_files_are_damaged(tmp_path, tokenizer_dir, capsys):

@@ -28,6 +28,10 @@ TEXTS = [
 ]
 
 
+def nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
 def change(folder, edit):
     """Edit the tokenizer.json in `folder`."""
     path = folder / "tokenizer.json"
@@ -90,7 +94,7 @@ def test_token_bytes_add_up_to_the_text(tokenizer):
     assert token_bytes.shape == (tokenizer.vocab_size,)
     for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
         dummy = 1 if text and has_dummy_space(tokenizer) else 0
-        assert token_bytes[ids].sum() == len(text.encode("utf-8")) + dummy, repr(text)
+        assert token_bytes[ids].sum() == len(nfc(text).encode("utf-8")) + dummy, repr(text)
 
 
 def test_only_special_tokens_have_no_bytes(tokenizer):
@@ -100,7 +104,7 @@ def test_only_special_tokens_have_no_bytes(tokenizer):
 
 def test_decoding_a_document_gives_its_text(tokenizer):
     for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
-        assert tokenizer.decode(tokenizer.document(ids)) == text
+        assert tokenizer.decode(tokenizer.document(ids)) == nfc(text) == tokenizer.normalize(text)
 
 
 def test_library_decodes_the_same_text(tokenizer):
@@ -108,7 +112,7 @@ def test_library_decodes_the_same_text(tokenizer):
     keeps_dummy_space = has_dummy_space(tokenizer) and "ByteLevel" in str(backend.decoder)  # the library does not remove it there
     for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
         theirs = backend.decode(tokenizer.document(ids), skip_special_tokens=True)
-        assert theirs == (" " + text if keeps_dummy_space and text else text)
+        assert theirs == (" " + nfc(text) if keeps_dummy_space and text else nfc(text))
 
 
 def test_names_of_special_tokens_in_a_text_are_encoded_as_text(tokenizer):
@@ -168,7 +172,7 @@ def streamed(tokenizer, ids) -> list[str]:
 def test_stream_returns_all_of_the_text_in_whole_characters(tokenizer):
     for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
         pieces = streamed(tokenizer, tokenizer.document(ids))
-        assert "".join(pieces) == text
+        assert "".join(pieces) == nfc(text)
         assert "\ufffd" not in text
         assert_parted_between_characters(pieces)
 
@@ -176,7 +180,7 @@ def test_stream_returns_all_of_the_text_in_whole_characters(tokenizer):
 def test_streamed_random_tokens_equal_their_decoding(tokenizer):
     """Half of the tokens are single bytes, so that most characters are broken, and a third are
     fragments of Hindi letters, conjuncts and emoji."""
-    rng = random.Random(0)
+    rng = random.Random(1)
     raw = [i for i, n in enumerate(tokenizer.token_bytes()) if n == 1]
     parts = tokenizer.encode_batch(["".join(rng.choices("कषर्य\u200d\u200cिंा़ \n👩🏽🌾🇮🇳️⃣", k=2000))])[0]
     for _ in range(300):

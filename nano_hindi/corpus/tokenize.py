@@ -40,17 +40,24 @@ AROUND = 20  # characters of context on each side of a loss
 
 @dataclass
 class Summary:
-    """Count what a chunk, or several, holds and what decoding does not restore.
+    """Count what a chunk, or several, holds, what NFC changes and what decoding does not restore.
 
     `counts` has documents, tokens (with bos and eos) and bytes (of text) of each split; and of both
     characters, words, text_tokens (without bos and eos), lossy_documents (that do not decode to the
-    original) and lost_characters. A character is lost if the decoded text has fewer of it than the
-    original: it was dropped, or became another one.
+    text that was encoded) and lost_characters. A character is lost if the decoded text has fewer of
+    it: it was dropped, or became another one. All these are of the normalized text.
+    normalized_documents are those that NFC changed, and normalized_characters are lost in it.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)  # the first EXAMPLES distinct lost characters
     place: str = ""  # the first difference in the first lossy document
+
+    def note_normalized(self, text: str, normalized: str) -> None:
+        """Count what normalization changed in a document."""
+        if text != normalized:
+            lost = Counter(text) - Counter(normalized)
+            self.counts.update(normalized_documents=1, normalized_characters=lost.total())
 
     def look(self, text: str, decoded: str) -> None:
         """Add the losses of a document that decodes to `decoded`."""
@@ -80,7 +87,7 @@ def _first_difference(text: str, decoded: str) -> str:
 
 
 def is_for_validation(raw: bytes, val_fraction: float) -> bool:
-    """Return whether a document, as UTF-8, belongs to the validation split.
+    """Return whether a document, normalized and as UTF-8, belongs to the validation split.
 
     It does if the first 8 bytes of its BLAKE2b hash, as a big-endian integer divided by 2**64, are
     less than `val_fraction`. So the same text is always in the same split.
@@ -92,14 +99,18 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
     """Encode `documents`, in order. Returns the ids of each split (little-endian uint32) and a
     summary.
 
-    Every document is checked for losses. If the tokenizer does not change the text (not
-    `rewrites`), tokens can only lack bytes, so a batch whose tokens have as many bytes as its texts
-    is lossless: one sum, 1 % of the time. Other batches are decoded and compared.
+    The bytes, the split and the losses are those of the normalized text. Every document is checked
+    for losses. If the tokenizer does not change that text (not `rewrites`), tokens can only lack
+    bytes, so a batch whose tokens have as many bytes as its texts is lossless: one sum, 1 % of the
+    time. Other batches are decoded and compared.
     """
     token_bytes = tokenizer.token_bytes()
     tokens, summary = {name: [] for name in SPLITS}, Summary()
     counts = summary.counts
-    for batch in batches(documents, BATCH_CHARACTERS):
+    for originals in batches(documents, BATCH_CHARACTERS):
+        batch = [tokenizer.normalize(text) for text in originals]
+        for original, text in zip(originals, batch, strict=True):
+            summary.note_normalized(original, text)
         encoded = tokenizer.encode_batch(batch)
         raws = [text.encode() for text in batch]
         sides = [SPLITS[is_for_validation(raw, val_fraction)] for raw in raws]

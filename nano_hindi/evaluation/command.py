@@ -122,12 +122,14 @@ def source(args: argparse.Namespace) -> str:
 
 
 def read_texts(args: argparse.Namespace) -> list[str]:
-    """Return the documents to predict, without blank ones. The last one is cut at `max_bytes`.
-    Raises UserError if there are none."""
+    """Return the documents to predict, in NFC, without blank ones. The last one is cut at
+    `max_bytes`. Raises UserError if there are none."""
+    from nano_hindi.tokenizer.nfc import to_nfc
+
     documents = itertools.chain.from_iterable(map(read_source, args.text)) if args.text else val_documents(args.data_dir)
     texts, left = [], args.max_bytes
     for document in documents:
-        raw = document.encode()
+        raw = to_nfc(document).encode()  # its bytes are those that the scorers count
         if (text := raw[:left].decode(errors="ignore")).strip():
             texts.append(text)
         left -= len(raw)

@@ -29,6 +29,7 @@ from nano_hindi.files import utf8_path
 from nano_hindi.inference.loading import TrainedModel, build_model
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 from nano_hindi.tokenizer.hub import quiet_libraries
+from nano_hindi.tokenizer.nfc import to_nfc
 
 POOL_CHARACTERS = 50_000  # characters of text whose spans are sorted by length together: hundreds of sentences, seconds of work for a CPU
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # per batch, for a model of this program
@@ -41,7 +42,7 @@ UNKNOWN_CONTEXT = 1024  # for a model whose configuration has none
 class Scored:
     """A text and the losses of its n tokens."""
 
-    text: str
+    text: str  # in NFC
     losses: np.ndarray  # float64 (n,): nats of each token, given bos and the tokens before it in its span
     sizes: np.ndarray  # int64 (n,): UTF-8 bytes of the text that each token covers; they sum to the bytes of the text
     positions: np.ndarray  # int64 (n,): tokens of context of each prediction; 0 = bos only
@@ -71,9 +72,12 @@ class Scorer:
         raise NotImplementedError
 
     def score(self, texts: Iterable[str]) -> Iterator[Scored]:
-        """Yield each of `texts` scored, in order. Raises UserError for text that is not valid
-        Unicode."""
-        for pool in batches(texts, POOL_CHARACTERS):
+        """Yield each of `texts` scored, in order.
+
+        Every model scores it in NFC, whatever its own tokenizer does, so that the bytes are the
+        same for all. Raises UserError for text that is not valid Unicode.
+        """
+        for pool in batches((to_nfc(text) for text in texts), POOL_CHARACTERS):
             yield from self._score_together(pool)
 
     def _score_together(self, texts: Sequence[str]) -> Iterator[Scored]:

@@ -98,7 +98,11 @@ class Chat:
     def write(self, line: str, stop: threading.Event) -> None:
         """Add `line` to the text and print it with the model's continuation, until eos,
         `max_tokens`, or `stop` is set."""
-        prompt, printed = _join(self.text, line)
+        prompt, begin = _join(self.text, line)
+        # The stream repeats the prompt as the tokenizer restores it, in NFC, which may be longer or
+        # shorter. A space is before `begin`, and nothing composes with it: the text before `begin`
+        # has the same length there whatever follows.
+        printed = len(self.tokenizer.decode(self.tokenizer.encode_batch([prompt[:begin]])[0]))
         self.text, times = "", []
         for (new,) in stream_texts(self.model, self.tokenizer, prompt, self.settings, 1, stop):
             self.text += new
@@ -121,11 +125,13 @@ class Chat:
 
 
 def _join(text: str, line: str) -> tuple[str, int]:
-    """Return `text` with `line` appended, separated by a space if `line` begins a word; and the
-    index to print from: that of the line, or of the last word of the text if the line continues it.
+    """Return `text` with `line` appended, separated by a space if `line` begins a word or a
+    quotation; and the index to print from: that of the line, or of the last word of the text if the
+    line continues it.
     """
     goes_on = not text or not line or text[-1].isspace() or line[0].isspace()
-    if not goes_on and unicodedata.category(line[0]) not in ("Mn", "Mc", "Me", "Cf", "Pe", "Pf", "Po"):
+    opens_quotation = line[:1] in ("'", '"') and unicodedata.category(line[1:2] or " ")[0] in "LMN"  # otherwise it closes one
+    if not goes_on and (opens_quotation or unicodedata.category(line[0]) not in ("Mn", "Mc", "Me", "Cf", "Pe", "Pf", "Po")):
         line = " " + line
     joined = text + line
     begun = joined[: len(text) + 1]

@@ -7,6 +7,10 @@ Two kinds are supported, both through the `tokenizers` library:
 In both, a token is a fixed byte string, and a text is the concatenated bytes of its tokens, without
 the dummy space. Decoding, streaming and bits per byte all use that one table. (A `▁` in a text
 decodes to a space: SentencePiece reserves that character.)
+
+Text is put in NFC before it is encoded, so that a letter such as ड़ has one spelling in the corpus,
+in prompts and in evaluation. Saved definitions say so too. A tokenizer whose own normalizer
+rewrites text (NFKC, lower case) keeps that one instead.
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,11 +28,13 @@ from nano_hindi.files import write_text
 from nano_hindi.tokenizer.definition_check import panics_as_errors
 from nano_hindi.tokenizer.hub import read_definition
 from nano_hindi.tokenizer.kitoken import FastEncoder, fast_encoder
-from nano_hindi.tokenizer.pieces import SPACE, bytes_of_ids, rewrites, unknown_piece
+from nano_hindi.tokenizer.nfc import to_nfc
+from nano_hindi.tokenizer.pieces import SPACE, bytes_of_ids, rewrites, unknown_piece, with_nfc, without_nfc
 
 # contains matras, conjuncts, nukta, ZWJ, danda, two kinds of digits, spaces of all kinds, an emoji,
 # the names of special tokens
 PROBE = "  भारत की क्‍या ज़रूरत है?\n\tहाँ। १२३ 1,234.5  the end 👩‍🌾 </s><s> <|endoftext|> <0x41>\r\nक"
+_NONCHARACTER = "\U0010ffff"  # never assigned, so that no text contains it
 
 
 class Tokenizer:
@@ -37,6 +42,7 @@ class Tokenizer:
 
     `vocab_size` is the largest id + 1. `bos_id` begins a document and `eos_id` ends it; a tokenizer
     with only one of them uses it for both. `has_dummy_space`: a document starts with a dummy space.
+    `rewrites`: its own normalizer changes text, instead of NFC.
     """
 
     def __init__(self, backend, name: str, bos_id: int | None, eos_id: int | None):
@@ -47,20 +53,24 @@ class Tokenizer:
         ends = [i for i in (bos_id, eos_id) if i is not None]
         if not ends:
             raise UserError(f"the tokenizer {name} has neither a bos nor an eos token to separate documents; use another")
-        self.name, self._json = name, backend.to_str()
+        self.name, description = name, json.loads(backend.to_str())
+        self.rewrites = rewrites(without_nfc(description["normalizer"]))
+        if not self.rewrites:
+            description["normalizer"] = with_nfc(without_nfc(description["normalizer"]))
+        self._json = json.dumps(description, ensure_ascii=False)
         self.bos_id, self.eos_id = ends[0], ends[-1]
         self._ids = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(self._ids.values()) + 1
         added = backend.get_added_tokens_decoder()
-        description = json.loads(self._json)
         self._unknown_piece = unknown_piece(description["model"])
         unknown = self._ids.get(self._unknown_piece)
-        self.rewrites = rewrites(description["normalizer"])
         self._fast: FastEncoder | None = None  # see `encode_faster`
         self.special_ids = frozenset({i for i, token in added.items() if token.special} | {self.bos_id, self.eos_id, unknown} - {None})
+        self._plain_ids = frozenset(added)  # of the added tokens that are plain characters in a text
         self._doubles_space = False  # set below, from what the unmodified encoder returns
         self.has_dummy_space = self._bytes_of("क").startswith(b" ")
         self._doubles_space = self.has_dummy_space and self._bytes_of(" क") == b" " + "क".encode()
+        self._keep_added_tokens({i: added[i].content for i in added.keys() - self.special_ids})
         if self.special_ids - {unknown} & set(self.encode_batch([" ".join(added[i].content for i in added)])[0]):
             raise UserError(f"the tokenizer {name} cannot distinguish its special tokens from the same characters in a text; use another")
 
@@ -73,34 +83,77 @@ class Tokenizer:
 
         return Backend.from_str(self._json)
 
+    def _keep_added_tokens(self, contents: dict[int, str]) -> None:
+        """Encode the added tokens in `contents`, by id, as the library does (runs of spaces of
+        GPT-NeoX and Gemma), but only those around which no text is lost.
+
+        The library may strip the spaces around a token, or put a dummy space after it.
+        """
+        if contents:
+            self._plain_ids -= contents.keys()
+            del self._encoder
+            texts = {i: self.normalize(f"{content}क{content}क {content} क{content}") for i, content in contents.items()}
+            encoded = dict(zip(texts, self.encode_batch(list(texts.values())), strict=True))
+            lossy = {i for i, text in texts.items() if self.decode(encoded[i]) != self.as_decoded(text)}
+            if lossy:
+                self._plain_ids |= lossy
+                del self._encoder
+
+    def _definition_for_text(self) -> dict:
+        """Return the definition that encodes text which is already normalized; the special tokens
+        of it are plain characters."""
+        description = json.loads(self._json)
+        for token in description["added_tokens"]:
+            token["special"] = token["id"] in self._plain_ids
+        if description["model"].get("type") == "Unigram":  # it finds special tokens in its vocabulary too, unless they are renamed
+            for i in self.special_ids & set(range(len(description["model"]["vocab"]))):
+                description["model"]["vocab"][i][0] = f"{_NONCHARACTER}{i}"
+        if not self.rewrites:
+            description["normalizer"] = without_nfc(description["normalizer"])
+        return description | {"post_processor": None, "truncation": None, "padding": None}
+
     @functools.cached_property
     def _encoder(self):
-        """Return a copy of the backend without added tokens, so that `</s>` in a text stays plain
-        text.
+        """Return a copy of the backend for normalized text, in which `</s>` stays plain text.
 
-        Use it only to encode: decoding needs the added tokens.
+        Use it only to encode: decoding needs the special tokens.
         """
         from tokenizers import Tokenizer as Backend
 
-        description = json.loads(self._json)
-        description |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-        return Backend.from_str(json.dumps(description))
+        encoder = Backend.from_str(json.dumps(self._definition_for_text()))
+        encoder.encode_special_tokens = True
+        return encoder
 
     # ---- text to tokens
 
+    @property
+    def normalization(self) -> str:
+        """Return the name of what `normalize` or the tokenizer does to a text."""
+        return "the tokenizer's own" if self.rewrites else "NFC"
+
+    def normalize(self, text: str) -> str:
+        """Return the text that is encoded: `text` in NFC, or `text` if the tokenizer has a
+        normalizer of its own."""
+        return text if self.rewrites else to_nfc(text)
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, without bos and eos; `</s>` in a text is four characters.
+        """Return the ids of each text, normalized, without bos and eos; `</s>` in a text is four
+        characters.
 
         Raises UserError for text that UTF-8 cannot encode, or that the tokenizer cannot.
         """
+        texts = [self.normalize(text) for text in texts]
         if self._doubles_space:  # transformers 5 adds no dummy space to a text that starts with a space, but decoding removes one
             texts = [" " + text if text.startswith((" ", SPACE)) else text for text in texts]
+        return self._encode(texts)
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
         try:
             with panics_as_errors():
                 if self._fast and self._fast.can_take(texts):
                     return self._fast(texts)
                 encode = getattr(self._encoder, "encode_batch_fast", self._encoder.encode_batch)  # without offsets; tokenizers 0.20 and later
-                return [encoding.ids for encoding in encode(list(texts), add_special_tokens=False)]
+                return [encoding.ids for encoding in encode(texts, add_special_tokens=False)]
         except (TypeError, UnicodeEncodeError) as error:  # raised by `tokenizers` and kitoken for half a surrogate pair
             raise UserError("a text is not valid Unicode (half a surrogate pair); save it as UTF-8") from error
         except Exception as error:  # no unknown token, or one outside the vocabulary
@@ -112,8 +165,8 @@ class Tokenizer:
 
         Returns whether it does.
         """
-        self._fast = None  # so that `encode_batch` uses `tokenizers`
-        self._fast = fast_encoder(json.loads(self._json), self._unknown_piece, self.encode_batch, [PROBE, *sample])
+        self._fast = None  # so that `_encode` uses `tokenizers`
+        self._fast = fast_encoder(self._definition_for_text(), self._unknown_piece, self._encode, [PROBE, *sample])
         return self._fast is not None
 
     def document(self, ids: Sequence[int]) -> list[int]:
@@ -125,14 +178,14 @@ class Tokenizer:
         return [self.bos_id, *self.encode_batch([text])[0]]
 
     def encode_open(self, text: str) -> tuple[list[int], list[int] | None]:
-        """Return the ids of a text to continue (NFC, bos first), and the ids allowed as the next
-        token (None: all).
+        """Return the ids of a text to continue, bos first, and the ids allowed as the next token
+        (None: all).
 
         The model learned words with the space before them as part of the token; a separate space
         before a word is rare. So a single space token at the end is removed, and the next token
         must begin with one.
         """
-        ids = self.encode_prompt(unicodedata.normalize("NFC", text))
+        ids = self.encode_prompt(text)
         if self.piece_bytes[ids[-1]] != b" ":
             return ids, None
         return ids[:-1], [i for i, piece in enumerate(self.piece_bytes) if piece.startswith(b" ")]
@@ -177,8 +230,8 @@ class Tokenizer:
         return sum(map(len, raws)) + self.has_dummy_space * len(raws)
 
     def as_decoded(self, text: str) -> str:
-        """Return what a losslessly encoded text decodes to: the text itself, but with `▁` as a
-        space for SentencePiece."""
+        """Return what a normalized text decodes to if its encoding is lossless: the text itself,
+        but with `▁` as a space for SentencePiece."""
         return text if self._knows_mark else text.replace(SPACE, " ")
 
     @functools.cached_property

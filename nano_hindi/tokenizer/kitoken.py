@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from nano_hindi.tokenizer.definition_check import panics_as_errors
+from nano_hindi.tokenizer.pieces import SPACE
 
 # where the libraries may differ: characters outside the vocabulary, in a row and alone; bytes,
 # controls, spaces of all kinds, joiners, runs that merge in steps
@@ -39,19 +40,18 @@ TRAPS = (
 class FastEncoder:
     """Encode texts with kitoken; special tokens in a text are plain characters."""
 
-    def __init__(self, definition: bytes, unknown: str | None):
-        """Take a tokenizer in kitoken's own format, and its unknown token."""
+    def __init__(self, definition: bytes, refused: Sequence[str]):
+        """Take a tokenizer in kitoken's own format, and the strings that it encodes wrong."""
         from kitoken import Kitoken
 
-        self._encoder, self._unknown = Kitoken(definition), unknown
+        self._encoder, self._refused = Kitoken(definition), refused
 
     def __reduce__(self):  # for worker processes
-        return FastEncoder, (self._encoder.to_bytes(), self._unknown)
+        return FastEncoder, (self._encoder.to_bytes(), self._refused)
 
     def can_take(self, texts: Sequence[str]) -> bool:
-        """Return whether no text contains the unknown token as characters: kitoken would encode it
-        as that token."""
-        return self._unknown is None or not any(self._unknown in text for text in texts)
+        """Return whether no text contains a string that kitoken encodes wrong."""
+        return not any(string in text for string in self._refused for text in texts)
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         return self._encoder.encode_all(list(texts), False)
@@ -59,15 +59,23 @@ class FastEncoder:
 
 def fast_encoder(description: dict, unknown: str | None, encode: Callable[[list[str]], list[list[int]]], sample: Sequence[str]) -> FastEncoder | None:
     """Return the `FastEncoder` of a tokenizer.json, or None if it is not available or differs from
-    `encode` for `TRAPS` or `sample`."""
-    special = [token for token in description["added_tokens"] if token["content"] == unknown]  # kitoken ignores an unknown token not among them
-    plain = description | {"added_tokens": special, "post_processor": None, "truncation": None, "padding": None}
+    `encode` for `TRAPS`, `sample`, or texts with the added tokens that are not special."""
+    found = [token["content"] for token in description["added_tokens"] if not token["special"]]
+    # kitoken ignores an unknown token not among them, and takes the first that matches, not the
+    # longest
+    kept = [token for token in description["added_tokens"] if not token["special"] or token["content"] == unknown]
+    kept.sort(key=lambda token: -len(token["content"]))
+    plain = description | {"added_tokens": kept}
+    # the unknown token is that token for kitoken, not characters; and it looks for `▁▁` of Gemma
+    # only after it has written spaces as `▁`
+    refused = [unknown] * (unknown is not None) + [SPACE] * any(SPACE in token for token in found)
     try:
         from kitoken import Kitoken
 
         with panics_as_errors():
-            encoder = FastEncoder(Kitoken.from_tokenizers(json.dumps(plain, ensure_ascii=False).encode()).to_bytes(), unknown)
+            encoder = FastEncoder(Kitoken.from_tokenizers(json.dumps(plain, ensure_ascii=False).encode()).to_bytes(), refused)
     except (ImportError, ValueError, RuntimeError):  # not installed, or this kind of tokenizer is not supported
         return None
-    texts = [text for text in (*TRAPS, *sample) if encoder.can_take([text])]
+    traps = (*TRAPS, *(f"क{token}क {token} {other}{token}" for token, other in zip(found, [*found[1:], "", *found[:1]], strict=False)))
+    texts = [text for text in (*traps, *sample) if encoder.can_take([text])]
     return encoder if encoder(texts) == encode(texts) else None

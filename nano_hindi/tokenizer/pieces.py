@@ -12,6 +12,7 @@ import numpy as np
 from nano_hindi.errors import UserError
 
 SPACE = "▁"  # U+2581, how SentencePiece writes a space
+NFC = {"type": "NFC"}
 _SPACE_TO_MARK = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -24,6 +25,16 @@ def unknown_piece(model: dict) -> str | None:
     if model.get("type") == "Unigram":
         return model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else None
     return model.get("unk_token")
+
+
+def without_nfc(normalizer: dict | None) -> dict | None:
+    """Return the normalizer that is left after NFC."""
+    return _sequence([component for component in _components(normalizer, "normalizers") if component != NFC])
+
+
+def with_nfc(normalizer: dict | None) -> dict | None:
+    """Return the normalizer with NFC in front."""
+    return _sequence([NFC, *_components(normalizer, "normalizers")])
 
 
 def rewrites(normalizer: dict | None) -> bool:
@@ -41,6 +52,13 @@ def _components(component: dict | None, nested: str) -> list[dict]:
     if component is None:
         return []
     return [inner for child in component[nested] for inner in _components(child, nested)] if nested in component else [component]
+
+
+def _sequence(components: list[dict]) -> dict | None:
+    """Return the normalizer that consists of `components`."""
+    if len(components) < 2:
+        return components[0] if components else None
+    return {"type": "Sequence", "normalizers": components}
 
 
 def _types(component: dict | None) -> set[str]:
@@ -74,16 +92,18 @@ def piece_reader(description: dict, name: str) -> Callable[[str], bytes]:
 
 def bytes_of_ids(description: dict, ids: dict[str, int], special_ids: Collection[int], name: str) -> list[bytes]:
     """Return the bytes that each id adds to a text, b"" for a special or unused one. `ids` maps
-    every token to its id, added ones included.
+    every token to its id, added ones included: the decoder of SentencePiece reads them like any
+    other token (`▁▁` of Gemma is two spaces), and those of a byte-level tokenizer are plain text.
 
     Raises UserError for an unsupported kind of tokenizer.
     """
     found = [b""] * (max(ids.values()) + 1)
     read = piece_reader(description, name)
-    added = {token["id"]: token["content"] for token in description["added_tokens"]}
+    is_byte_level = "ByteLevel" in _types(description["decoder"])
+    plain = {token["id"] for token in description["added_tokens"] if is_byte_level}
     for piece, i in ids.items():
         if i not in special_ids:
-            found[i] = added[i].encode() if i in added else read(piece)
+            found[i] = piece.encode() if i in plain else read(piece)
     return found
 
 
