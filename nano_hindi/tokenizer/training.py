@@ -32,7 +32,6 @@ MIN_VOCABULARY = 512  # the tokens above, the letters of Hindi and English, and 
 MAX_VOCABULARY = 1_000_000  # the trainer allocates its memory at once, and aborts the program if there is not enough
 TRAINING_CHARACTERS = 100_000_000  # of the corpus that are used: more changes the vocabulary little, but needs much more memory
 AKSHARA_FRACTION = 5  # of the vocabulary, one token in so many is for aksharas; measured in docs/RESULTS.md
-_ORDER = "\u093c\u094d\u200c\u200d"  # nukta, virama, ZWNJ, ZWJ
 SYMBOLS = range(0xE000, 0xF900)  # the private-use characters
 _PRIVATE = re.compile("[\ue000-\uf8ff]+")
 
@@ -40,8 +39,7 @@ _PRIVATE = re.compile("[\ue000-\uf8ff]+")
 # virama (with or without ZWNJ or ZWJ). The boundaries depend on the neighbouring characters alone.
 _LETTER, _MARK = "[\u0904-\u0939\u0958-\u0961\u0971-\u097f]", "[\u0900-\u0903\u093a-\u093c\u093e-\u094f\u0951-\u0957\u0962\u0963\u200c\u200d]"
 _AKSHARA = re.compile(f"{_LETTER}(?:{_MARK}|(?:(?<=\u094d)|(?<=\u094d[\u200c\u200d])){_LETTER})*")
-# The units an akshara is built from: a letter with nukta and virama, and each other mark.
-_UNIT = re.compile(f"{_LETTER}\u093c?(?:\u094d[\u200c\u200d]?)?|.")
+_PART = re.compile(f"{_LETTER}{_MARK}*")
 # Where words end: before a space (written as a mark on the next word), and between letters, digits
 # and the rest. A letter keeps its matra, virama and nukta (\p{M}) and its joiners (ZWNJ, ZWJ), and
 # after a virama the next letter; each digit is a word, so that numbers are tokenized alike whatever
@@ -118,26 +116,22 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, aksharas: int | N
 
 
 def _akshara_merges(aksharas: Counter[str], letters: set[str], limit: int) -> list[tuple[str, str]]:
-    """Return the merges, at most `limit`, that build the commonest aksharas and their beginnings
-    from characters, in the order in which an encoder must apply them."""
+    """Return the merges, at most `limit`, that build the commonest aksharas and their ends from
+    characters, in the order in which they apply.
+
+    A letter takes its marks from left to right. Then conjuncts grow from right to left: what is
+    left of a rare one is cut before a letter (ब् रै), not before a matra (ब्र ै).
+    """
     counts: Counter[tuple[str, str]] = Counter()
     for akshara, count in aksharas.items():
-        units = _UNIT.findall(akshara)
-        pairs = {(unit[:i], unit[i]) for unit in units for i in range(1, len(unit))}
-        pairs |= {("".join(units[:i]), units[i]) for i in range(1, len(units))}
+        parts = _PART.findall(akshara)
+        pairs = {(part[:i], part[i]) for part in parts for i in range(1, len(part))}
+        pairs |= {(part, "".join(parts[i:])) for i, part in enumerate(parts[:-1], start=1)}
         counts.update(dict.fromkeys(pairs, count))
     usable = (pair for pair, count in counts.items() if count > 1 and letters.issuperset("".join(pair)))
     # an operand is at least as frequent as the result, and shorter: it comes first
     best = sorted(usable, key=lambda pair: (-counts[pair], len("".join(pair)), pair))[:limit]
-    return sorted(best, key=lambda pair: _stage(pair[1]))
-
-
-def _stage(right: str) -> int:
-    """Return when a merge comes, by what it appends: the parts of a unit, then conjuncts, then
-    matras and signs, so that no merge takes the first half of a conjunct's letter."""
-    if right in _ORDER:
-        return _ORDER.index(right)
-    return len(_ORDER) + (2 if len(right) == 1 and not re.match(_LETTER, right) else "\u094d" not in right)
+    return sorted(best, key=lambda pair: re.match(_LETTER, pair[1]) is not None)
 
 
 def _first(documents: Iterable[str], characters: int) -> Iterator[str]:
