@@ -31,14 +31,14 @@ FIXED = (*SPECIAL_PIECES, *BYTE_PIECES)
 MIN_VOCABULARY = 512  # the tokens above, the letters of Hindi and English, and a few words
 MAX_VOCABULARY = 1_000_000  # the trainer allocates its memory at once, and aborts the program if there is not enough
 TRAINING_CHARACTERS = 100_000_000  # of the corpus that are used: more changes the vocabulary little, but needs much more memory
-AKSHARA_FRACTION = 5  # of the vocabulary, one token in so many is for aksharas; measured in docs/RESULTS.md
+AKSHARA_FRACTION = 8  # one token in so many may be for aksharas: a quarter of a per cent more tokens; measured in docs/RESULTS.md
 SYMBOLS = range(0xE000, 0xF900)  # the private-use characters
 _PRIVATE = re.compile("[\ue000-\uf8ff]+")
 
 # A Devanagari letter and all that follows it up to the next letter, which belongs to it too after a
 # virama (with or without ZWNJ or ZWJ). The boundaries depend on the neighbouring characters alone.
 _LETTER, _MARK = "[\u0904-\u0939\u0958-\u0961\u0971-\u097f]", "[\u0900-\u0903\u093a-\u093c\u093e-\u094f\u0951-\u0957\u0962\u0963\u200c\u200d]"
-_AKSHARA = re.compile(f"{_LETTER}(?:{_MARK}|(?:(?<=\u094d)|(?<=\u094d[\u200c\u200d])){_LETTER})*")
+_AKSHARA = re.compile(f"{_LETTER}(?:{_MARK}|(?:(?<=\u094d)|(?<=\u094d[\u200c\u200d])){_LETTER}){{0,15}}")
 _PART = re.compile(f"{_LETTER}{_MARK}*")
 # Where words end: before a space (written as a mark on the next word), and between letters, digits
 # and the rest. A letter keeps its matra, virama and nukta (\p{M}) and its joiners (ZWNJ, ZWJ), and
@@ -53,7 +53,7 @@ WORDS = (
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int, aksharas: int | None = None) -> Tokenizer:
     """Train a tokenizer with `vocab_size` tokens (fewer if the text does not yield as many);
-    deterministic. At most `aksharas` of them are for aksharas, by default a fifth; 0 is plain BPE.
+    deterministic. At most `aksharas` of them are for aksharas, by default an eighth; 0 is plain BPE.
 
     Raises UserError if `vocab_size` is too small or too large, or the documents have no text.
     """
@@ -67,8 +67,8 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, aksharas: int | N
     if vocab_size > MAX_VOCABULARY:
         raise UserError(f"a vocabulary of {vocab_size} tokens is too large; give at most {MAX_VOCABULARY}; 8192 is a good size")
     room = vocab_size - len(FIXED)
-    normalizer = normalizers.NFC()
-    texts = [_PRIVATE.sub(" ", normalizer.normalize_str(text)) for text in _first(documents, TRAINING_CHARACTERS)]
+    nfc = normalizers.NFC()
+    texts = [_PRIVATE.sub(" ", nfc.normalize_str(text)) for text in _first(documents, TRAINING_CHARACTERS)]
     characters: Counter[str] = Counter()
     found: Counter[str] = Counter()
     for text in texts:
@@ -85,8 +85,8 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, aksharas: int | N
     written = {akshara: "".join(symbols.get(piece, piece) for piece in builder.encode(akshara).tokens) for akshara in found}
 
     learner = Backend(models.BPE())
-    words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
-    learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme="always", split=False), words])
+    learner.normalizer = normalizers.Sequence([nfc, normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    learner.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
     alphabet = [*letters, *symbols.values()]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -105,9 +105,8 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, aksharas: int | N
     vocabulary = {piece.translate(spelled): i for piece, i in learned["vocab"].items()}
     merges = [*first, *((left.translate(spelled), right.translate(spelled)) for left, right in learned["merges"])]
     backend = Backend(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    backend.normalizer = normalizer
-    backend.pre_tokenizer = learner.pre_tokenizer
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    backend.normalizer, backend.pre_tokenizer = learner.normalizer, learner.pre_tokenizer
+    backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", SPECIAL_PIECES.index("<s>"))]
     )
