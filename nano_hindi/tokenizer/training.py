@@ -3,16 +3,13 @@ Sarvam-1 and Llama are, whose first merges build the aksharas of Devanagari.
 
 An akshara is what is written around one vowel: consonants joined by virama, a matra, and a sign
 like the anusvara (मंत्री is मं त्री). Plain BPE merges whatever pair is frequent, and so begins
-tokens with a matra: म ंत्र ी. Here the commonest aksharas are merged first, each from left to
-right, and BPE learns the other merges over the result: in the text it learns on, each token of the
-first merges is one private-use character. (Constrained BPE, arXiv 2504.10335, has the same aim and
-forbids single merges instead.)
+tokens with a matra: म ंत्र ी. Here the merges of the commonest aksharas come first, and BPE learns
+the others over the result: in the text it learns on, each akshara so built is one private-use
+character. (Constrained BPE, arXiv 2504.10335, has the same aim and forbids single merges instead.)
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 import json
 import re
 from collections import Counter
@@ -23,6 +20,9 @@ from nano_hindi.errors import UserError
 from nano_hindi.tokenizer.pieces import SPACE
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
+
     from nano_hindi.tokenizer import Tokenizer
 
 SPECIAL_PIECES = ("<unk>", "<s>", "</s>")
@@ -30,9 +30,9 @@ BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 FIXED = (*SPECIAL_PIECES, *BYTE_PIECES)
 MIN_VOCABULARY = 512  # the tokens above, the letters of Hindi and English, and a few words
 MAX_VOCABULARY = 1_000_000  # the trainer allocates its memory at once, and aborts the program if there is not enough
-TRAINING_CHARACTERS = 100_000_000  # of the corpus that are used: more changes the vocabulary little, but needs much more memory
-AKSHARA_FRACTION = 8  # one token in so many may be for aksharas: a quarter of a per cent more tokens; measured in docs/RESULTS.md
-SYMBOLS = range(0xE000, 0xF900)  # the private-use characters
+TRAINING_CHARACTERS = 100_000_000  # of the corpus that are used, and held in memory (2 to 4 bytes each): more changes the vocabulary little
+AKSHARA_FRACTION = 8  # one token in so many may be reserved for aksharas: more make fewer cuts before a mark, but more tokens per word
+SYMBOLS = range(0xE000, 0xF900)  # the private-use characters, for aksharas; those of the corpus itself are not learned, bytes encode them
 _PRIVATE = re.compile("[\ue000-\uf8ff]+")
 
 # A Devanagari letter and all that follows it up to the next letter, which belongs to it too after a
@@ -53,8 +53,9 @@ WORDS = (
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int, aksharas: int | None = None) -> Tokenizer:
     """Train a tokenizer with `vocab_size` tokens (fewer if the text does not yield as many);
-    deterministic. At most `aksharas` of them are for aksharas, by default an eighth; 0 is plain BPE.
+    deterministic.
 
+    At most `aksharas` tokens are reserved for aksharas, by default an eighth; 0 is plain BPE.
     Raises UserError if `vocab_size` is too small or too large, or the documents have no text.
     """
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -78,16 +79,14 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, aksharas: int | N
         raise UserError("the corpus has no text to train a tokenizer on; give another --input")
     characters[SPACE] += characters.pop(" ", 0) + len(texts)
     letters = sorted(characters, key=lambda c: (-characters[c], c))[: room // 2]
-
     first = _akshara_merges(found, set(letters), min(room // AKSHARA_FRACTION if aksharas is None else aksharas, len(SYMBOLS)))
-    symbols = {left + right: chr(SYMBOLS[i]) for i, (left, right) in enumerate(first)}
-    builder = Backend(models.BPE({piece: i for i, piece in enumerate([*letters, *symbols])}, first))
-    written = {akshara: "".join(symbols.get(piece, piece) for piece in builder.encode(akshara).tokens) for akshara in found}
+    symbols = {left + right: chr(code) for code, (left, right) in zip(SYMBOLS, first, strict=False)}
+    written = _in_symbols(found, first, letters, symbols)
 
     learner = Backend(models.BPE())
     learner.normalizer = normalizers.Sequence([nfc, normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
     learner.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
-    alphabet = [*letters, *symbols.values()]
+    alphabet = [*letters, *symbols.values()]  # given, as the trainer's choice between equally rare characters is random
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(FIXED),
@@ -97,21 +96,39 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, aksharas: int | N
         show_progress=False,
     )
     learner.train_from_iterator((_AKSHARA.sub(lambda match: written[match[0]], text) for text in texts), trainer)
-    learned = json.loads(learner.to_str())["model"]
 
     # the trainer treats byte tokens as special tokens: build a new model from its vocabulary and
     # merges
-    spelled = {ord(symbol): piece for piece, symbol in symbols.items()}
-    vocabulary = {piece.translate(spelled): i for piece, i in learned["vocab"].items()}
-    merges = [*first, *((left.translate(spelled), right.translate(spelled)) for left, right in learned["merges"])]
-    backend = Backend(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    backend = Backend(_spelled_out(learner, first, symbols))
     backend.normalizer, backend.pre_tokenizer = learner.normalizer, learner.pre_tokenizer
     backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", SPECIAL_PIECES.index("<s>"))]
     )
     backend.add_special_tokens(list(SPECIAL_PIECES))
-    return Tokenizer(backend, f"trained on the corpus, {len(vocabulary)} pieces", backend.token_to_id("<s>"), backend.token_to_id("</s>"))
+    return Tokenizer(backend, f"trained on the corpus, {backend.get_vocab_size()} pieces", backend.token_to_id("<s>"), backend.token_to_id("</s>"))
+
+
+def _in_symbols(aksharas: Iterable[str], first: list[tuple[str, str]], letters: list[str], symbols: dict[str, str]) -> dict[str, str]:
+    """Return what is written for each akshara in the text to learn on: a symbol or a letter for
+    each token that the merges `first` leave of it."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
+
+    encoder = Backend(models.BPE({token: i for i, token in enumerate([*letters, *symbols])}, first))
+    return {akshara: "".join(symbols.get(token, token) for token in encoder.encode(akshara).tokens) for akshara in aksharas}
+
+
+def _spelled_out(learner: Backend, first: list[tuple[str, str]], symbols: dict[str, str]) -> models.BPE:
+    """Return the model that encodes characters as `learner` encodes symbols: with the merges that
+    build the symbols before the learned ones."""
+    from tokenizers import models
+
+    learned = json.loads(learner.to_str())["model"]
+    spelling = {ord(symbol): token for token, symbol in symbols.items()}
+    tokens = dict.fromkeys(token.translate(spelling) for token in sorted(learned["vocab"], key=learned["vocab"].__getitem__))
+    merges = dict.fromkeys((left.translate(spelling), right.translate(spelling)) for left, right in learned["merges"])
+    return models.BPE({token: i for i, token in enumerate(tokens)}, [*first, *merges], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
 
 
 def _akshara_merges(aksharas: Counter[str], letters: set[str], limit: int) -> list[tuple[str, str]]:
