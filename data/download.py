@@ -25,12 +25,13 @@ sys.path.insert(0, str(ROOT))
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, shell_quoted, shown
-from nano_hindi.corpus.cleaning import Cleaner
+from nano_hindi.corpus.cleaning import Cleaner, Count, rules_version
+from nano_hindi.corpus.cleaning.report import page
 from nano_hindi.corpus.documents import batches, read_documents, read_source, write_document
 from nano_hindi.corpus.hub import HubTexts, say
 from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus
 from nano_hindi.errors import UserError
-from nano_hindi.files import locked, read_metadata
+from nano_hindi.files import locked, read_metadata, write_text
 from nano_hindi.ranges import Range, whole
 from nano_hindi.sample import stories
 
@@ -42,6 +43,7 @@ SAMPLE_WORDS = 1_000_000  # of the sample, if --max_tokens is not given
 HUB_DATASET, HUB_FOLDER = "ai4bharat/sangraha", "verified/hin"
 HUB_LICENCE = f"CC BY 4.0, {HUB_DATASET} (https://huggingface.co/datasets/{HUB_DATASET})"
 TOKENIZER = "sarvamai/sarvam-1"
+REPORT = "cleaning_report.html"
 RECORD_BYTES = 16_000_000  # of text between two records of a download
 
 
@@ -70,13 +72,17 @@ def parse(argv: list[str] | None):
     parser.add_argument(
         "--clean",
         action="store_true",
-        help="remove control characters and normalize to NFC; drop documents that are broken, not in Devanagari, very short or duplicates; print the counts",
+        help="repair the spelling of the web (HTML entities, control characters, NFC, misplaced nuktas, | for danda and more); drop documents that are "
+        "broken, not in Devanagari, not Hindi, very short, duplicates or nearly so; print the counts of each rule",
     )
+    parser.add_argument("--report", action="store_true", help=f"with --clean: write {REPORT} with the counts and three examples of each rule")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing corpus, or the unfinished part of another one")
     args = parser.parse_args(argv)
     args.source = args.source or [HUB_SOURCE]
     if args.max_tokens is None:
         args.max_tokens = SAMPLE_WORDS if args.source == [SAMPLE_SOURCE] else 600_000_000
+    if args.report and not args.clean:
+        raise UserError("--report shows what --clean changed; give both")
     for name in (HUB_SOURCE, SAMPLE_SOURCE):
         if name in args.source and len(args.source) > 1:
             raise UserError(f"--source takes {name} alone, or files, not both")
@@ -109,11 +115,14 @@ def make(args, asked: dict, corpus: Path) -> int:
             download(args, asked, unfinished)
         else:
             gather(args, asked, unfinished)
-    metadata = unfinished.finish()
-
-    if args.clean:
-        print("\n".join(Cleaner.recorded(metadata).lines()))
+    metadata = unfinished.recorded
     documents, words, size, empty = (int(metadata[key]) for key in ("documents", "words", "bytes", "empty_documents_left_out"))
+    if args.clean:
+        cleaner, kept = Cleaner.recorded(metadata), Count(documents, size)
+        if args.report:  # before the end of the progress file, which has the examples
+            write_text(corpus.with_name(REPORT), page(cleaner, kept))
+        print("\n".join(cleaner.lines(kept)))
+    unfinished.finish()
     left_out = f" ({empty:,} empty ones skipped)" if empty else ""
     tokens = f"{int(metadata['tokens']):,} tokens of {visible(metadata['tokenizer'])}, " if "tokens" in metadata else ""
     print(f"{shown(corpus)}: {documents:,} documents{left_out}, {tokens}{words:,} words, {size / 1e6:,.2f} MB")
@@ -132,7 +141,7 @@ def gather(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
         readers = [read_source(path) for path in args.source]  # a missing file is an error before the work begins
         documents, tokenizer = itertools.chain.from_iterable(readers), tokenizer_or_none(args.tokenizer or TOKENIZER)
         progress = Progress(local_size(args.source), "bytes", "reading")
-    writer = Writer(args, tokenizer, {})
+    writer, cleaning = Writer(args, tokenizer, {}), rules(args)
     try:
         with unfinished.open(0) as file:
             with progress:
@@ -140,7 +149,7 @@ def gather(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
             if not writer.totals["documents"]:
                 why, remedy = ("nothing is left of the text", ", or omit --clean") if args.clean else ("there is no text", "")
                 raise UserError(f"{why} in {', '.join(args.source)}; give other files{remedy}")
-            unfinished.record(file, {"complete": "yes"} | asked | writer.metadata() | {"written": writer.totals["written"]})
+            unfinished.record(file, {"complete": "yes"} | asked | cleaning | writer.metadata() | {"written": writer.totals["written"]})
     except BaseException:
         with contextlib.suppress(OSError):
             unfinished.discard()
@@ -154,10 +163,14 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
     """
     hub = HubTexts(HUB_DATASET, HUB_FOLDER, args.seed, unfinished.recorded.get("revision"))
     tokenizer = load_tokenizer(asked["tokenizer"])
-    asked = asked | {"revision": hub.revision, "licence": HUB_LICENCE, "reader": hub.reader, "tokenizer_fingerprint": tokenizer.fingerprint()}
+    asked = (
+        asked
+        | {"revision": hub.revision, "licence": HUB_LICENCE, "reader": hub.reader, "tokenizer_fingerprint": tokenizer.fingerprint()}
+        | rules(args)
+    )
     if unfinished.recorded and not unfinished.is_of(asked):
         if not args.overwrite:
-            raise unfinished.foreign("its tokenizer, this program or the library datasets has changed since")
+            raise unfinished.foreign("its tokenizer, this program or a library has changed since")
         unfinished.discard()
     begun = unfinished.recorded
     writer = Writer(args, tokenizer, begun)
@@ -191,6 +204,11 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
     if not totals["documents"]:
         unfinished.discard()
         raise UserError(f"there is no text in {HUB_FOLDER} of {HUB_DATASET}; is HF_ENDPOINT a full mirror?")
+
+
+def rules(args) -> dict[str, str]:
+    """Return the line of metadata.txt for the rules of --clean."""
+    return {"cleaning_rules": rules_version()} if args.clean else {}
 
 
 def next_flags(args) -> str:

@@ -3,6 +3,7 @@ broken or unreachable."""
 
 import contextlib
 import hashlib
+import itertools
 import os
 import random
 import re
@@ -25,6 +26,7 @@ from hub import Fault, Hub, make_sangraha
 from nano_hindi.corpus.documents import read_documents, write_document
 from nano_hindi.corpus.prepared import check_data
 from nano_hindi.files import read_metadata, write_metadata
+from nano_hindi.sample import stories
 from nano_hindi.tokenizer import load_tokenizer
 
 NO_TOKENIZER = ["--tokenizer", "no/such/folder"]  # not a valid name on the hub, so there is no network access
@@ -346,51 +348,99 @@ def test_redirected_files_are_requested_without_the_token(tmp_path, repos):
 
 
 LONG = "एक गाँव में मोहन नाम का एक लड़का रहता था और रोज़ नदी के किनारे जाता था। "
-DIRTY = [LONG + "पहला।", "होम | संपर्क", LONG + "\x00दूसरा।", LONG + "पहला।", "The river is long. " * 9, LONG.encode().decode("latin-1")]
+OTHER = "अत: सीता ने बाज़ार से ताज़े फल खरीदे और शाम को सबके साथ मिलकर खाए।"
+DIRTY = [
+    LONG + "पहला।",
+    "होम | संपर्क",
+    OTHER + "\x00 &amp;",
+    LONG + "पहला।",
+    "The river is long. " * 9,
+    LONG.encode().decode("latin-1"),
+    LONG + "दूसरा।",
+]
+CLEANED = [LONG + "पहला।", OTHER.replace("अत:", "अतः") + " &"]
 
 
 def test_clean_repairs_and_drops_and_reports_counts_by_rule(tmp_path, capsys):
     source = write_texts(tmp_path / "a.txt", DIRTY)
     assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER, "--clean") == 0
-    assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == [LONG + "पहला।", LONG + "दूसरा।"]
-    table = {row.split("  ")[-1]: row.split()[:2] for row in capsys.readouterr().out.splitlines() if row.startswith("    ")}
+    assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == CLEANED
+    rows = {row.split("  ")[-1]: row.split()[:4] for row in capsys.readouterr().out.splitlines() if row.startswith("    ")}
+    kept = sum(len(text.encode()) for text in CLEANED)
+    assert rows.pop("before") == ["0", "0", "7", f"{sum(len(text.encode()) for text in DIRTY):,}"]
+    assert rows["near duplicate (dropped)"][2:] == ["2", str(kept)]
+    table = {rule: counts[:2] for rule, counts in rows.items() if counts[0] != "0"}
     controls = 2 * sum("\x7f" < character < "\xa0" for character in DIRTY[5])  # UTF-8 read as Latin-1 has many of them
     assert table == {
+        "HTML entities (repaired)": ["1", "4"],
         "control characters (repaired)": ["2", str(1 + controls)],
-        "not NFC (repaired)": ["0", "0"],
+        "colon for visarga (repaired)": ["1", "-2"],
         "broken encoding (dropped)": ["1", str(len(DIRTY[5].encode()) - controls)],
         "not Devanagari (dropped)": ["1", str(9 * 19)],
         "too short (dropped)": ["1", str(len(DIRTY[1].encode()))],
         "duplicate (dropped)": ["1", str(len(DIRTY[0].encode()))],
+        "near duplicate (dropped)": ["1", str(len(DIRTY[6].encode()))],
     }
     metadata = read_metadata(tmp_path / "raw" / "metadata.txt")
     assert metadata | {"cleaned": "yes", "documents": "2", "cleaned_duplicate_documents": "1", "cleaned_not_devanagari_bytes": "171"} == metadata
     assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 2  # what is there is another corpus
     assert "tokenizer or --clean" in capsys.readouterr().err
-    source = write_texts(tmp_path / "b.txt", DIRTY[4:])
+    source = write_texts(tmp_path / "b.txt", DIRTY[4:6])
     assert run(tmp_path / "none", "--source", source, *NO_TOKENIZER, "--clean") == 2
     assert "omit --clean" in capsys.readouterr().err
 
 
 def test_resumed_cleaned_download_finds_duplicates_from_before_the_stop(tmp_path, tokenizer_dir, little_by_little, monkeypatch, capsys):
-    texts = [LONG + f"{i % 25}।" for i in range(40)]
+    different = [story[:200] for story in itertools.islice(stories(3), 25)]
+    texts = [different[i % 25] + " अंत।" * (i % 3) for i in range(40)]
     repos = {"datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "hub", [[*texts, *DIRTY], texts[::-1], [*DIRTY, *texts]], rows_per_group=5)}
-    argv = ["--tokenizer", tokenizer_dir, "--max_tokens", ALL, "--clean"]
+    argv = ["--tokenizer", tokenizer_dir, "--max_tokens", ALL, "--report", "--clean"]
     with Hub(repos) as hub:
         take_for_the_hub(hub, monkeypatch)
         assert run(tmp_path / "straight", *argv) == 0
         straight = read_metadata(tmp_path / "straight" / "metadata.txt")
         assert straight["documents"] == "27"
+        straight_page = (tmp_path / "straight" / "cleaning_report.html").read_bytes()
+        (tmp_path / "straight" / "cleaning_report.html").unlink()
         for spare in (3, 5, 7):
             hub.faults[:] = [Fault("data-1.parquet bytes", times=1, status=403, spare=spare)]
             assert run(tmp_path / "raw", *argv) == 2
-            assert run(tmp_path / "raw", *argv[:-1]) == 2
+            assert run(tmp_path / "raw", *argv[:-2]) == 2
             assert "cleaned was yes" in capsys.readouterr().err
             assert run(tmp_path / "raw", *argv) == 0
+            page = (tmp_path / "raw" / "cleaning_report.html").read_bytes()
+            assert page == straight_page
+            assert "<mark>अत:</mark> सीता".encode() in page
+            (tmp_path / "raw" / "cleaning_report.html").unlink()
             assert corpus_in(tmp_path / "raw") == corpus_in(tmp_path / "straight")
             metadata = read_metadata(tmp_path / "raw" / "metadata.txt")
             assert {**metadata, "created": ""} == {**straight, "created": ""}
+            assert int(metadata["cleaned_near_duplicate_documents"]) > 5
+            assert "cleaned_examples" not in metadata  # they are on the page
             (tmp_path / "raw" / "hindi_corpus.txt").unlink()
+
+
+def test_cleaned_download_of_other_rules_is_refused(tmp_path, tokenizer_dir, little_by_little, monkeypatch, capsys):
+    repos = {"datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "hub", [ALL_HINDI, ALL_HINDI], rows_per_group=5)}
+    argv = ["--tokenizer", tokenizer_dir, "--max_tokens", ALL, "--clean"]
+    with Hub(repos) as hub:
+        take_for_the_hub(hub, monkeypatch)
+        hub.faults[:] = [Fault("data-1.parquet bytes", times=1, status=403, spare=3)]
+        assert run(tmp_path / "raw", *argv) == 2
+        progress = tmp_path / "raw" / "hindi_corpus.progress.txt"
+        lines = progress.read_text(encoding="utf-8").splitlines(keepends=True)
+        progress.write_text("".join(line for line in lines if not line.startswith("cleaning_rules")), encoding="utf-8")  # of an older version
+        before = (tmp_path / "raw" / "hindi_corpus.txt.part").read_bytes()
+        capsys.readouterr()
+        assert run(tmp_path / "raw", *argv) == 2
+        assert "this program or a library has changed since" in capsys.readouterr().err
+        assert (tmp_path / "raw" / "hindi_corpus.txt.part").read_bytes() == before
+
+
+def test_report_needs_clean(tmp_path, capsys):
+    assert run(tmp_path / "raw", "--source", write_texts(tmp_path / "a.txt", DIRTY), *NO_TOKENIZER, "--report") == 2
+    assert "give both" in capsys.readouterr().err
+    assert not (tmp_path / "raw").exists()
 
 
 # ---- a larger data set, and a faulty hub: the program runs in this process, or in a fork of it,
@@ -741,7 +791,7 @@ def test_changed_tokenizer_or_reader_requires_overwrite_to_start_over(tmp_path, 
     argv = ["--tokenizer", tokenizer, "--max_tokens", ALL]
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert run(folder, *argv) == 2
-    assert "its tokenizer, this program or the library datasets has changed since" in capsys.readouterr().err
+    assert "its tokenizer, this program or a library has changed since" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert run(folder, *argv, "--overwrite") == 0
     assert corpus_in(folder) == undisturbed[ALL]

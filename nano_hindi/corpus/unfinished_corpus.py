@@ -20,7 +20,14 @@ from typing import BinaryIO
 from nano_hindi.errors import UserError, naming
 from nano_hindi.files import read_metadata, rename, write_metadata
 
-OF_NO_LATER_USE = ("complete", "position", "reader", "tokenizer_fingerprint", "written")  # all other lines are copied to metadata.txt
+OF_NO_LATER_USE = (
+    "complete",
+    "position",
+    "reader",
+    "tokenizer_fingerprint",
+    "written",
+    "cleaned_examples",
+)  # all other lines are copied to metadata.txt
 
 
 class UnfinishedCorpus:
