@@ -25,6 +25,7 @@ from nano_hindi.files import write_text
 from nano_hindi.tokenizer.definition_check import panics_as_errors
 from nano_hindi.tokenizer.hub import read_definition
 from nano_hindi.tokenizer.kitoken import FastEncoder, fast_encoder
+from nano_hindi.tokenizer.long_texts import in_parts
 from nano_hindi.tokenizer.pieces import SPACE, bytes_of_ids, rewrites, unknown_piece
 
 # contains matras, conjuncts, nukta, ZWJ, danda, two kinds of digits, spaces of all kinds, an emoji,
@@ -88,6 +89,7 @@ class Tokenizer:
 
     # ---- text to tokens
 
+    @in_parts
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, without bos and eos; `</s>` in a text is four characters.
 
