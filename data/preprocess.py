@@ -201,7 +201,7 @@ def tokenize(args, plan: list[Chunk], shards: Shards, tokenizer: Tokenizer | Non
 def sample_of(plan: list[Chunk]) -> list[str]:
     """Return documents from evenly spaced chunks of the corpus, about 2 MB."""
     some = plan[:: -(-len(plan) // SAMPLES)]
-    return [text for chunk in some for text in next(batches(chunk.read(), SAMPLE_CHARACTERS), [])]
+    return [text[:SAMPLE_CHARACTERS] for chunk in some for text in next(batches(chunk.read(), SAMPLE_CHARACTERS), [])]
 
 
 def refuse_losses(shards: Shards, tokenizer: Tokenizer, allow: bool) -> None:

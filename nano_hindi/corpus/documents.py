@@ -25,6 +25,7 @@ MARKER = b"<|endoftext|>"
 _MARKER_LINE = re.compile(rb"(?m)^\\*" + re.escape(MARKER) + rb"\r?$")
 _ESCAPED_LINE = re.compile(rb"(?m)^\\(\\*" + re.escape(MARKER) + rb"\r?)$")
 _MARKER_BETWEEN_LINES = re.compile(rb"(?<=\n)" + re.escape(MARKER) + rb"\r?\n")
+_WORD = re.compile(r"\S+")
 _DOCUMENT_ENDS = (MARKER + b"\n", MARKER + b"\r\n", MARKER)  # the last form: a file that ends without a newline
 BOM = "\ufeff"  # Notepad begins a UTF-8 file with it; it is not part of the text
 TEXT_COLUMN = "text"
@@ -130,6 +131,12 @@ def batches(documents: Iterable[str], characters: int = BATCH_CHARACTERS) -> Ite
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def count_words(text: str) -> int:
+    """Return `len(text.split())`; a long text is not split into a list, which takes 60 bytes for
+    each word."""
+    return len(text.split()) if len(text) < BATCH_CHARACTERS else sum(1 for _ in _WORD.finditer(text))
 
 
 def _require_file(path: str | Path) -> None:
