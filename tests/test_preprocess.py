@@ -263,7 +263,7 @@ def test_compressed_text_gives_the_same_files_for_any_number_of_workers_and_afte
         assert run(tmp_path / str(workers), *flags, "--workers", workers) == 0
     stop_at_join_of(9, monkeypatch, (tmp_path / "stopped", *flags, "--workers", 1))
     assert run(tmp_path / "stopped", *flags, "--workers", 2) == 0
-    assert "resuming: 9 of" in capsys.readouterr().out
+    assert "resuming: 10 of" in capsys.readouterr().out
     assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "stopped")
     for name in ("train.bin", "val.bin"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
