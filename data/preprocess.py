@@ -29,7 +29,7 @@ from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, shell_quoted, shown
 from nano_hindi.corpus.documents import MARKER, Chunk, batches, chunks, read_source
 from nano_hindi.errors import UserError
-from nano_hindi.files import locked, read_metadata
+from nano_hindi.files import locked, one_line, read_metadata
 from nano_hindi.ranges import Range, whole
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def parse(argv: list[str] | None):
         type=Path,
         nargs="+",
         metavar="FILE",
-        help=f"the corpus, or any .txt, .jsonl (field text) and .parquet (column text) files (default: {DEFAULT_CORPUS})",
+        help=f"the corpus, or any .txt, .jsonl (field text) and .parquet (column text) files; .txt.gz, .jsonl.zst too (default: {DEFAULT_CORPUS})",
     )
     parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="folder for train.bin, val.bin and tokenizer/")
     which = parser.add_mutually_exclusive_group()
@@ -128,7 +128,7 @@ def metadata_of_input(paths: list[Path], plan: list[Chunk]) -> dict:
     identity = [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]
     cuts = [(chunk.group, chunk.begin, chunk.end) for chunk in plan]
     return {
-        "input": ", ".join(path.name for path in paths),
+        "input": ", ".join(one_line(path.name) for path in paths),
         "input_bytes": sum(stat.st_size for stat in stats),
         "input_fingerprint": hashlib.blake2b(json.dumps([identity, cuts]).encode(), digest_size=16).hexdigest(),
     }
@@ -201,7 +201,7 @@ def tokenize(args, plan: list[Chunk], shards: Shards, tokenizer: Tokenizer | Non
 def sample_of(plan: list[Chunk]) -> list[str]:
     """Return documents from evenly spaced chunks of the corpus, about 2 MB."""
     some = plan[:: -(-len(plan) // SAMPLES)]
-    return [text for chunk in some for text in next(batches(chunk.read(), SAMPLE_CHARACTERS), [])]
+    return [text[:SAMPLE_CHARACTERS] for chunk in some for text in next(batches(chunk.read(), SAMPLE_CHARACTERS), [])]
 
 
 def refuse_losses(shards: Shards, tokenizer: Tokenizer, allow: bool) -> None:

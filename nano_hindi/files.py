@@ -261,10 +261,16 @@ def file_size(path: Path) -> int:
     return path.stat().st_size
 
 
+def one_line(name: str) -> str:
+    """Return a file name as a value of `key: value` lines: as it is, or its `repr` if it has line
+    breaks, or spaces at its ends."""
+    return name if name == name.strip() and len(name.splitlines()) <= 1 else repr(name)
+
+
 def write_metadata(path: str | Path, metadata: dict) -> None:
-    """Write `key: value` lines atomically. Values are text on one line, or numbers; file names keep
-    their bytes."""
-    write_text(Path(path), "".join(f"{key}: {value}\n" for key, value in metadata.items()), errors="surrogateescape")
+    """Write `key: value` lines atomically. Values are text, made to `one_line`, or numbers; file
+    names keep their bytes."""
+    write_text(Path(path), "".join(f"{key}: {one_line(str(value))}\n" for key, value in metadata.items()), errors="surrogateescape")
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

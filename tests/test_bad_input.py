@@ -4,6 +4,7 @@ names the error and says what to do, and changes nothing."""
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -313,9 +314,12 @@ DOWNLOAD = {
     "a text in UTF-16": (lambda s: ["--source", s.file("a.txt", HINDI.encode("utf-16"))], "a.txt is not UTF-8", "convert"),
     "one bad byte in the middle of a text": (lambda s: ["--source", s.file("a.txt", (HINDI + "\n").encode() * 500 + b"\xe0\xa4\n" + HINDI.encode())], "not UTF-8", "line", "convert"),
     "half a surrogate pair in jsonl": (lambda s: ["--source", s.file("a.jsonl", r'{"text": "\ud800"}')], "a.jsonl", "line 1", "convert"),
-    "jsonl in UTF-16": (lambda s: ["--source", s.file("a.jsonl", '{"text": "अ"}'.encode("utf-16"))], "a.jsonl, line 1", "convert"),
+    "jsonl in UTF-16": (lambda s: ["--source", s.file("a.jsonl", '{"text": "अ"}'.encode("utf-16"))], "a.jsonl is not UTF-8", "utf-16-le", "convert"),
+    "a text in UTF-16 without a mark": (lambda s: ["--source", s.file("a.txt", HINDI.encode("utf-16-be"))], "a.txt is not UTF-8", "utf-16-be", "convert"),
     "a jsonl file of NUL bytes": (lambda s: ["--source", s.file("a.jsonl", bytes(64))], "a.jsonl, line 1", "'text'"),
     # data
+    "a truncated gzip file": (lambda s: ["--source", s.file("a.txt.gz", gzip.compress(HINDI.encode())[:-5])], "a.txt.gz", "not a complete gzip file", "copy"),
+    "chats": (lambda s: ["--source", s.file("a.jsonl", '{"messages": []}')], "a.jsonl, line 1", "chat messages", "field text"),
     "jsonl without the field": (lambda s: ["--source", s.file("a.jsonl", '{"text": "एक"}\n{"body": "दो"}\n')], "a.jsonl, line 2", "'text'"),
     "a truncated line of jsonl": (lambda s: ["--source", s.file("a.jsonl", '{"text": "एक"}\n{"text": "द')], "a.jsonl, line 2", "JSON"),
     "deeply nested jsonl": (lambda s: ["--source", s.file("a.jsonl", "[" * 100_000)], "a.jsonl, line 1", "JSON"),
@@ -366,6 +370,7 @@ PREPROCESS = {
     "a bad byte after many good documents": (lambda s: ["--input", s.file("a.txt", s.corpus().read_bytes() * 30 + b"\xff")], "a.txt is not UTF-8", "line", "convert"),
     "a bad byte while a tokenizer is trained": (lambda s: ["--train_tokenizer", 600, "--input", s.file("a.txt", s.corpus().read_bytes() + b"\xff")], "not UTF-8", "convert"),
     # data
+    "a damaged zstd file": (lambda s: ["--input", s.file("a.jsonl.zst", b"\x28\xb5\x2f\xfd and more")], "a.jsonl.zst", "not a complete zstd file", "copy"),
     "a corpus of one document": (lambda s: ["--input", s.corpus([HINDI])], "one single document", "<|endoftext|>"),
     "a corpus without markers": (lambda s: ["--input", s.file("a.txt", (HINDI + "\n") * 99)], "one single document", "<|endoftext|>"),
     # tokenizers

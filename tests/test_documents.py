@@ -1,6 +1,7 @@
 """Documents round-trip to the byte, whatever they contain; files from other sources are read, or
 refused in one line."""
 
+import gzip
 import json
 import random
 import tracemalloc
@@ -11,7 +12,8 @@ import pytest
 
 import standin
 from conftest import run_script
-from nano_hindi.corpus.documents import batches, chunks, read_documents, read_source, write_document
+from nano_hindi.corpus import documents, source_files
+from nano_hindi.corpus.documents import batches, chunks, count_words, read_documents, read_source, write_document
 from nano_hindi.errors import UserError
 
 TEXTS = [
@@ -165,10 +167,10 @@ def test_byte_order_mark_is_removed_from_a_text_file(tmp_path):
         ("a.txt", b"ok\n<|endoftext|>\nab\xff\n<|endoftext|>\n", r"a\.txt is not UTF-8 \(in the document that ends at line 4"),
         ("a.txt", "राम".encode("utf-16"), "is not UTF-8"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "b"\n', r"a\.jsonl, line 2: expected a JSON object with a text in the field 'text'"),
-        ("a.jsonl", b'{"content": "a"}\n', "line 1: expected"),
+        ("a.jsonl", b'{"content": "a", "id": 1}\n', r"a\.jsonl, line 1 has no field 'text', only content, id$"),
+        ("a.jsonl", b"{}", "line 1 has no field 'text', only an empty object"),
         ("a.jsonl", b'\n["text"]\n', "line 2: expected"),
         ("a.jsonl", b'{"text": 5}\n', "line 1: expected"),
-        ("a.jsonl", b'{"text": null}\n', "line 1: expected"),
         ("a.jsonl", b"[" * 200_000, "line 1: expected"),
         ("a.jsonl", b'{"text": "a\xff"}\n', "line 1: not valid UTF-8"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "line 1: not valid UTF-8"),
@@ -180,6 +182,67 @@ def test_bad_file_is_a_user_error_with_its_name_and_line(tmp_path, name, raw, me
     (tmp_path / name).write_bytes(raw)
     with pytest.raises(UserError, match=message):
         list(read_source(tmp_path / name))
+
+
+HINDI = "नदी के पास एक गाँव था, जहाँ राम — “बड़ा” भाई — रहता था।\nउसने कहा: Hello, world!\n" * 40
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-16", "utf-32"])
+@pytest.mark.parametrize("text", ["नदी", "नदी\n", "river", "एक नदी\r\n", HINDI])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz"])
+def test_text_in_utf_16_or_utf_32_is_refused_by_its_name(tmp_path, name, text, encoding):
+    raw = text.encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    expected = {"utf-16": "utf-16-le", "utf-32-le": "utf-32", "utf-32-be": "utf-32"}.get(encoding, encoding)
+    with pytest.raises(UserError, match=rf"{name} is not UTF-8: it looks like {expected}; convert it first"):
+        list(read_source(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a\x00", "a\x00b\x00", "\x00" * 50, "\t" * 50 + "x", "\x00नदी\x00", "राम\x00 और श्याम", HINDI + "\x00\x00", "x\x00" + HINDI, "नदी\t" * 50),
+        *("1\t2\t3\t4\n" * 50, "a\tb\n\tc\n" * 50, "\n\n\n\t\n\t\nx", "a\x00b\x00c\x00 and then only letters", " ".join("क" * 50)),
+    ],
+)
+def test_utf_8_with_nuls_and_tabs_is_read_as_it_is(tmp_path, text):
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    assert list(read_source(tmp_path / "a.txt")) == [text]
+
+
+@pytest.mark.parametrize("raw", ["naïve café".encode("cp1252"), bytes(range(0xA1, 0xEB)), b"\xa4\xcf \xda\xb3\xcc"])
+def test_bytes_of_other_encodings_are_not_utf_8(tmp_path, raw):
+    (tmp_path / "a.txt").write_bytes(raw)
+    with pytest.raises(UserError, match=r"a\.txt is not UTF-8 \(in the document that ends at line 1"):
+        list(read_source(tmp_path / "a.txt"))
+
+
+def test_line_whose_text_is_null_is_skipped(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n{"text": null}\n{"text": "b"}\n')
+    assert list(read_source(tmp_path / "a.jsonl")) == ["a", "b"]
+
+
+def test_error_names_a_few_fields_of_many(tmp_path):
+    fields = {"x" * 1000: 1} | {f"f{i}": i for i in range(5000)}
+    (tmp_path / "a.jsonl").write_text(json.dumps(fields), encoding="utf-8")
+    pq.write_table(pa.table({name: [1] for name in list(fields)[:300]}), tmp_path / "a.parquet")
+    named = f"only {'x' * 37}\\.\\.\\., f0, f1, f2, f3, f4, f5, f6 and"
+    with pytest.raises(UserError, match=f"line 1 has no field 'text', {named} 4,993 more$"):
+        list(read_source(tmp_path / "a.jsonl"))
+    with pytest.raises(UserError, match=f"parquet has no column 'text', {named} 292 more$"):
+        list(read_source(tmp_path / "a.parquet"))
+
+
+def test_chat_data_is_recognised(tmp_path):
+    messages = [{"role": "user", "content": "नमस्ते"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": 1, "messages": messages}), encoding="utf-8")
+    pq.write_table(pa.table({"messages": [messages]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1 holds chat messages; preprocess reads plain texts \(field text\)$"):
+        list(read_source(tmp_path / "a.jsonl"))
+    with pytest.raises(UserError, match=r"a\.parquet holds chat messages; preprocess reads plain texts \(column text\)$"):
+        list(read_source(tmp_path / "a.parquet"))
+    (tmp_path / "b.jsonl").write_text(json.dumps({"messages": messages, "text": "a"}), encoding="utf-8")
+    assert list(read_source(tmp_path / "b.jsonl")) == ["a"]
 
 
 def test_parquet_file_without_texts_is_a_user_error(tmp_path):
@@ -262,3 +325,124 @@ def test_huge_line_is_read_once_and_not_by_every_chunk(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 500_000
+
+
+def test_words_of_a_long_text_are_those_that_split_finds():
+    text = "".join(random.Random(0).choices(["क", "a", " ", "\n", "\x1c", "\x85", "\u00a0", "\u2028", "\u3000", "\u200b", "\ufeff"], k=1_100_000))
+    assert count_words(text) == len(text.split()) > 100_000
+
+
+# ---- compressed files
+
+
+def zstd(raw):
+    return pa.Codec("zstd").compress(raw, asbytes=True)
+
+
+COMPRESSORS = {".gz": gzip.compress, ".zst": zstd, ".GZ": lambda raw: gzip.compress(raw[:77]) + gzip.compress(raw[77:])}
+
+
+def compressed(path, end):
+    """Write a compressed copy of a file beside it."""
+    copy = path.with_name(path.name + end)
+    copy.write_bytes(COMPRESSORS[end](path.read_bytes()))
+    return copy
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """Return a .txt and a .jsonl of the same hard texts."""
+    texts = [text for text in TEXTS if text.strip()] + standin.documents(200)
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "a.jsonl").write_bytes("\n".join([*lines[:50], "", '{"text": null}', *lines[50:]]).encode())
+    return write(tmp_path / "a.txt", texts), tmp_path / "a.jsonl"
+
+
+@pytest.mark.parametrize("end", COMPRESSORS)
+@pytest.mark.parametrize("size", [1000, 10_000, 10_000_000])
+def test_chunks_of_a_compressed_file_are_those_of_the_plain_one(plain, size, end):
+    for path in plain:
+        copy = compressed(path, end)
+        assert list(read_source(copy)) == list(read_source(path))
+        expected = [list(chunk.read()) for chunk in chunks(path, size)]
+        of_copy = chunks(copy, size)
+        assert [list(chunk.read()) for chunk in of_copy] == expected
+        assert [list(chunk.read()) for chunk in of_copy[::-1]] == expected[::-1]
+        assert [list(chunk.read()) for chunk in of_copy[1::3]] == expected[1::3]
+        assert [next(chunk.read(), None) for chunk in of_copy] == [next(iter(texts), None) for texts in expected]
+
+
+def test_chunks_of_a_compressed_file_are_read_in_turn(plain):
+    expected = [list(chunk.read()) for chunk in chunks(plain[0], 2000)]
+    plan = chunks(compressed(plain[0], ".gz"), 2000)
+    assert list(plan[0].read()) == expected[0]
+    second, last = plan[1].read(), plan[-1].read()  # both could continue where the first ended
+    assert [next(second), *last, *second] == [expected[1][0], *expected[-1], *expected[1][1:]]
+    assert len(expected[1]) > 1
+
+
+def test_chunks_of_a_compressed_file_are_decompressed_once(plain, monkeypatch):
+    copy, opens = compressed(plain[0], ".gz"), []
+    plan, opened = chunks(copy, 2000), source_files.opened
+    monkeypatch.setattr(documents, "opened", lambda path: opens.append(path) or opened(path))
+    monkeypatch.setattr(documents, "_forward", None)
+    assert len(plan) > 20
+    assert len([text for chunk in plan for text in chunk.read()]) > 100
+    assert [next(chunk.read(), None) for chunk in plan[::3]]  # from the beginning again
+    assert len(opens) == 2
+
+
+def test_replaced_compressed_file_is_read_anew(tmp_path):
+    for i, texts in enumerate((["one", "two", "three"], ["six", "ten", "seven"])):
+        plan = chunks(compressed(write(tmp_path / "a.txt", texts), ".gz"), len("one\n<|endoftext|>\n"))
+        assert list(plan[i].read()) == [texts[i]]
+
+
+@pytest.mark.parametrize("end", [".gz", ".zst"])
+def test_reading_a_compressed_file_needs_little_memory(tmp_path, end):
+    write(tmp_path / "a.txt", ["राम " * 500] * 10_000)  # 65 MB
+    copy = compressed(tmp_path / "a.txt", end)
+    plan, before = chunks(copy), pa.total_allocated_bytes()
+    most = 0
+    tracemalloc.start()
+    for chunk in plan:
+        for _ in chunk.read():
+            most = max(most, pa.total_allocated_bytes() - before)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+    assert most < 5_000_000
+
+
+@pytest.mark.parametrize("end", [".gz", ".zst"])
+def test_damaged_compressed_file_is_a_user_error(tmp_path, end):
+    draw = random.Random(0)
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(json.dumps({"text": str(draw.random())}).encode() for _ in range(20_000)))
+    path = compressed(tmp_path / "a.jsonl", end)
+    good = path.read_bytes()
+    middle = len(good) // 2
+    flipped = good[:middle] + bytes([good[middle] ^ 0x55]) + good[middle + 1 :]  # gzip has a checksum, zstd may have one
+    for raw in (good[:-9], good[:middle], good + b"garbage", b"not compressed", *[flipped] * (end == ".gz")):
+        path.write_bytes(raw)
+        for read in (read_source, chunks)[raw == flipped :]:  # it may not be JSON either
+            with pytest.raises(UserError, match=rf"a\.jsonl{end} is not a complete (gzip|zstd) file \([^\n]+\); download or copy it again$"):
+                list(read(path))
+
+
+def test_errors_in_a_compressed_file_name_the_line(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "x"}\n' * 100 + b"{\n")
+    (tmp_path / "a.txt").write_bytes(b"one\n<|endoftext|>\n" * 100 + b"\xff\n<|endoftext|>\n")
+    for name, message in (("a.jsonl", r"a\.jsonl\.gz, line 101: expected"), ("a.txt", r"a\.txt\.gz is not UTF-8 .*line 202")):
+        copy = compressed(tmp_path / name, ".gz")
+        with pytest.raises(UserError, match=message):
+            list(read_source(copy))
+        for _ in range(2):  # the error again, not the end of the file
+            with pytest.raises(UserError, match=message):
+                [list(chunk.read()) for chunk in chunks(copy, 500)]
+
+
+@pytest.mark.parametrize("name", ["a.parquet.gz", "a.gz", ".gz", "a.txt.bz2", "a.txt.gz.gz", "a.gz.txt.zip"])
+def test_other_compressed_files_are_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"documents are read from \.txt, .*\.txt\.gz, \.jsonl\.gz, \.txt\.zst, \.jsonl\.zst files"):
+        read_source(tmp_path / name)

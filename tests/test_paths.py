@@ -1,6 +1,8 @@
 """Folders whose names are not UTF-8, or not what the system's encoding says: everything works there
 as anywhere else."""
 
+import gzip
+import json
 import os
 import shutil
 from pathlib import Path
@@ -17,6 +19,7 @@ from conftest import SMALL, run_script
 from data import download, preprocess
 from nano_hindi.evaluation import command as evaluation
 from nano_hindi.export import __main__ as export
+from nano_hindi.files import read_metadata
 from nano_hindi.inference.loading import load_for_inference
 
 
@@ -90,3 +93,48 @@ def test_devanagari_names_work_in_the_c_locale(straight, tmp_path, utf8_mode):
     environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": utf8_mode}
     done = run_script("generate.py", "--checkpoint", tmp_path / "हिन्दी", "--prompt", "", "--max_tokens", 3, "--device", "cpu", **environment)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+NAMES = [
+    b"\xff.txt",
+    b"a\nb.txt",
+    b"a: b.txt",
+    b" ",
+    b" x .txt",
+    b"-x.txt",
+    b"--input.txt",
+    "\u2028.txt".encode(),
+    b"x\r\n.txt",
+    b"a\nb.txt.gz",
+    b"\xff.jsonl.gz",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file_of_any_name_is_read_or_refused_in_one_line(name, straight, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    raw = "\n<|endoftext|>\n".join(standin.documents(60)).encode()
+    if b".jsonl" in name:
+        raw = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in standin.documents(60))
+    try:
+        Path(os.fsdecode(name)).write_bytes(gzip.compress(raw) if name.endswith(b".gz") else raw)
+    except OSError:
+        pytest.skip("there are no such names here")
+    tokenizer, file = str(standin.make_tokenizer("tokenizer")), os.fsdecode(name)
+    for main, flag, *argv in (
+        (preprocess.main, "--input", "--output_dir", "data", "--tokenizer", tokenizer, "--val_fraction", "0.2", "--workers", "1"),
+        (download.main, "--source", "--output_dir", "raw", "--tokenizer", tokenizer),
+        (evaluation.main, "--text", "--checkpoint", str(straight), "--max_bytes", "2000", "--device", "cpu"),
+    ):
+        codes = [main([f"{flag}={file}", *argv]) for _ in range(2)]
+        shown = capsys.readouterr()
+        if name == b" ":
+            assert codes == [2, 2]
+            assert shown.err.count("\n") == 2
+            assert "documents are read from" in shown.err
+        else:
+            assert codes == [0, 0], shown.err
+            assert main is evaluation.main or shown.out.count("already") == 1  # the same command finds its own file in the metadata
+    if name != b" ":
+        assert read_metadata("data/preprocess_meta.txt")["val_fraction"] == "0.2"
+        assert read_metadata("raw/metadata.txt")["documents"] == "60"

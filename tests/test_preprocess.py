@@ -3,6 +3,7 @@ of the text, and no partial folder looks finished."""
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -250,6 +251,27 @@ def test_several_files_of_several_kinds_are_one_corpus(tmp_path, tokenizer_dir, 
     tokenizer = load_tokenizer(tokenizer_dir)
     assert documents_of(tmp_path / "data" / "train.bin", tokenizer) == [text for text in map(nfc, texts) if not belongs_to_validation(text, 0.2)]
     assert documents_of(tmp_path / "data" / "val.bin", tokenizer) == [text for text in map(nfc, texts) if belongs_to_validation(text, 0.2)]
+
+
+@pytest.mark.parametrize("end", [".gz", ".zst"])
+def test_compressed_text_gives_the_same_files_for_any_number_of_workers_and_after_a_stop(tmp_path, tokenizer_dir, monkeypatch, capsys, end):
+    small_chunks(monkeypatch)
+    texts = HARD_TEXTS + standin.documents(300)
+    plain = write_corpus(tmp_path / "c.txt", texts)
+    compressed = tmp_path / f"c.txt{end}"
+    compressed.write_bytes(gzip.compress(plain.read_bytes()) if end == ".gz" else pa.Codec("zstd").compress(plain.read_bytes(), asbytes=True))
+    flags = [compressed, tokenizer_dir, "--val_fraction", 0.2]
+    assert run(tmp_path / "plain", plain, *flags[1:], "--workers", 1) == 0
+    for workers in (1, 2):
+        assert run(tmp_path / str(workers), *flags, "--workers", workers) == 0
+    stop_at_join_of(9, monkeypatch, (tmp_path / "stopped", *flags, "--workers", 1))
+    assert run(tmp_path / "stopped", *flags, "--workers", 2) == 0
+    assert "resuming: 10 of" in capsys.readouterr().out
+    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "stopped")
+    for name in ("train.bin", "val.bin"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    metadata = [read_metadata(tmp_path / name / "preprocess_meta.txt") for name in ("1", "plain")]
+    assert {key for key in metadata[0] if metadata[0][key] != metadata[1][key]} == {"input", "input_bytes", "input_fingerprint"}
 
 
 KILLED = """

@@ -10,28 +10,27 @@ readers and for the escaping.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from nano_hindi.errors import UserError, naming
-from nano_hindi.files import close_read, utf8_path
+from nano_hindi.corpus import source_files
+from nano_hindi.corpus.parquet import read_parquet, read_rows, row_ranges
+from nano_hindi.corpus.source_files import COMPRESSIONS, TEXT_COLUMN, compression, kind, line_number, no_text, opened, require_file
+from nano_hindi.errors import UserError
 
 MARKER = b"<|endoftext|>"
 _MARKER_LINE = re.compile(rb"(?m)^\\*" + re.escape(MARKER) + rb"\r?$")
 _ESCAPED_LINE = re.compile(rb"(?m)^\\(\\*" + re.escape(MARKER) + rb"\r?)$")
 _MARKER_BETWEEN_LINES = re.compile(rb"(?<=\n)" + re.escape(MARKER) + rb"\r?\n")
+_WORD = re.compile(r"\S+")
 _DOCUMENT_ENDS = (MARKER + b"\n", MARKER + b"\r\n", MARKER)  # the last form: a file that ends without a newline
 BOM = "\ufeff"  # Notepad begins a UTF-8 file with it; it is not part of the text
-TEXT_COLUMN = "text"
-PARQUET_ROWS, PARQUET_BYTES = 200, 8_000_000  # of a column read at once, at most; but at least a row
 BATCH_CHARACTERS = 1_000_000  # of Hindi text: 2.6 MB, about 250,000 tokens
 CHUNK_BYTES = 2_000_000  # seconds of work for a slow tokenizer, so little is lost when a run stops
-CHUNKS_PER_GROUP = 16  # at most: each chunk skips the rows before it, which costs 1 % of tokenizing them
 
 
 # ---- the corpus
@@ -58,46 +57,46 @@ def read_documents(path: str | Path) -> Iterator[str]:
     Text after the last marker is a document too, unless it is blank. Raises UserError if the file
     is missing or is not UTF-8.
     """
-    with _open(path) as file:
-        yield from _documents(file)
+    with opened(path) as file:
+        for document in _documents(file):
+            yield _text_of_document(path, document)
 
 
-def _documents(file: BinaryIO, end: float = float("inf")) -> Iterator[str]:
+class Raw(NamedTuple):
+    """The bytes of a document or a line, and where they are in the file, with what ends them."""
+
+    begin: int
+    raw: bytes
+    end: int
+
+
+def _documents(file: BinaryIO, position: int = 0, end: float = float("inf")) -> Iterator[Raw]:
     """Yield the documents from the position of `file`, where one begins, to the last one that
     begins before byte `end`."""
     lines: list[bytes] = []
-    position = file.tell()
+    begin = position
     for line in file:
         position += len(line)
         if line in _DOCUMENT_ENDS:
             # what write_document, or the Windows editor, put between the text and the marker
-            yield _document(b"".join(lines).removesuffix(b"\r\n" if line.endswith(b"\r\n") else b"\n"), file, position)
-            lines = []
+            yield Raw(begin, b"".join(lines).removesuffix(b"\r\n" if line.endswith(b"\r\n") else b"\n"), position)
+            lines, begin = [], position
             if position >= end:
                 return
         else:
             lines.append(line)
     rest = b"".join(lines)
     if rest.strip():
-        yield _document(rest, file, position)
+        yield Raw(begin, rest, position)
 
 
-def _document(raw: bytes, file: BinaryIO, end: int) -> str:
+def _text_of_document(path: str | Path, document: Raw) -> str:
+    raw = document.raw
     try:
         return (_ESCAPED_LINE.sub(rb"\g<1>", raw) if MARKER in raw else raw).decode("utf-8")
     except UnicodeDecodeError as error:
-        line = _line_number(file, end)
-        raise UserError(f"{file.name} is not UTF-8 (in the document that ends at line {line:,}: {error.reason}); convert it first") from error
-
-
-def _line_number(file: BinaryIO, end: int) -> int:
-    """Return the number, from 1, of the line whose last byte is `end` - 1."""
-    file.seek(0)
-    newlines, left, block = 0, end, b""
-    while left and (block := file.read(min(left, 2**20))):
-        newlines += block.count(b"\n")
-        left -= len(block)
-    return newlines + (not block.endswith(b"\n"))
+        line = line_number(path, document.end)
+        raise UserError(f"{path} is not UTF-8 (in the document that ends at line {line:,}: {error.reason}); convert it first") from error
 
 
 # ---- input files
@@ -105,17 +104,19 @@ def _line_number(file: BinaryIO, end: int) -> int:
 
 def read_source(path: str | Path) -> Iterator[str]:
     """Return an iterator over the documents of a `.txt` (see `read_documents`), `.jsonl` (field
-    `text`) or `.parquet` (column `text`) file.
+    `text`) or `.parquet` (column `text`) file; the first two may be compressed, as `.txt.gz` or
+    `.jsonl.zst`.
 
     Raises UserError at once for a missing file or another extension, and while reading for content
     that does not match the extension.
     """
-    readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    _require_file(path)
-    reader = readers.get(Path(path).suffix.lower())
-    if reader is None:
-        raise UserError(f"{path}: documents are read from {', '.join(readers)} files; rename or convert it")
-    return reader(path)
+    require_file(path)
+    if kind(path) in _READERS:
+        return _read(path)
+    if kind(path) == ".parquet" and not compression(path):
+        return read_parquet(path)
+    compressed = [f"{name}{end}" for end in COMPRESSIONS for name in _READERS]
+    raise UserError(f"{path}: documents are read from {', '.join([*_READERS, '.parquet', *compressed])} files; rename or convert it")
 
 
 def batches(documents: Iterable[str], characters: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
@@ -132,32 +133,28 @@ def batches(documents: Iterable[str], characters: int = BATCH_CHARACTERS) -> Ite
         yield batch
 
 
-def _require_file(path: str | Path) -> None:
-    if Path(path).is_dir():
-        raise UserError(f"there is no file {path}: it is a folder; name the files in it")
-    if not Path(path).is_file():
-        raise UserError(f"there is no file {path}; check the name")
+def count_words(text: str) -> int:
+    """Return `len(text.split())`; a long text is not split into a list, which takes 60 bytes for
+    each word."""
+    return len(text.split()) if len(text) < BATCH_CHARACTERS else sum(1 for _ in _WORD.finditer(text))
 
 
-@contextlib.contextmanager
-def _open(path: str | Path) -> Iterator[BinaryIO]:
-    _require_file(path)
-    with naming(path):
-        file = open(path, "rb")  # noqa: SIM115 - closed below
-        try:
-            yield file
-        finally:
-            close_read(file)  # a generator is closed where nobody catches an error
+def _read(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
+    """Yield the documents of a .txt or .jsonl that begin in bytes `begin` to `end` - 1, after
+    decompression; those without text are skipped."""
+    *_, text_of = _READERS[kind(path)]
+    found = _chunk_of_compressed(path, begin, end) if compression(path) else _chunk_of_plain(path, begin, end)
+    with contextlib.closing(found):
+        for raw in found:
+            if (text := text_of(path, raw)) is not None:
+                yield text
 
 
-def _read_text(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
-    with _open(path) as file:
-        if begin and not _seek_document(file, begin, end):
-            return
-        documents = _documents(file, end)
-        if begin == 0:
-            documents = itertools.chain((text.removeprefix(BOM) for text in itertools.islice(documents, 1)), documents)
-        yield from documents
+def _chunk_of_plain(path: str | Path, begin: int, end: float) -> Generator[Raw]:
+    split, seek, _ = _READERS[kind(path)]
+    with opened(path) as file:
+        if begin == 0 or seek(file, begin, end):
+            yield from split(file, file.tell(), end)
 
 
 def _seek_document(file: BinaryIO, begin: int, end: int) -> bool:
@@ -176,110 +173,110 @@ def _seek_document(file: BinaryIO, begin: int, end: int) -> bool:
     return False
 
 
-def _read_jsonl(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
-    with _open(path) as file:
-        position = begin
-        if begin:
-            file.seek(begin - 1)
-            position -= 1
-            while position < end and (rest := file.readline(2**16)):  # skip the rest of a line that began before; it may be long
-                position += len(rest)
-                if rest.endswith(b"\n"):
-                    break
-        while position < end and (line := file.readline()):
-            position += len(line)
-            if line.strip():
-                yield _text_of_json(line, file, position)
+def _seek_line(file: BinaryIO, begin: int, end: int) -> bool:
+    """Seek `file` to the first line that begins in bytes `begin` (> 0) to `end` - 1.
+
+    Returns whether there is one.
+    """
+    position = file.seek(begin - 1)
+    while position < end and (rest := file.readline(2**16)):  # skip the rest of a line that began before; it may be long
+        position += len(rest)
+        if rest.endswith(b"\n"):
+            return position < end
+    return False
 
 
-def _text_of_json(line: bytes, file: BinaryIO, end: int) -> str:
+def _lines(file: BinaryIO, position: int = 0, end: float = float("inf")) -> Iterator[Raw]:
+    """Yield the lines that are not blank from the position of `file`, where one begins, to the last
+    one that begins before byte `end`."""
+    while position < end and (line := file.readline()):
+        begin, position = position, position + len(line)
+        if line.strip():
+            yield Raw(begin, line, position)
+
+
+def _text_of_first_document(path: str | Path, document: Raw) -> str:
+    text = _text_of_document(path, document)
+    return text if document.begin else text.removeprefix(BOM)
+
+
+def _text_of_json(path: str | Path, line: Raw) -> str | None:
+    value = None
     try:
-        text = json.loads(line.decode("utf-8-sig"))[TEXT_COLUMN]
-        text.encode()  # JSON can contain half a surrogate pair, UTF-8 cannot
+        value = json.loads(line.raw.decode("utf-8-sig"))
+        if (text := value[TEXT_COLUMN]) is not None:
+            text.encode()  # JSON can contain half a surrogate pair, UTF-8 cannot
         return text
     except UnicodeError as error:
-        place = f"{file.name}, line {_line_number(file, end):,}"
+        place = f"{path}, line {line_number(path, line.end):,}"
         raise UserError(f"{place}: not valid UTF-8 ({error.reason}); convert the file, or delete the line") from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        place = f"{file.name}, line {_line_number(file, end):,}"
+        place = f"{path}, line {line_number(path, line.end):,}"
+        if isinstance(value, dict) and TEXT_COLUMN not in value:
+            raise no_text(place, "field", list(value)) from error
         raise UserError(f"{place}: expected a JSON object with a text in the field {TEXT_COLUMN!r}") from error
 
 
-def _read_parquet(path: str | Path) -> Iterator[str]:
-    with _parquet(path) as file:
-        for group in range(file.num_row_groups):  # one by one: iter_batches over all of them fetches the whole file first
-            yield from _rows(file, path, group)
+_READERS: dict[str, tuple] = {  # how to split a file, to seek the first part of a chunk, and to decode a part
+    ".txt": (_documents, _seek_document, _text_of_first_document),
+    ".jsonl": (_lines, _seek_line, _text_of_json),
+}
 
 
-def _read_parquet_rows(path: str | Path, group: int, begin: int, end: int) -> Iterator[str]:
-    with _parquet(path) as file:
-        yield from _rows(file, path, group, begin, end)
+# ---- compressed files, from their first byte to the last
 
 
-@contextlib.contextmanager
-def _parquet(path: str | Path) -> Iterator:
-    """Open a pyarrow ParquetFile that is read on demand.
+class _Forward:
+    """Read a compressed file once, forward, for many chunks in the order of the file."""
 
-    Raises UserError if it is not a Parquet file, or has no text column.
+    def __init__(self, path: str | Path):
+        self.identity = _identity(path)
+        self._parts = self._all(path)
+        self._last = -1  # where the last part began that `take` has passed
+        self._next: Raw | None = None  # read, but of a later chunk
+
+    @staticmethod
+    def _all(path: str | Path) -> Iterator[Raw]:
+        split, *_ = _READERS[kind(path)]
+        with opened(path) as file:
+            yield from split(file)
+
+    def is_before(self, path: str | Path, begin: int) -> bool:
+        return self._last < begin and self.identity == _identity(path)
+
+    def take(self, begin: int, end: float) -> Iterator[Raw]:
+        """Yield the parts that begin in bytes `begin` to `end` - 1."""
+        while (part := self._next or next(self._parts, None)) and part.begin < end:
+            self._next, self._last = None, part.begin
+            if part.begin >= begin:
+                yield part
+        self._next = part
+
+
+_forward: _Forward | None = None  # of this process, at rest
+
+
+def _identity(path: str | Path) -> tuple:
+    stat = Path(path).stat()
+    return str(path), stat.st_size, stat.st_mtime_ns
+
+
+def _chunk_of_compressed(path: str | Path, begin: int, end: float) -> Generator[Raw]:
+    """Yield the parts of a chunk.
+
+    A process continues where its chunk before this one ended, so it decompresses the file once,
+    whatever the number of chunks.
     """
-    import pyarrow
-    import pyarrow.parquet
-
+    global _forward
+    reader, _forward = _forward, None  # nobody else reads from it meanwhile
+    if reader is None or not reader.is_before(path, begin):
+        reader = _Forward(path)
     try:
-        with naming(path), utf8_path(Path(path)) as readable, pyarrow.parquet.ParquetFile(readable, buffer_size=2**20) as file:
-            if TEXT_COLUMN not in file.schema_arrow.names:
-                raise UserError(f"{path} has no column {TEXT_COLUMN!r}, only {', '.join(file.schema_arrow.names)}")
-            yield file
-    except (pyarrow.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file's content
-            raise
-        raise UserError(f"{path} is not a readable parquet file ({_reason(error)}); download or copy it again") from error
-
-
-def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
-    """Yield the texts of rows `begin` to `end` - 1 of a row group; rows without text are
-    skipped."""
-    import pyarrow
-
-    before, first = sum(file.metadata.row_group(number).num_rows for number in range(group)), 0
-    try:
-        for batch in file.iter_batches(rows_at_once(file.metadata.row_group(group)), row_groups=[group], columns=[TEXT_COLUMN]):
-            wanted = batch.column(0)[max(begin - first, 0) : int(max(0, min(end - first, len(batch))))]
-            for row, value in enumerate(wanted, before + max(begin, first) + 1):
-                text = _text_of_scalar(value, f"{path}, row {row:,}")
-                if text is not None:
-                    yield text
-            first += len(batch)
-            if first >= end:
-                return
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read after row {before + first:,} ({_reason(error)}); download or copy it again") from error
-
-
-def rows_at_once(group) -> int:
-    """Return the number of rows to read at once, by the size of the average row: the file of a few
-    kilobytes may hold rows of many megabytes."""
-    size = sum(column.total_uncompressed_size for column in _text_columns(group))
-    return max(1, min(PARQUET_ROWS, PARQUET_BYTES * group.num_rows // max(1, size)))
-
-
-def _text_columns(group) -> list:
-    columns = [group.column(i) for i in range(group.num_columns)]
-    return [column for column in columns if column.path_in_schema == TEXT_COLUMN]
-
-
-def _text_of_scalar(value, place: str) -> str | None:
-    try:
-        text = value.as_py()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{place}: not UTF-8 ({error.reason}); convert the file, or delete the row") from error
-    if text is not None and not isinstance(text, str):
-        raise UserError(f"{place}: the column {TEXT_COLUMN!r} holds {type(text).__name__}, not text")
-    return text
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:120]
+        yield from reader.take(begin, end)
+    except GeneratorExit:  # the caller needs no more of this chunk
+        _forward = reader
+        raise
+    _forward = reader  # but not after an error
 
 
 # ---- chunks: ranges of a file that are read independently
@@ -289,8 +286,8 @@ def _reason(error: Exception) -> str:
 class Chunk:
     """Describe a range of a file.
 
-    It holds the documents that begin in bytes `begin` to `end` - 1 of a .txt or .jsonl, or rows
-    `begin` to `end` - 1 of row group `group` of a .parquet.
+    It holds the documents that begin in bytes `begin` to `end` - 1 of a .txt or .jsonl, after
+    decompression, or rows `begin` to `end` - 1 of row group `group` of a .parquet.
     """
 
     path: str
@@ -305,31 +302,20 @@ class Chunk:
         The chunks of a file, in order, yield the documents of `read_source`.
         """
         if self.group is not None:
-            return _read_parquet_rows(self.path, self.group, self.begin, self.end)
-        reader = _read_jsonl if self.path.lower().endswith(".jsonl") else _read_text
-        return reader(self.path, self.begin, self.end)
+            return read_rows(self.path, self.group, self.begin, self.end)
+        return _read(self.path, self.begin, self.end)
 
 
 def chunks(path: str | Path, size: int = CHUNK_BYTES) -> list[Chunk]:
     """Divide a file that `read_source` reads into chunks of about `size` bytes.
 
     The chunks depend only on the file and `size`. Each document lies in exactly one chunk, whatever
-    its length. Raises UserError as `read_source` does.
+    its length. A compressed file is read once, to know its size. Raises UserError as `read_source`
+    does.
     """
     read_source(path)  # checks the name
     path = str(path)
-    if path.lower().endswith(".parquet"):
-        return list(_chunks_of_parquet(path, size))
-    length = Path(path).stat().st_size
+    if kind(path) == ".parquet":
+        return [Chunk(path, begin, end, length, group) for group, begin, end, length in row_ranges(path, size)]
+    length = source_files.size(path)
     return [Chunk(path, begin, min(begin + size, length), min(size, length - begin)) for begin in range(0, length, size)]
-
-
-def _chunks_of_parquet(path: str, size: int) -> Iterator[Chunk]:
-    with _parquet(path) as file:
-        for number in range(file.num_row_groups):
-            group = file.metadata.row_group(number)
-            length = sum(column.total_uncompressed_size for column in _text_columns(group))
-            parts = max(1, min(-(-length // size), CHUNKS_PER_GROUP, group.num_rows))
-            bounds = [group.num_rows * i // parts for i in range(parts + 1)]
-            for begin, end in itertools.pairwise(bounds):
-                yield Chunk(path, begin, end, length // parts, number)

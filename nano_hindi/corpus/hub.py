@@ -27,7 +27,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nano_hindi.common import visible
-from nano_hindi.corpus.documents import BATCH_CHARACTERS, TEXT_COLUMN, rows_at_once
+from nano_hindi.corpus.documents import BATCH_CHARACTERS
+from nano_hindi.corpus.parquet import rows_at_once
+from nano_hindi.corpus.source_files import TEXT_COLUMN
 from nano_hindi.errors import UserError, naming
 
 if TYPE_CHECKING:

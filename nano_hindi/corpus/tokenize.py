@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nano_hindi.cli import collected_interrupts
-from nano_hindi.corpus.documents import Chunk, batches
+from nano_hindi.corpus.documents import Chunk, batches, count_words
 from nano_hindi.errors import UserError
 from nano_hindi.files import replacing
 
@@ -128,7 +128,7 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
             counts[f"{name}_bytes"] += sum(len(raws[i]) for i in chosen)
         counts["text_tokens"] += sum(map(len, encoded))
         counts["characters"] += sum(map(len, batch))
-        counts["words"] += sum(len(text.split()) for text in batch)
+        counts["words"] += sum(map(count_words, batch))
         if tokenizer.rewrites or found != tokenizer.bytes_of_tokens(raws):
             for text, ids in zip(batch, encoded, strict=True):
                 summary.look(tokenizer.as_decoded(text), tokenizer.decode(ids))

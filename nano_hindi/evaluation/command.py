@@ -46,7 +46,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     model.add_argument("--hf", type=Path, metavar="DIR", help="a folder with any Hugging Face causal language model")
     parser.add_argument("--trust_remote_code", action="store_true", help="let a model of --hf run the Python code in its folder")
     parser.add_argument(
-        "--text", type=Path, nargs="+", metavar="FILE", help=".txt, .jsonl or .parquet files to predict; default: the documents of val.bin"
+        "--text",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help=".txt, .jsonl or .parquet files to predict, or .txt.gz, .jsonl.zst; default: the documents of val.bin",
     )
     parser.add_argument("--pairs", action="store_true", help="test it on pairs of right and wrong Hindi sentences instead; with --text, do both")
     parser.add_argument("--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder with val.bin and tokenizer/")

@@ -28,6 +28,7 @@ from nano_hindi.files import write_text
 from nano_hindi.tokenizer.definition_check import panics_as_errors
 from nano_hindi.tokenizer.hub import read_definition
 from nano_hindi.tokenizer.kitoken import FastEncoder, fast_encoder
+from nano_hindi.tokenizer.long_texts import in_parts
 from nano_hindi.tokenizer.nfc import to_nfc
 from nano_hindi.tokenizer.pieces import SPACE, bytes_of_ids, rewrites, unknown_piece, with_nfc, without_nfc
 
@@ -136,6 +137,7 @@ class Tokenizer:
         normalizer of its own."""
         return text if self.rewrites else to_nfc(text)
 
+    @in_parts
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, normalized, without bos and eos; `</s>` in a text is four
         characters.

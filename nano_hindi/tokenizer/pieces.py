@@ -29,12 +29,12 @@ def unknown_piece(model: dict) -> str | None:
 
 def without_nfc(normalizer: dict | None) -> dict | None:
     """Return the normalizer that is left after NFC."""
-    return _sequence([component for component in _components(normalizer, "normalizers") if component != NFC])
+    return _sequence([component for component in components(normalizer, "normalizers") if component != NFC])
 
 
 def with_nfc(normalizer: dict | None) -> dict | None:
     """Return the normalizer with NFC in front."""
-    return _sequence([NFC, *_components(normalizer, "normalizers")])
+    return _sequence([NFC, *components(normalizer, "normalizers")])
 
 
 def rewrites(normalizer: dict | None) -> bool:
@@ -44,14 +44,14 @@ def rewrites(normalizer: dict | None) -> bool:
     If it does not, tokens are substrings of the text: tokens with as many bytes as the text are
     lossless.
     """
-    return not all(component in ({"type": "Prepend", "prepend": SPACE}, _SPACE_TO_MARK) for component in _components(normalizer, "normalizers"))
+    return not all(component in ({"type": "Prepend", "prepend": SPACE}, _SPACE_TO_MARK) for component in components(normalizer, "normalizers"))
 
 
-def _components(component: dict | None, nested: str) -> list[dict]:
-    """Return the components of a normalizer as a flat list."""
+def components(component: dict | None, nested: str) -> list[dict]:
+    """Return the components of a normalizer or pre-tokenizer as a flat list."""
     if component is None:
         return []
-    return [inner for child in component[nested] for inner in _components(child, nested)] if nested in component else [component]
+    return [inner for child in component[nested] for inner in components(child, nested)] if nested in component else [component]
 
 
 def _sequence(components: list[dict]) -> dict | None:

@@ -3,6 +3,7 @@ on the same text and cores; measure memory over the size of the text.
 
 python tests/benchmarks/tokenize_corpus.py --tokenizer DIR --corpus DIR
 python tests/benchmarks/tokenize_corpus.py --memory 0.1 1 4
+python tests/benchmarks/tokenize_corpus.py --memory 0.06 --document 27
 
 The library starts one thread per core, with the texts and ids in memory; preprocess reads from a
 file, splits by hash, counts, checks for losses and writes. Without --tokenizer, a tokenizer of
@@ -31,11 +32,16 @@ from nano_hindi.sample import stories
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def write_text(path: Path, size: float, corpus: Path | None) -> None:
-    """Write a corpus of about `size` bytes: the files of a folder, or stories, repeated."""
+def write_text(path: Path, size: float, corpus: Path | None, longest: float = 0) -> None:
+    """Write a corpus of about `size` bytes: the files of a folder, or stories, repeated. The first
+    document has about `longest` bytes."""
     texts = itertools.chain.from_iterable(map(read_documents, sorted(corpus.glob("*.txt")))) if corpus else itertools.islice(stories(), 20_000)
     texts = list(texts)
     with open(path, "wb") as file:
+        if longest:
+            write_document(
+                file, " ".join(itertools.islice(itertools.cycle(texts), int(longest * len(texts)) // sum(len(text.encode()) for text in texts)))
+            )
         for text in itertools.cycle(texts):
             write_document(file, text)
             if file.tell() >= size:
@@ -117,9 +123,9 @@ def held(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def memory(sizes: list[float], corpus: Path | None, tokenizer_dir: Path, folder: Path) -> None:
+def memory(sizes: list[float], longest: float, corpus: Path | None, tokenizer_dir: Path, folder: Path) -> None:
     for size in sizes:
-        write_text(folder / "corpus.txt", size * 1e9, corpus)
+        write_text(folder / "corpus.txt", size * 1e9, corpus, longest)
         start = time.perf_counter()
         flags = ["--input", folder / "corpus.txt", "--output_dir", folder / "data", "--tokenizer", tokenizer_dir]
         most = peak_memory([sys.executable, "data/preprocess.py", *map(str, flags)])
@@ -134,6 +140,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=50, help="megabytes of text to compare on")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", type=float, nargs="+", metavar="GB", help="measure memory at these sizes instead")
+    parser.add_argument("--document", type=float, default=0, metavar="MB", help="with --memory: begin with one document of this size")
     args = parser.parse_args()
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory(prefix="tokenize_corpus") as name:
@@ -145,7 +152,7 @@ def main() -> None:
             tokenizer = folder / "trained"
             train_tokenizer(itertools.islice(stories(), 5000), 4096).save(tokenizer)
         if args.memory:
-            memory(args.memory, args.corpus, tokenizer, folder)
+            memory(args.memory, args.document * 1e6, args.corpus, tokenizer, folder)
         else:
             write_text(folder / "corpus.txt", args.megabytes * 1e6, args.corpus)
             compare(folder / "corpus.txt", tokenizer, args.rounds, folder)
