@@ -492,7 +492,7 @@ def little_by_little(monkeypatch) -> None:
     """Make documents arrive and be recorded a few at a time."""
     monkeypatch.setattr(nano_hindi.corpus.hub, "BATCH_CHARACTERS", 400)
     monkeypatch.setattr(nano_hindi.corpus.hub, "TURN", 2)
-    monkeypatch.setattr(nano_hindi.corpus.documents, "PARQUET_ROWS", 4)
+    monkeypatch.setattr(nano_hindi.corpus.parquet, "PARQUET_ROWS", 4)
     monkeypatch.setattr(download, "RECORD_BYTES", 1000)
 
 
