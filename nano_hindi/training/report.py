@@ -35,10 +35,8 @@ def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
 def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
     """Return the exact parameter counts by kind, and the ratios of tokens to parameters."""
     n = model.num_params()
-    kinds = ", ".join(
-        f"{label} {count(n[key])}"
-        for key, label in (("blocks", "blocks"), ("wte", "wte"), ("lm_head", "lm_head"), ("value_embeds", "value embeddings"))
-    )
+    labels = {"blocks": "blocks", "wte": "wte" if n["lm_head"] else "wte, also lm_head,", "lm_head": "lm_head", "value_embeds": "value embeddings"}
+    kinds = ", ".join(f"{label} {count(n[kind])}" for kind, label in labels.items() if n[kind])
     return [
         f"parameters  {count(n['total'])} ({n['total']:,})",
         f"            {kinds}, scalars {n['scalars']}",
