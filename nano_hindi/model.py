@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from nano_hindi.config import GPTConfig
 from nano_hindi.flash_attention import expect_compile, flash_attn
@@ -176,6 +177,7 @@ class GPT(nn.Module):
         self.lm_head = None if config.tie_embeddings else Linear(config.n_embd, rows)
         self.resid_lambdas = nn.Parameter(torch.empty(config.n_layer))
         self.x0_lambdas = nn.Parameter(torch.empty(config.n_layer))
+        self.recomputes_blocks = False  # activation checkpointing: backward runs each block's forward again, so only its input is kept
         self._compiled_blocks: Callable[[Tensor, dict[str, Tensor], KVCache | None], Tensor] | None = None
 
     @torch.no_grad()
@@ -212,7 +214,11 @@ class GPT(nn.Module):
         resid_lambdas, x0_lambdas = self.resid_lambdas.to(x.dtype), self.x0_lambdas.to(x.dtype)
         for layer, block in enumerate(self.transformer.h):
             x = resid_lambdas[layer] * x + x0_lambdas[layer] * x0
-            x = block(x, value_embeddings.get(str(layer)), cos, sin, kv_cache)
+            ve = value_embeddings.get(str(layer))
+            if self.recomputes_blocks and torch.is_grad_enabled():
+                x = checkpoint(block, x, ve, cos, sin, kv_cache, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, ve, cos, sin, kv_cache)
         if kv_cache is not None:
             kv_cache.position += x.size(1)
         return rms_norm(x)

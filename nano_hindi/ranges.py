@@ -60,13 +60,13 @@ class Switch:
         return isinstance(value, bool)
 
     def __str__(self) -> str:
-        return "true or false"
+        return "True or False"
 
     def __call__(self, text: str) -> bool:
         """Return the value of a flag's text. Raises ArgumentTypeError for another text."""
-        if text not in ("true", "false"):
+        if text.lower() not in ("true", "false"):
             raise argparse.ArgumentTypeError(f"must be {self}, not {text[:QUOTED_CHARACTERS]}")
-        return text == "true"
+        return text.lower() == "true"
 
 
 def whole(low: int, below: int, **words: object) -> Range:
