@@ -27,6 +27,8 @@ from nano_hindi.training.metrics import Metrics, WandbLog
 from nano_hindi.training.resume import Plan, data_record, tokenizer_record
 from nano_hindi.training.saving import Saver
 
+RECOMPUTED = "each block computed again in the backward pass: less memory, but about a third more time"
+
 
 @dataclass
 class Run:
@@ -213,7 +215,7 @@ def fitting_batch_size(config: TrainConfig, world: World, loader: SequenceLoader
         if model.recomputes_blocks:
             return False
         model.recomputes_blocks = True
-        world.print("notice: not even one sequence fits, so each block is computed again in the backward pass: less memory, a third more time")
+        world.print(f"notice: not even one sequence fits; continuing with {RECOMPUTED}")
         return True
 
     per_rank = config.sequences_per_rank(world.size)
