@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from nano_hindi.errors import quoted, require
-from nano_hindi.ranges import Range, whole
+from nano_hindi.ranges import Range, Switch, whole
 
 LR_SCHEDULES = ("cosine", "plateau")
 VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a multiple of this, for the matmul's tiles
@@ -35,8 +35,8 @@ _FRACTION = Range(float, 0, 1)
 _EPSILON = Range(float, 1e-20, 1)
 
 
-def _opt(default: Any, text: str, valid: Range | None = None) -> Any:
-    """Return a dataclass field with its help text and its valid numbers; None for a field that is
+def _opt(default: Any, text: str, valid: Range | Switch | None = None) -> Any:
+    """Return a dataclass field with its help text and its valid values; None for a field that is
     text."""
     return field(default=default, metadata={"help": text, "valid": valid})
 
@@ -63,6 +63,8 @@ class GPTConfig:
     sequence_len: int = _opt(1024, "tokens of context, also the length of a training sequence", whole(4, _INDEX))
     window_pattern: str = _opt("SSSL", "attention windows, tiled over the layers: S short, L = sequence_len keys; the last layer is L")
     short_window_divisor: int = _opt(8, "the window of S layers is sequence_len divided by this", whole(1, _INDEX))
+    tie_embeddings: bool = _opt(False, "wte is lm_head too: one table instead of two", Switch())
+    value_embeddings: bool = _opt(True, "a table of value embeddings in every other layer", Switch())
 
     def __post_init__(self) -> None:
         _require_valid(self)
@@ -95,8 +97,9 @@ class GPTConfig:
 
     @property
     def value_embedding_layers(self) -> tuple[int, ...]:
-        """Return the layers with a value embedding: every other one, always including the last."""
-        return tuple(i for i in range(self.n_layer) if i % 2 == (self.n_layer - 1) % 2)
+        """Return the layers with a value embedding: every other one, always including the last; or
+        none."""
+        return tuple(i for i in range(self.n_layer) if self.value_embeddings and i % 2 == (self.n_layer - 1) % 2)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ class TrainConfig:
     adamw_embedding_lr: float = _opt(0.2, "learning rate of wte (AdamW), times (n_embd/768)^-0.5", _LEARNING_RATE)
     adamw_value_embedding_lr: float = _opt(0.2, "learning rate of the value embeddings (AdamW), times (n_embd/768)^-0.5", _LEARNING_RATE)
     adamw_unembedding_lr: float = _opt(0.004, "learning rate of lm_head (AdamW), times (n_embd/768)^-1", _LEARNING_RATE)
+    adamw_tied_lr: float = _opt(0.004, "learning rate of wte where it is lm_head too (AdamW), times (n_embd/768)^-1", _LEARNING_RATE)
     adamw_scalar_lr: float = _opt(0.5, "learning rate of x0_lambdas (AdamW); that of resid_lambdas is a hundredth of it", _LEARNING_RATE)
     warmup_steps: int = _opt(1000, "steps of linear warm-up, at most a fifth of the run", _INTERVAL)
     lr_schedule: str = _opt("cosine", "after the warm-up: cosine, or plateau (constant, then linear decay)")
@@ -192,10 +196,21 @@ class TrainConfig:
         return total // world_size
 
 
+def _true_to_its_name(n_layer: int, n_head: int, n_kv_head: int, n_embd: int, total_tokens: int) -> tuple[GPTConfig, TrainConfig]:
+    """Return a preset named after all of its parameters, with 20 tokens for each: tied embeddings,
+    no value embeddings."""
+    shape = GPTConfig(n_layer=n_layer, n_head=n_head, n_kv_head=n_kv_head, n_embd=n_embd, tie_embeddings=True, value_embeddings=False)
+    return shape, TrainConfig(total_tokens=total_tokens)
+
+
 PRESETS: dict[str, tuple[GPTConfig, TrainConfig]] = {
     "25m": (GPTConfig(), TrainConfig()),
     "40m": (GPTConfig(n_layer=10, n_head=8, n_embd=512), TrainConfig(total_tokens=800_000_000)),
     "50m": (GPTConfig(n_layer=12, n_head=8, n_embd=576), TrainConfig(total_tokens=1_000_000_000)),
+    "22m": _true_to_its_name(6, 4, 2, 256, 435_000_000),
+    "36m": _true_to_its_name(6, 6, 2, 384, 712_000_000),
+    "39m": _true_to_its_name(8, 6, 2, 384, 775_000_000),
+    "250m": _true_to_its_name(32, 12, 4, 768, 5_073_000_000),
     "tiny": (
         GPTConfig(n_layer=4, n_head=4, n_embd=128, sequence_len=256),
         TrainConfig(

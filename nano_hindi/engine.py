@@ -154,7 +154,7 @@ def generate_batch(
     """
     if not tokens:
         raise ValueError("generation needs at least one token to start from, such as bos")
-    device = model.lm_head.weight.device
+    device = model.head_weight.device
     generator = torch.Generator(device).manual_seed(seed)
     cache = KVCache(model.config, 1, device, model.compute_dtype)
     # receptive field of the last token through all layers: earlier tokens have no effect

@@ -54,15 +54,24 @@ def configs_for_new_run(args: argparse.Namespace, vocab_size: int | None) -> tup
         asked = model_flags.setdefault("vocab_size", vocab_size)
         require(asked == vocab_size, f"--vocab_size {asked} differs from the data's {vocab_size}; omit the flag, or tokenize the data again")
     train = dataclasses.replace(get_train_config(preset), **given_flags(args, TrainConfig))
-    _require_plateau_for_its_flag(args, train)
-    return dataclasses.replace(get_config(preset), **model_flags), train
+    model = dataclasses.replace(get_config(preset), **model_flags)
+    _require_effect(args, model, train)
+    return model, train
 
 
-def _require_plateau_for_its_flag(args: argparse.Namespace, train: TrainConfig) -> None:
-    require(
-        train.lr_schedule == "plateau" or not hasattr(args, "constant_share"),
-        f"--constant_share belongs to --lr_schedule plateau, and this run's is {train.lr_schedule}; omit --constant_share, or choose plateau for a new run",
-    )
+def _require_effect(args: argparse.Namespace, model: GPTConfig, train: TrainConfig) -> None:
+    """Raise UserError for a flag that has no effect in this run."""
+    for name, other, has_effect in (
+        ("constant_share", "lr_schedule plateau", train.lr_schedule == "plateau"),
+        ("adamw_tied_lr", "tie_embeddings True", model.tie_embeddings),
+        ("adamw_embedding_lr", "tie_embeddings False", not model.tie_embeddings),
+        ("adamw_unembedding_lr", "tie_embeddings False", not model.tie_embeddings),
+        ("adamw_value_embedding_lr", "value_embeddings True", model.value_embeddings),
+    ):
+        require(
+            has_effect or not hasattr(args, name),
+            f"--{name} belongs to --{other}, and this run has another; omit --{name}, or give --{other} to a new run",
+        )
 
 
 def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple[GPTConfig, TrainConfig]:
@@ -81,6 +90,6 @@ def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple
         not differences,
         f"a resumed run keeps its configuration, but these differ: {', '.join(differences)}; omit them, or start a new run in another --checkpoint_dir",
     )
-    _require_plateau_for_its_flag(args, train)
+    _require_effect(args, model, train)
     changes = {name: value for name, value in given_flags(args, TrainConfig).items() if name in CHANGEABLE_ON_RESUME}
     return model, dataclasses.replace(train, **changes)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from nano_hindi.config import GPTConfig
 from nano_hindi.flash_attention import expect_compile, flash_attn
@@ -37,6 +38,7 @@ GATE_CHANNELS = 32  # channels of the normed input that the gate of a value embe
 # as the identity
 WTE_STD = 1.0
 LM_HEAD_STD = 0.001  # first logits near zero: the first loss is ln V
+TIED_STD = 0.02  # of wte where it is lm_head too: trunk norms what it reads, so only the logits see the scale
 RESID_LAMBDA, X0_LAMBDA = 1.0, 0.1
 
 
@@ -50,10 +52,16 @@ class Linear(nn.Linear):
         """Do nothing: `GPT.init_weights` initializes all weights."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.to(x.dtype)
-        if x.device.type == "cpu" and x.numel() == self.in_features and not torch.is_grad_enabled() and self.out_features % ROW_BLOCKS == 0:
-            return _one_row(x, weight)
-        return F.linear(x, weight)
+        return linear(x, self.weight)
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x (..., n_in) times the transpose of a weight (n_out, n_in), which is cast to the
+    dtype of x."""
+    weight = weight.to(x.dtype)
+    if x.device.type == "cpu" and x.numel() == weight.size(1) and not torch.is_grad_enabled() and weight.size(0) % ROW_BLOCKS == 0:
+        return _one_row(x, weight)
+    return F.linear(x, weight)
 
 
 def _one_row(x: Tensor, weight: Tensor) -> Tensor:
@@ -166,17 +174,19 @@ class GPT(nn.Module):
         self.value_embeds = nn.ModuleDict(
             {str(layer): Embedding(rows, config.n_kv_head * config.head_dim) for layer in config.value_embedding_layers}
         )
-        self.lm_head = Linear(config.n_embd, rows)
+        self.lm_head = None if config.tie_embeddings else Linear(config.n_embd, rows)
         self.resid_lambdas = nn.Parameter(torch.empty(config.n_layer))
         self.x0_lambdas = nn.Parameter(torch.empty(config.n_layer))
+        self.recomputes_blocks = False  # activation checkpointing: backward runs each block's forward again, so only its input is kept
         self._compiled_blocks: Callable[[Tensor, dict[str, Tensor], KVCache | None], Tensor] | None = None
 
     @torch.no_grad()
     def init_weights(self) -> None:
         """Initialize all weights from torch's default random generator."""
         bound = (3 / self.config.n_embd) ** 0.5  # a uniform distribution with standard deviation n_embd^-0.5
-        nn.init.normal_(self.transformer.wte.weight, std=WTE_STD)
-        nn.init.normal_(self.lm_head.weight, std=LM_HEAD_STD)
+        nn.init.normal_(self.transformer.wte.weight, std=WTE_STD if self.lm_head else TIED_STD)
+        if self.lm_head:
+            nn.init.normal_(self.lm_head.weight, std=LM_HEAD_STD)
         for name, weight in self.transformer.h.named_parameters():
             if name.endswith(("c_proj.weight", "ve_gate.weight")):
                 nn.init.zeros_(weight)
@@ -204,10 +214,20 @@ class GPT(nn.Module):
         resid_lambdas, x0_lambdas = self.resid_lambdas.to(x.dtype), self.x0_lambdas.to(x.dtype)
         for layer, block in enumerate(self.transformer.h):
             x = resid_lambdas[layer] * x + x0_lambdas[layer] * x0
-            x = block(x, value_embeddings.get(str(layer)), cos, sin, kv_cache)
+            ve = value_embeddings.get(str(layer))
+            if self.recomputes_blocks and torch.is_grad_enabled():
+                x = checkpoint(block, x, ve, cos, sin, kv_cache, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, ve, cos, sin, kv_cache)
         if kv_cache is not None:
             kv_cache.position += x.size(1)
         return rms_norm(x)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """Return the weight (V rounded up, C) that turns hidden states into logits: that of
+        lm_head, or of wte if they are tied."""
+        return self.lm_head.weight if self.lm_head else self.transformer.wte.weight
 
     def compile_blocks(self) -> None:
         """Run the blocks through torch.compile from now on, except with a KV cache. Names in the
@@ -240,13 +260,13 @@ class GPT(nn.Module):
         if targets is None:
             return self.logits(x)
         loss = softcapped_cross_entropy(
-            x.flatten(0, 1), self.lm_head.weight, targets.flatten(), softcap=SOFTCAP, reduction=loss_reduction, vocab_size=self.config.vocab_size
+            x.flatten(0, 1), self.head_weight, targets.flatten(), softcap=SOFTCAP, reduction=loss_reduction, vocab_size=self.config.vocab_size
         )
         return loss.view(targets.shape) if loss_reduction == "none" else loss
 
     def logits(self, x: Tensor) -> Tensor:
         """Return float32 soft-capped logits (B, T, V) for hidden states (B, T, C)."""
-        return SOFTCAP * torch.tanh(self.lm_head(x)[..., : self.config.vocab_size].float() / SOFTCAP)
+        return SOFTCAP * torch.tanh(linear(x, self.head_weight)[..., : self.config.vocab_size].float() / SOFTCAP)
 
     def generate(self, tokens: Sequence[int], max_tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 42) -> Iterator[int]:
         """Yield `max_tokens` tokens that continue `tokens`, one by one; see
@@ -256,10 +276,10 @@ class GPT(nn.Module):
         return generate_tokens(self, tokens, max_tokens, temperature, top_k, seed)
 
     def num_params(self) -> dict[str, int]:
-        """Return the number of parameters by kind, and the total."""
+        """Return the number of parameters by kind, and the total. Tied embeddings count as wte."""
         parameters: dict[str, Iterable[Tensor]] = {
             "wte": [self.transformer.wte.weight],
-            "lm_head": [self.lm_head.weight],
+            "lm_head": self.lm_head.parameters() if self.lm_head else [],
             "value_embeds": self.value_embeds.parameters(),
             "blocks": self.transformer.h.parameters(),
             "scalars": [self.resid_lambdas, self.x0_lambdas],
@@ -275,4 +295,4 @@ class GPT(nn.Module):
         as if every position saw all of it.
         """
         counts, width = self.num_params(), self.config.n_head * self.config.head_dim
-        return 6 * (counts["blocks"] + counts["lm_head"]) + 12 * width * sum(self.config.windows)
+        return 6 * (counts["blocks"] + self.head_weight.numel()) + 12 * width * sum(self.config.windows)

@@ -65,7 +65,7 @@ class TrainOptimizer:
 
     def __init__(self, model: nn.Module, config: TrainConfig, world: World):
         self.grad_clip, self.world = config.grad_clip, world
-        kinds = ("blocks", "wte", "value_embeds", "lm_head", "resid_lambdas", "x0_lambdas")
+        kinds = ("blocks", "wte", "value_embeds", "lm_head", "tied", "resid_lambdas", "x0_lambdas")
         named: dict[str, list[tuple[str, nn.Parameter]]] = {kind: [] for kind in kinds}
         for name, p in model.named_parameters():
             top = name.removeprefix("transformer.").split(".")[0]
@@ -74,13 +74,16 @@ class TrainOptimizer:
                 raise ValueError(f"no optimizer takes the parameter {name} of shape {tuple(p.shape)}")
             named[kind].append((name, p))
 
-        relative_width = named["wte"][0][1].size(1) / REFERENCE_WIDTH
+        if not named["lm_head"]:
+            named["tied"], named["wte"] = named["wte"], []
+        relative_width = (named["wte"] + named["tied"])[0][1].size(1) / REFERENCE_WIDTH
         embedding_factor, unembedding_factor = relative_width**EMBEDDING_WIDTH_EXPONENT, relative_width**UNEMBEDDING_WIDTH_EXPONENT
         betas = (config.adamw_beta1, config.adamw_beta2)
         recipes = {
             "wte": (config.adamw_embedding_lr * embedding_factor, betas, config.adamw_eps),
             "value_embeds": (config.adamw_value_embedding_lr * embedding_factor, betas, config.adamw_eps),
             "lm_head": (config.adamw_unembedding_lr * unembedding_factor, betas, config.adamw_eps),
+            "tied": (config.adamw_tied_lr * unembedding_factor, betas, config.adamw_eps),
             "resid_lambdas": (config.adamw_scalar_lr * RESID_LAMBDA_RATE, betas, SCALAR_EPS),
             "x0_lambdas": (config.adamw_scalar_lr, (X0_LAMBDA_BETA1, config.adamw_beta2), SCALAR_EPS),
         }
@@ -99,7 +102,8 @@ class TrainOptimizer:
         for group in self._groups():
             group["initial_lr"] = group["lr"]
         self._all_reduces: list[tuple[Tensor, dist.Work]] = []  # those launched, a prefix of `_all_reduce_order`: gradient and its async all-reduce
-        self._all_reduce_order = [p for kind in ("lm_head", "value_embeds", "wte", "resid_lambdas", "x0_lambdas") for _, p in reversed(named[kind])]
+        order = ("lm_head", "value_embeds", "wte", "tied", "resid_lambdas", "x0_lambdas")
+        self._all_reduce_order = [p for kind in order for _, p in reversed(named[kind])]
         self.is_stepping = False  # between `reduce_gradients` and the end of `step`
         self._complete: set[Tensor] | None = None  # parameters whose accumulated gradient is complete; None outside the last backward of an update
         if world.size > 1:

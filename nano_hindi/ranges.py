@@ -1,4 +1,4 @@
-"""Valid numbers: of flags, and of the fields of a configuration."""
+"""Valid values: of flags, and of the fields of a configuration."""
 
 from __future__ import annotations
 
@@ -51,6 +51,22 @@ class Range:
             if (value := self.kind(text)) in self:
                 return value
         raise argparse.ArgumentTypeError(f"must be {self}, not {text[:QUOTED_CHARACTERS]}")
+
+
+class Switch:
+    """True and False, like a Range: `type` for argparse and valid values of a field."""
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return "True or False"
+
+    def __call__(self, text: str) -> bool:
+        """Return the value of a flag's text. Raises ArgumentTypeError for another text."""
+        if text.lower() not in ("true", "false"):
+            raise argparse.ArgumentTypeError(f"must be {self}, not {text[:QUOTED_CHARACTERS]}")
+        return text.lower() == "true"
 
 
 def whole(low: int, below: int, **words: object) -> Range:

@@ -394,7 +394,7 @@ TRAIN = {
     "an unknown flag": (["--learning_rate", 0.1], "--learning_rate", "--help"),
     "an abbreviated flag": (["--check", "x"], "--check", "--help"),
     "a flag without its value": (["--resume"], "--resume", "expected one argument"),
-    "an unknown preset": (["--config", "26m"], "26m", "25m, 40m, 50m, tiny"),
+    "an unknown preset": (["--config", "26m"], "26m", "25m, 40m, 50m, 22m, 36m, 39m, 250m, tiny"),
     "an empty preset": (["--config", ""], "empty value after --config", "omit the flag"),
     "an unknown device": (["--device", "tpu"], "--device", "tpu", "cpu"),
     "a GPU where there is none": (lambda s: s.no_gpu().flags("--device", "cuda"), "no CUDA device", "use --device cpu"),

@@ -49,7 +49,7 @@ def test_default_run_has_1907_updates_and_7628_steps():
 
 def test_defaults_are_those_of_the_brief():
     model, train = GPTConfig(), TrainConfig()
-    assert dataclasses.astuple(model) == (68096, 8, 6, 2, 384, 1024, "SSSL", 8)
+    assert dataclasses.astuple(model) == (68096, 8, 6, 2, 384, 1024, "SSSL", 8, False, True)
     expected = dict(
         total_tokens=500_000_000, batch_size=64, gradient_accumulation_steps=4, muon_lr=0.02, adamw_embedding_lr=0.2, adamw_unembedding_lr=0.004,
         warmup_steps=1000, checkpoint_interval=1000, eval_interval=500, inference_interval=1000, log_interval=10, grad_clip=1.0, keep_checkpoints=3,
@@ -100,6 +100,33 @@ def test_unknown_schedule_is_refused_with_the_valid_names():
         configs_for_new_run(parse("--lr_schedule", "linear"), None)
 
 
+@pytest.mark.parametrize("wrong", [0, 1, None, "True", [True], 1.0])
+@pytest.mark.parametrize("name", ["tie_embeddings", "value_embeddings"])
+def test_switch_is_true_or_false(name, wrong):
+    with pytest.raises(UserError, match=f"^{name} must be True or False, not "):
+        GPTConfig(**{name: wrong})
+    for text, value in (("true", True), ("False", False)):
+        assert getattr(parse(f"--{name}", text), name) is value
+    with pytest.raises(UserError, match=f"--{name} must be True or False, not yes"):
+        parse(f"--{name}", "yes")
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--adamw_tied_lr", "0.1"], "adamw_tied_lr"),
+        (["--config", "22m", "--adamw_embedding_lr", "0.1"], "adamw_embedding_lr"),
+        (["--tie_embeddings", "true", "--adamw_unembedding_lr", "0.1"], "adamw_unembedding_lr"),
+        (["--value_embeddings", "false", "--adamw_value_embedding_lr", "0.1"], "adamw_value_embedding_lr"),
+    ],
+)
+def test_learning_rate_of_a_table_that_the_model_lacks_is_refused(flags, name):
+    with pytest.raises(UserError, match=f"--{name} belongs to --"):
+        configs_for_new_run(parse(*flags), None)
+    switched = [word for pair in zip(flags[::2], flags[1::2], strict=True) if pair[0] != f"--{name}" for word in pair]
+    configs_for_new_run(parse(*switched), None)
+
+
 def test_constant_share_is_refused_where_it_has_no_effect():
     assert configs_for_new_run(parse("--lr_schedule", "plateau", "--constant_share", "0.6"), None)[1].constant_share == 0.6
     assert configs_for_resumed_run(parse("--constant_share", "0.4"), saved(lr_schedule="plateau"))[1].lr_schedule == "plateau"
@@ -126,6 +153,9 @@ def test_window_pattern_is_tiled_and_the_last_layer_has_the_full_window():
 def test_every_second_layer_and_the_last_have_a_value_embedding(name):
     config = get_config(name)
     layers = config.value_embedding_layers
+    if not config.value_embeddings:
+        assert layers == ()
+        return
     assert layers[-1] == config.n_layer - 1
     assert all(b - a == 2 for a, b in itertools.pairwise(layers))
     assert len(layers) == -(-config.n_layer // 2)
@@ -138,7 +168,7 @@ def test_model_and_train_config_of_a_preset_agree_on_the_sequence_length(name):
 
 def test_unknown_preset_is_refused_with_the_valid_names():
     for get in (get_config, get_train_config):
-        with pytest.raises(UserError, match="25m, 40m, 50m, tiny"):
+        with pytest.raises(UserError, match="25m, 40m, 50m, 22m, 36m, 39m, 250m, tiny"):
             get("26m")
 
 
@@ -150,9 +180,9 @@ def test_shape_that_cannot_be_built_is_refused(wrong):
         GPTConfig(n_embd=18, n_head=6, n_kv_head=6)
 
 
-NUMBERS = [(cls, f) for cls in (GPTConfig, TrainConfig) for f in dataclasses.fields(cls) if not isinstance(f.default, str) or f.default == "auto"]
+NUMBERS = [(cls, f) for cls in (GPTConfig, TrainConfig) for f in dataclasses.fields(cls) if type(f.default) in (int, float) or f.default == "auto"]
 MAY_BE_ZERO = {
-    "seed", "muon_lr", "adamw_embedding_lr", "adamw_value_embedding_lr", "adamw_unembedding_lr", "adamw_scalar_lr", "warmup_steps", "constant_share",
+    "seed", "muon_lr", "adamw_embedding_lr", "adamw_value_embedding_lr", "adamw_unembedding_lr", "adamw_tied_lr", "adamw_scalar_lr", "warmup_steps", "constant_share",
     "min_lr_ratio", "muon_momentum", "muon_beta2", "weight_decay", "adamw_beta1", "adamw_beta2", "grad_clip", "checkpoint_interval", "eval_interval",
     "inference_interval", "log_interval",
 }  # fmt: skip
@@ -208,7 +238,7 @@ def test_run_at_either_end_of_a_range_is_finite(data_dir, tmp_path, field, end):
     valid = field.metadata["valid"]
     value = valid.low if end == "low" else math.nextafter(valid.high, 0) if valid.high_open else valid.high
     argv = [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), "--total_tokens", str(32 * 8 * 4), f"--{field.name}", str(value)]
-    assert train.main([*argv, "--lr_schedule", "plateau"]) == 0
+    assert train.main([*argv, "--lr_schedule", "plateau", "--tie_embeddings", str(field.name == "adamw_tied_lr")]) == 0
     assert all(value is not None for record in read_metrics(tmp_path / "metrics.jsonl") for value in record.values())
 
 

@@ -151,6 +151,22 @@ def test_out_of_memory_within_an_update_repeats_no_sequence(data_dir, tmp_path, 
 
 
 @pytest.mark.slow
+def test_out_of_memory_with_one_sequence_computes_the_blocks_again(data_dir, tmp_path, straight, monkeypatch, capsys):
+    forward = GPT.forward
+
+    def limited(model, idx, targets=None, **kwargs):
+        if targets is not None and torch.is_grad_enabled() and not model.recomputes_blocks:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(model, idx, targets, **kwargs)
+
+    monkeypatch.setattr(GPT, "forward", limited)
+    assert start(data_dir, tmp_path) == 0
+    output = capsys.readouterr().out
+    assert output.count("out of memory on cpu with one sequence; continuing with each block computed again") == 1
+    assert losses(tmp_path) == pytest.approx(losses(straight), rel=1e-4)
+
+
+@pytest.mark.slow
 def test_out_of_memory_with_one_sequence_is_an_error_that_says_what_to_do(data_dir, tmp_path, monkeypatch, capsys):
     Memory(monkeypatch, limit=0)
     assert start(data_dir, tmp_path) == 2

@@ -12,6 +12,7 @@ from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.training import memory
+from nano_hindi.training.setup import fitting_batch_size
 from optimizer_step import take_step
 
 SMALL = GPTConfig(vocab_size=256, n_layer=3, n_head=4, n_kv_head=2, n_embd=32, sequence_len=64)
@@ -88,6 +89,45 @@ def test_auto_on_a_gpu_follows_from_measured_steps_of_one_and_two_sequences(monk
         assert tried == [1, 2]
         assert size == expected
         assert 1 + 0.15 * size + 0.7 < free_gb
+
+
+@pytest.mark.parametrize(("fits", "expected"), [([0, 5], 4), ([9], 8), ([0, 0], None)])
+def test_blocks_are_computed_again_only_where_not_even_one_sequence_fits(monkeypatch, capsys, fits, expected):
+    """`fits` has what a simulated device says at each try."""
+    model, answers = GPT(SMALL), iter(fits)
+    monkeypatch.setattr(memory, "_fits_on_gpu", lambda *args: next(answers))
+    gpu = dataclasses.replace(CPU, device=torch.device("cuda", 0))
+    config = TrainConfig(sequence_len=64, batch_size=8, gradient_accumulation_steps=2)
+    if expected is None:
+        with pytest.raises(UserError, match="not even one sequence"):
+            fitting_batch_size(config, gpu, None, model, 0)
+    else:
+        assert fitting_batch_size(config, gpu, None, model, 0) == expected
+    assert next(answers, None) is None
+    assert model.recomputes_blocks == (len(fits) == 2)
+    assert capsys.readouterr().out.count("computed again in the backward pass") == (len(fits) == 2)
+
+
+@pytest.mark.parametrize("n_layer", [4, 16])
+def test_estimated_activations_of_blocks_that_are_computed_again_equal_those_kept(n_layer):
+    """Kept tensors and the inputs of the blocks, which torch keeps too; and one block's."""
+    config, kept = dataclasses.replace(SMALL, n_layer=n_layer, value_embeddings=False), {}
+    model = GPT(config)
+    model.init_weights()
+    model.recomputes_blocks = True
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    for block in model.transformer.h:
+        block.register_forward_pre_hook(lambda block, args: (keep(args[0]), None)[1])
+    weights = {p.data_ptr() for p in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.trunk(torch.zeros(1, 64, dtype=torch.int64))
+    real = sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in weights)
+    real += memory.activation_bytes(dataclasses.replace(config, n_layer=1), torch.float32)
+    assert memory.activation_bytes(config, torch.float32, recompute=True) == pytest.approx(real, rel=0.2)
 
 
 def test_given_device_batch_size_is_used_unchanged():

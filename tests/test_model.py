@@ -11,13 +11,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nano_hindi import model as network
-from nano_hindi.config import PRESETS, GPTConfig, get_config
+from nano_hindi.config import PRESETS, GPTConfig, get_config, get_train_config
 from nano_hindi.engine import KVCache
 from nano_hindi.model import GATE_CHANNELS, GPT, ROPE_BASE, SOFTCAP, Linear, apply_rope, rms_norm, rope_angles
 
 # more layers than the pattern, three query heads for each K/V head, a vocabulary that needs
 # padding, more channels than the gates read
 CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=5, n_head=6, n_kv_head=2, n_embd=48, window_pattern="SSL", short_window_divisor=4)
+TIED = dataclasses.replace(CONFIG, tie_embeddings=True, value_embeddings=False)
 
 
 def random_model(config: GPTConfig = CONFIG, seed: int = 0) -> GPT:
@@ -31,7 +32,7 @@ def random_model(config: GPTConfig = CONFIG, seed: int = 0) -> GPT:
             for linear in (block.attn.c_proj, block.mlp.c_proj, block.attn.ve_gate):
                 if linear is not None:
                     nn.init.normal_(linear.weight, std=0.2)
-        nn.init.normal_(model.lm_head.weight, std=1.0)
+        nn.init.normal_(model.head_weight, std=1.0)
         nn.init.uniform_(model.resid_lambdas, 0.5, 1.5)
         nn.init.uniform_(model.x0_lambdas, -0.5, 0.5)
     return model
@@ -71,7 +72,7 @@ def reference_logits(config: GPTConfig, state: dict, ids: list[int], first_posit
             q = norm(rotated(n @ w[name + "attn.c_q.weight"][part].T))
             k = norm(rotated(n @ w[name + "attn.c_k.weight"][kv_part].T))
             v = n @ w[name + "attn.c_v.weight"][kv_part].T
-            if (config.n_layer - 1 - i) % 2 == 0:
+            if config.value_embeddings and (config.n_layer - 1 - i) % 2 == 0:
                 gate = 2 / (1 + torch.exp(-n[:, :32] @ w[name + "attn.ve_gate.weight"][g]))
                 v = v + gate[:, None] * w[f"value_embeds.{i}.weight"][ids][:, kv_part]
             out = torch.zeros(T, D, dtype=torch.float64)
@@ -81,7 +82,8 @@ def reference_logits(config: GPTConfig, state: dict, ids: list[int], first_posit
             heads.append(out)
         x = x + torch.cat(heads, dim=1) @ w[name + "attn.c_proj.weight"].T
         x = x + (norm(x) @ w[name + "mlp.c_fc.weight"].T).clamp(min=0) ** 2 @ w[name + "mlp.c_proj.weight"].T
-    return 15 * torch.tanh((norm(x) @ w["lm_head.weight"].T)[:, : config.vocab_size] / 15)
+    head = w["transformer.wte.weight" if config.tie_embeddings else "lm_head.weight"]
+    return 15 * torch.tanh((norm(x) @ head.T)[:, : config.vocab_size] / 15)
 
 
 # ---- the whole forward pass
@@ -93,8 +95,10 @@ def reference_logits(config: GPTConfig, state: dict, ids: list[int], first_posit
         CONFIG,
         GPTConfig(vocab_size=64, sequence_len=8, n_layer=4, n_head=4, n_kv_head=4, n_embd=64),
         GPTConfig(vocab_size=70, sequence_len=12, n_layer=1, n_head=4, n_kv_head=1, n_embd=32, window_pattern="S"),
+        TIED,
+        dataclasses.replace(CONFIG, tie_embeddings=True),
     ],
-    ids=["SSL, 6 on 2 heads", "SSSL, 4 on 4", "one layer, 4 on 1"],
+    ids=["SSL, 6 on 2 heads", "SSSL, 4 on 4", "one layer, 4 on 1", "tied, no value embeddings", "tied"],
 )
 def test_logits_equal_a_float64_implementation(config):
     """Also for texts longer than sequence_len, which only the windows bound."""
@@ -162,9 +166,10 @@ def test_losses_agree_with_the_logits_and_padding_rows_do_not_count():
     assert (model.lm_head.weight.grad[: CONFIG.vocab_size] != 0).any()
 
 
-def test_gradients_of_the_whole_model_equal_finite_differences():
+@pytest.mark.parametrize("config", [CONFIG, TIED], ids=["default", "tied"])
+def test_gradients_of_the_whole_model_equal_finite_differences(config):
     """Along a random direction of all parameters at once, against the float64 implementation."""
-    model, idx = random_model(), random_ids(1, 20)
+    model, idx = random_model(config), random_ids(1, 20)
     targets = random_ids(1, 20, seed=3)[0]
     model(idx, targets[None]).backward()
     parameters = dict(model.named_parameters())
@@ -175,12 +180,50 @@ def test_gradients_of_the_whole_model_equal_finite_differences():
 
     def loss(sign):
         moved = {name: p.detach().double() + sign * step * direction[name] for name, p in parameters.items()}
-        return nn.functional.cross_entropy(reference_logits(CONFIG, moved, idx[0].tolist()), targets)
+        return nn.functional.cross_entropy(reference_logits(config, moved, idx[0].tolist()), targets)
 
     expected = (loss(1) - loss(-1)) / (2 * step)
     slope = sum((p.grad.double() * direction[name]).sum() for name, p in parameters.items())
     assert abs(expected) > 0.1
     torch.testing.assert_close(slope, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_gradient_of_a_tied_table_is_the_sum_of_its_two_uses():
+    tied, untied = random_model(TIED), random_model(dataclasses.replace(TIED, tie_embeddings=False))
+    untied.load_state_dict({**tied.state_dict(), "lm_head.weight": tied.head_weight})
+    idx, targets = random_ids(2, 20), random_ids(2, 20, seed=3)
+    for model in (tied, untied):
+        model(idx, targets).backward()
+    parts = untied.transformer.wte.weight.grad, untied.lm_head.weight.grad
+    assert all(part.norm() > 0.1 for part in parts)
+    torch.testing.assert_close(tied.transformer.wte.weight.grad, sum(parts), rtol=1e-5, atol=1e-6)
+
+
+def test_tied_table_is_saved_once():
+    names = list(GPT(TIED).state_dict())
+    assert "transformer.wte.weight" in names
+    assert not [name for name in names if "lm_head" in name or "value_embeds" in name]
+
+
+@pytest.mark.parametrize("config", [CONFIG, TIED], ids=["default", "tied"])
+def test_blocks_that_are_computed_again_give_the_same_gradients_from_less_memory(config):
+    def run(recompute):
+        model, idx, kept = random_model(config), random_ids(2, 40, config), 0
+        model.recomputes_blocks = recompute
+
+        def keep(tensor):
+            nonlocal kept
+            kept += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(idx, idx)
+        loss.backward()
+        return kept, loss, [p.grad for p in model.parameters()]
+
+    (kept, *expected), (kept_now, *found) = run(False), run(True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert kept_now < kept / 2
 
 
 # ---- the additions to the residual stream
@@ -206,9 +249,9 @@ def test_value_embeddings_scalars_and_gates_receive_gradients_and_change_the_out
 
 
 def test_every_other_layer_and_the_last_have_value_embeddings():
-    for name in PRESETS:
+    for config in [config for config, _ in PRESETS.values() if config.value_embeddings]:
         with torch.device("meta"):
-            model = GPT(get_config(name))
+            model = GPT(config)
         layers = [i for i, block in enumerate(model.transformer.h) if block.attn.ve_gate is not None]
         assert layers == [int(name) for name in model.value_embeds]
         assert layers[-1] == model.config.n_layer - 1
@@ -393,6 +436,10 @@ PARAMETERS = {
     "25m": (26_148_864, 26_148_864, 34_865_152, 12_583_168, 16, 99_746_064),
     "40m": (34_865_152, 34_865_152, 43_581_440, 27_525_440, 20, 140_837_204),
     "50m": (39_223_296, 39_223_296, 58_834_944, 41_804_160, 24, 179_085_720),
+    "22m": (17_432_576, 0, 0, 4_325_376, 12, 21_757_964),
+    "36m": (26_148_864, 0, 0, 9_437_184, 12, 35_586_060),
+    "39m": (26_148_864, 0, 0, 12_582_912, 16, 38_731_792),
+    "250m": (52_297_728, 0, 0, 201_326_592, 64, 253_624_384),
 }
 
 
@@ -403,6 +450,9 @@ def test_parameter_counts_of_each_preset(name):
     kinds = ("wte", "lm_head", "value_embeds", "blocks", "scalars", "total")
     assert model.num_params() == dict(zip(kinds, PARAMETERS[name], strict=True))
     assert model.num_params()["total"] == sum(p.numel() for p in model.parameters())
+    if get_config(name).tie_embeddings:
+        assert get_train_config(name).total_tokens == pytest.approx(20 * PARAMETERS[name][-1], rel=1e-3)
+        assert round(PARAMETERS[name][-1] / 1e6, 1) == {"22m": 21.8, "36m": 35.6, "39m": 38.7, "250m": 253.6}[name]
 
 
 @pytest.mark.parametrize(("name", "megaflops"), [("25m", 249), ("40m", 404), ("50m", 523)])

@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import dist_muon_worker as worker
-from nano_hindi.config import PRESETS, TrainConfig, get_config, get_train_config
+from nano_hindi.config import PRESETS, GPTConfig, TrainConfig, get_config, get_train_config
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
@@ -123,6 +123,14 @@ def test_every_parameter_has_one_optimizer_and_the_documented_learning_rate():
     assert all(rates[name] == 0.02 and betas[name] is None for name in blocks)
 
 
+def test_tied_embeddings_have_a_learning_rate_of_their_own():
+    for width in (128, 256):
+        model = GPT(GPTConfig(vocab_size=64, n_layer=2, n_head=2, n_kv_head=1, n_embd=width, tie_embeddings=True))
+        optimizer = TrainOptimizer(model, TrainConfig(adamw_tied_lr=0.007), ALONE)
+        [group] = [group for group in optimizer.adamw.param_groups if "transformer.wte.weight" in group["param_names"]]
+        assert (group["kind"], group["lr"]) == ("tied", pytest.approx(0.007 * 768 / width))
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_parameter_of_the_presets_has_a_group(preset):
     with torch.device("meta"):
@@ -130,7 +138,9 @@ def test_every_parameter_of_the_presets_has_a_group(preset):
     optimizer = TrainOptimizer(model, get_train_config(preset), ALONE)
     counts = {group["kind"]: sum(p.numel() for p in group["params"]) for group in optimizer.adamw.param_groups}
     counts["blocks"] = sum(p.numel() for group in optimizer.muon.param_groups for p in group["params"])
-    expected = model.num_params()
+    expected = {kind: n for kind, n in model.num_params().items() if n}
+    if model.config.tie_embeddings:
+        expected["tied"] = expected.pop("wte")
     assert counts.pop("resid_lambdas") + counts.pop("x0_lambdas") == expected.pop("scalars")
     assert sum(counts.values()) + 2 * model.config.n_layer == expected.pop("total")
     assert counts == expected

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 
 import train
 from conftest import PATIENCE, SMALL, launched, run_script
-from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
+from nano_hindi.checkpoint import MODEL_KEYS, list_checkpoints, load_checkpoint
 from nano_hindi.training import loop
 
 
@@ -58,6 +59,31 @@ def test_run_learns_and_writes_its_files(straight):
     bpb = bits_per_byte(straight)
     assert len(bpb) == 3
     assert bpb[-1] < bpb[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tied", "values"), [("true", "false"), ("true", "true"), ("false", "false")])
+def test_run_without_some_tables_resumes_to_the_bit_and_writes_text(data_dir, tmp_path, capsys, tied, values):
+    import generate
+    from nano_hindi.evaluation import command
+
+    flags = ["--tie_embeddings", tied, "--value_embeddings", values]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert start(data_dir, whole, *flags) == 0
+    assert bits_per_byte(whole)[-1] < bits_per_byte(whole)[0]
+    resumed.mkdir()
+    shutil.copy(whole / "checkpoint_step10.pt", resumed)
+    assert start(data_dir, resumed, *flags, "--resume", "auto") == 0
+    assert_same_state(last_state(whole), last_state(resumed), exact=True)
+    names = load_checkpoint(resumed / "model.pt", MODEL_KEYS)["model_state_dict"].keys()
+    assert ("lm_head.weight" in names) == (tied == "false")
+    assert any("value_embeds" in name for name in names) == (values == "true")
+    assert generate.main(["--checkpoint", str(whole), "--prompt", "राम", "--max_tokens", "5", "--device", "cpu"]) == 0
+    assert command.main(["--checkpoint", str(whole), "--data_dir", str(data_dir), "--max_bytes", "2000", "--device", "cpu"]) == 0
+    assert "bits per byte" in capsys.readouterr().out
+    other = ["--tie_embeddings", "true" if tied == "false" else "false"]
+    assert start(data_dir, whole, *other, "--resume", "auto") == 2
+    assert "--tie_embeddings" in capsys.readouterr().err
 
 
 def test_intervals_act_at_the_first_update_at_or_after_a_multiple(straight):
@@ -235,7 +261,7 @@ def test_dry_run_of_the_default_works_without_data(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--config", "26m"], "25m, 40m, 50m, tiny"),
+        (["--config", "26m"], "25m, 40m, 50m, 22m, 36m, 39m, 250m, tiny"),
         (["--n_kv_head", "3"], "n_kv_head 3"),
         (["--vocab_size", "7"], "--vocab_size 7"),
         (["--sequence_len", "4096"], "sequence"),

@@ -27,7 +27,7 @@ from nano_hindi.training import estimates, memory, report
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import read_metrics, training_seconds
 from nano_hindi.training.resume import Plan, evaluation_is_pending
-from nano_hindi.training.setup import Run
+from nano_hindi.training.setup import RECOMPUTED, Run
 from nano_hindi.training.stop import StopSignal
 
 Result = TypeVar("Result")
@@ -134,8 +134,8 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
 
 
 def retried(run: Run, stop: StopSignal, work: Callable[[], Result]) -> Result:
-    """Return `work()`, an update or an evaluation. Start it again with half the device batch size
-    if the device runs out of memory, until it fits, and without torch.compile if that fails.
+    """Return `work()`, an update or an evaluation. Start it again with less memory if the device
+    runs out of it, until it fits, and without torch.compile if that fails.
 
     A rank can do this without the others, which wait a little longer: until its gradients are
     reduced, `work` computes a sum over the rank's own sequences, which does not depend on the
@@ -160,15 +160,21 @@ def retried(run: Run, stop: StopSignal, work: Callable[[], Result]) -> Result:
         gc.collect()
         torch.cuda.empty_cache()
         if is_memory:
-            halve_device_batch_size(run)
+            use_less_memory(run)
         else:
             run.model.run_eagerly()
 
 
-def halve_device_batch_size(run: Run) -> None:
+def use_less_memory(run: Run) -> None:
     """Reduce the device batch size to the largest divisor of the sequences per rank that is at most
-    half of it. Raises UserError if it is 1 already."""
+    half of it. If it is 1 already, compute the blocks again in the backward pass; raises UserError
+    if they are."""
     size, per_rank = run.config.device_batch_size, run.config.sequences_per_rank(run.world.size)
+    if size == 1 and not run.model.recomputes_blocks:
+        run.model.recomputes_blocks = True
+        run.console.clear()
+        print(f"notice: out of memory on {run.world.device} with one sequence; continuing with {RECOMPUTED}", flush=True)
+        return
     if size == 1:
         raise UserError(
             "the device has no memory for a single sequence; use a smaller --config or a shorter --sequence_len; or close other programs that use it "

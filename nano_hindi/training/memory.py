@@ -3,6 +3,7 @@ device at once."""
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Callable
 
@@ -20,11 +21,15 @@ MEMORY_FRACTION = 0.9  # of the free device memory; the rest is for fragmentatio
 SPILL_ROOM = 2**28  # bytes of device memory that PyTorch's allocator leaves free on Windows, for kernels and libraries
 
 
-def activation_bytes(config: GPTConfig, dtype: torch.dtype) -> int:
-    """Return the bytes that the trunk saves for its backward, per sequence, without compile.
+def activation_bytes(config: GPTConfig, dtype: torch.dtype, recompute: bool = False) -> int:
+    """Return the bytes that the trunk saves for its backward, per sequence, without compile; with
+    `recompute` only the inputs of the blocks, and all of one block.
 
     Counted on the meta device, where tensors have shapes but no memory.
     """
+    if recompute:
+        inputs = config.n_layer * config.sequence_len * 2 * config.n_embd * dtype.itemsize  # before and after resid_lambdas
+        return activation_bytes(dataclasses.replace(config, n_layer=1), dtype) + inputs
     with torch.device("meta"):
         model = GPT(config)
         model.compute_dtype = dtype
@@ -97,25 +102,35 @@ def forbid_spilling(device: torch.device) -> None:
 
 
 def choose_device_batch_size(
-    wanted: int | str, per_rank: int, sequence_len: int, try_step: Callable[[int], None], bytes_to_come: int, world: World
+    wanted: int | str,
+    per_rank: int,
+    sequence_len: int,
+    try_step: Callable[[int], None],
+    bytes_to_come: int,
+    world: World,
+    save_memory: Callable[[], bool] = lambda: False,
 ) -> int:
     """Return the number of sequences per device batch: a divisor of `per_rank`, the smallest over
     all ranks.
 
     A number in `wanted` is used as it is, up to `per_rank`. On a GPU "auto" runs `try_step(1)` and
     `try_step(2)` (forward and backward of so many sequences) and computes the memory per further
-    sequence from their peaks; `bytes_to_come` are kept free for the optimizers. Raises UserError if
-    not even one sequence fits.
+    sequence from their peaks; `bytes_to_come` are kept free for the optimizers. If not even one
+    sequence fits, it tries again after `save_memory`, which returns whether it has changed
+    anything. Raises UserError if that is not enough.
     """
     if wanted != "auto":
         return min(wanted, per_rank)
-    fits = max(1, CPU_BATCH_TOKENS // sequence_len)
-    if world.device.type == "cuda":
-        fits = _fits_on_gpu(per_rank, try_step, bytes_to_come, world.device)
-    if world.size > 1:
-        smallest = torch.tensor(fits, device=world.device)
-        dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
-        fits = int(smallest)
+    while True:
+        fits = max(1, CPU_BATCH_TOKENS // sequence_len)
+        if world.device.type == "cuda":
+            fits = _fits_on_gpu(per_rank, try_step, bytes_to_come, world.device)
+        if world.size > 1:
+            smallest = torch.tensor(fits, device=world.device)
+            dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
+            fits = int(smallest)
+        if fits >= 1 or not save_memory():
+            break
     if fits < 1:
         raise UserError(
             "not even one sequence fits in the device's memory; use a smaller --config or a shorter --sequence_len, or close other programs that use the GPU"

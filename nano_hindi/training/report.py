@@ -35,10 +35,8 @@ def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
 def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
     """Return the exact parameter counts by kind, and the ratios of tokens to parameters."""
     n = model.num_params()
-    kinds = ", ".join(
-        f"{label} {count(n[key])}"
-        for key, label in (("blocks", "blocks"), ("wte", "wte"), ("lm_head", "lm_head"), ("value_embeds", "value embeddings"))
-    )
+    labels = {"blocks": "blocks", "wte": "wte" if n["lm_head"] else "wte, also lm_head,", "lm_head": "lm_head", "value_embeds": "value embeddings"}
+    kinds = ", ".join(f"{label} {count(n[kind])}" for kind, label in labels.items() if n[kind])
     return [
         f"parameters  {count(n['total'])} ({n['total']:,})",
         f"            {kinds}, scalars {n['scalars']}",
@@ -65,12 +63,16 @@ def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: Wor
     """Return estimates of the memory and of the time of the remaining updates on this device, from
     counted bytes and the measured speed of a matmul."""
     state, activations = state_bytes(model.num_params()), activation_bytes(config, dtype)
-    sequences = _expected_at_once(train, world, state, activations)
+    sequences, how = _expected_at_once(train, world, state, activations), "without compile"
+    if sequences == 0:
+        activations, how = activation_bytes(config, dtype, recompute=True), "with each block computed again in the backward pass"
+        sequences = _expected_at_once(train, world, state, activations)
+        how += "" if sequences else ": not even one fits on this device"
     rate = matmul_flops(world.device, dtype)
     tokens_per_second = EXPECTED_UTILISATION * rate / model.flops_per_token() * world.size
     seconds = (train.updates - updates_made) * train.tokens_per_update / tokens_per_second
     return [
-        f"memory      about {(state + sequences * activations) / 1e9:.3g} GB with {sequences} sequences at once, without compile",
+        f"memory      about {(state + sequences * activations) / 1e9:.3g} GB with {sequences} sequences at once, {how}",
         f"            {state / 1e9:.3g} GB of weights, gradients and optimizer states + {activations / 1e9:.3g} GB for each sequence",
         f"time        about {duration(seconds)} at {count(tokens_per_second)} tokens/s: an estimate, {EXPECTED_UTILISATION:.0%} of the {rate / 1e12:.2g} TFLOP/s measured here",
     ]
@@ -86,12 +88,12 @@ def outcome_line(model: GPT, train: TrainConfig) -> str:
 
 def _expected_at_once(train: TrainConfig, world: World, state: int, activations: int) -> int:
     """Return the expected device batch size. On a GPU, "auto" measures it when the run starts; this
-    estimate only divides the GPU's memory."""
+    estimate only divides the GPU's memory, and is 0 if not even one sequence fits."""
     per_rank = train.sequences_per_rank(world.size)
     if train.device_batch_size != "auto" or world.device.type != "cuda":
         return choose_device_batch_size(train.device_batch_size, per_rank, train.sequence_len, lambda sequences: None, 0, World(0, 1, world.device))
     memory = torch.cuda.get_device_properties(world.device).total_memory
-    return max(1, min(per_rank, int((MEMORY_FRACTION * memory - state) // activations)))
+    return max(0, min(per_rank, int((MEMORY_FRACTION * memory - state) // activations)))
 
 
 class Meter:

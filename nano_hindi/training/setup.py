@@ -27,6 +27,8 @@ from nano_hindi.training.metrics import Metrics, WandbLog
 from nano_hindi.training.resume import Plan, data_record, tokenizer_record
 from nano_hindi.training.saving import Saver
 
+RECOMPUTED = "each block computed again in the backward pass: less memory, but about a third more time"
+
 
 @dataclass
 class Run:
@@ -209,5 +211,14 @@ def fitting_batch_size(config: TrainConfig, world: World, loader: SequenceLoader
         finally:
             model.zero_grad(set_to_none=True)
 
+    def recompute_blocks() -> bool:
+        if model.recomputes_blocks:
+            return False
+        model.recomputes_blocks = True
+        world.print(f"notice: not even one sequence fits; continuing with {RECOMPUTED}")
+        return True
+
     per_rank = config.sequences_per_rank(world.size)
-    return memory.choose_device_batch_size(config.device_batch_size, per_rank, config.sequence_len, try_step, optimizer_bytes, world)
+    return memory.choose_device_batch_size(
+        config.device_batch_size, per_rank, config.sequence_len, try_step, optimizer_bytes, world, recompute_blocks
+    )

@@ -38,7 +38,6 @@ class Recipe:
 
     differs: str
     changes: dict = field(default_factory=dict)
-    config: Callable[..., GPTConfig] = GPTConfig
     model: Callable[[GPTConfig], GPT] = GPT
     optimizer: type[TrainOptimizer] = TrainOptimizer
     loader: type[SequenceLoader] = SequenceLoader
@@ -53,12 +52,6 @@ class Recipe:
 
 
 # ---- the network without a component
-
-
-class NoValueEmbeddings(GPTConfig):
-    @property
-    def value_embedding_layers(self) -> tuple[int, ...]:
-        return ()
 
 
 class NoScalars(GPT):
@@ -107,19 +100,6 @@ class Unbounded(GPT):
         logits = self.lm_head(self.trunk(idx))[..., : self.config.vocab_size].float()
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction=loss_reduction)
         return loss.view(targets.shape) if loss_reduction == "none" else loss
-
-
-class Tied(GPT):
-    """wte is lm_head. The norm after wte makes its scale irrelevant, so lm_head determines the
-    scale and the learning rate."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__(config)
-        self.transformer.wte.weight = self.lm_head.weight
-
-    def init_weights(self) -> None:
-        super().init_weights()
-        nn.init.normal_(self.lm_head.weight, std=0.02)
 
 
 # ---- the optimizers without a component
@@ -184,12 +164,12 @@ RECIPES = {
     "adamw": Recipe("AdamW instead of Muon, rate 0.003", optimizer=adamw_only(0.003)),
     "adamw_high": Recipe("AdamW instead of Muon, rate 0.01", optimizer=adamw_only(0.01)),
     "full_attention": Recipe("every layer sees all of the context", {"window_pattern": "L"}),
-    "no_value_embeddings": Recipe("no value embeddings", config=NoValueEmbeddings),
+    "no_value_embeddings": Recipe("no value embeddings", {"value_embeddings": False}),
     "no_scalars": Recipe("no resid_lambdas, no x0_lambdas", model=NoScalars),
     "no_qk_norm": Recipe("no norm of queries and keys", patches=((model_module, "Attention", PlainAttention),)),
     "no_softcap": Recipe("logits without a bound", model=Unbounded),
-    "tied": Recipe("wte is lm_head, rate of lm_head", {"adamw_embedding_lr": 0.004}, model=Tied),
-    "tied_high": Recipe("wte is lm_head, five times that rate", {"adamw_embedding_lr": 0.02}, model=Tied),
+    "tied": Recipe("wte is lm_head", {"tie_embeddings": True}),
+    "tied_only": Recipe("wte is lm_head, no value embeddings", {"tie_embeddings": True, "value_embeddings": False}),
     "newton_schulz": Recipe("Newton-Schulz instead of Polar Express", patches=((muon_module, "polar_express", newton_schulz),)),
     # a floor above every mean square (at most 1) scales all alike: no variance reduction
     "no_variance_reduction": Recipe("Muon without NorMuon's second moment", patches=((muon_module, "MIN_MEAN_SQUARE", 1e4),)),

@@ -76,7 +76,7 @@ def configs(run: Run, recipe: Recipe, vocab_size: int) -> tuple[GPTConfig, Train
             continue  # a constant: see conditions
         owner, chosen = (GPTConfig, shape) if key in shape_fields else (TrainConfig, train)
         chosen[key] = type(getattr(owner, key))(value)  # "8" and 8.0 are 8 where the default is a whole number
-    return recipe.config(**shape), TrainConfig(**train)
+    return GPTConfig(**shape), TrainConfig(**train)
 
 
 @contextlib.contextmanager
