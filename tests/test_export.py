@@ -188,18 +188,18 @@ def test_loss_and_gradients_equal_our_model(ours, theirs):
 
 def test_new_model_is_initialized_like_ours(theirs):
     torch.manual_seed(0)
-    new, first = type(theirs)(type(theirs.config)(**dataclasses.asdict(CONFIG))), GPT(CONFIG)
+    new, first = type(theirs)(type(theirs.config)(**theirs.config.to_dict())), GPT(CONFIG)
     first.init_weights()
     expected = export.exported_weights(CONFIG, first.state_dict(), "float32")
     for name, weight in new.named_parameters():
         assert (weight.abs().max() > 0) == (expected[name].abs().max() > 0), name
         torch.testing.assert_close(weight.square().mean(), expected[name].square().mean(), rtol=0.1, atol=0)
-    assert new.lm_head.weight is not new.wte.weight
+    assert new.lm_head.weight is not new.model.wte.weight
     ids = some_ids(2, 40)
     assert abs(new(input_ids=ids, labels=ids).loss.item() - math.log(CONFIG.vocab_size)) < 0.05
 
 
-@pytest.mark.parametrize("lost", ["lm_head.weight", "h.3.attn.value_embed.weight"])
+@pytest.mark.parametrize("lost", ["lm_head.weight", "model.h.3.attn.value_embed.weight"])
 def test_only_a_weight_missing_from_the_file_is_initialized(exported, tmp_path, lost):
     from safetensors.torch import save_file
 
@@ -301,10 +301,6 @@ def test_left_padded_row_generates_the_same_text_as_alone(exported, ours, theirs
         for row, prompt in zip(logits, PROMPTS, strict=True):
             ids = torch.tensor([tokenizer(prompt).input_ids])
             torch.testing.assert_close(row[-ids.size(1) :], ours(ids)[0], rtol=0, atol=5e-5)
-    code = sys.modules[type(theirs).__module__]
-    assert (
-        code.visible_keys(*batch.input_ids.shape[1:] * 2, 8, batch.attention_mask, ids.device).any(dim=-1).all()
-    )  # some kernels return nan for a query without keys
 
 
 def test_beams_share_the_cache(theirs):
@@ -322,7 +318,7 @@ def test_pipeline_continues_prompts_of_different_lengths_in_one_batch(exported, 
     for prompt, [record], [text] in zip(PROMPTS, records, texts, strict=True):
         ids = tokenizer.encode_prompt(prompt)
         expected = itertools.takewhile(lambda token: token != tokenizer.eos_id, greedy(ours, ids, 20))
-        assert [i for i in record["generated_token_ids"] if i != tokenizer.eos_id] == [*ids, *expected]
+        assert [i for i in record["generated_token_ids"] if i not in (tokenizer.eos_id, write.tokenizer.pad_token_id)] == [*ids, *expected]
         assert text["generated_text"].startswith(prompt)
 
 
@@ -345,16 +341,17 @@ def test_tokenizer_adds_bos_and_decodes_to_the_same_text(kind, tmp_path):
         n = len(ours.encode_prompt(text))
         assert row == [theirs.pad_token_id] * (len(row) - n) + ours.encode_prompt(text)
         assert mask == [0] * (len(row) - n) + [1] * n
-    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (ours.bos_id, ours.eos_id, ours.eos_id)
+    pad = {"bpe": theirs.convert_tokens_to_ids("<unk>"), "byte_level": ours.eos_id}[kind]  # the latter has one special token only
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (ours.bos_id, ours.eos_id, pad)
     for name in ("config.json", "generation_config.json"):
         ids = json.loads((tmp_path / "export" / name).read_text())
-        assert (ids["bos_token_id"], ids["eos_token_id"], ids["pad_token_id"]) == (ours.bos_id, ours.eos_id, ours.eos_id)
+        assert (ids["bos_token_id"], ids["eos_token_id"], ids["pad_token_id"]) == (ours.bos_id, ours.eos_id, pad)
 
 
 def test_generation_config_has_the_sampling_defaults_of_generate(monkeypatch):
     asked = {"temperature": 0.3, "top_k": 7, "top_p": 0.9, "repetition_penalty": 1.2}
     monkeypatch.setattr(settings, "Settings", functools.partial(settings.Settings, max_tokens=11, **asked))
-    config = export.generation_json(types.SimpleNamespace(bos_id=1, eos_id=2))
+    config = export.generation_json(types.SimpleNamespace(bos_id=1, eos_id=2, special_ids={0, 1, 2}))
     assert config.items() >= (asked | {"do_sample": True, "max_new_tokens": 11}).items()
 
 
@@ -444,7 +441,7 @@ def test_export_replaces_an_earlier_one_in_the_same_folder(checkpoint, tmp_path)
     for dtype in ("float32", "bfloat16"):
         assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "a b"), "--dtype", dtype]) == 0
     assert sorted(os.listdir(tmp_path / "a b")) == sorted(export.FILES)
-    assert load_file(tmp_path / "a b" / "model.safetensors")["wte.weight"].dtype == torch.bfloat16
+    assert load_file(tmp_path / "a b" / "model.safetensors")["model.wte.weight"].dtype == torch.bfloat16
 
 
 def test_full_disk_is_one_line_and_keeps_the_earlier_export(checkpoint, tmp_path, capsys, monkeypatch):
