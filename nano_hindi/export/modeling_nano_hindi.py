@@ -49,7 +49,7 @@ class NanoHindiConfig(PretrainedConfig):
     """
 
     model_type = "nano_hindi"
-    keys_to_ignore_at_inference = ("past_key_values", "cache")
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # noqa: RUF012 - transformers adds lists to it
 
     def __init__(
         self,
@@ -138,8 +138,8 @@ def keys_of(config: NanoHindiConfig, cache: Cache | None, kind: str, cache_posit
     """Return the number of keys N that a layer of a type sees with T new tokens, and the position
     of the first."""
     if cache is None:
-        return len(cache_position), 0
-    new = cache_position if "cache_position" in MASK_ARGUMENTS else len(cache_position)
+        return cache_position.size(0), 0
+    new = cache_position if "cache_position" in MASK_ARGUMENTS else cache_position.size(0)
     return cache.get_mask_sizes(new, config.layer_types.index(kind))
 
 
@@ -273,8 +273,8 @@ class NanoHindiPreTrainedModel(PreTrainedModel):
     config_class = NanoHindiConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ("NanoHindiBlock",)
-    _skip_keys_device_placement = (CACHE_NAME,)
+    _no_split_modules = ["NanoHindiBlock"]  # noqa: RUF012 - a list, as in transformers
+    _skip_keys_device_placement = [CACHE_NAME]  # noqa: RUF012
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
@@ -308,7 +308,7 @@ class NanoHindiPreTrainedModel(PreTrainedModel):
 class NanoHindiModel(NanoHindiPreTrainedModel):
     """The network up to the normed hidden states."""
 
-    _keys_to_ignore_on_load_unexpected = (r"lm_head\.",)
+    _keys_to_ignore_on_load_unexpected = [r"lm_head\."]  # noqa: RUF012
 
     def __init__(self, config: NanoHindiConfig):
         super().__init__(config)
