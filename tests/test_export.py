@@ -20,9 +20,8 @@ from safetensors.torch import load_file
 
 import standin
 from conftest import run_command
+from exports import CONFIG, load, load_its_tokenizer, make_checkpoint, some_ids
 from faulty_disk import contents, each_failing_disk
-from nano_hindi.checkpoint import save_model
-from nano_hindi.config import GPTConfig
 from nano_hindi.engine import generate_tokens
 from nano_hindi.evaluation.command import scores_of_pairs
 from nano_hindi.evaluation.scoring import CheckpointScorer
@@ -34,9 +33,6 @@ from nano_hindi.minimal_pairs.__main__ import GROUP, write_tasks
 from nano_hindi.model import GPT
 from nano_hindi.tokenizer import load_tokenizer
 
-CONFIG = GPTConfig(
-    vocab_size=500, sequence_len=32, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, window_pattern="SLS"
-)  # c_fc has 512 rows, the same as wte
 PROMPTS = ("भारत", "राम और सीता नदी के किनारे गीत गाते हैं। किसान", "एक")
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
@@ -47,26 +43,6 @@ def modules_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         yield
-
-
-def make_checkpoint(folder, kind: str, config: GPTConfig = CONFIG):
-    """Write a model.pt whose weights are all large enough to affect the logits, and its
-    tokenizer."""
-    standin.make_tokenizer(folder / "source", config.vocab_size, kind)
-    tokenizer = load_tokenizer(folder / "source")
-    tokenizer.save(folder / "tokenizer")
-    torch.manual_seed(1)
-    model = GPT(config)
-    model.init_weights()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith("c_proj.weight"):
-                weight.normal_(std=0.1)
-            elif name.endswith(("ve_gate.weight", "lambdas")):
-                weight.normal_(mean=0.5, std=0.5)
-        model.lm_head.weight.normal_(std=0.5)
-    state = {"format": 1, "step": 7, "model_state_dict": dict(model.state_dict()), "model_config": dataclasses.asdict(config)}
-    return save_model(folder, state | {"tokenizer": {"fingerprint": tokenizer.fingerprint()}})
 
 
 @pytest.fixture(scope="module")
@@ -88,25 +64,9 @@ def exported(checkpoint, tmp_path_factory):
     return folders
 
 
-def load(folder, **options):
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, **options)
-
-
-def load_its_tokenizer(folder):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-
-
 @pytest.fixture(scope="module")
 def theirs(exported):
     return load(exported["float32"], dtype=torch.float32)
-
-
-def some_ids(*shape) -> torch.Tensor:
-    return torch.randint(3, CONFIG.vocab_size, shape, generator=torch.Generator().manual_seed(0))
 
 
 @contextlib.contextmanager
