@@ -9,6 +9,7 @@ import math
 
 import pytest
 import torch
+import transformers
 
 import standin
 from exports import load, load_its_tokenizer, make_checkpoint, some_ids
@@ -35,6 +36,16 @@ def folder(tmp_path_factory):
         checkpoint, folder = make_checkpoint(tmp_path_factory.mktemp("checkpoint"), "bpe"), tmp_path_factory.mktemp("export")
         assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(folder)]) == 0
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def own_precision(monkeypatch):
+    """Undo the global state of accelerate, which keeps the precision of a trainer for the next
+    one."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
 
 
 @torch.no_grad()
@@ -80,8 +91,10 @@ def test_sft_starts_with_the_loss_of_our_model_and_lowers_it(folder, ours, tmp_p
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=texts, processing_class=tokenizer, peft_config=all_linear() if lora else None)
     trainer.train()
     losses = torch.cat([nats(ours, [*tokenizer(text).input_ids, tokenizer.eos_token_id]) for text in DOCUMENTS])
+    # transformers 4 counts the first token of a document as a target too
+    n_targets = len(losses) + (len(DOCUMENTS) if transformers.__version__ < "5" and "packing" not in options else 0)
     found = history(trainer)
-    assert found[0] == pytest.approx(losses.mean().item(), abs=1e-3 if "bf16" in options else 0.05)
+    assert found[0] == pytest.approx(losses.sum().item() / n_targets, abs=1e-3 if "bf16" in options else 0.05)
     assert found[-1] < found[0] - 0.2
     if lora:
         ids = some_ids(1, 40)
