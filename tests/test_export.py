@@ -23,6 +23,7 @@ from conftest import run_command
 from exports import CONFIG, load, load_its_tokenizer, make_checkpoint, some_ids
 from faulty_disk import contents, each_failing_disk
 from nano_hindi.engine import generate_tokens
+from nano_hindi.evaluation import command as evaluation
 from nano_hindi.evaluation.command import scores_of_pairs
 from nano_hindi.evaluation.scoring import CheckpointScorer
 from nano_hindi.export import __main__ as export
@@ -542,6 +543,16 @@ def test_generation_config_has_the_sampling_defaults_of_generate(monkeypatch):
     assert config.items() >= (asked | {"do_sample": True, "max_new_tokens": 11}).items()
 
 
+def test_language_modeling_collator_keeps_eos_as_a_target(exported):
+    from transformers import DataCollatorForLanguageModeling
+
+    tokenizer = load_its_tokenizer(exported["float32"])
+    rows = [[*tokenizer(prompt).input_ids, tokenizer.eos_token_id] for prompt in PROMPTS]
+    batch = DataCollatorForLanguageModeling(tokenizer, mlm=False)([{"input_ids": row} for row in rows])
+    for labels, row in zip(batch["labels"].tolist(), rows, strict=True):
+        assert [label for label in labels if label != -100] == row
+
+
 # ---- the model card
 
 
@@ -695,7 +706,19 @@ def test_user_errors_are_one_line(tmp_path, capsys, checkpoint):
     assert not (tmp_path / "out").exists()
 
 
-# ---- lm-evaluation-harness
+# ---- evaluations
+
+
+def test_our_evaluation_of_an_export_gives_the_score_of_its_checkpoint_without_foreign_output(checkpoint, exported, tmp_path, capfd):
+    (tmp_path / "text.txt").write_text("\n\n".join(standin.documents(3)), encoding="utf-8")
+    pages = []
+    for model in (["--hf", str(exported["float32"]), "--trust_remote_code"], ["--checkpoint", str(checkpoint)]):
+        assert evaluation.main([*model, "--text", str(tmp_path / "text.txt"), "--device", "cpu"]) == 0
+        out, err = capfd.readouterr()
+        assert err == ""  # transformers 5 draws a bar while it loads
+        pages.append([line for line in out.splitlines() if not line.startswith(("model", "predicting"))])
+    assert pages[0] == pages[1]
+    assert any("bits" in line for line in pages[0])
 
 
 def test_lm_evaluation_harness_scores_the_export_as_our_command_does(tmp_path):
