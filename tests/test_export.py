@@ -252,6 +252,17 @@ def test_static_cache_generates_the_text_of_our_engine(exported, ours, theirs):
     assert generated(theirs, batch.input_ids, 30, attention_mask=batch.attention_mask, cache_implementation="static") == alone
 
 
+def test_attentions_are_the_same_with_a_static_cache(theirs):
+    """Before the first token, transformers omits the mask of a layer whose window is not full."""
+    ids, options = some_ids(1, 11), {"output_attentions": True, "return_dict_in_generate": True, "max_new_tokens": 3, "do_sample": False}
+    found, expected = (theirs.generate(ids, cache_implementation=kind, **options).attentions for kind in ("static", "dynamic"))
+    for layers, expected_layers in zip(found, expected, strict=True):
+        for weights, of_layer in zip(layers, expected_layers, strict=True):
+            width = of_layer.size(-1)
+            assert_same(weights[..., :width], of_layer)
+            assert not weights[..., width:].any()  # empty slots of the cache
+
+
 @torch.no_grad()
 def test_cache_of_a_short_layer_holds_its_window_only(theirs):
     cache = theirs(some_ids(1, 70), use_cache=True).past_key_values
@@ -414,6 +425,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(exported, theirs):
     for each in (model, theirs):
         each(input_ids=ids, labels=ids).loss.backward()
     assert len(calls) == 2  # the backward pass computes the block again
+    assert model(input_ids=ids).past_key_values is None
     for (name, found), expected in zip(model.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, msg=lambda text, name=name: f"{name}: {text}")
     theirs.zero_grad(set_to_none=True)
