@@ -308,8 +308,6 @@ class NanoHindiPreTrainedModel(PreTrainedModel):
 class NanoHindiModel(NanoHindiPreTrainedModel):
     """The network up to the normed hidden states."""
 
-    _keys_to_ignore_on_load_unexpected = [r"lm_head\."]  # noqa: RUF012
-
     def __init__(self, config: NanoHindiConfig):
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
