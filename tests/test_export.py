@@ -431,6 +431,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(exported, theirs):
     theirs.zero_grad(set_to_none=True)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_forward_is_one_graph_without_python_that_depends_on_data(theirs):
     compiled, ids = torch.compile(theirs, fullgraph=True, backend="eager"), some_ids(2, 40)
@@ -447,6 +448,7 @@ class LogitsOnly(torch.nn.Module):
         return self.model(ids, attention_mask=mask, use_cache=False).logits
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_exported_program_takes_any_length(theirs):
     ids, mask, dynamic = some_ids(2, 20), torch.ones(2, 20, dtype=torch.long), {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}

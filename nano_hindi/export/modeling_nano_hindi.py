@@ -350,12 +350,9 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
             inputs_embeds = self.wte(input_ids)
         elif input_ids is None and config.value_embedding_layers:
             raise ValueError("this model looks up value embeddings by token id; give input_ids beside inputs_embeds")
-        use_cache, output_attentions, output_hidden_states = (
-            getattr(config, name, False) if value is None else value
-            for name, value in (
-                ("use_cache", use_cache), ("output_attentions", output_attentions), ("output_hidden_states", output_hidden_states)
-            )
-        )  # fmt: skip
+        use_cache = config.use_cache if use_cache is None else use_cache
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         cache = past_key_values if cache is None else cache
         if self.gradient_checkpointing and self.training:
             cache = None  # the backward pass would fill it again
