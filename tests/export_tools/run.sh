@@ -2,7 +2,7 @@
 # Test the export with TRL, PEFT, lm-evaluation-harness and ONNX, in environments of its own with the newest transformers 4 and 5.
 #   bash tests/export_tools/run.sh             both (about 2 GB each, for the CPU)
 #   bash tests/export_tools/run.sh 5 -k sft    one of them; further arguments go to pytest
-# PYTHON=... names the Python to start from. The environments stay in tests/export_tools/venv; delete them to get newer packages.
+# PYTHON=... names the Python to start from. The environments stay in build/export_tools; delete them to get newer packages.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." >/dev/null
 
@@ -12,7 +12,7 @@ case "${1:-}" in
 esac
 export PYTHONUTF8=1 WANDB_MODE=disabled HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=
 for version in "${versions[@]}"; do
-    venv=tests/export_tools/venv/$version
+    venv=build/export_tools/$version
     if ! [ -e "$venv/.ready" ]; then
         echo "setup: making $venv"
         "${PYTHON:-python3}" -m venv --clear "$venv"
