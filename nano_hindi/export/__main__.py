@@ -121,12 +121,12 @@ def exported_weights(config: GPTConfig, state_dict: dict[str, Tensor], dtype: st
     for name, weight in state_dict.items():
         kind, *rest = name.split(".")
         if kind in ("resid_lambdas", "x0_lambdas"):
-            weights |= {f"h.{layer}.mix.{kind.removesuffix('s')}": value for layer, value in enumerate(weight.split(1))}
+            weights |= {f"model.h.{layer}.mix.{kind.removesuffix('s')}": value for layer, value in enumerate(weight.split(1))}
         elif kind == "value_embeds":
-            weights[f"h.{rest[0]}.attn.value_embed.weight"] = weight[: config.vocab_size]
+            weights[f"model.h.{rest[0]}.attn.value_embed.weight"] = weight[: config.vocab_size]
         else:
             is_table = name in ("transformer.wte.weight", "lm_head.weight")
-            weights[name.removeprefix("transformer.")] = weight[: config.vocab_size] if is_table else weight
+            weights[name.replace("transformer.", "model.")] = weight[: config.vocab_size] if is_table else weight
     return {name: weight.to(getattr(torch, dtype)).clone() for name, weight in weights.items()}
 
 
@@ -135,7 +135,7 @@ def parameters_by_kind(weights: dict[str, Tensor]) -> dict[str, int]:
     have no padding rows."""
     counts = dict.fromkeys(("wte", "lm_head", "value_embeds", "blocks", "scalars"), 0)
     for name, weight in weights.items():
-        kind = name.split(".")[0]
+        kind = name.removeprefix("model.").split(".")[0]
         if kind == "h":
             kind = "value_embeds" if ".value_embed." in name else "scalars" if ".mix." in name else "blocks"
         counts[kind] += weight.numel()
@@ -152,21 +152,35 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def config_json(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict:
+    """Return the configuration under the names that transformers uses."""
+    from nano_hindi.model import MLP_FACTOR, SOFTCAP
+
     module = CODE.stem
+    short = min(config.windows)
     return {
         "architectures": ["NanoHindiForCausalLM"],
-        "auto_map": {"AutoConfig": f"{module}.NanoHindiConfig", "AutoModelForCausalLM": f"{module}.NanoHindiForCausalLM"},
+        "auto_map": {
+            "AutoConfig": f"{module}.NanoHindiConfig",
+            "AutoModel": f"{module}.NanoHindiModel",
+            "AutoModelForCausalLM": f"{module}.NanoHindiForCausalLM",
+        },
         "model_type": "nano_hindi",
         "dtype": dtype,
         "vocab_size": config.vocab_size,
-        "sequence_len": config.sequence_len,
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_kv_head": config.n_kv_head,
-        "n_embd": config.n_embd,
-        "window_pattern": config.window_pattern,
-        "short_window_divisor": config.short_window_divisor,
-        "tie_word_embeddings": False,
+        "max_position_embeddings": config.sequence_len,
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.n_kv_head,
+        "hidden_size": config.n_embd,
+        "head_dim": config.head_dim,
+        "intermediate_size": MLP_FACTOR * config.n_embd,
+        "layer_types": ["sliding_attention" if window < config.sequence_len else "full_attention" for window in config.windows],
+        "sliding_window": short if short < config.sequence_len else None,
+        "full_window": config.sequence_len,
+        "value_embedding_layers": list(config.value_embedding_layers),
+        "final_logit_softcapping": SOFTCAP,
+        "use_cache": True,
+        "tie_word_embeddings": config.tie_embeddings,
         **special_ids(tokenizer),
     }
 
@@ -181,12 +195,22 @@ def generation_json(tokenizer: Tokenizer) -> dict:
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": pad_id(tokenizer)}
+
+
+def pad_id(tokenizer: Tokenizer) -> int:
+    """Return the special token that pads batches: the first that no text has, such as <unk>, or eos
+    if there is none.
+
+    Collators ignore the padding token in the loss: a model fine-tuned with eos as padding would not
+    learn to end a text.
+    """
+    return min(tokenizer.special_ids - {tokenizer.bos_id, tokenizer.eos_id}, default=tokenizer.eos_id)
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Write the tokenizer so that it puts bos before every text, as in training, and pads batches
-    on the left with eos."""
+    on the left."""
     from tokenizers import Tokenizer as Backend
     from tokenizers.processors import TemplateProcessing
 
@@ -199,7 +223,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     write_text(folder / "tokenizer.json", backend.to_str())
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     config |= {
-        "pad_token": config["eos_token"],
+        "pad_token": tokenizer.piece(pad_id(tokenizer)),
         "padding_side": "left",
         "model_input_names": ["input_ids", "attention_mask"],
     }

@@ -17,6 +17,7 @@ from nano_hindi.inference.loading import TrainedModel
 TRAINING_KEYS = ("format", "step", "tokens_seen", "preset", "train_config", "metrics", "data", "tokenizer")  # of a checkpoint, not in a model.pt
 SANGRAHA, SANGRAHA_PAGE = "ai4bharat/sangraha", "https://huggingface.co/datasets/ai4bharat/sangraha"
 SARVAM, SARVAM_PAGE = "sarvamai/sarvam-1", "https://huggingface.co/sarvamai/sarvam-1"
+KINDS = {"blocks": "blocks", "wte": "wte", "lm_head": "lm_head", "value_embeds": "value embeddings", "scalars": "scalars"}  # of parameters
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Card:
         c, n = self.config, self.parameters
         rows = {
             "parameters": f"{n['total']:,}",
-            "by kind": f"blocks {n['blocks']:,}; wte {n['wte']:,}; lm_head {n['lm_head']:,}; value embeddings {n['value_embeds']:,}; scalars {n['scalars']}",
+            "by kind": "; ".join(f"{KINDS[kind]} {n[kind]:,}" for kind in KINDS if n[kind]) + "; wte is lm_head too" * c.tie_embeddings,
             "weights": self.dtype,
             "layers, width": f"{c.n_layer}, {c.n_embd}",
             "heads": f"{c.n_head}, which share {c.n_kv_head} key/value heads",
@@ -114,13 +115,22 @@ class Card:
             "preset": f"`{self.training['preset']}`",
             "update": f"{t.sequences_per_update:,} sequences of {t.sequence_len:,} tokens: {t.tokens_per_update:,} tokens",
             "matrices of the blocks": f"Muon, learning rate {t.muon_lr:g}, momentum {t.muon_momentum:g}, second moment {t.muon_beta2:g}",
-            "all other weights": f"AdamW, betas {t.adamw_beta1:g} and {t.adamw_beta2:g}; learning rates at width 768: wte {t.adamw_embedding_lr:g}, "
-            f"value embeddings {t.adamw_value_embedding_lr:g}, lm_head {t.adamw_unembedding_lr:g}; scalars {t.adamw_scalar_lr:g}",
+            "all other weights": f"AdamW, betas {t.adamw_beta1:g} and {t.adamw_beta2:g}; learning rates at width 768: {self.table_rates(t)}; "
+            f"scalars {t.adamw_scalar_lr:g}",
             "schedule": t.schedule_text,
             "weight decay, clipping": f"{t.weight_decay:g}, {t.grad_clip:g}",
             "seed": str(t.seed),
         }
         return ["## Training", "", *table(rows)]
+
+    def table_rates(self, t: TrainConfig) -> str:
+        """Return the learning rates of the tables that the model has."""
+        tables = {"wte": t.adamw_embedding_lr, "value embeddings": t.adamw_value_embedding_lr, "lm_head": t.adamw_unembedding_lr}
+        if self.config.tie_embeddings:
+            tables = {"wte and lm_head": t.adamw_tied_lr, "value embeddings": t.adamw_value_embedding_lr}
+        if not self.config.value_embeddings:
+            del tables["value embeddings"]
+        return ", ".join(f"{name} {rate:g}" for name, rate in tables.items())
 
     def data_section(self) -> list[str]:
         source, licence = self.data.get("source"), self.data.get("licence", "not known; ask the maker of this model")

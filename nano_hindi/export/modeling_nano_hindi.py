@@ -10,8 +10,8 @@ ReLU^2                   So et al. 2021, arXiv 2109.08668
 value embeddings         after ResFormer, Zhou et al. 2024, arXiv 2410.17897, gated by the input
 soft-cap                 Gemma 2, arXiv 2408.00118
 
-There are no biases, no weights in the norms, no tied weights and no buffers: angles and masks are
-computed from positions, so text length is not limited.
+There are no biases, no weights in the norms and no buffers: angles and masks are computed from
+positions, so text length is not limited.
 """
 
 # B batch, T new tokens, N keys (those of the cache and the new ones), C width, H query heads, G
@@ -19,70 +19,69 @@ computed from positions, so text length is not limited.
 
 from __future__ import annotations
 
+import copy
+import inspect
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask, sliding_window_overlay
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import can_return_tuple
 
 # the name in transformers since 5.24, and the name before
 CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters  # their names depend on the version too
 ROPE_BASE = 100_000.0
-SOFTCAP = 15.0
 RMS_EPS = torch.finfo(torch.float32).eps  # in every dtype
-MLP_FACTOR = 4
 GATE_CHANNELS = 32  # channels of the normed input that the gate of a value embedding reads
 
 
 class NanoHindiConfig(PretrainedConfig):
     """The shape of the network.
 
-    `window_pattern` is tiled over the layers: an S layer sees sequence_len / short_window_divisor
-    keys, an L layer sequence_len, the query's own included. The last is L.
+    A query of a layer of type "sliding_attention" sees `sliding_window` keys, one of a layer of
+    type "full_attention" `full_window` keys, its own included. The layers of
+    `value_embedding_layers` add to their values an embedding of the token.
     """
 
     model_type = "nano_hindi"
-    attribute_map = {  # noqa: RUF012 - transformers reads it from the class
-        "hidden_size": "n_embd",
-        "num_hidden_layers": "n_layer",
-        "num_attention_heads": "n_head",
-        "num_key_value_heads": "n_kv_head",
-        "max_position_embeddings": "sequence_len",
-    }
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # noqa: RUF012 - transformers adds lists to it
 
     def __init__(
         self,
         vocab_size: int = 68096,
-        sequence_len: int = 1024,
-        n_layer: int = 8,
-        n_head: int = 6,
-        n_kv_head: int = 2,
-        n_embd: int = 384,
-        window_pattern: str = "SSSL",
-        short_window_divisor: int = 4,
+        max_position_embeddings: int = 1024,
+        num_hidden_layers: int = 8,
+        num_attention_heads: int = 6,
+        num_key_value_heads: int = 2,
+        hidden_size: int = 384,
+        head_dim: int = 64,
+        intermediate_size: int = 1536,
+        layer_types: list[str] | None = None,
+        sliding_window: int | None = None,
+        full_window: int = 1024,
+        value_embedding_layers: list[int] | None = None,
+        final_logit_softcapping: float = 15.0,
+        use_cache: bool = True,
         tie_word_embeddings: bool = False,
         **kwargs,
     ):
-        self.vocab_size, self.sequence_len = vocab_size, sequence_len
-        self.window_pattern, self.short_window_divisor = window_pattern, short_window_divisor
-        self.n_layer, self.n_head, self.n_kv_head, self.n_embd = n_layer, n_head, n_kv_head, n_embd
+        self.vocab_size, self.max_position_embeddings = vocab_size, max_position_embeddings
+        self.num_hidden_layers, self.hidden_size, self.intermediate_size = num_hidden_layers, hidden_size, intermediate_size
+        self.num_attention_heads, self.num_key_value_heads, self.head_dim = num_attention_heads, num_key_value_heads, head_dim
+        self.layer_types = layer_types or ["full_attention"] * num_hidden_layers
+        self.sliding_window, self.full_window = sliding_window, full_window
+        self.value_embedding_layers = value_embedding_layers or []
+        self.final_logit_softcapping, self.use_cache = final_logit_softcapping, use_cache
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
-    @property
-    def head_dim(self) -> int:
-        return self.n_embd // self.n_head
-
-    @property
-    def windows(self) -> list[int]:
-        """Return the number of keys that a query sees in each layer, its own included."""
-        sizes = {"S": max(1, self.sequence_len // self.short_window_divisor), "L": self.sequence_len}
-        tiled = [sizes[self.window_pattern[layer % len(self.window_pattern)]] for layer in range(self.n_layer)]
-        return [*tiled[:-1], self.sequence_len]
-
-    def has_value_embedding(self, layer: int) -> bool:
-        """Return whether a layer has a value embedding: every other one, always including the
-        last."""
-        return layer % 2 == (self.n_layer - 1) % 2
+    def window(self, layer: int) -> int:
+        """Return the number of keys that a query sees in a layer, its own included."""
+        return self.sliding_window if self.layer_types[layer] == "sliding_attention" else self.full_window
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -103,19 +102,79 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
 
 
-def visible_keys(n_queries: int, n_keys: int, window: int, attention_mask: Tensor | None, device: torch.device) -> Tensor:
-    """Return which keys each query sees: bool (B or 1, 1, T, K), for the last K of the N keys,
-    those that any of the T queries sees.
+# ---- masks
 
-    A key is seen by its own token and the `window - 1` tokens after it, unless `attention_mask`
-    (B, N) is 0 there. Padding sees itself: a softmax over no keys is nan.
+
+def layer_masks(
+    config: NanoHindiConfig, embeddings: Tensor, attention_mask: Tensor | None, cache: Cache | None, position_ids: Tensor, cache_position: Tensor
+) -> dict:
+    """Return the mask of each layer type in the form that the attention implementation takes, for
+    embeddings (B, T, any) of tokens that follow those in the cache.
+
+    position_ids (B, T): positions in the text. Without an attention mask, they tell packed
+    documents apart. cache_position (T,): positions in the cache.
     """
-    first = max(0, n_keys - n_queries - window + 1)
-    distance = torch.arange(n_keys - n_queries, n_keys, device=device)[:, None] - torch.arange(first, n_keys, device=device)
-    mask = (distance >= 0) & (distance < window)
-    if attention_mask is None:
-        return mask[None, None]
-    return mask & attention_mask[:, None, None, first:].bool() | (distance == 0)
+    if attention_mask is not None and attention_mask.ndim == 4:
+        return {kind: windowed(config, attention_mask, cache, kind, cache_position) for kind in set(config.layer_types)}
+    if cache is not None and not cache.is_compileable and cache.get_seq_length() == 0:
+        cache = None  # all keys are new, and transformers looks for packed documents only without a cache
+    names = {"inputs_embeds": embeddings, "input_embeds": embeddings, "cache": cache, "past_key_values": cache, "cache_position": cache_position}
+    arguments = {name: value for name, value in names.items() if name in MASK_ARGUMENTS}
+    arguments |= {"config": config, "attention_mask": attention_mask, "position_ids": position_ids}
+    masks = {}
+    for kind in set(config.layer_types):
+        if kind == "sliding_attention":
+            masks[kind] = create_sliding_window_causal_mask(**arguments)
+        else:
+            # the window costs the fast path without a mask: omit it where no query reaches so far
+            n_keys, _ = keys_of(config, cache, kind, cache_position)
+            always = torch.compiler.is_exporting() or torch.jit.is_tracing()
+            window = sliding_window_overlay(config.full_window) if always or n_keys > config.full_window else None
+            masks[kind] = create_causal_mask(**arguments, and_mask_function=window)
+    return masks
+
+
+def keys_of(config: NanoHindiConfig, cache: Cache | None, kind: str, cache_position: Tensor) -> tuple[int, int]:
+    """Return the number of keys N that a layer of a type sees with T new tokens, and the position
+    of the first."""
+    if cache is None:
+        return cache_position.size(0), 0
+    new = cache_position if "cache_position" in MASK_ARGUMENTS else cache_position.size(0)
+    return cache.get_mask_sizes(new, config.layer_types.index(kind))
+
+
+def windowed(config: NanoHindiConfig, mask: Tensor, cache: Cache | None, kind: str, cache_position: Tensor) -> Tensor:
+    """Return a mask (B, 1 or H, T, all keys), bool or added to the scores, limited to the window
+    and to the keys of a layer type."""
+    n_keys, first = keys_of(config, cache, kind, cache_position)
+    keys = torch.arange(n_keys, device=mask.device) + first
+    outside = cache_position[:, None] - keys >= config.window(config.layer_types.index(kind))
+    mask = mask[..., keys.clamp(max=mask.size(-1) - 1)]
+    return mask & ~outside if mask.dtype == torch.bool else mask.masked_fill(outside, torch.finfo(mask.dtype).min)
+
+
+# ---- the network
+
+
+def eager_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **kwargs
+) -> tuple[Tensor, Tensor]:
+    """Return the output (B, T, H, D) and the weights (B, H, T, N) of attention for query
+    (B, H, T, D), key and value (B, G, N, D), and a mask that is bool or added to the scores.
+
+    Without a mask, query t sees keys 0 to t, as with `is_causal` of PyTorch; a single query sees
+    all keys.
+    """
+    key, value = (heads.repeat_interleave(module.num_key_value_groups, dim=1) for heads in (key, value))
+    scores = query @ key.transpose(2, 3) * scaling
+    if attention_mask is None and query.size(2) > 1:
+        attention_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2), weights
 
 
 class ZeroLinear(nn.Linear):
@@ -123,41 +182,61 @@ class ZeroLinear(nn.Linear):
     every block starts as the identity."""
 
 
+class ValueEmbedding(nn.Embedding):
+    """A table of values (G*D) by token."""
+
+
 class NanoHindiAttention(nn.Module):
+    is_causal = True
+
     def __init__(self, config: NanoHindiConfig, layer: int):
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
-        self.c_q = nn.Linear(config.n_embd, config.n_head * config.head_dim, bias=False)
-        self.c_k = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=False)
-        self.c_v = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=False)
-        self.c_proj = ZeroLinear(config.n_head * config.head_dim, config.n_embd, bias=False)
+        self.config, self.layer_idx, self.head_dim = config, layer, config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling, self.sliding_window = config.head_dim**-0.5, config.window(layer)
+        self.gate_channels = min(GATE_CHANNELS, config.hidden_size)
+        self.c_q = nn.Linear(config.hidden_size, config.num_attention_heads * config.head_dim, bias=False)
+        self.c_k = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, bias=False)
+        self.c_v = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, bias=False)
+        self.c_proj = ZeroLinear(config.num_attention_heads * config.head_dim, config.hidden_size, bias=False)
         self.value_embed = self.ve_gate = None
-        if config.has_value_embedding(layer):
-            self.value_embed = nn.Embedding(config.vocab_size, config.n_kv_head * config.head_dim)
-            self.ve_gate = ZeroLinear(min(GATE_CHANNELS, config.n_embd), config.n_kv_head, bias=False)
+        if layer in config.value_embedding_layers:
+            self.value_embed = ValueEmbedding(config.vocab_size, config.num_key_value_heads * config.head_dim)
+            self.ve_gate = ZeroLinear(self.gate_channels, config.num_key_value_heads, bias=False)
 
-    def forward(self, x: Tensor, input_ids: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: Cache | None) -> Tensor:
-        """Return the attention output (B, T, C) for x (B, T, C), input_ids (B, T), cos and sin
-        (B, 1, T, D/2), and the mask of `visible_keys`."""
+    def forward(
+        self,
+        x: Tensor,
+        input_ids: Tensor | None,
+        angles: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        cache_position: Tensor,
+        output_attentions: bool,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the attention output (B, T, C) and, if the implementation has them, the weights
+        (B, H, T, N), for x (B, T, C), input_ids (B, T), and angles (cos, sin), each
+        (B, 1, T, D/2)."""
         q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for linear in (self.c_q, self.c_k, self.c_v))  # (B, heads, T, D)
         if self.value_embed is not None:
-            gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))  # (B, T, G), from 0 to 2
+            gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.gate_channels]))  # (B, T, G), from 0 to 2
             ve = self.value_embed(input_ids).unflatten(-1, (-1, self.head_dim))  # (B, T, G, D)
             v = v + (gate[..., None] * ve).transpose(1, 2)
-        q, k = (rms_norm(apply_rope(heads, cos, sin)) for heads in (q, k))
-        if cache is not None:
-            k, v = cache.update(k, v, self.layer)  # (B, G, N, D)
-        seen, n_shared = mask.size(-1), q.size(1) // k.size(1)
-        k, v = (heads[:, :, -seen:].repeat_interleave(n_shared, dim=1) for heads in (k, v))  # one per query head
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.c_proj(y.transpose(1, 2).flatten(2))
+        q, k = (rms_norm(apply_rope(heads, *angles)) for heads in (q, k))
+        if (cache := kwargs.pop(CACHE_NAME)) is not None:
+            k, v = cache.update(k, v, self.layer_idx, {"cache_position": cache_position})  # (B, G, N, D)
+        attend = eager_attention
+        if self.config._attn_implementation != "eager" and not output_attentions:
+            attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        y, weights = attend(self, q, k, v, attention_mask, scaling=self.scaling, sliding_window=self.sliding_window, **kwargs)
+        return self.c_proj(y.reshape(*x.shape[:-1], -1)), weights
 
 
 class NanoHindiMLP(nn.Module):
     def __init__(self, config: NanoHindiConfig):
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, MLP_FACTOR * config.n_embd, bias=False)
-        self.c_proj = ZeroLinear(MLP_FACTOR * config.n_embd, config.n_embd, bias=False)
+        self.c_fc = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.c_proj = ZeroLinear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(F.relu(self.c_fc(x)).square())
@@ -176,48 +255,65 @@ class NanoHindiMix(nn.Module):
         return self.resid_lambda * x + self.x0_lambda * x0
 
 
-class NanoHindiBlock(nn.Module):
+class NanoHindiBlock(GradientCheckpointingLayer):
     def __init__(self, config: NanoHindiConfig, layer: int):
         super().__init__()
         self.mix = NanoHindiMix()
         self.attn = NanoHindiAttention(config, layer)
         self.mlp = NanoHindiMLP(config)
 
-    def forward(self, x: Tensor, x0: Tensor, input_ids: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, x0: Tensor, **kwargs) -> tuple[Tensor, Tensor | None]:
         x = self.mix(x, x0)
-        x = x + self.attn(rms_norm(x), input_ids, cos, sin, mask, cache)
-        return x + self.mlp(rms_norm(x))
+        y, weights = self.attn(rms_norm(x), **kwargs)
+        x = x + y
+        return x + self.mlp(rms_norm(x)), weights
 
 
-class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
-    """The language model."""
-
+class NanoHindiPreTrainedModel(PreTrainedModel):
     config_class = NanoHindiConfig
-    _no_split_modules = ("NanoHindiBlock",)
-    _supports_sdpa = True
-
-    def __init__(self, config: NanoHindiConfig):
-        super().__init__(config)
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.h = nn.ModuleList(NanoHindiBlock(config, layer) for layer in range(config.n_layer))
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.post_init()
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["NanoHindiBlock"]  # noqa: RUF012 - a list, as in transformers
+    _skip_keys_device_placement = [CACHE_NAME]  # noqa: RUF012
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise a module of a new model. Only leaf modules are filled, and only by `nn.init`,
         so that transformers does not overwrite loaded weights."""
-        bound = (3 / self.config.n_embd) ** 0.5  # a uniform distribution with standard deviation n_embd^-0.5
-        if module is self.wte:
-            nn.init.normal_(module.weight)
-        elif module is self.lm_head:
+        bound = (3 / self.config.hidden_size) ** 0.5  # a uniform distribution with standard deviation hidden_size^-0.5
+        if module is getattr(self, "lm_head", None):
             nn.init.normal_(module.weight, std=0.001)  # initial logits near zero: the initial loss is ln V
         elif isinstance(module, ZeroLinear):
             nn.init.zeros_(module.weight)
-        elif isinstance(module, nn.Linear | nn.Embedding):
+        elif isinstance(module, nn.Linear | ValueEmbedding):
             nn.init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02 if self.config.tie_word_embeddings else 1.0)
         elif isinstance(module, NanoHindiMix):
             nn.init.constant_(module.resid_lambda, 1.0)
             nn.init.constant_(module.x0_lambda, 0.1)
+
+    def _resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of=None, mean_resizing=True) -> nn.Embedding:
+        """Resize the value embeddings as the token embedding and the head."""
+        wte = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        for block in self.base_model.h:
+            if (table := block.attn.value_embed) is not None:
+                resized = self._get_resized_embeddings(table, wte.num_embeddings, mean_resizing=mean_resizing)
+                block.attn.value_embed = resized.requires_grad_(table.weight.requires_grad)
+        return wte
+
+
+class NanoHindiModel(NanoHindiPreTrainedModel):
+    """The network up to the normed hidden states."""
+
+    def __init__(self, config: NanoHindiConfig):
+        super().__init__(config)
+        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.h = nn.ModuleList(NanoHindiBlock(config, layer) for layer in range(config.num_hidden_layers))
+        self.gradient_checkpointing = False
+        self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.wte
@@ -225,21 +321,119 @@ class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.wte = value
 
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | dict | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        cache_position: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """Return hidden states (B, T, C) for token ids (B, T), and the cache if one is given or
+        `use_cache` is set; see `NanoHindiForCausalLM.forward`.
+
+        hidden_states: the inputs of all blocks, and `last_hidden_state`. attentions: the weights
+        (B, H, T, N) of each layer, which only eager attention computes, whatever the model's
+        implementation is.
+        """
+        config = self.config
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("neither input_ids nor inputs_embeds is given; give input_ids")
+            inputs_embeds = self.wte(input_ids)
+        elif input_ids is None and config.value_embedding_layers:
+            raise ValueError("this model looks up value embeddings by token id; give input_ids beside inputs_embeds")
+        use_cache = config.use_cache if use_cache is None else use_cache
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        cache = past_key_values if cache is None else cache
+        if self.gradient_checkpointing and self.training:
+            cache = None  # the backward pass would fill it again
+        elif use_cache and cache is None:
+            cache = DynamicCache(config=config)
+        n_new, device = inputs_embeds.size(1), inputs_embeds.device
+        if cache_position is None:
+            past = cache.get_seq_length() if cache is not None else 0
+            cache_position = torch.arange(n_new, device=device) + past
+        if position_ids is None:
+            position_ids = cache_position[None]
+        angles = rope_angles(position_ids, config.head_dim)
+        masks = attention_mask
+        if not isinstance(masks, dict):
+            of_implementation = config
+            if output_attentions:
+                of_implementation = copy.copy(config)
+                of_implementation._attn_implementation = "eager"
+            masks = layer_masks(of_implementation, inputs_embeds, attention_mask, cache, position_ids, cache_position)
+
+        x = x0 = rms_norm(inputs_embeds)
+        hidden_states, attentions = [], []
+        for kind, block in zip(config.layer_types, self.h, strict=True):
+            hidden_states.append(x)
+            x, weights = block(
+                x, x0, input_ids=input_ids, angles=angles, attention_mask=masks[kind], cache_position=cache_position,
+                output_attentions=output_attentions, position_ids=position_ids, **{CACHE_NAME: cache}, **kwargs,
+            )  # fmt: skip
+            attentions.append(weights)
+        x = rms_norm(x)
+        return BaseModelOutputWithPast(
+            last_hidden_state=x,
+            hidden_states=(*hidden_states, x) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+            **{CACHE_NAME: cache},
+        )
+
+
+class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
+    """The language model."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.wte.weight"}  # noqa: RUF012 - if config.tie_word_embeddings
+
+    def __init__(self, config: NanoHindiConfig):
+        super().__init__(config)
+        self.model = NanoHindiModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.wte
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.model.wte = value
+
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.lm_head = new_embeddings
 
+    @staticmethod
+    def create_masks_for_generate(config: NanoHindiConfig, attention_mask: Tensor | None, position_ids: Tensor | None = None, **kwargs) -> dict:
+        """Return the masks that `generate` makes before each step with a static cache."""
+        embeddings = kwargs["inputs_embeds" if "inputs_embeds" in kwargs else "input_embeds"]
+        cache, cache_position = kwargs[CACHE_NAME], kwargs.get("cache_position")
+        if cache_position is None:
+            cache_position = torch.arange(embeddings.size(1), device=embeddings.device) + cache.get_seq_length()
+        return layer_masks(config, embeddings, attention_mask, cache, position_ids, cache_position)
+
+    @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | dict | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        use_cache: bool = False,
+        use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs,
     ) -> CausalLMOutputWithPast:
@@ -247,29 +441,26 @@ class NanoHindiForCausalLM(PreTrainedModel, GenerationMixin):
         given or `use_cache` is set.
 
         attention_mask (B, N): 0 for padding. No token sees padding, and its own logits are
-        meaningless. cache: keys and values of the tokens so far; transformers before 5.24 calls it
-        `past_key_values`. position_ids (B, T): positions of the tokens in their text, which may
-        start at any number: attention depends only on distances. Default: the position in the row.
-        labels (B, T): the same tokens as `input_ids`, each predicted from those before it; -100 is
-        ignored. The loss is the mean in nats, or the sum divided by `num_items_in_batch` if
-        transformers' Trainer passes it. logits_to_keep: an int n keeps the logits of the last n
-        tokens only (0: of all), a tensor those of the tokens with these indices.
+        meaningless. (B, 1 or H, T, N), bool or added to the scores: the keys that each query sees,
+        in addition limited to the window of each layer. cache: keys and values of the tokens so
+        far; transformers before 5.24 calls it `past_key_values`. position_ids (B, T): positions of
+        the tokens in their text, which may start at any number: attention depends only on
+        distances. Default: the position in the row. Without an attention mask, a position that
+        does not follow the one before it begins another document, which does not see the tokens
+        before. inputs_embeds (B, T, C): replaces the token embedding of `input_ids`; a model with
+        value embeddings needs both. labels (B, T): the same tokens as `input_ids`, each predicted
+        from those before it; -100 is ignored. The loss is the mean in nats, or the sum divided by
+        `num_items_in_batch` if transformers' Trainer passes it. logits_to_keep: an int n keeps the
+        logits of the last n tokens only (0: of all), a tensor those of the tokens with these
+        indices.
         """
-        cache = past_key_values if cache is None else cache
-        if use_cache and cache is None:
-            cache = DynamicCache()
-        n_queries, n_past = input_ids.size(1), cache.get_seq_length() if cache is not None else 0
-        n_keys = n_past + n_queries
-        if position_ids is None:
-            position_ids = torch.arange(n_past, n_keys, device=input_ids.device)[None]
-        cos, sin = rope_angles(position_ids, self.config.head_dim)
-        windows = self.config.windows
-        masks = {window: visible_keys(n_queries, n_keys, window, attention_mask, input_ids.device) for window in set(windows)}
-
-        x = x0 = rms_norm(self.wte(input_ids))
-        for window, block in zip(windows, self.h, strict=True):
-            x = block(x, x0, input_ids, cos, sin, masks[window], cache)
+        output = self.model(
+            input_ids, attention_mask, position_ids, past_key_values, cache, inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs
+        )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = SOFTCAP * torch.tanh(self.lm_head(rms_norm(x)[:, kept]).float() / SOFTCAP)
+        softcap = self.config.final_logit_softcapping
+        logits = softcap * torch.tanh(self.lm_head(output.last_hidden_state[:, kept]).float() / softcap)
         loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE_NAME: cache})
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions, **{CACHE_NAME: getattr(output, CACHE_NAME)}
+        )
