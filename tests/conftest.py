@@ -26,8 +26,12 @@ sys.path.insert(0, str(ROOT))
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a spinning thread takes the core from the one it waits for
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell ignores SIGINT in its background jobs; the Ctrl-C tests would hang
+# a shell ignores SIGINT in its background jobs, and nohup SIGHUP; the tests of these signals would
+# hang
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PATIENCE = 500  # seconds to wait for what takes a few on an idle machine; below the test's timeout, so that the message says what was missing
 
@@ -47,7 +51,18 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 # started first, so that no worker runs one of them alone at the end
-SLOWEST = ("test_faults", "test_distributed", "test_readme", "test_train", "test_learning", "test_loop", "test_download", "test_gpu")
+SLOWEST = (
+    "test_faults",
+    "test_distributed",
+    "test_readme",
+    "test_train",
+    "test_learning",
+    "test_loop",
+    "test_stop",
+    "test_io_faults",
+    "test_download",
+    "test_gpu",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
