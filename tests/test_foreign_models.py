@@ -126,11 +126,13 @@ def test_damaged_model_of_a_folder_is_skipped_for_its_checkpoint(straight, tmp_p
 
 
 @pytest.mark.timeout(SECONDS)
-@pytest.mark.parametrize(("field", "value", "words"), [("n_layer", 10**9, "1000000000 layers, but"), ("n_embd", 10**15, "calculation overflowed")])
+@pytest.mark.parametrize(
+    ("field", "value", "words"), [("num_hidden_layers", 10**9, "1000000000 layers, but"), ("hidden_size", 10**15, "that can be loaded")]
+)
 def test_foreign_hugging_face_model_is_one_line(straight, tmp_path, capfd, field, value, words):
     assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "model")]) == 0
     config = tmp_path / "model" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text(encoding="utf-8")), field: value}), encoding="utf-8")
+    config.write_text(json.dumps({**json.loads(config.read_text(encoding="utf-8")), "layer_types": None, field: value}), encoding="utf-8")
     (tmp_path / "text.txt").write_text("राम", encoding="utf-8")
     capfd.readouterr()
     arguments = ["--hf", tmp_path / "model", "--trust_remote_code", "--text", tmp_path / "text.txt", "--device", "cpu"]

@@ -10,6 +10,7 @@ half a context before it.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,7 @@ class HuggingFaceScorer(Scorer):
     def __init__(self, folder: Path | str, device: torch.device, trust_remote_code: bool = False):
         """Load model and tokenizer. Raises UserError if the folder holds no such model, or no
         tokenizer whose tokens have fixed bytes."""
+        _require_layers(Path(folder))
         tokenizer = load_tokenizer(folder)
         model = _load_causal_lm(Path(folder), trust_remote_code)
         # not fp16 on GPUs without bf16: it overflows in models that were trained in bf16
@@ -156,7 +158,6 @@ def _load_causal_lm(folder: Path, trust_remote_code: bool) -> torch.nn.Module:
 
     try:
         with quiet_libraries(), utf8_path(folder) as readable:
-            _require_layers(readable, trust_remote_code)
             model, info = AutoModelForCausalLM.from_pretrained(
                 readable, local_files_only=True, trust_remote_code=trust_remote_code, output_loading_info=True
             )
@@ -169,20 +170,23 @@ def _load_causal_lm(folder: Path, trust_remote_code: bool) -> torch.nn.Module:
     return model.eval()
 
 
-def _require_layers(folder: Path, trust_remote_code: bool) -> None:
-    """Raise ValueError if the configuration of a folder has more layers than there are tensors, in
+def _require_layers(folder: Path) -> None:
+    """Raise UserError if the configuration of a folder has more layers than there are tensors, in
     safetensors files: transformers would build them first, whatever time and memory they take."""
-    from safetensors import safe_open
-    from transformers import AutoConfig
+    from safetensors import SafetensorError, safe_open
 
-    tensors = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as content:
-            tensors += len(content.keys())
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = config.get("text_config") or config
+        layers = max(int(config.get(name) or 0) for name in ("num_hidden_layers", "n_layer", "num_layers"))
+        tensors = 0
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, framework="pt") as content:
+                tensors += len(content.keys())
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError):
+        return  # whoever loads the folder says what is wrong
     if 0 < tensors < layers:
-        raise ValueError(f"it has {layers} layers, but {tensors} tensors")
+        raise UserError(f"{folder} is damaged: its config.json has {layers} layers, but there are {tensors} tensors; download it again")
 
 
 def span_bounds(tokens: int, context: int) -> Iterator[tuple[int, int, int]]:
