@@ -49,6 +49,7 @@ def test_good_hindi_is_unchanged(text):
     [
         ("\ufeff" + GOOD, GOOD, "control characters"),
         (GOOD + "\r\nदो\rतीन", GOOD + "\nदो\nतीन", "control characters"),
+        (GOOD + "\x0cदो\x0bतीन\x85चार\x1cपाँच", GOOD + "\nदो\nतीन\nचार\nपाँच", "control characters"),
         (GOOD[:20] + "\x00\x1b\u200b\u200e\u00ad" + GOOD[20:], GOOD, "control characters"),
         (GOOD.replace("ड़", "\u095c"), GOOD, "not NFC"),  # a letter that NFC decomposes
         (unicodedata.normalize("NFD", GOOD + " café"), GOOD + " café", "not NFC"),
@@ -70,6 +71,7 @@ def test_text_is_repaired(text, mended, rule):
         ("nukta after matra", "जो़ड़ गा़ड़ी", "जोड़ गाड़ी"),  # the nukta is that of ड़
         ("nukta after matra", "लड़का बा़ अ़", None),  # no letter that has a nukta
         ("doubled signs", "हुुई मेंं मैैं सााथ क््या ज़़रा प्रायःः", "हुई में मैं साथ क्या ज़रा प्रायः"),
+        ("doubled signs", "उत्स्ााह धारण्ाा व्ाास्तविक म्ाानसिक", "उत्साह धारणा वास्तविक मानसिक"),
         ("doubled signs", "दीदी काका सत्ता हँसी", None),
         ("vowels in two parts", "अाम अोर अौरत अाॅफिस एेसा उुन", "आम ओर औरत ऑफिस ऐसा ऊन"),
         ("vowels in two parts", "काे लाैट डाॅक्टर लेाग उन्हांेने कोर्इ", "को लौट डॉक्टर लोग उन्होंने कोई"),
@@ -346,7 +348,7 @@ def test_page_shows_the_first_three_examples_of_each_rule_in_their_context():
 
 
 def test_missing_library_is_one_line(monkeypatch):
-    assert cleaning.rules_version().startswith("rules 2, rensa 0.5")
+    assert cleaning.rules_version().startswith("rules 3, rensa 0.5")
     monkeypatch.setattr(cleaning, "LIBRARIES", ("rensa", "not_installed"))
     with pytest.raises(UserError, match="python -m pip install not_installed"):
         cleaning.rules_version()
