@@ -17,6 +17,7 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 import standin
 from conftest import run_command
@@ -383,6 +384,22 @@ def test_config_has_the_standard_names(theirs, ours):
     ids = some_ids(2, 9)
     hidden = theirs.model(ids).last_hidden_state  # what a chunked loss computes
     assert_same(15.0 * torch.tanh(theirs.get_output_embeddings()(hidden) / 15.0), ours(ids))
+
+
+@torch.no_grad()
+def test_logits_without_a_soft_cap_if_the_config_has_none(exported, theirs):
+    model, ids = load(exported["float32"], dtype=torch.float32, final_logit_softcapping=None), some_ids(2, 40)
+    assert_same(15.0 * torch.tanh(model(ids).logits / 15.0), theirs(ids).logits)
+
+
+@torch.no_grad()
+def test_fewer_layers_in_the_config_end_the_network_earlier(exported, theirs):
+    model, ids = load(exported["float32"], dtype=torch.float32), some_ids(1, 40)
+    expected = theirs(ids, output_hidden_states=True).hidden_states[2]  # what enters the third block
+    model.config.num_hidden_layers = 2
+    assert_same(model(ids).logits, 15.0 * torch.tanh(theirs.lm_head(F.rms_norm(expected, expected.shape[-1:])) / 15.0))
+    model.config.num_hidden_layers = 4
+    assert generated(model, ids, 20, assistant_early_exit=2) == generated(theirs, ids, 20)
 
 
 @torch.no_grad()

@@ -65,7 +65,7 @@ class NanoHindiConfig(PretrainedConfig):
         sliding_window: int | None = None,
         full_window: int = 1024,
         value_embedding_layers: list[int] | None = None,
-        final_logit_softcapping: float = 15.0,
+        final_logit_softcapping: float | None = 15.0,
         use_cache: bool = True,
         tie_word_embeddings: bool = False,
         **kwargs,
@@ -375,7 +375,8 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
 
         x = x0 = rms_norm(inputs_embeds)
         hidden_states, attentions = [], []
-        for kind, block in zip(config.layer_types, self.h, strict=True):
+        # generate with `assistant_early_exit` lowers num_hidden_layers for its drafts
+        for kind, block in zip(config.layer_types, self.h[: config.num_hidden_layers], strict=False):
             hidden_states.append(x)
             x, weights = block(
                 x, x0, input_ids=input_ids, angles=angles, attention_mask=masks[kind], cache_position=cache_position,
@@ -458,8 +459,9 @@ class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
             input_ids, attention_mask, position_ids, past_key_values, cache, inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        softcap = self.config.final_logit_softcapping
-        logits = softcap * torch.tanh(self.lm_head(output.last_hidden_state[:, kept]).float() / softcap)
+        logits = self.lm_head(output.last_hidden_state[:, kept]).float()
+        if (softcap := self.config.final_logit_softcapping) is not None:
+            logits = softcap * torch.tanh(logits / softcap)
         loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions, **{CACHE_NAME: getattr(output, CACHE_NAME)}

@@ -124,14 +124,17 @@ class Chat:
             _note(f"[{tokens}{rate}]")
 
 
+# ASCII quotes that open a quotation, as they stand before a word or another opening sign; a hashtag
+_OPENING = re.compile(r"[\"'][\w\u0900-\u0903…(\[{“‘*₹]|[#@]\w")
+
+
 def _join(text: str, line: str) -> tuple[str, int]:
     """Return `text` with `line` appended, separated by a space if `line` begins a word or a
     quotation; and the index to print from: that of the line, or of the last word of the text if the
     line continues it.
     """
     goes_on = not text or not line or text[-1].isspace() or line[0].isspace()
-    opens_quotation = line[:1] in ("'", '"') and unicodedata.category(line[1:2] or " ")[0] in "LMN"  # otherwise it closes one
-    if not goes_on and (opens_quotation or unicodedata.category(line[0]) not in ("Mn", "Mc", "Me", "Cf", "Pe", "Pf", "Po")):
+    if not goes_on and (_OPENING.match(line) or unicodedata.category(line[0]) not in ("Mn", "Mc", "Me", "Cf", "Pe", "Pf", "Po")):
         line = " " + line
     joined = text + line
     begun = joined[: len(text) + 1]
