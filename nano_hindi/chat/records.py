@@ -61,12 +61,13 @@ class Mender:
         system, turns = ([found[0]], found[1:]) if found[0][0] == "system" else ([], found)
         if any(role == "system" for role, _ in turns):
             raise _DroppedError("a system message amid the conversation")
-        if mended["empty system message removed"] := bool(system and not system[0][1]):
-            system = []
+        mended["empty system message removed"] = any(not content for _, content in system)
+        system = [turn for turn in system if turn[1]]
         turns, count = _joined(turns), len(turns)
         mended["turns of the same role joined"] = len(turns) < count
-        if mended["answer before the first question removed"] := bool(turns and turns[0][0] == "assistant"):
-            turns = turns[1:]
+        begin = int(turns[:1] != [] and turns[0][0] == "assistant")
+        mended["answer before the first question removed"] = begin > 0
+        turns = turns[begin:]
         # after an empty turn, what follows refers to what is not there
         count, turns = len(turns), turns[: next((i for i, (_, content) in enumerate(turns) if not content), len(turns))]
         mended["cut at an empty turn"] = len(turns) < count
@@ -89,7 +90,7 @@ def turns_of(record: Any) -> list[Turn]:
     Raises _DroppedError for other layouts, other languages and content that is not text.
     """
     if not isinstance(record, Mapping):
-        raise _DroppedError("not an object")
+        raise _DroppedError("not a JSON object")
     if record.get("language_code", HINDI[0]) not in HINDI:
         raise _DroppedError("in another language")
     turns = _turns(record)
@@ -113,7 +114,9 @@ def _turns(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         if any(isinstance(pair, str) or not isinstance(pair, Sequence) for pair in pairs):
             raise _DroppedError("content that is not text")
         return [(("user", "assistant")[i % 2], text) for pair in pairs for i, text in enumerate(pair)]
-    question, context, answer = (next((record[name] for name in names if record.get(name) is not None), None) for names in (QUESTIONS, CONTEXTS, ANSWERS))
+    question, context, answer = (
+        next((record[name] for name in names if record.get(name) is not None), None) for names in (QUESTIONS, CONTEXTS, ANSWERS)
+    )
     if question is None or answer is None:
         raise _DroppedError("of an unknown layout")
     if isinstance(question, str) and isinstance(context, str) and context.strip():

@@ -145,7 +145,9 @@ QUESTIONS = (
     Question("what", children.CONTEST, "पहला पुरस्कार मिला", ("{h:को} कौन सा पुरस्कार मिला?",), ("{h:को} पहला पुरस्कार मिला।", "पहला पुरस्कार।")),
     Question("what", children.RIDDLE, "", ("राजा ने क्या सवाल पूछा?", "राजा का सवाल क्या था?"), ("राजा ने पूछा, “{riddle.question}”", "{riddle.question}")),
     Question("what", children.RIDDLE, "", ("{h:ने} राजा को क्या जवाब दिया?",), ("{h:ने} कहा, “{riddle.answer}।”", "{riddle.answer}।")),
-    Question("what", animals.PRIDE, "", ("{a:को} किस पर घमंड था?", "{a} किस चीज़ पर घमंड {a:करता था}?"), ("{a:को} {a.pride} पर घमंड था।", "{a.pride} पर।")),
+    Question(
+        "what", animals.PRIDE, "", ("{a:को} किस पर घमंड था?", "{a} किस चीज़ पर घमंड {a:करता था}?"), ("{a:को} {a.pride} पर घमंड था।", "{a.pride} पर।")
+    ),
 )
 MORAL = ("इस कहानी से क्या सीख मिलती है?", "इस कहानी की सीख क्या है?", "कहानी की सीख बताओ।")
 RETELL = ("यह कहानी फिर से सुनाओ।", "इस कहानी को दोहराओ।", "यही कहानी मुझे एक बार और सुनाओ।")
@@ -178,7 +180,9 @@ def _questions(rng: random.Random, story: Story) -> Conversation:
         question = candidates.pop(int(rng.random() * len(candidates)))
         asked, accepted = _pick(rng, question.wordings).format_map(story.cast), tuple(answer.format_map(story.cast) for answer in question.answers)
         if turn == 0:
-            asked = _pick(rng, [f"{story.text}\n\n{asked}", f"{asked}\n\n{story.text}", f"यह कहानी पढ़ो और सवाल का जवाब दो।\n\n{story.text}\n\n{asked}"])
+            asked = _pick(
+                rng, [f"{story.text}\n\n{asked}", f"{asked}\n\n{story.text}", f"यह कहानी पढ़ो और सवाल का जवाब दो।\n\n{story.text}\n\n{asked}"]
+            )
         messages += _turn(asked, accepted[0])
     return Conversation(question.kind, messages, accepted, story.text)
 
