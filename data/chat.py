@@ -8,6 +8,7 @@ The tokenizer is that of the model to fine-tune: the folder of its checkpoints h
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -105,7 +106,8 @@ def make(args, sources: list[Source]) -> None:
                 limit = args.max_conversations or (SAMPLE_CONVERSATIONS if source.name == SAMPLE else None)
                 with Progress(limit, "conversations", f"reading {source.name}") as progress:
                     before = 0
-                    for written in writer.write(source.records(), limit):
+                    records = source.records() if source.name != SAMPLE else itertools.islice(source.records(), limit)  # it has no end
+                    for written in writer.write(records, limit):
                         progress.update(written - before, tokens=count(writer.counts["train_tokens"] + writer.counts["val_tokens"]))
                         before = written
             print("\n".join(lines(writer.counts)))
