@@ -305,17 +305,17 @@ def test_data_sets_of_the_hub_are_read_in_their_layouts(tmp_path, tokenizer_dir)
     (aya / "README.md").write_text(card(("default", "train", "data/train-*")))
     repos = {"ai4bharat/indic-align": align, "ai4bharat/indic-instruct-data-v0.1": instruct, "CohereLabs/aya_dataset": aya}
     with Hub({f"datasets/{name}": folder for name, folder in repos.items()}) as hub:
-        argv = ["--source", "indic-align:Dolly_T", "indic-instruct:wikihow", "aya", "--output_dir", tmp_path / "chat"]
-        argv += ["--tokenizer", tokenizer_dir, "--val_fraction", "0.2"]
-        result = run_script("data/chat.py", *argv, **hub.environment(tmp_path / "home"))
+        argv = ["--source", "indic-align:Dolly_T", "indic-instruct:wikihow", "aya", "--tokenizer", tokenizer_dir, "--val_fraction", "0.2"]
+        result = run_script("data/chat.py", *argv, "--output_dir", tmp_path / "chat", **hub.environment(tmp_path / "home"))
         assert result.returncode == 0, result.stderr
         assert "25 kept" in result.stdout
         assert "5 dropped: in another language" in result.stdout
         assert "10 mended: percent-escapes decoded" in result.stdout
         hub.gated = True
-        refused = run_script("data/chat.py", "--source", "samvaad", *argv[4:], **hub.environment(tmp_path / "home2"))
+        refused = run_script("data/chat.py", "--source", "aya", *argv[4:], "--output_dir", tmp_path / "new", **hub.environment(tmp_path / "home2"))
         assert refused.returncode == 2
-        assert "sarvamai/samvaad-hi-v1 is not available from the hub" in refused.stderr
+        assert "CohereLabs/aya_dataset is not available from the hub" in refused.stderr
+        assert "accept its terms on https://huggingface.co/datasets/CohereLabs/aya_dataset" in refused.stderr
         assert refused.stderr.count("\n") == 1
     licence = read_metadata(tmp_path / "chat" / "preprocess_meta.txt")["licence"]
     assert "CC BY 4.0, ai4bharat/indic-align" in licence

@@ -69,7 +69,7 @@ QUESTIONS = (
     Question(
         "lost",
         village.LOST_TOOL,
-        "कहीं {t:मिला}",
+        "मुखिया जी",
         ("{h:की} कौन सी चीज़ खो गई?", "{h:ने} क्या खो दिया?"),
         ("{h.oblique} {t:+का} {t} खो {t:गया}।", "{t}।", "{h.oblique} {t:+का} {t}।"),
     ),
