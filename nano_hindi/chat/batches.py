@@ -1,9 +1,9 @@
 """Turn the conversations of a chat data folder into batches: whole ones, right-padded, of similar
 length, with the loss on the assistant's tokens alone.
 
-As in dataloader.py the order is a pure function of (seed, position). An update takes the next
-conversations of the stream and sorts them by length. Every conversation has targets, so every batch
-has.
+As in dataloader.py, the order is a pure function of (seed, position): an update takes the next
+conversations of the stream. They are sorted by length and dealt to the ranks. Every conversation
+has targets, so every batch has.
 """
 
 from __future__ import annotations
@@ -14,57 +14,101 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nano_hindi.dataloader import IGNORED, DataError, TokenFile, epoch_order
+from nano_hindi.chat.dataset import read_conversations
+from nano_hindi.corpus.prepared import DataInfo
+from nano_hindi.dataloader import IGNORED, TARGET, DataError, epoch_order
 from nano_hindi.errors import UserError
 
-TARGET = 2**31  # bit of a token that is a target
-PAD_MULTIPLE = 16  # lengths are padded to a multiple of this
+PAD_MULTIPLE = 16  # rows are padded to a multiple of this: few shapes, and fast matmuls
+
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Conversations:
-    """The conversations of one split whose inputs fit into `sequence_len` tokens. Conversation i
-    has `lengths[i]` inputs and `targets[i]` targets."""
+    """The conversations of a split that fit into the context of a model, `sequence_len` tokens.
+    Conversation i has `lengths[i]` inputs and `targets[i]` targets; `left_out` do not fit."""
 
-    def __init__(self, file: TokenFile, index_path: Path, sequence_len: int):
-        """Raise UserError if the index is not of this file, or if no conversation fits."""
-        index = np.fromfile(index_path, dtype="<u4").reshape(-1, 2).astype(np.int64)
-        if not len(index) or index[:, 0].sum() != len(file) or index.min() < 1 or (index[:, 1] >= index[:, 0]).any():
-            raise UserError(f"{index_path} is damaged: it does not describe {file.path.name}; run data/chat.py again")
-        fits = index[:, 0] - 1 <= sequence_len
+    def __init__(self, folder: Path, info: DataInfo, split: str, sequence_len: int):
+        """Raise UserError if no conversation fits, or if their index does not fit the tokens."""
+        index = read_conversations(folder, info, split)
+        tokens, targets = index.T
+        self.file, self.sequence_len = (info.train if split == "train" else info.val), sequence_len
+        if (targets < 1).any() or (targets >= tokens).any():
+            raise UserError(f"{folder / f'{split}_conversations.bin'} is damaged: a conversation has no targets; run data/chat.py again")
+        fits = tokens - 1 <= sequence_len
         if not fits.any():
-            raise UserError(f"no conversation of {file.path} fits into the model's context of {sequence_len} tokens; give data/chat.py shorter ones")
-        self._file, self._begins = file, (np.cumsum(index[:, 0]) - index[:, 0])[fits]
-        self.lengths, self.targets = index[fits, 0] - 1, index[fits, 1]
+            raise UserError(
+                f"no conversation of {self.file.path} fits into the {sequence_len:,} tokens of the model's context; "
+                f"the shortest has {tokens.min():,}; use a model with a longer context, or other conversations"
+            )
+        self._begins = (np.cumsum(tokens) - tokens)[fits]
+        self.lengths, self.targets = tokens[fits] - 1, targets[fits]
         self.left_out = int((~fits).sum())
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def batch(self, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return inputs and targets, int64 (B, T), of the conversations `chosen`. Padding has input
-        0 and target -1, and what is not the assistant's has target -1.
+    @property
+    def mean_length(self) -> int:
+        """Return the mean number of inputs, rounded up."""
+        return -(-int(self.lengths.sum()) // len(self))
 
-        Raises DataError if the file has changed, or for an id outside the vocabulary.
+    def batch(self, chosen: np.ndarray) -> Batch:
+        """Return inputs and targets, int64 (B, T), of the conversations `chosen`. Padding has input
+        0; padding and what others than the assistant say have target -1.
+
+        Raises DataError if the file has changed, or does not fit its index.
         """
-        T = -(-int(self.lengths[chosen].max()) // PAD_MULTIPLE) * PAD_MULTIPLE
+        T = self._padded(chosen)
         x, y = np.zeros((len(chosen), T), dtype=np.int64), np.full((len(chosen), T), IGNORED, dtype=np.int64)
         for row, i in enumerate(chosen.tolist()):
             n, begin = int(self.lengths[i]), int(self._begins[i])
-            marked = self._file[begin : begin + n + 1]
-            ids, is_target = marked % TARGET, marked >= TARGET
-            self._file.require_in_vocabulary(ids)
-            if is_target[1:].sum() != self.targets[i]:
-                raise DataError(f"{self._file.path} is damaged: conversation {i} has other targets than its index says; run data/chat.py again")
-            x[row, :n], y[row, :n] = ids[:-1], np.where(is_target[1:], ids[1:].astype(np.int64), IGNORED)
-        self._file.require_unchanged()
+            tokens = self.file[begin : begin + n + 1].astype(np.int64)
+            self.file.require_in_vocabulary(tokens)
+            ids, is_target = tokens % TARGET, tokens[1:] >= TARGET
+            if np.count_nonzero(is_target) != self.targets[i]:
+                raise DataError(f"{self.file.path} is damaged: the targets of a conversation are not as many as was written; run data/chat.py again")
+            x[row, :n], y[row, :n] = ids[:-1], np.where(is_target, ids[1:], IGNORED)
+        self.file.require_unchanged()
         return torch.from_numpy(x), torch.from_numpy(y)
 
+    def batches(self, chosen: np.ndarray, device_batch_size: int) -> Iterator[tuple[Batch, bool]]:
+        """Yield batches of `chosen`, from the longest conversations to the shortest, and whether
+        each is the last one. A batch has at most as many positions as `device_batch_size` rows of
+        the whole context."""
+        chosen = chosen[np.argsort(-self.lengths[chosen], kind="stable")]
+        while len(chosen):
+            size = max(1, device_batch_size * self.sequence_len // self._padded(chosen))
+            yield self.batch(chosen[:size]), len(chosen) <= size
+            chosen = chosen[size:]
 
-def grouped(conversations: Conversations, chosen: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
-    """Yield `chosen`, which is sorted by length from the longest on, in groups whose padded batch
-    has at most `tokens` positions (or a single conversation)."""
-    while len(chosen):
-        longest = -(-int(conversations.lengths[chosen[0]]) // PAD_MULTIPLE) * PAD_MULTIPLE
-        count = max(1, tokens // longest)
-        yield chosen[:count]
-        chosen = chosen[count:]
+    def _padded(self, chosen: np.ndarray) -> int:
+        return -(-int(self.lengths[chosen].max()) // PAD_MULTIPLE) * PAD_MULTIPLE
+
+
+class ChatBatches:
+    """The device batches of one rank, update after update, as `dataloader.TrainBatches` gives
+    those of text. `targets` is the number of targets of an update on all ranks."""
+
+    def __init__(self, conversations: Conversations, per_update: int, seed: int, device_batch_size: int, rank: int = 0, world_size: int = 1):
+        self.conversations, self.per_update, self.seed = conversations, per_update, seed
+        self.device_batch_size, self.rank, self.world_size = device_batch_size, rank, world_size
+
+    def of(self, update: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]:
+        """Yield inputs and targets, int64 (B, T), of this rank's batches of `update`, and whether
+        it is the last one. Raises DataError as `Conversations.batch` does."""
+        chosen = self._chosen(update)
+        mine = chosen[np.argsort(-self.conversations.lengths[chosen], kind="stable")][self.rank :: self.world_size]
+        for (x, y), is_last in self.conversations.batches(mine, self.device_batch_size):
+            yield x, y, is_last
+
+    def targets(self, update: int) -> int:
+        return int(self.conversations.targets[self._chosen(update)].sum())
+
+    def _chosen(self, update: int) -> np.ndarray:
+        """Return the conversations of an update on all ranks: each appears once in an epoch, whose
+        order depends on (seed, epoch)."""
+        n, begin = len(self.conversations), update * self.per_update
+        positions = np.arange(begin, begin + self.per_update)
+        orders = {epoch: epoch_order(n, self.seed, epoch) for epoch in range(begin // n, (begin + self.per_update - 1) // n + 1)}
+        return np.array([orders[position // n][position % n] for position in positions.tolist()])
