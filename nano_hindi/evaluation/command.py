@@ -1,11 +1,12 @@
 """`python -m nano_hindi.eval`: evaluate how well a model predicts texts, or tells right from wrong
-Hindi sentences.
+Hindi sentences, or how well a chat model answers.
 
 It scores whole documents and reports more than bits per byte (see `scoring` and `report`), or runs
-the test of `minimal_pairs`:
+the test of `minimal_pairs` or of `questions`:
 
 python -m nano_hindi.eval --checkpoint checkpoints
 python -m nano_hindi.eval --checkpoint checkpoints --pairs
+python -m nano_hindi.eval --checkpoint checkpoints_chat --questions 300
 python -m nano_hindi.eval --hf FOLDER --text stories.txt
 """
 
@@ -53,6 +54,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help=".txt, .jsonl or .parquet files to predict, or .txt.gz, .jsonl.zst; default: the documents of val.bin",
     )
     parser.add_argument("--pairs", action="store_true", help="test it on pairs of right and wrong Hindi sentences instead; with --text, do both")
+    parser.add_argument(
+        "--questions",
+        type=whole(1, 10**6),
+        metavar="N",
+        help="ask a chat model N questions about stories that it has not read, of the kind that data/chat.py --source sample makes; with --text, do both",
+    )
     parser.add_argument("--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder with val.bin and tokenizer/")
     parser.add_argument("--max_bytes", type=whole(1, 2**63), default=MAX_BYTES, metavar="N", help="maximum number of bytes of text to read")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
@@ -60,13 +67,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.trust_remote_code and not args.hf:
         raise UserError("--trust_remote_code is for a model of --hf; omit it")
+    if args.questions and args.hf:
+        raise UserError("--questions is for a model of --checkpoint; omit one of --questions and --hf")
     return args
 
 
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    texts = [] if args.pairs and not args.text else read_texts(args)
+    texts = [] if (args.pairs or args.questions) and not args.text else read_texts(args)
     scorer = load_scorer(args)
     results = {"model": scorer.name, "context": scorer.context}
     print(f"model       {visible(scorer.name)}, context {scorer.context:,} tokens")
@@ -83,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
             f"\nPairs of sentences, one right and one wrong; chance is 50 %:\n{scores.report()}\n\nthe worst mistakes, right / *wrong:\n{scores.mistakes()}"
         )
         results["pairs"] = {name: dataclasses.asdict(score) for name, score in {**scores.kinds, "all": scores.total}.items()}
+    if args.questions:
+        results["questions"] = asked(scorer, args.questions)
     if args.json:
         results = json.loads(json.dumps(results), parse_constant=lambda _: None)  # JSON has neither nan nor inf
         write_text(args.json, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
@@ -118,6 +129,22 @@ def scores_of_pairs(scorer: Scorer) -> PairScores:
         return nats
 
     return score_pairs(total_nats, pairs())
+
+
+def asked(scorer: Scorer, number: int) -> dict[str, dict]:
+    """Ask the model `number` questions, print a table of its answers, and return its figures."""
+    from nano_hindi.evaluation.questions import ask, mistakes, report, unseen_conversations
+
+    conversations, answers = unseen_conversations(scorer.tokenizer, number, scorer.context), []
+    with Progress(len(conversations), "questions", "asking") as progress:
+        for answer in ask(scorer.model, scorer.tokenizer, conversations):
+            answers.append(answer)
+            progress.update(1)
+    lines, figures = report(answers)
+    print(visible("\n".join(["\nQuestions about stories that it has not read; a right answer is one of those known, word for word:", *lines])))
+    if wrong := mistakes(answers):
+        print(visible("\n".join(["\nmistakes, question *answer / right answer:", *wrong])))
+    return figures
 
 
 def source(args: argparse.Namespace) -> str:
