@@ -231,7 +231,7 @@ def test_a_failed_run_leaves_the_earlier_data_and_a_failed_end_is_made_again(tmp
 
 def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, tokenizer_dir, capsys):
     records = [{"instruction": f"सवाल {i}", "output": f"जवाब {i}"} for i in range(60)]
-    lines = "".join(json.dumps(record) + "\n" for record in records[:20])
+    lines = "".join(json.dumps(record) + "\n" for record in [*records[:20], {"instruction": "क" * 10**7, "output": "ख"}])
     (tmp_path / "a.jsonl").write_text(f"\ufeff{lines}not JSON\n\n", encoding="utf-8")
     (tmp_path / "b.json.gz").write_bytes(gzip.compress(json.dumps(records[20:40]).encode()))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records[40:]), tmp_path / "c.parquet")
@@ -239,7 +239,10 @@ def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, toke
     assert run(tmp_path / "chat", tokenizer_dir, "--source", *sources, "--val_fraction", 0.1) == 0
     info = check_data(tmp_path / "chat", kind=CHAT)
     assert info.train_documents + info.val_documents == 60
-    assert "1 dropped: not a JSON object" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "1 dropped: not a JSON object" in output
+    assert "1 dropped: longer than max_length" in output
+    assert "60 kept" in output
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     (tmp_path / "object.json").write_text("{}")
     (tmp_path / "empty.jsonl").write_text("{}\n")
@@ -265,8 +268,9 @@ def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, toke
             )
             == 2
         )
-        error = capsys.readouterr().err
+        output, error = capsys.readouterr()
         assert message in error
+        assert output.count(" read") == ("no conversation" in message)
         assert error.count("\n") == 1
         assert not (tmp_path / "new").exists()
 
