@@ -100,21 +100,16 @@ def make(args, sources: list[Source]) -> None:
         print(f"{shown(args.output_dir)} is already there, from the same command; delete {METADATA} in it to make it again")
         return
     writer = Writer(args.output_dir, tokenizer, args.max_length, args.val_fraction)
-    try:
-        with writer.writing():
-            for source in sources:
-                limit = args.max_conversations or (SAMPLE_CONVERSATIONS if source.name == SAMPLE else None)
-                with Progress(limit, "conversations", f"reading {source.name}") as progress:
-                    before = 0
-                    records = source.records() if source.name != SAMPLE else itertools.islice(source.records(), limit)  # it has no end
-                    for written in writer.write(records, limit):
-                        progress.update(written - before, tokens=count(writer.counts["train_tokens"] + writer.counts["val_tokens"]))
-                        before = written
-            print("\n".join(lines(writer.counts)))
-    except UserError:
-        if writer.counts["read"] and not writer.counts["kept"]:
-            print("\n".join(lines(writer.counts)))
-        raise
+    with writer.writing():
+        for source in sources:
+            limit = args.max_conversations or (SAMPLE_CONVERSATIONS if source.name == SAMPLE else None)
+            records = source.records() if source.name != SAMPLE else itertools.islice(source.records(), limit)  # it has no end
+            with Progress(limit, "conversations", f"reading {source.name}") as progress:
+                before = 0
+                for written in writer.write(records, limit):
+                    progress.update(written - before, tokens=count(writer.counts["train_tokens"] + writer.counts["val_tokens"]))
+                    before = written
+        print("\n".join(lines(writer.counts)))
     writer.finish(settings)
     for name in ("train", "val"):
         documents, tokens, targets = (writer.counts[f"{name}_{key}"] for key in ("documents", "tokens", "targets"))

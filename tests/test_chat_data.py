@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 import random
+import shutil
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ import nano_hindi.chat.dataset
 import standin
 import train
 from conftest import SMALL, run_script
-from data import chat
+from data import chat, preprocess
 from hub import Hub
 from nano_hindi.chat.dataset import read_conversations, unseen
 from nano_hindi.chat.records import Mender
@@ -27,7 +28,6 @@ from nano_hindi.dataloader import TARGET
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata
 from nano_hindi.sample.questions import conversations
-from nano_hindi.tokenizer import load_tokenizer
 
 PAIR = [{"role": "user", "content": "क"}, {"role": "assistant", "content": "ख"}]
 
@@ -205,6 +205,10 @@ def test_train_and_finetune_data_refuse_each_other_by_name(tmp_path, tokenizer_d
     assert "chat data, which finetune.py takes" in capsys.readouterr().err
     assert run(data_dir, tokenizer_dir, "--max_conversations", 40) == 2
     assert "data of data/preprocess.py" in capsys.readouterr().err
+    corpus = ["--input", str(data_dir / "corpus.txt"), "--tokenizer", str(tokenizer_dir)]
+    assert preprocess.main([*corpus, "--output_dir", str(tmp_path / "chat")]) == 2
+    assert "data of data/chat.py" in capsys.readouterr().err
+    check_data(tmp_path / "chat", kind=CHAT)
     with pytest.raises(UserError, match=r"train\.py takes"):
         check_data(data_dir, kind=CHAT)
 
@@ -231,7 +235,7 @@ def test_a_failed_run_leaves_the_earlier_data_and_a_failed_end_is_made_again(tmp
 
 def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, tokenizer_dir, capsys):
     records = [{"instruction": f"सवाल {i}", "output": f"जवाब {i}"} for i in range(60)]
-    lines = "".join(json.dumps(record) + "\n" for record in records[:20])
+    lines = "".join(json.dumps(record) + "\n" for record in [*records[:20], {"instruction": "क" * 10**7, "output": "ख"}])
     (tmp_path / "a.jsonl").write_text(f"\ufeff{lines}not JSON\n\n", encoding="utf-8")
     (tmp_path / "b.json.gz").write_bytes(gzip.compress(json.dumps(records[20:40]).encode()))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records[40:]), tmp_path / "c.parquet")
@@ -239,7 +243,10 @@ def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, toke
     assert run(tmp_path / "chat", tokenizer_dir, "--source", *sources, "--val_fraction", 0.1) == 0
     info = check_data(tmp_path / "chat", kind=CHAT)
     assert info.train_documents + info.val_documents == 60
-    assert "1 dropped: not a JSON object" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "1 dropped: not a JSON object" in output
+    assert "1 dropped: longer than max_length" in output
+    assert "60 kept" in output
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     (tmp_path / "object.json").write_text("{}")
     (tmp_path / "empty.jsonl").write_text("{}\n")
@@ -265,16 +272,19 @@ def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, toke
             )
             == 2
         )
-        error = capsys.readouterr().err
+        output, error = capsys.readouterr()
         assert message in error
+        assert output.count(" read") == ("no conversation" in message)
         assert error.count("\n") == 1
         assert not (tmp_path / "new").exists()
 
 
-def test_the_tokenizer_is_that_of_a_model_folder_or_a_file_in_it(straight):
-    assert chat.tokenizer_of(str(straight)) == chat.tokenizer_of(str(straight / "model.pt")) == str(straight / "tokenizer")
+def test_the_tokenizer_is_that_of_a_model_folder_or_a_file_in_it(tmp_path, tokenizer_dir):
+    shutil.copytree(tokenizer_dir, tmp_path / "tokenizer")
+    (tmp_path / "model.pt").touch()
+    for name in (tmp_path, tmp_path / "model.pt", tmp_path / "tokenizer"):
+        assert chat.tokenizer_of(str(name)) == str(tmp_path / "tokenizer")
     assert chat.tokenizer_of("sarvamai/sarvam-1") == "sarvamai/sarvam-1"
-    assert load_tokenizer(chat.tokenizer_of(str(straight / "tokenizer"))).fingerprint()
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:

@@ -23,14 +23,13 @@ from nano_hindi.chat.sources import Record
 from nano_hindi.chat.template import render_batch
 from nano_hindi.corpus.documents import count_words
 from nano_hindi.corpus.prepared import DataInfo, write_digests
-from nano_hindi.corpus.tokenize import SPLITS, is_for_validation
+from nano_hindi.corpus.tokenize import BATCH_CHARACTERS, SPLITS, is_for_validation
 from nano_hindi.dataloader import TARGET
 from nano_hindi.errors import UserError
 from nano_hindi.files import file_size, replacing, write_metadata
 from nano_hindi.sample.questions import Conversation, conversations
 from nano_hindi.tokenizer import Tokenizer
 
-BATCH = 500  # conversations encoded at once
 METADATA = "preprocess_meta.txt"
 TOO_LONG = "dropped: longer than max_length"
 
@@ -71,6 +70,8 @@ class Writer:
         self.folder, self.tokenizer, self.max_length, self.val_fraction = folder, tokenizer, max_length, val_fraction
         self.mender = Mender()
         self.counts = self.mender.counts
+        # more text is surely too long; the tokenizer takes a minute and 5 GB for a text of 50 MB
+        self._most_bytes = max_length * max(map(len, tokenizer.piece_bytes))
         self._files: dict[Path, BinaryIO] = {}
 
     @contextlib.contextmanager
@@ -110,13 +111,19 @@ class Writer:
     def write(self, records: Iterable[Record], limit: int | None) -> Iterator[int]:
         """Write the conversations of one source, at most `limit` of them. Yields the number written
         after each batch."""
-        written, batch = 0, []
-        for key, record in records if limit != 0 else ():
-            if (messages := self.mender(record)) is not None:
-                batch.append((key, messages))
-            if len(batch) == BATCH or (limit is not None and written + len(batch) >= limit):
+        written, characters, batch = 0, 0, []
+        for key, record in records:
+            if (messages := self.mender(record)) is None:
+                continue
+            if sum(len(message["content"].encode()) for message in messages) > self._most_bytes:
+                self.counts.update({TOO_LONG: 1, "kept": -1})
+                continue
+            batch.append((key, messages))
+            characters += sum(len(message["content"]) for message in messages)
+            is_last = limit is not None and written + len(batch) >= limit
+            if characters >= BATCH_CHARACTERS or is_last:
                 written += self._write(batch)
-                batch = []
+                characters, batch = 0, []
                 yield written
                 if limit is not None and written >= limit:
                     return
