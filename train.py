@@ -13,7 +13,7 @@ from nano_hindi.cli import Parser, command_line
 from nano_hindi.config import DEFAULT_PRESET, PRESETS
 from nano_hindi.console import dispensable_output
 from nano_hindi.distributed import joined_world, only_run_in, unchanged_data
-from nano_hindi.flags import add_flags
+from nano_hindi.flags import WeightedFolder, add_flags, weighted_folder
 
 ROOT = Path(__file__).resolve().parent
 
@@ -21,7 +21,20 @@ ROOT = Path(__file__).resolve().parent
 def parse(argv: list[str] | None):
     parser = Parser(prog="train.py", description="Train a Hindi GPT from scratch. The data comes from data/download.py and data/preprocess.py.")
     parser.add_argument("--config", metavar="NAME", help=f"preset: {', '.join(PRESETS)} (default: {DEFAULT_PRESET})")
-    parser.add_argument("--data_dir", type=Path, default=ROOT / "data", metavar="DIR", help="folder with train.bin, val.bin and tokenizer/")
+    parser.add_argument(
+        "--data_dir",
+        type=weighted_folder,
+        nargs="+",
+        metavar="DIR[=W]",
+        help="folders with train.bin, val.bin and tokenizer/, mixed by their weights W; without weights, in proportion to their tokens (default: data)",
+    )
+    parser.add_argument(
+        "--anneal_data_dir",
+        type=weighted_folder,
+        nargs="+",
+        metavar="DIR[=W]",
+        help="folders that the end of the run reads instead, see --anneal_fraction",
+    )
     parser.add_argument(
         "--checkpoint_dir", type=Path, default=ROOT / "checkpoints", metavar="DIR", help="folder for checkpoints, metrics.jsonl and curves.png"
     )
@@ -34,7 +47,10 @@ def parse(argv: list[str] | None):
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
     parser.add_argument("--dry_run", action="store_true", help="print parameters, steps, memory and time estimates, then exit")
     add_flags(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.data_dir = args.data_dir or [WeightedFolder(ROOT / "data")]
+    args.anneal_data_dir = args.anneal_data_dir or []
+    return args
 
 
 @command_line
@@ -48,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
 
         if args.dry_run:
             return print_dry_run(plan_run(args, world), args, world)
-        with only_run_in(args.checkpoint_dir, world), unchanged_data(args.data_dir, args.checkpoint_dir, world):
+        folders = dict.fromkeys(given.folder for given in (*args.data_dir, *args.anneal_data_dir))
+        with only_run_in(args.checkpoint_dir, world), unchanged_data(folders, args.checkpoint_dir, world):
             plan = plan_run(args, world)
             return report_finished(plan, args.checkpoint_dir, world) if plan.is_finished else train(open_run(plan, args, world))
 

@@ -125,6 +125,9 @@ class TrainConfig:
     warmup_steps: int = _opt(1000, "steps of linear warm-up, at most a fifth of the run", _INTERVAL)
     lr_schedule: str = _opt("cosine", "after the warm-up: cosine, or plateau (constant, then linear decay)")
     constant_share: float = _opt(0.4, "plateau only: fraction of the run, warm-up included, before the learning rates begin to decay", _FRACTION)
+    anneal_fraction: float = _opt(
+        0.1, "fraction of the run, at its end, that reads --anneal_data_dir", Range(float, 0, 1, low_open=True, high_open=True)
+    )
     min_lr_ratio: float = _opt(0.1, "learning rate of the last update, as a fraction of the peak", _FRACTION)
     # the optimizers
     muon_momentum: float = _opt(0.95, "Nesterov momentum of Muon", _DECAY)
@@ -167,6 +170,11 @@ class TrainConfig:
     def warmup_updates(self) -> int:
         """Return the number of warm-up updates: `warmup_steps`, but at most a fifth of the run."""
         return min(-(-self.warmup_steps // self.gradient_accumulation_steps), self.updates // 5)
+
+    @property
+    def anneal_start(self) -> int:
+        """Return the number of updates before the anneal, if there is one; it has at least one."""
+        return self.updates - max(1, round(self.anneal_fraction * self.updates))
 
     @property
     def schedule_text(self) -> str:

@@ -20,6 +20,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -185,6 +186,12 @@ class SequenceLoader:
         return self._orders[epoch]
 
 
+class Sequences(Protocol):
+    """An endless stream of training sequences."""
+
+    def batch(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
 class TrainBatches:
     """The device batches of one rank, update after update, read ahead by a thread. Use it as a
     context manager, which ends the thread.
@@ -194,7 +201,7 @@ class TrainBatches:
     in pinned memory if `pin_memory`.
     """
 
-    def __init__(self, loader: SequenceLoader, per_update: int, device_batch_size: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False):
+    def __init__(self, loader: Sequences, per_update: int, device_batch_size: int, rank: int = 0, world_size: int = 1, pin_memory: bool = False):
         self.loader, self.per_update, self.per_rank, self.rank = loader, per_update, per_update // world_size, rank
         self.device_batch_size, self.pin_memory = device_batch_size, pin_memory
         self._reader = concurrent.futures.ThreadPoolExecutor(1, "prefetch")

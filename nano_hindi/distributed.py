@@ -15,7 +15,7 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -249,12 +249,15 @@ def only_run_in(folder: Path, world: World) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unchanged_data(folder: Path, checkpoint_dir: Path, world: World) -> Iterator[None]:
-    """Keep data/preprocess.py and data/download.py out of `folder` until the block ends; other runs
-    may read it too.
+def unchanged_data(folders: Iterable[Path], checkpoint_dir: Path, world: World) -> Iterator[None]:
+    """Keep data/preprocess.py and data/download.py out of `folders` until the block ends; other
+    runs may read them too.
 
     Raises UserError if one of them works there.
     """
-    is_locked = folder.exists() and checkpoint_dir.exists() and folder.samefile(checkpoint_dir)  # by `only_run_in`
-    with contextlib.nullcontext() if is_locked else locked_for_reading(folder, "--data_dir", world.print):
+    with contextlib.ExitStack() as held:
+        for folder in folders:
+            is_locked = folder.exists() and checkpoint_dir.exists() and folder.samefile(checkpoint_dir)  # by `only_run_in`
+            if not is_locked:
+                held.enter_context(locked_for_reading(folder, "--data_dir", world.print))
         yield

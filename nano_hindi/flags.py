@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, from_dict, get_config, get_train_config
 from nano_hindi.errors import QUOTED_CHARACTERS, require
@@ -20,6 +25,29 @@ CHANGEABLE_ON_RESUME = frozenset(
         "keep_checkpoints",
     }
 )
+
+
+@dataclass(frozen=True)
+class WeightedFolder:
+    """A value of --data_dir or --anneal_data_dir: DIR, or DIR=W."""
+
+    folder: Path
+    weight: Fraction | None = None
+
+
+def weighted_folder(text: str) -> WeightedFolder:
+    """Return the folder and the weight of `DIR` or `DIR=W`, as a `type` for argparse. A path that
+    exists has no weight, even if it contains "=".
+
+    Raises ArgumentTypeError for a weight that is not a positive number.
+    """
+    folder, _, weight = text.rpartition("=")
+    if not folder or os.path.lexists(text) or "/" in weight or os.sep in weight:
+        return WeightedFolder(Path(text))
+    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}", weight) or Fraction(weight) == 0:
+        quoted = text[:QUOTED_CHARACTERS]
+        raise argparse.ArgumentTypeError(f"must be DIR, or DIR=W with a positive number W such as 0.3; {quoted} is neither, nor a folder that exists")
+    return WeightedFolder(Path(folder), Fraction(weight))
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +91,7 @@ def _require_effect(args: argparse.Namespace, model: GPTConfig, train: TrainConf
     """Raise UserError for a flag that has no effect in this run."""
     for name, other, has_effect in (
         ("constant_share", "lr_schedule plateau", train.lr_schedule == "plateau"),
+        ("anneal_fraction", "anneal_data_dir DIR", bool(getattr(args, "anneal_data_dir", None))),
         ("adamw_tied_lr", "tie_embeddings True", model.tie_embeddings),
         ("adamw_embedding_lr", "tie_embeddings False", not model.tie_embeddings),
         ("adamw_unembedding_lr", "tie_embeddings False", not model.tie_embeddings),
@@ -70,7 +99,7 @@ def _require_effect(args: argparse.Namespace, model: GPTConfig, train: TrainConf
     ):
         require(
             has_effect or not hasattr(args, name),
-            f"--{name} belongs to --{other}, and this run has another; omit --{name}, or give --{other} to a new run",
+            f"--{name} belongs to --{other}, which this run does not have; omit --{name}, or give --{other} to a new run",
         )
 
 

@@ -67,7 +67,7 @@ def draw_curves(runs: dict[str, list[dict]], picture: Path) -> None:
 
 def make_figure(runs: dict[str, list[dict]]) -> Figure:
     """Return a figure with one panel for each of PANELS, and a legend if there are several runs. A
-    panel without values says so."""
+    panel without values says so. That of the validation shows the sources of a single run too."""
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
     figure = Figure(figsize=(8.4, 7))
@@ -77,18 +77,35 @@ def make_figure(runs: dict[str, list[dict]]) -> Figure:
     axes = None
     for row, panel in enumerate(PANELS):
         axes = figure.add_subplot(grid[row], sharex=axes)
-        draw_panel(axes, panel, lines)
+        sources = by_source(lines[0][0]) if panel.key == "val_bpb" and len(runs) == 1 else {}
+        coloured = [(records, COLOURS[1 + i % (len(COLOURS) - 1)]) for i, records in enumerate(sources.values())]
+        draw_panel(axes, panel, lines + coloured)
+        if sources:
+            add_legend(axes, ["mean", *sources], [lines[0][1], *(colour for _, colour in coloured)], "source")
         axes.tick_params(labelbottom=row == len(PANELS) - 1)
     axes.set_xlabel("tokens seen (millions)", color=INK)
     axes.set_xlim(left=0)
     names = [drawable_name(name, number) for number, name in enumerate(runs, 1)]
     title = headline(names[0], lines[0][0]) if len(runs) == 1 else f"{len(runs)} runs"
     figure.text(0.075, 0.96, title, fontsize=12, weight="bold", color=INK)
-    if len(runs) > 1:  # the loss falls, so this corner is free
-        top = figure.axes[0]
-        handles = [top.plot([], [], color=colour, linewidth=2)[0] for _, colour in lines]
-        top.legend(handles, names, loc="upper right", fontsize=9, framealpha=0.85)
+    if len(runs) > 1:
+        add_legend(figure.axes[0], list(runs), [colour for _, colour in lines], "run")
     return figure
+
+
+def by_source(records: list[dict]) -> dict[str, list[dict]]:
+    """Return the records of each source's bits per byte, with the keys of those of the mean."""
+    keys = dict.fromkeys(key for record in records for key in record if key.startswith("val_bpb/"))
+    return {
+        key.removeprefix("val_bpb/"): [{"tokens": record["tokens"], "val_bpb": record[key]} for record in records if key in record] for key in keys
+    }
+
+
+def add_legend(axes: Axes, names: list[str], colours: list[str], kind: str) -> None:
+    """Add a legend in the corner that a falling curve leaves free."""
+    handles = [axes.plot([], [], color=colour, linewidth=2)[0] for colour in colours]
+    shown = [drawable_name(name, number, kind) for number, name in enumerate(names, 0 if kind == "source" else 1)]  # the mean has number 0
+    axes.legend(handles, shown, loc="upper right", fontsize=9, framealpha=0.85)
 
 
 def draw_panel(axes: Axes, panel: Panel, lines: list[tuple[list[dict], str]]) -> None:
@@ -197,9 +214,9 @@ def headline(name: str, records: list[dict]) -> str:
     return ", ".join([f"{name}: {tokens}", *([f"{bpb[-1]:.4f} bits per byte"] if bpb else [])])
 
 
-def drawable_name(name: str, number: int) -> str:
-    """Return a run's name as matplotlib can draw it: its font has no Devanagari, and text between
-    two $ is a formula to it."""
+def drawable_name(name: str, number: int, kind: str = "run") -> str:
+    """Return the name of a run or a source as matplotlib can draw it: its font has no Devanagari,
+    and text between two $ is a formula to it."""
     if not name.isascii() or not name.isprintable():
-        return f"run {number}"
+        return f"{kind} {number}"
     return (name if len(name) <= 48 else "..." + name[-45:]).replace("$", r"\$")

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from nano_hindi.checkpoint import list_checkpoints, remove_leftovers, remove_superseded
 from nano_hindi.common import is_out_of_memory, print_compile_failure
 from nano_hindi.config import TrainConfig
-from nano_hindi.dataloader import DataError, val_batches
+from nano_hindi.dataloader import DataError
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.eval import Evaluation, compute_token_bytes
@@ -79,6 +79,8 @@ def make_updates(run: Run, stop: StopSignal) -> None:
         if run.is_finished and not stop.everywhere:
             save(run)
     while not run.is_finished and not stop.everywhere:
+        if run.update == run.anneal_start:
+            run.console.print(f"{report.position(config, run.update)} | the anneal begins, with {run.data.anneal_text}")
         loss, norm, lr_scale = retried(run, stop, lambda: train_update(run, stop))
         run.pace.mark(run.update)
         is_good = math.isfinite(loss) and math.isfinite(norm)
@@ -250,28 +252,25 @@ def show_status(run: Run, loss: float) -> None:
 
 
 def evaluate(run: Run, stop: StopSignal) -> None:
-    """Evaluate the model on val.bin and record the result. If a rank is asked to stop, the
-    evaluation ends after a batch, without a result; the resumed run makes it again."""
+    """Evaluate the model on the val.bin of each source and record the results. If a rank is asked
+    to stop, the evaluation ends after a batch, without a result; the resumed run makes it again."""
     config, world = run.config, run.world
     token_bytes = compute_token_bytes(run.data.tokenizer, world.device)
 
-    def once() -> Evaluation:
-        batches = val_batches(
-            run.data.val,
-            config.sequence_len,
-            run.config.device_batch_size,
-            config.eval_tokens,
-            rank=world.rank,
-            world_size=world.size,
-        )
-        return evaluate_model(run.model, itertools.takewhile(lambda _: stop.signal is None, batches), token_bytes)
+    def once() -> dict[str, Evaluation]:
+        by_source = run.data.val_batches(config, run.config.device_batch_size, world).items()
+        return {
+            name: evaluate_model(run.model, itertools.takewhile(lambda _: stop.signal is None, batches), token_bytes) for name, batches in by_source
+        }
 
-    result = retried(run, stop, once)
+    results = retried(run, stop, once)
     if stop.agree(world):
         return
-    run.latest.update(val_loss=result.loss, val_bpb=result.bpb, val_step=float(run.step))
-    run.console.print(f"{report.position(config, run.update)} | validation: loss {result.loss:.4f}, {result.bpb:.4f} bits per byte")
-    write_record(run, {**report.where(config, run.update), "val_loss": result.loss, "val_bpb": result.bpb})
+    figures, now, lines = report.evaluation(results), report.position(config, run.update), report.evaluation_lines(results)
+    run.latest.update(val_loss=figures["val_loss"], val_bpb=figures["val_bpb"], val_step=float(run.step))
+    for line in lines:
+        run.console.print(f"{now} | {line}")
+    write_record(run, {**report.where(config, run.update), **figures})
     if not run.is_finished:  # else it is drawn at the end, after the last save
         run.console.clear()
         draw(run.curves, world)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -16,6 +17,7 @@ from nano_hindi.common import compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import bar, count, duration, shell_quoted, shown
 from nano_hindi.distributed import World
+from nano_hindi.eval import Evaluation
 from nano_hindi.inference.settings import SAMPLE_PROMPTS, Settings
 from nano_hindi.inference.text import stream_texts
 from nano_hindi.model import GPT
@@ -45,18 +47,13 @@ def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
     ]
 
 
-def plan_lines(model_config: GPTConfig, train: TrainConfig, train_tokens: int | None) -> list[str]:
-    """Return the lines about updates, schedule and attention windows; and about the data, if there
-    is any."""
-    lines = [
+def plan_lines(model_config: GPTConfig, train: TrainConfig) -> list[str]:
+    """Return the lines about updates, schedule and attention windows."""
+    return [
         f"plan        {train.updates:,} updates = {train.steps:,} steps of {train.batch_size} x {train.sequence_len} tokens, {train.tokens_per_update:,} tokens per update",
         f"schedule    {train.schedule_text}",
         f"windows     {model_config.window_pattern}: {' '.join(str(w) for w in model_config.windows)} keys per layer",
     ]
-    if train_tokens is not None:
-        epochs = train.updates * train.tokens_per_update / max(1, train_tokens)
-        lines.insert(0, f"data        {count(train_tokens)} tokens to train on, seen {epochs:.2f} times")
-    return lines
 
 
 def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: World, dtype: torch.dtype, updates_made: int = 0) -> list[str]:
@@ -167,6 +164,26 @@ def log_line(train: TrainConfig, update: int, record: dict, mfu: float | None, l
     return " | ".join(parts)
 
 
+def evaluation(results: dict[str, Evaluation]) -> dict[str, float]:
+    """Return the keys of a record of metrics.jsonl for an evaluation: the means over the sources,
+    and the figures of each source if there are several."""
+    mean = {"val_loss": fmean(result.loss for result in results.values()), "val_bpb": fmean(result.bpb for result in results.values())}
+    if len(results) == 1:
+        return mean
+    return mean | {f"{key}/{name}": value for name, r in results.items() for key, value in (("val_loss", r.loss), ("val_bpb", r.bpb))}
+
+
+def evaluation_lines(results: dict[str, Evaluation]) -> list[str]:
+    """Return the log lines of an evaluation: the means over the sources, then each source if there
+    are several."""
+    mean = evaluation(results)
+    lines = [f"validation: loss {mean['val_loss']:.4f}, {mean['val_bpb']:.4f} bits per byte"]
+    if len(results) > 1:
+        lines[0] += f", the means of {len(results)} sources"
+        lines += [f"validation of {name}: loss {result.loss:.4f}, {result.bpb:.4f} bits per byte" for name, result in results.items()]
+    return lines
+
+
 def status_line(train: TrainConfig, update: int, loss: float, tokens_per_second: float | None, left: float | None, columns: int) -> str:
     """Return the status line, which is rewritten after every update."""
     parts = [
@@ -222,12 +239,14 @@ def print_dry_run(plan: Plan, args: argparse.Namespace, world: World) -> int:
         model = GPT(model_config)
     if data is None:
         owner = "checkpoint" if plan.saved else "preset"
-        world.print(f"data        none in {args.data_dir} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} tokens")
+        folders = ", ".join(str(given.folder) for given in (*args.data_dir, *args.anneal_data_dir))
+        world.print(f"data        none in {folders} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} tokens")
     if plan.saved:
         world.print(f"progress    {position(config, plan.update)}, {max(0, config.updates - plan.update):,} updates left")
     for line in (
         *parameter_lines(model, config),
-        *plan_lines(model_config, config, data and data.train_tokens),
+        *(data.lines(config, plan.anneal_start) if data else []),
+        *plan_lines(model_config, config),
         *estimate_lines(model, model_config, config, world, compute_dtype(world.device), plan.update),
         outcome_line(model, config),
     ):

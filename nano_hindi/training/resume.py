@@ -12,11 +12,10 @@ from pathlib import Path
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped
 from nano_hindi.common import compute_dtype, visible
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig
-from nano_hindi.corpus.prepared import DataInfo, check_data
 from nano_hindi.distributed import World, from_main, require_same
-from nano_hindi.errors import UserError, require
-from nano_hindi.files import file_digest
+from nano_hindi.errors import UserError
 from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run
+from nano_hindi.training.sources import Sources, different_keys, open_sources
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Plan:
     preset: str
     model_config: GPTConfig
     config: TrainConfig
-    data: DataInfo | None  # None only for --dry_run before there is any data
+    data: Sources | None  # None only for --dry_run before there is any data
     saved: dict | None  # the checkpoint to resume from; None for a new run
 
     @property
@@ -37,6 +36,18 @@ class Plan:
     @property
     def step(self) -> int:
         return self.update * self.config.gradient_accumulation_steps
+
+    @property
+    def anneal_start(self) -> int | None:
+        """Return the number of updates before the anneal; None if the run has none.
+
+        Another budget moves it as long as it has not begun, but not to before `update`: a stream
+        that has been read does not change.
+        """
+        if self.data is None or not self.data.has_anneal:
+            return None
+        saved_start = (self.saved["data"] if self.saved else {}).get("anneal_start", self.config.anneal_start)
+        return saved_start if self.update > saved_start else max(self.update, self.config.anneal_start)
 
     @property
     def is_finished(self) -> bool:
@@ -59,22 +70,14 @@ def plan_run(args: argparse.Namespace, world: World) -> Plan:
     Raises UserError if flags, data and checkpoint contradict each other, if the folders of data and
     checkpoints are the same, or if the ranks differ.
     """
-    if args.checkpoint_dir.resolve() == args.data_dir.resolve():
+    folders = [given.folder for given in (*args.data_dir, *args.anneal_data_dir)]
+    if args.checkpoint_dir.resolve() in [folder.resolve() for folder in folders]:
         folder = args.checkpoint_dir / "checkpoints"
         raise UserError(
             f"--checkpoint_dir and --data_dir are the same folder; give the run a folder of its own, for example --checkpoint_dir {folder}"
         )
-    has_data = not args.dry_run or (args.data_dir / "preprocess_meta.txt").exists()
-    data = check_data(args.data_dir, args.verify_data) if has_data else None
-    if data is not None:
-        if not data.train_digest:
-            require(
-                not args.verify_data,
-                f"{args.data_dir} has no digests to verify: an older version made it; delete preprocess_meta.txt and run data/preprocess.py again",
-            )
-            world.print(f"notice: {args.data_dir} has no digests, because an older version made it: damage, or another order, is not noticed")
-        digests = {name: file_digest(args.data_dir / name) for name in ("train.bin", "val.bin")}
-        require_same(world, "data", {"tokenizer": data.fingerprint, **digests}, "copy that machine's --data_dir to all of them")
+    has_data = not args.dry_run or all((folder / "preprocess_meta.txt").exists() for folder in folders)
+    data = open_sources(args.data_dir, args.anneal_data_dir, world, args.verify_data) if has_data else None
     saved = from_main(world, lambda: checkpoint_to_resume(args)) if args.resume or not args.dry_run else None
     model_config, config = configs_of(args, data, saved, world)
     require_same(
@@ -84,17 +87,12 @@ def plan_run(args: argparse.Namespace, world: World) -> Plan:
         "give the same command on every machine, with GPUs of the same kind",
     )
     config.sequences_per_rank(world.size)  # raises UserError if they do not split evenly
-    return Plan(saved["preset"] if saved else args.config or DEFAULT_PRESET, model_config, config, data, saved)
-
-
-def tokenizer_record(data: DataInfo) -> dict:
-    """Return the tokenizer metadata that a checkpoint keeps."""
-    return {"fingerprint": data.fingerprint, "vocab_size": data.vocab_size, "bos_id": data.bos_id, "eos_id": data.eos_id}
-
-
-def data_record(data: DataInfo) -> dict:
-    """Return the data metadata that a checkpoint keeps."""
-    return {"train_tokens": data.train_tokens, "val_tokens": data.val_tokens, "train_digest": data.train_digest, "val_digest": data.val_digest}
+    plan = Plan(saved["preset"] if saved else args.config or DEFAULT_PRESET, model_config, config, data, saved)
+    if plan.anneal_start not in (None, config.anneal_start):
+        world.print(
+            f"notice: the anneal has begun after step {plan.anneal_start * config.gradient_accumulation_steps:,}, so the rest of the run reads it too"
+        )
+    return plan
 
 
 def checkpoint_to_resume(args: argparse.Namespace) -> dict | None:
@@ -139,7 +137,7 @@ def _has_model(folder: Path) -> bool:
     return os.path.lexists(folder / "model.pt")  # a dangling link counts too: training would replace it
 
 
-def configs_of(args: argparse.Namespace, data: DataInfo | None, saved: dict | None, world: World) -> tuple[GPTConfig, TrainConfig]:
+def configs_of(args: argparse.Namespace, data: Sources | None, saved: dict | None, world: World) -> tuple[GPTConfig, TrainConfig]:
     """Return the configuration of a new run (`saved` is None), or that of the checkpoint `saved`
     updated by the flags that may change.
 
@@ -147,25 +145,24 @@ def configs_of(args: argparse.Namespace, data: DataInfo | None, saved: dict | No
     each other.
     """
     if saved is None:
-        return configs_for_new_run(args, data and data.vocab_size)
+        return configs_for_new_run(args, data and data.first.vocab_size)
     model_config, config = configs_for_resumed_run(args, saved)
     if data is not None:
-        _require_same_data(saved, data, args.data_dir)
-        if data.train_digest and not saved["data"].get("train_digest"):
+        _require_same_data(saved, data)
+        if data.record(None).get("train_digest") and not saved["data"].get("train_digest"):
             world.print("notice: the checkpoint has no digest of its data: that it is in the same order cannot be checked")
     if (before := saved["train_config"].get("total_tokens", config.total_tokens)) != config.total_tokens:
         world.print(f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it")
     return model_config, config
 
 
-def _require_same_data(saved: dict, data: DataInfo, data_dir: Path) -> None:
+def _require_same_data(saved: dict, data: Sources) -> None:
     differences = [
-        f"{part} {key}"
-        for part, now in (("tokenizer", tokenizer_record(data)), ("data", data_record(data)))
-        for key in now
-        if saved[part].get(key) != now[key] and not ("digest" in key and "" in (saved[part].get(key, ""), now[key]))  # "": of an older version
+        f"{kind} {key}"
+        for kind, now in (("tokenizer", data.tokenizer_record()), ("data", data.record(None)))
+        for key in different_keys(saved[kind], now)
     ]
     if differences:
         raise UserError(
-            f"{data_dir} is not the data of this checkpoint: {', '.join(differences)} differ; give the right --data_dir, or start a new run in another --checkpoint_dir"
+            f"{data} is not the data of this checkpoint: {', '.join(differences)} differ; give the right --data_dir, or start a new run in another --checkpoint_dir"
         )

@@ -13,8 +13,7 @@ from nano_hindi.checkpoint import FORMAT, remove_leftovers
 from nano_hindi.common import can_compile, compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import Console, shown
-from nano_hindi.corpus.prepared import DataInfo
-from nano_hindi.dataloader import SequenceLoader, TrainBatches, val_batches
+from nano_hindi.dataloader import Sequences, TrainBatches
 from nano_hindi.distributed import World, require_same, weight_sums
 from nano_hindi.files import copy_contents
 from nano_hindi.flash_attention import select_backend
@@ -24,8 +23,9 @@ from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.training import memory, report
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import Metrics, WandbLog
-from nano_hindi.training.resume import Plan, data_record, tokenizer_record
+from nano_hindi.training.resume import Plan
 from nano_hindi.training.saving import Saver
+from nano_hindi.training.sources import Sources
 
 RECOMPUTED = "each block computed again in the backward pass: less memory, but about a third more time"
 
@@ -39,7 +39,7 @@ class Run:
     config: TrainConfig  # with the number of sequences that the device takes at once
     world: World
     folder: Path
-    data: DataInfo
+    data: Sources
     model: GPT
     optimizer: TrainOptimizer
     loss_scale: LossScale
@@ -49,6 +49,7 @@ class Run:
     metrics: Metrics | None  # on rank 0 only
     wandb: WandbLog
     curves: LiveCurves
+    anneal_start: int | None = None  # the number of updates before the anneal, if there is one
     update: int = 0  # updates made so far
     skipped: int = 0  # of them, those with a non-finite loss or gradient
     latest: dict = field(default_factory=dict)  # the latest loss, val_loss and val_bpb
@@ -81,8 +82,8 @@ class Run:
             "optimizers": {**self.optimizer.state_dict(), "loss_scale": self.loss_scale.state_dict()},
             "rng": {"torch": torch.get_rng_state()},
             "metrics": {"latest": self.latest, "meter": self.meter.state_dict(), "skipped": self.skipped},
-            "tokenizer": tokenizer_record(self.data),
-            "data": data_record(self.data),
+            "tokenizer": self.data.tokenizer_record(),
+            "data": self.data.record(self.anneal_start),
         }
 
 
@@ -93,9 +94,8 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     differ.
     """
     model_config, config, data, saved = plan.model_config, plan.config, plan.data, plan.saved
-    # fails now if val.bin is too short, not at the first evaluation
-    val_batches(data.val, config.sequence_len, 1, config.eval_tokens)
-    loader = SequenceLoader(data.train, config.sequence_len, config.seed)
+    data.val_batches(config, 1, world)  # fails now if a val.bin is too short, not at the first evaluation
+    loader = data.loader(config, plan.anneal_start)
 
     memory.require_memory(model_config, world.device)
     model = new_model(model_config, config.seed, world.device)
@@ -111,7 +111,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     world.print(f"at once     {config.device_batch_size} sequences on each device")
     world.print(f"folder      {shown(args.checkpoint_dir)}; Ctrl-C saves and stops")
     if world.is_main:
-        copy_contents(args.data_dir / "tokenizer", args.checkpoint_dir / "tokenizer")
+        copy_contents(data.tokenizer_dir, args.checkpoint_dir / "tokenizer")
     console = Console(world.is_main)
     return Run(
         preset=plan.preset,
@@ -131,6 +131,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
             args.wandb and world.is_main, {**dataclasses.asdict(model_config), **dataclasses.asdict(config)}, args.checkpoint_dir, console.print
         ),
         curves=LiveCurves(args.checkpoint_dir),
+        anneal_start=plan.anneal_start,
         **(progress(saved, plan.update) if saved is not None else {}),
     )
 
@@ -145,7 +146,7 @@ def new_model(config: GPTConfig, seed: int, device: torch.device) -> GPT:
     return model
 
 
-def train_batches(loader: SequenceLoader, config: TrainConfig, world: World) -> TrainBatches:
+def train_batches(loader: Sequences, config: TrainConfig, world: World) -> TrainBatches:
     """Return this rank's device batches of the stream of `loader`."""
     return TrainBatches(loader, config.sequences_per_update, config.device_batch_size, world.rank, world.size, world.device.type == "cuda")
 
@@ -172,7 +173,7 @@ def require_same_weights(model: GPT, world: World) -> None:
         require_same(world, "weights", weight_sums(model), remedy)
 
 
-def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: SequenceLoader, model: GPT, optimizer: TrainOptimizer) -> int:
+def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: Sequences, model: GPT, optimizer: TrainOptimizer) -> int:
     """Select the attention backend, compile the kernels, and return the device batch size. Prints
     the start page."""
     mc, config = plan.model_config, plan.config
@@ -183,7 +184,8 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
         f"attention   {backend}",
         f"compile     {'on: the first update takes a minute or two' if why_eager is None else f'off ({why_eager})'}",
         *report.parameter_lines(model, config),
-        *report.plan_lines(mc, config, plan.data.train_tokens),
+        *plan.data.lines(config, plan.anneal_start),
+        *report.plan_lines(mc, config),
         *report.estimate_lines(model, mc, config, world, model.compute_dtype, plan.update),
     ):
         world.print(line)
@@ -200,7 +202,7 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
     return size
 
 
-def fitting_batch_size(config: TrainConfig, world: World, loader: SequenceLoader, model: GPT, optimizer_bytes: int) -> int:
+def fitting_batch_size(config: TrainConfig, world: World, loader: Sequences, model: GPT, optimizer_bytes: int) -> int:
     """Return the number of sequences that the device takes at once, see
     `memory.choose_device_batch_size`; a GPU tries it with the first sequences of the data."""
 

@@ -1,0 +1,186 @@
+"""The data folders of a run, with their weights: what train.py reads, evaluates and records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+from nano_hindi.config import TrainConfig
+from nano_hindi.console import count
+from nano_hindi.corpus.prepared import DataInfo, check_data
+from nano_hindi.dataloader import SequenceLoader, val_batches
+from nano_hindi.distributed import World, require_same
+from nano_hindi.errors import UserError, require
+from nano_hindi.files import file_digest
+from nano_hindi.flags import WeightedFolder
+from nano_hindi.mixture import MixedLoader, Mixture, normalized
+from nano_hindi.tokenizer import Tokenizer
+
+Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data folder of a run."""
+
+    name: str
+    folder: Path
+    data: DataInfo
+    weight: Fraction  # 0 if only the anneal reads it
+    anneal_weight: Fraction  # 0 if the anneal does not read it
+
+    def record(self) -> dict:
+        """Return the metadata that a checkpoint keeps of the folder."""
+        data = self.data
+        return {"train_tokens": data.train_tokens, "val_tokens": data.val_tokens, "train_digest": data.train_digest, "val_digest": data.val_digest}
+
+
+class Sources:
+    """The data folders of a run, all with the same tokenizer: those of --data_dir, then those that
+    only the anneal reads."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.all, self.first = tuple(sources), sources[0].data
+        self.has_anneal = any(source.anneal_weight for source in sources)
+
+    def __str__(self) -> str:
+        return ", ".join(str(source.folder) for source in self.all)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.first.tokenizer
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        return self.all[0].folder / "tokenizer"
+
+    def loader(self, config: TrainConfig, anneal_start: int | None) -> MixedLoader:
+        """Return the training sequences. Raises UserError if a train.bin holds no full sequence."""
+        loaders = [SequenceLoader(source.data.train, config.sequence_len, config.seed) for source in self.all]
+        return MixedLoader(loaders, self.mixture(config, anneal_start))
+
+    def mixture(self, config: TrainConfig, anneal_start: int | None) -> Mixture:
+        """Return the source of each sequence; the anneal begins after `anneal_start` updates."""
+        weights, anneal = [source.weight for source in self.all], [source.anneal_weight for source in self.all]
+        return Mixture(weights) if anneal_start is None else Mixture(weights, anneal, anneal_start * config.sequences_per_update)
+
+    def val_batches(self, config: TrainConfig, batch_size: int, world: World) -> dict[str, Batches]:
+        """Return this rank's batches for an evaluation, by the name of the source. Raises UserError
+        if a val.bin holds no full sequence."""
+        return {
+            source.name: val_batches(source.data.val, config.sequence_len, batch_size, config.eval_tokens, world.rank, world.size)
+            for source in self.all
+        }
+
+    def tokenizer_record(self) -> dict:
+        """Return the tokenizer metadata that a checkpoint keeps."""
+        return {name: getattr(self.first, name) for name in ("fingerprint", "vocab_size", "bos_id", "eos_id")}
+
+    def record(self, anneal_start: int | None) -> dict:
+        """Return the data metadata that a checkpoint keeps. That of a single folder has no
+        weights."""
+        records = [source.record() for source in self.all]
+        if len(records) == 1 and not self.has_anneal:
+            return records[0]
+        weights = [{"weight": str(source.weight), "anneal_weight": str(source.anneal_weight)} for source in self.all]
+        return {
+            **{key: sum(record[key] for record in records) for key in ("train_tokens", "val_tokens")},
+            "sources": [record | weight for record, weight in zip(records, weights, strict=True)],
+            **({} if anneal_start is None else {"anneal_start": anneal_start}),
+        }
+
+    def lines(self, config: TrainConfig, anneal_start: int | None) -> list[str]:
+        """Return the lines of the start page about the data."""
+        if len(self.all) == 1 and not self.has_anneal:
+            tokens = self.first.train_tokens
+            epochs = config.updates * config.tokens_per_update / max(1, tokens)
+            return [f"data        {count(tokens)} tokens to train on, seen {epochs:.2f} times"]
+        lines = []
+        sequences = self.mixture(config, anneal_start).counts(config.updates * config.sequences_per_update)
+        for source, number in zip(self.all, sequences.tolist(), strict=True):
+            tokens, epochs = source.data.train_tokens, number * config.sequence_len / source.data.train_tokens
+            lines.append(
+                f"{'' if lines else 'data':12}{source.name}: weight {float(source.weight):.4g}, {count(tokens)} tokens to train on, seen {epochs:.2f} times"
+            )
+        if anneal_start is not None:
+            step = anneal_start * config.gradient_accumulation_steps
+            lines.append(f"anneal      after step {step:,}, for {config.updates - anneal_start:,} updates: {self.anneal_text}")
+        return lines
+
+    @property
+    def anneal_text(self) -> str:
+        """Return the mixture of the anneal: `stories 0.7, news 0.3`."""
+        return ", ".join(f"{source.name} {float(source.anneal_weight):.4g}" for source in self.all if source.anneal_weight)
+
+
+def open_sources(folders: Sequence[WeightedFolder], anneal_folders: Sequence[WeightedFolder], world: World, every_chunk: bool) -> Sources:
+    """Return the checked data folders of a run. Collective.
+
+    Raises UserError as `check_data` does, if weights are missing for some folders only, if a folder
+    is given twice or has another tokenizer, or if the ranks differ.
+    """
+    opened: dict[Path, tuple[Path, DataInfo]] = {}  # by resolved path: the folder as given, and its data
+    for flag, group in (("--data_dir", folders), ("--anneal_data_dir", anneal_folders)):
+        places = [given.folder.resolve() for given in group]
+        for i, (place, given) in enumerate(zip(places, group, strict=True)):
+            require(place not in places[:i], f"{flag} names the folder {given.folder} twice; give it once, with the sum of its weights")
+            require(
+                (given.weight is None) == (group[0].weight is None), f"{flag} has weights for some of its folders only; give all a weight, or none"
+            )
+            if place not in opened:
+                opened[place] = given.folder, check_data(given.folder, every_chunk)
+    weights, anneal_weights = (_weights_of(group, opened) for group in (folders, anneal_folders))
+    sources = Sources(
+        [
+            Source(name, folder, data, weights.get(place, Fraction(0)), anneal_weights.get(place, Fraction(0)))
+            for (place, (folder, data)), name in zip(opened.items(), unique_names(list(opened)), strict=True)
+        ]
+    )
+    values: dict[str, object] = {"tokenizer": sources.first.fingerprint}
+    for number, source in enumerate(sources.all, 1):
+        folder, data = source.folder, source.data
+        if data.fingerprint != sources.first.fingerprint:
+            first = sources.all[0].folder
+            raise UserError(f"{folder} has another tokenizer than {first}; run data/preprocess.py for both with --tokenizer {first / 'tokenizer'}")
+        if not data.train_digest:
+            require(
+                not every_chunk,
+                f"{folder} has no digests to verify: an older version made it; delete preprocess_meta.txt and run data/preprocess.py again",
+            )
+            world.print(f"notice: {folder} has no digests, because an older version made it: damage, or another order, is not noticed")
+        of = f" of source {number}" if len(sources.all) > 1 else ""
+        values |= {f"{name}{of}": file_digest(folder / name) for name in ("train.bin", "val.bin")}
+        values |= {f"weights{of}": (str(source.weight), str(source.anneal_weight))}
+    require_same(world, "data", values, "copy that machine's --data_dir to all of them")
+    return sources
+
+
+def _weights_of(group: Sequence[WeightedFolder], opened: dict[Path, tuple[Path, DataInfo]]) -> dict[Path, Fraction]:
+    """Return the weights of the folders of a flag, by their resolved paths. Without given weights
+    they are proportional to the training tokens."""
+    places = [given.folder.resolve() for given in group]
+    tokens = [Fraction(opened[place][1].train_tokens) for place in places]
+    return dict(zip(places, normalized([given.weight or n for given, n in zip(group, tokens, strict=True)]), strict=True))
+
+
+def unique_names(folders: Sequence[Path]) -> list[str]:
+    """Return the names of resolved folders, with as much of the path before an equal name as tells
+    them apart."""
+    every = [folder.parts for folder in folders]
+    return [next("/".join(parts[-k:]) for k in range(1, len(parts) + 1) if [other[-k:] for other in every].count(parts[-k:]) == 1) for parts in every]
+
+
+def different_keys(saved: dict, now: dict) -> list[str]:
+    """Return the keys of the records of data `saved` and `now` that differ. A digest is missing, or
+    empty, in those of older versions."""
+    before, after = _flat(saved), _flat(now)
+    return [key for key in after if before.get(key) != after[key] and not ("digest" in key and "" in (before.get(key, ""), after[key]))]
+
+
+def _flat(record: dict) -> dict:
+    sources = {f"source {number} {key}": value for number, source in enumerate(record.get("sources", ()), 1) for key, value in source.items()}
+    return {**{key: value for key, value in record.items() if key != "sources"}, **sources}
