@@ -189,7 +189,20 @@ class SequenceLoader:
 class Sequences(Protocol):
     """An endless stream of training sequences."""
 
+    sequence_len: int
+
     def batch(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+class UpdateBatches(Protocol):
+    """The device batches of one rank, update after update; the training loop needs no more."""
+
+    device_batch_size: int  # may be changed between two calls of `of`
+
+    def of(self, update: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]: ...
+    def targets(self, update: int) -> int: ...
+    def __enter__(self) -> UpdateBatches: ...
+    def __exit__(self, *exc_info: object) -> None: ...
 
 
 class TrainBatches:
@@ -227,6 +240,10 @@ class TrainBatches:
                 concurrent.futures.wait([reading], timeout=1)  # on Windows, Ctrl-C does not interrupt a wait without a timeout
             yield (*reading.result(), done + self.device_batch_size >= self.per_rank)
         self._next = update + 1, self.device_batch_size
+
+    def targets(self, update: int) -> int:
+        """Return the number of targets of an update on all ranks."""
+        return self.per_update * self.loader.sequence_len
 
     def _read(self, update: int, done: int) -> tuple[torch.Tensor, torch.Tensor]:
         first = update * self.per_update + self.rank * self.per_rank

@@ -72,13 +72,13 @@ class MixedLoader:
     """
 
     def __init__(self, loaders: Sequence[SequenceLoader], mixture: Mixture):
-        self._loaders, self._mixture = loaders, mixture
+        self._loaders, self._mixture, self.sequence_len = loaders, mixture, loaders[0].sequence_len
 
     def batch(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and targets, int64 (count, T), of the sequences `start` to `start + count`
         of the stream. Raises DataError as `SequenceLoader.batch` does."""
         sources, first = self._mixture.sources(start, count), self._mixture.counts(start).tolist()
-        x, y = (torch.empty((count, self._loaders[0].sequence_len), dtype=torch.int64) for _ in range(2))
+        x, y = (torch.empty((count, self.sequence_len), dtype=torch.int64) for _ in range(2))
         for source in np.unique(sources).tolist():
             rows = torch.from_numpy(np.flatnonzero(sources == source))
             x[rows], y[rows] = self._loaders[source].batch(first[source], len(rows))

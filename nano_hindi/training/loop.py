@@ -104,11 +104,12 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
     """Make the next update. Returns the mean loss over all ranks, the norm of the averaged
     gradient, and the factor on the learning rates.
 
-    Each rank computes the gradients of its own sequences, a device batch at a time. The losses of a
-    rank are divided by its number of targets, since the optimizer averages over the ranks.
+    Each rank computes the gradients of its own sequences, a device batch at a time. The losses are
+    divided by a rank's share of all targets, since the optimizer averages over the ranks.
     """
     config, world, optimizer, loss_scale = run.config, run.world, run.optimizer, run.loss_scale
-    factor = loss_scale.value * world.size / config.tokens_per_update
+    targets = run.batches.targets(run.update)
+    factor = loss_scale.value * world.size / targets
     loss_sum = torch.zeros((), device=world.device)
 
     for x, y, is_last in run.batches.of(run.update):
@@ -125,7 +126,7 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
 
     # one readback for the loss, the norm, and whether a rank was asked to stop: each is a sum over
     # the ranks
-    figures = torch.stack([loss_sum / config.tokens_per_update, norm / world.size, torch.full_like(norm, float(stop.signal is not None))])
+    figures = torch.stack([loss_sum / targets, norm / world.size, torch.full_like(norm, float(stop.signal is not None))])
     if world.size > 1:
         dist.all_reduce(figures)
     loss_mean, norm_value, stops = figures.tolist()
@@ -294,7 +295,7 @@ def draw(curves: LiveCurves, world: World, *, now: bool = False) -> None:
 def sample(run: Run) -> None:
     if not run.world.is_main:
         return
-    samples = report.make_samples(run.model, run.data.tokenizer, seed=run.config.seed)
+    samples = run.data.samples(run.model, run.config.seed)
     run.console.print(f"\n{report.position(run.config, run.update)} | samples:")
     for _, text in samples:
         run.console.print_text(text)

@@ -18,8 +18,6 @@ from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import bar, count, duration, shell_quoted, shown
 from nano_hindi.distributed import World
 from nano_hindi.eval import Evaluation
-from nano_hindi.inference.settings import SAMPLE_PROMPTS, Settings
-from nano_hindi.inference.text import stream_texts
 from nano_hindi.model import GPT
 from nano_hindi.training.estimates import EXPECTED_UTILISATION, expected_bpb, matmul_flops
 from nano_hindi.training.memory import MEMORY_FRACTION, activation_bytes, choose_device_batch_size, state_bytes
@@ -218,14 +216,6 @@ def where(train: TrainConfig, update: int) -> dict:
 def position(train: TrainConfig, update: int) -> str:
     """Return the position in the run: `step 1000/7628 (update 250/1907)`."""
     return f"step {update * train.gradient_accumulation_steps}/{train.steps} (update {update}/{train.updates})"
-
-
-def make_samples(model: GPT, tokenizer, max_tokens: int = 48, seed: int = 0) -> list[tuple[str, str]]:
-    """Return (prompt, text) for each sample prompt. The text begins with the prompt and is on one
-    line."""
-    settings = Settings(max_tokens=max_tokens, seed=seed)
-    texts = ("".join(piece for (piece,) in stream_texts(model, tokenizer, prompt, settings)) for prompt in SAMPLE_PROMPTS)
-    return [(prompt, " ".join(text.split())) for prompt, text in zip(SAMPLE_PROMPTS, texts, strict=True)]
 
 
 def print_dry_run(plan: Plan, args: argparse.Namespace, world: World) -> int:

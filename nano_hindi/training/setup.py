@@ -13,7 +13,7 @@ from nano_hindi.checkpoint import FORMAT, remove_leftovers
 from nano_hindi.common import can_compile, compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import Console, shown
-from nano_hindi.dataloader import Sequences, TrainBatches
+from nano_hindi.dataloader import Sequences, UpdateBatches
 from nano_hindi.distributed import World, require_same, weight_sums
 from nano_hindi.files import copy_contents
 from nano_hindi.flash_attention import select_backend
@@ -43,7 +43,7 @@ class Run:
     model: GPT
     optimizer: TrainOptimizer
     loss_scale: LossScale
-    batches: TrainBatches
+    batches: UpdateBatches
     console: Console
     saver: Saver
     metrics: Metrics | None  # on rank 0 only
@@ -123,7 +123,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
         model=model,
         optimizer=optimizer,
         loss_scale=loss_scale,
-        batches=train_batches(loader, config, world),
+        batches=data.train_batches(loader, config, world),
         console=console,
         saver=Saver(args.checkpoint_dir, config.keep_checkpoints, console.print),
         metrics=Metrics(args.checkpoint_dir / "metrics.jsonl", plan.step) if world.is_main else None,
@@ -144,11 +144,6 @@ def new_model(config: GPTConfig, seed: int, device: torch.device) -> GPT:
     model.to(device)
     model.compute_dtype = compute_dtype(device)
     return model
-
-
-def train_batches(loader: Sequences, config: TrainConfig, world: World) -> TrainBatches:
-    """Return this rank's device batches of the stream of `loader`."""
-    return TrainBatches(loader, config.sequences_per_update, config.device_batch_size, world.rank, world.size, world.device.type == "cuda")
 
 
 def restore(saved: dict, model: GPT, optimizer: TrainOptimizer, loss_scale: LossScale) -> None:
@@ -222,5 +217,5 @@ def fitting_batch_size(config: TrainConfig, world: World, loader: Sequences, mod
 
     per_rank = config.sequences_per_rank(world.size)
     return memory.choose_device_batch_size(
-        config.device_batch_size, per_rank, config.sequence_len, try_step, optimizer_bytes, world, recompute_blocks
+        config.device_batch_size, per_rank, model.config.sequence_len, try_step, optimizer_bytes, world, recompute_blocks
     )

@@ -12,14 +12,18 @@ import torch
 from nano_hindi.config import TrainConfig
 from nano_hindi.console import count
 from nano_hindi.corpus.prepared import DataInfo, check_data
-from nano_hindi.dataloader import SequenceLoader, val_batches
+from nano_hindi.dataloader import SequenceLoader, TrainBatches, val_batches
 from nano_hindi.distributed import World, require_same
 from nano_hindi.errors import UserError, require
 from nano_hindi.files import file_digest
 from nano_hindi.flags import WeightedFolder
+from nano_hindi.inference.settings import SAMPLE_PROMPTS, Settings
+from nano_hindi.inference.text import stream_texts
 from nano_hindi.mixture import MixedLoader, Mixture, normalized
+from nano_hindi.model import GPT
 from nano_hindi.tokenizer import Tokenizer
 
+SAMPLE_TOKENS = 48
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -67,6 +71,17 @@ class Sources:
         """Return the source of each sequence; the anneal begins after `anneal_start` updates."""
         weights, anneal = [source.weight for source in self.all], [source.anneal_weight for source in self.all]
         return Mixture(weights) if anneal_start is None else Mixture(weights, anneal, anneal_start * config.sequences_per_update)
+
+    def train_batches(self, loader: MixedLoader, config: TrainConfig, world: World) -> TrainBatches:
+        """Return this rank's device batches of the stream of `loader`."""
+        return TrainBatches(loader, config.sequences_per_update, config.device_batch_size, world.rank, world.size, world.device.type == "cuda")
+
+    def samples(self, model: GPT, seed: int) -> list[tuple[str, str]]:
+        """Return (prompt, text) for each sample prompt. The text begins with the prompt and is on
+        one line."""
+        settings = Settings(max_tokens=SAMPLE_TOKENS, seed=seed)
+        texts = ("".join(piece for (piece,) in stream_texts(model, self.tokenizer, prompt, settings)) for prompt in SAMPLE_PROMPTS)
+        return [(prompt, " ".join(text.split())) for prompt, text in zip(SAMPLE_PROMPTS, texts, strict=True)]
 
     def val_batches(self, config: TrainConfig, batch_size: int, world: World) -> dict[str, Batches]:
         """Return this rank's batches for an evaluation, by the name of the source. Raises UserError

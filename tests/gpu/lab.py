@@ -20,7 +20,7 @@ import torch
 from nano_hindi.common import can_compile
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import Console
-from nano_hindi.dataloader import SequenceLoader, TokenFile
+from nano_hindi.dataloader import SequenceLoader, TokenFile, TrainBatches
 from nano_hindi.distributed import World
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.loss import compile_kernels
@@ -29,7 +29,7 @@ from nano_hindi.training import memory
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import WandbLog
 from nano_hindi.training.saving import Saver
-from nano_hindi.training.setup import Run, fitting_batch_size, new_model, train_batches
+from nano_hindi.training.setup import Run, fitting_batch_size, new_model
 
 
 class SkippedError(Exception):
@@ -78,7 +78,7 @@ class Lab:
                 model.compile_blocks()
                 optimizer.compile()
                 compile_kernels()
-            with train_batches(loader, config, world) as batches:
+            with TrainBatches(loader, config.sequences_per_update, config.device_batch_size, pin_memory=self.device.type == "cuda") as batches:
                 yield Run(
                     preset="check",
                     model_config=mc,
