@@ -45,5 +45,7 @@ def require_sound(state: dict, model: GPT) -> None:
     latest = dict.fromkeys(state["metrics"].get("latest", ()), 0.0)
     require_alike(state["metrics"], {"latest": latest, "meter": {"loss_sum": 0.0, "updates": 0}, "skipped": 0}, "metrics")
     require_alike(state["data"].get("train_tokens", 0), 0, "data train_tokens")
+    if "parent" in state:
+        require_alike(state["parent"], {"file": "", "step": 0, "digest": ""}, "parent")
     if state["tokens_seen"] != state["step"] * recipe.batch_size * recipe.sequence_len:
         raise UserError(f"step {state['step']} does not match {quoted(state['tokens_seen'])} tokens seen")

@@ -32,6 +32,13 @@ def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
     return f"nano_hindi  {preset} on {world.device} ({kind}) in {str(dtype).removeprefix('torch.')}, {world.size} rank{'s' * (world.size > 1)}"
 
 
+def parent_lines(plan: Plan) -> list[str]:
+    """Return the line of the start page about the model that the run began with, if there is
+    one."""
+    record = plan.parent_record
+    return [f"init from   {record['file']}, step {record['step']:,}"] if record else []
+
+
 def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
     """Return the exact parameter counts by kind, and the ratios of tokens to parameters."""
     n = model.num_params()
@@ -183,12 +190,14 @@ def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float,
     """Return the summary at the end: updates, result, peak memory, files, and the next command.
     `seconds` are those of training alone, 0 if the metrics are lost."""
     tokens = update * train.tokens_per_update
+    loss = f", training loss {latest['loss']:.4f}" if "loss" in latest else ""  # absent if the run ended before its first log line
+    names = ("model.pt", f"checkpoint_step{update * train.gradient_accumulation_steps}.pt", "metrics.jsonl", "curves.png")
     speed = f" in {duration(seconds)} of training: {count(tokens / seconds)} tokens/s" if seconds > 0 else ""
     return [
         f"done:       {update:,} updates, {count(tokens)} tokens{speed}",
-        f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}, training loss {latest['loss']:.4f}",
+        f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}{loss}",
         *([f"memory      {peak_bytes / 1e9:.3g} GB at the most"] if peak_bytes is not None else []),
-        f"files       {shown(folder)}: model.pt, checkpoint_step{update * train.gradient_accumulation_steps}.pt, metrics.jsonl, curves.png",
+        f"files       {shown(folder)}: {', '.join(name for name in names if (folder / name).is_file())}",
         f"next        python generate.py --checkpoint {shell_quoted(folder)} --interactive",
     ]
 
@@ -221,15 +230,16 @@ def print_dry_run(plan: Plan, args: argparse.Namespace, world: World) -> int:
     with torch.device("meta"):
         model = GPT(model_config)
     if data is None:
-        owner = "checkpoint" if plan.saved else "preset"
+        owner = "checkpoint" if plan.saved else "model" if plan.parent else "preset"
         world.print(f"data        none in {args.data_dir} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} tokens")
     if plan.saved:
         world.print(f"progress    {position(config, plan.update)}, {max(0, config.updates - plan.update):,} updates left")
     for line in (
+        *parent_lines(plan),
         *parameter_lines(model, config),
         *plan_lines(model_config, config, data and data.train_tokens),
         *estimate_lines(model, model_config, config, world, compute_dtype(world.device), plan.update),
-        outcome_line(model, config),
+        *([] if plan.parent_record else [outcome_line(model, config)]),  # it does not count what the parent has read
     ):
         world.print(line)
     return 0

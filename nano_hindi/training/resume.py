@@ -16,7 +16,9 @@ from nano_hindi.corpus.prepared import DataInfo, check_data
 from nano_hindi.distributed import World, from_main, require_same
 from nano_hindi.errors import UserError, require
 from nano_hindi.files import file_digest
-from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run
+from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run, configs_for_run_from_model
+from nano_hindi.inference.loading import load_for_inference
+from nano_hindi.training.parent import Parent, load_parent, require_same_parent, require_same_tokenizer
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Plan:
     config: TrainConfig
     data: DataInfo | None  # None only for --dry_run before there is any data
     saved: dict | None  # the checkpoint to resume from; None for a new run
+    parent: Parent | None = None  # the model that a new run begins with; None: new weights, or those of `saved`
+    has_files: bool = False  # whether the folder holds all that the end of the run writes, as far as the run is
 
     @property
     def update(self) -> int:
@@ -39,9 +43,15 @@ class Plan:
         return self.update * self.config.gradient_accumulation_steps
 
     @property
+    def parent_record(self) -> dict | None:
+        """Return what is known of the model that the run began with, None if it began with new
+        weights."""
+        return self.parent.record if self.parent else self.saved.get("parent") if self.saved else None
+
+    @property
     def is_finished(self) -> bool:
         latest = self.saved["metrics"]["latest"] if self.saved else {}
-        return self.update >= self.config.updates and not evaluation_is_pending(self.config, self.update, latest)
+        return self.update >= self.config.updates and self.has_files and not evaluation_is_pending(self.config, self.update, latest)
 
 
 def evaluation_is_pending(config: TrainConfig, update: int, latest: dict) -> bool:
@@ -76,7 +86,8 @@ def plan_run(args: argparse.Namespace, world: World) -> Plan:
         digests = {name: file_digest(args.data_dir / name) for name in ("train.bin", "val.bin")}
         require_same(world, "data", {"tokenizer": data.fingerprint, **digests}, "copy that machine's --data_dir to all of them")
     saved = from_main(world, lambda: checkpoint_to_resume(args)) if args.resume or not args.dry_run else None
-    model_config, config = configs_of(args, data, saved, world)
+    parent = from_main(world, lambda: parent_to_load(args, data, saved))
+    model_config, config = configs_of(args, data, saved, world, parent)
     require_same(
         world,
         "configuration",
@@ -84,7 +95,11 @@ def plan_run(args: argparse.Namespace, world: World) -> Plan:
         "give the same command on every machine, with GPUs of the same kind",
     )
     config.sequences_per_rank(world.size)  # raises UserError if they do not split evenly
-    return Plan(saved["preset"] if saved else args.config or DEFAULT_PRESET, model_config, config, data, saved)
+    preset = saved["preset"] if saved else args.config or (parent.preset if parent else DEFAULT_PRESET)
+    plan = Plan(preset, model_config, config, data, saved, parent)
+    if plan.update < config.updates or args.dry_run:
+        return plan
+    return dataclasses.replace(plan, has_files=from_main(world, lambda: holds_end(args.checkpoint_dir, plan.step)))
 
 
 def tokenizer_record(data: DataInfo) -> dict:
@@ -95,6 +110,23 @@ def tokenizer_record(data: DataInfo) -> dict:
 def data_record(data: DataInfo) -> dict:
     """Return the data metadata that a checkpoint keeps."""
     return {"train_tokens": data.train_tokens, "val_tokens": data.val_tokens, "train_digest": data.train_digest, "val_digest": data.val_digest}
+
+
+def parent_to_load(args: argparse.Namespace, data: DataInfo | None, saved: dict | None) -> Parent | None:
+    """Return the model of `--init_from` for a new run; None without the flag, and for a resumed
+    run, which must have begun with that model. Call it on rank 0 only.
+
+    Raises UserError if the model does not load, or the data has another tokenizer.
+    """
+    if args.init_from is None:
+        return None
+    parent = load_parent(args.init_from)
+    if saved is not None:
+        require_same_parent(saved, parent)
+        return None
+    if data is not None:
+        require_same_tokenizer(parent, data, args.data_dir)
+    return parent
 
 
 def checkpoint_to_resume(args: argparse.Namespace) -> dict | None:
@@ -135,17 +167,31 @@ def _newest_of(folder: Path) -> dict | None:
     return newest and newest[1]
 
 
+def holds_end(folder: Path, step: int) -> bool:
+    """Return whether `folder` holds the checkpoint of `step` and a model.pt of that step which
+    loads."""
+    try:
+        trained = load_for_inference(folder / "model.pt")
+    except UserError:
+        return False
+    return trained.step == step and (folder / f"checkpoint_step{step}.pt").is_file()
+
+
 def _has_model(folder: Path) -> bool:
     return os.path.lexists(folder / "model.pt")  # a dangling link counts too: training would replace it
 
 
-def configs_of(args: argparse.Namespace, data: DataInfo | None, saved: dict | None, world: World) -> tuple[GPTConfig, TrainConfig]:
-    """Return the configuration of a new run (`saved` is None), or that of the checkpoint `saved`
-    updated by the flags that may change.
+def configs_of(
+    args: argparse.Namespace, data: DataInfo | None, saved: dict | None, world: World, parent: Parent | None = None
+) -> tuple[GPTConfig, TrainConfig]:
+    """Return the configuration of a new run (`saved` is None), with the weights of `parent` if
+    there is one, or that of the checkpoint `saved` updated by the flags that may change.
 
     `data` is None if there is none yet. Raises UserError if flags, data and checkpoint contradict
     each other.
     """
+    if parent is not None:
+        return configs_for_run_from_model(args, parent.shape, parent.recipe)
     if saved is None:
         return configs_for_new_run(args, data and data.vocab_size)
     model_config, config = configs_for_resumed_run(args, saved)
@@ -153,6 +199,9 @@ def configs_of(args: argparse.Namespace, data: DataInfo | None, saved: dict | No
         _require_same_data(saved, data, args.data_dir)
         if data.train_digest and not saved["data"].get("train_digest"):
             world.print("notice: the checkpoint has no digest of its data: that it is in the same order cannot be checked")
+    if config.updates < (made := saved["tokens_seen"] // config.tokens_per_update):
+        world.print(f"notice: {saved['tokens_seen']:,} tokens are trained on, more than --total_tokens {config.total_tokens:,}: the run ends here")
+        return model_config, dataclasses.replace(config, total_tokens=made * config.tokens_per_update)
     if (before := saved["train_config"].get("total_tokens", config.total_tokens)) != config.total_tokens:
         world.print(f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it")
     return model_config, config

@@ -49,6 +49,7 @@ class Run:
     metrics: Metrics | None  # on rank 0 only
     wandb: WandbLog
     curves: LiveCurves
+    parent: dict | None = None  # the record of the model that it began with (training/parent.py)
     update: int = 0  # updates made so far
     skipped: int = 0  # of them, those with a non-finite loss or gradient
     latest: dict = field(default_factory=dict)  # the latest loss, val_loss and val_bpb
@@ -70,19 +71,23 @@ class Run:
         Raises UserError if the weights are not the same on all ranks.
         """
         require_same_weights(self.model, self.world)
+        recipe = dataclasses.asdict(self.config)
+        if self.parent is None:  # as in older versions, which can then resume it
+            del recipe["init_lr_fraction"]
         return {
             "format": FORMAT,
             "step": self.step,
             "tokens_seen": self.update * self.config.tokens_per_update,
             "preset": self.preset,
             "model_config": dataclasses.asdict(self.model_config),
-            "train_config": dataclasses.asdict(self.config),
+            "train_config": recipe,
             "model_state_dict": dict(self.model.state_dict()),
             "optimizers": {**self.optimizer.state_dict(), "loss_scale": self.loss_scale.state_dict()},
             "rng": {"torch": torch.get_rng_state()},
             "metrics": {"latest": self.latest, "meter": self.meter.state_dict(), "skipped": self.skipped},
             "tokenizer": tokenizer_record(self.data),
             "data": data_record(self.data),
+            **({"parent": self.parent} if self.parent is not None else {}),
         }
 
 
@@ -103,6 +108,8 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     loss_scale = LossScale(enabled=model.compute_dtype == torch.float16)
     if saved is not None:
         restore(saved, model, optimizer, loss_scale)
+    elif plan.parent is not None:
+        model.load_state_dict(plan.parent.state_dict)
     require_same_weights(model, world)
     if world.is_main:  # only now: a run that fails above must leave the folder as it was
         remove_leftovers(args.checkpoint_dir)
@@ -126,13 +133,21 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
         batches=train_batches(loader, config, world),
         console=console,
         saver=Saver(args.checkpoint_dir, config.keep_checkpoints, console.print),
-        metrics=Metrics(args.checkpoint_dir / "metrics.jsonl", plan.step) if world.is_main else None,
+        metrics=Metrics(args.checkpoint_dir / "metrics.jsonl", plan.step, history=_history(args)) if world.is_main else None,
         wandb=WandbLog(
             args.wandb and world.is_main, {**dataclasses.asdict(model_config), **dataclasses.asdict(config)}, args.checkpoint_dir, console.print
         ),
         curves=LiveCurves(args.checkpoint_dir),
+        parent=plan.parent_record,
         **(progress(saved, plan.update) if saved is not None else {}),
     )
+
+
+def _history(args: argparse.Namespace) -> Path | None:
+    """Return the metrics file beside the checkpoint that `--resume` names, None if there is none
+    (or it is the run's own, with `--resume auto`)."""
+    beside = Path(args.resume).parent / "metrics.jsonl" if args.resume not in (None, "auto") else None
+    return beside if beside is not None and beside.is_file() else None
 
 
 def new_model(config: GPTConfig, seed: int, device: torch.device) -> GPT:
@@ -180,6 +195,7 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
     why_eager = "--no_compile" if args.no_compile else can_compile(world.device)
     for line in (
         report.device_line(plan.preset, world, model.compute_dtype),
+        *report.parent_lines(plan),
         f"attention   {backend}",
         f"compile     {'on: the first update takes a minute or two' if why_eager is None else f'off ({why_eager})'}",
         *report.parameter_lines(model, config),
