@@ -41,6 +41,9 @@ def parse(argv: list[str] | None):
     parser.add_argument(
         "--resume", metavar="PATH|auto", help="resume from a checkpoint; auto: the newest valid one in --checkpoint_dir, if there is one"
     )
+    parser.add_argument(
+        "--init_from", type=Path, metavar="MODEL", help="begin a new run with the weights of a checkpoint, a model.pt, or the latest in a folder"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
     parser.add_argument("--verify_data", action="store_true", help="check all of train.bin and val.bin against their digests, not only a sample")
     parser.add_argument("--no_compile", action="store_true", help="do not use torch.compile")

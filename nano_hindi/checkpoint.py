@@ -1,7 +1,7 @@
 """Checkpoints: saved atomically, loaded without running code, the newest few kept.
 
 A checkpoint is a dict of plain tensors, numbers, strings, lists and dicts with the keys of
-CHECKPOINT_KEYS; `model.pt` holds those of MODEL_KEYS.
+CHECKPOINT_KEYS; `model.pt` holds those of MODEL_KEYS. Both may have those of OPTIONAL_KEYS too.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from nano_hindi.files import replacing, utf8_path
 
 FORMAT = 1
 MODEL_KEYS = ("format", "step", "model_state_dict", "model_config", "tokenizer")
+# "parent", of a run with --init_from: {"file", "step", "digest"} of the model whose weights it began
+# with; "chat", of a model that finetune.py made: {"template"}, the version of its chat template
+OPTIONAL_KEYS = ("parent", "chat")
 _TYPES = {"format": int, "step": int, "tokens_seen": int, "preset": str}  # all others are dicts
 CHECKPOINT_KEYS = (*MODEL_KEYS, "tokens_seen", "preset", "optimizers", "train_config", "rng", "metrics", "data")
 REASON_CHARACTERS = 300  # of an error about a file's content
@@ -64,7 +67,7 @@ def save_model(folder: Path, checkpoint: dict) -> Path:
     """Write `model.pt`, the weights and configuration of a checkpoint, for generate.py and
     others."""
     path = folder / "model.pt"
-    _save(path, {key: checkpoint[key] for key in MODEL_KEYS}, MODEL_KEYS)
+    _save(path, {key: checkpoint[key] for key in (*MODEL_KEYS, *OPTIONAL_KEYS) if key in checkpoint}, MODEL_KEYS)
     return path
 
 

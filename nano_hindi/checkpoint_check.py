@@ -48,5 +48,9 @@ def require_sound(state: dict, model: GPT) -> None:
     weights = {"weight": "", "anneal_weight": "", "train_tokens": 0, "val_tokens": 0, "train_digest": "", "val_digest": ""}
     require_alike(dict(enumerate(sources := state["data"].get("sources", []))), dict.fromkeys(range(len(sources)), weights), "data sources")
     require_alike(state["data"].get("anneal_start", 0), 0, "data anneal_start")
+    if "chat" in state:
+        require_alike(state["chat"], {"template": 0}, "chat")
+    if "parent" in state:
+        require_alike(state["parent"], {"file": "", "step": 0, "digest": ""}, "parent")
     if state["tokens_seen"] != state["step"] * recipe.batch_size * recipe.sequence_len:
         raise UserError(f"step {state['step']} does not match {quoted(state['tokens_seen'])} tokens seen")

@@ -24,6 +24,8 @@ LR_SCHEDULES = ("cosine", "plateau")
 VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a multiple of this, for the matmul's tiles
 
 
+INIT_LR_FRACTION = 0.1  # default of --init_lr_fraction in a run with --init_from
+
 _INT64 = 2**63
 _INDEX = 2**31  # of sequences, steps within an update and context: far beyond any memory
 _COUNT = whole(1, _INT64)
@@ -35,10 +37,10 @@ _FRACTION = Range(float, 0, 1)
 _EPSILON = Range(float, 1e-20, 1)
 
 
-def _opt(default: Any, text: str, valid: Range | Switch | None = None) -> Any:
+def _opt(default: Any, text: str, valid: Range | Switch | None = None, shown: Any = None) -> Any:
     """Return a dataclass field with its help text and its valid values; None for a field that is
-    text."""
-    return field(default=default, metadata={"help": text, "valid": valid})
+    text. `shown` is the default that the help shows, if it is another one."""
+    return field(default=default, metadata={"help": text, "valid": valid, "shown": str(default if shown is None else shown)})
 
 
 def _require_valid(config: GPTConfig | TrainConfig) -> None:
@@ -123,6 +125,12 @@ class TrainConfig:
     adamw_tied_lr: float = _opt(0.004, "learning rate of wte where it is lm_head too (AdamW), times (n_embd/768)^-1", _LEARNING_RATE)
     adamw_scalar_lr: float = _opt(0.5, "learning rate of x0_lambdas (AdamW); that of resid_lambdas is a hundredth of it", _LEARNING_RATE)
     warmup_steps: int = _opt(1000, "steps of linear warm-up, at most a fifth of the run", _INTERVAL)
+    init_lr_fraction: float = _opt(
+        0.0,  # of a run without a parent: the warm-up begins at almost 0
+        "--init_from only: learning rate of the first update, as a fraction of the peak",
+        _FRACTION,
+        shown=INIT_LR_FRACTION,
+    )
     lr_schedule: str = _opt("cosine", "after the warm-up: cosine, or plateau (constant, then linear decay)")
     constant_share: float = _opt(0.4, "plateau only: fraction of the run, warm-up included, before the learning rates begin to decay", _FRACTION)
     anneal_fraction: float = _opt(
@@ -180,7 +188,8 @@ class TrainConfig:
     def schedule_text(self) -> str:
         """Return the learning-rate schedule as one line of text."""
         steps = self.warmup_updates * self.gradient_accumulation_steps
-        warmup = f"warm-up over {steps:,} steps" if steps else "no warm-up"
+        first = f" from {self.init_lr_fraction:g} of each learning rate" if self.init_lr_fraction else ""
+        warmup = f"warm-up over {steps:,} steps{first}" if steps else "no warm-up"
         if steps < self.warmup_steps:
             warmup += f" ({self.warmup_steps:,} steps would be more than a fifth of the run)"
         fall = f"constant up to {self.constant_share:.0%} of the run, then linearly" if self.lr_schedule == "plateau" else "then"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, from_dict, get_config, get_train_config
+from nano_hindi.config import DEFAULT_PRESET, INIT_LR_FRACTION, GPTConfig, TrainConfig, from_dict, get_config, get_train_config
 from nano_hindi.errors import QUOTED_CHARACTERS, require
 
 # flags that may change when a run is resumed; any other would make it a different run
@@ -59,7 +59,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         for f in dataclasses.fields(cls):
             if f.name not in seen:
                 group.add_argument(
-                    f"--{f.name}", type=f.metadata["valid"] or str, default=argparse.SUPPRESS, metavar=str(f.default), help=f.metadata["help"]
+                    f"--{f.name}", type=f.metadata["valid"] or str, default=argparse.SUPPRESS, metavar=f.metadata["shown"], help=f.metadata["help"]
                 )
             seen.add(f.name)
 
@@ -83,12 +83,37 @@ def configs_for_new_run(args: argparse.Namespace, vocab_size: int | None) -> tup
         require(asked == vocab_size, f"--vocab_size {asked} differs from the data's {vocab_size}; omit the flag, or tokenize the data again")
     train = dataclasses.replace(get_train_config(preset), **given_flags(args, TrainConfig))
     model = dataclasses.replace(get_config(preset), **model_flags)
-    _require_effect(args, model, train)
+    _require_effect(args, model, train, has_parent=False)
     return model, train
 
 
-def _require_effect(args: argparse.Namespace, model: GPTConfig, train: TrainConfig) -> None:
+def configs_for_run_from_model(args: argparse.Namespace, shape: GPTConfig, recipe: TrainConfig) -> tuple[GPTConfig, TrainConfig]:
+    """Return the configuration of a new run that begins with the weights of a model of `shape`. A
+    flag overrides the recipe of --config, or without it `recipe`. Raises a UserError that names
+    every difference in shape."""
+    wanted = {name: (f"--{name}", value) for name, value in given_flags(args, GPTConfig).items()}
+    if args.config:
+        preset = dataclasses.asdict(get_config(args.config))
+        del preset["vocab_size"]  # it is the data's, also of a run without a parent
+        wanted = {name: (f"{name} of --config {args.config}:", value) for name, value in preset.items()} | wanted
+    differences = [f"{what} {value} (model: {getattr(shape, name)})" for name, (what, value) in wanted.items() if value != getattr(shape, name)]
+    require(
+        not differences,
+        f"a run with --init_from has the shape of its model, but these differ: {', '.join(differences)}; omit them, or omit --init_from",
+    )
+    recipe = get_train_config(args.config) if args.config else recipe
+    changes = {"init_lr_fraction": INIT_LR_FRACTION, "sequence_len": shape.sequence_len, **given_flags(args, TrainConfig)}
+    train = dataclasses.replace(recipe, **changes)
+    _require_effect(args, shape, train, has_parent=True)
+    return shape, train
+
+
+def _require_effect(args: argparse.Namespace, model: GPTConfig, train: TrainConfig, has_parent: bool) -> None:
     """Raise UserError for a flag that has no effect in this run."""
+    require(
+        has_parent or not hasattr(args, "init_lr_fraction"),
+        "--init_lr_fraction belongs to --init_from, and this run has none; omit --init_lr_fraction, or give --init_from to a new run",
+    )
     for name, other, has_effect in (
         ("constant_share", "lr_schedule plateau", train.lr_schedule == "plateau"),
         ("anneal_fraction", "anneal_data_dir DIR", bool(getattr(args, "anneal_data_dir", None))),
@@ -119,6 +144,6 @@ def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple
         not differences,
         f"a resumed run keeps its configuration, but these differ: {', '.join(differences)}; omit them, or start a new run in another --checkpoint_dir",
     )
-    _require_effect(args, model, train)
+    _require_effect(args, model, train, has_parent="parent" in checkpoint)
     changes = {name: value for name, value in given_flags(args, TrainConfig).items() if name in CHANGEABLE_ON_RESUME}
     return model, dataclasses.replace(train, **changes)

@@ -39,14 +39,15 @@ LOSS_SCALE_INTERVAL = 200
 
 def learning_rate_scale(config: TrainConfig, update: int) -> float:
     """Return the learning-rate multiplier for update number `update` (from 0): linear warm-up that
-    is never 0, then `config.lr_schedule`.
+    is never 0, from `init_lr_fraction` if that is not 0, then `config.lr_schedule`.
 
     "cosine" is half a cosine. "plateau" stays at 1 up to `constant_share` of the run, then decays
     linearly. Both end at `min_lr_ratio` in the last update; a run of a single update has 1.
     """
     warmup, last, end = config.warmup_updates, config.updates - 1, config.min_lr_ratio
     if update < warmup:
-        return (update + 1) / (warmup + 1)
+        first = config.init_lr_fraction
+        return first + (1 - first) * update / warmup if first else (update + 1) / (warmup + 1)
     if config.lr_schedule == "cosine":
         progress = min(1.0, (update - warmup) / max(1, last - warmup))
         return end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2

@@ -21,7 +21,9 @@ from nano_hindi.corpus.documents import write_document
 from nano_hindi.corpus.prepared import DIGESTS, check_data, write_digests
 from nano_hindi.distributed import World
 from nano_hindi.files import read_metadata, write_metadata
+from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.training import loop
+from nano_hindi.training.metrics import read_metrics
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the access rights and links of POSIX")
 
@@ -418,3 +420,58 @@ def test_verify_data_reads_everything_and_a_start_a_sample(data_dir, tmp_path, m
     assert "train.bin is damaged: it is not what data/preprocess.py wrote" in capsys.readouterr().err
     shutil.copy(data_dir / "train.bin", data / "train.bin")
     assert train.main(argv) == 0
+
+
+# ---- another budget, another folder
+
+
+def promised(folder: Path, output: str) -> dict:
+    """Return model.pt of a run that has ended, after checking it against the last lines of the
+    output: the files are there, and the figures are those of the checkpoint."""
+    summary = output[output.index("done:") :]
+    assert "next        python generate.py" in summary
+    names = re.search(r"^files .*?: (.*)$", summary, re.MULTILINE)[1].split(", ")
+    model = load_for_inference(folder)
+    assert sorted(names) == sorted(["model.pt", f"checkpoint_step{model.step}.pt", "metrics.jsonl", "curves.png"])
+    assert all((folder / name).is_file() for name in names)
+    records = read_metrics(folder / "metrics.jsonl")
+    assert [record["step"] for record in records if "loss" in record] == list(range(4, model.step + 1, 4))
+    [bpb] = [record["val_bpb"] for record in records if record["step"] == model.step and "val_bpb" in record]
+    latest = torch.load(folder / f"checkpoint_step{model.step}.pt", weights_only=True)["metrics"]["latest"]
+    assert (latest["val_step"], latest["val_bpb"]) == (model.step, bpb)
+    assert f"result      {bpb:.4f} bits per byte" in summary
+    return model.state_dict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["same folder", "another folder"])
+def test_run_that_is_resumed_with_any_budget_ends_with_all_that_it_promises(data_dir, straight, tmp_path, capsys, place):
+    """`straight` is finished at step 24; its checkpoint of step 20 has no evaluation of its own."""
+    tokens = 32 * 4  # per step
+    for step, budget, end in ((24, 24, 24), (24, 32, 32), (24, 8, 24), (20, 8, 20)):
+        old = shutil.copytree(straight, tmp_path / f"{step} {budget}")
+        if step == 20:
+            (old / "checkpoint_step24.pt").unlink()
+        folder = old if place == "same folder" else tmp_path / f"{step} {budget} new"
+        capsys.readouterr()
+        for resume in (old / f"checkpoint_step{step}.pt", "auto"):  # the second time there is nothing left to do
+            assert start(data_dir, folder, "--total_tokens", budget * tokens, "--resume", resume) == 0
+            output = capsys.readouterr().out
+            found = promised(folder, output)
+            assert list_checkpoints(folder)[-1][0] == end
+            assert ("samples:" in output) != ("this run is finished" in output)
+        assert "this run is finished" in output
+        assert ("the run ends here" in output) == (budget < end)
+        made = torch.load(folder / f"checkpoint_step{end}.pt", weights_only=True)["model_state_dict"]
+        torch.testing.assert_close(found, made, rtol=0, atol=0)
+        if (step, end) == (20, 20):
+            torch.testing.assert_close(made, torch.load(straight / "checkpoint_step20.pt", weights_only=True)["model_state_dict"], rtol=0, atol=0)
+
+
+def test_run_that_ends_before_its_first_log_line_has_a_summary(data_dir, straight, tmp_path, capsys):
+    """A run stopped in its first update has logged nothing."""
+    folder = tmp_path / "run"
+    old = shutil.copytree(straight, tmp_path / "old")
+    edit(old / "checkpoint_step20.pt", lambda state: state["metrics"].update(latest={}))
+    assert start(data_dir, folder, "--total_tokens", "256", "--resume", old / "checkpoint_step20.pt") == 0
+    assert re.search(r"^result +[\d.]+ bits per byte, validation loss [\d.]+$", capsys.readouterr().out, re.MULTILINE)

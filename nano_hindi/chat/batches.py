@@ -105,6 +105,12 @@ class ChatBatches:
     def targets(self, update: int) -> int:
         return int(self.conversations.targets[self._chosen(update)].sum())
 
+    def __enter__(self) -> ChatBatches:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
     def _chosen(self, update: int) -> np.ndarray:
         """Return the conversations of an update on all ranks: each appears once in an epoch, whose
         order depends on (seed, epoch)."""

@@ -3,7 +3,9 @@ interface of `sources.Sources`."""
 
 from __future__ import annotations
 
-import itertools
+import argparse
+import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +14,18 @@ import numpy as np
 import torch
 
 from nano_hindi.chat.batches import ChatBatches, Conversations
-from nano_hindi.chat.template import VERSION, until_stop
-from nano_hindi.config import GPTConfig, TrainConfig
+from nano_hindi.chat.template import MARKERS, until_stop
+from nano_hindi.config import INIT_LR_FRACTION, TrainConfig
 from nano_hindi.console import count
 from nano_hindi.corpus.prepared import CHAT, DataInfo, check_data
 from nano_hindi.distributed import World, require_same
 from nano_hindi.engine import generate_tokens
 from nano_hindi.files import file_digest
+from nano_hindi.flags import given_flags
 from nano_hindi.model import GPT
 from nano_hindi.tokenizer import Tokenizer
 
+EPOCHS, BATCH_SIZE, LR_SCALE, EVALUATIONS = 2, 16, 0.3, 8
 SAMPLES, SAMPLE_TOKENS = 4, 64
 
 
@@ -38,29 +42,34 @@ class FullRows:
 
 
 class ChatData:
-    """A chat data folder, of which a model with a context of `sequence_len` tokens reads the
-    conversations that fit."""
+    """A chat data folder, of which a run reads the conversations that fit into the model's
+    context."""
 
     has_anneal, anneal_text = False, ""
+    train: Conversations  # of the conversations that fit into the context, like the next; `select` sets both
+    val: Conversations
 
-    def __init__(self, folder: Path, info: DataInfo, sequence_len: int):
-        """Raise UserError if no conversation of a split fits."""
-        self.folder, self.info, self.sequence_len = folder, info, sequence_len
-        self.train, self.val = (Conversations(folder, info, split, sequence_len) for split in ("train", "val"))
+    def __init__(self, folder: Path, info: DataInfo):
+        self.folder, self.first = folder, info
+
+    def select(self, sequence_len: int) -> None:
+        """Select the conversations that fit into a context of `sequence_len` tokens. Raises
+        UserError if none of a split does."""
+        self.train, self.val = (Conversations(self.folder, self.first, split, sequence_len) for split in ("train", "val"))
 
     def __str__(self) -> str:
         return str(self.folder)
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self.info.tokenizer
+        return self.first.tokenizer
 
     @property
     def tokenizer_dir(self) -> Path:
         return self.folder / "tokenizer"
 
     def loader(self, config: TrainConfig, anneal_start: int | None) -> FullRows:
-        return FullRows(self.sequence_len)
+        return FullRows(self.train.sequence_len)
 
     def train_batches(self, loader: FullRows, config: TrainConfig, world: World) -> ChatBatches:
         """Return this rank's device batches."""
@@ -74,45 +83,69 @@ class ChatData:
         return {"chat": (batch for batch, _ in self.val.batches(mine, batch_size))}
 
     def samples(self, model: GPT, seed: int) -> list[tuple[str, str]]:
-        """Return (question, answer) for the first answers of some conversations of val.bin, at
-        temperature 0. Each is on one line."""
+        """Return (question, question and answer) for the first answers of some conversations of
+        val.bin, at temperature 0. Each is on one line."""
         chosen = []
         for i in range(min(SAMPLES, len(self.val))):
             x, y = self.val.batch(np.array([i]))
             begin = int((y[0] >= 0).nonzero()[0])  # the first target is that of the last token of the question
             ids = x[0, : begin + 1].tolist()
             answer = list(generate_tokens(model, ids, SAMPLE_TOKENS, temperature=0, stop_ids=(self.tokenizer.eos_id,)))
-            question = self.tokenizer.decode(ids[1:]).split("\n\n")[-2]
-            chosen.append((" ".join(question.split()), "→ " + " ".join(until_stop(self.tokenizer.decode(answer)).split())))
+            asked = self.tokenizer.decode(ids).rpartition(MARKERS["user"])[2].rpartition(MARKERS["assistant"])[0]
+            question = min(asked.strip().split("\n\n"), key=len)  # not the story that it is about
+            texts = [" ".join(text.split()) for text in (question, until_stop(self.tokenizer.decode(answer)))]
+            chosen.append((texts[0], " → ".join(texts)))
         return chosen
 
     def tokenizer_record(self) -> dict:
         """Return the tokenizer metadata that a checkpoint keeps."""
-        return {name: getattr(self.info, name) for name in ("fingerprint", "vocab_size", "bos_id", "eos_id")}
+        return {name: getattr(self.first, name) for name in ("fingerprint", "vocab_size", "bos_id", "eos_id")}
 
     def record(self, anneal_start: int | None) -> dict:
         """Return the data metadata that a checkpoint keeps."""
-        return {name: getattr(self.info, name) for name in ("train_tokens", "val_tokens", "train_digest", "val_digest")}
-
-    def marks(self) -> dict:
-        """Return the keys by which a checkpoint says that its model is a chat model."""
-        return {"chat": {"template": VERSION}}
+        return {name: getattr(self.first, name) for name in ("train_tokens", "val_tokens", "train_digest", "val_digest")}
 
     def lines(self, config: TrainConfig, anneal_start: int | None) -> list[str]:
         """Return the lines of the start page about the data."""
         epochs = config.updates * config.sequences_per_update / len(self.train)
-        left_out = f"; {self.train.left_out:,} left out, longer than {self.sequence_len:,} tokens" if self.train.left_out else ""
+        left_out = f"; {self.train.left_out:,} left out, longer than {self.train.sequence_len:,} tokens" if self.train.left_out else ""
         return [
             f"data        {len(self.train):,} conversations to train on, seen {epochs:.2f} times{left_out}",
             f"            {count(int(self.train.lengths.sum()))} tokens, {count(int(self.train.targets.sum()))} of them targets: the assistant's",
         ]
 
 
-def open_chat(folder: Path, sequence_len: int, world: World, every_chunk: bool) -> ChatData:
-    """Return the checked chat data. Collective. Raises UserError as `check_data` does, if no
-    conversation fits into `sequence_len` tokens, or if the ranks differ."""
-    data = ChatData(folder, check_data(folder, every_chunk, CHAT), sequence_len)
+def open_chat(folder: Path, world: World, every_chunk: bool) -> ChatData:
+    """Return the checked chat data. Collective. Raises UserError as `check_data` does, or if the
+    ranks differ."""
+    data = ChatData(folder, check_data(folder, every_chunk, CHAT))
     names = ("train.bin", "val.bin", "train_conversations.bin", "val_conversations.bin")
-    values = {"tokenizer": data.info.fingerprint, **{name: file_digest(folder / name) for name in names}}
+    values: dict[str, object] = {"tokenizer": data.first.fingerprint, **{name: file_digest(folder / name) for name in names}}
     require_same(world, "data", values, "copy that machine's --data_dir to all of them")
     return data
+
+
+# ---- the recipe
+
+
+def apply_flags(args: argparse.Namespace, data: ChatData, batch_size: int | None) -> None:
+    """Turn --epochs and --lr_scale into the flags of TrainConfig that they stand for.
+    `batch_size` is that of a run that is resumed."""
+    if hasattr(args, "epochs") or batch_size is None:
+        size = batch_size or getattr(args, "batch_size", BATCH_SIZE)
+        updates = max(1, math.ceil(getattr(args, "epochs", EPOCHS) * len(data.train) / size))
+        args.total_tokens = updates * size * data.train.mean_length
+    if hasattr(args, "lr_scale") or batch_size is None:
+        for field in dataclasses.fields(TrainConfig):
+            if field.name.endswith("_lr"):
+                setattr(args, field.name, field.default * getattr(args, "lr_scale", LR_SCALE))
+
+
+def recipe(args: argparse.Namespace, data: ChatData) -> TrainConfig:
+    """Return the recipe of a new run. Its `sequence_len` is the mean length of a conversation, so
+    that `tokens_per_update` is the mean number of tokens of an update."""
+    flags = given_flags(args, TrainConfig)
+    updates = args.total_tokens // (flags.setdefault("batch_size", BATCH_SIZE) * data.train.mean_length)
+    intervals = dict.fromkeys(("eval_interval", "inference_interval", "checkpoint_interval"), max(1, updates // EVALUATIONS))
+    chosen = {"gradient_accumulation_steps": 1, "warmup_steps": updates // 20, "init_lr_fraction": INIT_LR_FRACTION}
+    return TrainConfig(**{**chosen, **intervals, **flags, "sequence_len": data.train.mean_length})

@@ -76,8 +76,10 @@ def make_updates(run: Run, stop: StopSignal) -> None:
     config, bad_in_a_row, first = run.config, 0, run.update + 1
     if evaluation_is_pending(config, run.update, run.latest):
         evaluate(run, stop)
-        if run.is_finished and not stop.everywhere:
-            save(run)
+    if run.is_finished:  # a resumed run in which only the work of its end is left
+        if not stop.everywhere:
+            sample(run)
+        save(run)
     while not run.is_finished and not stop.everywhere:
         if run.update == run.anneal_start:
             run.console.print(f"{report.position(config, run.update)} | the anneal begins, with {run.data.anneal_text}")

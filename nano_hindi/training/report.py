@@ -32,6 +32,13 @@ def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
     return f"nano_hindi  {preset} on {world.device} ({kind}) in {str(dtype).removeprefix('torch.')}, {world.size} rank{'s' * (world.size > 1)}"
 
 
+def parent_lines(plan: Plan) -> list[str]:
+    """Return the line of the start page about the model that the run began with, if there is
+    one."""
+    record = plan.parent_record
+    return [f"init from   {record['file']}, step {record['step']:,}"] if record else []
+
+
 def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
     """Return the exact parameter counts by kind, and the ratios of tokens to parameters."""
     n = model.num_params()
@@ -47,8 +54,9 @@ def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
 
 def plan_lines(model_config: GPTConfig, train: TrainConfig) -> list[str]:
     """Return the lines about updates, schedule and attention windows."""
+    on_average = " on average" if train.sequence_len != model_config.sequence_len else ""  # conversations
     return [
-        f"plan        {train.updates:,} updates = {train.steps:,} steps of {train.batch_size} x {train.sequence_len} tokens, {train.tokens_per_update:,} tokens per update",
+        f"plan        {train.updates:,} updates = {train.steps:,} steps of {train.batch_size} x {train.sequence_len} tokens{on_average}, {train.tokens_per_update:,} tokens per update",
         f"schedule    {train.schedule_text}",
         f"windows     {model_config.window_pattern}: {' '.join(str(w) for w in model_config.windows)} keys per layer",
     ]
@@ -58,10 +66,10 @@ def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: Wor
     """Return estimates of the memory and of the time of the remaining updates on this device, from
     counted bytes and the measured speed of a matmul."""
     state, activations = state_bytes(model.num_params()), activation_bytes(config, dtype)
-    sequences, how = _expected_at_once(train, world, state, activations), "without compile"
+    sequences, how = _expected_at_once(train, config.sequence_len, world, state, activations), "without compile"
     if sequences == 0:
         activations, how = activation_bytes(config, dtype, recompute=True), "with each block computed again in the backward pass"
-        sequences = _expected_at_once(train, world, state, activations)
+        sequences = _expected_at_once(train, config.sequence_len, world, state, activations)
         how += "" if sequences else ": not even one fits on this device"
     rate = matmul_flops(world.device, dtype)
     tokens_per_second = EXPECTED_UTILISATION * rate / model.flops_per_token() * world.size
@@ -81,12 +89,12 @@ def outcome_line(model: GPT, train: TrainConfig) -> str:
     )
 
 
-def _expected_at_once(train: TrainConfig, world: World, state: int, activations: int) -> int:
+def _expected_at_once(train: TrainConfig, sequence_len: int, world: World, state: int, activations: int) -> int:
     """Return the expected device batch size. On a GPU, "auto" measures it when the run starts; this
     estimate only divides the GPU's memory, and is 0 if not even one sequence fits."""
     per_rank = train.sequences_per_rank(world.size)
     if train.device_batch_size != "auto" or world.device.type != "cuda":
-        return choose_device_batch_size(train.device_batch_size, per_rank, train.sequence_len, lambda sequences: None, 0, World(0, 1, world.device))
+        return choose_device_batch_size(train.device_batch_size, per_rank, sequence_len, lambda sequences: None, 0, World(0, 1, world.device))
     memory = torch.cuda.get_device_properties(world.device).total_memory
     return max(0, min(per_rank, int((MEMORY_FRACTION * memory - state) // activations)))
 
@@ -198,12 +206,14 @@ def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float,
     """Return the summary at the end: updates, result, peak memory, files, and the next command.
     `seconds` are those of training alone, 0 if the metrics are lost."""
     tokens = update * train.tokens_per_update
+    loss = f", training loss {latest['loss']:.4f}" if "loss" in latest else ""  # absent if the run ended before its first log line
+    names = ("model.pt", f"checkpoint_step{update * train.gradient_accumulation_steps}.pt", "metrics.jsonl", "curves.png")
     speed = f" in {duration(seconds)} of training: {count(tokens / seconds)} tokens/s" if seconds > 0 else ""
     return [
         f"done:       {update:,} updates, {count(tokens)} tokens{speed}",
-        f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}, training loss {latest['loss']:.4f}",
+        f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}{loss}",
         *([f"memory      {peak_bytes / 1e9:.3g} GB at the most"] if peak_bytes is not None else []),
-        f"files       {shown(folder)}: model.pt, checkpoint_step{update * train.gradient_accumulation_steps}.pt, metrics.jsonl, curves.png",
+        f"files       {shown(folder)}: {', '.join(name for name in names if (folder / name).is_file())}",
         f"next        python generate.py --checkpoint {shell_quoted(folder)} --interactive",
     ]
 
@@ -228,17 +238,18 @@ def print_dry_run(plan: Plan, args: argparse.Namespace, world: World) -> int:
     with torch.device("meta"):
         model = GPT(model_config)
     if data is None:
-        owner = "checkpoint" if plan.saved else "preset"
+        owner = "checkpoint" if plan.saved else "model" if plan.parent else "preset"
         folders = ", ".join(str(given.folder) for given in (*args.data_dir, *args.anneal_data_dir))
         world.print(f"data        none in {folders} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} tokens")
     if plan.saved:
         world.print(f"progress    {position(config, plan.update)}, {max(0, config.updates - plan.update):,} updates left")
     for line in (
+        *parent_lines(plan),
         *parameter_lines(model, config),
         *(data.lines(config, plan.anneal_start) if data else []),
         *plan_lines(model_config, config),
         *estimate_lines(model, model_config, config, world, compute_dtype(world.device), plan.update),
-        outcome_line(model, config),
+        *([] if plan.parent_record else [outcome_line(model, config)]),  # it does not count what the parent has read
     ):
         world.print(line)
     return 0

@@ -11,10 +11,13 @@ from pathlib import Path
 
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped
 from nano_hindi.common import compute_dtype, visible
-from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig
+from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, from_dict
 from nano_hindi.distributed import World, from_main, require_same
-from nano_hindi.errors import UserError
-from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run
+from nano_hindi.errors import UserError, require
+from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run, configs_for_run_from_model
+from nano_hindi.inference.loading import load_for_inference
+from nano_hindi.training.conversations import ChatData, apply_flags, open_chat, recipe
+from nano_hindi.training.parent import Parent, load_parent, require_same_parent, require_same_tokenizer
 from nano_hindi.training.sources import Sources, different_keys, open_sources
 
 
@@ -25,8 +28,10 @@ class Plan:
     preset: str
     model_config: GPTConfig
     config: TrainConfig
-    data: Sources | None  # None only for --dry_run before there is any data
+    data: Sources | ChatData | None  # None only for --dry_run before there is any data
     saved: dict | None  # the checkpoint to resume from; None for a new run
+    parent: Parent | None = None  # the model that a new run begins with; None: new weights, or those of `saved`
+    has_files: bool = False  # whether the folder holds all that the end of the run writes, as far as the run is
 
     @property
     def update(self) -> int:
@@ -50,9 +55,15 @@ class Plan:
         return saved_start if self.update > saved_start else max(self.update, self.config.anneal_start)
 
     @property
+    def parent_record(self) -> dict | None:
+        """Return what is known of the model that the run began with, None if it began with new
+        weights."""
+        return self.parent.record if self.parent else self.saved.get("parent") if self.saved else None
+
+    @property
     def is_finished(self) -> bool:
         latest = self.saved["metrics"]["latest"] if self.saved else {}
-        return self.update >= self.config.updates and not evaluation_is_pending(self.config, self.update, latest)
+        return self.update >= self.config.updates and self.has_files and not evaluation_is_pending(self.config, self.update, latest)
 
 
 def evaluation_is_pending(config: TrainConfig, update: int, latest: dict) -> bool:
@@ -63,8 +74,9 @@ def evaluation_is_pending(config: TrainConfig, update: int, latest: dict) -> boo
     return update > 0 and config.is_due(config.eval_interval, update) and done != step
 
 
-def plan_run(args: argparse.Namespace, world: World) -> Plan:
-    """Return the plan of the run that the flags of train.py ask for. Collective.
+def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan:
+    """Return the plan of the run that the flags of train.py ask for, or with `chat` those of
+    finetune.py. Collective.
 
     With --dry_run there may be no data yet, and without --resume the folder is not looked at.
     Raises UserError if flags, data and checkpoint contradict each other, if the folders of data and
@@ -77,9 +89,17 @@ def plan_run(args: argparse.Namespace, world: World) -> Plan:
             f"--checkpoint_dir and --data_dir are the same folder; give the run a folder of its own, for example --checkpoint_dir {folder}"
         )
     has_data = not args.dry_run or all((folder / "preprocess_meta.txt").exists() for folder in folders)
-    data = open_sources(args.data_dir, args.anneal_data_dir, world, args.verify_data) if has_data else None
+    data: Sources | ChatData | None = None
+    if chat:
+        data = open_chat(folders[0], world, args.verify_data)
+    elif has_data:
+        data = open_sources(args.data_dir, args.anneal_data_dir, world, args.verify_data)
     saved = from_main(world, lambda: checkpoint_to_resume(args)) if args.resume or not args.dry_run else None
-    model_config, config = configs_of(args, data, saved, world)
+    if saved is not None:
+        made_by = "finetune.py" if "chat" in saved else "train.py"
+        require(("chat" in saved) == chat, f"the checkpoint was made by {made_by}; resume the run with that")
+    parent = from_main(world, lambda: parent_to_load(args, data, saved))
+    model_config, config = configs_of(args, data, saved, world, parent)
     require_same(
         world,
         "configuration",
@@ -87,12 +107,32 @@ def plan_run(args: argparse.Namespace, world: World) -> Plan:
         "give the same command on every machine, with GPUs of the same kind",
     )
     config.sequences_per_rank(world.size)  # raises UserError if they do not split evenly
-    plan = Plan(saved["preset"] if saved else args.config or DEFAULT_PRESET, model_config, config, data, saved)
+    preset = saved["preset"] if saved else args.config or (parent.preset if parent else DEFAULT_PRESET)
+    plan = Plan(preset, model_config, config, data, saved, parent)
     if plan.anneal_start not in (None, config.anneal_start):
         world.print(
             f"notice: the anneal has begun after step {plan.anneal_start * config.gradient_accumulation_steps:,}, so the rest of the run reads it too"
         )
-    return plan
+    if plan.update < config.updates or args.dry_run:
+        return plan
+    return dataclasses.replace(plan, has_files=from_main(world, lambda: holds_end(args.checkpoint_dir, plan.step)))
+
+
+def parent_to_load(args: argparse.Namespace, data: Sources | ChatData | None, saved: dict | None) -> Parent | None:
+    """Return the model of `--init_from` for a new run; None without the flag, and for a resumed
+    run, which must have begun with that model. Call it on rank 0 only.
+
+    Raises UserError if the model does not load, or the data has another tokenizer.
+    """
+    if args.init_from is None:
+        return None
+    parent = load_parent(args.init_from)
+    if saved is not None:
+        require_same_parent(saved, parent)
+        return None
+    if data is not None:
+        require_same_tokenizer(parent, data.first, data.tokenizer_dir.parent)
+    return parent
 
 
 def checkpoint_to_resume(args: argparse.Namespace) -> dict | None:
@@ -133,17 +173,38 @@ def _newest_of(folder: Path) -> dict | None:
     return newest and newest[1]
 
 
+def holds_end(folder: Path, step: int) -> bool:
+    """Return whether `folder` holds the checkpoint of `step` and a model.pt of that step which
+    loads."""
+    try:
+        trained = load_for_inference(folder / "model.pt")
+    except UserError:
+        return False
+    return trained.step == step and (folder / f"checkpoint_step{step}.pt").is_file()
+
+
 def _has_model(folder: Path) -> bool:
     return os.path.lexists(folder / "model.pt")  # a dangling link counts too: training would replace it
 
 
-def configs_of(args: argparse.Namespace, data: Sources | None, saved: dict | None, world: World) -> tuple[GPTConfig, TrainConfig]:
-    """Return the configuration of a new run (`saved` is None), or that of the checkpoint `saved`
-    updated by the flags that may change.
+def configs_of(
+    args: argparse.Namespace, data: Sources | ChatData | None, saved: dict | None, world: World, parent: Parent | None = None
+) -> tuple[GPTConfig, TrainConfig]:
+    """Return the configuration of a new run (`saved` is None), with the weights of `parent` if
+    there is one, or that of the checkpoint `saved` updated by the flags that may change.
 
     `data` is None if there is none yet. Raises UserError if flags, data and checkpoint contradict
     each other.
     """
+    if isinstance(data, ChatData):
+        require(saved is not None or parent is not None, "finetune.py needs a model to begin with; name it: --checkpoint MODEL")
+        shape = parent.shape if parent else from_dict(GPTConfig, saved["model_config"])
+        data.select(shape.sequence_len)
+        apply_flags(args, data, from_dict(TrainConfig, saved["train_config"]).batch_size if saved else None)
+        if parent is not None:
+            return shape, recipe(args, data)
+    if parent is not None:
+        return configs_for_run_from_model(args, parent.shape, parent.recipe)
     if saved is None:
         return configs_for_new_run(args, data and data.first.vocab_size)
     model_config, config = configs_for_resumed_run(args, saved)
@@ -151,6 +212,9 @@ def configs_of(args: argparse.Namespace, data: Sources | None, saved: dict | Non
         _require_same_data(saved, data)
         if data.record(None).get("train_digest") and not saved["data"].get("train_digest"):
             world.print("notice: the checkpoint has no digest of its data: that it is in the same order cannot be checked")
+    if config.updates < (made := saved["tokens_seen"] // config.tokens_per_update):
+        world.print(f"notice: {saved['tokens_seen']:,} tokens are trained on, more than --total_tokens {config.total_tokens:,}: the run ends here")
+        return model_config, dataclasses.replace(config, total_tokens=made * config.tokens_per_update)
     if (before := saved["train_config"].get("total_tokens", config.total_tokens)) != config.total_tokens:
         world.print(f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it")
     return model_config, config

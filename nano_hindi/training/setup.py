@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from nano_hindi.checkpoint import FORMAT, remove_leftovers
+from nano_hindi.chat.template import VERSION
 from nano_hindi.common import can_compile, compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import Console, shown
@@ -21,6 +22,7 @@ from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.training import memory, report
+from nano_hindi.training.conversations import ChatData
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import Metrics, WandbLog
 from nano_hindi.training.resume import Plan
@@ -39,7 +41,7 @@ class Run:
     config: TrainConfig  # with the number of sequences that the device takes at once
     world: World
     folder: Path
-    data: Sources
+    data: Sources | ChatData
     model: GPT
     optimizer: TrainOptimizer
     loss_scale: LossScale
@@ -50,6 +52,7 @@ class Run:
     wandb: WandbLog
     curves: LiveCurves
     anneal_start: int | None = None  # the number of updates before the anneal, if there is one
+    parent: dict | None = None  # the record of the model that it began with (training/parent.py)
     update: int = 0  # updates made so far
     skipped: int = 0  # of them, those with a non-finite loss or gradient
     latest: dict = field(default_factory=dict)  # the latest loss, val_loss and val_bpb
@@ -71,19 +74,24 @@ class Run:
         Raises UserError if the weights are not the same on all ranks.
         """
         require_same_weights(self.model, self.world)
+        recipe = dataclasses.asdict(self.config)
+        if self.parent is None:  # as in older versions, which can then resume it
+            del recipe["init_lr_fraction"]
         return {
             "format": FORMAT,
             "step": self.step,
             "tokens_seen": self.update * self.config.tokens_per_update,
             "preset": self.preset,
             "model_config": dataclasses.asdict(self.model_config),
-            "train_config": dataclasses.asdict(self.config),
+            "train_config": recipe,
             "model_state_dict": dict(self.model.state_dict()),
             "optimizers": {**self.optimizer.state_dict(), "loss_scale": self.loss_scale.state_dict()},
             "rng": {"torch": torch.get_rng_state()},
             "metrics": {"latest": self.latest, "meter": self.meter.state_dict(), "skipped": self.skipped},
             "tokenizer": self.data.tokenizer_record(),
             "data": self.data.record(self.anneal_start),
+            **({"parent": self.parent} if self.parent is not None else {}),
+            **({"chat": {"template": VERSION}} if isinstance(self.data, ChatData) else {}),
         }
 
 
@@ -103,6 +111,8 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     loss_scale = LossScale(enabled=model.compute_dtype == torch.float16)
     if saved is not None:
         restore(saved, model, optimizer, loss_scale)
+    elif plan.parent is not None:
+        model.load_state_dict(plan.parent.state_dict)
     require_same_weights(model, world)
     if world.is_main:  # only now: a run that fails above must leave the folder as it was
         remove_leftovers(args.checkpoint_dir)
@@ -126,14 +136,22 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
         batches=data.train_batches(loader, config, world),
         console=console,
         saver=Saver(args.checkpoint_dir, config.keep_checkpoints, console.print),
-        metrics=Metrics(args.checkpoint_dir / "metrics.jsonl", plan.step) if world.is_main else None,
+        metrics=Metrics(args.checkpoint_dir / "metrics.jsonl", plan.step, history=_history(args)) if world.is_main else None,
         wandb=WandbLog(
             args.wandb and world.is_main, {**dataclasses.asdict(model_config), **dataclasses.asdict(config)}, args.checkpoint_dir, console.print
         ),
         curves=LiveCurves(args.checkpoint_dir),
         anneal_start=plan.anneal_start,
+        parent=plan.parent_record,
         **(progress(saved, plan.update) if saved is not None else {}),
     )
+
+
+def _history(args: argparse.Namespace) -> Path | None:
+    """Return the metrics file beside the checkpoint that `--resume` names, None if there is none
+    (or it is the run's own, with `--resume auto`)."""
+    beside = Path(args.resume).parent / "metrics.jsonl" if args.resume not in (None, "auto") else None
+    return beside if beside is not None and beside.is_file() else None
 
 
 def new_model(config: GPTConfig, seed: int, device: torch.device) -> GPT:
@@ -176,6 +194,7 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
     why_eager = "--no_compile" if args.no_compile else can_compile(world.device)
     for line in (
         report.device_line(plan.preset, world, model.compute_dtype),
+        *report.parent_lines(plan),
         f"attention   {backend}",
         f"compile     {'on: the first update takes a minute or two' if why_eager is None else f'off ({why_eager})'}",
         *report.parameter_lines(model, config),

@@ -1,0 +1,85 @@
+"""Fine-tune a trained model on conversations, so that it answers: parse the flags, build the run,
+loop over its updates.
+
+python finetune.py --checkpoint checkpoints --data_dir data/chat
+torchrun --nproc_per_node=4 finetune.py --checkpoint checkpoints --data_dir data/chat
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from nano_hindi.cli import Parser, command_line
+from nano_hindi.config import TrainConfig
+from nano_hindi.console import dispensable_output
+from nano_hindi.distributed import joined_world, only_run_in, unchanged_data
+from nano_hindi.flags import WeightedFolder
+from nano_hindi.ranges import Range
+
+ROOT = Path(__file__).resolve().parent
+FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="finetune.py", description="Fine-tune a model of train.py on conversations. The data comes from data/chat.py.")
+    parser.add_argument(
+        "--checkpoint",
+        dest="init_from",
+        type=Path,
+        metavar="MODEL",
+        help="the model to begin with: a checkpoint, a model.pt, or the latest in a folder",
+    )
+    parser.add_argument("--data_dir", type=Path, default=ROOT / "data" / "chat", metavar="DIR", help="folder that data/chat.py has written")
+    parser.add_argument(
+        "--checkpoint_dir", type=Path, default=ROOT / "checkpoints_chat", metavar="DIR", help="folder for checkpoints, metrics.jsonl and curves.png"
+    )
+    parser.add_argument(
+        "--resume", metavar="PATH|auto", help="resume from a checkpoint; auto: the newest valid one in --checkpoint_dir, if there is one"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
+    parser.add_argument("--verify_data", action="store_true", help="check all of the data against its digests, not only a sample")
+    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
+    for name, valid, default, text in (
+        ("epochs", Range(float, 0, 10_000, low_open=True), "2", "times that each conversation is read"),
+        ("batch_size", FIELDS["batch_size"].metadata["valid"], "16", "conversations per update, over all GPUs"),
+        ("lr_scale", Range(float, 0, 1000, low_open=True), "0.3", "learning rates, as a fraction of train.py's"),
+    ):
+        parser.add_argument(f"--{name}", type=valid, default=argparse.SUPPRESS, metavar=default, help=text)
+    for name, shown in (
+        ("seed", "42"),
+        ("device_batch_size", "auto"),
+        *((f"{event}_interval", "an eighth of the run") for event in ("eval", "inference", "checkpoint")),
+        ("log_interval", "10"),
+        ("eval_tokens", "2097152"),
+        ("keep_checkpoints", "3"),
+    ):
+        metadata = FIELDS[name].metadata
+        parser.add_argument(
+            f"--{name}", type=metadata["valid"], default=argparse.SUPPRESS, metavar="N", help=f"{metadata['help']} (default: {shown})"
+        )
+    args = parser.parse_args(argv)
+    args.data_dir = [WeightedFolder(args.data_dir)]
+    # what a run of train.py has besides; lengths vary, and each would be compiled separately
+    args.config, args.anneal_data_dir, args.dry_run, args.no_compile = None, [], False, True
+    return args
+
+
+@command_line
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    with dispensable_output(), joined_world(args.device) as world:
+        from nano_hindi.training.loop import report_finished, train
+        from nano_hindi.training.resume import plan_run
+        from nano_hindi.training.setup import open_run
+
+        folders = [given.folder for given in args.data_dir]
+        with only_run_in(args.checkpoint_dir, world), unchanged_data(folders, args.checkpoint_dir, world):
+            plan = plan_run(args, world, chat=True)
+            return report_finished(plan, args.checkpoint_dir, world) if plan.is_finished else train(open_run(plan, args, world))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

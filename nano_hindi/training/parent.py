@@ -1,0 +1,103 @@
+"""The parent of a run: a trained model whose weights a new run begins with (`--init_from`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nano_hindi.checkpoint import MODEL_KEYS, load_checkpoint
+from nano_hindi.common import visible
+from nano_hindi.config import DEFAULT_PRESET, PRESETS, GPTConfig, TrainConfig, from_dict, get_train_config
+from nano_hindi.corpus.prepared import DataInfo
+from nano_hindi.errors import UserError, require
+from nano_hindi.inference.loading import TrainedModel, load_for_inference
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A trained model, with what a new run takes from it."""
+
+    path: Path  # of its file
+    step: int
+    digest: str  # of its weights
+    shape: GPTConfig
+    state_dict: dict[str, torch.Tensor]
+    fingerprint: str  # of its tokenizer
+    preset: str
+    recipe: TrainConfig  # of a run without --config
+
+    @property
+    def record(self) -> dict:
+        """Return what the checkpoints and model.pt of the run keep about its parent."""
+        return {"file": visible(str(self.path)), "step": self.step, "digest": self.digest}
+
+
+def load_parent(path: Path) -> Parent:
+    """Return the model of a checkpoint, a model.pt or a folder, which is resolved as generate.py
+    does. Of its optimizers, counters and other keys nothing is kept.
+
+    Raises UserError as `load_for_inference` does.
+    """
+    trained = load_for_inference(path)
+    preset, recipe = _recipe(trained)
+    return Parent(
+        trained.path,
+        trained.step,
+        weights_digest(trained.state_dict),
+        trained.config,
+        trained.state_dict,
+        trained.tokenizer.fingerprint(),
+        preset,
+        dataclasses.replace(recipe, sequence_len=trained.config.sequence_len, device_batch_size="auto"),
+    )
+
+
+def weights_digest(weights: dict[str, torch.Tensor]) -> str:
+    """Return a hash of names and values: the same for a checkpoint and the model.pt of its step."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _recipe(trained: TrainedModel) -> tuple[str, TrainConfig]:
+    """Return the preset of the model's shape and its recipe. Where there is none: those of the
+    model's own run, from its checkpoint; or the default ones if the model.pt has no checkpoint
+    beside it."""
+    for name, (shape, recipe) in PRESETS.items():
+        if dataclasses.replace(shape, vocab_size=trained.config.vocab_size) == trained.config:
+            return name, recipe
+    for path in (trained.path, trained.path.with_name(f"checkpoint_step{trained.step}.pt")):
+        try:
+            saved = load_checkpoint(path, (*MODEL_KEYS, "preset", "train_config"))
+            return saved["preset"], from_dict(TrainConfig, saved["train_config"])
+        except UserError:  # a model.pt has no recipe; a checkpoint may be deleted
+            continue
+    return DEFAULT_PRESET, get_train_config(DEFAULT_PRESET)
+
+
+def require_same_tokenizer(parent: Parent, data: DataInfo, data_dir: Path) -> None:
+    """Raise UserError if the data was made with another tokenizer than the model's: the rows of its
+    embedding would belong to other tokens."""
+    tokenizer = parent.path.parent / "tokenizer"
+    require(
+        data.fingerprint == parent.fingerprint,
+        f"{data_dir} was made with {data.tokenizer_name} ({data.vocab_size:,} tokens, fingerprint {data.fingerprint[:12]}), and {parent.path} was trained "
+        f"with {tokenizer} ({parent.shape.vocab_size:,} tokens, fingerprint {parent.fingerprint[:12]}); run data/preprocess.py with --tokenizer {tokenizer}",
+    )
+
+
+def require_same_parent(saved: dict, parent: Parent) -> None:
+    """Raise UserError if the run of a checkpoint did not begin with the weights of `parent`."""
+    record = saved.get("parent")
+    remedy = "a resumed run needs no --init_from: omit it, or start a new run in another --checkpoint_dir"
+    require(record is not None, f"this run did not begin from a model, and --init_from names {parent.path}; {remedy}")
+    require(
+        record["digest"] == parent.digest,
+        f"this run began from {record['file']} (step {record['step']}), and --init_from names other weights, {parent.path} (step {parent.step}); {remedy}",
+    )
