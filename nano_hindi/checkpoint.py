@@ -27,8 +27,8 @@ from nano_hindi.files import replacing, utf8_path
 
 FORMAT = 1
 MODEL_KEYS = ("format", "step", "model_state_dict", "model_config", "tokenizer")
-# "parent", of a run with --init_from: {"file", "step", "digest"} of the model whose weights it began
-# with; "chat", of a model that finetune.py made: {"template"}, the version of its chat template
+# "parent", of a run that began with a model's weights: {"file", "step", "digest"} of that model;
+# "chat", of a model that finetune.py made: {"template"}, the version of its chat template
 OPTIONAL_KEYS = ("parent", "chat")
 _TYPES = {"format": int, "step": int, "tokens_seen": int, "preset": str}  # all others are dicts
 CHECKPOINT_KEYS = (*MODEL_KEYS, "tokens_seen", "preset", "optimizers", "train_config", "rng", "metrics", "data")

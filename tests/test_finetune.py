@@ -75,8 +75,8 @@ def test_every_conversation_comes_once_an_epoch_on_any_number_of_ranks(chat_dir)
         assert set(seen) == set(whole)
         assert all(0 <= seen[row] - 2 * times <= times for row, times in whole.items())  # the last update goes on with a third epoch
         batches = [(len(x), x.size(1), is_last) for rank in ranks for x, _, is_last in rank.of(0)]
-        assert sum(is_last for *_, is_last in batches) == world_size and batches[-1][2]
-        assert all((count == 1 or count * length <= size * CONTEXT) and length % PAD_MULTIPLE == 0 for count, length, _ in batches)
+        assert sum(is_last for *_, is_last in batches) == world_size
+        assert all((rows == 1 or rows * length <= size * CONTEXT) and length % PAD_MULTIPLE == 0 for rows, length, _ in batches)
 
 
 def test_loss_and_gradient_are_the_same_batched_and_one_by_one(chat_dir):
@@ -105,7 +105,8 @@ def test_loss_and_gradient_are_the_same_batched_and_one_by_one(chat_dir):
 
 def test_conversations_that_do_not_fit_are_left_out_whole(chat_dir):
     every, some = opened(chat_dir, 2000), opened(chat_dir, 550)
-    assert every.left_out == 0 and 0 < some.left_out == len(every) - len(some)
+    assert every.left_out == 0
+    assert 0 < some.left_out == len(every) - len(some)
     assert some.lengths.max() <= 550
     with pytest.raises(UserError, match="no conversation of .* fits into the 8 tokens"):
         opened(chat_dir, 8)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from nano_hindi.checkpoint import FORMAT, remove_leftovers
 from nano_hindi.chat.template import VERSION
+from nano_hindi.checkpoint import FORMAT, remove_leftovers
 from nano_hindi.common import can_compile, compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import Console, shown
