@@ -24,6 +24,7 @@ from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.corpus.documents import write_document
 from nano_hindi.dataloader import SequenceLoader, TokenFile, TrainBatches
+from nano_hindi.export.model_card import Card, data_metadata
 from nano_hindi.flags import WeightedFolder, weighted_folder
 from nano_hindi.mixture import LONGEST_PERIOD, MixedLoader, Mixture, Schedule, normalized
 from nano_hindi.training.curves import by_source, make_figure
@@ -256,6 +257,13 @@ def test_log_metrics_and_curves_have_each_source_and_their_mean(data_dir, run):
     drawn = [line.get_ydata().tolist() for line in panel.get_lines()]
     assert [record["val_bpb/stories"] for record in evaluations] in drawn
     assert list(by_source(records)) == [name, "stories"]
+
+
+def test_model_card_says_that_the_text_is_a_mixture(data_dir, run):
+    training = outcome(run)[0]
+    card = Card(GPTConfig(), 24, "float32", {}, run, training, data_metadata(data_dir, training))
+    assert "a mixture of 2 folders" in card.notices()[0]
+    assert "A mixture of 2 folders." in " ".join(card.data_section())
 
 
 def test_other_mixtures_and_damage_are_refused_by_name(data_dir, stories, run, tmp_path, capsys):

@@ -48,6 +48,8 @@ class Card:
                 f"notice      the card says nothing about the training: {self.checkpoint.name} has no record of it; "
                 f"put checkpoint_step{self.step}.pt beside it and export again"
             ]
+        if folders := self.training["data"].get("sources"):
+            return [f"notice      the training text is a mixture of {len(folders)} folders; name their sources and licences in the card"]
         if not self.data.get("source"):
             return ["notice      the card does not name the training text; export again with --data_dir DIR, the data folder of the run"]
         return []
@@ -134,6 +136,8 @@ class Card:
 
     def data_section(self) -> list[str]:
         source, licence = self.data.get("source"), self.data.get("licence", "not known; ask the maker of this model")
+        if folders := self.training and self.training["data"].get("sources"):
+            return ["## Data", "", f"A mixture of {len(folders)} folders. Their sources and licences are not known to the export."]
         if source is None:
             return ["## Data", "", "Source and licence are not known: the export was made without the folder of the training data."]
         if source.startswith(SANGRAHA):
