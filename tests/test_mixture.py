@@ -296,7 +296,7 @@ def test_other_mixtures_and_damage_are_refused_by_name(data_dir, stories, run, t
     assert (
         train.main([str(x) for x in (*flags(data_dir, moved), "--resume", "auto", "--checkpoint_dir", run, "--dry_run", "--total_tokens", 6144)]) == 0
     )
-    assert "notice: the anneal has begun after step 18, so the rest of the run reads it too" in capsys.readouterr().out
+    assert "notice: the anneal begins after step 18, not 36 as this budget would have it" in capsys.readouterr().out
 
 
 def prepared_with_another_tokenizer(folder):

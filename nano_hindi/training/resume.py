@@ -89,9 +89,8 @@ def plan_run(args: argparse.Namespace, world: World) -> Plan:
     config.sequences_per_rank(world.size)  # raises UserError if they do not split evenly
     plan = Plan(saved["preset"] if saved else args.config or DEFAULT_PRESET, model_config, config, data, saved)
     if plan.anneal_start not in (None, config.anneal_start):
-        world.print(
-            f"notice: the anneal has begun after step {plan.anneal_start * config.gradient_accumulation_steps:,}, so the rest of the run reads it too"
-        )
+        asked, kept = (updates * config.gradient_accumulation_steps for updates in (config.anneal_start, plan.anneal_start))
+        world.print(f"notice: the anneal begins after step {kept:,}, not {asked:,} as this budget would have it: what has been read cannot change")
     return plan
 
 
