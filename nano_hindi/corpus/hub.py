@@ -92,10 +92,10 @@ class HubTexts:
     def _metadata(self) -> dict[str, str]:
         from huggingface_hub import HfApi, constants
 
-        info = self._patiently(lambda: HfApi().dataset_info(self.source.dataset, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT))
-        tags = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
-        licence = self.source.licence or " and ".join(tags) or "see the data set's page"
-        return {"revision": info.sha or "main", "licence": f"{licence}, {self.source.dataset} ({self.source.page})"}
+        source = self.source
+        revision = self._patiently(lambda: HfApi().dataset_info(source.dataset, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT).sha or "main")
+        licence = source.licence or self._patiently(partial(_licence_of_card, source.dataset, revision)) or "see the data set's page"
+        return {"revision": revision, "licence": f"{licence}, {source.dataset} ({source.page})"}
 
     @staticmethod
     def reader() -> str:
@@ -224,6 +224,8 @@ class HubTexts:
             from huggingface_hub import get_token
 
             remedy = "log in with HF_TOKEN or `hf auth login`"
+            if response.headers.get("X-Error-Code") == "RepoNotFound":  # what the hub answers without a login, private or not there
+                remedy = f"check the name, and {remedy} if the data set is private"
             if response.headers.get("X-Error-Code") == "GatedRepo":
                 remedy = f"accept the terms on its page ({self.source.page}), and log in as that user (HF_TOKEN, or `hf auth login`)"
             elif get_token():
@@ -268,6 +270,22 @@ def _open_parquet(file: str) -> pyarrow.parquet.ParquetFile:
 
     source = xopen(file, "rb", download_config=DownloadConfig(storage_options={"hf": {"block_size": READ_AHEAD}}))
     return pyarrow.parquet.ParquetFile(source, buffer_size=PAGE_BUFFER, pre_buffer=False)
+
+
+# ---- the card
+
+
+def _licence_of_card(dataset: str, revision: str) -> str:
+    """Return the licence tag of README.md of a data set, "" if it has none."""
+    from huggingface_hub import DatasetCard, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        card = DatasetCard.load(hf_hub_download(dataset, "README.md", repo_type="dataset", revision=revision)).data.to_dict()
+    except EntryNotFoundError:
+        return ""
+    licence = card.get("license_name") or card.get("license") or ""
+    return " and ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
 
 
 # ---- errors of the hub
