@@ -220,7 +220,9 @@ class HubTexts:
         response, remedy = _response(error), "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
         if isinstance(error, FileNotFoundError) and response is None:
             return UserError(f"{self.source} has no parquet or jsonl files; check --data_dir: see {self.source.page}")
-        if response is not None and response.status_code in (401, 403):
+        if response is not None and response.status_code == 404:
+            remedy = "check the name"
+        elif response is not None and response.status_code in (401, 403):
             from huggingface_hub import get_token
 
             remedy = "log in with HF_TOKEN or `hf auth login`"

@@ -92,7 +92,7 @@ def budgets(sources: list[Source], max_tokens: int) -> list[int]:
             raise UserError(f"{first.name} is named twice; name each source once")
     without = [source.name for source in sources if source.budget is None]
     left = max_tokens - sum(source.budget or 0 for source in sources)
-    if left < len(without):
+    if without and left < len(without):
         raise UserError(
             f"the budgets of the other sources leave nothing of --max_tokens {max_tokens} for {', '.join(without)}; give it a budget, or raise --max_tokens"
         )
