@@ -358,6 +358,20 @@ def test_redirected_files_are_requested_without_the_token(tmp_path, repos):
     assert any(headers.get("authorization") == "Bearer hf_secret" for headers in hub.headers)
 
 
+@pytest.mark.slow
+def test_mirror_serves_several_data_sets_to_the_real_clients(tmp_path, repos):
+    news = make_dataset(tmp_path / "news", [["एक दो तीन"]], "hi", column="body")
+    with Hub(repos | {"datasets/org/news": news}, strip="/mirror") as hub:
+        argv = ["--source", "sangraha=500", "--dataset", "org/news=500", "--data_dir", "hi", "--column", "body"]
+        result = from_hub(hub, tmp_path, *argv)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == ""
+        *first, last = read_documents(tmp_path / "raw" / "hindi_corpus.txt")
+        assert set(first) <= set(ALL_HINDI)
+        assert last == "एक दो तीन"
+        assert "org/news hi, column body: 1 documents" in result.stdout
+
+
 # ---- --clean
 
 
@@ -914,7 +928,7 @@ def test_download_of_several_sources_resumes_after_kills_and_full_disks(tmp_path
     def limited_to(size: int) -> Callable[[], None]:
         return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    stops = {f"kill{n}": (killed_at(n), -signal.SIGKILL) for n in range(3, int(metadata["documents"]), 9)}
+    stops = {f"kill{n}": (killed_at(n), -signal.SIGKILL) for n in range(3, int(metadata["documents"]), 11)}
     stops |= {f"full{n}": (limited_to(len(expected) * n // 10), 2) for n in (3, 6, 9)}
     reached = set()
     for name, (prepare, code) in stops.items():
