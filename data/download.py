@@ -13,12 +13,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_DIR = ROOT / "data" / "raw"
@@ -26,13 +23,14 @@ sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
-from nano_hindi.console import Progress, count, shell_quoted, shown
+from nano_hindi.console import Progress, shell_quoted, shown
 from nano_hindi.corpus.cleaning import Cleaner, Count, rules_version
 from nano_hindi.corpus.cleaning.report import page
-from nano_hindi.corpus.documents import batches, count_words, read_documents, read_source, write_document
+from nano_hindi.corpus.documents import read_documents, read_source
 from nano_hindi.corpus.hub import HubTexts, say
-from nano_hindi.corpus.sources import HUB, SAMPLE, LocalTexts, Source, budgets, named, of_the_hub, reader_of
+from nano_hindi.corpus.sources import HUB, SAMPLE, LocalTexts, budgets, reader_of, sources
 from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus
+from nano_hindi.corpus.writer import Writer, lines_by_source
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked, read_metadata, write_text
 from nano_hindi.ranges import Range, whole
@@ -87,7 +85,7 @@ def parse(argv: list[str] | None):
     parser.add_argument("--report", action="store_true", help=f"with --clean: write {REPORT} with the counts and three examples of each rule")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing corpus, or the unfinished part of another one")
     args = parser.parse_args(argv)
-    args.sources = sources(args)
+    args.sources = sources(args.source, args.dataset, args.data_dir, args.column, args.split)
     given, own = args.max_tokens, [source.budget for source in args.sources]
     args.is_several = len(own) > 1 and (any(own) or not all(source.is_file for source in args.sources))
     if given is None:
@@ -98,17 +96,6 @@ def parse(argv: list[str] | None):
     if args.report and not args.clean:
         raise UserError("--report shows what --clean changed; give both")
     return args
-
-
-def sources(args) -> list[Source]:
-    """Return the sources in the order of the corpus."""
-    of_dataset = {"--data_dir": args.data_dir, "--column": args.column, "--split": args.split}
-    if args.dataset is None:
-        for flag, value in of_dataset.items():
-            if value is not None:
-                raise UserError(f"{flag} is of --dataset; give both")
-        return [named(text) for text in args.source or ["sangraha"]]
-    return [*(named(text) for text in args.source or []), of_the_hub(args.dataset, args.data_dir, args.column or "text", args.split or "train")]
 
 
 def is_sample(args) -> bool:
@@ -153,8 +140,8 @@ def make(args, asked: dict, corpus: Path) -> int:
         print("\n".join(cleaner.lines(kept)))
     unfinished.finish()
     left_out = f" ({empty:,} empty ones skipped)" if empty else ""
-    for line in of_each(metadata):
-        print(line)
+    for line in lines_by_source(metadata):
+        print(visible(line))
     tokens = f"{int(metadata['tokens']):,} tokens of {visible(metadata['tokenizer'])}, " if "tokens" in metadata else ""
     print(f"{shown(corpus)}: {documents:,} documents{left_out}, {tokens}{words:,} words, {size / 1e6:,.2f} MB")
     print(f"next: python data/preprocess.py{next_flags(args)}")
@@ -173,7 +160,7 @@ def gather(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
         readers = [read_source(path) for path in paths]  # a missing file is an error before the work begins
         documents, tokenizer = itertools.chain.from_iterable(readers), tokenizer_or_none(args.tokenizer or TOKENIZER)
         progress = Progress(local_size(paths), "bytes", "reading")
-    writer, cleaning = Writer(args, tokenizer, {}), rules(args)
+    writer, cleaning = Writer(args.max_tokens, tokenizer, Cleaner() if args.clean else None), rules(args)
     try:
         with unfinished.open(0) as file:
             with progress:
@@ -212,7 +199,7 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
             raise unfinished.foreign("a file, its tokenizer, this program or a library has changed since")
         unfinished.discard()
         return download(args, asked, unfinished)
-    writer = Writer(args, tokenizer, begun)
+    writer = Writer(args.max_tokens, tokenizer, Cleaner.recorded(begun) if args.clean else None, begun)
     totals, position = writer.totals, json.loads(begun["position"]) if begun else None
     if begun:
         say(f"continuing {unfinished.part}: {totals['documents']:,} documents, {totals[writer.limited]:,} {writer.limited} so far")
@@ -272,16 +259,6 @@ def opened(args, number: int, begun: dict[str, str]) -> HubTexts | LocalTexts:
     return LocalTexts(lambda: read_source(source.name))
 
 
-def of_each(metadata: dict[str, str]) -> Iterator[str]:
-    """Yield a line for each of several sources."""
-    for number in itertools.count(1):
-        if (label := metadata.get(f"source_{number}")) is None:
-            return
-        unit = "tokens" if "tokens" in metadata else "words"
-        documents, amount = (int(metadata[f"source_{number}_{key}"]) for key in ("documents", unit))
-        yield f"{visible(label)}: {documents:,} documents, {amount:,} {unit}"
-
-
 def rules(args) -> dict[str, str]:
     """Return the line of metadata.txt for the rules of --clean."""
     return {"cleaning_rules": rules_version()} if args.clean else {}
@@ -304,87 +281,6 @@ def leave_alone(corpus: Path, asked: dict) -> int:
         )
     print(f"{shown(corpus)} is already there, from the same command: {metadata.get('documents')} documents; --overwrite makes it again")
     return 0
-
-
-# ---- counting and writing
-
-
-# tokens are with bos and eos, as in the token files; bytes are of text, without markers
-COUNTED = ("documents", "tokens", "words", "characters", "bytes", "empty_documents_left_out")
-
-
-class Writer:
-    """Append documents to a corpus, up to and including the one that reaches `--max_tokens`, or
-    the budget of the source that `start` has named.
-
-    Without a tokenizer, that limits the words, each of which is at least one token. Documents of
-    only whitespace are skipped, and with `--clean` those that the cleaner drops. `recorded` has the
-    lines that `metadata` returned for the beginning of the corpus.
-    """
-
-    def __init__(self, args, tokenizer: Tokenizer | None, recorded: dict[str, str]):
-        self.tokenizer, self.max_tokens = tokenizer, args.max_tokens
-        self.totals = Counter({key: int(recorded.get(key, 0)) for key in (*COUNTED, "written")})  # written: bytes of the file
-        self.cleaner = Cleaner.recorded(recorded) if args.clean else None
-        self.limited = "tokens" if tokenizer else "words"
-        self.limit = self.max_tokens
-        self._of_sources = {key: int(recorded[key]) for key in recorded if re.fullmatch(r"source_\d+_(documents|tokens|words)", key)}
-        self._before: dict[str, tuple[str, int]] = {}
-
-    def start(self, number: int, budget: int) -> None:
-        """Begin or continue one of several sources, to count it too and to stop at its budget."""
-        self._of_sources |= self._of_source()
-        names = {key: f"source_{number}_{key}" for key in ("documents", self.limited)}
-        self._before = {name: (key, self.totals[key] - self._of_sources.get(name, 0)) for key, name in names.items()}
-        self.limit = min(self.max_tokens, self._before[names[self.limited]][1] + budget)
-
-    def _of_source(self) -> dict[str, int]:
-        return {name: self.totals[key] - before for name, (key, before) in self._before.items()}
-
-    @property
-    def is_full(self) -> bool:
-        return self.totals[self.limited] >= self.limit
-
-    def metadata(self) -> dict:
-        """Return the lines of metadata.txt."""
-        name = self.tokenizer.name if self.tokenizer else "none: max_tokens bounded the words"
-        counts = {key: self.totals[key] for key in COUNTED if self.tokenizer or key != "tokens"}
-        return (
-            {"documents": counts["documents"], "tokenizer": name}
-            | counts
-            | self._of_sources
-            | self._of_source()
-            | (self.cleaner.metadata() if self.cleaner else {})
-        )
-
-    def write(self, file: BinaryIO, documents: Iterable[str], progress: Progress) -> None:
-        """Append `documents`; `progress` counts tokens, words, or bytes of the file."""
-        totals, tokenizer, unit = self.totals, self.tokenizer, "written" if progress.unit == "bytes" else progress.unit
-        for batch in batches(self._kept(documents)):
-            encoded, before = tokenizer.encode_batch(batch) if tokenizer else [[]] * len(batch), totals[unit]
-            for text, ids in zip(batch, encoded, strict=True):
-                totals["written"] += write_document(file, text)
-                totals["documents"] += 1
-                totals["tokens"] += len(tokenizer.document(ids)) if tokenizer else 0
-                totals["words"] += count_words(text)
-                totals["characters"] += len(text)
-                totals["bytes"] += len(text.encode())
-                if self.is_full:
-                    break
-            others = {} if unit == self.limited else {self.limited: count(totals[self.limited])}
-            progress.update(totals[unit] - before, documents=count(totals["documents"]), **others, MB=f"{totals['bytes'] / 1e6:,.1f}")
-            if self.is_full:
-                return
-
-    def _kept(self, documents: Iterable[str]) -> Iterator[str]:
-        """Yield the documents to write, from any source, in the order of the corpus."""
-        for text in documents:
-            if not text or text.isspace():
-                self.totals["empty_documents_left_out"] += 1
-            elif self.cleaner is None:
-                yield text
-            elif (cleaned := self.cleaner(text)) is not None:
-                yield cleaned
 
 
 # ---- sources

@@ -21,6 +21,7 @@ import pytest
 
 import nano_hindi.corpus.hub
 import nano_hindi.corpus.sources
+import nano_hindi.corpus.writer
 import standin
 from conftest import ROOT, run_command, run_script, wait_until
 from data import download
@@ -49,7 +50,7 @@ def tokenizer_dir(tmp_path_factory) -> Path:
 def stops_at(document: int, error: BaseException | None = None) -> Callable:
     """Return `write_document`, which raises `error`, by default Ctrl-C, in the place of a
     document."""
-    real, calls = download.write_document, itertools.count(1)
+    real, calls = nano_hindi.corpus.writer.write_document, itertools.count(1)
 
     def write(file, text):
         if next(calls) == document:
@@ -95,13 +96,13 @@ def test_download_stops_with_the_document_that_reaches_the_budget(tmp_path, toke
     source, tokenizer = write_texts(tmp_path / "a.txt", texts), load_tokenizer(tokenizer_dir)
     sizes = [len(ids) + 2 for ids in tokenizer.encode_batch(texts)]
     for n, batch_characters in ((1, 10**6), (57, 10**6), (57, 700), (57, 1)):  # whatever the batches
-        monkeypatch.setattr(download, "batches", lambda documents, size=batch_characters: original_batches(documents, size))
+        monkeypatch.setattr(nano_hindi.corpus.writer, "batches", lambda documents, size=batch_characters: original_batches(documents, size))
         for budget, taken in ((sum(sizes[:n]), n), (sum(sizes[:n]) + 1, n + 1), (sum(sizes[:n]) - 1, n)):
             assert run(tmp_path / "raw", "--source", source, "--tokenizer", tokenizer_dir, "--max_tokens", budget, "--overwrite") == 0
             assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == texts[:taken]
 
 
-original_batches = download.batches
+original_batches = nano_hindi.corpus.writer.batches
 
 
 def test_without_a_tokenizer_words_are_counted_with_a_notice(tmp_path, capsys):
@@ -153,7 +154,7 @@ def test_interrupted_run_keeps_the_old_corpus_and_no_partial_file(tmp_path, monk
     bad.write_text('{"text": "दो"}\n' * 3 + ("{" if end == "a bad line" else ""), encoding="utf-8")
     if end != "a bad line":
         error = KeyboardInterrupt() if end == "Ctrl-C" else OSError(28, "No space left on device")
-        monkeypatch.setattr(download, "write_document", stops_at(3, error))
+        monkeypatch.setattr(nano_hindi.corpus.writer, "write_document", stops_at(3, error))
     assert run(tmp_path / "raw", "--source", bad, *NO_TOKENIZER, "--overwrite") == (130 if end == "Ctrl-C" else 2)
     assert {p.name: p.read_bytes() for p in (tmp_path / "raw").iterdir()} == before
     assert capsys.readouterr().err.strip().count("\n") == 0
@@ -170,7 +171,7 @@ def test_interrupted_run_keeps_the_old_corpus_and_no_partial_file(tmp_path, monk
         (["--source", "sangraha", "wikipedia=700000000"], "leave nothing of --max_tokens 600000000 for sangraha"),
         (["--source", "sangraha", "wikipedia", "sangraha=5"], "sangraha is named twice"),
         (["--dataset", "stories"], "OWNER/NAME, not stories"),
-        (["--column", "body"], "--column is of --dataset"),
+        (["--column", "body"], "--column belongs to --dataset"),
         (["--max_tokens", "0"], "--max_tokens must be a whole number, at least 1"),
         (["--max_tokens", "many"], "not many"),
         (["--source"], "expected at least one argument"),
@@ -703,7 +704,9 @@ def test_download_killed_at_any_moment_loses_and_repeats_nothing_on_resume(tmp_p
 
                 return wrapped
 
-            os.fsync, os.replace, os.unlink, download.write_document = map(wrap, (os.fsync, os.replace, os.unlink, download.write_document))
+            os.fsync, os.replace, os.unlink, nano_hindi.corpus.writer.write_document = map(
+                wrap, (os.fsync, os.replace, os.unlink, nano_hindi.corpus.writer.write_document)
+            )
             Path.unlink = wrap(Path.unlink)
 
         return prepare
@@ -913,7 +916,7 @@ def test_download_of_several_sources_resumes_after_kills_and_full_disks(tmp_path
 
     def killed_at(documents: int) -> Callable[[], None]:
         def prepare():
-            real, calls = download.write_document, itertools.count()
+            real, calls = nano_hindi.corpus.writer.write_document, itertools.count()
 
             def write(file, text):
                 if next(calls) == documents:
@@ -921,7 +924,7 @@ def test_download_of_several_sources_resumes_after_kills_and_full_disks(tmp_path
                     os.kill(os.getpid(), signal.SIGKILL)
                 return real(file, text)
 
-            download.write_document = write
+            nano_hindi.corpus.writer.write_document = write
 
         return prepare
 
@@ -989,7 +992,7 @@ def test_any_data_set_is_downloaded_with_the_licence_of_its_card(tmp_path, hub, 
     for split, part in (("train", slice(20)), ("test", slice(20, 30))):
         folder, wanted = tmp_path / split, [*argv, "--data_dir", "new", "--split", split]
         with monkeypatch.context() as stopped:
-            stopped.setattr(download, "write_document", stops_at(13))
+            stopped.setattr(nano_hindi.corpus.writer, "write_document", stops_at(13))
             assert run(folder, *wanted) == 130
         assert 5 < recorded(folder) < 13
         assert run(folder, *wanted) == 0

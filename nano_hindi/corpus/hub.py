@@ -160,7 +160,10 @@ class HubTexts:
         # what load_dataset(..., streaming=True) does, with another reader between its two steps
         try:
             builder = load_dataset_builder(source.dataset, data_dir=source.folder, revision=self.metadata["revision"])
-        except ValueError as error:  # several configurations, and none is the default
+        except ValueError as error:
+            if type(error) is not ValueError:  # of pyarrow
+                raise
+            # several configurations, and none is the default
             words = " ".join(str(error).split("\n")[:2])[:300]
             raise UserError(f"{source.dataset}: name the folder of its files with --data_dir, see {source.page} ({words})") from error
         if builder.name == "parquet":
@@ -174,6 +177,8 @@ class HubTexts:
         try:
             everything = builder.as_streaming_dataset(split=source.split)
         except ValueError as error:
+            if type(error) is not ValueError:
+                raise
             raise UserError(f"{source} has no split {source.split!r} ({_reason(error)}); name one with --split") from error
         features = everything.features or {}
         if features.get(column) not in (Value("string"), Value("large_string")):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nano_hindi.corpus.documents import batches
 from nano_hindi.corpus.hub import HubFolder, HubTexts
+from nano_hindi.corpus.source_files import TEXT_COLUMN
 from nano_hindi.errors import UserError
 from nano_hindi.files import one_line
 from nano_hindi.ranges import whole
@@ -66,19 +67,23 @@ def split_budget(text: str, flag: str) -> tuple[str, int | None]:
         raise UserError(f"{flag}: the budget of {name} {error}") from error
 
 
-def named(text: str) -> Source:
-    """Return the source of an argument of `--source`."""
-    name, budget = split_budget(text, "--source")
-    return Source(name, budget, HUB.get(name))
-
-
-def of_the_hub(text: str, folder: str | None, column: str, split: str) -> Source:
-    """Return the source of `--dataset`; `folder` is that of `--data_dir`."""
-    name, budget = split_budget(text, "--dataset")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(f"--dataset takes the name of a data set on the hub, OWNER/NAME, not {name[:100]}")
-    folder = folder.strip("/") or None if folder else None
-    return Source(name, budget, HubFolder(name, folder, None, column, split))
+def sources(names: list[str] | None, dataset: str | None, folder: str | None, column: str | None, split: str | None) -> list[Source]:
+    """Return the sources of a command in the order of the corpus: those that `--source` names, then
+    that of `--dataset`, to which the other arguments belong."""
+    found = []
+    for text in names or ([] if dataset else ["sangraha"]):
+        name, budget = split_budget(text, "--source")
+        found.append(Source(name, budget, HUB.get(name)))
+    if dataset:
+        name, budget = split_budget(dataset, "--dataset")
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            raise UserError(f"--dataset takes the name of a data set on the hub, OWNER/NAME, not {name[:100]}")
+        folder = (folder or "").strip("/") or None
+        return [*found, Source(name, budget, HubFolder(name, folder, None, column or TEXT_COLUMN, split or "train"))]
+    for flag, value in (("--data_dir", folder), ("--column", column), ("--split", split)):
+        if value is not None:
+            raise UserError(f"{flag} belongs to --dataset; give both")
+    return found
 
 
 def budgets(sources: list[Source], max_tokens: int) -> list[int]:
