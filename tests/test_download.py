@@ -901,6 +901,15 @@ def test_several_sources_follow_each_other_up_to_their_budgets(tmp_path, hub, wi
     assert metadata["source_3_documents"] == "0"
 
 
+def test_names_of_sangraha_are_its_hindi_folders(tmp_path, hub, tokenizer_dir):
+    assert run(tmp_path / "raw", "--source", "sangraha-unverified", "sangraha-synthetic", "--tokenizer", tokenizer_dir) == 0
+    assert len(list(read_documents(tmp_path / "raw" / "hindi_corpus.txt"))) == 80
+    assert {re.search(r"[^/]+/[^/]+/[^/]+\.parquet", r)[0].rpartition("/")[0] for r in hub.requests if ".parquet" in r} == {
+        "unverified/hin",
+        "synthetic/hin_Deva",
+    }
+
+
 @pytest.mark.slow
 @forks
 def test_download_of_several_sources_resumes_after_kills_and_full_disks(tmp_path, hub, wikipedia, tokenizer_dir, little_by_little):
