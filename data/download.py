@@ -183,17 +183,16 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
     for source in args.sources:
         if source.is_file:
             read_source(source.name)  # checks the name: before the hub is asked
-    begun = unfinished.recorded
+    begun, all_numbers = unfinished.recorded, range(1, len(args.sources) + 1)
     number = int(begun.get("source_in_progress", 1))  # all before it are complete
-    readers = {i: opened(args, i, begun) for i in range(number, len(args.sources) + 1)}  # all of them, so that what is missing is an error at once
+    readers = {i: opened(args, i, begun) for i in all_numbers[number - 1 :]}  # all of them, so that what is missing is an error at once
     tokenizer = load_tokenizer(asked["tokenizer"]) if "tokenizer" in asked else tokenizer_or_none(args.tokenizer or TOKENIZER)
-    origin = {key: begun[key] for i in range(1, number) for key in keys_of(args, i, "revision", "licence").values() if key in begun}
-    for i, reader in readers.items():
-        origin |= {keys_of(args, i, key)[key]: value for key, value in reader.metadata.items()}
-    every = asked | origin
-    every |= {"reader": "; ".join(map(reader_of, args.sources)), "tokenizer_fingerprint": tokenizer.fingerprint() if tokenizer else "none"} | rules(
-        args
-    )
+    every = dict(asked)
+    for i in all_numbers:
+        origin = readers[i].metadata if i in readers else recorded_origin(args, i, begun)
+        every |= {prefix(args, i) + key: value for key, value in origin.items()}
+    every |= {"reader": "; ".join(map(reader_of, args.sources)), "tokenizer_fingerprint": tokenizer.fingerprint() if tokenizer else "none"}
+    every |= rules(args)
     if begun and not unfinished.is_of(every):
         if not args.overwrite:
             raise unfinished.foreign("a file, its tokenizer, this program or a library has changed since")
@@ -205,9 +204,8 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
         say(f"continuing {unfinished.part}: {totals['documents']:,} documents, {totals[writer.limited]:,} {writer.limited} so far")
 
     def record(complete: bool = False) -> None:
-        state = {"complete": "yes" if complete else "no", "position": json.dumps(position)} | (
-            {"source_in_progress": number} if args.is_several else {}
-        )
+        state = {"complete": "yes" if complete else "no", "position": json.dumps(position)}
+        state |= {"source_in_progress": number} if args.is_several else {}
         unfinished.record(file, state | every | writer.metadata() | {"written": totals["written"]})
 
     with (
@@ -241,19 +239,22 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
         raise UserError(f"there is no text in {asked['source']}; " + ("give other sources" if args.is_several else "is HF_ENDPOINT a full mirror?"))
 
 
-def keys_of(args, number: int, *keys: str) -> dict[str, str]:
-    """Return the keys of metadata.txt for `keys` of a source, whose number is in them if there are
-    several."""
-    return {key: f"source_{number}_{key}" if args.is_several else key for key in keys}
+def prefix(args, number: int) -> str:
+    """Return what the keys of a source in metadata.txt begin with: nothing if it is the only
+    one."""
+    return f"source_{number}_" if args.is_several else ""
+
+
+def recorded_origin(args, number: int, begun: dict[str, str]) -> dict[str, str]:
+    """Return the revision and the licence of a source that a stopped download recorded."""
+    return {key: begun[prefix(args, number) + key] for key in ("revision", "licence") if prefix(args, number) + key in begun}
 
 
 def opened(args, number: int, begun: dict[str, str]) -> HubTexts | LocalTexts:
     """Return a reader of the source. Raises UserError if it is not available."""
     source = args.sources[number - 1]
     if source.hub:
-        return HubTexts(
-            source.hub, args.seed, {key: begun[name] for key, name in keys_of(args, number, "revision", "licence").items() if name in begun}
-        )
+        return HubTexts(source.hub, args.seed, recorded_origin(args, number, begun))
     if source.is_sample:
         return LocalTexts(lambda: stories(args.seed), SAMPLE_LICENCE)
     return LocalTexts(lambda: read_source(source.name))

@@ -76,7 +76,8 @@ class HubFolder:
 
 
 class HubTexts:
-    """Stream the texts of `source` at the revision that `recorded` names, by default the newest.
+    """Stream the texts of `source` at the newest revision, or at that of `recorded`, the `metadata`
+    of a download that continues.
 
     Row groups are shuffled with `seed`; documents are interleaved from all files. `metadata` has
     the revision and the licence. Raises UserError if the data set is not available.
@@ -86,7 +87,7 @@ class HubTexts:
         self.source, self.seed = source, seed
         self._has_answered = False
         _prepare_library()
-        self.metadata = self._metadata() if recorded.get("revision") is None else {key: recorded.get(key, "") for key in ("revision", "licence")}
+        self.metadata = recorded if "revision" in recorded else self._metadata()
         self._files = self._patiently(self._open_files)
 
     def _metadata(self) -> dict[str, str]:
