@@ -367,3 +367,17 @@ def test_any_changed_bit_changes_the_checksum_of_its_weight():
         model.bias.data[1] = value
         assert weight_sums(model)["bias"] != zero["bias"]
         assert weight_sums(model)["weight"] == before["weight"]
+
+
+def test_mixed_sources_and_their_anneal_are_read_as_on_one_rank(data_dir, tmp_path):
+    """Each rank takes its slice of the same sequences: other ones would change a loss by far more
+    than rounding."""
+    other = shutil.copytree(data_dir, tmp_path / "other")
+    flags = ["--data_dir", f"{data_dir}=0.7", f"{other}=0.3", "--anneal_data_dir", str(other), "--anneal_fraction", "0.5"]
+    flags += ["--total_tokens", str(32 * 8 * 12), "--eval_interval", "12"]
+    assert train.main([*FIFTY, *flags, "--checkpoint_dir", str(tmp_path / "alone")]) == 0
+    with torchrun(2, tmp_path / "records", data_dir, tmp_path / "together", *flags) as job:
+        said = job.wait()
+    assert job.process.returncode == 0, said
+    for ours, expected in zip(curve(tmp_path / "together"), curve(tmp_path / "alone"), strict=True):
+        assert ours == pytest.approx(expected, rel=1e-4)

@@ -108,7 +108,7 @@ def test_conversations_that_do_not_fit_are_left_out_whole(chat_dir):
     assert every.left_out == 0
     assert 0 < some.left_out == len(every) - len(some)
     assert some.lengths.max() <= 550
-    with pytest.raises(UserError, match="no conversation of .* fits into the 8 tokens"):
+    with pytest.raises(UserError, match=r"no conversation of .* fits into the 8 tokens"):
         opened(chat_dir, 8)
 
 

@@ -110,9 +110,8 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
     preset = saved["preset"] if saved else args.config or (parent.preset if parent else DEFAULT_PRESET)
     plan = Plan(preset, model_config, config, data, saved, parent)
     if plan.anneal_start not in (None, config.anneal_start):
-        world.print(
-            f"notice: the anneal has begun after step {plan.anneal_start * config.gradient_accumulation_steps:,}, so the rest of the run reads it too"
-        )
+        asked, kept = (updates * config.gradient_accumulation_steps for updates in (config.anneal_start, plan.anneal_start))
+        world.print(f"notice: the anneal begins after step {kept:,}, not {asked:,} as this budget would have it: what has been read cannot change")
     if plan.update < config.updates or args.dry_run:
         return plan
     return dataclasses.replace(plan, has_files=from_main(world, lambda: holds_end(args.checkpoint_dir, plan.step)))
