@@ -234,10 +234,12 @@ def test_flag_and_field_accept_the_same_numbers(cls, field):
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["low", "high"])
 @pytest.mark.parametrize("field", [f for _, f in NUMBERS if isinstance(f.default, float)], ids=lambda f: f.name)
-def test_run_at_either_end_of_a_range_is_finite(data_dir, tmp_path, field, end):
+def test_run_at_either_end_of_a_range_is_finite(data_dir, straight, tmp_path, field, end):
     valid = field.metadata["valid"]
     value = valid.low if end == "low" else math.nextafter(valid.high, 0) if valid.high_open else valid.high
     argv = [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), "--total_tokens", str(32 * 8 * 4), f"--{field.name}", str(value)]
+    if field.name == "init_lr_fraction":  # a longer run, which has a warm-up
+        argv += ["--init_from", str(straight), "--total_tokens", str(32 * 8 * 5)]
     assert train.main([*argv, "--lr_schedule", "plateau", "--tie_embeddings", str(field.name == "adamw_tied_lr")]) == 0
     assert all(value is not None for record in read_metrics(tmp_path / "metrics.jsonl") for value in record.values())
 
