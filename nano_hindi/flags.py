@@ -99,7 +99,7 @@ def configs_for_run_from_model(args: argparse.Namespace, shape: GPTConfig, recip
     differences = [f"{what} {value} (model: {getattr(shape, name)})" for name, (what, value) in wanted.items() if value != getattr(shape, name)]
     require(
         not differences,
-        f"a run with --init_from has the shape of its model, but these differ: {', '.join(differences)}; omit them, or omit --init_from",
+        f"a run with --init_from has the shape of its model, but these differ: {', '.join(differences)}; give the model's values, or omit the flags",
     )
     recipe = get_train_config(args.config) if args.config else recipe
     changes = {"init_lr_fraction": INIT_LR_FRACTION, "sequence_len": shape.sequence_len, **given_flags(args, TrainConfig)}

@@ -183,11 +183,11 @@ def test_shape_that_cannot_be_built_is_refused(wrong):
 NUMBERS = [(cls, f) for cls in (GPTConfig, TrainConfig) for f in dataclasses.fields(cls) if type(f.default) in (int, float) or f.default == "auto"]
 MAY_BE_ZERO = {
     "seed", "muon_lr", "adamw_embedding_lr", "adamw_value_embedding_lr", "adamw_unembedding_lr", "adamw_tied_lr", "adamw_scalar_lr", "warmup_steps", "constant_share",
-    "min_lr_ratio", "muon_momentum", "muon_beta2", "weight_decay", "adamw_beta1", "adamw_beta2", "grad_clip", "checkpoint_interval", "eval_interval",
+    "min_lr_ratio", "init_lr_fraction", "muon_momentum", "muon_beta2", "weight_decay", "adamw_beta1", "adamw_beta2", "grad_clip", "checkpoint_interval", "eval_interval",
     "inference_interval", "log_interval",
 }  # fmt: skip
 BELOW_ONE = {"muon_momentum", "muon_beta2", "adamw_beta1", "adamw_beta2"}
-AT_MOST_ONE = {"constant_share", "min_lr_ratio", "adamw_eps"}
+AT_MOST_ONE = {"constant_share", "min_lr_ratio", "init_lr_fraction", "adamw_eps"}
 
 
 @pytest.mark.parametrize(("cls", "field"), NUMBERS, ids=lambda x: getattr(x, "name", ""))
@@ -234,10 +234,12 @@ def test_flag_and_field_accept_the_same_numbers(cls, field):
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["low", "high"])
 @pytest.mark.parametrize("field", [f for _, f in NUMBERS if isinstance(f.default, float)], ids=lambda f: f.name)
-def test_run_at_either_end_of_a_range_is_finite(data_dir, tmp_path, field, end):
+def test_run_at_either_end_of_a_range_is_finite(data_dir, straight, tmp_path, field, end):
     valid = field.metadata["valid"]
     value = valid.low if end == "low" else math.nextafter(valid.high, 0) if valid.high_open else valid.high
     argv = [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), "--total_tokens", str(32 * 8 * 4), f"--{field.name}", str(value)]
+    if field.name == "init_lr_fraction":  # a longer run, which has a warm-up
+        argv += ["--init_from", str(straight), "--total_tokens", str(32 * 8 * 5)]
     assert train.main([*argv, "--lr_schedule", "plateau", "--tie_embeddings", str(field.name == "adamw_tied_lr")]) == 0
     assert all(value is not None for record in read_metrics(tmp_path / "metrics.jsonl") for value in record.values())
 

@@ -40,6 +40,7 @@ TINY = (
 BEHIND = {
     "bash run_training.sh sample": "--total_tokens 8192 --no_compile --device cpu",
     "bash run_training.sh": TINY.format(checkpoints="checkpoints/launched"),
+    "python train.py --init_from": TINY.format(checkpoints="checkpoints/continued"),
     "train.py": TINY.format(checkpoints="checkpoints"),
     "python data/chat.py": "--max_conversations 60 --val_fraction 0.2",
 }

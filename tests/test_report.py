@@ -194,14 +194,16 @@ def test_resumed_run_counts_earlier_time_but_not_the_break_or_lost_updates(data_
 
 def test_last_page_says_what_was_done_and_the_next_command(tmp_path):
     latest = {"loss": 0.2134, "val_loss": 0.2057, "val_bpb": 0.0301}
+    (tmp_path / "my run").mkdir()
+    for name in ("checkpoint_step488.pt", "curves.png"):
+        (tmp_path / "my run" / name).touch()
     page = "\n".join(report.summary_lines(TRAIN, 488, latest, 231.0, 1_210_000_000, tmp_path / "my run"))
     for words in (
         "488 updates",
         "2.00 M tokens in 3m 51s of training: 8.65 k tokens/s",
         "0.0301 bits per byte",
         "1.21 GB",
-        "curves.png",
-        "checkpoint_step488.pt",
+        "my run: checkpoint_step488.pt, curves.png\n",  # only files that are there
     ):
         assert words in page
     assert page.endswith(f"python generate.py --checkpoint {shell_quoted(tmp_path / 'my run')} --interactive")
