@@ -287,7 +287,8 @@ DOWNLOAD = {
     "a number in scientific notation": (["--max_tokens", "6e8"], "--max_tokens must be a whole number", "not 6e8"),
     "a budget of zero": (["--max_tokens", 0], "--max_tokens must be", "at least 1", "not 0"),
     "a negative budget": (["--max_tokens", -5], "--max_tokens must be", "at least 1", "not -5"),
-    "the hub and a file at once": (lambda s: ["--source", "sangraha", s.file("a.txt")], "--source", "not both"),
+    "a budget of a source in scientific notation": (["--source", "sangraha=5e8"], "budget of sangraha must be a whole number", "not 5e8"),
+    "a folder without a data set": (["--data_dir", "hin"], "--data_dir", "give both"),
     "an empty source": (["--source", ""], "empty value after --source", "fill it in"),
     "an empty output folder": (lambda s: ["--source", s.file("a.txt"), "--output_dir", ""], "empty value after --output_dir", "fill it in"),
     # files

@@ -4,6 +4,7 @@ broken or unreachable."""
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import random
 import re
@@ -19,10 +20,12 @@ import pyarrow.parquet
 import pytest
 
 import nano_hindi.corpus.hub
+import nano_hindi.corpus.sources
+import nano_hindi.corpus.writer
 import standin
 from conftest import ROOT, run_command, run_script, wait_until
 from data import download
-from hub import Fault, Hub, make_sangraha
+from hub import Fault, Hub, make_dataset, make_sangraha
 from nano_hindi.corpus.documents import read_documents, write_document
 from nano_hindi.corpus.prepared import check_data
 from nano_hindi.files import read_metadata, write_metadata
@@ -42,6 +45,19 @@ def write_texts(path: Path, texts: list[str]) -> Path:
 @pytest.fixture(scope="module")
 def tokenizer_dir(tmp_path_factory) -> Path:
     return standin.make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def stops_at(document: int, error: BaseException | None = None) -> Callable:
+    """Return `write_document`, which raises `error`, by default Ctrl-C, in the place of a
+    document."""
+    real, calls = nano_hindi.corpus.writer.write_document, itertools.count(1)
+
+    def write(file, text):
+        if next(calls) == document:
+            raise error or KeyboardInterrupt
+        return real(file, text)
+
+    return write
 
 
 def run(out: Path, *argv) -> int:
@@ -80,13 +96,13 @@ def test_download_stops_with_the_document_that_reaches_the_budget(tmp_path, toke
     source, tokenizer = write_texts(tmp_path / "a.txt", texts), load_tokenizer(tokenizer_dir)
     sizes = [len(ids) + 2 for ids in tokenizer.encode_batch(texts)]
     for n, batch_characters in ((1, 10**6), (57, 10**6), (57, 700), (57, 1)):  # whatever the batches
-        monkeypatch.setattr(download, "batches", lambda documents, size=batch_characters: original_batches(documents, size))
+        monkeypatch.setattr(nano_hindi.corpus.writer, "batches", lambda documents, size=batch_characters: original_batches(documents, size))
         for budget, taken in ((sum(sizes[:n]), n), (sum(sizes[:n]) + 1, n + 1), (sum(sizes[:n]) - 1, n)):
             assert run(tmp_path / "raw", "--source", source, "--tokenizer", tokenizer_dir, "--max_tokens", budget, "--overwrite") == 0
             assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == texts[:taken]
 
 
-original_batches = download.batches
+original_batches = nano_hindi.corpus.writer.batches
 
 
 def test_without_a_tokenizer_words_are_counted_with_a_notice(tmp_path, capsys):
@@ -137,15 +153,8 @@ def test_interrupted_run_keeps_the_old_corpus_and_no_partial_file(tmp_path, monk
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "दो"}\n' * 3 + ("{" if end == "a bad line" else ""), encoding="utf-8")
     if end != "a bad line":
-        real = download.write_document
-
-        def fails_at_the_third(file, text, calls=[]):  # noqa: B006 - a counter
-            calls.append(text)
-            if len(calls) == 3:
-                raise KeyboardInterrupt if end == "Ctrl-C" else OSError(28, "No space left on device")
-            return real(file, text)
-
-        monkeypatch.setattr(download, "write_document", fails_at_the_third)
+        error = KeyboardInterrupt() if end == "Ctrl-C" else OSError(28, "No space left on device")
+        monkeypatch.setattr(nano_hindi.corpus.writer, "write_document", stops_at(3, error))
     assert run(tmp_path / "raw", "--source", bad, *NO_TOKENIZER, "--overwrite") == (130 if end == "Ctrl-C" else 2)
     assert {p.name: p.read_bytes() for p in (tmp_path / "raw").iterdir()} == before
     assert capsys.readouterr().err.strip().count("\n") == 0
@@ -156,7 +165,13 @@ def test_interrupted_run_keeps_the_old_corpus_and_no_partial_file(tmp_path, monk
     [
         (["--source", "missing.txt"], "there is no file missing.txt"),
         (["--source", "samples"], "there is no file samples"),
-        (["--source", "sangraha", "a.txt"], "sangraha alone, or files"),
+        (["--source", "sangraha", "missing.txt"], "there is no file missing.txt"),
+        (["--source", "sangraha=0", "wikipedia"], "the budget of sangraha must be a whole number, at least 1"),
+        (["--source", "sangraha=5e8", "wikipedia"], "not 5e8"),
+        (["--source", "sangraha", "wikipedia=700000000"], "leave nothing of --max_tokens 600000000 for sangraha"),
+        (["--source", "sangraha", "wikipedia", "sangraha=5"], "sangraha is named twice"),
+        (["--dataset", "stories"], "OWNER/NAME, not stories"),
+        (["--column", "body"], "--column belongs to --dataset"),
         (["--max_tokens", "0"], "--max_tokens must be a whole number, at least 1"),
         (["--max_tokens", "many"], "not many"),
         (["--source"], "expected at least one argument"),
@@ -307,10 +322,10 @@ def test_refused_token_and_unaccepted_terms_show_the_message_of_the_hub(tmp_path
         result = from_hub(hub, tmp_path, HF_TOKEN="hf_expired")
         assert_refused(result, tmp_path, "HTTP 401: Invalid credentials", "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired")
         assert "hf_expired" not in result.stdout + result.stderr
-        hub.gated = True
+        hub.gated = frozenset(repos)
         result = from_hub(hub, tmp_path, "--tokenizer", tokenizer_dir, HF_TOKEN="hf_good")
         assert_refused(result, tmp_path, "HTTP 403: Access to dataset ai4bharat/sangraha is restricted", "accept the terms")
-        hub.gated = False
+        hub.gated = frozenset()
         assert from_hub(hub, tmp_path, "--tokenizer", tokenizer_dir, HF_TOKEN="hf_good").returncode == 0
 
 
@@ -342,6 +357,20 @@ def test_redirected_files_are_requested_without_the_token(tmp_path, repos):
     assert len(parquet) >= 3
     assert not any("authorization" in headers for headers in elsewhere)
     assert any(headers.get("authorization") == "Bearer hf_secret" for headers in hub.headers)
+
+
+@pytest.mark.slow
+def test_mirror_serves_several_data_sets_to_the_real_clients(tmp_path, repos):
+    news = make_dataset(tmp_path / "news", [["एक दो तीन"]], "hi", column="body")
+    with Hub(repos | {"datasets/org/news": news}, strip="/mirror") as hub:
+        argv = ["--source", "sangraha=500", "--dataset", "org/news=500", "--data_dir", "hi", "--column", "body"]
+        result = from_hub(hub, tmp_path, *argv)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == ""
+        *first, last = read_documents(tmp_path / "raw" / "hindi_corpus.txt")
+        assert set(first) <= set(ALL_HINDI)
+        assert last == "एक दो तीन"
+        assert "org/news hi, column body: 1 documents" in result.stdout
 
 
 # ---- --clean
@@ -491,6 +520,7 @@ def waits(monkeypatch) -> list[float]:
 def little_by_little(monkeypatch) -> None:
     """Make documents arrive and be recorded a few at a time."""
     monkeypatch.setattr(nano_hindi.corpus.hub, "BATCH_CHARACTERS", 400)
+    monkeypatch.setattr(nano_hindi.corpus.sources, "batches", lambda documents: original_batches(documents, 400))
     monkeypatch.setattr(nano_hindi.corpus.hub, "TURN", 2)
     monkeypatch.setattr(nano_hindi.corpus.parquet, "PARQUET_ROWS", 4)
     monkeypatch.setattr(download, "RECORD_BYTES", 1000)
@@ -674,7 +704,9 @@ def test_download_killed_at_any_moment_loses_and_repeats_nothing_on_resume(tmp_p
 
                 return wrapped
 
-            os.fsync, os.replace, os.unlink, download.write_document = map(wrap, (os.fsync, os.replace, os.unlink, download.write_document))
+            os.fsync, os.replace, os.unlink, nano_hindi.corpus.writer.write_document = map(
+                wrap, (os.fsync, os.replace, os.unlink, nano_hindi.corpus.writer.write_document)
+            )
             Path.unlink = wrap(Path.unlink)
 
         return prepare
@@ -822,6 +854,199 @@ def test_full_disk_is_one_line_and_the_download_resumes_with_free_space(tmp_path
     assert (recorded(folder) > 60) == (fraction > 0.4)
     assert run(folder, *argv) == 0
     assert corpus_in(folder) == undisturbed[ALL]
+
+
+# several sources
+
+
+ARTICLES = [[f"{text} लेख {i}.{n}" for n, text in enumerate(standin.documents(30, seed=700 + i))] for i in range(2)]
+
+
+@pytest.fixture
+def wikipedia(hub, tmp_path) -> None:
+    """Add Hindi Wikipedia, and other languages of it, to the hub."""
+    folder = make_dataset(tmp_path / "wikipedia", ARTICLES, "20231101.hi", rows_per_group=5)
+    hub.repos = hub.repos | {"datasets/wikimedia/wikipedia": make_dataset(folder, [["not Hindi"]], "20231101.en")}
+
+
+def test_several_sources_follow_each_other_up_to_their_budgets(tmp_path, hub, wikipedia, tokenizer_dir, undisturbed, little_by_little, capsys):
+    file = write_texts(tmp_path / "a.txt", standin.documents(50, seed=3))
+    tokenizer, alone = ["--tokenizer", tokenizer_dir], {}
+    for source, budget in (("sangraha", 900), ("wikipedia", 500), (str(file), 400)):
+        assert run(tmp_path / "alone", "--source", source, "--max_tokens", budget, *tokenizer, "--overwrite") == 0
+        alone[source] = corpus_in(tmp_path / "alone"), read_metadata(tmp_path / "alone" / "metadata.txt")
+    capsys.readouterr()
+    assert run(tmp_path / "raw", "--source", "sangraha=900", "wikipedia=500", f"{file}=400", *tokenizer) == 0
+    assert corpus_in(tmp_path / "raw") == b"".join(corpus for corpus, _ in alone.values())
+    metadata, output = read_metadata(tmp_path / "raw" / "metadata.txt"), capsys.readouterr().out
+    assert metadata["source"] == f"ai4bharat/sangraha verified/hin, wikimedia/wikipedia 20231101.hi, {file}"
+    for number, (_, of_one) in enumerate(alone.values(), 1):
+        for key in ("source", "max_tokens", "documents", "tokens", "revision", "licence"):
+            assert metadata.get(f"source_{number}_{key}" if key != "source" else f"source_{number}") == of_one.get(key), (number, key)
+        assert f"{of_one['source']}: {of_one['documents']} documents, {int(of_one['tokens']):,} tokens" in output
+    assert metadata["source_2_licence"] == "CC BY-SA 4.0 and GFDL, wikimedia/wikipedia (https://huggingface.co/datasets/wikimedia/wikipedia)"
+    assert metadata["max_tokens"] == "1800"
+
+    # sources without a budget divide evenly what is left of --max_tokens, which bounds the whole
+    assert run(tmp_path / "rest", "--source", file, "sangraha=900", "wikipedia", *tokenizer, "--max_tokens", 900 + 2 * 500) == 0
+    metadata = read_metadata(tmp_path / "rest" / "metadata.txt")
+    assert [metadata[f"source_{n}_max_tokens"] for n in (1, 2, 3)] == ["500", "900", "500"]
+    corpus = corpus_in(tmp_path / "rest")
+    assert alone["sangraha"][0] in corpus
+    assert alone[str(file)][0] == corpus[: len(alone[str(file)][0])]
+    assert run(tmp_path / "bounded", "--source", "sangraha=900", "wikipedia=500", f"{file}=400", *tokenizer, "--max_tokens", 950) == 0
+    metadata = read_metadata(tmp_path / "bounded" / "metadata.txt")
+    assert corpus_in(tmp_path / "bounded").startswith(alone["sangraha"][0])
+    assert 950 <= int(metadata["tokens"]) < 1100
+    assert metadata["source_3_documents"] == "0"
+
+
+def test_names_of_sangraha_are_its_hindi_folders(tmp_path, hub, tokenizer_dir):
+    assert run(tmp_path / "raw", "--source", "sangraha-unverified", "sangraha-synthetic", "--tokenizer", tokenizer_dir) == 0
+    assert len(list(read_documents(tmp_path / "raw" / "hindi_corpus.txt"))) == 80
+    assert {re.search(r"[^/]+/[^/]+/[^/]+\.parquet", r)[0].rpartition("/")[0] for r in hub.requests if ".parquet" in r} == {
+        "unverified/hin",
+        "synthetic/hin_Deva",
+    }
+
+
+@pytest.mark.slow
+@forks
+def test_download_of_several_sources_resumes_after_kills_and_full_disks(tmp_path, hub, wikipedia, tokenizer_dir, little_by_little):
+    import resource
+
+    texts = [*(text for texts in ARTICLES for text in texts[:15]), *(story[:300] for story in itertools.islice(stories(3), 20))]
+    file = write_texts(tmp_path / "a.txt", texts)
+    argv = ["--source", "sangraha=600", "wikipedia=700", f"{file}=900", "sample=2500", "--clean", "--tokenizer", tokenizer_dir]
+    straight = tmp_path / "straight"
+    assert run(straight, *argv) == 0
+    expected, metadata = corpus_in(straight), read_metadata(straight / "metadata.txt")
+    assert int(metadata["cleaned_duplicate_documents"]) > 2  # between the articles and the file
+
+    def killed_at(documents: int) -> Callable[[], None]:
+        def prepare():
+            real, calls = nano_hindi.corpus.writer.write_document, itertools.count()
+
+            def write(file, text):
+                if next(calls) == documents:
+                    file.flush()  # what is not recorded must not stay
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(file, text)
+
+            nano_hindi.corpus.writer.write_document = write
+
+        return prepare
+
+    def limited_to(size: int) -> Callable[[], None]:
+        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    stops = {f"kill{n}": (killed_at(n), -signal.SIGKILL) for n in range(3, int(metadata["documents"]), 11)}
+    stops |= {f"full{n}": (limited_to(len(expected) * n // 10), 2) for n in (3, 6, 9)}
+    reached = set()
+    for name, (prepare, code) in stops.items():
+        folder = tmp_path / name
+        assert Fork(folder, *argv, prepare=prepare).wait() == code
+        progress = folder / "hindi_corpus.progress.txt"
+        reached.add(read_metadata(progress)["source_in_progress"] if progress.exists() else "none")
+        hub.requests.clear()
+        assert run(folder, *argv) == 0
+        assert corpus_in(folder) == expected, name
+        assert {**read_metadata(folder / "metadata.txt"), "created": ""} == {**metadata, "created": ""}
+    assert reached >= {"1", "2", "3", "4"}
+
+
+def test_near_duplicates_are_found_between_the_sources(tmp_path, capsys):
+    first, second = write_texts(tmp_path / "a.txt", DIRTY[:3]), write_texts(tmp_path / "b.txt", DIRTY[3:])
+    assert run(tmp_path / "raw", "--source", f"{first}=100", second, *NO_TOKENIZER, "--clean") == 0
+    assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == CLEANED
+    metadata = read_metadata(tmp_path / "raw" / "metadata.txt")
+    found = {f"cleaned_{rule}_documents": metadata[f"cleaned_{rule}_documents"] for rule in ("duplicate", "near_duplicate")}
+    assert found == {"cleaned_duplicate_documents": "1", "cleaned_near_duplicate_documents": "1"}
+    assert (metadata["source_1_documents"], metadata["source_2_documents"]) == ("2", "0")
+
+
+# other data sets
+
+
+@pytest.fixture
+def news(hub, tmp_path) -> Path:
+    """Add a data set with two folders, of parquet and of jsonl files, to the hub."""
+    folder = make_dataset(tmp_path / "news", ARTICLES, "old", column="body", rows_per_group=5)
+    for i, texts in enumerate(ARTICLES):
+        for split, part in (("train", texts[:20]), ("test", texts[20:])):
+            path = folder / "new" / f"{split}-{i:05}-of-00002.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            lines = [json.dumps({"id": n, "body": text}, ensure_ascii=False) for n, text in enumerate(part)]
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    configs = "configs:\n- config_name: old\n  data_files: old/*\n- config_name: new\n  data_files: new/*\n"
+    (folder / "README.md").write_text(f"---\nlicense: [cc0-1.0, odc-by]\n{configs}---\n# News\n", encoding="utf-8")
+    hub.repos = hub.repos | {"datasets/org/news": folder}
+    return folder
+
+
+def test_any_data_set_is_downloaded_with_the_licence_of_its_card(tmp_path, hub, news, tokenizer_dir, little_by_little, monkeypatch, capsys):
+    argv = ["--dataset", "org/news", "--column", "body", "--tokenizer", tokenizer_dir]
+    hub.strip = "/mirror"
+    take_for_the_hub(hub, monkeypatch)
+    assert run(tmp_path / "old", *argv, "--data_dir", "old") == 0
+    assert sorted(read_documents(tmp_path / "old" / "hindi_corpus.txt")) == sorted(text for texts in ARTICLES for text in texts)
+    metadata = read_metadata(tmp_path / "old" / "metadata.txt")
+    assert metadata["source"] == "org/news old, column body"
+    assert metadata["licence"] == "cc0-1.0 and odc-by, org/news (https://huggingface.co/datasets/org/news)"
+
+    # jsonl, which is resumed too; a split; and no card
+    (news / "README.md").unlink()
+    hub.commit = "feed" * 10
+    take_for_the_hub(hub, monkeypatch)
+    for split, part in (("train", slice(20)), ("test", slice(20, 30))):
+        folder, wanted = tmp_path / split, [*argv, "--data_dir", "new", "--split", split]
+        with monkeypatch.context() as stopped:
+            stopped.setattr(nano_hindi.corpus.writer, "write_document", stops_at(13))
+            assert run(folder, *wanted) == 130
+        assert 5 < recorded(folder) < 13
+        assert run(folder, *wanted) == 0
+        assert sorted(read_documents(folder / "hindi_corpus.txt")) == sorted(text for texts in ARTICLES for text in texts[part])
+    assert (
+        read_metadata(tmp_path / "test" / "metadata.txt")["licence"] == "see the data set's page, org/news (https://huggingface.co/datasets/org/news)"
+    )
+
+
+def test_wrong_names_in_a_data_set_are_one_line_with_the_right_ones(tmp_path, hub, news, tokenizer_dir, waits, capsys):
+    for argv, words in {
+        ("--dataset", "org/nothing"): ("org/nothing is not available from the hub (HTTP 404)", "check the name"),
+        ("--dataset", "org/news"): ("name the folder of its files with --data_dir", "'old', 'new'"),
+        ("--dataset", "org/news", "--data_dir", "older"): ("org/news older has no parquet or jsonl files; check --data_dir",),
+        ("--dataset", "org/news", "--data_dir", "old"): (
+            "org/news old has no column 'text' of text, only doc_id, body, type; name one with --column",
+        ),
+        ("--dataset", "org/news", "--data_dir", "new", "--column", "id"): ("no column 'id' of text, only id, body",),
+        ("--dataset", "org/news", "--data_dir", "new", "--split", "dev"): ("has no split 'dev'", "'train', 'test'", "--split"),
+    }.items():
+        assert run(tmp_path / "raw", *argv, "--tokenizer", tokenizer_dir) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert all(word in error for word in words), error
+        assert not list(tmp_path.glob("raw/*"))
+    assert waits == []
+
+
+def test_gated_source_among_several_is_one_line_before_the_download_begins(tmp_path, hub, news, tokenizer_dir, waits, monkeypatch, capsys):
+    hub.gated = frozenset({"datasets/org/news"})
+    monkeypatch.setenv("HF_TOKEN", "")
+    argv = ["--source", "sangraha=500", "--dataset", "org/news=500", "--data_dir", "old", "--column", "body", "--tokenizer", tokenizer_dir]
+    for token, status in (("", 401), ("hf_mine", 403)):
+        monkeypatch.setenv("HF_TOKEN", token)
+        assert run(tmp_path / "raw", *argv) == 2
+        error = capsys.readouterr().err
+        assert f"org/news is not available from the hub (HTTP {status}: Access to dataset org/news is restricted" in error
+        assert (
+            "accept the terms on its page (https://huggingface.co/datasets/org/news), and log in as that user (HF_TOKEN, or `hf auth login`)" in error
+        )
+        assert error.count("\n") == 1
+        assert not list(tmp_path.glob("raw/*"))
+    hub.gated = frozenset()
+    assert run(tmp_path / "raw", *argv) == 0
+    assert read_metadata(tmp_path / "raw" / "metadata.txt")["source_2_documents"] > "0"
 
 
 # a faulty hub

@@ -27,6 +27,7 @@ from nano_hindi.evaluation import command as evaluation
 from nano_hindi.evaluation.command import scores_of_pairs
 from nano_hindi.evaluation.scoring import CheckpointScorer
 from nano_hindi.export import __main__ as export
+from nano_hindi.files import write_metadata
 from nano_hindi.inference import settings
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.minimal_pairs import pairs
@@ -646,6 +647,32 @@ def test_model_card_reports_checkpoint_and_data_metadata(straight, data_dir, tmp
     assert "Files of the model's maker: a.txt, b.txt." in card
     assert "/home/me" not in card
     assert "Licence: not known" in card
+
+    several = {
+        "source": "ai4bharat/sangraha verified/hin, org/news, column body, /home/me/a.txt",
+        "source_1": "ai4bharat/sangraha verified/hin",
+        "source_1_revision": "abc123",
+        "source_1_licence": "CC BY 4.0, ai4bharat/sangraha",
+        "source_1_documents": "1000",
+        "source_2": "org/news, column body",
+        "source_2_licence": "see the data set's page, org/news",
+        "source_2_documents": "20",
+        "source_3": "/home/me/a.txt",
+        "source_3_documents": "3",
+        "documents": documents,
+        "words": facts["words"],
+    }
+    write_metadata(raw, several)
+    assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "several"), "--data_dir", str(data_dir)]) == 0
+    card = (tmp_path / "several" / "README.md").read_text(encoding="utf-8")
+    for fact in (
+        "sangraha) by AI4Bharat, revision abc123. 1,000 documents. Licence: CC BY 4.0, ai4bharat/sangraha.",
+        "`column body` of [org/news](https://huggingface.co/datasets/org/news). 20 documents. Licence: see the data set's page, org/news.",
+        "Files of the model's maker: a.txt. 3 documents. Licence: not known",
+        "datasets: [ai4bharat/sangraha, org/news]",
+    ):
+        assert fact in card, fact
+    assert "/home/me" not in card
 
     raw.write_text(f"source: another text\ndocuments: {documents + 1}\nwords: {facts['words']}\n")
     assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "other"), "--data_dir", str(data_dir)]) == 0

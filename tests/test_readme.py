@@ -42,6 +42,7 @@ BEHIND = {
     "bash run_training.sh": TINY.format(checkpoints="checkpoints/launched"),
     "python train.py --init_from": TINY.format(checkpoints="checkpoints/continued"),
     "train.py": TINY.format(checkpoints="checkpoints"),
+    "python data/chat.py": "--max_conversations 60 --val_fraction 0.2",
 }
 INSTEAD = {
     "bash run_tests.sh": None,  # already running

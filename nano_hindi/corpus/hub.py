@@ -1,11 +1,11 @@
 """Stream the text of a data set on the Hugging Face hub with `datasets`: evenly from all its
-parquet files, at one commit, resumable.
+files, Parquet or JSON lines, at one commit, resumable.
 
 The library finds the files, retries requests, interleaves the documents of all files and tracks the
 position. This module adds two things:
 
-- Row groups are read page by page. The library's reader decodes a whole row group before it
-  returns a document (one of 600 MB: 1.1 GB of memory and 276 MB fetched, against 34 MB and 7 MB
+- Row groups of Parquet are read page by page. The library's reader decodes a whole row group before
+  it returns a document (one of 600 MB: 1.1 GB of memory and 276 MB fetched, against 34 MB and 7 MB
   page by page), and one is open in each file.
 - After a fault that the library does not retry, or not for long enough, the stream starts again
   from the last documents that it returned.
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from nano_hindi.common import visible
 from nano_hindi.corpus.documents import BATCH_CHARACTERS
 from nano_hindi.corpus.parquet import rows_at_once
-from nano_hindi.corpus.source_files import TEXT_COLUMN
+from nano_hindi.corpus.source_files import TEXT_COLUMN, columns_named
 from nano_hindi.errors import UserError, naming
 
 if TYPE_CHECKING:
@@ -46,27 +47,59 @@ RETRIED = {408, 416, 425, 429}  # and 5xx; 416 because the hub's CDN now and the
 TURN = 8  # documents from a file before the next file: one by one takes twice the time
 PAGE_BUFFER = 1 << 20  # bytes of a column per request
 READ_AHEAD = 1 << 16  # bytes that the file layer fetches in addition; they may be unused
+JSON_READ = 1 << 20  # bytes of a JSON lines file that are parsed at once
+
+
+@dataclass(frozen=True)
+class HubFolder:
+    """Name the files of a data set that are a source, and the column of their text.
+
+    Without a folder, the library chooses the files. `licence` is None if it is that of the data
+    set's card.
+    """
+
+    dataset: str
+    folder: str | None = None
+    licence: str | None = None
+    column: str = TEXT_COLUMN
+    split: str = "train"
+
+    def __str__(self) -> str:
+        """Return the source in metadata.txt: what is not the default after the first comma."""
+        name = f"{self.dataset} {self.folder}" if self.folder else self.dataset
+        other = [f"{key} {value}" for key, value in (("column", self.column), ("split", self.split)) if value != getattr(HubFolder, key)]
+        return ", ".join([name, *other])
+
+    @property
+    def page(self) -> str:
+        return f"https://huggingface.co/datasets/{self.dataset}"
 
 
 class HubTexts:
-    """Stream the texts of the parquet files in `folder` of a data set at `revision`, by default the
-    newest.
+    """Stream the texts of `source` at the newest revision, or at that of `recorded`, the `metadata`
+    of a download that continues.
 
-    Row groups are shuffled with `seed`; documents are interleaved from all files. Raises UserError
-    if the data set is not available.
+    Row groups are shuffled with `seed`; documents are interleaved from all files. `metadata` has
+    the revision and the licence. Raises UserError if the data set is not available.
     """
 
-    def __init__(self, dataset: str, folder: str, seed: int, revision: str | None = None):
-        from huggingface_hub import HfApi, constants
-
-        self.dataset, self.folder, self.seed = dataset, folder, seed
+    def __init__(self, source: HubFolder, seed: int, recorded: dict[str, str]):
+        self.source, self.seed = source, seed
         self._has_answered = False
         _prepare_library()
-        self.revision = revision or self._patiently(lambda: HfApi().dataset_info(dataset, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT).sha or "main")
+        self.metadata = recorded if "revision" in recorded else self._metadata()
         self._files = self._patiently(self._open_files)
 
-    @property
-    def reader(self) -> str:
+    def _metadata(self) -> dict[str, str]:
+        from huggingface_hub import HfApi, constants
+
+        source = self.source
+        revision = self._patiently(lambda: HfApi().dataset_info(source.dataset, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT).sha or "main")
+        licence = source.licence or self._patiently(partial(_licence_of_card, source.dataset, revision)) or "see the data set's page"
+        return {"revision": revision, "licence": f"{licence}, {source.dataset} ({source.page})"}
+
+    @staticmethod
+    def reader() -> str:
         """Return what a saved position depends on: the library may change its format with a major
         version."""
         import datasets
@@ -96,7 +129,7 @@ class HubTexts:
     def _batches(self, position: dict | None) -> Generator[tuple[list[str], dict]]:
         from datasets import interleave_datasets
 
-        restarts = 0
+        restarts, column = 0, self.source.column
         while True:
             stream = interleave_datasets(self._files, stopping_strategy="all_exhausted_without_replacement")
             if position is not None:
@@ -104,8 +137,8 @@ class HubTexts:
             texts, size = [], 0
             try:
                 for turn in stream:
-                    texts += [text or "" for text in turn[TEXT_COLUMN]]
-                    size += sum(len(text) + 1 for text in texts[-len(turn[TEXT_COLUMN]) :])
+                    texts += [text or "" for text in turn[column]]
+                    size += sum(len(text) + 1 for text in texts[-len(turn[column]) :])
                     if size >= BATCH_CHARACTERS:
                         position, restarts = stream.state_dict(), 0
                         yield texts, position
@@ -120,18 +153,42 @@ class HubTexts:
     # ---- the files
 
     def _open_files(self) -> list[datasets.IterableDataset]:
-        """Return one stream per file, divided into its row groups in the order of the seed."""
-        from datasets import load_dataset_builder
+        """Return one stream per file; those of Parquet are divided into their row groups in the
+        order of the seed."""
+        from datasets import Value, load_dataset_builder
 
+        source, column = self.source, self.source.column
         # what load_dataset(..., streaming=True) does, with another reader between its two steps
-        builder = load_dataset_builder(
-            self.dataset, data_dir=self.folder, revision=self.revision, columns=[TEXT_COLUMN], storage_options={"hf": {"block_size": READ_AHEAD}}
-        )
-        builder._generate_tables = _read_row_groups
-        builder._generate_more_gen_kwargs = partial(_shuffled_row_groups, self.seed)
-        everything = builder.as_streaming_dataset(split="train")
-        if TEXT_COLUMN not in everything.features:
-            raise UserError(f"the files of {self.dataset} have no column {TEXT_COLUMN!r}; update this program")
+        try:
+            builder = load_dataset_builder(source.dataset, data_dir=source.folder, revision=self.metadata["revision"])
+        except ValueError as error:
+            if type(error) is not ValueError:  # of pyarrow
+                raise
+            # several configurations, and none is the default
+            words = " ".join(str(error).split("\n")[:2])[:300]
+            raise UserError(f"{source.dataset}: name the folder of its files with --data_dir, see {source.page} ({words})") from error
+        if builder.name == "parquet":
+            builder.storage_options = {"hf": {"block_size": READ_AHEAD}}
+            builder._generate_tables = partial(_read_row_groups, column)
+            builder._generate_more_gen_kwargs = partial(_shuffled_row_groups, self.seed)
+        elif builder.name == "json":
+            builder.config.chunksize = JSON_READ
+        else:
+            raise UserError(f"{source} has {builder.name} files; only parquet and jsonl files are read: name another folder with --data_dir")
+        try:
+            everything = builder.as_streaming_dataset(split=source.split)
+        except ValueError as error:
+            if type(error) is not ValueError:
+                raise
+            raise UserError(f"{source} has no split {source.split!r} ({_reason(error)}); name one with --split") from error
+        features = everything.features or {}
+        if features.get(column) not in (Value("string"), Value("large_string")):
+            raise UserError(f"{source} has no column {column!r} of text, only {columns_named(list(features))}; name one with --column")
+        if builder.name == "parquet":
+            builder.config.columns = [column]
+            everything = builder.as_streaming_dataset(split=source.split)
+        else:
+            everything = everything.select_columns([column])
         return [everything.shard(everything.num_shards, i).reshard().batch(TURN) for i in range(everything.num_shards)]
 
     # ---- faults
@@ -167,16 +224,22 @@ class HubTexts:
 
     def _refusal(self, error: Exception) -> UserError:
         response, remedy = _response(error), "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
-        if response is not None and response.status_code in (401, 403):
+        if isinstance(error, FileNotFoundError) and response is None:
+            return UserError(f"{self.source} has no parquet or jsonl files; check --data_dir: see {self.source.page}")
+        if response is not None and response.status_code == 404:
+            remedy = "check the name"
+        elif response is not None and response.status_code in (401, 403):
             from huggingface_hub import get_token
 
             remedy = "log in with HF_TOKEN or `hf auth login`"
+            if response.headers.get("X-Error-Code") == "RepoNotFound":  # what the hub answers without a login, private or not there
+                remedy = f"check the name, and {remedy} if the data set is private"
             if response.headers.get("X-Error-Code") == "GatedRepo":
-                remedy = f"accept the terms of {self.dataset} on its page, and log in as that user (HF_TOKEN, or `hf auth login`)"
+                remedy = f"accept the terms on its page ({self.source.page}), and log in as that user (HF_TOKEN, or `hf auth login`)"
             elif get_token():
                 remedy = "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired: make a new one, or unset it"
         return UserError(
-            f"{self.dataset} is not available from the hub ({_reason(error)}); {remedy}, then run the same command again: it continues where it "
+            f"{self.source.dataset} is not available from the hub ({_reason(error)}); {remedy}, then run the same command again: it continues where it "
             "stopped; or do without the hub: --source sample, --source PATH"
         )
 
@@ -195,14 +258,14 @@ def _shuffled_row_groups(seed: int, files: list[str], row_groups_list: list) -> 
         yield {"files": [file] * len(draws), "row_groups_list": sorted(draws, key=draws.get)}
 
 
-def _read_row_groups(files: list[str], row_groups_list: list[int]) -> Iterator[tuple[tuple[int, int], pyarrow.Table]]:
+def _read_row_groups(column: str, files: list[str], row_groups_list: list[int]) -> Iterator[tuple[tuple[int, int], pyarrow.Table]]:
     """Yield (a key, a table of a few documents) for all rows of the row groups."""
     import pyarrow
 
     for file, group in zip(files, row_groups_list, strict=True):
         with _open_parquet(file) as parquet:
-            size = rows_at_once(parquet.metadata.row_group(group))
-            rows = parquet.iter_batches(size, row_groups=[group], columns=[TEXT_COLUMN], use_threads=False)
+            size = rows_at_once(parquet.metadata.row_group(group), column)
+            rows = parquet.iter_batches(size, row_groups=[group], columns=[column], use_threads=False)
             for number, batch in enumerate(rows):
                 yield (group, number), pyarrow.Table.from_batches([batch])
 
@@ -215,6 +278,22 @@ def _open_parquet(file: str) -> pyarrow.parquet.ParquetFile:
 
     source = xopen(file, "rb", download_config=DownloadConfig(storage_options={"hf": {"block_size": READ_AHEAD}}))
     return pyarrow.parquet.ParquetFile(source, buffer_size=PAGE_BUFFER, pre_buffer=False)
+
+
+# ---- the card
+
+
+def _licence_of_card(dataset: str, revision: str) -> str:
+    """Return the licence tag of README.md of a data set, "" if it has none."""
+    from huggingface_hub import DatasetCard, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        card = DatasetCard.load(hf_hub_download(dataset, "README.md", repo_type="dataset", revision=revision)).data.to_dict()
+    except EntryNotFoundError:
+        return ""
+    licence = card.get("license_name") or card.get("license") or ""
+    return " and ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
 
 
 # ---- errors of the hub

@@ -32,7 +32,7 @@ def row_ranges(path: str | Path, size: int) -> Iterator[tuple[int, int, int, int
     with _opened(path) as file:
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
-            length = sum(column.total_uncompressed_size for column in _text_columns(group))
+            length = sum(column.total_uncompressed_size for column in _columns(group, TEXT_COLUMN))
             parts = max(1, min(-(-length // size), CHUNKS_PER_GROUP, group.num_rows))
             bounds = [group.num_rows * i // parts for i in range(parts + 1)]
             for begin, end in itertools.pairwise(bounds):
@@ -79,16 +79,16 @@ def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float
         raise UserError(f"{path} cannot be read after row {before + first:,} ({reason(error)}); download or copy it again") from error
 
 
-def rows_at_once(group) -> int:
+def rows_at_once(group, name: str = TEXT_COLUMN) -> int:
     """Return the number of rows to read at once, by the size of the average row: the file of a few
     kilobytes may hold rows of many megabytes."""
-    size = sum(column.total_uncompressed_size for column in _text_columns(group))
+    size = sum(column.total_uncompressed_size for column in _columns(group, name))
     return max(1, min(PARQUET_ROWS, PARQUET_BYTES * group.num_rows // max(1, size)))
 
 
-def _text_columns(group) -> list:
+def _columns(group, name: str) -> list:
     columns = [group.column(i) for i in range(group.num_columns)]
-    return [column for column in columns if column.path_in_schema == TEXT_COLUMN]
+    return [column for column in columns if column.path_in_schema == name]
 
 
 def _text_of_scalar(value, place: str) -> str | None:

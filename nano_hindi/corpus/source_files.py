@@ -109,9 +109,13 @@ def no_text(place: str | Path, what: str, names: list[str]) -> UserError:
     """Return the error for a line or a file whose fields or columns are `names`."""
     if CHAT_COLUMN in names:
         return UserError(f"{place} holds chat messages; preprocess reads plain texts ({what} {TEXT_COLUMN})")
+    return UserError(f"{place} has no {what} {TEXT_COLUMN!r}, only {columns_named(names) or 'an empty object'}")
+
+
+def columns_named(names: list[str]) -> str:
+    """Return the first names of fields or columns for an error."""
     some = ", ".join(name if len(name) <= 40 else name[:37] + "..." for name in names[:NAMED])
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return UserError(f"{place} has no {what} {TEXT_COLUMN!r}, only {some or 'an empty object'}{more}")
+    return some + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
 
 
 def _require_utf8(path: str | Path, block: bytes) -> None:

@@ -24,6 +24,7 @@ OF_NO_LATER_USE = (
     "complete",
     "position",
     "reader",
+    "source_in_progress",
     "tokenizer_fingerprint",
     "written",
     "cleaned_examples",

@@ -65,7 +65,7 @@ class Hub:
     redirects: bool = False  # parquet files come from another host, as large files of the real hub do
     unlisted: frozenset[str] = frozenset()  # fields that the API of a mirror omits: "siblings", "sha", sizes ("size") of the siblings
     knows_ranges: bool = True
-    gated: bool = False  # refuse files, as for a data set whose terms were not accepted
+    gated: frozenset[str] = frozenset()  # repositories whose parquet files are refused, as if nobody had accepted the terms
     token: str = ""  # if set, any other token is refused
 
     def __enter__(self) -> Hub:
@@ -151,8 +151,12 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     self.close_connection = True
                 elif hub.token and sent not in ("", f"Bearer {hub.token}"):
                     self.error(401, "", "Invalid credentials in Authorization header")
-                elif hub.gated and RESOLVE.fullmatch(path) and path.endswith(".parquet"):
-                    self.error(403, "GatedRepo", "Access to dataset ai4bharat/sangraha is restricted and you are not in the authorized list")
+                elif (match := RESOLVE.fullmatch(path)) and match["repo"] in hub.gated and path.endswith(".parquet"):
+                    name = match["repo"].removeprefix("datasets/")
+                    if sent:
+                        self.error(403, "GatedRepo", f"Access to dataset {name} is restricted and you are not in the authorized list")
+                    else:
+                        self.error(401, "GatedRepo", f"Access to dataset {name} is restricted. You must have access to it and be authenticated")
                 elif self.fault and self.fault.status:
                     self.error(self.fault.status, "Fault")
                 elif match := API.fullmatch(path):
@@ -285,6 +289,21 @@ def tree(files: dict[str, Path], folder: str, recursive: bool) -> Iterator[dict]
 # ---- the content of the hub
 
 
+def make_dataset(folder: Path, texts: list[list[str]], under: str, column: str = "text", rows_per_group: int = 20, **options) -> Path:
+    """Write a parquet file in `under` of the repository for each list of `texts`.
+
+    `options` are those of `pyarrow.parquet.write_table`.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    (folder / under).mkdir(parents=True, exist_ok=True)
+    for i, rows in enumerate(texts):
+        columns = {"doc_id": [f"data-{i}-{row}" for row in range(len(rows))], column: rows, "type": ["web"] * len(rows)}
+        pyarrow.parquet.write_table(pyarrow.table(columns), folder / under / f"data-{i}.parquet", row_group_size=rows_per_group, **options)
+    return folder
+
+
 def make_sangraha(
     folder: Path, hindi: list[list[str]], other: Callable[[int], str] = "not Hindi {}".format, rows_per_group: int = 20, **options
 ) -> Path:
@@ -293,18 +312,9 @@ def make_sangraha(
 
     `options` are those of `pyarrow.parquet.write_table`.
     """
-    import pyarrow
-    import pyarrow.parquet
-
-    def write(path: Path, texts: list[str]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        columns = {"doc_id": [f"{path.stem}-{i}" for i in range(len(texts))], "text": texts, "type": ["web"] * len(texts)}
-        pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=rows_per_group, **options)
-
-    for i, texts in enumerate(hindi):
-        write(folder / f"verified/hin/data-{i}.parquet", texts)
+    make_dataset(folder, hindi, "verified/hin", rows_per_group=rows_per_group, **options)
     for name in ("verified/asm", "verified/hin_extra", "unverified/hin", "synthetic/hin_Deva"):
-        write(folder / name / "data-0.parquet", [other(i) for i in range(40)])
+        make_dataset(folder, [[other(i) for i in range(40)]], name, rows_per_group=rows_per_group, **options)
     card = ["---", "license: cc-by-4.0", "language: [as, hi]", "configs:"]
     for part in ("verified", "unverified"):
         card += [f"- config_name: {part}", "  data_files:"]

@@ -1,0 +1,131 @@
+"""The sources of a corpus: their names, their budgets, and readers that can be resumed."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nano_hindi.corpus.documents import batches
+from nano_hindi.corpus.hub import HubFolder, HubTexts
+from nano_hindi.corpus.source_files import TEXT_COLUMN
+from nano_hindi.errors import UserError
+from nano_hindi.files import one_line
+from nano_hindi.ranges import whole
+
+SAMPLE = "sample"
+SANGRAHA, WIKIPEDIA = "ai4bharat/sangraha", "wikimedia/wikipedia"
+HUB = {
+    "sangraha": HubFolder(SANGRAHA, "verified/hin", "CC BY 4.0"),
+    "sangraha-unverified": HubFolder(SANGRAHA, "unverified/hin", "CC BY 4.0"),
+    "sangraha-synthetic": HubFolder(SANGRAHA, "synthetic/hin_Deva", "CC BY 4.0"),
+    "wikipedia": HubFolder(WIKIPEDIA, "20231101.hi", "CC BY-SA 4.0 and GFDL"),
+}
+BUDGET = whole(1, 2**63)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Name a source as the command line does, with its budget of tokens if it has one: a name of
+    HUB, `sample`, or a file. `hub` is set for those on the hub."""
+
+    name: str
+    budget: int | None = None
+    hub: HubFolder | None = None
+
+    def label(self, seed: int) -> str:
+        """Return the source in metadata.txt."""
+        if self.hub:
+            return str(self.hub)
+        return f"{SAMPLE}, seed {seed}" if self.is_sample else one_line(os.path.realpath(self.name))
+
+    @property
+    def is_sample(self) -> bool:
+        return self.name == SAMPLE
+
+    @property
+    def is_file(self) -> bool:
+        return self.hub is None and not self.is_sample
+
+
+def split_budget(text: str, flag: str) -> tuple[str, int | None]:
+    """Return the name and the budget of `NAME=TOKENS` or `NAME`.
+
+    A name with an extension after its last `=` is that of a file. Raises UserError for another
+    budget than a whole number.
+    """
+    name, equals, budget = text.rpartition("=")
+    if not equals or Path(budget).suffix:
+        return text, None
+    try:
+        return name, BUDGET(budget)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{flag}: the budget of {name} {error}") from error
+
+
+def sources(names: list[str] | None, dataset: str | None, folder: str | None, column: str | None, split: str | None) -> list[Source]:
+    """Return the sources of a command in the order of the corpus: those that `--source` names, then
+    that of `--dataset`, to which the other arguments belong."""
+    found = []
+    for text in names or ([] if dataset else ["sangraha"]):
+        name, budget = split_budget(text, "--source")
+        found.append(Source(name, budget, HUB.get(name)))
+    if dataset:
+        name, budget = split_budget(dataset, "--dataset")
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            raise UserError(f"--dataset takes the name of a data set on the hub, OWNER/NAME, not {name[:100]}")
+        folder = (folder or "").strip("/") or None
+        return [*found, Source(name, budget, HubFolder(name, folder, None, column or TEXT_COLUMN, split or "train"))]
+    for flag, value in (("--data_dir", folder), ("--column", column), ("--split", split)):
+        if value is not None:
+            raise UserError(f"{flag} belongs to --dataset; give both")
+    return found
+
+
+def budgets(sources: list[Source], max_tokens: int) -> list[int]:
+    """Return the budget of each source: its own, or an equal fraction of what those leave of
+    `max_tokens`.
+
+    Raises UserError if they leave nothing, or a source is named twice.
+    """
+    for first, second in itertools.combinations(sources, 2):
+        if (first.name, first.hub) == (second.name, second.hub):
+            raise UserError(f"{first.name} is named twice; name each source once")
+    without = [source.name for source in sources if source.budget is None]
+    left = max_tokens - sum(source.budget or 0 for source in sources)
+    if without and left < len(without):
+        raise UserError(
+            f"the budgets of the other sources leave nothing of --max_tokens {max_tokens} for {', '.join(without)}; give it a budget, or raise --max_tokens"
+        )
+    return [left // len(without) if source.budget is None else source.budget for source in sources]
+
+
+def reader_of(source: Source) -> str:
+    """Return what the position in a source depends on, without asking the hub."""
+    if source.hub:
+        return HubTexts.reader()
+    if source.is_sample:
+        return SAMPLE
+    stat = os.stat(source.name)
+    return f"{stat.st_size} bytes of {stat.st_mtime_ns}"
+
+
+class LocalTexts:
+    """Read a file, or stories, in batches that can be resumed; `metadata` has the licence if it is
+    known."""
+
+    def __init__(self, documents: Callable[[], Iterator[str]], licence: str | None = None):
+        self._documents = documents
+        self.metadata = {"licence": licence} if licence else {}
+
+    def batches(self, position: int | None = None) -> Iterator[tuple[list[str], int]]:
+        """Yield (texts, the number of documents up to them), from the beginning or after
+        `position` documents."""
+        done = position or 0
+        for texts in batches(itertools.islice(self._documents(), done, None)):
+            done += len(texts)
+            yield texts, done

@@ -1,0 +1,99 @@
+"""Count and write the documents of a corpus, up to a budget."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, BinaryIO
+
+from nano_hindi.console import Progress, count
+from nano_hindi.corpus.documents import batches, count_words, write_document
+
+if TYPE_CHECKING:
+    from nano_hindi.corpus.cleaning import Cleaner
+    from nano_hindi.tokenizer import Tokenizer
+
+# tokens are with bos and eos, as in the token files; bytes are of text, without markers
+COUNTED = ("documents", "tokens", "words", "characters", "bytes", "empty_documents_left_out")
+
+
+class Writer:
+    """Append documents to a corpus, up to and including the one that reaches `--max_tokens`, or
+    the budget of the source that `start` has named.
+
+    Without a tokenizer, that limits the words, each of which is at least one token. Documents of
+    only whitespace are skipped, and those that the cleaner drops. `recorded` has the lines that
+    `metadata` returned for the beginning of the corpus.
+    """
+
+    def __init__(self, max_tokens: int, tokenizer: Tokenizer | None, cleaner: Cleaner | None, recorded: Mapping[str, str] = MappingProxyType({})):
+        self.max_tokens, self.tokenizer, self.cleaner = max_tokens, tokenizer, cleaner
+        self.totals = Counter({key: int(recorded.get(key, 0)) for key in (*COUNTED, "written")})  # written: bytes of the file
+        self.limited = "tokens" if tokenizer else "words"
+        self.limit = self.max_tokens
+        self._of_sources = {key: int(recorded[key]) for key in recorded if re.fullmatch(r"source_\d+_(documents|tokens|words)", key)}
+        self._before: dict[str, tuple[str, int]] = {}
+
+    def start(self, number: int, budget: int) -> None:
+        """Begin or continue one of several sources, to count it too and to stop at its budget."""
+        self._of_sources |= self._of_source()
+        names = {key: f"source_{number}_{key}" for key in ("documents", self.limited)}
+        self._before = {name: (key, self.totals[key] - self._of_sources.get(name, 0)) for key, name in names.items()}
+        self.limit = min(self.max_tokens, self._before[names[self.limited]][1] + budget)
+
+    def _of_source(self) -> dict[str, int]:
+        return {name: self.totals[key] - before for name, (key, before) in self._before.items()}
+
+    @property
+    def is_full(self) -> bool:
+        return self.totals[self.limited] >= self.limit
+
+    def metadata(self) -> dict[str, int | str]:
+        """Return the lines of metadata.txt."""
+        name = self.tokenizer.name if self.tokenizer else "none: max_tokens bounded the words"
+        counts = {key: self.totals[key] for key in COUNTED if self.tokenizer or key != "tokens"}
+        lines: dict[str, int | str] = {"documents": counts["documents"], "tokenizer": name}
+        return lines | counts | self._of_sources | self._of_source() | (self.cleaner.metadata() if self.cleaner else {})
+
+    def write(self, file: BinaryIO, documents: Iterable[str], progress: Progress) -> None:
+        """Append `documents`; `progress` counts tokens, words, or bytes of the file."""
+        totals, tokenizer, unit = self.totals, self.tokenizer, "written" if progress.unit == "bytes" else progress.unit
+        for batch in batches(self._kept(documents)):
+            encoded: list[list[int]] = tokenizer.encode_batch(batch) if tokenizer else [[]] * len(batch)
+            before = totals[unit]
+            for text, ids in zip(batch, encoded, strict=True):
+                totals["written"] += write_document(file, text)
+                totals["documents"] += 1
+                totals["tokens"] += len(tokenizer.document(ids)) if tokenizer else 0
+                totals["words"] += count_words(text)
+                totals["characters"] += len(text)
+                totals["bytes"] += len(text.encode())
+                if self.is_full:
+                    break
+            others = {} if unit == self.limited else {self.limited: count(totals[self.limited])}
+            progress.update(totals[unit] - before, documents=count(totals["documents"]), **others, MB=f"{totals['bytes'] / 1e6:,.1f}")
+            if self.is_full:
+                return
+
+    def _kept(self, documents: Iterable[str]) -> Iterator[str]:
+        """Yield the documents to write, from any source, in the order of the corpus."""
+        for text in documents:
+            if not text or text.isspace():
+                self.totals["empty_documents_left_out"] += 1
+            elif self.cleaner is None:
+                yield text
+            elif (cleaned := self.cleaner(text)) is not None:
+                yield cleaned
+
+
+def lines_by_source(metadata: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line to print for each of several sources."""
+    unit = "tokens" if "tokens" in metadata else "words"
+    for number in itertools.count(1):
+        if (label := metadata.get(f"source_{number}")) is None:
+            return
+        documents, amount = (int(metadata[f"source_{number}_{key}"]) for key in ("documents", unit))
+        yield f"{label}: {documents:,} documents, {amount:,} {unit}"
