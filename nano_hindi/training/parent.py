@@ -31,7 +31,7 @@ class Parent:
     recipe: TrainConfig  # of a run without --config
 
     @property
-    def record(self) -> dict:
+    def record(self) -> dict[str, object]:
         """Return what the checkpoints and model.pt of the run keep about its parent."""
         return {"file": visible(str(self.path)), "step": self.step, "digest": self.digest}
 
@@ -96,7 +96,8 @@ def require_same_parent(saved: dict, parent: Parent) -> None:
     """Raise UserError if the run of a checkpoint did not begin with the weights of `parent`."""
     record = saved.get("parent")
     remedy = "a resumed run needs no --init_from: omit it, or start a new run in another --checkpoint_dir"
-    require(record is not None, f"this run did not begin from a model, and --init_from names {parent.path}; {remedy}")
+    if record is None:
+        raise UserError(f"this run did not begin from a model, and --init_from names {parent.path}; {remedy}")
     require(
         record["digest"] == parent.digest,
         f"this run began from {record['file']} (step {record['step']}), and --init_from names other weights, {parent.path} (step {parent.step}); {remedy}",
