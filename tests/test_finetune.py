@@ -2,6 +2,9 @@
 runs that they make."""
 
 import itertools
+import json
+import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+import finetune
 import standin
+import train
+from conftest import ROOT, SMALL, run_command
 from data import chat
 from nano_hindi.chat.batches import PAD_MULTIPLE, ChatBatches, Conversations
 from nano_hindi.chat.template import until_stop
@@ -18,7 +24,10 @@ from nano_hindi.corpus.prepared import CHAT, check_data
 from nano_hindi.dataloader import IGNORED, DataError
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
+from nano_hindi.evaluation import command
+from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.sample.questions import conversations
+from nano_hindi.training.metrics import read_metrics
 
 CONTEXT = 1024
 
@@ -117,3 +126,109 @@ def test_damaged_marks_are_found(chat_dir, tmp_path):
     every.targets[0] += 1
     with pytest.raises(DataError, match="targets of a conversation"):
         every.batch(np.array([0]))
+
+
+# ---- runs
+
+
+@pytest.fixture(scope="module")
+def base(data_dir, tmp_path_factory) -> Path:
+    """Return a small model of train.py whose context holds short conversations."""
+    folder = tmp_path_factory.mktemp("base")
+    argv = [*SMALL, "--sequence_len", "128", "--total_tokens", "2048", "--data_dir", str(data_dir), "--checkpoint_dir", str(folder)]
+    assert train.main(argv) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def short(base, tmp_path_factory) -> Path:
+    """Return chat data with 120 short conversations of one and two turns, and one that is too long
+    for the context."""
+    folder = tmp_path_factory.mktemp("short")
+    with open(folder / "talk.jsonl", "w", encoding="utf-8") as file:
+        for i in range(120):
+            turns = [
+                {"role": role, "content": f"{'कखगघच'[i % 5]} {i + turn}" + " ठीक है" * (i % 7)}
+                for turn in range(1 + i % 2)
+                for role in ("user", "assistant")
+            ]
+            print(json.dumps({"messages": turns}), file=file)
+        print(json.dumps({"messages": [{"role": "user", "content": "क " * 200}, {"role": "assistant", "content": "ख"}]}), file=file)
+    argv = ["--source", str(folder / "talk.jsonl"), "--tokenizer", str(base), "--output_dir", str(folder / "chat"), "--val_fraction", "0.1"]
+    assert chat.main(argv) == 0
+    return folder / "chat"
+
+
+def arguments(base: Path, data: Path, folder: Path, *flags) -> list[str]:
+    return ["--checkpoint", str(base), "--data_dir", str(data), "--checkpoint_dir", str(folder), "--batch_size", "8", *map(str, flags)]
+
+
+@pytest.fixture(scope="module")
+def tuned(base, short, tmp_path_factory) -> Path:
+    """Return the folder of a run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("tuned")
+    assert finetune.main(arguments(base, short, folder, "--epochs", "1", "--checkpoint_interval", "5", "--keep_checkpoints", "9")) == 0
+    return folder
+
+
+def weights(folder: Path) -> dict:
+    return torch.load(folder / "model.pt", weights_only=True)["model_state_dict"]
+
+
+def test_fine_tuning_learns_and_makes_a_chat_model(base, tuned):
+    model, parent = (torch.load(folder / "model.pt", weights_only=True) for folder in (tuned, base))
+    assert model["chat"] == {"template": 1}
+    assert model["parent"]["step"] == parent["step"]
+    assert load_for_inference(tuned).is_chat
+    assert not load_for_inference(base).is_chat
+    losses = [record["val_loss"] for record in read_metrics(tuned / "metrics.jsonl") if "val_loss" in record]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_resumed_run_equals_the_uninterrupted_one_to_the_bit(tuned, base, short, tmp_path, capsys):
+    shutil.copytree(tuned / "tokenizer", tmp_path / "tokenizer")
+    shutil.copy(tuned / "checkpoint_step5.pt", tmp_path)
+    argv = arguments(base, short, tmp_path, "--resume", "auto")
+    assert finetune.main(argv) == 0
+    for name, weight in weights(tuned).items():
+        assert torch.equal(weights(tmp_path)[name], weight), name
+
+
+def test_more_epochs_continue_a_finished_run(tuned, base, short, tmp_path, capsys):
+    folder = shutil.copytree(tuned, tmp_path / "run")
+    assert finetune.main(arguments(base, short, folder, "--resume", "auto", "--epochs", "2")) == 0
+    n = len(opened(short, 128))
+    assert torch.load(folder / "model.pt", weights_only=True)["step"] == -(-2 * n // 8)
+    assert f"{n} conversations to train on, seen 2.0" in (out := capsys.readouterr().out)
+    assert f"{opened(short, 128).left_out} left out, longer than 128 tokens" in out
+
+
+def test_two_ranks_give_the_weights_of_one(tuned, base, short, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "finetune.py")]
+    done = run_command([*torchrun, *arguments(base, short, tmp_path, "--epochs", "1", "--device", "cpu")])
+    assert done.returncode == 0, done.stderr
+    together, change = weights(tmp_path), weights(base)
+    for name, weight in weights(tuned).items():  # AdamW makes much of rounding where a gradient is nearly 0
+        assert torch.norm(together[name] - weight) <= 0.002 * torch.norm(weight - change[name]), name
+
+
+def test_what_does_not_belong_together_is_refused_in_one_line(tuned, base, short, data_dir, tmp_path, capsys):
+    def refused(main, argv) -> str:
+        assert main(list(map(str, argv))) == 2
+        said = capsys.readouterr().err.strip()
+        assert len(said.splitlines()) == 1
+        return said
+
+    new = ["--checkpoint_dir", tmp_path / "new"]
+    assert "needs a model to begin with" in refused(finetune.main, ["--data_dir", short, *new])
+    assert "data/chat.py makes chat data" in refused(finetune.main, ["--checkpoint", base, "--data_dir", data_dir, *new])
+    assert "which finetune.py takes" in refused(train.main, ["--data_dir", short, *new])
+    assert "made by train.py" in refused(finetune.main, ["--data_dir", short, "--checkpoint_dir", base, "--resume", "auto"])
+    assert "made by finetune.py" in refused(train.main, ["--data_dir", data_dir, "--checkpoint_dir", tuned, "--resume", "auto"])
+    assert "is not a chat model" in refused(command.main, ["--checkpoint", base, "--questions", "1"])
+    other = standin.make_tokenizer(tmp_path / "other")
+    talk = short.parent / "talk.jsonl"
+    assert chat.main(["--source", str(talk), "--tokenizer", str(other), "--output_dir", str(tmp_path / "chat"), "--val_fraction", "0.1"]) == 0
+    capsys.readouterr()
+    assert "was trained with" in refused(finetune.main, ["--checkpoint", base, "--data_dir", tmp_path / "chat", *new])
+    assert not (tmp_path / "new").exists()

@@ -33,7 +33,7 @@ def random_gpt(tokenizer) -> TrainedModel:
     config = GPTConfig(vocab_size=tokenizer.vocab_size, sequence_len=CONTEXT, n_layer=2, n_head=2, n_kv_head=1, n_embd=16, window_pattern="SL")
     model, generator = GPT(config), torch.Generator().manual_seed(3)
     state = {name: torch.randn(weight.shape, generator=generator) * 0.5 for name, weight in model.state_dict().items()}
-    return TrainedModel(config, state, 0, tokenizer, Path("model.pt"))
+    return TrainedModel(config, state, 0, tokenizer, Path("model.pt"), is_chat=False)
 
 
 def save_hugging_face(folder: Path, kind: str) -> Path:

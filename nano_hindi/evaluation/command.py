@@ -77,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     texts = [] if (args.pairs or args.questions) and not args.text else read_texts(args)
     scorer = load_scorer(args)
+    if args.questions and not scorer.is_chat:
+        raise UserError(f"{scorer.name} is not a chat model, which --questions asks; finetune.py makes one of it")
     results = {"model": scorer.name, "context": scorer.context}
     print(f"model       {visible(scorer.name)}, context {scorer.context:,} tokens")
     if texts:

@@ -64,6 +64,8 @@ class Scorer:
     """A model and its tokenizer. `context` is the maximum number of tokens of a span; the model's
     input is bos and all of them but the last."""
 
+    is_chat = False  # whether finetune.py made the model
+
     def __init__(self, name: str, model: torch.nn.Module, tokenizer: Tokenizer, context: int, batch_tokens: int):
         self.name, self.model, self.tokenizer, self.context, self.batch_tokens = name, model, tokenizer, context, batch_tokens
 
@@ -115,6 +117,7 @@ class CheckpointScorer(Scorer):
     def __init__(self, trained: TrainedModel, device: torch.device):
         model = build_model(trained, device)
         super().__init__(str(trained.path), model, trained.tokenizer, trained.config.sequence_len, BATCH_TOKENS[device.type])
+        self.is_chat = trained.is_chat
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return self.model(inputs, targets, loss_reduction="none")[targets != IGNORED]

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     card = Card.of(trained, args.data_dir, parameters_by_kind(weights), args.dtype)
     with new_export(args.output_dir) as folder:
         write_weights(folder / "model.safetensors", weights)
-        write_tokenizer(folder, trained.tokenizer)
+        write_tokenizer(folder, trained.tokenizer, trained.is_chat)
         write_json(folder / "config.json", config_json(trained.config, trained.tokenizer, args.dtype))
         write_json(folder / "generation_config.json", generation_json(trained.tokenizer))
         shutil.copyfile(CODE, folder / CODE.name)
