@@ -321,7 +321,7 @@ def test_data_sets_of_the_hub_are_read_in_their_layouts(tmp_path, tokenizer_dir)
         assert "25 kept" in result.stdout
         assert "5 dropped: in another language" in result.stdout
         assert "10 mended: percent-escapes decoded" in result.stdout
-        hub.gated = True
+        hub.gated = frozenset({"datasets/CohereLabs/aya_dataset"})
         refused = run_script("data/chat.py", "--source", "aya", *argv[4:], "--output_dir", tmp_path / "new", **hub.environment(tmp_path / "home2"))
         assert refused.returncode == 2
         assert "CohereLabs/aya_dataset is not available from the hub" in refused.stderr

@@ -23,9 +23,9 @@ from nano_hindi.config import GPTConfig
 from nano_hindi.corpus.prepared import CHAT, check_data
 from nano_hindi.dataloader import IGNORED, DataError
 from nano_hindi.errors import UserError
-from nano_hindi.model import GPT
 from nano_hindi.evaluation import command
 from nano_hindi.inference.loading import load_for_inference
+from nano_hindi.model import GPT
 from nano_hindi.sample.questions import conversations
 from nano_hindi.training.metrics import read_metrics
 
