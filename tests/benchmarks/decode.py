@@ -12,7 +12,7 @@ import torch
 from timing import medians  # puts the repo's root on the path
 
 from nano_hindi.config import get_config
-from nano_hindi.engine import KVCache, _next_logits, sample_token
+from nano_hindi.engine import KVCache, next_logits, sample_token
 from nano_hindi.model import GPT
 
 PROMPT = 512  # tokens
@@ -31,14 +31,14 @@ def main() -> None:
     model.eval()
     text, new = torch.randint(config.vocab_size, (1, PROMPT)), torch.randint(config.vocab_size, (1, 1))
     cache = KVCache(config, 1, "cpu", torch.float32)
-    _next_logits(model, text, cache)
+    next_logits(model, text, cache)
     counts = model.num_params()
     read = 4 * (counts["blocks"] + counts["lm_head"])  # only one row of the embeddings is read
     memory, row, head = torch.randn(256 * 2**20), torch.randn(1, config.n_embd), model.lm_head
     logits, generator = 3 * torch.randn(1, config.vocab_size), torch.Generator().manual_seed(0)
     cached, recomputed, ours, usual, top_k, both, top_p, reading = medians(
         {
-            "a token with the cache": lambda: _next_logits(model, new, cache),
+            "a token with the cache": lambda: next_logits(model, new, cache),
             f"a token by recomputing {PROMPT}": lambda: model.logits(model.trunk(text)[:, -1:]),
             "lm_head, as the model does it": lambda: head(row),
             "lm_head, the usual product": lambda: torch.nn.functional.linear(row, head.weight),
