@@ -208,14 +208,16 @@ def pad_id(tokenizer: Tokenizer) -> int:
     return min(tokenizer.special_ids - {tokenizer.bos_id, tokenizer.eos_id}, default=tokenizer.eos_id)
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, is_chat: bool = False) -> None:
     """Write the tokenizer so that it puts bos before every text, as in training, and pads batches
-    on the left."""
+    on the left. That of a chat model has the chat template."""
     from tokenizers import Tokenizer as Backend
     from tokenizers.processors import TemplateProcessing
 
+    from nano_hindi.chat import template
+
     tokenizer.save(folder)
-    backend = Backend.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    backend = Backend.from_str(json.dumps(template.definition(tokenizer) if is_chat else tokenizer.definition()))
     bos = tokenizer.piece(tokenizer.bos_id)
     backend.post_processor = TemplateProcessing(single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, tokenizer.bos_id)])
     backend.no_truncation()
@@ -226,6 +228,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
         "pad_token": tokenizer.piece(pad_id(tokenizer)),
         "padding_side": "left",
         "model_input_names": ["input_ids", "attention_mask"],
+        **({"chat_template": template.chat_template(tokenizer)} if is_chat else {}),
     }
     write_json(folder / "tokenizer_config.json", config)
 

@@ -15,10 +15,11 @@ rewrites text (NFKC, lower case) keeps that one instead.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -150,12 +151,18 @@ class Tokenizer:
         return self._encode(texts)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
+        with self.encoding_errors():
+            if self._fast and self._fast.can_take(texts):
+                return self._fast(texts)
+            encode = getattr(self._encoder, "encode_batch_fast", self._encoder.encode_batch)  # without offsets; tokenizers 0.20 and later
+            return [encoding.ids for encoding in encode(texts, add_special_tokens=False)]
+
+    @contextlib.contextmanager
+    def encoding_errors(self) -> Iterator[None]:
+        """Raise the errors of an encoder in the block as UserErrors."""
         try:
             with panics_as_errors():
-                if self._fast and self._fast.can_take(texts):
-                    return self._fast(texts)
-                encode = getattr(self._encoder, "encode_batch_fast", self._encoder.encode_batch)  # without offsets; tokenizers 0.20 and later
-                return [encoding.ids for encoding in encode(texts, add_special_tokens=False)]
+                yield
         except (TypeError, UnicodeEncodeError) as error:  # raised by `tokenizers` and kitoken for half a surrogate pair
             raise UserError("a text is not valid Unicode (half a surrogate pair); save it as UTF-8") from error
         except Exception as error:  # no unknown token, or one outside the vocabulary
@@ -203,6 +210,15 @@ class Tokenizer:
     def piece(self, i: int) -> str:
         """Return the string of token `i` in tokenizer.json."""
         return self._backend.id_to_token(i)
+
+    def parsed_names(self) -> set[str]:
+        """Return the texts that are plain characters here, but that transformers reads as one token
+        each: those of the special tokens, and of some other added tokens."""
+        return {self.piece(i) for i in self.special_ids | self._plain_ids}
+
+    def definition(self) -> dict:
+        """Return the content of tokenizer.json."""
+        return json.loads(self._json)
 
     @functools.cached_property
     def piece_bytes(self) -> list[bytes]:
