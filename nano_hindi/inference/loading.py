@@ -26,6 +26,7 @@ class TrainedModel:
     step: int
     tokenizer: Tokenizer
     path: Path
+    is_chat: bool  # fine-tuned on conversations of chat/template.py
 
 
 def load_for_inference(path: Path | str) -> TrainedModel:
@@ -45,7 +46,7 @@ def load_for_inference(path: Path | str) -> TrainedModel:
     if tokenizer.fingerprint() != state["tokenizer"].get("fingerprint"):
         raise UserError(f"{folder} is not the tokenizer that {file} was trained with (their fingerprints differ); put the right one there")
     require(tokenizer.vocab_size == config.vocab_size, f"{file} has a vocabulary of {config.vocab_size} tokens, its tokenizer {tokenizer.vocab_size}")
-    return TrainedModel(config, state["model_state_dict"], state["step"], tokenizer, file)
+    return TrainedModel(config, state["model_state_dict"], state["step"], tokenizer, file, "chat" in state)
 
 
 def build_model(trained: TrainedModel, device: torch.device) -> GPT:
