@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import logging
 import re
 import secrets
 import socket
@@ -19,8 +18,6 @@ from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import pick_device
 from nano_hindi.errors import UserError, require
 from nano_hindi.ranges import whole
-
-MAX_CONNECTIONS = 1000
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -41,8 +38,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     try:
-        import uvicorn
-
         from nano_hindi.serving import api
     except ImportError as error:
         raise UserError(f"serve.py needs {error.name}; install it: pip install -r requirements-serve.txt") from None
@@ -57,20 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         with Scheduler(model) as scheduler:
             served = api.Served(scheduler, trained.tokenizer, trained.is_chat, trained.config.sequence_len, args.max_tokens)
             del trained  # its tensors are memory-mapped, and on Windows a training run could not delete the file
-            config = uvicorn.Config(
-                api.make_app(served, token, hosts),
-                http="h11",  # in pure Python: the same on every machine
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                limit_concurrency=MAX_CONNECTIONS,
-                timeout_graceful_shutdown=0,  # Ctrl-C cuts streams
-            )
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # api.py prints what failed; the rest is a client's
             print(f"{page_address(args.host, listener, token)}  (Ctrl-C ends the server)", flush=True)
-            uvicorn.Server(config).run(sockets=[listener])
+            api.make_server(served, token, hosts).run(sockets=[listener])
     return 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
 import time
 import traceback
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -34,6 +36,7 @@ from nano_hindi.serving.scheduler import BusyError, Scheduler, Text
 from nano_hindi.tokenizer import Tokenizer
 
 MAX_BODY = 2**20  # bytes; the context of a model is some 10,000
+MAX_CONNECTIONS = 1000
 BODY_PATIENCE = 30.0  # seconds for a client to send it
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
@@ -55,9 +58,25 @@ class Served:
     max_tokens: int  # most tokens of one answer
 
 
-def make_app(served: Served, token: str | None, hosts: Iterable[str] | None) -> Starlette:
-    """Return the application. `token`: None if none is needed. `hosts`: names under which it may be
-    addressed, None for any."""
+def make_server(served: Served, token: str | None, hosts: Iterable[str] | None) -> uvicorn.Server:
+    """Return a server, which `run(sockets=[...])` runs until Ctrl-C. `token`: None if none is
+    needed. `hosts`: names under which it may be addressed, None for any."""
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # `_answer_error` prints what failed; the rest is a client's
+    config = uvicorn.Config(
+        _make_app(served, token, hosts),
+        http="h11",  # in pure Python: the same on every machine
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=0,  # Ctrl-C cuts streams
+    )
+    return uvicorn.Server(config)
+
+
+def _make_app(served: Served, token: str | None, hosts: Iterable[str] | None) -> Starlette:
     api = _Api(served)
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     return Starlette(
