@@ -17,6 +17,7 @@ import openai
 import pytest
 import torch
 
+import nano_hindi.serving
 import serve
 from conftest import PATIENCE, assert_parted_between_characters, launched, spelled, wait_until
 from nano_hindi.inference.loading import build_model, load_for_inference
@@ -346,6 +347,7 @@ def test_user_error_is_one_line(straight, capsys, monkeypatch):
             assert errors.count("\n") == 1
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "nano_hindi.serving.api")
+    monkeypatch.delattr(nano_hindi.serving, "api")
     assert serve.main(["--checkpoint", str(straight)]) == 2
     assert capsys.readouterr().err.endswith("install it: pip install -r requirements-serve.txt\n")
 
@@ -395,26 +397,30 @@ def browser():
 
 def open_page(browser, running: Running, fragment: str = ""):
     page = browser.new_context(locale="hi-IN", viewport={"width": 375, "height": 667}).new_page()
-    page.set_default_timeout(PATIENCE * 1000)
+    page.set_default_timeout(15000)
     page.goto(f"http://127.0.0.1:{running.port}/{fragment}")
     return page
+
+
+def set_length(page, tokens: int) -> None:
+    page.click("#settings summary")
+    page.fill("#length", str(tokens))
+    page.press("#length", "Escape")
 
 
 @pytest.mark.slow
 def test_page_chats_stops_and_answers_again(chat, browser):
     page = open_page(browser, chat)
-    send = page.locator("#send")
+    set_length(page, 3000)
     page.fill("#question", "<b>नमस्ते</b>")
     page.press("#question", "Enter")
-    page.get_by_text("रोकें").wait_for()
     page.locator(".assistant", has_text="ॐ").wait_for()  # it streams
-    send.click()
+    page.get_by_text("रोकें").click()
     page.get_by_text("रोका गया।").wait_for()
     wait_until(chat.is_idle, "the end of the stopped text")
     assert page.locator(".user").inner_text() == "<b>नमस्ते</b>"
     assert spelled(3000).strip().startswith(page.locator(".assistant").inner_text())
-    page.click("#settings summary")
-    page.fill("#length", "40")
+    set_length(page, 40)
     page.get_by_text("फिर से जवाब दें").click()
     page.get_by_text("लंबाई की सीमा आ गई।").wait_for()
     assert page.locator(".assistant").all_inner_texts() == [spelled(40).strip()]
@@ -439,8 +445,7 @@ def test_page_of_a_base_model_continues_a_text_and_keeps_the_token_out_of_the_ad
         page.get_by_text("टोकन चाहिए").wait_for()
         page = open_page(browser, running, "#token=secret%2B%25")
         page.fill("#text", "राम")
-        page.click("#settings summary")
-        page.fill("#length", "40")
+        set_length(page, 40)
         for button in ("आगे लिखें", "यह हिस्सा फिर से लिखें"):
             page.get_by_text(button).click()
             page.get_by_text("लंबाई की सीमा आ गई।").wait_for()
