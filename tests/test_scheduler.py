@@ -39,6 +39,7 @@ def all_of(received: queue.Queue) -> list[int]:
     return list(iter(lambda: received.get(timeout=PATIENCE), None))
 
 
+@pytest.mark.slow
 def test_texts_in_company_get_the_tokens_they_get_alone(model, monkeypatch):
     """Forty texts of all lengths and settings, more than are active at once; prompts longer than a
     chunk, texts that end by a stop token."""

@@ -285,6 +285,7 @@ def test_text_ends_when_its_client_leaves(chat, streams):
     assert row.made < 3000
 
 
+@pytest.mark.slow
 def test_client_that_stops_reading_holds_up_nobody(chat, monkeypatch):
     """Its text is generated to the end and leaves the model, however little of it is read."""
     sent = []
@@ -302,6 +303,7 @@ def test_client_that_stops_reading_holds_up_nobody(chat, monkeypatch):
         assert ask(chat).choices[0].message.content == spelled(40).strip()
 
 
+@pytest.mark.slow
 def test_a_hundred_clients_at_once_all_get_their_answers(chat):
     def both(i: int) -> None:
         if i % 2:
