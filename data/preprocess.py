@@ -105,6 +105,8 @@ def make(args, plan: list[Chunk]) -> None:
         tokenizer = load_tokenizer(args.tokenizer)
         settings |= {"normalization": tokenizer.normalization, "fingerprint": tokenizer.fingerprint()}
     shards = Shards(args.output_dir, settings, len(plan))
+    if shards.metadata.is_file() and b"\nkind: chat\n" in shards.metadata.read_bytes():
+        raise UserError(f"{args.output_dir} holds data of data/chat.py; choose another --output_dir")
     shards.remove_leftovers()
     if is_ready(shards, settings):
         discard(shards.folder)  # a run that was killed at its very end leaves it

@@ -33,6 +33,7 @@ CHUNK_BYTES = 2**20  # of a digest; with another size, all digests of the same t
 SAMPLED_CHUNKS = 64  # a tenth of a second from a fast disk
 READ_AHEAD = 4  # device batches: enough to hide a slow disk read, in little memory
 TOKEN_BYTES = 4  # little-endian uint32
+TARGET = 2**31  # set in a token of chat data that the model learns to predict
 
 
 class DataError(UserError):
@@ -48,9 +49,10 @@ class TokenFile:
     share it.
     """
 
-    def __init__(self, path: str | Path, vocab_size: int):
-        """Open the file. Raises UserError if it is missing, empty or truncated within a token."""
-        self.path, self.vocab_size = Path(path), vocab_size
+    def __init__(self, path: str | Path, vocab_size: int, marks_targets: bool = False):
+        """Open the file, whose tokens may have the bit TARGET if it `marks_targets`. Raises
+        UserError if it is missing, empty or truncated within a token."""
+        self.path, self.vocab_size, self.marks_targets = Path(path), vocab_size, marks_targets
         self.digests: list[str] = []  # of its chunks, as data/preprocess.py recorded them; set by `require_digests`
         file_size(self.path)
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed with this object
@@ -133,7 +135,7 @@ class TokenFile:
     def require_in_vocabulary(self, tokens: np.ndarray) -> None:
         """Raise DataError for an id outside the vocabulary: on a GPU it would be an assertion far
         from its cause."""
-        highest = int(tokens.max(initial=0))
+        highest = int((tokens & (TARGET - 1) if self.marks_targets else tokens).max(initial=0))
         if highest >= self.vocab_size:
             raise DataError(
                 f"{self.path} holds token id {highest}, but the vocabulary has {self.vocab_size} tokens; "

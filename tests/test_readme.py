@@ -41,6 +41,7 @@ BEHIND = {
     "bash run_training.sh sample": "--total_tokens 8192 --no_compile --device cpu",
     "bash run_training.sh": TINY.format(checkpoints="checkpoints/launched"),
     "train.py": TINY.format(checkpoints="checkpoints"),
+    "python data/chat.py": "--max_conversations 60 --val_fraction 0.2",
 }
 INSTEAD = {
     "bash run_tests.sh": None,  # already running

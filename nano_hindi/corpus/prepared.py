@@ -13,6 +13,11 @@ from nano_hindi.files import file_size, read_metadata, write_metadata
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
 DIGESTS = "preprocess_digests.txt"
+TEXT, CHAT = "text", "chat"  # the line `kind` of preprocess_meta.txt; text if there is none
+KINDS = {
+    TEXT: "text, which train.py takes; data/chat.py makes chat data",
+    CHAT: "chat data, which finetune.py takes; data/preprocess.py makes data of text",
+}
 CHECKED_IDS, BLOCK = 2**28, 2**22  # 1 GB: a second or two from a fast disk; read 16 MB at a time
 
 
@@ -39,19 +44,22 @@ class DataInfo:
     val: TokenFile
 
 
-def check_data(data_dir: str | Path, every_chunk: bool = False) -> DataInfo:
+def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT) -> DataInfo:
     """Return the metadata of a data folder and its open token files, after checking the files
     against it.
 
     Raises UserError, with what to do, if a file is missing, its size or digest is not what
-    preprocess_meta.txt says, it holds ids outside the vocabulary, or the tokenizer is a different
-    one. Only the first CHECKED_IDS ids of each split are checked here; the data loader checks each
-    batch. Unless `every_chunk`, the digests of a sample are checked, see
-    `TokenFile.require_digests`.
+    preprocess_meta.txt says, it holds ids outside the vocabulary, the tokenizer is a different one,
+    or the data is of another kind. Only the first CHECKED_IDS ids of each split are checked here;
+    the data loader checks each batch. Unless `every_chunk`, the digests of a sample are checked,
+    see `TokenFile.require_digests`.
     """
-    folder, again = Path(data_dir), "run data/preprocess.py again"
+    folder = Path(data_dir)
     path = folder / "preprocess_meta.txt"
     metadata = read_metadata(path)
+    if (found_kind := metadata.get("kind", TEXT)) != kind:
+        raise UserError(f"{folder} holds {KINDS.get(found_kind, 'data of a newer version')}")
+    again = f"run data/{'chat' if kind == CHAT else 'preprocess'}.py again"
     whole_numbers = [field.name for field in fields(DataInfo) if field.type == "int"]
     try:
         info: dict[str, Any] = {name: int(metadata[name]) for name in whole_numbers}
@@ -75,7 +83,7 @@ def check_data(data_dir: str | Path, every_chunk: bool = False) -> DataInfo:
         )
     listed = read_metadata(folder / DIGESTS) if (folder / DIGESTS).is_file() else {}
     for split in ("train", "val"):
-        file = info[split] = TokenFile(folder / f"{split}.bin", tokenizer.vocab_size)
+        file = info[split] = TokenFile(folder / f"{split}.bin", tokenizer.vocab_size, marks_targets=kind == CHAT)
         info[f"{split}_digest"] = digest = metadata.get(f"{split}_digest", "")
         if digest:
             _check_digests(file, digest, listed.get(split, "").split(), every_chunk)

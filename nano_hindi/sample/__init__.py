@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from nano_hindi.sample import words
 from nano_hindi.sample.grammar import Noun
@@ -31,9 +32,33 @@ def stories(seed: int = 0) -> Iterator[str]:
 
 def tell(rng: random.Random) -> str:
     """Return one story: a few sentences, and its moral on a separate line."""
+    return compose(rng).text
+
+
+@dataclass(frozen=True)
+class Story:
+    """A story, and what it was made from: its plot, the templates of its sentences, and the
+    characters and things in them."""
+
+    plot: tuple
+    templates: list[str]
+    cast: dict
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.sentences).replace(" \n ", "\n")
+
+    @property
+    def sentences(self) -> list[str]:
+        """Return the sentences; a line end is one of its own."""
+        return [template.format_map(self.cast) for template in self.templates]
+
+
+def compose(rng: random.Random) -> Story:
+    """Return a story with one of the plots, a cast, and one of the wordings of each sentence."""
     plot, extras = _pick(rng, PLOTS)
     cast = _cast(rng, extras)
-    return " ".join(sentence.format_map(cast) for sentence in _choose(rng, plot) if sentence).replace(" \n ", "\n")
+    return Story(plot, [template for template in _choose(rng, plot) if template], cast)
 
 
 def _pick(rng: random.Random, items: Sequence):

@@ -1,0 +1,154 @@
+"""Turn conversations into a data folder for finetune.py.
+
+python data/chat.py --source sample --tokenizer checkpoints --output_dir data/chat
+python data/chat.py --source indic-align samvaad my_chats.jsonl --output_dir data/more_chat
+
+The tokenizer is that of the model to fine-tune: the folder of its checkpoints has a copy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_DIR = ROOT / "data" / "chat"
+sys.path.insert(0, str(ROOT))
+
+from nano_hindi.chat.records import LAYOUTS
+from nano_hindi.chat.sources import FORMATS, HUB_SOURCES, SAMPLE, Source
+from nano_hindi.chat.template import VERSION
+from nano_hindi.cli import Parser, command_line, exit_at_once
+from nano_hindi.common import visible
+from nano_hindi.console import Progress, count, shell_quoted, shown
+from nano_hindi.errors import UserError
+from nano_hindi.files import locked, read_metadata
+from nano_hindi.ranges import Range, whole
+
+SAMPLE_CONVERSATIONS = 20_000
+
+
+def parse(argv: list[str] | None):
+    parser = Parser(prog="data/chat.py", description="Turn conversations into a data folder for finetune.py.")
+    parser.add_argument(
+        "--source",
+        nargs="+",
+        default=[SAMPLE],
+        metavar="NAME|FILE",
+        help=f"{SAMPLE}: questions about generated stories, offline; {', '.join(HUB_SOURCES)}: Hindi conversations of data sets on the hub "
+        f"(NAME:CONFIGURATION for a part); or {', '.join(FORMATS)} files with the fields {LAYOUTS}",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        default=str(ROOT / "checkpoints"),
+        metavar="NAME|DIR|MODEL",
+        help="that of the model to fine-tune: the folder of its checkpoints, a model file in it, a folder with tokenizer.json, or a name on the hub",
+    )
+    parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="folder for the token files, of its own")
+    parser.add_argument(
+        "--max_length", type=whole(8, 2**20), default=1024, metavar="N", help="tokens; longer conversations are left out: the model's --sequence_len"
+    )
+    parser.add_argument(
+        "--max_conversations",
+        type=whole(1, 2**40),
+        metavar="N",
+        help=f"take no more conversations of each source (default: all; {SAMPLE_CONVERSATIONS} of {SAMPLE})",
+    )
+    parser.add_argument(
+        "--val_fraction",
+        type=Range(float, 0, 1, low_open=True, high_open=True),
+        default=0.02,
+        metavar="FRACTION",
+        help="fraction of the first questions, or stories, held out for validation",
+    )
+    parser.add_argument("--seed", type=Range(int), default=0, metavar="S", help=f"random seed of {SAMPLE}")
+    return parser.parse_args(argv)
+
+
+@command_line
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    sources = [Source(name, args.seed) for name in dict.fromkeys(args.source)]
+    with locked(args.output_dir, "is writing conversations there", "--output_dir"):
+        make(args, sources)
+    print(f"{shown(args.output_dir)} is ready; next: python finetune.py --checkpoint MODEL --data_dir {shell_quoted(args.output_dir)}")
+    return 0
+
+
+def make(args, sources: list[Source]) -> None:
+    """Write the data folder unless it is there.
+
+    The caller holds the lock of the folder.
+    """
+    from nano_hindi.chat.dataset import METADATA, Writer
+    from nano_hindi.corpus.prepared import CHAT
+    from nano_hindi.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(tokenizer_of(args.tokenizer))
+    settings = {
+        "kind": CHAT,
+        "template": VERSION,
+        "fingerprint": tokenizer.fingerprint(),
+        "source": "; ".join(source.identity for source in sources),
+        "max_length": args.max_length,
+        "max_conversations": args.max_conversations or "all",
+        "val_fraction": args.val_fraction,
+        "licence": "; ".join(source.licence for source in sources),
+    }
+    if is_ready(args.output_dir / METADATA, settings):
+        print(f"{shown(args.output_dir)} is already there, from the same command; delete {METADATA} in it to make it again")
+        return
+    writer = Writer(args.output_dir, tokenizer, args.max_length, args.val_fraction)
+    with writer.writing():
+        for source in sources:
+            limit = args.max_conversations or (SAMPLE_CONVERSATIONS if source.name == SAMPLE else None)
+            records = source.records() if source.name != SAMPLE else itertools.islice(source.records(), limit)  # it has no end
+            with Progress(limit, "conversations", f"reading {source.name}") as progress:
+                before = 0
+                for written in writer.write(records, limit):
+                    progress.update(written - before, tokens=count(writer.counts["train_tokens"] + writer.counts["val_tokens"]))
+                    before = written
+        print("\n".join(lines(writer.counts)))
+    writer.finish(settings)
+    for name in ("train", "val"):
+        documents, tokens, targets = (writer.counts[f"{name}_{key}"] for key in ("documents", "tokens", "targets"))
+        print(f"{name + '.bin':<11} {documents:,} conversations, {tokens:,} tokens, {targets:,} of them targets")
+
+
+def tokenizer_of(name: str) -> str:
+    """Return the tokenizer's folder of a model: beside a model file, or in the folder of
+    checkpoints. Another name is returned as it is."""
+    path = Path(name).expanduser()
+    folder = path.parent if path.is_file() else path
+    inner = folder / "tokenizer"
+    return str(inner) if inner.is_dir() and not (folder / "tokenizer.json").is_file() else name
+
+
+def is_ready(metadata_file: Path, settings: dict) -> bool:
+    """Return whether the folder holds the complete output of these settings. Raises UserError if it
+    holds data of another kind."""
+    from nano_hindi.corpus.prepared import CHAT, TEXT, check_data
+
+    if not metadata_file.is_file():
+        return False
+    metadata = read_metadata(metadata_file)
+    if metadata.get("kind", TEXT) != CHAT:
+        raise UserError(f"{metadata_file.parent} holds data of data/preprocess.py; choose another --output_dir")
+    if any(metadata.get(key) != str(value) for key, value in settings.items()):
+        return False
+    try:
+        check_data(metadata_file.parent, every_chunk=True, kind=CHAT)
+    except UserError:  # damaged data is made again
+        return False
+    return True
+
+
+def lines(counts) -> list[str]:
+    """Return what was read, kept, mended and dropped, a line each."""
+    changed = sorted(key for key in counts if key.startswith(("mended: ", "dropped: ")))
+    return [visible(f"{counts[key]:>11,} {key}") for key in ("read", "kept", *changed)]
+
+
+if __name__ == "__main__":
+    exit_at_once(main())

@@ -1,0 +1,179 @@
+"""Write conversations as a data folder for finetune.py.
+
+Like that of data/preprocess.py, with the line `kind: chat` in preprocess_meta.txt. train.bin and
+val.bin hold the conversations one after another, little-endian uint32; the bit TARGET marks the
+tokens that the model learns to predict. {train,val}_conversations.bin hold two little-endian uint32
+for each conversation: its tokens, and how many of them are targets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from nano_hindi.chat.records import Mender
+from nano_hindi.chat.sources import Record
+from nano_hindi.chat.template import render_batch
+from nano_hindi.corpus.documents import count_words
+from nano_hindi.corpus.prepared import DataInfo, write_digests
+from nano_hindi.corpus.tokenize import BATCH_CHARACTERS, SPLITS, is_for_validation
+from nano_hindi.dataloader import TARGET
+from nano_hindi.errors import UserError
+from nano_hindi.files import file_size, replacing, write_metadata
+from nano_hindi.sample.questions import Conversation, conversations
+from nano_hindi.tokenizer import Tokenizer
+
+METADATA = "preprocess_meta.txt"
+TOO_LONG = "dropped: longer than max_length"
+
+
+def conversations_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}_conversations.bin"
+
+
+def read_conversations(folder: Path, info: DataInfo, split: str) -> np.ndarray:
+    """Return the tokens and the targets of each conversation of a split, int64 (conversations, 2).
+
+    Raises UserError if the file is missing or not that of the split's tokens.
+    """
+    path, tokens = conversations_file(folder, split), len(info.train if split == "train" else info.val)
+    documents = info.train_documents if split == "train" else info.val_documents
+    if file_size(path) == 8 * documents:
+        pairs = np.fromfile(path, dtype="<u4").reshape(-1, 2).astype(np.int64)
+        if pairs[:, 0].sum() == tokens:
+            return pairs
+    raise UserError(f"{path} does not fit {split}.bin; run data/chat.py again")
+
+
+def unseen(seed: int, val_fraction: float) -> Iterator[Conversation]:
+    """Yield conversations of the sample about stories that are in no training split with that
+    `val_fraction`, whatever the seed of the training data."""
+    return (conversation for conversation in conversations(seed) if is_for_validation(conversation.story.encode(), val_fraction))
+
+
+class Writer:
+    """Write conversations to the files of a folder, which get their names at the end of the block
+    if it succeeds.
+
+    `counts` has documents, tokens, targets and bytes of each split, words of both, and those of the
+    mender.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, max_length: int, val_fraction: float):
+        self.folder, self.tokenizer, self.max_length, self.val_fraction = folder, tokenizer, max_length, val_fraction
+        self.mender = Mender()
+        self.counts = self.mender.counts
+        # more text is surely too long; the tokenizer takes a minute and 5 GB for a text of 50 MB
+        self._most_bytes = max_length * max(map(len, tokenizer.piece_bytes))
+        self._files: dict[Path, BinaryIO] = {}
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Open the files. Raises IsADirectoryError or UserError if something is in their place, and
+        UserError if a split has no conversations at the end of the block.
+
+        The metadata of earlier data is deleted before the first file gets its name.
+        """
+        metadata = self.folder / METADATA
+        if metadata.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(metadata))
+        if (self.folder / "tokenizer").is_file():
+            raise UserError(
+                f"{self.folder / 'tokenizer'} is a file, but the copy of the tokenizer needs that name; move it, or choose another folder"
+            )
+        with contextlib.ExitStack() as stack:
+            with contextlib.ExitStack() as files:
+                for split in SPLITS:
+                    for path in (self.folder / f"{split}.bin", conversations_file(self.folder, split)):
+                        self._files[path] = files.enter_context(open(stack.enter_context(replacing(path)), "wb"))
+                yield
+            self._require_both_splits()
+            metadata.unlink(missing_ok=True)
+
+    def _require_both_splits(self) -> None:
+        kept = self.counts["train_documents"] + self.counts["val_documents"]
+        if not kept:
+            raise UserError("no conversation is left; the counts above say why")
+        for split, change in (("val", "larger"), ("train", "smaller")):
+            if not self.counts[f"{split}_documents"]:
+                raise UserError(
+                    f"none of the {kept:,} conversations are in the {split} split; give a {change} --val_fraction than {self.val_fraction:g}, "
+                    "or more conversations"
+                )
+
+    def write(self, records: Iterable[Record], limit: int | None) -> Iterator[int]:
+        """Write the conversations of one source, at most `limit` of them. Yields the number written
+        after each batch."""
+        written, characters, batch = 0, 0, []
+        for key, record in records:
+            if (messages := self.mender(record)) is None:
+                continue
+            if sum(len(message["content"].encode()) for message in messages) > self._most_bytes:
+                self.counts.update({TOO_LONG: 1, "kept": -1})
+                continue
+            batch.append((key, messages))
+            characters += sum(len(message["content"]) for message in messages)
+            is_last = limit is not None and written + len(batch) >= limit
+            if characters >= BATCH_CHARACTERS or is_last:
+                written += self._write(batch)
+                characters, batch = 0, []
+                yield written
+                if limit is not None and written >= limit:
+                    return
+        yield written + self._write(batch)
+
+    def _write(self, batch: list[tuple[str | None, list[dict[str, str]]]]) -> int:
+        kept = 0
+        for (key, messages), rendered in zip(batch, render_batch(self.tokenizer, [messages for _, messages in batch]), strict=True):
+            if len(rendered.ids) > self.max_length:
+                self.counts.update({TOO_LONG: 1, "kept": -1})
+                continue
+            text = self.tokenizer.normalize(first_question(messages) if key is None else key)
+            split = SPLITS[is_for_validation(text.encode(), self.val_fraction)]
+            is_target = np.array(rendered.is_target)
+            tokens = np.array(rendered.ids, dtype="<u4") | np.where(is_target, TARGET, 0).astype("<u4")
+            self._files[self.folder / f"{split}.bin"].write(tokens.tobytes())
+            self._files[conversations_file(self.folder, split)].write(np.array([len(tokens), is_target.sum()], dtype="<u4").tobytes())
+            contents = [message["content"] for message in messages]
+            self.counts.update(
+                {
+                    f"{split}_documents": 1,
+                    f"{split}_tokens": len(tokens),
+                    f"{split}_targets": int(is_target.sum()),
+                    f"{split}_bytes": sum(len(content.encode()) for content in contents),
+                    "words": sum(map(count_words, contents)),
+                }
+            )
+            kept += 1
+        return kept
+
+    def finish(self, settings: dict) -> None:
+        """Write the tokenizer, the digests and, last, the metadata: a folder without it is not
+        ready."""
+        copy = self.folder / "tokenizer"
+        if not (copy.is_dir() and Path(self.tokenizer.name).is_dir() and copy.samefile(self.tokenizer.name)):  # keep the original
+            self.tokenizer.save(copy)
+        counts = Counter(self.counts)
+        metadata = {
+            "tokenizer": self.tokenizer.name,
+            "vocab_size": self.tokenizer.vocab_size,
+            "bos_id": self.tokenizer.bos_id,
+            "eos_id": self.tokenizer.eos_id,
+            **{f"{split}_{key}": counts[f"{split}_{key}"] for split in SPLITS for key in ("documents", "tokens", "targets", "bytes")},
+            "words": counts["words"],
+            "fertility": f"{(counts['train_tokens'] + counts['val_tokens']) / max(counts['words'], 1):.4f}",
+        }
+        write_metadata(self.folder / METADATA, metadata | settings | write_digests(self.folder, self.tokenizer.vocab_size))
+
+
+def first_question(messages: list[dict[str, str]]) -> str:
+    """Return the text by which a conversation is in one split or the other: another answer to the
+    same question is in the same."""
+    return next(message["content"] for message in messages if message["role"] == "user")

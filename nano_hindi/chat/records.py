@@ -1,0 +1,163 @@
+"""Turn the records of chat data sets into conversations: recognise their layout, mend what can be
+mended, drop the rest, and count both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+ROLES = {"system": "system", "user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant"}
+LISTS = ("messages", "conversations", "conversation")  # of {"role", "content"} or {"from", "value"}
+PAIRS = ("hin_Deva", "interactions")  # of [question, answer], as in ai4bharat/indic-align
+QUESTIONS, CONTEXTS, ANSWERS = ("instruction", "inputs"), ("input", "context"), ("output", "response", "targets")
+HINDI = ("hin", "hi")  # in the field language_code
+LAYOUTS = "messages, conversations, hin_Deva, instruction and output, or inputs and targets"
+# at least one character of Devanagari in UTF-8: E0 A4 or A5, and one more byte
+_ESCAPED = re.compile(r"(?:%[0-9A-Fa-f]{2})*%[Ee]0%[Aa][45]%[89ABab][0-9A-Fa-f](?:%[0-9A-Fa-f]{2})*")
+
+Turn = tuple[str, str]  # role and content
+
+
+class Mender:
+    """Make conversations of records, one by one.
+
+    `counts` has what was read, kept, and mended or dropped for each reason. A conversation counts
+    once for each thing that was mended in it, and has one reason to be dropped.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._seen: set[bytes] = set()
+
+    def __call__(self, record: Any) -> list[dict[str, str]] | None:
+        """Return messages that the chat template takes, ending with an answer; None if the record
+        is dropped."""
+        self.counts["read"] += 1
+        try:
+            turns = self._mended(turns_of(record))
+        except _DroppedError as reason:
+            self.counts[f"dropped: {reason}"] += 1
+            return None
+        mark = hashlib.blake2b(json.dumps(turns).encode(), digest_size=16).digest()
+        if mark in self._seen:
+            self.counts["dropped: a duplicate"] += 1
+            return None
+        self._seen.add(mark)
+        self.counts["kept"] += 1
+        return [{"role": role, "content": content} for role, content in turns]
+
+    def all(self, records: Iterable[Any]) -> Iterator[list[dict[str, str]]]:
+        return (messages for record in records if (messages := self(record)) is not None)
+
+    def _mended(self, turns: list[Turn]) -> list[Turn]:
+        mended = {}
+        found = [(role, _unescaped(content).strip()) for role, content in turns]
+        mended["percent-escapes decoded"] = any(after != before.strip() for (_, after), (_, before) in zip(found, turns, strict=True))
+        system, turns = ([found[0]], found[1:]) if found[0][0] == "system" else ([], found)
+        if any(role == "system" for role, _ in turns):
+            raise _DroppedError("a system message amid the conversation")
+        mended["empty system message removed"] = any(not content for _, content in system)
+        system = [turn for turn in system if turn[1]]
+        turns, count = _joined(turns), len(turns)
+        mended["turns of the same role joined"] = len(turns) < count
+        begin = int(turns[:1] != [] and turns[0][0] == "assistant")
+        mended["answer before the first question removed"] = begin > 0
+        turns = turns[begin:]
+        # after an empty turn, what follows refers to what is not there
+        count, turns = len(turns), turns[: next((i for i, (_, content) in enumerate(turns) if not content), len(turns))]
+        mended["cut at an empty turn"] = len(turns) < count
+        if len(turns) % 2:
+            turns = turns[:-1]
+            mended["question without an answer removed"] = not mended["cut at an empty turn"]
+        if not turns:
+            raise _DroppedError("no question with an answer")
+        self.counts.update(f"mended: {what}" for what, was in mended.items() if was)
+        return [*system, *turns]
+
+
+class _DroppedError(Exception):
+    """Why a record is dropped."""
+
+
+def turns_of(record: Any) -> list[Turn]:
+    """Return the roles and contents of a record of any layout in LAYOUTS; not empty.
+
+    Raises _DroppedError for other layouts, other languages and content that is not text.
+    """
+    if not isinstance(record, Mapping):
+        raise _DroppedError("not a JSON object")
+    if record.get("language_code", HINDI[0]) not in HINDI:
+        raise _DroppedError("in another language")
+    turns = _turns(record)
+    if not turns:
+        raise _DroppedError("no messages")
+    for _, content in turns:
+        if not isinstance(content, str):
+            raise _DroppedError("content that is not text")
+        try:
+            content.encode()
+        except UnicodeEncodeError:
+            raise _DroppedError("not valid Unicode") from None
+    return turns
+
+
+def _turns(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    if name := next((name for name in LISTS if record.get(name) is not None), None):
+        return [_turn(message) for message in _list(record[name])]
+    if name := next((name for name in PAIRS if record.get(name) is not None), None):
+        pairs = _list(record[name])
+        if any(isinstance(pair, str) or not isinstance(pair, Sequence) for pair in pairs):
+            raise _DroppedError("content that is not text")
+        return [(("user", "assistant")[i % 2], text) for pair in pairs for i, text in enumerate(pair)]
+    question, context, answer = (
+        next((record[name] for name in names if record.get(name) is not None), None) for names in (QUESTIONS, CONTEXTS, ANSWERS)
+    )
+    if question is None or answer is None:
+        raise _DroppedError("of an unknown layout")
+    if isinstance(question, str) and isinstance(context, str) and context.strip():
+        question = f"{question.strip()}\n\n{context.strip()}"
+    return [("user", question), ("assistant", answer)]
+
+
+def _list(value: Any) -> Sequence:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise _DroppedError("messages that are not a list")
+    return value
+
+
+def _turn(message: Any) -> tuple[str, Any]:
+    if not isinstance(message, Mapping):
+        raise _DroppedError("a message that is not an object")
+    role = message.get("role", message.get("from"))
+    if not isinstance(role, str) or role.lower() not in ROLES:
+        raise _DroppedError("an unknown role")
+    return ROLES[role.lower()], message.get("content", message.get("value"))
+
+
+def _joined(turns: list[Turn]) -> list[Turn]:
+    """Return the turns with those of the same role, one after another, as one."""
+    joined: list[Turn] = []
+    for role, content in turns:
+        if joined and joined[-1][0] == role:
+            joined[-1] = role, f"{joined[-1][1]}\n\n{content}".strip()
+        else:
+            joined.append((role, content))
+    return joined
+
+
+def _unescaped(text: str) -> str:
+    """Return `text` with the Devanagari of web addresses readable: `%E0%A4%95` is क. An escape that
+    is not UTF-8 stays."""
+
+    def decoded(match: re.Match[str]) -> str:
+        try:
+            return unquote(match[0], errors="strict")
+        except UnicodeDecodeError:
+            return match[0]
+
+    return _ESCAPED.sub(decoded, text) if "%" in text else text

@@ -1,0 +1,190 @@
+"""Where conversations come from: files, data sets on the hub, and the sample.
+
+The layouts of the data sets were read from code that uses them and from their file lists, not from
+the hub itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nano_hindi.corpus.hub import _prepare_library, _reason, _response
+from nano_hindi.corpus.source_files import COMPRESSIONS, compression, kind, opened, reason, require_file
+from nano_hindi.errors import UserError, naming
+from nano_hindi.files import one_line, utf8_path
+from nano_hindi.sample.questions import conversations
+
+SAMPLE = "sample"
+FORMATS = (".jsonl", ".json", ".parquet")
+HUB = "https://huggingface.co/datasets/"
+
+Record = tuple[str | None, Any]  # what is split by, the record itself if None; and the record
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """The Hindi conversations of a data set: some of its configurations, with their licences, and
+    the columns to read (all if empty)."""
+
+    dataset: str
+    configurations: dict[str, str]
+    split: str = "train"
+    columns: tuple[str, ...] = ()
+
+
+HUB_SOURCES = {
+    # a column for each language; IndoWordNet paraphrases a dictionary, Anudesh is mostly not Hindi
+    "indic-align": HubSource(
+        "ai4bharat/indic-align",
+        dict.fromkeys(("Dolly_T", "OpenAssistant_T", "WikiHow", "Indic_ShareLlama", "Wiki_Conv", "Wiki_Chat"), "CC BY 4.0"),
+        columns=("hin_Deva",),
+    ),
+    "indic-instruct": HubSource(
+        "ai4bharat/indic-instruct-data-v0.1",
+        {"anudesh": "CC BY 4.0", "wikihow": "CC0", "dolly": "CC BY-SA 3.0", "oasst1": "Apache 2.0"},
+        split="hi",
+    ),
+    "samvaad": HubSource("sarvamai/samvaad-hi-v1", {"default": "Apache 2.0"}),
+    "aya": HubSource("CohereLabs/aya_dataset", {"default": "Apache 2.0"}),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of conversations: `name` as given by the user, a name of HUB_SOURCES (with
+    `:CONFIGURATION` for one of it), SAMPLE, or a path."""
+
+    name: str
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a name that is none, or a file that is missing or of another
+        format."""
+        if self.name == SAMPLE:
+            return
+        if self._on_hub:
+            _, hub = self._on_hub
+            if not hub.configurations:
+                first = self.name.partition(":")[0]
+                raise UserError(f"--source {self.name}: {first} has {', '.join(HUB_SOURCES[first].configurations)}")
+            return
+        require_file(self.name)
+        if kind(self.name) not in FORMATS or (kind(self.name) == ".parquet" and compression(self.name)):
+            others = ", ".join([SAMPLE, *HUB_SOURCES])
+            raise UserError(
+                f"{self.name}: conversations are read from {', '.join(FORMATS)} files (the first two may end with {' or '.join(COMPRESSIONS)}), or {others}"
+            )
+
+    @property
+    def _on_hub(self) -> tuple[str, HubSource] | None:
+        name, _, configuration = self.name.partition(":")
+        if name not in HUB_SOURCES or Path(self.name).exists():
+            return None
+        hub = HUB_SOURCES[name]
+        chosen = {key: licence for key, licence in hub.configurations.items() if configuration in ("", key)}
+        return name, HubSource(hub.dataset, chosen, hub.split, hub.columns)
+
+    @property
+    def identity(self) -> str:
+        """Return what tells whether a second run has the same source."""
+        if self.name == SAMPLE:
+            return f"sample, seed {self.seed}"
+        if self._on_hub:
+            _, hub = self._on_hub
+            return f"{hub.dataset} {' '.join(hub.configurations)}"
+        stat = Path(self.name).stat()
+        return f"{one_line(Path(self.name).name)} {stat.st_size} {stat.st_mtime_ns}"
+
+    @property
+    def licence(self) -> str:
+        if self.name == SAMPLE:
+            return "MIT, written by nano_hindi/sample"
+        if self._on_hub:
+            _, hub = self._on_hub
+            licences = [f"{'' if key == 'default' else f'{key} '}{licence}" for key, licence in hub.configurations.items()]
+            together = licences if len(set(hub.configurations.values())) > 1 else list(hub.configurations.values())[:1]
+            return f"{', '.join(together)}, {hub.dataset} ({HUB}{hub.dataset})"
+        return f"not known: {one_line(Path(self.name).name)}"
+
+    def records(self) -> Iterator[Record]:
+        """Yield the records. Raises UserError for a file that cannot be read, or a data set that is
+        not available."""
+        if self.name == SAMPLE:
+            for conversation in conversations(self.seed):
+                yield conversation.story, {"messages": conversation.messages}
+        elif self._on_hub:
+            yield from ((None, record) for record in _of_hub(self._on_hub[1]))
+        else:
+            yield from ((None, record) for record in _of_file(self.name))
+
+
+# ---- files
+
+
+def _of_file(path: str) -> Iterator[Any]:
+    if kind(path) == ".parquet":
+        yield from _of_parquet(path)
+        return
+    with opened(path) as file:
+        if kind(path) == ".json":
+            yield from _of_array(path, file.read())
+            return
+        for line in file:
+            if line.strip():
+                yield _parsed(line)
+
+
+def _parsed(line: bytes) -> Any:
+    """Return the value of a line of JSON; None, which is no record, if it is not JSON."""
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _of_array(path: str, raw: bytes) -> list:
+    value = _parsed(raw)
+    if not isinstance(value, list):
+        raise UserError(f"{path} is not a JSON array of conversations; a file with one object per line is named .jsonl")
+    return value
+
+
+def _of_parquet(path: str) -> Iterator[Any]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with naming(path), utf8_path(Path(path)) as readable, pyarrow.parquet.ParquetFile(readable) as file:
+            for batch in file.iter_batches(batch_size=100):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file's content
+            raise
+        raise UserError(f"{path} is not a readable parquet file ({reason(error)}); download or copy it again") from error
+
+
+# ---- the hub
+
+
+def _of_hub(hub: HubSource) -> Iterator[Any]:
+    """Yield the records of the configurations in turn, so that a limit takes some of each."""
+    from datasets import load_dataset
+
+    _prepare_library()
+    columns = {"columns": list(hub.columns)} if hub.columns else {}
+    try:
+        streams = [iter(load_dataset(hub.dataset, name, split=hub.split, streaming=True, **columns)) for name in hub.configurations]
+        for turn in itertools.zip_longest(*streams):
+            yield from (record for record in turn if record is not None)
+    except Exception as error:
+        response = _response(error)
+        refused = response is not None and response.status_code in (401, 403)
+        remedy = f"accept its terms on {HUB}{hub.dataset} and log in (`hf auth login`, or HF_TOKEN)" if refused else "check the connection"
+        raise UserError(
+            f"{hub.dataset} is not available from the hub ({_reason(error)}); {remedy}, or give its files: --source FILE.parquet"
+        ) from error

@@ -1,0 +1,332 @@
+"""data/chat.py: which conversations are taken, mended and dropped, what is in the folder, and where
+it comes from."""
+
+import gzip
+import itertools
+import json
+import random
+import shutil
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+import nano_hindi.chat.dataset
+import standin
+import train
+from conftest import SMALL, run_script
+from data import chat, preprocess
+from hub import Hub
+from nano_hindi.chat.dataset import read_conversations, unseen
+from nano_hindi.chat.records import Mender
+from nano_hindi.chat.template import check, prompt
+from nano_hindi.corpus.prepared import CHAT, check_data
+from nano_hindi.dataloader import TARGET
+from nano_hindi.errors import UserError
+from nano_hindi.files import read_metadata
+from nano_hindi.sample.questions import conversations
+
+PAIR = [{"role": "user", "content": "क"}, {"role": "assistant", "content": "ख"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_dir(tmp_path_factory) -> Path:
+    return standin.make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def run(out: Path, tokenizer_dir: Path, *argv) -> int:
+    return chat.main(["--output_dir", str(out), "--tokenizer", str(tokenizer_dir), *map(str, argv)])
+
+
+def mended(record) -> tuple[list[tuple[str, str]] | None, dict[str, int]]:
+    """Return the turns of one record, and what was mended or why it was dropped."""
+    mender = Mender()
+    messages = mender(record)
+    turns = messages and [(message["role"][0], message["content"]) for message in messages]
+    return turns, {key.partition(": ")[2] for key in mender.counts if ": " in key}
+
+
+def messages(*turns: str) -> dict:
+    """Return a record from texts like "u क", "a ख", "s ग"."""
+    roles = {"u": "user", "a": "assistant", "s": "system"}
+    return {"messages": [{"role": roles[turn[0]], "content": turn[2:]} for turn in turns]}
+
+
+TAKEN = [("u", "क"), ("a", "ख")]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        messages("u क", "a ख"),
+        {"conversations": [{"from": "human", "value": "क"}, {"from": "gpt", "value": "ख "}]},
+        {"instruction": "क", "input": "", "output": "ख"},
+        {"instruction": "क", "context": None, "response": "ख"},
+        {"inputs": "क", "targets": "ख", "language_code": "hin"},
+        {"hin_Deva": [["क", "ख"]], "language_code": "hi"},
+    ],
+)
+def test_every_layout_is_read(record):
+    assert mended(record) == (TAKEN, set())
+    assert mended({"instruction": "क", "input": "ग", "output": "ख"}) == ([("u", "क\n\nग"), ("a", "ख")], set())
+
+
+@pytest.mark.parametrize(
+    ("record", "turns", "what"),
+    [
+        (messages("a ग", "u क", "a ख"), TAKEN, "answer before the first question removed"),
+        (messages("u क", "a ख", "u ग"), TAKEN, "question without an answer removed"),
+        (messages("u क", "a ख", "u ग", "a  ", "u घ", "a ङ"), TAKEN, "cut at an empty turn"),
+        (messages("u क", "a ख", "u \n", "a ग"), TAKEN, "cut at an empty turn"),
+        (messages("u क", "u ग", "a ख"), [("u", "क\n\nग"), ("a", "ख")], "turns of the same role joined"),
+        (messages("s  ", "u क", "a ख"), TAKEN, "empty system message removed"),
+        (messages("u " + quote("क़लम") + " 100% %E0%A4", "a ख"), [("u", "क़लम 100% %E0%A4"), ("a", "ख")], "percent-escapes decoded"),
+        (messages("u %41%e0%a5%a4?", "a ख"), [("u", "A।?"), ("a", "ख")], "percent-escapes decoded"),
+        (messages("u  ", "a ख"), None, "no question with an answer"),
+        (messages("u क"), None, "no question with an answer"),
+        (messages("a क"), None, "no question with an answer"),
+        (messages("u क", "s ग", "a ख"), None, "a system message amid the conversation"),
+        ({"messages": [*PAIR, {"role": "tool", "content": "क"}]}, None, "an unknown role"),
+        ({"messages": [*PAIR, {"role": "user", "content": [{"type": "image"}]}]}, None, "content that is not text"),
+        ({"messages": [*PAIR, {"role": "user", "content": "\ud800"}]}, None, "not valid Unicode"),
+        ({"messages": "क"}, None, "messages that are not a list"),
+        ({"messages": [["क"]]}, None, "a message that is not an object"),
+        ({"messages": []}, None, "no messages"),
+        ({"hin_Deva": ["कख"]}, None, "content that is not text"),
+        ({"text": "क"}, None, "of an unknown layout"),
+        ({"inputs": "क", "targets": "ख", "language_code": "zsm"}, None, "in another language"),
+        ([1], None, "not a JSON object"),
+    ],
+)
+def test_a_record_is_mended_or_dropped_for_a_reason(record, turns, what):
+    assert mended(record) == (turns, {what})
+
+
+def test_no_record_is_a_traceback_and_the_counts_add_up():
+    rng = random.Random(0)
+    values = [
+        None,
+        True,
+        0,
+        -1.5,
+        "",
+        " ",
+        "क",
+        "%E0%A4%95",
+        "</s>",
+        "\ud83d",
+        [],
+        {},
+        ["क"],
+        [["क", "ख"]],
+        [["क"]],
+        {"role": "user"},
+        PAIR,
+        PAIR[0],
+        PAIR[::-1],
+    ]
+    names = [
+        "messages",
+        "conversations",
+        "hin_Deva",
+        "instruction",
+        "inputs",
+        "input",
+        "output",
+        "targets",
+        "language_code",
+        "from",
+        "role",
+        "content",
+    ]
+
+    def odd(depth: int):
+        if depth == 0 or rng.random() < 0.3:
+            return rng.choice(values)
+        if rng.random() < 0.5:
+            return [odd(depth - 1) for _ in range(rng.randint(0, 4))]
+        return {name: odd(depth - 1) for name in rng.sample(names, rng.randint(0, 4))}
+
+    mender = Mender()
+    for _ in range(3000):
+        two = {"messages": [odd(1) for _ in range(rng.randint(0, 5))]}
+        three = {"messages": rng.choices([*PAIR, {"role": "system", "content": "ग"}], k=3)}
+        for record in (odd(4), two, three):
+            if (taken := mender(record)) is not None:
+                check(taken, "assistant")
+    counts = mender.counts
+    assert counts["read"] == counts["kept"] + sum(count for key, count in counts.items() if key.startswith("dropped: "))
+    assert counts["kept"] > 3
+    assert counts["dropped: a duplicate"] > 3
+
+
+def test_the_folder_holds_what_the_template_makes_and_a_second_run_leaves_it(tmp_path, tokenizer_dir, capsys):
+    arguments = ["--max_conversations", 300, "--val_fraction", 0.1, "--max_length", 900]
+    assert run(tmp_path / "chat", tokenizer_dir, *arguments) == 0
+    info = check_data(tmp_path / "chat", every_chunk=True, kind=CHAT)
+    metadata = read_metadata(tmp_path / "chat" / "preprocess_meta.txt")
+    expected = {(tuple(prompt(info.tokenizer, c.messages[:-1])), c.messages[-1]["content"]): c.story for c in itertools.islice(conversations(0), 300)}
+    stories: dict[str, set[str]] = {"train": set(), "val": set()}
+    for split, file in (("train", info.train), ("val", info.val)):
+        begin = 0
+        for tokens, targets in read_conversations(tmp_path / "chat", info, split):
+            ids = file[begin : begin + tokens]
+            is_target, ids = ids >= TARGET, ids & (TARGET - 1)
+            begin += tokens
+            assert is_target.sum() == targets
+            assert len(ids) <= 900
+            last = len(ids) - int(np.argmin(is_target[::-1]))  # where the last answer begins
+            assert ids[-1] == info.tokenizer.eos_id
+            stories[split].add(expected[tuple(ids[:last].tolist()), info.tokenizer.decode(ids[last:-1]).strip()])
+        assert begin == len(file)
+        assert metadata[f"{split}_documents"] == str(len(read_conversations(tmp_path / "chat", info, split)))
+    assert 200 < sum(map(len, stories.values())) < 300
+    assert not stories["train"] & stories["val"]
+    assert not stories["train"] & {c.story for c in itertools.islice(unseen(0, 0.1), 50)}
+    assert stories["val"] <= {c.story for c in itertools.islice(unseen(0, 0.1), 50)}
+    assert metadata["licence"].startswith("MIT")
+    output = capsys.readouterr().out
+    assert "dropped: longer than max_length" in output
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "chat").iterdir()}
+    assert run(tmp_path / "chat", tokenizer_dir, *arguments) == 0
+    assert "already there" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "chat").iterdir()} == before
+    (tmp_path / "chat" / "val_conversations.bin").write_bytes(b"12345678")
+    with pytest.raises(UserError, match=r"does not fit val\.bin"):
+        read_conversations(tmp_path / "chat", info, "val")
+
+
+def test_train_and_finetune_data_refuse_each_other_by_name(tmp_path, tokenizer_dir, data_dir, capsys):
+    assert run(tmp_path / "chat", tokenizer_dir, "--max_conversations", 40, "--val_fraction", 0.2) == 0
+    assert train.main([*SMALL, "--data_dir", str(tmp_path / "chat"), "--checkpoint_dir", str(tmp_path / "run")]) == 2
+    assert "chat data, which finetune.py takes" in capsys.readouterr().err
+    assert run(data_dir, tokenizer_dir, "--max_conversations", 40) == 2
+    assert "data of data/preprocess.py" in capsys.readouterr().err
+    corpus = ["--input", str(data_dir / "corpus.txt"), "--tokenizer", str(tokenizer_dir)]
+    assert preprocess.main([*corpus, "--output_dir", str(tmp_path / "chat")]) == 2
+    assert "data of data/chat.py" in capsys.readouterr().err
+    check_data(tmp_path / "chat", kind=CHAT)
+    with pytest.raises(UserError, match=r"train\.py takes"):
+        check_data(data_dir, kind=CHAT)
+
+
+def test_a_failed_run_leaves_the_earlier_data_and_a_failed_end_is_made_again(tmp_path, tokenizer_dir, monkeypatch):
+    few = ["--max_conversations", 40, "--val_fraction", 0.2]
+    assert run(tmp_path, tokenizer_dir, *few) == 0
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    def fail(*_):
+        raise OSError(28, "No space left on device", "disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nano_hindi.chat.dataset, "render_batch", fail)
+        assert run(tmp_path, tokenizer_dir, *few, "--seed", 1) == 2
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == files
+    with monkeypatch.context() as patch:
+        patch.setattr(nano_hindi.chat.dataset, "write_metadata", fail)
+        assert run(tmp_path, tokenizer_dir, *few, "--seed", 1) == 2
+    assert not (tmp_path / "preprocess_meta.txt").exists()
+    assert run(tmp_path, tokenizer_dir, *few, "--seed", 1) == 0
+    check_data(tmp_path, every_chunk=True, kind=CHAT)
+
+
+def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, tokenizer_dir, capsys):
+    records = [{"instruction": f"सवाल {i}", "output": f"जवाब {i}"} for i in range(60)]
+    lines = "".join(json.dumps(record) + "\n" for record in [*records[:20], {"instruction": "क" * 10**7, "output": "ख"}])
+    (tmp_path / "a.jsonl").write_text(f"\ufeff{lines}not JSON\n\n", encoding="utf-8")
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(json.dumps(records[20:40]).encode()))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records[40:]), tmp_path / "c.parquet")
+    sources = [tmp_path / name for name in ("a.jsonl", "b.json.gz", "c.parquet")]
+    assert run(tmp_path / "chat", tokenizer_dir, "--source", *sources, "--val_fraction", 0.1) == 0
+    info = check_data(tmp_path / "chat", kind=CHAT)
+    assert info.train_documents + info.val_documents == 60
+    output = capsys.readouterr().out
+    assert "1 dropped: not a JSON object" in output
+    assert "1 dropped: longer than max_length" in output
+    assert "60 kept" in output
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    (tmp_path / "object.json").write_text("{}")
+    (tmp_path / "empty.jsonl").write_text("{}\n")
+    for name, message in (
+        ("none.jsonl", "there is no file"),
+        ("a.txt", "there is no file"),
+        ("broken.parquet", "not a readable parquet"),
+        ("object.json", "not a JSON array"),
+        ("empty.jsonl", "no conversation is left"),
+        ("aya:nothing", "aya has default"),
+        ("sample", "no conversation is left"),
+    ):
+        few = ["--max_conversations", 9]
+        assert (
+            run(
+                tmp_path / "new",
+                tokenizer_dir,
+                *few,
+                "--source",
+                tmp_path / name if "." in name else name,
+                "--max_length",
+                8 if name == "sample" else 99,
+            )
+            == 2
+        )
+        output, error = capsys.readouterr()
+        assert message in error
+        assert output.count(" read") == ("no conversation" in message)
+        assert error.count("\n") == 1
+        assert not (tmp_path / "new").exists()
+
+
+def test_the_tokenizer_is_that_of_a_model_folder_or_a_file_in_it(tmp_path, tokenizer_dir):
+    shutil.copytree(tokenizer_dir, tmp_path / "tokenizer")
+    (tmp_path / "model.pt").touch()
+    for name in (tmp_path, tmp_path / "model.pt", tmp_path / "tokenizer"):
+        assert chat.tokenizer_of(str(name)) == str(tmp_path / "tokenizer")
+    assert chat.tokenizer_of("sarvamai/sarvam-1") == "sarvamai/sarvam-1"
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+def card(*configurations: tuple[str, str, str]) -> str:
+    """Return a README.md with (name, split, path) of each configuration."""
+    parts = [f"- config_name: {name}\n  data_files:\n  - split: {split}\n    path: {path}\n" for name, split, path in configurations]
+    return "---\nconfigs:\n" + "".join(parts) + "---\n"
+
+
+@pytest.mark.slow
+def test_data_sets_of_the_hub_are_read_in_their_layouts(tmp_path, tokenizer_dir):
+    def pair(i: int) -> list[dict]:
+        return [{"role": "user", "content": f"सवाल {i}"}, {"role": "assistant", "content": f"जवाब {i}"}]
+
+    align, instruct, aya = (tmp_path / name for name in ("align", "instruct", "aya"))
+    write_rows(align / "dolly/a.parquet", [{"eng_Latn": [["a", "b"]], "hin_Deva": [[f"क {i}", "ख"], ["ग", "घ"]]} for i in range(10)])
+    (align / "README.md").write_text(card(("Dolly_T", "train", "dolly/*.parquet")))
+    write_rows(
+        instruct / "wikihow/hi-0.parquet", [{"id": str(i), "messages": [{**pair(i)[0], "content": quote(f"कैसे {i}")}, pair(i)[1]]} for i in range(10)]
+    )
+    write_rows(instruct / "wikihow/en-0.parquet", [{"id": "x", "messages": pair(99)}])
+    (instruct / "README.md").write_text(card(("wikihow", "hi", "wikihow/hi-*"), ("dolly", "hi", "wikihow/hi-*")))
+    write_rows(aya / "data/train-0.parquet", [{"inputs": f"इ {i}", "targets": "त", "language_code": ("hin", "eng")[i % 2]} for i in range(10)])
+    (aya / "README.md").write_text(card(("default", "train", "data/train-*")))
+    repos = {"ai4bharat/indic-align": align, "ai4bharat/indic-instruct-data-v0.1": instruct, "CohereLabs/aya_dataset": aya}
+    with Hub({f"datasets/{name}": folder for name, folder in repos.items()}) as hub:
+        argv = ["--source", "indic-align:Dolly_T", "indic-instruct:wikihow", "aya", "--tokenizer", tokenizer_dir, "--val_fraction", "0.2"]
+        result = run_script("data/chat.py", *argv, "--output_dir", tmp_path / "chat", **hub.environment(tmp_path / "home"))
+        assert result.returncode == 0, result.stderr
+        assert "25 kept" in result.stdout
+        assert "5 dropped: in another language" in result.stdout
+        assert "10 mended: percent-escapes decoded" in result.stdout
+        hub.gated = True
+        refused = run_script("data/chat.py", "--source", "aya", *argv[4:], "--output_dir", tmp_path / "new", **hub.environment(tmp_path / "home2"))
+        assert refused.returncode == 2
+        assert "CohereLabs/aya_dataset is not available from the hub" in refused.stderr
+        assert "accept its terms on https://huggingface.co/datasets/CohereLabs/aya_dataset" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+    licence = read_metadata(tmp_path / "chat" / "preprocess_meta.txt")["licence"]
+    assert "CC BY 4.0, ai4bharat/indic-align" in licence
+    assert "CC0, ai4bharat/indic-instruct-data-v0.1" in licence

@@ -1,0 +1,81 @@
+"""Questions about the sample's stories: correct Hindi, right answers that the story holds, the same
+for the same seed."""
+
+import hashlib
+import itertools
+import json
+import random
+import re
+from collections import Counter
+
+import pytest
+
+import story_grammar
+from nano_hindi.sample import compose, tell
+from nano_hindi.sample.grammar import Noun
+from nano_hindi.sample.questions import MORAL, QUESTIONS, Conversation, conversations, questions_of
+
+
+@pytest.fixture(scope="module")
+def many() -> list[Conversation]:
+    return list(itertools.islice(conversations(), 3000))
+
+
+def test_same_seed_gives_the_same_conversations_on_every_machine(many):
+    text = json.dumps([conversation.messages for conversation in many[:200]], ensure_ascii=False)
+    assert hashlib.blake2b(text.encode(), digest_size=8).hexdigest() == "93410e98c69936eb"
+    assert [c.messages for c in itertools.islice(conversations(1), 20)] != [c.messages for c in many[:20]]
+
+
+def test_a_story_is_the_one_that_the_corpus_has():
+    assert [compose(random.Random(i)).text for i in range(50)] == [tell(random.Random(i)) for i in range(50)]
+
+
+def test_the_story_comes_first_and_the_last_message_is_an_accepted_answer(many):
+    kinds = Counter(conversation.kind for conversation in many)
+    assert kinds.keys() == {"where", "age", "work", "lost", "found", "who", "what", "moral", "retell", "continue", "tell"}
+    for conversation in many:
+        roles, first = [message["role"] for message in conversation.messages], conversation.messages[0]["content"]
+        assert roles == ["user", "assistant"] * (len(roles) // 2)
+        assert conversation.accepts(conversation.messages[-1]["content"])
+        assert not conversation.accepts("मुझे नहीं पता।")
+        if conversation.kind == "tell":
+            assert conversation.accepted == (conversation.story,)
+        elif conversation.kind == "continue":
+            beginning = first.split("\n\n")[1]
+            assert f"{beginning} {conversation.accepted[0]}" == conversation.story
+        else:
+            assert conversation.story in first
+    assert len({len(conversation.messages) for conversation in many}) == 3
+
+
+def test_short_answers_and_missing_dandas_are_accepted():
+    conversation = Conversation("who", [], ("कछुए ने मोहन की मदद की।", "कछुए ने।"), "")
+    assert all(conversation.accepts(answer) for answer in ("कछुए ने", " कछुए  ने।\n", "कछुए ने मोहन की मदद की।"))
+    assert not any(conversation.accepts(answer) for answer in ("", "कछुए", "मछली ने", "कछुए ने कछुए ने।"))
+
+
+def test_every_question_is_asked_in_correct_hindi():
+    asked: Counter[int] = Counter()
+    rng = random.Random(2)
+    for _ in range(3000):
+        story = compose(rng)
+        for question in questions_of(story):
+            asked[QUESTIONS.index(question) if question.wordings != MORAL else -1] += 1
+            for template in (*question.wordings, *question.answers):
+                text = template.format_map(story.cast)
+                assert not story_grammar.mistakes(text), text
+    assert min(asked[i] for i in range(-1, len(QUESTIONS))) > 5
+
+
+def test_an_answer_names_only_what_the_story_names():
+    rng = random.Random(3)
+    for _ in range(1500):
+        story = compose(rng)
+        words = set(re.findall(r"[\u0900-\u097f]+", story.text))
+        for question in questions_of(story):
+            for template in question.answers:
+                named = [story.cast[name] for name in re.findall(r"\{(\w+)", template)]
+                for noun in (noun for noun in named if isinstance(noun, Noun) and noun.word != "दोनों"):
+                    forms = {word for form in (noun.direct, noun.oblique) for word in form.split()}
+                    assert forms & words, (template, story.text)
