@@ -98,6 +98,12 @@ class GPTConfig:
         return (*tiled[:-1], self.sequence_len)
 
     @property
+    def reach(self) -> int:
+        """Return the receptive field of the last token through all layers: tokens before it have no
+        effect."""
+        return 1 + sum(window - 1 for window in self.windows)
+
+    @property
     def value_embedding_layers(self) -> tuple[int, ...]:
         """Return the layers with a value embedding: every other one, always including the last; or
         none."""

@@ -43,6 +43,11 @@ class KVCache:
         except RuntimeError as error:  # out of memory, on CUDA too
             raise UserError(f"this device does not have enough memory for a context of {config.sequence_len:,} tokens; use another model") from error
 
+    def advance(self, n: int) -> Tensor:
+        """Return the positions (T,) of the next n tokens, which every layer attends to next."""
+        self.position += n
+        return torch.arange(self.position - n, self.position, device=self._keys[0].device)
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Append k, v (B, T, G, D) of the next T <= PREFILL_TOKENS tokens, and attend with q
         (B, T, H, D). Returns (B, T, H, D)."""
@@ -65,6 +70,24 @@ class KVCache:
             self._keys, self._values = ([cache.repeat(n, 1, 1, 1) for cache in caches] for caches in (self._keys, self._values))
         except RuntimeError as error:  # out of memory, on CUDA too
             raise UserError(f"this device does not have enough memory for {n} texts at once; use a smaller --num_samples") from error
+
+
+class JoinedCaches(KVCache):
+    """The caches of B texts of different lengths, one row each, as one: a forward pass reads the
+    weights once for all of them, and only attention is computed text by text.
+
+    So a text can join or leave between two tokens without a copy.
+    """
+
+    def __init__(self, caches: Sequence[KVCache]):
+        self._caches = caches
+
+    def advance(self, n: int) -> Tensor:  # (B, T)
+        return torch.stack([cache.advance(n) for cache in self._caches])
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        rows = zip(self._caches, *(x.split(1) for x in (q, k, v)), strict=True)
+        return torch.cat([cache.attend(layer, *qkv) for cache, *qkv in rows])
 
 
 def sample_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None, top_p: float = 1.0) -> Tensor:
@@ -152,32 +175,18 @@ def generate_batch(
     allowed first tokens (None: all). Neither prompt nor text has a length limit. Raises ValueError
     for an empty prompt.
     """
-    if not tokens:
-        raise ValueError("generation needs at least one token to start from, such as bos")
     device = model.head_weight.device
-    generator = torch.Generator(device).manual_seed(seed)
+    sampler = Sampler(model, tokens, temperature, top_k, seed, top_p, repetition_penalty, first_ids, n_texts)
     cache = KVCache(model.config, 1, device, model.compute_dtype)
-    # receptive field of the last token through all layers: earlier tokens have no effect
-    reach = 1 + sum(window - 1 for window in model.config.windows)
-    new = torch.tensor([list(tokens[-reach:])], device=device)
-    used = None
-    if repetition_penalty != 1:
-        used = torch.zeros(n_texts, model.config.vocab_size, dtype=torch.bool, device=device)
-        used[:, list(tokens)] = True
+    new = torch.tensor([list(tokens[-model.config.reach :])], device=device)
     has_ended = [False] * n_texts
     for made in range(max_tokens):
         with torch.inference_mode():
-            logits = _next_logits(model, new, cache)
+            logits = next_logits(model, new, cache)
             if made == 0:
                 cache.repeat(n_texts)
-                new, logits = new.expand(n_texts, -1), logits.expand(n_texts, -1)
-                if first_ids is not None:
-                    first = torch.tensor(first_ids, device=device).expand(n_texts, -1)
-                    logits = torch.full_like(logits, float("-inf")).scatter(1, first, logits.gather(1, first))
-            if used is not None:
-                used.scatter_(1, new, True)
-                logits = torch.where(used, torch.where(logits > 0, logits / repetition_penalty, logits * repetition_penalty), logits)
-            new = sample_token(logits, temperature, top_k, generator, top_p)[:, None]
+                logits = logits.expand(n_texts, -1)
+            new = sampler.sample(logits)[:, None]
         step = new[:, 0].tolist()
         has_ended = [ended or token in stop_ids for ended, token in zip(has_ended, step, strict=True)]
         if all(has_ended):
@@ -185,7 +194,47 @@ def generate_batch(
         yield [None if ended else token for ended, token in zip(has_ended, step, strict=True)]
 
 
-def _next_logits(model: GPT, new: Tensor, cache: KVCache) -> Tensor:
+class Sampler:
+    """Sample the tokens of `n_texts` texts that begin with `tokens`: the arguments, and what is
+    raised, are those of `generate_batch`."""
+
+    def __init__(
+        self,
+        model: GPT,
+        tokens: Sequence[int],
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 42,
+        top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        first_ids: Sequence[int] | None = None,
+        n_texts: int = 1,
+    ):
+        if not tokens:
+            raise ValueError("generation needs at least one token to start from, such as bos")
+        device = model.head_weight.device
+        self._temperature, self._top_k, self._top_p, self._penalty = temperature, top_k, top_p, repetition_penalty
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._first_ids = None if first_ids is None else torch.tensor(first_ids, device=device).expand(n_texts, -1)
+        self._used = None  # (B, V)
+        if repetition_penalty != 1:
+            self._used = torch.zeros(n_texts, model.config.vocab_size, dtype=torch.bool, device=device)
+            self._used[:, list(tokens)] = True
+
+    def sample(self, logits: Tensor) -> Tensor:
+        """Return the next token (B,) of each text for logits (B, V)."""
+        if self._first_ids is not None:
+            logits = torch.full_like(logits, float("-inf")).scatter(1, self._first_ids, logits.gather(1, self._first_ids))
+            self._first_ids = None
+        if self._used is not None:
+            logits = torch.where(self._used, torch.where(logits > 0, logits / self._penalty, logits * self._penalty), logits)
+        token = sample_token(logits, self._temperature, self._top_k, self._generator, self._top_p)
+        if self._used is not None:
+            self._used.scatter_(1, token[:, None], True)
+        return token
+
+
+def next_logits(model: GPT, new: Tensor, cache: KVCache) -> Tensor:
     """Return the logits (B, V) of the token after the new ones (B, T), which are added to the
     cache."""
     *earlier, last = new.split(PREFILL_TOKENS, dim=1)

@@ -90,17 +90,17 @@ def rms_norm(x: Tensor) -> Tensor:
 
 def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     """Return cos and sin (T, D/2), float32, of the rotary angles at integer positions (T,) of any
-    size."""
+    size; (B, T, D/2) for (B, T)."""
     frequencies = ROPE_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim)
-    angles = positions.float()[:, None] * frequencies
+    angles = positions.float()[..., None] * frequencies
     return angles.cos(), angles.sin()
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (x[d], x[d + D/2]) of x (B, T, H, D) by the angle of its position; cos and
-    sin (T, D/2)."""
+    sin (T, D/2) or (B, T, D/2)."""
     first, second = x.float().chunk(2, dim=-1)
-    cos, sin = cos[:, None], sin[:, None]  # the same for all heads
+    cos, sin = cos[..., None, :], sin[..., None, :]  # the same for all heads
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
 
 
@@ -208,8 +208,8 @@ class GPT(nn.Module):
     def _through_blocks(self, x0: Tensor, value_embeddings: dict[str, Tensor], kv_cache: KVCache | None) -> Tensor:
         """Return normed hidden states (B, T, C) for embeddings x0 (B, T, C) and value embeddings
         (B, T, G*D) by layer."""
-        start = 0 if kv_cache is None else kv_cache.position
-        cos, sin = rope_angles(torch.arange(start, start + x0.size(1), device=x0.device), self.head_dim)
+        positions = torch.arange(x0.size(1), device=x0.device) if kv_cache is None else kv_cache.advance(x0.size(1))
+        cos, sin = rope_angles(positions, self.head_dim)
         x = x0 = rms_norm(x0)
         resid_lambdas, x0_lambdas = self.resid_lambdas.to(x.dtype), self.x0_lambdas.to(x.dtype)
         for layer, block in enumerate(self.transformer.h):
@@ -219,8 +219,6 @@ class GPT(nn.Module):
                 x = checkpoint(block, x, ve, cos, sin, kv_cache, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, ve, cos, sin, kv_cache)
-        if kv_cache is not None:
-            kv_cache.position += x.size(1)
         return rms_norm(x)
 
     @property

@@ -110,6 +110,26 @@ def test_cache_keeps_only_the_windows(model, monkeypatch):
     assert [keys.data_ptr() for keys in cache._keys] == pointers
 
 
+def test_texts_that_join_and_leave_a_batch_get_the_logits_they_get_alone(model, monkeypatch):
+    """Prompts of 3 to 40 tokens, one more text at every step, the first leaves after five; with
+    little slack the caches move their windows many times, each at its own time."""
+    monkeypatch.setattr(engine, "PREFILL_TOKENS", 4)
+    texts, prompts, active = random_ids(5, 80), (3, 40, 17, 8, 25), []
+    with torch.inference_mode():
+        whole = model(texts)
+        for step in range(30):
+            if step < 5:
+                cache = KVCache(CONFIG, 1, "cpu", torch.float32)
+                engine.next_logits(model, texts[step : step + 1, : prompts[step]], cache)
+                active.append((step, cache))
+            if step == 5:
+                active.pop(0)
+            expected = torch.stack([whole[row, cache.position] for row, cache in active])
+            new = torch.stack([texts[row, cache.position :][:1] for row, cache in active])
+            logits = engine.next_logits(model, new, engine.JoinedCaches([cache for _, cache in active]))
+            torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
 def test_bf16_hidden_states_with_the_cache_are_close_to_recomputation(model, monkeypatch):
     """bf16 keys against bf16 recomputation: close, but not bit for bit."""
     monkeypatch.setattr(model, "compute_dtype", torch.bfloat16)

@@ -20,12 +20,16 @@ def requirements(name: str) -> set[str]:
     return {str(Requirement(line)) for line in lines if line}
 
 
+def sources() -> list[Path]:
+    return [path for path in (ROOT / "nano_hindi").rglob("*") if path.suffix in (".py", ".html")]
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
     """Return a folder with what `pip install .` installs, without the dependencies. Nothing is
     downloaded."""
     folder = tmp_path_factory.mktemp("packaging")
-    files = [*ROOT.glob("*.*"), ROOT / "LICENSE", *(ROOT / "nano_hindi").rglob("*.py"), *(ROOT / "data").glob("*.py"), *(ROOT / "tests").glob("*.py")]
+    files = [*ROOT.glob("*.*"), ROOT / "LICENSE", *sources(), *(ROOT / "data").glob("*.py"), *(ROOT / "tests").glob("*.py")]
     for path in filter(Path.is_file, files):
         copy = folder / "checkout" / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -39,8 +43,8 @@ def installed(tmp_path_factory) -> Path:
 def test_pip_installs_the_whole_package_and_nothing_else(installed):
     version = nano_hindi.__version__
     assert {path.name for path in installed.iterdir()} == {"nano_hindi", f"nano_hindi-{version}.dist-info"}
-    source = {path.relative_to(ROOT) for path in (ROOT / "nano_hindi").rglob("*.py")}
-    assert {path.relative_to(installed) for path in installed.rglob("*.py")} == source
+    found = {path.relative_to(installed) for path in installed.glob("nano_hindi/**/*") if path.suffix in (".py", ".html")}
+    assert found == {path.relative_to(ROOT) for path in sources()}
 
 
 def test_installed_package_is_importable_from_any_folder(installed, tmp_path):
@@ -50,18 +54,16 @@ def test_installed_package_is_importable_from_any_folder(installed, tmp_path):
     assert Path(done.stdout.strip()) == installed / "nano_hindi" / "model.py"
 
 
-def test_metadata_lists_the_dependencies_of_both_requirements_files(installed):
+def test_metadata_lists_the_dependencies_of_the_requirements_files(installed):
     found = importlib.metadata.Distribution.at(next(installed.glob("*.dist-info")))
     assert found.version == nano_hindi.__version__
     needed = [Requirement(line) for line in found.requires]
     assert {str(requirement) for requirement in needed if "extra" not in str(requirement.marker)} == requirements("requirements.txt")
-    extra = set()
-    for requirement in needed:
-        if "extra" in str(requirement.marker):
-            assert str(requirement.marker) == 'extra == "test"'
-            requirement.marker = None
-            extra.add(str(requirement))
-    assert extra == requirements("requirements-test.txt")
+    for extra in ("test", "serve"):
+        found = [requirement for requirement in needed if str(requirement.marker) == f'extra == "{extra}"']
+        assert {str(requirement).partition(";")[0] for requirement in found} == requirements(f"requirements-{extra}.txt")
+    assert requirements("requirements-serve.txt") < requirements("requirements-test.txt")
+    assert {str(requirement.marker) for requirement in needed if "extra" in str(requirement.marker)} == {'extra == "test"', 'extra == "serve"'}
 
 
 def test_torch_requirements_exclude_2_14():

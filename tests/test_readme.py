@@ -48,6 +48,8 @@ INSTEAD = {
     "bash run_tests.sh": None,  # already running
     "python tests/gpu/check.py": None,  # needs a GPU
     "bash tests/export_tools/run.sh": None,  # installs packages
+    "pip install -r requirements-serve.txt": None,  # the tests have these packages
+    "python serve.py --checkpoint checkpoints": None,  # runs until Ctrl-C; see test_serve.py
     "bash setup_env.sh && source venv/bin/activate": None,  # the tests use their own environment
 }
 

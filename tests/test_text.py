@@ -6,7 +6,7 @@ import random
 from types import SimpleNamespace
 
 from conftest import assert_parted_between_characters
-from nano_hindi.inference.text import TextStream
+from nano_hindi.inference.text import AnswerStream, TextStream
 
 ONE = [  # each is one character to its reader
     *("क", "कि", "की", "कं", "क़", "क़ि", "ज़्यादा"[:3], "क्ष", "क्षि", "त्र", "ज्ञ", "श्री", "र्क", "द्ध्व", "स्त्र्य", "र्त्स्न्य", "ट्रां"),
@@ -60,3 +60,22 @@ def test_character_is_shown_as_soon_as_the_next_begins():
         for end, text in zip(cuts, shown, strict=False):
             begun = sum(start < end for start in itertools.accumulate(map(len, characters[:-1]), initial=0))
             assert text == "".join(characters[: max(0, begun - 1)])
+
+
+def test_answer_ends_before_a_stop_text_and_is_stripped_however_it_is_cut_into_tokens():
+    """Against the whole text. Its prompt, which may end inside a character, is left out."""
+    rng, stops = random.Random(0), ("\n### सहायक:", "\n### क")
+    pieces = ["\n", "#", " ", "सहायक", ":", "क", "### ", "अ ", "ि", "\n\n"]
+    tokenizer = SimpleNamespace(piece_bytes=[piece.encode() for piece in pieces], has_dummy_space=False)
+    stopped = 0
+    for strips in (False, True):
+        for _ in range(8000):
+            prompt, ids = ([5, 8, 2][: rng.randrange(4)], rng.choices(range(10), k=rng.randrange(14)))
+            stream = AnswerStream(tokenizer, stops, strips, prompt, skipped=len(prompt))
+            shown = [text for text in map(stream.push, ids) if text]
+            stopped += stream.has_stopped
+            whole = "".join(pieces[i] for i in ids)
+            for stop in stops:
+                whole = whole.partition(stop)[0]
+            assert "".join(shown) + stream.flush() == (whole.strip() if strips else whole)
+    assert stopped > 100

@@ -6,7 +6,7 @@ from __future__ import annotations
 import codecs
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import regex
@@ -51,6 +51,47 @@ class TextStream:
         """
         rest, self._last = self._last + self._decoder.decode(b"", final=True), ""
         return rest
+
+
+class AnswerStream:
+    """Decode a stream of tokens like TextStream, up to the first of the texts in `stops`.
+
+    `prompt`: ids whose text comes first; of it and the tokens, the first `skipped` characters are
+    left out. `strips` removes whitespace at both ends, as the chat template does.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), strips: bool = False, prompt: Sequence[int] = (), skipped: int = 0):
+        self._stream, self._stops, self._strips = TextStream(tokenizer), stops, strips
+        self._held, self._begins, self.has_stopped = "", True, False  # held back: it may begin a stop, or be whitespace at the end
+        self._to_skip = skipped - sum(len(self._stream.push(token)) for token in prompt)
+
+    def push(self, token: int) -> str:
+        """Return the characters that `token` completes."""
+        return self._add(self._stream.push(token))
+
+    def flush(self) -> str:
+        """Return the characters that were held back."""
+        text = self._add(self._stream.flush()) + self._held
+        return self._strip_begin(text).rstrip() if self._strips else text
+
+    def _add(self, new: str) -> str:
+        new, self._to_skip = new[max(self._to_skip, 0) :], self._to_skip - len(new)
+        text = "" if self.has_stopped else self._held + new
+        if found := [i for stop in self._stops if (i := text.find(stop)) >= 0]:
+            self.has_stopped, text = True, text[: min(found)]
+        end = len(text)
+        if not self.has_stopped:
+            end -= max((n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        if self._strips:
+            end = len(text[:end].rstrip())
+        self._held = text[end:]
+        return self._strip_begin(text[:end])
+
+    def _strip_begin(self, text: str) -> str:
+        if self._strips and self._begins:
+            text = text.lstrip()
+            self._begins = not text
+        return text
 
 
 def stream_texts(

@@ -1,0 +1,318 @@
+"""The web application: OpenAI's API and the page, over Starlette.
+
+Only the page itself is public. A request to the API needs the token, if there is one. A page of
+another site cannot use the API: its Origin is not ours, and if it had our name (DNS rebinding), its
+Host would not be a name of this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from nano_hindi.errors import UserError
+from nano_hindi.serving.bodies import MODEL_NAME, ApiError, Wish, read_wish
+from nano_hindi.serving.scheduler import BusyError, Scheduler, Text
+from nano_hindi.tokenizer import Tokenizer
+
+MAX_BODY = 2**20  # bytes; the context of a model is some 10,000
+MAX_CONNECTIONS = 1000
+BODY_PATIENCE = 30.0  # seconds for a client to send it
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    """The model as the API sees it."""
+
+    scheduler: Scheduler
+    tokenizer: Tokenizer
+    is_chat: bool
+    context: int  # tokens
+    max_tokens: int  # most tokens of one answer
+
+
+def make_server(served: Served, token: str | None, hosts: Iterable[str] | None) -> uvicorn.Server:
+    """Return a server, which `run(sockets=[...])` runs until Ctrl-C. `token`: None if none is
+    needed. `hosts`: names under which it may be addressed, None for any."""
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # `_answer_error` prints what failed; the rest is a client's
+    config = uvicorn.Config(
+        _make_app(served, token, hosts),
+        http="h11",  # in pure Python: the same on every machine
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=0,  # Ctrl-C cuts streams
+    )
+    return uvicorn.Server(config)
+
+
+def _make_app(served: Served, token: str | None, hosts: Iterable[str] | None) -> Starlette:
+    api = _Api(served)
+    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    return Starlette(
+        routes=[
+            Route("/", lambda request: HTMLResponse(page, headers=PAGE_HEADERS)),
+            Route("/v1/models", api.models),
+            Route("/v1/models/{name}", api.model),
+            Route("/v1/completions", api.completions, methods=["POST"]),
+            Route("/v1/chat/completions", api.chat_completions, methods=["POST"]),
+        ],
+        middleware=[Middleware(_Gate, token=token, hosts=None if hosts is None else frozenset(hosts))],
+        exception_handlers={ApiError: _answer_error, HTTPException: _answer_error, ClientDisconnect: _answer_error, Exception: _answer_error},
+    )
+
+
+def _answer_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        error = ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path}")
+    error = _as_api_error(error)
+    return JSONResponse(error.body(), error.status)
+
+
+def _as_api_error(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, UserError):  # of the engine: not enough memory
+        return ApiError(503, str(error))
+    if not isinstance(error, ClientDisconnect):
+        traceback.print_exception(error)
+    return ApiError(500, "the server failed; its console says why")
+
+
+class _Gate:
+    """Refuse what other sites' pages send, and API requests without the token."""
+
+    def __init__(self, app: ASGIApp, token: str | None, hosts: frozenset[str] | None):
+        self._app, self._token, self._hosts = app, token, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (error := self._refusal(Request(scope))):
+            await JSONResponse(error.body(), error.status)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _refusal(self, request: Request) -> ApiError | None:
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        try:
+            if self._hosts is not None and urlsplit(f"//{host}").hostname not in self._hosts:
+                return ApiError(403, "this name is not served here; use the address that serve.py printed", code="wrong_host")
+            if origin is not None and urlsplit(origin).netloc != host:
+                return ApiError(403, "pages of other sites may not use this server", code="wrong_origin")
+        except ValueError:
+            return ApiError(403, "Host or Origin is no address", code="wrong_host")
+        if self._token is not None and request.url.path.startswith("/v1/"):
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), self._token.encode()):
+                return ApiError(401, "the token is missing or wrong; serve.py printed it at its start", code="invalid_api_key")
+        return None
+
+
+class _Api:
+    """The endpoints."""
+
+    def __init__(self, served: Served):
+        self._served, self._started = served, int(time.time())
+        self._tokenizing = ThreadPoolExecutor(1)  # a long prompt takes a second: not on the event loop
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._description()]})
+
+    async def model(self, request: Request) -> Response:
+        if request.path_params["name"] != MODEL_NAME:
+            raise ApiError(404, f"there is no such model here; it is {MODEL_NAME}", "model", "model_not_found")
+        return JSONResponse(self._description())
+
+    def _description(self) -> dict[str, Any]:
+        """Return OpenAI's fields, and what the page needs to know."""
+        served = self._served
+        ours = {"chat": served.is_chat, "context": served.context, "max_tokens": served.max_tokens}
+        return {"id": MODEL_NAME, "object": "model", "created": self._started, "owned_by": MODEL_NAME, **ours}
+
+    async def completions(self, request: Request) -> Response:
+        def choice(text: str, is_first: bool, streams: bool) -> dict[str, Any]:
+            return {"text": text}
+
+        return await self._generate(request, False, "cmpl", "text_completion", choice)
+
+    async def chat_completions(self, request: Request) -> Response:
+        def choice(text: str, is_first: bool, streams: bool) -> dict[str, Any]:
+            role = {"role": "assistant"} if is_first else {}
+            return {"delta": {**role, "content": text}} if streams else {"message": {**role, "content": text, "refusal": None}}
+
+        if not self._served.is_chat:
+            raise ApiError(
+                400,
+                "this model continues text, it was not fine-tuned to chat; use /v1/completions, or serve a model of finetune.py",
+                code="not_a_chat_model",
+            )
+        return await self._generate(request, True, "chatcmpl", "chat.completion", choice)
+
+    async def _generate(self, request: Request, is_chat: bool, prefix: str, kind: str, choice: Callable[[str, bool, bool], dict]) -> Response:
+        """Answer a request. `choice` returns what is particular to the endpoint: the fields of a
+        choice for a text, whether it is the first, and whether it is one of a stream."""
+        served = self._served
+        body = await _read_body(request)
+        loop = asyncio.get_running_loop()
+        wish = await loop.run_in_executor(self._tokenizing, read_wish, body, served.tokenizer, is_chat, served.context, served.max_tokens)
+        address = request.client.host if request.client else ""
+        generation = _Generation(served, wish, f"{address} {wish.user or request.headers.get('user-agent')}")
+        head = {"id": f"{prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": MODEL_NAME}
+
+        def reply(text: str, reason: str | None, is_first: bool) -> dict[str, Any]:
+            fields = choice(text, is_first, wish.streams)
+            return {**head, "object": kind, "choices": [{"index": 0, **fields, "logprobs": None, "finish_reason": reason}]}
+
+        async def events() -> AsyncIterator[str]:
+            try:
+                yield _event(reply("", None, True))
+                async for text in generation.pieces():
+                    yield _event(reply(text, None, False))
+                yield _event(reply("", generation.finish_reason, False))
+                if wish.includes_usage:
+                    yield _event({**head, "object": kind, "choices": [], "usage": generation.usage()})
+                yield "data: [DONE]\n\n"
+            except Exception as error:  # noqa: BLE001 - the status has been sent: the client learns of any error here
+                yield _event(_as_api_error(error).body())
+
+        if wish.streams:
+            kind += ".chunk" if is_chat else ""
+            return _EventStream(events(), generation)
+        with generation:
+            text = await _unless_disconnected(request, generation.whole())
+        return JSONResponse({**reply(text, generation.finish_reason, True), "usage": generation.usage()})
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+class _Generation:
+    """A text in the scheduler, and its reader in the event loop. Queues the text at once; raises
+    ApiError. The end of a `with` block cancels it.
+
+    What a slow reader has not taken yet are numbers, at most `max_tokens`.
+    """
+
+    def __init__(self, served: Served, wish: Wish, client: str):
+        self._served, self._wish, self._n_tokens = served, wish, 0
+        self.finish_reason: str | None = None
+        self._received: asyncio.Queue[int | Exception | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def receive(item: int | Exception | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed by Ctrl-C
+                loop.call_soon_threadsafe(self._received.put_nowait, item)
+
+        self._text = Text(client, wish.tokens, wish.max_tokens, (served.tokenizer.eos_id,), wish.sampling, receive)
+        try:
+            served.scheduler.submit(self._text)
+        except BusyError as error:
+            raise ApiError(429, str(error), code="rate_limit_exceeded") from None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._served.scheduler.cancel(self._text)
+
+    async def pieces(self) -> AsyncIterator[str]:
+        """Yield the text in whole characters."""
+        answer = self._wish.answer
+        while not answer.has_stopped and (item := await self._received.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            self._n_tokens += 1
+            if text := answer.push(item):
+                yield text
+        self.finish_reason = "length" if self._n_tokens == self._wish.max_tokens and not answer.has_stopped else "stop"
+        if text := answer.flush():
+            yield text
+
+    async def whole(self) -> str:
+        return "".join([text async for text in self.pieces()])
+
+    def usage(self) -> dict[str, int]:
+        asked, made = len(self._wish.tokens), self._n_tokens
+        return {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made}
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events. When the client leaves, even before the first, the generation ends."""
+
+    def __init__(self, events: AsyncIterator[str], generation: _Generation):
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter: nginx would collect events
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._generation:
+            await super().__call__(scope, receive, send)
+
+
+async def _read_body(request: Request) -> bytes:
+    """Return the body of a request. Raises ApiError if it is too large, takes too long, or says
+    that it is not JSON."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "the Content-Type must be application/json")
+
+    async def read() -> bytes:
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise ApiError(413, f"the body is larger than {MAX_BODY:,} bytes; shorten it")
+        return body
+
+    try:
+        return await asyncio.wait_for(read(), BODY_PATIENCE)
+    except asyncio.TimeoutError:
+        raise ApiError(408, f"the body did not arrive within {BODY_PATIENCE:.0f} seconds") from None
+
+
+async def _unless_disconnected(request: Request, work: Any) -> Any:
+    """Return the result of the coroutine `work`. Raises ClientDisconnect, and ends it, if the
+    client leaves."""
+
+    async def leaves() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(leaves())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise ClientDisconnect
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,147 @@
+"""Turn the body of an API request into a text to generate, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from nano_hindi.chat import template
+from nano_hindi.errors import UserError, quoted
+from nano_hindi.inference.settings import SETTINGS, Settings
+from nano_hindi.inference.text import AnswerStream
+from nano_hindi.ranges import whole
+from nano_hindi.tokenizer import Tokenizer
+
+MODEL_NAME = "nano_hindi"  # one server has one model, and a client need not know which
+SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "seed")  # the last three letters of OpenAI's API, and our own
+MAX_STOPS = 4  # as OpenAI's API has it
+# what this server cannot do, and the values that ask for nothing
+UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "suffix": ("",),
+    "logit_bias": ({},),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "tools": ([],),
+    "functions": ([],),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+}
+
+
+class ApiError(Exception):
+    """An error with the fields of OpenAI's error object."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+    def body(self) -> dict[str, Any]:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request asks for."""
+
+    tokens: list[int]  # the prompt
+    max_tokens: int
+    sampling: dict[str, Any]  # arguments of `Sampler`
+    answer: AnswerStream
+    streams: bool
+    includes_usage: bool
+    user: str
+
+
+def read_wish(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int, limit: int) -> Wish:
+    """Return what the body of a request asks for: /v1/chat/completions if `is_chat`, else
+    /v1/completions.
+
+    A chat must fit into `context` tokens; `limit`: most tokens to generate. Raises ApiError.
+    """
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "the body is not JSON") from None
+    if not isinstance(fields, dict):
+        raise ApiError(400, "the body must be a JSON object")
+    fields = {name: value for name, value in fields.items() if value is not None}
+    if fields.get("model", MODEL_NAME) != MODEL_NAME:
+        raise ApiError(404, f"there is no model {quoted(fields['model'])} here; it is {MODEL_NAME}", "model", "model_not_found")
+    for name, harmless in UNSUPPORTED.items():
+        if name in fields and fields[name] not in harmless:
+            raise ApiError(400, f"{name} is not supported here; omit it", name, "unsupported_parameter")
+    sampling = {name: _checked(fields, name, SETTINGS[name].metadata["valid"], SETTINGS[name].default) for name in SAMPLING}
+    if sampling["seed"] is None:
+        sampling["seed"] = secrets.randbits(32)
+    length = next((name for name in ("max_completion_tokens", "max_tokens") if name in fields), "max_tokens")
+    max_tokens = _checked(fields, length, whole(1, limit + 1), limit if is_chat else min(limit, Settings.max_tokens))
+    stops = fields.get("stop", [])
+    stops = [stops] if isinstance(stops, str) else stops
+    if not (isinstance(stops, list) and len(stops) <= MAX_STOPS and all(isinstance(stop, str) and stop for stop in stops)):
+        raise ApiError(400, f"stop must be a text, or a list of at most {MAX_STOPS}", "stop")
+    options = fields.get("stream_options", {})
+    try:
+        if is_chat:
+            tokens = template.prompt(tokenizer, _messages(fields.get("messages")))
+            answer = AnswerStream(tokenizer, [*template.STOP, *stops], strips=True)
+        else:
+            text = _one_text(fields.get("prompt", ""))
+            tokens, sampling["first_ids"] = tokenizer.encode_open(text)
+            answer = AnswerStream(tokenizer, stops, prompt=tokens, skipped=len(tokenizer.decode(tokenizer.encode_prompt(text))))
+    except UserError as error:
+        raise ApiError(400, str(error), "messages" if is_chat else "prompt") from None
+    if is_chat and len(tokens) >= context:
+        raise ApiError(
+            400,
+            f"the conversation has {len(tokens):,} tokens, and the model's context {context:,}; omit its oldest turns",
+            "messages",
+            "context_length_exceeded",
+        )
+    return Wish(
+        tokens=tokens,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        answer=answer,
+        streams=fields.get("stream") is True,
+        includes_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        user=str(fields.get("user", "")),
+    )
+
+
+def _checked(fields: dict[str, Any], name: str, valid: Any, default: Any) -> Any:
+    value = fields.get(name, default)
+    if value not in valid:
+        raise ApiError(400, f"{name} must be {valid}, not {quoted(value)}", name)
+    return value
+
+
+def _messages(messages: Any) -> Any:
+    """Return the messages as the template takes them: `developer` is `system`, and content in parts
+    is joined."""
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise UserError("messages must be a list of objects")
+    roles = {"developer": "system"}
+    return [{"role": roles.get(str(m.get("role")), m.get("role")), "content": _joined(m.get("content"))} for m in messages]
+
+
+def _joined(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    if not all(isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content):
+        raise UserError("the content of a message must be text; images, sound and files are not supported here")
+    return "".join(part["text"] for part in content)
+
+
+def _one_text(prompt: Any) -> str:
+    text = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
+    if not isinstance(text, str):
+        raise UserError("prompt must be one text; send several in several requests, which are generated at the same time")
+    return text

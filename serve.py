@@ -1,0 +1,88 @@
+"""Serve a trained model: a page to talk to it, and OpenAI's API.
+
+python serve.py --checkpoint checkpoints
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import re
+import secrets
+import socket
+import sys
+import urllib.parse
+from pathlib import Path
+
+from nano_hindi.cli import Parser, command_line
+from nano_hindi.common import pick_device
+from nano_hindi.errors import UserError, require
+from nano_hindi.ranges import whole
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags. Raises UserError for a wrong value."""
+    parser = Parser(prog="serve.py", description="Serve a trained model: a page to talk to it, and OpenAI's API. Ctrl-C ends it.")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE|DIR", help="a checkpoint, a model.pt, or a folder that holds them")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in, with a token")
+    parser.add_argument("--port", type=whole(0, 2**16), default=8000, metavar="N", help="0 takes any free one")
+    parser.add_argument("--token", help="what clients must send; default: none on this machine alone, else a new one, which is printed")
+    parser.add_argument("--max_tokens", type=whole(1, 2**20), default=1024, metavar="N", help="most tokens of one answer")
+    args = parser.parse_args(argv)
+    require(args.token is None or re.fullmatch("[!-~]+", args.token) is not None, "--token may hold only ASCII letters, digits and signs")
+    return args
+
+
+@command_line
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        from nano_hindi.serving import api
+    except ImportError as error:
+        raise UserError(f"serve.py needs {error.name}; install it: pip install -r requirements-serve.txt") from None
+    from nano_hindi.inference.loading import build_model, load_for_inference
+    from nano_hindi.serving.scheduler import Scheduler
+
+    with listen(args.host, args.port) as listener:
+        trained = load_for_inference(args.checkpoint)
+        model = build_model(trained, pick_device(args.device))
+        hosts = local_names(args.host)
+        token = args.token or (None if hosts else secrets.token_urlsafe(24))
+        with Scheduler(model) as scheduler:
+            served = api.Served(scheduler, trained.tokenizer, trained.is_chat, trained.config.sequence_len, args.max_tokens)
+            del trained  # its tensors are memory-mapped, and on Windows a training run could not delete the file
+            print(f"{page_address(args.host, listener, token)}  (Ctrl-C ends the server)", flush=True)
+            api.make_server(served, token, hosts).run(sockets=[listener])
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on a TCP port. Raises UserError if that is not possible."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address, family=family)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot listen on port {port} of {host} ({reason}); choose another with --port or --host") from None
+
+
+def local_names(host: str) -> set[str] | None:
+    """Return the names under which a browser on this machine reaches the server; None if `host` is
+    open to other machines."""
+    try:
+        is_local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_local = host == "localhost"
+    return {host, "localhost", "127.0.0.1", "::1"} if is_local else None
+
+
+def page_address(host: str, listener: socket.socket, token: str | None) -> str:
+    """Return the URL of the page. The token is in its fragment, which browsers do not send."""
+    name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    fragment = f"#token={urllib.parse.quote(token)}" if token else ""
+    return f"http://{name}:{listener.getsockname()[1]}/{fragment}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

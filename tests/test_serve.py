@@ -1,0 +1,458 @@
+"""serve.py as its clients see it: the openai package, a browser, and those that misbehave."""
+
+import concurrent.futures
+import http.client
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import openai
+import pytest
+import torch
+
+import nano_hindi.serving
+import serve
+from conftest import PATIENCE, assert_parted_between_characters, launched, spelled, wait_until
+from nano_hindi.inference.loading import build_model, load_for_inference
+from nano_hindi.serving import api
+from nano_hindi.serving.scheduler import Scheduler
+
+CHAT = "/v1/chat/completions"
+ASKED = [{"role": "user", "content": "नमस्ते"}]
+
+
+class Running:
+    """A server in a thread of this process."""
+
+    def __init__(self, folder: Path, token: str | None = None):
+        trained = load_for_inference(folder)
+        self.scheduler = Scheduler(build_model(trained, torch.device("cpu")))
+        self.served = api.Served(self.scheduler, trained.tokenizer, trained.is_chat, trained.config.sequence_len, max_tokens=3000)
+        self.listener = serve.listen("127.0.0.1", 0)
+        self.port = self.listener.getsockname()[1]
+        self.server = api.make_server(self.served, token, serve.local_names("127.0.0.1"))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
+
+    def __enter__(self) -> "Running":
+        self.scheduler.__enter__()
+        self.thread.start()
+        wait_until(lambda: self.server.started, "the start of the server")
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+        self.scheduler.__exit__()
+
+    def client(self, token: str = "none", **options) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=token, max_retries=0, timeout=PATIENCE, **options)
+
+    def request(self, method: str, path: str, body: object = None, **headers: str) -> http.client.HTTPResponse:
+        """Send a request as it is: `body` is bytes, or becomes JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        if body is not None:
+            headers = {"Content-Type": "application/json", **headers}
+            body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        return connection.getresponse()
+
+    def is_idle(self) -> bool:
+        return not (self.scheduler._active or self.scheduler._joining or self.scheduler._waiting)
+
+
+@pytest.fixture(scope="module")
+def chat_model(spelling, tmp_path_factory) -> Path:
+    """Return the folder of `spelling` as a chat model with a longer context."""
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    shutil.copytree(spelling, folder)
+    state = torch.load(folder / "model.pt", weights_only=True)
+    state["model_config"]["sequence_len"] = 512
+    torch.save({**state, "chat": {"template": 1}}, folder / "model.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chat(chat_model) -> Iterator[Running]:
+    with Running(chat_model) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def base(straight) -> Iterator[Running]:
+    with Running(straight) as running:
+        yield running
+
+
+def complete(running: Running, **options):
+    return running.client().completions.create(**{"model": "nano_hindi", "prompt": "राम", "max_tokens": 40, "temperature": 0, **options})
+
+
+def ask(running: Running, **options):
+    return running.client().chat.completions.create(**{"model": "nano_hindi", "messages": ASKED, "max_tokens": 40, "temperature": 0, **options})
+
+
+# ---- the openai package
+
+
+def test_completion_is_what_generate_py_writes(base, straight, capsys):
+    """The same seed gives the same text, streamed or not."""
+    import generate
+
+    for prompt in ("भारत एक", "भारत एक ", "क्", ""):
+        argv = ["--checkpoint", str(straight), "--prompt", prompt, "--max_tokens", "30", "--seed", "7", "--device", "cpu"]
+        assert generate.main(argv) == 0
+        written = capsys.readouterr().out.removesuffix("\n")
+        options = {"prompt": prompt, "max_tokens": 30, "seed": 7, "temperature": 0.8}
+        whole = complete(base, **options)
+        assert prompt + whole.choices[0].text == written
+        assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+        assert "".join(chunk.choices[0].text for chunk in complete(base, **options, stream=True)) == whole.choices[0].text
+
+
+def test_stream_has_whole_characters_and_ends_with_reason_and_usage(chat):
+    *chunks, last, usage = ask(chat, stream=True, stream_options={"include_usage": True})
+    pieces = [chunk.choices[0].delta.content for chunk in chunks]
+    assert "".join(pieces) == spelled(40).strip()
+    assert_parted_between_characters(pieces)
+    assert len(pieces) > 7
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert {chunk.choices[0].finish_reason for chunk in chunks} == {None}
+    assert last.choices[0].finish_reason == "length"
+    assert usage.usage.completion_tokens == 40
+    assert usage.choices == []
+
+
+def test_answer_as_a_whole_is_the_stream(chat):
+    answer = ask(chat)
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].message.content == spelled(40).strip()
+    assert answer.choices[0].finish_reason == "length"
+    parts = [{"type": "text", "text": "नम"}, {"type": "text", "text": "स्ते"}]
+    messages = [{"role": "developer", "content": "छोटा उत्तर"}, {"role": "user", "content": parts}]
+    assert ask(chat, messages=messages).choices[0].message.content == answer.choices[0].message.content
+
+
+def test_eos_and_stop_texts_end_an_answer(chat):
+    ended = complete(chat, prompt="अ").choices[0]
+    assert (ended.text, ended.finish_reason) == ("", "stop")
+    stopped = complete(chat, stop=["⃣", "ॐ"], max_tokens=3000).choices[0]
+    assert (stopped.text, stopped.finish_reason) == (spelled(40).partition("⃣")[0], "stop")
+    streamed = list(ask(chat, stop="ॐ", max_tokens=3000, stream=True))
+    assert "".join(chunk.choices[0].delta.content for chunk in streamed) == spelled(40).partition("ॐ")[0].strip()
+    wait_until(chat.is_idle, "the end of the stopped texts")
+
+
+def test_models_are_listed_and_a_base_model_refuses_to_chat(chat, base):
+    assert [(model.id, model.chat) for model in chat.client().models.list()] == [("nano_hindi", True)]
+    assert chat.client().models.retrieve("nano_hindi").context == 512
+    assert [model.chat for model in base.client().models.list()] == [False]
+    with pytest.raises(openai.BadRequestError, match="continues text") as refused:
+        ask(base)
+    assert refused.value.code == "not_a_chat_model"
+
+
+def test_conversation_longer_than_the_context_is_refused(chat):
+    with pytest.raises(openai.BadRequestError, match="omit its oldest turns") as refused:
+        ask(chat, messages=[{"role": "user", "content": "राम " * 600}])
+    assert refused.value.code == "context_length_exceeded"
+    assert complete(chat, prompt="राम " * 600 + "अ").choices[0].text == ""  # a text may be longer
+
+
+# ---- requests that are wrong
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "words"),
+    [
+        (b"{", 400, "not JSON"),
+        (b"\xff\xfe", 400, "not JSON"),
+        (b"[" * 100_000, 400, "not JSON"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", 400, "not JSON"),
+        (b"[]", 400, "object"),
+        ({"model": "gpt-\ud800"}, 404, "gpt-"),
+        ({"messages": "x"}, 400, "messages"),
+        ({"messages": []}, 400, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, 400, "user and assistant"),
+        ({"messages": [{"role": "user", "content": 7}]}, 400, "content"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, "Unicode"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "images"),
+        ({"messages": [*ASKED, {"role": "assistant", "content": "x"}]}, 400, "end with user"),
+        ({"max_tokens": 3001}, 400, "below 3001"),
+        ({"max_completion_tokens": 0}, 400, "max_completion_tokens"),
+        ({"max_tokens": True}, 400, "max_tokens"),
+        ({"temperature": -1}, 400, "temperature"),
+        ({"temperature": "hot"}, 400, "temperature"),
+        (b'{"temperature": NaN}', 400, "temperature"),
+        ({"top_p": 0}, 400, "top_p"),
+        ({"top_k": 1.5}, 400, "top_k"),
+        ({"seed": 2**63}, 400, "seed"),
+        ({"stop": ["a"] * 5}, 400, "stop"),
+        ({"stop": [""]}, 400, "stop"),
+        ({"n": 2}, 400, "n is not supported"),
+        ({"tools": [{"type": "function"}]}, 400, "tools"),
+        ({"logprobs": True}, 400, "logprobs"),
+    ],
+)
+def test_wrong_request_is_an_error_in_the_shape_of_openai(chat, fields, status, words):
+    body = fields if isinstance(fields, bytes) else {"messages": ASKED, **fields}
+    response = chat.request("POST", CHAT, body)
+    error = json.loads(response.read())["error"]
+    assert response.status == status
+    assert words in error["message"]
+    assert error["type"] == "invalid_request_error"
+    assert "\n" not in error["message"]
+
+
+def test_null_and_harmless_values_ask_for_nothing(chat):
+    names = ["model", "temperature", "top_p", "seed", "stop", "n", "tools", "logprobs", "user", "stream", "stream_options"]
+    harmless = {"n": 1, "tools": [], "logprobs": False, "presence_penalty": 0.0, "response_format": {"type": "text"}, "metadata": {}, "unknown": 5}
+    for fields in (dict.fromkeys(names), harmless):
+        response = chat.request("POST", CHAT, {"messages": ASKED, "max_tokens": 3, **fields})
+        assert response.status == 200
+        assert json.loads(response.read())["usage"]["completion_tokens"] == 3
+
+
+def test_paths_methods_types_and_sizes_are_checked(chat, monkeypatch):
+    assert chat.request("GET", "/v1/nothing").status == 404
+    assert chat.request("GET", CHAT).status == 405
+    assert chat.request("POST", CHAT, b"{}", Content_Type="text/plain").status == 415  # what a form of another site can send
+    with pytest.raises(openai.APIStatusError, match="larger than") as refused:
+        ask(chat, messages=[{"role": "user", "content": "क" * 400_000}])
+    assert refused.value.status_code == 413
+    monkeypatch.setattr(api, "BODY_PATIENCE", 0.1)
+    with socket.create_connection(("127.0.0.1", chat.port), timeout=PATIENCE) as slow:
+        slow.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{{".encode())
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+# ---- other sites and other people
+
+
+def test_pages_of_other_sites_cannot_use_the_server(chat):
+    own = f"127.0.0.1:{chat.port}"
+    for headers, status in (
+        ({}, 200),
+        ({"Origin": f"http://{own}"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),  # another server of this machine
+        ({"Origin": "null"}, 403),
+        ({"Host": f"localhost:{chat.port}", "Origin": f"http://localhost:{chat.port}"}, 200),
+        ({"Host": f"evil.example:{chat.port}", "Origin": f"http://evil.example:{chat.port}"}, 403),  # DNS rebinding
+        ({"Host": "127.0.0.1@evil.example"}, 403),
+        ({"Host": "["}, 403),
+    ):
+        for method, path, body in (("GET", "/", None), ("GET", "/v1/models", None), ("POST", CHAT, {"messages": ASKED, "max_tokens": 1})):
+            response = chat.request(method, path, body, **headers)
+            assert response.status == status, (headers, path)
+            assert not any(name.lower().startswith("access-control") for name, _ in response.getheaders())
+    assert chat.request("OPTIONS", CHAT, Origin=f"http://{own}").status == 405
+
+
+def test_token_is_needed_for_all_but_the_page(chat_model):
+    with Running(chat_model, token="गुप्त?".encode().hex()) as running:
+        token = "गुप्त?".encode().hex()
+        assert running.request("GET", "/").status == 200
+        for wrong in ({}, {"Authorization": "Bearer no"}, {"Authorization": token}, {"Authorization": "Bearer \xff"}):
+            for method, path, body in (("GET", "/v1/models", None), ("POST", CHAT, {"messages": ASKED})):
+                assert running.request(method, path, body, **wrong).status == 401
+        with pytest.raises(openai.AuthenticationError):
+            running.client("no").models.list()
+        assert running.client(token).models.list().data
+    assert serve.local_names("0.0.0.0") is None
+    assert serve.local_names("192.168.1.5") is None
+    assert "127.0.0.2" in serve.local_names("127.0.0.2")
+
+
+# ---- clients that leave, stall, or are many
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_text_ends_when_its_client_leaves(chat, streams):
+    with socket.create_connection(("127.0.0.1", chat.port), timeout=PATIENCE) as client:
+        body = json.dumps({"messages": ASKED, "max_tokens": 3000, "stream": streams}).encode()
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        wait_until(lambda: chat.scheduler._active, "an active text")
+        row = chat.scheduler._active[0]
+    wait_until(chat.is_idle, "the end of the text")
+    assert row.made < 3000
+
+
+@pytest.mark.slow
+def test_client_that_stops_reading_holds_up_nobody(chat, monkeypatch):
+    """Its text is generated to the end and leaves the model, however little of it is read."""
+    sent = []
+    monkeypatch.setattr(api, "_event", lambda content, event=api._event: sent.append(1) or event(content) + ":" + "x" * 10_000 + "\n\n")
+    with socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(("127.0.0.1", chat.port))
+        body = json.dumps({"messages": ASKED, "max_tokens": 3000, "temperature": 0, "stream": True}).encode()
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        stalled.sendall(head.encode() + body)
+        wait_until(lambda: len(sent) > 3, "the first events")
+        assert ask(chat).choices[0].message.content == spelled(40).strip()
+        wait_until(chat.is_idle, "the end of the stalled text")
+        assert len(sent) < 1000  # the rest waits as tokens
+        assert ask(chat).choices[0].message.content == spelled(40).strip()
+
+
+@pytest.mark.slow
+def test_a_hundred_clients_at_once_all_get_their_answers(chat):
+    def both(i: int) -> None:
+        if i % 2:
+            assert ask(chat, user=str(i)).choices[0].message.content == spelled(40).strip()
+        else:
+            assert "".join(chunk.choices[0].delta.content for chunk in ask(chat, stream=True)) == spelled(40).strip()
+
+    with concurrent.futures.ThreadPoolExecutor(100) as pool:
+        assert len(list(pool.map(both, range(100)))) == 100
+
+
+def test_more_requests_than_may_wait_are_refused(chat, monkeypatch):
+    monkeypatch.setattr("nano_hindi.serving.scheduler.MAX_WAITING", 0)
+    with pytest.raises(openai.RateLimitError, match="try again"):
+        ask(chat)
+
+
+def test_error_of_the_model_reaches_the_client(chat, monkeypatch, capsys):
+    monkeypatch.setattr("nano_hindi.serving.scheduler.Sampler", lambda *_, **__: 1 / 0)
+    with pytest.raises(openai.InternalServerError, match="console"):
+        ask(chat)
+    with pytest.raises(openai.APIError, match="console"):
+        list(ask(chat, stream=True))
+    assert capsys.readouterr().err.count("ZeroDivisionError") == 2
+
+
+# ---- the command
+
+
+def test_user_error_is_one_line(straight, capsys, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for flags, words in (
+            (["--port", str(port)], f"port {port}"),
+            (["--port", "65536"], "--port"),
+            (["--host", "no such host"], "no such host"),
+            (["--token", "क"], "--token"),
+            (["--checkpoint", "nowhere"], "nowhere"),
+        ):
+            assert serve.main(["--checkpoint", str(straight), "--device", "cpu", *flags]) == 2
+            errors = capsys.readouterr().err
+            assert words in errors
+            assert errors.count("\n") == 1
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "nano_hindi.serving.api")
+    monkeypatch.delattr(nano_hindi.serving, "api")
+    assert serve.main(["--checkpoint", str(straight)]) == 2
+    assert capsys.readouterr().err.endswith("install it: pip install -r requirements-serve.txt\n")
+
+
+@pytest.mark.slow
+def test_command_serves_until_ctrl_c_which_cuts_its_streams(chat_model):
+    words = [sys.executable, "serve.py", "--checkpoint", chat_model, "--port", 0, "--device", "cpu", "--host", "0.0.0.0", "--max_tokens", 2**20 - 1]
+    with launched(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        address = urlsplit(process.stdout.readline().split()[0])
+        token = address.fragment.removeprefix("token=")
+        assert len(token) > 20
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{address.port}/v1", api_key=token, max_retries=0)
+        stream = client.chat.completions.create(model="nano_hindi", messages=ASKED, stream=True)
+        for _ in range(3):
+            next(stream)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 130
+        assert errors == "\nstopped\n"
+
+
+# ---- the page
+
+
+def test_page_loads_nothing_from_elsewhere(chat):
+    response = chat.request("GET", "/")
+    page = response.read().decode()
+    assert "default-src 'none'" in response.getheader("Content-Security-Policy")
+    assert not [word for word in ("src=", "@import", "https://", "url(") if word in page]
+    assert page.count("http://") == page.count("http://www.w3.org/2000/svg") == 1
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=[*flags, "--disable-sync"])
+        yield browser
+        browser.close()
+
+
+def open_page(browser, running: Running, fragment: str = ""):
+    page = browser.new_context(locale="hi-IN", viewport={"width": 375, "height": 667}).new_page()
+    page.set_default_timeout(15000)
+    page.goto(f"http://127.0.0.1:{running.port}/{fragment}")
+    return page
+
+
+def set_length(page, tokens: int) -> None:
+    page.click("#settings summary")
+    page.fill("#length", str(tokens))
+    page.press("#length", "Escape")
+
+
+@pytest.mark.slow
+def test_page_chats_stops_and_answers_again(chat, browser):
+    page = open_page(browser, chat)
+    set_length(page, 3000)
+    page.fill("#question", "<b>नमस्ते</b>")
+    page.press("#question", "Enter")
+    page.locator(".assistant", has_text="ॐ").wait_for()  # it streams
+    page.get_by_text("रोकें").click()
+    page.get_by_text("रोका गया।").wait_for()
+    wait_until(chat.is_idle, "the end of the stopped text")
+    assert page.locator(".user").inner_text() == "<b>नमस्ते</b>"
+    assert spelled(3000).strip().startswith(page.locator(".assistant").inner_text())
+    set_length(page, 40)
+    page.get_by_text("फिर से जवाब दें").click()
+    page.get_by_text("लंबाई की सीमा आ गई।").wait_for()
+    assert page.locator(".assistant").all_inner_texts() == [spelled(40).strip()]
+    page.get_by_text("English").click()
+    page.get_by_text("Answer again").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for _ in range(12):  # more than the context holds
+        page.fill("#question", "राम " * 30)
+        page.press("#question", "Enter")
+        page.get_by_text("Stop", exact=True).wait_for(state="detached")
+    page.get_by_text("no longer sees its beginning").wait_for()
+    assert page.locator(".assistant").count() == 13
+    page.get_by_text("New chat").click()
+    page.get_by_text("Ask something in Hindi").wait_for()
+    assert page.locator(".message").count() == 0
+
+
+@pytest.mark.slow
+def test_page_of_a_base_model_continues_a_text_and_keeps_the_token_out_of_the_address(spelling, browser):
+    with Running(spelling, token="secret+%") as running:
+        page = open_page(browser, running)
+        page.get_by_text("टोकन चाहिए").wait_for()
+        page = open_page(browser, running, "#token=secret%2B%25")
+        page.fill("#text", "राम")
+        set_length(page, 40)
+        for button in ("आगे लिखें", "यह हिस्सा फिर से लिखें"):
+            page.get_by_text(button).click()
+            page.get_by_text("लंबाई की सीमा आ गई।").wait_for()
+            assert page.input_value("#text") == "राम" + spelled(40)
+        assert page.url == f"http://127.0.0.1:{running.port}/"
+        page.reload()
+        page.get_by_text("आगे लिखें").wait_for()
+        assert page.get_by_text("टोकन चाहिए").count() == 0
