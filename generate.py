@@ -2,6 +2,7 @@
 
 python generate.py --checkpoint checkpoints --prompt "भारत एक"
 python generate.py --checkpoint checkpoints --interactive
+python generate.py --checkpoint checkpoints/chat --chat
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE|DIR", help="a checkpoint, a model.pt, or a folder that holds them")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--prompt", metavar="TEXT", help="text to continue; - reads it from stdin; empty: generate from nothing")
-    what.add_argument("--interactive", action="store_true", help="write a text together with the model, line by line")
+    what.add_argument("--interactive", action="store_true", help="write a text together with the model, line by line; with a chat model: --chat")
+    parser.add_argument("--chat", action="store_true", help="talk to a chat model; with --prompt: print the answer to it alone")
     parser.add_argument(
         "--num_samples", type=whole(1, 10_000), default=1, metavar="N", help="texts per prompt, generated in one batch, separated by a line ---"
     )
@@ -38,8 +40,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
     args = parser.parse_args(argv)
     args.settings = Settings(**{name: getattr(args, name) for name in SETTINGS})
-    if args.interactive and args.num_samples > 1:
-        raise UserError("--interactive writes one text; omit --num_samples")
+    if (args.interactive or args.chat) and args.num_samples > 1:
+        raise UserError(f"{'--chat' if args.chat else '--interactive'} writes one text; omit --num_samples")
     return args
 
 
@@ -50,12 +52,21 @@ def main(argv: list[str] | None = None) -> int:
     from nano_hindi.inference.text import print_texts
 
     trained = load_for_inference(args.checkpoint)
-    model, tokenizer = build_model(trained, pick_device(args.device)), trained.tokenizer
+    if args.chat and not trained.is_chat:
+        raise UserError(f"{trained.path} is no chat model: it continues texts; use --interactive, or fine-tune it with finetune.py")
+    model, tokenizer, is_chat = build_model(trained, pick_device(args.device)), trained.tokenizer, trained.is_chat
     del trained  # its tensors are memory-mapped, and on Windows a training run could not delete the file
-    if args.interactive:
-        from nano_hindi.inference.chat import talk
+    if args.interactive or (args.chat and args.prompt is None):
+        from nano_hindi.inference.conversation import Conversation
+        from nano_hindi.inference.session import run
+        from nano_hindi.inference.write_together import Writer
 
-        talk(model, tokenizer, args.settings)
+        run((Conversation if is_chat else Writer)(model, tokenizer, args.settings))
+        return 0
+    if args.chat:
+        from nano_hindi.inference.conversation import print_answer
+
+        print_answer(model, tokenizer, *read_prompts(args.prompt), args.settings)
         return 0
     for number, prompt in enumerate(read_prompts(args.prompt)):
         if number > 0:

@@ -61,6 +61,19 @@ class KVCache:
         self._lengths[layer] += k.size(1)
         return y
 
+    def rewind(self, position: int) -> bool:
+        """Forget the tokens from `position` on.
+
+        Returns False, and forgets nothing, if a layer no longer has all that its window sees from
+        there.
+        """
+        back = self.position - position
+        if any(length - back < min(window - 1, position) for length, window in zip(self._lengths, self._windows, strict=True)):
+            return False
+        self._lengths = [length - back for length in self._lengths]
+        self.position = position
+        return True
+
     def repeat(self, n: int) -> None:
         """Repeat the only row n times: texts with the same prompt share its prefill. Raises
         UserError if there is not enough memory."""
@@ -163,6 +176,7 @@ def generate_batch(
     top_p: float = 1.0,
     repetition_penalty: float = 1.0,
     first_ids: Sequence[int] | None = None,
+    cache: KVCache | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield the next token of each of `n_texts` texts that begin with `tokens` (at least one), up
     to `max_tokens` times.
@@ -172,13 +186,15 @@ def generate_batch(
 
     `repetition_penalty` divides positive and multiplies negative logits of tokens that are already
     in the text, prompt included (Keskar et al. 2019, arXiv 1909.05858, section 4.1). `first_ids`:
-    allowed first tokens (None: all). Neither prompt nor text has a length limit. Raises ValueError
-    for an empty prompt.
+    allowed first tokens (None: all). `cache`: that of the first `cache.position` tokens, fewer than
+    all; then it has every token but the last one. Neither prompt nor text has a length limit.
+    Raises ValueError for an empty prompt.
     """
     device = model.head_weight.device
     sampler = Sampler(model, tokens, temperature, top_k, seed, top_p, repetition_penalty, first_ids, n_texts)
-    cache = KVCache(model.config, 1, device, model.compute_dtype)
-    new = torch.tensor([list(tokens[-model.config.reach :])], device=device)
+    unread = tokens[-model.config.reach :] if cache is None else tokens[cache.position :]
+    cache = cache or KVCache(model.config, 1, device, model.compute_dtype)
+    new = torch.tensor([list(unread)], device=device)
     has_ended = [False] * n_texts
     for made in range(max_tokens):
         with torch.inference_mode():

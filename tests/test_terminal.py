@@ -26,9 +26,9 @@ from nano_hindi.corpus.report import write_report
 from nano_hindi.errors import UserError
 from nano_hindi.evaluation import command as evaluation
 from nano_hindi.export import __main__ as export
-from nano_hindi.inference.chat import Chat
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.inference.settings import Settings
+from nano_hindi.inference.write_together import Writer
 from nano_hindi.training import report
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs bash, a pseudo-terminal, or file names that Windows forbids")
@@ -191,9 +191,9 @@ def test_chat_shows_control_characters_only_on_a_terminal_and_the_model_reads_th
 
     trained = load_for_inference(spelling)
     for is_terminal in (True, False):
-        chat = Chat(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=5, temperature=0))
+        chat = Writer(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=5, temperature=0))
         monkeypatch.setattr(sys.stdout, "isatty", lambda is_terminal=is_terminal: is_terminal)
-        chat.write(f"{HOSTILE} राम", threading.Event())
+        chat.respond(f"{HOSTILE} राम", threading.Event())
         text = f"{HOSTILE} राम क्षि"
         assert chat.text == text
         output, errors = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""generate.py --interactive: in a real terminal, in a pipe, and line by line."""
+"""generate.py --interactive on a plain model: in a real terminal, in a pipe, and line by line."""
 
 import dataclasses
 import importlib.util
@@ -16,9 +16,9 @@ import torch
 import generate
 from conftest import PATIENCE, launched, run_command, spelled
 from nano_hindi import engine
-from nano_hindi.inference import chat
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.inference.settings import Settings
+from nano_hindi.inference.write_together import Writer
 
 
 class Terminal:
@@ -134,7 +134,7 @@ def test_chat_in_a_pipe_prints_only_the_text(spelling):
 @pytest.fixture
 def speller(spelling):
     trained = load_for_inference(spelling)
-    return chat.Chat(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=5, temperature=0))
+    return Writer(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=5, temperature=0))
 
 
 def test_text_grows_until_it_ends_or_is_reset(speller, capsys):
@@ -143,12 +143,12 @@ def test_text_grows_until_it_ends_or_is_reset(speller, capsys):
     cut = "क्षि1️\ufffd"  # in the middle of a character; the model does not see that sign
     turns = [("राम", "राम क्षि"), ("", cut), ("सीता ", "सीता क्षि"), (", लव", "क्षि, लव क्षि"), ("ा", "क्षिा क्षि"), (" कुश", "कुश क्षि"), ("(", "( क्षि")]
     for line, shown in turns:
-        speller.write(line, never)
+        speller.respond(line, never)
         assert capsys.readouterr().out == shown + "\n", line
     assert speller.text == "राम क्षि1️ सीता क्षि, लव क्षिा क्षि कुश क्षि ( क्षि"
-    speller.write("अ", never)
+    speller.respond("अ", never)
     assert speller.text == ""
-    speller.write("क्", never)
+    speller.respond("क्", never)
     assert speller.text == "क्षि1"
     assert speller.command("/reset") == "[a new text]"
     assert speller.text == ""
@@ -167,7 +167,7 @@ def test_text_grows_until_it_ends_or_is_reset(speller, capsys):
 )
 def test_nfc_of_the_text_so_far_neither_repeats_nor_swallows_what_is_printed(speller, capsys, text, line, shown):
     speller.text = text
-    speller.write(line, threading.Event())
+    speller.respond(line, threading.Event())
     assert capsys.readouterr().out == f"{shown} क्षि\n".removeprefix("" if shown else " ")
     assert speller.text == unicodedata.normalize("NFC", f"{text.rstrip()} {line}" if line == "सीता" else text + line).rstrip() + " क्षि"
 
@@ -192,7 +192,7 @@ def test_nfc_of_the_text_so_far_neither_repeats_nor_swallows_what_is_printed(spe
 )
 def test_quote_that_opens_is_separated_and_one_that_closes_is_not(speller, text, line, joined):
     speller.text = text
-    speller.write(line, threading.Event())
+    speller.respond(line, threading.Event())
     assert speller.text == joined + " क्षि"
 
 
@@ -202,7 +202,7 @@ def test_model_reads_the_whole_text_so_far(speller, monkeypatch):
         engine, "generate_batch", lambda model, ids, *rest, **options: read.append(ids) or generate_batch(model, ids, *rest, **options)
     )
     for line in ("राम", "सीता"):
-        speller.write(line, threading.Event())
+        speller.respond(line, threading.Event())
     assert read == [speller.tokenizer.encode_prompt(text) for text in ("राम", "राम क्षि सीता")]
 
 
@@ -228,11 +228,11 @@ def test_commands_change_and_show_one_setting_and_refuse_invalid_values(speller)
 
 def test_seed_repeats_a_text_and_without_a_seed_texts_differ(straight, capsys):
     trained = load_for_inference(straight)
-    writer = chat.Chat(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=12))
+    writer = Writer(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=12))
 
     def text():
         writer.command("/reset")
-        writer.write("राम", threading.Event())
+        writer.respond("राम", threading.Event())
         return capsys.readouterr().out
 
     assert text() != text()

@@ -1,0 +1,94 @@
+"""The loop of generate.py's interactive sessions: lines from the user, commands and their help,
+Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import threading
+from collections.abc import Callable
+from typing import ClassVar
+
+from nano_hindi.cli import collected_interrupts
+from nano_hindi.common import IS_WINDOWS, visible
+from nano_hindi.errors import UserError
+from nano_hindi.inference.settings import SETTINGS, Settings, parse_setting
+
+SETTING_COMMANDS = {"/temp": "temperature", "/topk": "top_k", "/topp": "top_p", "/max": "max_tokens", "/seed": "seed"}
+LEAVE = "Ctrl-Z and Enter" if IS_WINDOWS else "Ctrl-D"
+
+
+class Session:
+    """The settings, which commands show and change, and the commands of a kind of session."""
+
+    greeting: str
+    intro: str  # of /help
+    usages: tuple[tuple[str, str], ...]  # its own commands with their help
+    aliases: ClassVar[dict[str, str]] = {}  # other names of commands
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.commands: dict[str, Callable[[str], str]] = {"/help": lambda _: self.help()}  # they return the message to show
+
+    def respond(self, line: str, stop: threading.Event) -> None:
+        """Print what the model writes after `line`, until it ends or `stop` is set."""
+        raise NotImplementedError
+
+    def command(self, line: str) -> str:
+        """Run the command of a line that begins with a slash. Returns the message to show."""
+        command, _, value = line.strip().partition(" ")
+        command = self.aliases.get(command, command)
+        if command in self.commands:
+            return self.commands[command](value.strip())
+        if command not in SETTING_COMMANDS:
+            return f"[there is no command {command}; /help lists them]"
+        name = SETTING_COMMANDS[command]
+        if value:
+            try:
+                self.settings = dataclasses.replace(self.settings, **{name: parse_setting(name, command, value.strip())})
+            except UserError as error:
+                return f"[{error}]"
+        value = getattr(self.settings, name)
+        return f"[{name} is {'random' if value is None else value}]"
+
+    def help(self) -> str:
+        """Return the page of /help."""
+        settings = (
+            (f"{command} {SETTINGS[name].metadata['metavar']}", SETTINGS[name].metadata["help"]) for command, name in SETTING_COMMANDS.items()
+        )
+        lines = [f"  {usage:8}  {text}" for usage, text in (*settings, *self.usages, ("/help", "show this page"), ("/quit", "leave"))]
+        names = [f"\nIn Hindi: {', '.join(f'{alias} = {name}' for alias, name in self.aliases.items())}"] if self.aliases else []
+        return "\n".join([f"{self.intro}\n", *lines, *names])
+
+
+def run(session: Session) -> None:
+    """Read commands and lines of text until /quit or the end of input. The text goes to stdout,
+    everything else to stderr."""
+    with contextlib.suppress(ImportError):  # Windows has no readline; its console edits lines by itself
+        import readline  # noqa: F401 - gives input() line editing and history
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if is_terminal:
+        note(session.greeting)
+    while True:
+        try:
+            line = input("\n> " if is_terminal else "")
+        except EOFError:
+            if is_terminal:
+                print()
+            return
+        except KeyboardInterrupt:
+            note(f"\n[{LEAVE} or /quit leaves]")
+            continue
+        if session.aliases.get(line.strip(), line.strip()) in ("/quit", "\x04"):  # Ctrl-D is an ordinary character on Windows
+            return
+        with collected_interrupts() as stop:
+            if line.startswith("/"):
+                note(session.command(line))
+            else:
+                session.respond(line, stop)
+
+
+def note(message: str) -> None:
+    """Print what is no part of the text."""
+    print(visible(message), file=sys.stderr, flush=True)
