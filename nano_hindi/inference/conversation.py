@@ -140,9 +140,10 @@ class Conversation(Session):
 
     def _prompt(self, message: template.Message) -> list[int]:
         """Return the ids before the answer. The oldest turns are left out if the model was trained
-        on too few tokens for all and an answer, of at most half of them."""
+        on too few tokens for all and a short answer: a longer one moves the windows, which loses
+        less than a whole turn."""
         length = self.model.config.sequence_len
-        room = min(self.settings.max_tokens, length // 2)
+        room = min(self.settings.max_tokens, length // 8)
         while True:
             ids = template.prompt(self.tokenizer, [*self.system, *self.turns[self.unseen :], message])
             if len(ids) + room <= length or self.unseen == len(self.turns):

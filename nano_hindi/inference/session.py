@@ -57,7 +57,9 @@ class Session:
         settings = (
             (f"{command} {SETTINGS[name].metadata['metavar']}", SETTINGS[name].metadata["help"]) for command, name in SETTING_COMMANDS.items()
         )
-        lines = [f"  {usage:8}  {text}" for usage, text in (*settings, *self.usages, ("/help", "show this page"), ("/quit", "leave"))]
+        usages = [*settings, *self.usages, ("/help", "show this page"), ("/quit", "leave")]
+        width = max(len(usage) for usage, _ in usages)
+        lines = [f"  {usage:{width}}  {text}" for usage, text in usages]
         names = [f"\nIn Hindi: {', '.join(f'{alias} = {name}' for alias, name in self.aliases.items())}"] if self.aliases else []
         return "\n".join([f"{self.intro}\n", *lines, *names])
 
