@@ -75,6 +75,19 @@ def test_active_texts_share_a_forward_pass(model, monkeypatch):
     assert len(rows) < 20 + 3 * 50  # 20 prompts, and the tokens: 20 x 49 one by one
 
 
+def test_long_prompt_is_read_between_the_tokens_of_others(model, monkeypatch):
+    """In 22 chunks: as far back as the windows reach. Another text of ten tokens ends before."""
+    monkeypatch.setattr(module, "PREFILL_TOKENS", 1)
+    events = []
+    long = Text("a", [5] * 1000, 1, (), {}, lambda item: events.append("read"))
+    short = Text("b", [1], 10, (), {}, lambda item: (scheduler.submit(long) if not events else None, events.append("token")))
+    scheduler = Scheduler(model)
+    scheduler.submit(short)
+    with scheduler:
+        wait_until(lambda: len(events) == 13, "the end of both texts")
+    assert events == ["token"] * 11 + ["read"] * 2  # with the end of each
+
+
 def test_clients_take_turns(model, monkeypatch):
     """One text at a time: the first client has queued three when the others come."""
     monkeypatch.setattr(module, "MAX_ACTIVE", 1)

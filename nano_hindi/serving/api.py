@@ -14,11 +14,11 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -34,6 +34,8 @@ from nano_hindi.errors import UserError
 from nano_hindi.serving.bodies import MODEL_NAME, ApiError, Wish, read_wish
 from nano_hindi.serving.scheduler import BusyError, Scheduler, Text
 from nano_hindi.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 MAX_BODY = 2**20  # bytes; the context of a model is some 10,000
 MAX_CONNECTIONS = 1000
@@ -208,7 +210,7 @@ class _Api:
             kind += ".chunk" if is_chat else ""
             return _EventStream(events(), generation)
         with generation:
-            text = await _unless_disconnected(request, generation.whole())
+            text = await _unless_disconnected(request.receive, generation.whole())
         return JSONResponse({**reply(text, generation.finish_reason, True), "usage": generation.usage()})
 
 
@@ -275,8 +277,8 @@ class _EventStream(StreamingResponse):
         self._generation = generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._generation:
-            await super().__call__(scope, receive, send)
+        with self._generation, contextlib.suppress(ClientDisconnect, OSError):
+            await _unless_disconnected(receive, self.stream_response(send))  # not every version of Starlette and uvicorn would notice
 
 
 async def _read_body(request: Request) -> bytes:
@@ -299,20 +301,20 @@ async def _read_body(request: Request) -> bytes:
         raise ApiError(408, f"the body did not arrive within {BODY_PATIENCE:.0f} seconds") from None
 
 
-async def _unless_disconnected(request: Request, work: Any) -> Any:
+async def _unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Return the result of the coroutine `work`. Raises ClientDisconnect, and ends it, if the
     client leaves."""
 
     async def leaves() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
+        while (await receive())["type"] != "http.disconnect":
             pass
 
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(leaves())]
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(leaves())
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
             raise ClientDisconnect
-        return tasks[0].result()
+        return working.result()
     finally:
-        for task in tasks:
-            task.cancel()
+        working.cancel()
+        leaving.cancel()
