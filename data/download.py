@@ -68,7 +68,7 @@ def parse(argv: list[str] | None):
         type=whole(1, 2**63),
         metavar="N",
         help="stop after the document that reaches this many tokens. Sources without a budget divide evenly what the budgets leave of it "
-        f"(default: 600000000, or the sum of the budgets if every source has one; for the sample, {SAMPLE_WORDS} words)",
+        f"(default: the budgets, and 600000000 for the sources without one; for the sample, {SAMPLE_WORDS} words)",
     )
     parser.add_argument(
         "--tokenizer", metavar="NAME|DIR", help=f"tokenizer to count tokens with (default: {TOKENIZER}; none for the sample, whose words are counted)"
@@ -89,7 +89,8 @@ def parse(argv: list[str] | None):
     given, own = args.max_tokens, [source.budget for source in args.sources]
     args.is_several = len(own) > 1 and (any(own) or not all(source.is_file for source in args.sources))
     if given is None:
-        args.max_tokens = sum(own) if all(own) else SAMPLE_WORDS if is_sample(args) else 600_000_000
+        rest = 0 if all(own) else SAMPLE_WORDS if is_sample(args) else 600_000_000
+        args.max_tokens = sum(budget or 0 for budget in own) + rest
     elif all(own):
         args.max_tokens = min(given, sum(own))
     args.budgets = budgets(args.sources, args.max_tokens) if args.is_several else [args.max_tokens]

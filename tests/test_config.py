@@ -236,8 +236,11 @@ def test_flag_and_field_accept_the_same_numbers(cls, field):
 @pytest.mark.parametrize("field", [f for _, f in NUMBERS if isinstance(f.default, float)], ids=lambda f: f.name)
 def test_run_at_either_end_of_a_range_is_finite(data_dir, straight, tmp_path, field, end):
     valid = field.metadata["valid"]
-    value = valid.low if end == "low" else math.nextafter(valid.high, 0) if valid.high_open else valid.high
+    low, high = (math.nextafter(x, 0.5) if is_open else x for x, is_open in ((valid.low, valid.low_open), (valid.high, valid.high_open)))
+    value = low if end == "low" else high
     argv = [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path), "--total_tokens", str(32 * 8 * 4), f"--{field.name}", str(value)]
+    if field.name == "anneal_fraction":
+        argv += ["--anneal_data_dir", str(data_dir)]
     if field.name == "init_lr_fraction":  # a longer run, which has a warm-up
         argv += ["--init_from", str(straight), "--total_tokens", str(32 * 8 * 5)]
     assert train.main([*argv, "--lr_schedule", "plateau", "--tie_embeddings", str(field.name == "adamw_tied_lr")]) == 0

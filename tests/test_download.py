@@ -168,7 +168,7 @@ def test_interrupted_run_keeps_the_old_corpus_and_no_partial_file(tmp_path, monk
         (["--source", "sangraha", "missing.txt"], "there is no file missing.txt"),
         (["--source", "sangraha=0", "wikipedia"], "the budget of sangraha must be a whole number, at least 1"),
         (["--source", "sangraha=5e8", "wikipedia"], "not 5e8"),
-        (["--source", "sangraha", "wikipedia=700000000"], "leave nothing of --max_tokens 600000000 for sangraha"),
+        (["--source", "sangraha", "wikipedia=700000000", "--max_tokens", "600000000"], "leave nothing of --max_tokens 600000000 for sangraha"),
         (["--source", "sangraha", "wikipedia", "sangraha=5"], "sangraha is named twice"),
         (["--dataset", "stories"], "OWNER/NAME, not stories"),
         (["--column", "body"], "--column belongs to --dataset"),
