@@ -108,6 +108,7 @@ class Training:
 
     def __init__(self, run: Run, data_dir: str, eval_tokens: int):
         self.run, self.device, self.made, self.seconds, self.points = run, torch.device(run.device), 0, 0.0, []
+        self.losses: list[tuple[float, float]] = []  # of each update on a CPU: the loss, and the norm of the gradient
         info, self.token_bytes = data_info(data_dir)
         recipe = ALL[run.recipe]
         with conditions(run):
@@ -133,8 +134,10 @@ class Training:
         with conditions(self.run):
             start = time.perf_counter()
             x, y = self.loader.batch(self.made * self.config.batch_size, self.config.batch_size)
-            self.model(x.to(self.device), y.to(self.device)).backward()
-            take_step(self.optimizer, self.rates[self.made])
+            loss = self.model(x.to(self.device), y.to(self.device))
+            loss.backward()
+            norm = take_step(self.optimizer, self.rates[self.made])
+            self.losses.append((float(loss.detach()), float(norm)))
             self.seconds += time.perf_counter() - start
             self.look()
 
