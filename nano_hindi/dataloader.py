@@ -144,6 +144,31 @@ class TokenFile:
             )
 
 
+class EpochStream:
+    """The numbers below n as an endless stream: each once per epoch, each epoch in its own order,
+    from (seed, epoch)."""
+
+    def __init__(self, n: int, seed: int):
+        self.n, self.seed = n, seed
+        self._orders: dict[int, np.ndarray] = {}  # of the last two epochs requested: a batch may cross an epoch boundary
+
+    def at(self, start: int, count: int) -> np.ndarray:
+        """Return the numbers at the positions `start` to `start + count`, int64 (count,)."""
+        parts = []
+        while count > 0:
+            epoch, first = divmod(start, self.n)
+            parts.append(self._order(epoch)[first : first + count])
+            start, count = start + len(parts[-1]), count - len(parts[-1])
+        return np.concatenate(parts)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            self._orders[epoch] = epoch_order(self.n, self.seed, epoch)
+            while len(self._orders) > 2:
+                self._orders.pop(next(iter(self._orders)))
+        return self._orders[epoch]
+
+
 class SequenceLoader:
     """Training sequences as an endless stream: every sequence once per epoch, each epoch in its own
     order, from (seed, epoch)."""
@@ -151,9 +176,9 @@ class SequenceLoader:
     def __init__(self, file: TokenFile, sequence_len: int, seed: int):
         """Raise UserError if the file holds no full sequence."""
         self._file = file
-        self.sequence_len, self.seed = sequence_len, seed
+        self.sequence_len = sequence_len
         self.num_sequences = file.num_sequences(sequence_len, "get more data, or use a smaller --sequence_len")
-        self._orders: dict[int, np.ndarray] = {}  # of the last two epochs requested: a batch may cross an epoch boundary
+        self._stream = EpochStream(self.num_sequences, seed)
 
     def batch(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and targets, int64 (count, T), of the sequences `start` to `start + count`
@@ -163,27 +188,11 @@ class SequenceLoader:
         """
         T = self.sequence_len
         rows = np.empty((count, T + 1), dtype="<u4")
-        for row, sequence in zip(rows.view(np.uint8), self._sequences_at(start, count).tolist(), strict=True):
+        for row, sequence in zip(rows.view(np.uint8), self._stream.at(start, count).tolist(), strict=True):
             self._file.read(sequence * T * TOKEN_BYTES, row.data)
         self._file.require_unchanged()
         self._file.require_in_vocabulary(rows)
         return torch.from_numpy(rows[:, :-1].astype(np.int64)), torch.from_numpy(rows[:, 1:].astype(np.int64))
-
-    def _sequences_at(self, start: int, count: int) -> np.ndarray:
-        """Return the sequences at the positions `start` to `start + count` of the stream."""
-        parts = []
-        while count > 0:
-            epoch, first = divmod(start, self.num_sequences)
-            parts.append(self._order(epoch)[first : first + count])
-            start, count = start + len(parts[-1]), count - len(parts[-1])
-        return np.concatenate(parts)
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._orders:
-            self._orders[epoch] = epoch_order(self.num_sequences, self.seed, epoch)
-            while len(self._orders) > 2:
-                self._orders.pop(next(iter(self._orders)))
-        return self._orders[epoch]
 
 
 class Sequences(Protocol):

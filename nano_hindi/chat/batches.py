@@ -16,7 +16,7 @@ import torch
 
 from nano_hindi.chat.dataset import read_conversations
 from nano_hindi.corpus.prepared import DataInfo
-from nano_hindi.dataloader import IGNORED, TARGET, DataError, epoch_order
+from nano_hindi.dataloader import IGNORED, TARGET, DataError, EpochStream
 from nano_hindi.errors import UserError
 
 PAD_MULTIPLE = 16  # rows are padded to a multiple of this: few shapes, and fast matmuls
@@ -72,11 +72,11 @@ class Conversations:
         self.file.require_unchanged()
         return torch.from_numpy(x), torch.from_numpy(y)
 
-    def batches(self, chosen: np.ndarray, device_batch_size: int) -> Iterator[tuple[Batch, bool]]:
-        """Yield batches of `chosen`, from the longest conversations to the shortest, and whether
-        each is the last one. A batch has at most as many positions as `device_batch_size` rows of
-        the whole context."""
-        chosen = chosen[np.argsort(-self.lengths[chosen], kind="stable")]
+    def batches(self, chosen: np.ndarray, device_batch_size: int, rank: int, world_size: int) -> Iterator[tuple[Batch, bool]]:
+        """Yield this rank's batches of `chosen`, the longest conversations first, and whether each
+        is the last one. A batch has at most as many positions as `device_batch_size` rows of the
+        whole context."""
+        chosen = chosen[np.argsort(-self.lengths[chosen], kind="stable")][rank::world_size]
         while len(chosen):
             size = max(1, device_batch_size * self.sequence_len // self._padded(chosen))
             yield self.batch(chosen[:size]), len(chosen) <= size
@@ -91,15 +91,13 @@ class ChatBatches:
     those of text. `targets` is the number of targets of an update on all ranks."""
 
     def __init__(self, conversations: Conversations, per_update: int, seed: int, device_batch_size: int, rank: int = 0, world_size: int = 1):
-        self.conversations, self.per_update, self.seed = conversations, per_update, seed
+        self.conversations, self.per_update, self._stream = conversations, per_update, EpochStream(len(conversations), seed)
         self.device_batch_size, self.rank, self.world_size = device_batch_size, rank, world_size
 
     def of(self, update: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]:
         """Yield inputs and targets, int64 (B, T), of this rank's batches of `update`, and whether
         it is the last one. Raises DataError as `Conversations.batch` does."""
-        chosen = self._chosen(update)
-        mine = chosen[np.argsort(-self.conversations.lengths[chosen], kind="stable")][self.rank :: self.world_size]
-        for (x, y), is_last in self.conversations.batches(mine, self.device_batch_size):
+        for (x, y), is_last in self.conversations.batches(self._chosen(update), self.device_batch_size, self.rank, self.world_size):
             yield x, y, is_last
 
     def targets(self, update: int) -> int:
@@ -112,9 +110,5 @@ class ChatBatches:
         pass
 
     def _chosen(self, update: int) -> np.ndarray:
-        """Return the conversations of an update on all ranks: each appears once in an epoch, whose
-        order depends on (seed, epoch)."""
-        n, begin = len(self.conversations), update * self.per_update
-        positions = np.arange(begin, begin + self.per_update)
-        orders = {epoch: epoch_order(n, self.seed, epoch) for epoch in range(begin // n, (begin + self.per_update - 1) // n + 1)}
-        return np.array([orders[position // n][position % n] for position in positions.tolist()])
+        """Return the conversations of an update on all ranks."""
+        return self._stream.at(update * self.per_update, self.per_update)

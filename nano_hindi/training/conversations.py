@@ -79,8 +79,7 @@ class ChatData:
         """Return this rank's batches for an evaluation, of the first conversations of val.bin with
         `eval_tokens` tokens in all."""
         size = max(1, int(np.searchsorted(self.val.lengths.cumsum(), config.eval_tokens, side="right")))
-        mine = np.arange(size)[world.rank :: world.size]
-        return {"chat": (batch for batch, _ in self.val.batches(mine, batch_size))}
+        return {"chat": (batch for batch, _ in self.val.batches(np.arange(size), batch_size, world.rank, world.size))}
 
     def samples(self, model: GPT, seed: int) -> list[tuple[str, str]]:
         """Return (question, question and answer) for the first answers of some conversations of

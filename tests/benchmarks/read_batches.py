@@ -25,7 +25,7 @@ class Mapped(SequenceLoader):
     """Read from a memory map, as this program did before: a truncated file kills the process."""
 
     def batch(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        T, sequences = self.sequence_len, self._sequences_at(start, count)
+        T, sequences = self.sequence_len, self._stream.at(start, count)
         rows = np.empty((count, T + 1), dtype="<u4")
         rows[:, :T] = self.tokens[: self.num_sequences * T].reshape(self.num_sequences, T)[sequences]
         rows[:, T] = self.tokens[(sequences + 1) * T]

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from nano_hindi import model as model_module
 from nano_hindi import muon as muon_module
 from nano_hindi.config import GPTConfig
-from nano_hindi.dataloader import SequenceLoader, TokenFile
+from nano_hindi.dataloader import EpochStream, SequenceLoader, TokenFile
 from nano_hindi.flash_attention import flash_attn
 from nano_hindi.model import GPT, Attention, apply_rope, rms_norm
 from nano_hindi.optim import TrainOptimizer
@@ -265,9 +265,10 @@ class DocumentWindows(SequenceLoader):
                 starts.append(begin)
                 covered = begin + T
         self.tokens, self.starts, self.num_sequences = tokens, np.array(starts), len(starts)
+        self._stream = EpochStream(len(starts), seed)
 
     def batch(self, start: int, count: int) -> tuple[Tensor, Tensor]:
-        rows = self.tokens[self.starts[self._sequences_at(start, count)][:, None] + np.arange(self.sequence_len + 1)]
+        rows = self.tokens[self.starts[self._stream.at(start, count)][:, None] + np.arange(self.sequence_len + 1)]
         rows = torch.from_numpy(rows.astype(np.int64))
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
