@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from nano_hindi.cli import Parser, command_line
-from nano_hindi.config import TrainConfig
+from nano_hindi.config import FINETUNE, TrainConfig
 from nano_hindi.console import dispensable_output
 from nano_hindi.distributed import joined_world, only_run_in, unchanged_data
 from nano_hindi.flags import WeightedFolder
@@ -42,21 +42,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
     parser.add_argument("--verify_data", action="store_true", help="check all of the data against its digests, not only a sample")
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
-    for name, valid, default, text in (
-        ("epochs", Range(float, 0, 10_000, low_open=True), "2", "times that each conversation is read"),
-        ("batch_size", FIELDS["batch_size"].metadata["valid"], "16", "conversations per update, over all GPUs"),
-        ("lr_scale", Range(float, 0, 1000, low_open=True), "0.3", "learning rates, as a fraction of train.py's"),
+    for name, valid, text in (
+        ("epochs", Range(float, 0, 10_000, low_open=True), "times that each conversation is read"),
+        ("batch_size", FIELDS["batch_size"].metadata["valid"], "conversations per update, over all GPUs"),
+        ("lr_scale", Range(float, 0, 1000, low_open=True), "learning rates, as a fraction of train.py's"),
     ):
-        parser.add_argument(f"--{name}", type=valid, default=argparse.SUPPRESS, metavar=default, help=text)
-    for name, shown in (
-        ("seed", "42"),
-        ("device_batch_size", "auto"),
-        *((f"{event}_interval", "an eighth of the run") for event in ("eval", "inference", "checkpoint")),
-        ("log_interval", "10"),
-        ("eval_tokens", "2097152"),
-        ("keep_checkpoints", "3"),
-    ):
-        metadata = FIELDS[name].metadata
+        parser.add_argument(f"--{name}", type=valid, default=argparse.SUPPRESS, metavar=str(FINETUNE[name]), help=text)
+    eighths = ("eval_interval", "inference_interval", "checkpoint_interval")
+    for name in ("seed", "device_batch_size", *eighths, "log_interval", "eval_tokens", "keep_checkpoints"):
+        metadata, shown = FIELDS[name].metadata, "an eighth of the run" if name in eighths else FIELDS[name].default
         parser.add_argument(
             f"--{name}", type=metadata["valid"], default=argparse.SUPPRESS, metavar="N", help=f"{metadata['help']} (default: {shown})"
         )

@@ -17,7 +17,7 @@ DEFAULT_DIR = ROOT / "data" / "chat"
 sys.path.insert(0, str(ROOT))
 
 from nano_hindi.chat.records import LAYOUTS
-from nano_hindi.chat.sources import FORMATS, HUB_SOURCES, SAMPLE, Source
+from nano_hindi.chat.sources import FORMATS, HUB_SOURCES, SAMPLE, VAL_FRACTION, Source
 from nano_hindi.chat.template import VERSION
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
@@ -58,7 +58,7 @@ def parse(argv: list[str] | None):
     parser.add_argument(
         "--val_fraction",
         type=Range(float, 0, 1, low_open=True, high_open=True),
-        default=0.02,
+        default=VAL_FRACTION,
         metavar="FRACTION",
         help="fraction of the first questions, or stories, held out for validation",
     )

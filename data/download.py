@@ -34,13 +34,13 @@ from nano_hindi.corpus.writer import Writer, lines_by_source
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked, read_metadata, write_text
 from nano_hindi.ranges import Range, whole
+from nano_hindi.sample import LICENCE as SAMPLE_LICENCE
 from nano_hindi.sample import stories
 
 if TYPE_CHECKING:
     from nano_hindi.tokenizer import Tokenizer
 
 SAMPLE_WORDS = 1_000_000  # of the sample, if --max_tokens is not given
-SAMPLE_LICENCE = "MIT, written by nano_hindi/sample"
 TOKENIZER = "sarvamai/sarvam-1"
 REPORT = "cleaning_report.html"
 RECORD_BYTES = 16_000_000  # of text between two records of a download

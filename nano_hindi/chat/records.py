@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -50,9 +50,6 @@ class Mender:
         self._seen.add(mark)
         self.counts["kept"] += 1
         return [{"role": role, "content": content} for role, content in turns]
-
-    def all(self, records: Iterable[Any]) -> Iterator[list[dict[str, str]]]:
-        return (messages for record in records if (messages := self(record)) is not None)
 
     def _mended(self, turns: list[Turn]) -> list[Turn]:
         mended = {}

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_hindi.corpus.hub import _prepare_library, _reason, _response
+from nano_hindi.corpus.hub import prepare_library, reason_of, response_of
 from nano_hindi.corpus.source_files import COMPRESSIONS, compression, kind, opened, reason, require_file
+from nano_hindi.corpus.sources import SAMPLE
 from nano_hindi.errors import UserError, naming
 from nano_hindi.files import one_line, utf8_path
+from nano_hindi.sample import LICENCE
 from nano_hindi.sample.questions import conversations
 
-SAMPLE = "sample"
+VAL_FRACTION = 0.02  # of the first questions, or stories
 FORMATS = (".jsonl", ".json", ".parquet")
 HUB = "https://huggingface.co/datasets/"
 
@@ -103,7 +105,7 @@ class Source:
     @property
     def licence(self) -> str:
         if self.name == SAMPLE:
-            return "MIT, written by nano_hindi/sample"
+            return LICENCE
         if self._on_hub:
             _, hub = self._on_hub
             licences = [f"{'' if key == 'default' else f'{key} '}{licence}" for key, licence in hub.configurations.items()]
@@ -175,16 +177,16 @@ def _of_hub(hub: HubSource) -> Iterator[Any]:
     """Yield the records of the configurations in turn, so that a limit takes some of each."""
     from datasets import load_dataset
 
-    _prepare_library()
+    prepare_library()
     columns = {"columns": list(hub.columns)} if hub.columns else {}
     try:
         streams = [iter(load_dataset(hub.dataset, name, split=hub.split, streaming=True, **columns)) for name in hub.configurations]
         for turn in itertools.zip_longest(*streams):
             yield from (record for record in turn if record is not None)
     except Exception as error:
-        response = _response(error)
+        response = response_of(error)
         refused = response is not None and response.status_code in (401, 403)
         remedy = f"accept its terms on {HUB}{hub.dataset} and log in (`hf auth login`, or HF_TOKEN)" if refused else "check the connection"
         raise UserError(
-            f"{hub.dataset} is not available from the hub ({_reason(error)}); {remedy}, or give its files: --source FILE.parquet"
+            f"{hub.dataset} is not available from the hub ({reason_of(error)}); {remedy}, or give its files: --source FILE.parquet"
         ) from error

@@ -86,7 +86,7 @@ class HubTexts:
     def __init__(self, source: HubFolder, seed: int, recorded: dict[str, str]):
         self.source, self.seed = source, seed
         self._has_answered = False
-        _prepare_library()
+        prepare_library()
         self.metadata = recorded if "revision" in recorded else self._metadata()
         self._files = self._patiently(self._open_files)
 
@@ -180,7 +180,7 @@ class HubTexts:
         except ValueError as error:
             if type(error) is not ValueError:
                 raise
-            raise UserError(f"{source} has no split {source.split!r} ({_reason(error)}); name one with --split") from error
+            raise UserError(f"{source} has no split {source.split!r} ({reason_of(error)}); name one with --split") from error
         features = everything.features or {}
         if features.get(column) not in (Value("string"), Value("large_string")):
             raise UserError(f"{source} has no column {column!r} of text, only {columns_named(list(features))}; name one with --column")
@@ -204,7 +204,7 @@ class HubTexts:
                 self._has_answered = True
                 return answer
             except Exception as error:  # noqa: BLE001 - the HTTP client and its exceptions depend on the version of huggingface_hub
-                self._has_answered = self._has_answered or _response(error) is not None
+                self._has_answered = self._has_answered or response_of(error) is not None
                 self._wait(error, tried, BACKOFF if self._has_answered else BACKOFF[:FIRST_CONTACT])
 
     def _wait(self, error: Exception, tried: int, waits: tuple[float, ...]) -> None:
@@ -214,16 +214,16 @@ class HubTexts:
         """
         if isinstance(error, UserError):
             raise error
-        response = _response(error)
+        response = response_of(error)
         status = response.status_code if response is not None else None
         if tried >= len(waits) or not (status in RETRIED or status >= 500 if status else _is_of_the_network(error)):
             raise self._refusal(error) from error
         seconds = max(waits[tried], min(LONGEST_WAIT, _asked_to_wait(response)))
-        say(f"notice: a request to the hub failed ({_reason(error)}); retrying in {seconds:.0f} s ({tried + 1} of {len(waits)})")
+        say(f"notice: a request to the hub failed ({reason_of(error)}); retrying in {seconds:.0f} s ({tried + 1} of {len(waits)})")
         time.sleep(seconds)
 
     def _refusal(self, error: Exception) -> UserError:
-        response, remedy = _response(error), "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
+        response, remedy = response_of(error), "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
         if isinstance(error, FileNotFoundError) and response is None:
             return UserError(f"{self.source} has no parquet or jsonl files; check --data_dir: see {self.source.page}")
         if response is not None and response.status_code == 404:
@@ -239,7 +239,7 @@ class HubTexts:
             elif get_token():
                 remedy = "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired: make a new one, or unset it"
         return UserError(
-            f"{self.source.dataset} is not available from the hub ({_reason(error)}); {remedy}, then run the same command again: it continues where it "
+            f"{self.source.dataset} is not available from the hub ({reason_of(error)}); {remedy}, then run the same command again: it continues where it "
             "stopped; or do without the hub: --source sample, --source PATH"
         )
 
@@ -299,7 +299,7 @@ def _licence_of_card(dataset: str, revision: str) -> str:
 # ---- errors of the hub
 
 
-def _response(error: BaseException | None) -> Any:
+def response_of(error: BaseException | None) -> Any:
     """Return the HTTP response of an exception, or of the first of its causes that has one."""
     while error is not None and getattr(error, "response", None) is None:
         error = error.__cause__ or error.__context__
@@ -330,10 +330,10 @@ def _asked_to_wait(response: Any) -> float:
         return 0.0
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return a short description of an error: the status and the hub's own message if there is
     one."""
-    response = _response(error)
+    response = response_of(error)
     if response is not None:
         said = response.headers.get("X-Error-Message", "")
         return f"HTTP {response.status_code}{': ' + said.rstrip('.') if said else ''}"[:300]
@@ -359,7 +359,7 @@ class _Notices(logging.Handler):
             say(f"notice: a request to the hub failed ({self.last.get(record.thread, 'no answer')}): {line}")
 
 
-def _prepare_library() -> None:
+def prepare_library() -> None:
     """Silence `datasets` except for its retries, and let it give up after a few minutes."""
     import datasets
     import huggingface_hub.utils

@@ -43,6 +43,14 @@ class DataInfo:
     train: TokenFile
     val: TokenFile
 
+    def tokenizer_record(self) -> dict:
+        """Return the tokenizer metadata that a checkpoint keeps."""
+        return {name: getattr(self, name) for name in ("fingerprint", "vocab_size", "bos_id", "eos_id")}
+
+    def record(self) -> dict:
+        """Return the metadata that a checkpoint keeps of the folder."""
+        return {name: getattr(self, name) for name in ("train_tokens", "val_tokens", "train_digest", "val_digest")}
+
 
 def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT) -> DataInfo:
     """Return the metadata of a data folder and its open token files, after checking the files

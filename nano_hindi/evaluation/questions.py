@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from nano_hindi.chat.dataset import unseen
+from nano_hindi.chat.sources import VAL_FRACTION
 from nano_hindi.chat.template import prompt, until_stop
 from nano_hindi.engine import generate_tokens
 from nano_hindi.minimal_pairs import wilson
@@ -18,7 +19,6 @@ from nano_hindi.model import GPT
 from nano_hindi.sample.questions import Conversation
 from nano_hindi.tokenizer import Tokenizer
 
-VAL_FRACTION = 0.02  # the default of data/chat.py
 MAX_TOKENS = 400  # of an answer; the longest story has fewer
 N_GRAM = 4  # words
 OPEN_KINDS = ("continue", "tell")  # many answers would be right

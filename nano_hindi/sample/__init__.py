@@ -16,6 +16,8 @@ from nano_hindi.sample import words
 from nano_hindi.sample.grammar import Noun
 from nano_hindi.sample.plots import PLOTS
 
+LICENCE = "MIT, written by nano_hindi/sample"
+
 
 def stories(seed: int = 0) -> Iterator[str]:
     """Yield stories without end, none of them twice. The same seed gives the same stories in the

@@ -15,7 +15,7 @@ import torch
 
 from nano_hindi.chat.batches import ChatBatches, Conversations
 from nano_hindi.chat.template import MARKERS, until_stop
-from nano_hindi.config import INIT_LR_FRACTION, TrainConfig
+from nano_hindi.config import FINETUNE, INIT_LR_FRACTION, TrainConfig
 from nano_hindi.console import count
 from nano_hindi.corpus.prepared import CHAT, DataInfo, check_data
 from nano_hindi.distributed import World, require_same
@@ -25,8 +25,7 @@ from nano_hindi.flags import given_flags
 from nano_hindi.model import GPT
 from nano_hindi.tokenizer import Tokenizer
 
-EPOCHS, BATCH_SIZE, LR_SCALE, EVALUATIONS = 2, 16, 0.3, 8
-SAMPLES, SAMPLE_TOKENS = 4, 64
+EVALUATIONS, SAMPLES, SAMPLE_TOKENS = 8, 4, 64
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,11 @@ class ChatData:
 
     def tokenizer_record(self) -> dict:
         """Return the tokenizer metadata that a checkpoint keeps."""
-        return {name: getattr(self.first, name) for name in ("fingerprint", "vocab_size", "bos_id", "eos_id")}
+        return self.first.tokenizer_record()
 
     def record(self, anneal_start: int | None) -> dict:
         """Return the data metadata that a checkpoint keeps."""
-        return {name: getattr(self.first, name) for name in ("train_tokens", "val_tokens", "train_digest", "val_digest")}
+        return self.first.record()
 
     def lines(self, config: TrainConfig, anneal_start: int | None) -> list[str]:
         """Return the lines of the start page about the data."""
@@ -131,20 +130,20 @@ def apply_flags(args: argparse.Namespace, data: ChatData, batch_size: int | None
     """Turn --epochs and --lr_scale into the flags of TrainConfig that they stand for.
     `batch_size` is that of a run that is resumed."""
     if hasattr(args, "epochs") or batch_size is None:
-        size = batch_size or getattr(args, "batch_size", BATCH_SIZE)
-        updates = max(1, math.ceil(getattr(args, "epochs", EPOCHS) * len(data.train) / size))
+        size = batch_size or getattr(args, "batch_size", FINETUNE["batch_size"])
+        updates = max(1, math.ceil(getattr(args, "epochs", FINETUNE["epochs"]) * len(data.train) / size))
         args.total_tokens = updates * size * data.train.mean_length
     if hasattr(args, "lr_scale") or batch_size is None:
         for field in dataclasses.fields(TrainConfig):
             if field.name.endswith("_lr"):
-                setattr(args, field.name, field.default * getattr(args, "lr_scale", LR_SCALE))
+                setattr(args, field.name, field.default * getattr(args, "lr_scale", FINETUNE["lr_scale"]))
 
 
 def recipe(args: argparse.Namespace, data: ChatData) -> TrainConfig:
     """Return the recipe of a new run. Its `sequence_len` is the mean length of a conversation, so
     that `tokens_per_update` is the mean number of tokens of an update."""
     flags = given_flags(args, TrainConfig)
-    updates = args.total_tokens // (flags.setdefault("batch_size", BATCH_SIZE) * data.train.mean_length)
+    updates = args.total_tokens // (flags.setdefault("batch_size", FINETUNE["batch_size"]) * data.train.mean_length)
     intervals = dict.fromkeys(("eval_interval", "inference_interval", "checkpoint_interval"), max(1, updates // EVALUATIONS))
     chosen = {"gradient_accumulation_steps": 1, "warmup_steps": updates // 20, "init_lr_fraction": INIT_LR_FRACTION}
     return TrainConfig(**{**chosen, **intervals, **flags, "sequence_len": data.train.mean_length})

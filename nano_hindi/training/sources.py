@@ -37,11 +37,6 @@ class Source:
     weight: Fraction  # 0 if only the anneal reads it
     anneal_weight: Fraction  # 0 if the anneal does not read it
 
-    def record(self) -> dict:
-        """Return the metadata that a checkpoint keeps of the folder."""
-        data = self.data
-        return {"train_tokens": data.train_tokens, "val_tokens": data.val_tokens, "train_digest": data.train_digest, "val_digest": data.val_digest}
-
 
 class Sources:
     """The data folders of a run, all with the same tokenizer: those of --data_dir, then those that
@@ -93,12 +88,12 @@ class Sources:
 
     def tokenizer_record(self) -> dict:
         """Return the tokenizer metadata that a checkpoint keeps."""
-        return {name: getattr(self.first, name) for name in ("fingerprint", "vocab_size", "bos_id", "eos_id")}
+        return self.first.tokenizer_record()
 
     def record(self, anneal_start: int | None) -> dict:
         """Return the data metadata that a checkpoint keeps. That of a single folder has no
         weights."""
-        records = [source.record() for source in self.all]
+        records = [source.data.record() for source in self.all]
         if len(records) == 1 and not self.has_anneal:
             return records[0]
         weights = [{"weight": str(source.weight), "anneal_weight": str(source.anneal_weight)} for source in self.all]
