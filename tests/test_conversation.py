@@ -1,14 +1,19 @@
 """generate.py --chat: turns with a kept KV cache, commands, and odd input."""
 
+import contextlib
 import json
+import os
+import select
 import shutil
 import signal
+import sys
 import threading
 
 import pytest
 import torch
 
 import generate
+from conftest import PATIENCE, ROOT
 from nano_hindi import engine
 from nano_hindi.chat import template
 from nano_hindi.chat.records import turns_of
@@ -217,3 +222,44 @@ def test_ctrl_c_stops_the_only_answer_and_the_command(chat_folder, capsys, monke
     sample = engine.sample_token
     monkeypatch.setattr(engine, "sample_token", lambda *arguments: signal.raise_signal(signal.SIGINT) or sample(*arguments))
     assert generate.main(["--checkpoint", str(chat_folder), "--chat", "--prompt", "राम?", "--device", "cpu"]) == 130
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_talk_in_a_terminal(spelling, tmp_path):
+    """Type a question, stop the endless answer with Ctrl-C, take it back, leave with Ctrl-D."""
+    import pty
+
+    shutil.copytree(spelling / "tokenizer", tmp_path / "tokenizer")
+    state = torch.load(spelling / "model.pt", weights_only=True)
+    state["model_config"]["sequence_len"] = 200
+    torch.save(state | {"chat": {"template": template.VERSION}}, tmp_path / "model.pt")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        flags = ["--checkpoint", str(tmp_path), "--chat", "--max_tokens", "1000000", "--device", "cpu"]
+        os.execv(sys.executable, [sys.executable, "generate.py", *flags])
+    screen = b""
+
+    def wait_for(text: str, then: str = "") -> None:
+        nonlocal screen
+        while text.encode() not in screen:
+            assert select.select([terminal], [], [], PATIENCE)[0], screen.decode(errors="replace")
+            screen += os.read(terminal, 4096)
+        screen = screen.split(text.encode(), 1)[1]
+        os.write(terminal, then.encode())
+
+    try:
+        wait_for("> ", "राम कौन है?\n")
+        wait_for("राम कौन है?\r\n")
+        while len(screen) < 50:  # the answer has begun
+            screen += os.read(terminal, 4096)
+        os.write(terminal, b"\x03")
+        wait_for("[stopped]\r\n")
+        wait_for("> ", "/वापस\n")
+        wait_for("[taken back: राम कौन है?]")
+        wait_for("> ", "\x04")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+        os.close(terminal)
