@@ -1,7 +1,8 @@
-"""Export a trained model as a folder that Hugging Face transformers loads: weights, configuration,
-tokenizer, model code, and a model card.
+"""Export a trained model as a folder that Hugging Face transformers loads (weights, configuration,
+tokenizer, model code, and a model card), or as one for ONNX Runtime.
 
 python -m nano_hindi.export --checkpoint checkpoints --output_dir my_model
+python -m nano_hindi.export --checkpoint checkpoints --output_dir my_onnx --format onnx --dtype int8
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
+import itertools
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import visible
 from nano_hindi.console import count, shown
-from nano_hindi.errors import UserError, naming
+from nano_hindi.errors import UserError, naming, require
 from nano_hindi.files import rename, write_text
 
 if TYPE_CHECKING:
@@ -28,25 +31,40 @@ if TYPE_CHECKING:
 
     from nano_hindi.config import GPTConfig
     from nano_hindi.export.model_card import Card
+    from nano_hindi.inference.loading import TrainedModel
     from nano_hindi.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CODE = Path(__file__).resolve().with_name("modeling_nano_hindi.py")
-# in the order in which they get their names. The code is first: by it, a folder is known as that of
-# an export. config.json is last: without it, transformers does not load the folder
-FILES = (CODE.name, "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "config.json")
+# Of each format, in the order in which they get their names. The model is first: by its file, a
+# folder is known as that of an export. config.json is last: without it, no tool loads the folder
+FILES = {
+    "transformers": (CODE.name, "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "config.json"),
+    "onnx": ("model.onnx", "tokenizer.json", "tokenizer_config.json", "README.md", "config.json"),
+}
+DTYPES = {"transformers": ("float32", "bfloat16"), "onnx": ("float32", "int8", "int4")}
 UNFINISHED = "unfinished_export"  # a folder in --output_dir
+ONNX_BYTES = 2**31 - 2**20  # a protobuf message is smaller than 2 GiB; the graph itself needs far less than 1 MiB
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m nano_hindi.export", description="Write a model as a folder for Hugging Face transformers.")
+    parser = Parser(prog="python -m nano_hindi.export", description="Write a model as a folder for Hugging Face transformers or ONNX Runtime.")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE|DIR", help="a checkpoint, a model.pt, or a folder that holds them")
     parser.add_argument("--output_dir", type=Path, required=True, metavar="DIR", help="new or empty, or an earlier export, which is replaced")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights")
+    parser.add_argument("--format", choices=tuple(FILES), default="transformers", help="the tool that reads it; onnx needs the package onnx")
+    parser.add_argument(
+        "--dtype",
+        choices=sorted({*DTYPES["transformers"], *DTYPES["onnx"]}),
+        default="float32",
+        help="of the weights: float32, for transformers bfloat16, for onnx int8 and int4",
+    )
     parser.add_argument(
         "--data_dir", type=Path, default=ROOT / "data", metavar="DIR", help="the data of the run, whose sources and licences the model card names"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    allowed = DTYPES[args.format]
+    require(args.dtype in allowed, f"--format {args.format} has no --dtype {args.dtype}; choose one of {', '.join(allowed)}")
+    return args
 
 
 @command_line
@@ -56,17 +74,23 @@ def main(argv: list[str] | None = None) -> int:
     from nano_hindi.export.model_card import Card
     from nano_hindi.inference.loading import load_for_inference
 
+    if args.format == "onnx" and importlib.util.find_spec("onnx") is None:
+        raise UserError("--format onnx needs the package onnx: pip install -r requirements-onnx.txt")
     trained = load_for_inference(args.checkpoint)
-    weights = exported_weights(trained.config, trained.state_dict, args.dtype)
-    card = Card.of(trained, args.data_dir, parameters_by_kind(weights), args.dtype)
-    with new_export(args.output_dir) as folder:
-        write_weights(folder / "model.safetensors", weights)
+    weights = exported_weights(trained.config, trained.state_dict, "float32" if args.format == "onnx" else args.dtype)
+    card = Card.of(trained, args.data_dir, parameters_by_kind(weights), args.dtype, args.format)
+    with new_export(args.output_dir, FILES[args.format]) as folder:
         write_tokenizer(folder, trained.tokenizer, trained.is_chat)
-        write_json(folder / "config.json", config_json(trained.config, trained.tokenizer, args.dtype))
-        write_json(folder / "generation_config.json", generation_json(trained.tokenizer))
-        shutil.copyfile(CODE, folder / CODE.name)
+        if args.format == "onnx":
+            write_onnx(folder / "model.onnx", trained, weights, args.dtype)
+            write_json(folder / "config.json", onnx_config_json(trained, args.dtype))
+        else:
+            write_weights(folder / "model.safetensors", weights)
+            write_json(folder / "config.json", config_json(trained.config, trained.tokenizer, args.dtype))
+            write_json(folder / "generation_config.json", generation_json(trained.tokenizer))
+            shutil.copyfile(CODE, folder / CODE.name)
         write_text(folder / "README.md", card.text(args.output_dir.resolve().name))
-    for line in end_page(args.output_dir, card):
+    for line in end_page(args.output_dir, card, FILES[args.format]):
         print(visible(line))
     return 0
 
@@ -78,15 +102,16 @@ def require_own_folder(folder: Path) -> None:
     """Raise UserError if `folder` holds anything that is not from an export."""
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     config = folder / "config.json"
-    is_export = names & {UNFINISHED, CODE.name} or (config.is_file() and b'"model_type": "nano_hindi"' in config.read_bytes())
-    if foreign := sorted(names - {*FILES, UNFINISHED} if is_export else names):
+    is_export = names & {UNFINISHED, *(files[0] for files in FILES.values())} or (config.is_file() and b'"model_type": "nano_hindi"' in config.read_bytes())
+    if foreign := sorted(names - {*itertools.chain(*FILES.values()), UNFINISHED} if is_export else names):
         raise UserError(f"{folder} holds other files ({', '.join(foreign[:3])}), which an export does not touch; choose another --output_dir")
 
 
 @contextlib.contextmanager
-def new_export(folder: Path) -> Iterator[Path]:
-    """Yield a folder for FILES, which are moved into `folder` if the block succeeds. After an
-    interruption `folder` does not load, and another export replaces what is there."""
+def new_export(folder: Path, files: Sequence[str]) -> Iterator[Path]:
+    """Yield a folder for `files`, which are moved into `folder` if the block succeeds, in place of
+    an earlier export. After an interruption `folder` does not load, and another export replaces
+    what is there."""
     part = folder / UNFINISHED
     if part.exists():
         shutil.rmtree(part)
@@ -94,11 +119,13 @@ def new_export(folder: Path) -> Iterator[Path]:
     try:
         with naming(part):
             yield part
-            for name in FILES:
+            for name in files:
                 with open(part / name, "rb+") as file:
                     os.fsync(file.fileno())
         (folder / "config.json").unlink(missing_ok=True)
-        for name in FILES:
+        for name in {*itertools.chain(*FILES.values())} - {*files}:
+            (folder / name).unlink(missing_ok=True)
+        for name in files:
             rename(part / name, folder / name)
     finally:
         with contextlib.suppress(OSError):
@@ -148,6 +175,18 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
     path.write_bytes(save(weights, metadata={"format": "pt"}))  # `save_file` would hide the operating system's error
 
 
+def write_onnx(path: Path, trained: TrainedModel, weights: dict[str, Tensor], dtype: str) -> None:
+    """Write the graph of onnx_graph.py. Raises UserError if it is too large for one file."""
+    import nano_hindi
+    from nano_hindi.export.onnx_graph import build
+
+    facts = {"nano_hindi": nano_hindi.__version__, "step": str(trained.step), "tokenizer": trained.tokenizer.fingerprint()}
+    model = build(trained.config, {name: weight.numpy() for name, weight in weights.items()}, dtype, facts)
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    require(size < ONNX_BYTES, f"{size / 1e9:.1f} GB of weights do not fit into an ONNX file, which holds 2 GB; use --dtype int8")
+    path.write_bytes(model.SerializeToString())
+
+
 # ---- configuration and tokenizer
 
 
@@ -182,6 +221,25 @@ def config_json(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict:
         "use_cache": True,
         "tie_word_embeddings": config.tie_embeddings,
         **special_ids(tokenizer),
+    }
+
+
+def onnx_config_json(trained: TrainedModel, dtype: str) -> dict:
+    """Return what a program needs to know to generate text with the graph; `prompt` is what to put
+    a text or a question into."""
+    from nano_hindi.chat.template import MARKERS
+
+    config = trained.config
+    return {
+        "model_type": "nano_hindi",
+        "dtype": dtype,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.sequence_len,
+        "num_hidden_layers": config.n_layer,
+        "num_key_value_heads": config.n_kv_head,
+        "head_dim": config.head_dim,
+        **special_ids(trained.tokenizer),
+        "prompt": f"{MARKERS['user']}\n{{}}\n\n{MARKERS['assistant']}\n" if trained.is_chat else "{}",
     }
 
 
@@ -236,17 +294,17 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, is_chat: bool = False) -
 # ---- output
 
 
-def end_page(folder: Path, card: Card) -> list[str]:
+def end_page(folder: Path, card: Card, files: Sequence[str]) -> list[str]:
     """Return lines that say what was written and how to use it."""
     from nano_hindi.export.model_card import usage
 
-    size = sum((folder / name).stat().st_size for name in FILES)
+    size = sum((folder / name).stat().st_size for name in files)
     return [
         f"exported    {shown(folder)}: step {card.step:,}, {count(card.parameters['total'])} parameters in {card.dtype}, {size / 1e6:,.1f} MB",
-        f"files       {', '.join(FILES)}",
+        f"files       {', '.join(files)}",
         *card.notices(),
-        "use         in Python:",
-        *(f"            {line}" for line in usage(folder.resolve().as_posix())),
+        f"use         {'in a terminal' if card.format == 'onnx' else 'in Python'}:",
+        *(f"            {line}" for line in usage(folder.resolve().as_posix(), card.format)),
     ]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -33,15 +34,16 @@ class Card:
     config: GPTConfig
     step: int
     dtype: str
+    format: str  # transformers, onnx
     parameters: dict[str, int]  # by kind, and "total"
     checkpoint: Path
     training: dict
     data: dict[str, str]
 
     @classmethod
-    def of(cls, trained: TrainedModel, data_dir: Path, parameters: dict[str, int], dtype: str) -> Card:
+    def of(cls, trained: TrainedModel, data_dir: Path, parameters: dict[str, int], dtype: str, format: str) -> Card:
         training = training_record(trained)
-        return cls(trained.config, trained.step, dtype, parameters, trained.path, training, data_metadata(data_dir, training))
+        return cls(trained.config, trained.step, dtype, format, parameters, trained.path, training, data_metadata(data_dir, training))
 
     def notices(self) -> list[str]:
         """Return notices for the user about gaps in the card."""
@@ -72,7 +74,7 @@ class Card:
         found = [HUB_SOURCE.fullmatch(source["source"]) for source in self.sources()]
         names = list(dict.fromkeys(match[1] for match in found if match))
         datasets = [f"datasets: [{', '.join(names)}]"] if names else []
-        return ["---", "language: hi", "library_name: transformers", "pipeline_tag: text-generation", "tags: [nano_hindi]", *datasets, "---"]
+        return ["---", "language: hi", f"library_name: {self.format}", "pipeline_tag: text-generation", "tags: [nano_hindi]", *datasets, "---"]
 
     def introduction(self, name: str) -> list[str]:
         return [
@@ -81,9 +83,21 @@ class Card:
             f"A language model of {self.parameters['total']:,} parameters, trained from scratch on Hindi text with nano_hindi. It continues a text. It was not",
             "trained to answer questions or to follow instructions, and what it writes may be wrong or unfair.",
             "",
-            "```python",
-            *usage(name),
+            "```" if self.format == "onnx" else "```python",
+            *usage(name, self.format),
             "```",
+            *(self.onnx_notes() if self.format == "onnx" else self.transformers_notes()),
+        ]
+
+    def onnx_notes(self) -> list[str]:
+        return [
+            "",
+            "`model.onnx` is a graph with a KV cache for ONNX Runtime. The program is in the repo of nano_hindi, beside a page that runs the model in a",
+            "browser. Weights of 8 and 4 bits need ONNX Runtime 1.22 or later.",
+        ]
+
+    def transformers_notes(self) -> list[str]:
+        return [
             "",
             "`trust_remote_code=True` runs `modeling_nano_hindi.py` of this folder (MIT License). It needs nothing but torch and transformers.",
             '`pipeline("text-generation", ...)` works too, but in transformers 5 it may drop the space between the prompt and the first new word.',
@@ -191,8 +205,11 @@ def licence(source: dict[str, str]) -> str:
     return source.get("licence", "not known; ask the maker of this model")
 
 
-def usage(path: str) -> list[str]:
-    """Return Python code that generates a text with the model in the folder `path`."""
+def usage(path: str, format: str = "transformers") -> list[str]:
+    """Return how to generate a text with the model in the folder `path`: Python code, or for ONNX a
+    command."""
+    if format == "onnx":
+        return [f'python examples/onnx_generate.py {shlex.quote(path)} "एक समय की बात है"']
     return [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         f"tokenizer, model = (auto.from_pretrained({json.dumps(path, ensure_ascii=False)}, trust_remote_code=True) for auto in (AutoTokenizer, AutoModelForCausalLM))",

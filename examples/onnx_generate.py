@@ -1,0 +1,101 @@
+"""Continue a Hindi text with an ONNX export, without PyTorch: onnxruntime, tokenizers and numpy are
+all it needs.
+
+    python -m nano_hindi.export --checkpoint checkpoints --output_dir my_onnx --format onnx --dtype int8
+    python examples/onnx_generate.py my_onnx "एक समय की बात है"
+
+A chat model answers the text.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+CHUNK = 64  # tokens of the prompt that are read at once: bounds the memory for their logits
+
+
+class Model:
+    """An exported model, and a cache of the keys and values of the tokens that it has read."""
+
+    def __init__(self, folder: Path, threads: int = 0):
+        try:
+            self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            layers, self.context = self.config["num_hidden_layers"], self.config["max_position_embeddings"]
+            shape = (1, self.config["num_key_value_heads"], 0, self.config["head_dim"])
+            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # each of these libraries has its own kinds
+            raise SystemExit(f"error: {folder} is not a whole export of nano_hindi for ONNX: {str(error).splitlines()[0][:200]}") from None
+        names = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
+        inputs, outputs = ({value.name for value in values} for values in (self.session.get_inputs(), self.session.get_outputs()))
+        expected = {f"past_key_values.{name}" for name in names} | {"input_ids", "attention_mask", "position_ids"}
+        if inputs != expected or outputs != {f"present.{name}" for name in names} | {"logits"}:
+            raise SystemExit(f"error: {folder / 'model.onnx'} does not belong to the config.json beside it")
+        self.cache = {f"past_key_values.{name}": np.zeros(shape, np.float32) for name in names}
+        self.position = 0
+
+    def read(self, ids: list[int]) -> np.ndarray:
+        """Read tokens and return the logits (V,) of the next one."""
+        for start in range(0, len(ids), CHUNK):
+            chunk = np.array([ids[start : start + CHUNK]], np.int64)
+            kept = {name: past[:, :, -(self.context - 1) :] for name, past in self.cache.items()}  # no window is longer
+            length = next(iter(kept.values())).shape[2] + chunk.size
+            positions = np.arange(self.position, self.position + chunk.size)[None]
+            feed = {"input_ids": chunk, "attention_mask": np.ones((1, length), np.int64), "position_ids": positions, **kept}
+            logits, *present = self.session.run(None, feed)
+            self.cache = dict(zip(self.cache, present, strict=True))
+            self.position += chunk.size
+        return logits[0, -1]
+
+    def generate(self, text: str, max_tokens: int, temperature: float, top_k: int, seed: int | None) -> Iterator[str]:
+        """Yield the continuation of a text, or the answer to a question, in whole characters."""
+        rng, made, shown = np.random.default_rng(seed), [], ""
+        ids = prompt = self.tokenizer.encode(self.config["prompt"].replace("{}", text)).ids
+        before = len(self.tokenizer.decode(prompt))
+        for _ in range(max_tokens):
+            logits = self.read(ids)
+            if temperature == 0:
+                token = int(logits.argmax())
+            else:
+                best = np.argpartition(logits, -top_k)[-top_k:] if 0 < top_k < logits.size else np.arange(logits.size)
+                weights = np.exp((logits[best] - logits[best].max()) / temperature)
+                token = int(rng.choice(best, p=weights / weights.sum()))
+            if token == self.config["eos_token_id"]:
+                break
+            ids = [token]
+            made.append(token)
+            whole = self.tokenizer.decode([*prompt, *made])[before:]
+            if not whole.endswith("\ufffd"):  # the rest of its bytes is still to come
+                yield whole[len(shown) :]
+                shown = whole
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="what export --format onnx wrote")
+    parser.add_argument("text", help="a text to continue, or a question to a chat model")
+    parser.add_argument("--max_tokens", type=int, default=200)
+    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the most likely token")
+    parser.add_argument("--top_k", type=int, default=50)
+    parser.add_argument("--seed", type=int)
+    args = parser.parse_args()
+    model = Model(args.folder)
+    if model.config["prompt"] == "{}":
+        print(args.text, end="")
+    for piece in model.generate(args.text, args.max_tokens, args.temperature, args.top_k, args.seed):
+        print(piece, end="", flush=True)
+    print()
+
+
+if __name__ == "__main__":
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")
+    main()
