@@ -1,8 +1,8 @@
 """Continue a Hindi text with an ONNX export, without PyTorch: onnxruntime, tokenizers and numpy are
 all it needs.
 
-    python -m nano_hindi.export --checkpoint checkpoints --output_dir my_onnx --format onnx --dtype int8
-    python examples/onnx_generate.py my_onnx "एक समय की बात है"
+python -m nano_hindi.export --checkpoint checkpoints --output_dir my_onnx --format onnx
+python examples/onnx_generate.py my_onnx "एक समय की बात है"
 
 A chat model answers the text.
 """
@@ -32,7 +32,7 @@ class Model:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
             self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # each of these libraries has its own kinds
+        except Exception as error:  # noqa: BLE001 - each of these libraries has its own kinds
             raise SystemExit(f"error: {folder} is not a whole export of nano_hindi for ONNX: {str(error).splitlines()[0][:200]}") from None
         names = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
         inputs, outputs = ({value.name for value in values} for values in (self.session.get_inputs(), self.session.get_outputs()))

@@ -721,7 +721,7 @@ def test_folder_with_other_files_is_not_changed(checkpoint, exported, tmp_path, 
 def test_export_replaces_an_earlier_one_in_the_same_folder(checkpoint, tmp_path):
     for dtype in ("float32", "bfloat16"):
         assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "a b"), "--dtype", dtype]) == 0
-    assert sorted(os.listdir(tmp_path / "a b")) == sorted(export.FILES)
+    assert sorted(os.listdir(tmp_path / "a b")) == sorted(export.FILES["transformers"])
     assert load_file(tmp_path / "a b" / "model.safetensors")["model.wte.weight"].dtype == torch.bfloat16
 
 
@@ -758,7 +758,7 @@ def test_killed_export_does_not_load_and_is_repeated(checkpoint, tmp_path, monke
     with pytest.raises((OSError, ValueError)):
         load(tmp_path)
     assert export.main(arguments) == 0
-    assert sorted(os.listdir(tmp_path)) == sorted(export.FILES)
+    assert sorted(os.listdir(tmp_path)) == sorted(export.FILES["transformers"])
 
 
 def test_user_errors_are_one_line(tmp_path, capsys, checkpoint):

@@ -1,9 +1,9 @@
 """Put a page that runs an ONNX export in the browser into its folder, with the two libraries that
 the page needs. Afterwards the folder needs no network, only a file server:
 
-    python -m nano_hindi.export --checkpoint checkpoints --output_dir my_onnx --format onnx --dtype int8
-    python examples/web/prepare.py my_onnx
-    python -m http.server --directory my_onnx --bind 127.0.0.1
+python -m nano_hindi.export --checkpoint checkpoints --output_dir my_onnx --format onnx
+python examples/web/prepare.py my_onnx
+python -m http.server --directory my_onnx --bind 127.0.0.1
 """
 
 import argparse
@@ -14,7 +14,7 @@ import tarfile
 import urllib.request
 from pathlib import Path
 
-# of each package: its address, what it must be (SHA-512, from the registry), and the files that the page needs
+# of each package: its address, its SHA-512 (from the registry), and the files that the page needs
 LIBRARIES = {
     "onnxruntime-web/-/onnxruntime-web-1.30.0.tgz": (
         "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",

@@ -102,7 +102,9 @@ def require_own_folder(folder: Path) -> None:
     """Raise UserError if `folder` holds anything that is not from an export."""
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     config = folder / "config.json"
-    is_export = names & {UNFINISHED, *(files[0] for files in FILES.values())} or (config.is_file() and b'"model_type": "nano_hindi"' in config.read_bytes())
+    is_export = names & {UNFINISHED, *(files[0] for files in FILES.values())} or (
+        config.is_file() and b'"model_type": "nano_hindi"' in config.read_bytes()
+    )
     if foreign := sorted(names - {*itertools.chain(*FILES.values()), UNFINISHED} if is_export else names):
         raise UserError(f"{folder} holds other files ({', '.join(foreign[:3])}), which an export does not touch; choose another --output_dir")
 

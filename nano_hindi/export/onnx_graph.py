@@ -7,7 +7,8 @@ quantized in blocks of a row, each with a scale of its own, round to nearest (De
 arXiv 2110.02861). A table that is both wte and lm_head is stored once.
 """
 
-# B batch, T new tokens, P tokens in the cache, N = P + T, C width, H query heads, G key/value heads, R = H/G, D head width, V vocabulary
+# B batch, T new tokens, P tokens in the cache, N = P + T, C width, H query heads, G key/value
+# heads, R = H/G, D head width, V vocabulary
 
 from __future__ import annotations
 
@@ -163,7 +164,9 @@ def _rotary(graph: Graph, positions: str, head_dim: int) -> tuple[str, str]:
     """Return cos and sin (B, T, 1, D/2) of the rotary angles, as model.rope_angles computes
     them."""
     frequencies = np.float32(ROPE_BASE) ** (-np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
-    angles = graph("Mul", graph("Unsqueeze", graph("Cast", positions, to=TensorProto.FLOAT), graph.ints(2, 3)), graph.stored("frequencies", frequencies))
+    angles = graph(
+        "Mul", graph("Unsqueeze", graph("Cast", positions, to=TensorProto.FLOAT), graph.ints(2, 3)), graph.stored("frequencies", frequencies)
+    )
     return graph("Cos", angles), graph("Sin", angles)
 
 

@@ -1,0 +1,286 @@
+"""The ONNX export: the same logits and text as PyTorch, with and without a cache; weights of 8 and
+4 bits; the two examples."""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import http.server
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import ROOT, run_command
+from exports import CONFIG, make_checkpoint, some_ids
+from nano_hindi.engine import generate_tokens
+from nano_hindi.export import __main__ as export
+from nano_hindi.inference.loading import build_model, load_for_inference
+
+pytest.importorskip("onnx", reason="needs onnx: pip install -r requirements-onnx.txt")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install -r requirements-onnx.txt")
+
+from nano_hindi.export.onnx_graph import BLOCK, quantized
+
+TIED = dataclasses.replace(CONFIG, tie_embeddings=True, value_embeddings=False)
+
+
+@pytest.fixture(scope="module", params=[CONFIG, TIED], ids=["untied", "tied"])
+def checkpoint(request, tmp_path_factory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("trained"), "bpe", request.param)
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return build_model(load_for_inference(checkpoint), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory) -> dict[str, Path]:
+    folders = {dtype: tmp_path_factory.mktemp("onnx") / dtype for dtype in export.DTYPES["onnx"]}
+    for dtype, folder in folders.items():
+        assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(folder), "--format", "onnx", "--dtype", dtype]) == 0
+    return folders
+
+
+class Reader:
+    """A session, and the cache of a batch of texts that may be padded on the left."""
+
+    def __init__(self, folder: Path, batch_size: int = 1, config=CONFIG):
+        self.session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        empty = np.zeros((batch_size, config.n_kv_head, 0, config.head_dim), np.float32)
+        self.past = {value.name: empty for value in self.session.get_inputs() if value.name.startswith("past")}
+        self.mask = np.zeros((batch_size, 0), np.int64)
+
+    def read(self, ids: torch.Tensor, mask: np.ndarray | None = None) -> np.ndarray:
+        new = np.ones(ids.shape, np.int64) if mask is None else mask
+        self.mask = np.concatenate([self.mask, new], 1)
+        positions = (self.mask.cumsum(1) - 1).clip(0)[:, -ids.size(1) :]
+        logits, *present = self.session.run(None, {"input_ids": ids.numpy(), "attention_mask": self.mask, "position_ids": positions, **self.past})
+        self.past = dict(zip(self.past, present, strict=True))
+        return logits
+
+
+@torch.no_grad()
+def test_logits_are_those_of_pytorch_at_once_and_token_by_token(exported, model):
+    ids = some_ids(2, 3 * CONFIG.sequence_len)  # the windows slide
+    expected = model(ids).numpy()
+    np.testing.assert_allclose(Reader(exported["float32"], 2).read(ids), expected, atol=5e-5)
+    reader = Reader(exported["float32"], 2)
+    pieces = [reader.read(part) for part in ids.split([40, *[1] * 20, 36], dim=1)]
+    np.testing.assert_allclose(np.concatenate(pieces, 1), expected, atol=5e-5)
+
+
+def test_texts_padded_on_the_left_do_not_see_the_padding(exported):
+    ids, mask = some_ids(2, 20), np.ones((2, 20), np.int64)
+    mask[1, :7] = 0
+    alone = Reader(exported["float32"]).read(ids[1:, 7:])
+    reader = Reader(exported["float32"], 2)
+    together = np.concatenate([reader.read(ids[:, :15], mask[:, :15]), reader.read(ids[:, 15:])], 1)
+    np.testing.assert_allclose(together[1:, 7:], alone, atol=2e-5)
+    assert np.isfinite(together).all()
+
+
+def test_oldest_keys_may_be_dropped(exported, model):
+    """As the examples do it: no window is longer than the context."""
+    ids, reader = some_ids(1, 3 * CONFIG.sequence_len), Reader(exported["float32"])
+    for token in ids[0]:
+        kept = min(reader.mask.shape[1], CONFIG.sequence_len - 1)
+        reader.past = {name: past[:, :, past.shape[2] - kept :] for name, past in reader.past.items()}
+        position = reader.mask.shape[1]
+        feed = {"input_ids": token.numpy()[None, None], "attention_mask": np.ones((1, kept + 1), np.int64), "position_ids": np.array([[position]])}
+        logits, *present = reader.session.run(None, {**feed, **reader.past})
+        reader.past, reader.mask = dict(zip(reader.past, present, strict=True)), np.ones((1, position + 1), np.int64)
+    with torch.no_grad():
+        np.testing.assert_allclose(logits[0, 0], model(ids)[0, -1].numpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantized_weights_are_the_nearest_of_their_block(bits):
+    weight = np.random.default_rng(0).normal(size=(7, 3 * BLOCK)).astype(np.float32)
+    weight[2, :BLOCK] = 0
+    integers, scales = quantized(weight, bits)
+    grid = (np.arange(2**bits) - 2 ** (bits - 1)) * scales[..., None].astype(np.float64)  # (rows, blocks, values)
+    blocks = weight.reshape(7, 3, BLOCK)
+    distances = abs(blocks[..., None] - grid[:, :, None])
+    found = np.take_along_axis(grid, integers.astype(int), -1)
+    np.testing.assert_allclose(abs(blocks - found), distances.min(-1), atol=1e-6)
+    np.testing.assert_allclose(abs(found).max(-1), abs(blocks).max(-1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@torch.no_grad()
+def test_quantized_graph_is_that_of_the_quantized_weights(exported, model, dtype, tmp_path):
+    """Exactly, if ONNX Runtime does not round the inputs of the products too."""
+    import onnx
+
+    state, rounded, bits = model.state_dict(), {}, int(dtype[3:])
+    for name, weight in state.items():
+        if weight.ndim == 2 and weight.size(1) % BLOCK == 0 and "ve_gate" not in name:
+            integers, scales = quantized(weight.numpy(), bits)
+            rounded[name] = torch.from_numpy(((integers.astype(np.float32) - 2 ** (bits - 1)) * scales[..., None]).reshape(weight.shape))
+    expected = copy.deepcopy(model)
+    expected.load_state_dict(state | rounded)
+    graph = onnx.load(exported[dtype] / "model.onnx")
+    for node in graph.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                attribute.i = 1
+    onnx.save(graph, tmp_path / "model.onnx")
+    ids = some_ids(4, 24)
+    logits = expected(ids).numpy()
+    np.testing.assert_allclose(Reader(tmp_path, 4).read(ids), logits, atol=1e-4)
+    assert np.square(Reader(exported[dtype], 4).read(ids) - logits).mean() ** 0.5 < 0.2
+
+
+def test_files_are_small_and_say_what_they_are(exported, checkpoint):
+    import onnx
+
+    trained = load_for_inference(checkpoint)
+    sizes = {dtype: (folder / "model.onnx").stat().st_size for dtype, folder in exported.items()}
+    stored = {dtype: onnx.load(folder / "model.onnx") for dtype, folder in exported.items()}
+    for dtype, graph in stored.items():
+        onnx.checker.check_model(graph)
+        facts = {entry.key: entry.value for entry in graph.metadata_props}
+        assert facts["dtype"] == dtype
+        assert facts["step"] == "7"
+        config = json.loads((exported[dtype] / "config.json").read_text(encoding="utf-8"))
+        assert config["dtype"] == dtype
+        assert config["prompt"] == "{}"
+    # a table that is both wte and lm_head counts once
+    weights = sum(weight.numel() for weight in export.exported_weights(trained.config, trained.state_dict, "float32").values())
+    overhead = sizes["float32"] - 4 * weights
+    assert overhead < 100_000
+    assert sizes["int8"] < weights * (1 + 4 / BLOCK) + overhead + 10_000
+    assert sizes["int4"] < weights * (1 / 2 + 4 / BLOCK) + overhead + 10_000
+
+
+def test_export_of_another_format_replaces_the_files_of_the_first(checkpoint, tmp_path, capsys):
+    arguments = ["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path)]
+    for format, files in export.FILES.items():
+        assert export.main([*arguments, "--format", format]) == 0
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
+    capsys.readouterr()
+    assert export.main([*arguments, "--format", "onnx", "--dtype", "bfloat16"]) == 2
+    assert export.main([*arguments, "--dtype", "int8"]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+# ---- the examples
+
+
+@pytest.fixture
+def small(straight, tmp_path) -> Path:
+    folder = tmp_path / "small"
+    assert export.main(["--checkpoint", str(straight), "--output_dir", str(folder), "--format", "onnx"]) == 0
+    return folder
+
+
+def example(*arguments) -> subprocess.CompletedProcess:
+    return run_command([sys.executable, "-W", "error", ROOT / "examples" / "onnx_generate.py", *arguments])
+
+
+def test_example_writes_the_text_of_generate(small, straight):
+    """Greedy, beyond the context."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    try:
+        from onnx_generate import Model
+    finally:
+        sys.path.pop(0)
+    trained = load_for_inference(straight)
+    model = build_model(trained, torch.device("cpu"))
+    for prompt in ("एक समय की बात है", "राजा ने कहा", "क्षि1️⃣", "वह", "माँ और बेटा"):
+        ids = trained.tokenizer.encode_prompt(prompt)
+        tokens = list(generate_tokens(model, ids, 100, 0, stop_ids=(trained.tokenizer.eos_id,)))
+        expected = trained.tokenizer.decode([*ids, *tokens])[len(trained.tokenizer.decode(ids)) :].rstrip("\ufffd")
+        assert "".join(Model(small).generate(prompt, 100, 0, 0, None)) == expected
+    done = example(small, "राजा ने कहा", "--max_tokens", "5", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("राजा ने कहा")
+    assert done.stderr == ""
+
+
+def test_damaged_and_foreign_folders_are_refused_in_a_line(small, exported, tmp_path):
+    def cut(name):
+        (tmp_path / "bad" / name).write_bytes((small / name).read_bytes()[:-100])
+
+    damages = {
+        "half a model": lambda: cut("model.onnx"),
+        "half a tokenizer": lambda: cut("tokenizer.json"),
+        "no configuration": lambda: (tmp_path / "bad" / "config.json").unlink(),
+        "the configuration of another tool": lambda: (tmp_path / "bad" / "config.json").write_text("{}"),
+        "another model": lambda: shutil.copy(exported["int8"] / "model.onnx", tmp_path / "bad"),
+    }
+    for what, damage in damages.items():
+        shutil.copytree(small, tmp_path / "bad")
+        damage()
+        done = example(tmp_path / "bad", "राम")
+        assert done.returncode == 1, what
+        assert done.stderr.count("\n") == 1, (what, done.stderr)
+        assert done.stderr.startswith("error: "), what
+        shutil.rmtree(tmp_path / "bad")
+
+
+@contextlib.contextmanager
+def served(folder: Path):
+    """Serve a folder as `python -m http.server` does, and yield the address."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_page_keeps_no_library_that_is_not_the_right_one(small, tmp_path):
+    package = tmp_path / "registry" / "onnxruntime-web" / "-" / "onnxruntime-web-1.30.0.tgz"
+    package.parent.mkdir(parents=True)
+    package.write_bytes(b"something else")
+    before = sorted(small.iterdir())
+    for registry in ("registry", "empty"):
+        (tmp_path / registry).mkdir(exist_ok=True)
+        with served(tmp_path / registry) as address:
+            done = run_command([sys.executable, ROOT / "examples" / "web" / "prepare.py", small, "--registry", address])
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert address in done.stderr
+    assert sorted(small.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_page_writes_in_the_browser_what_the_example_writes(small):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    done = run_command([sys.executable, ROOT / "examples" / "web" / "prepare.py", small])
+    if done.returncode:
+        pytest.skip(f"needs the registry of npm: {done.stderr}")
+    expected = example(small, "राजा ने कहा", "--temperature", "0", "--max_tokens", "300").stdout
+    with served(small) as address, playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 375, "height": 667})
+        foreign = []
+        page.on("request", lambda request: None if request.url.startswith((address, "data:", "blob:")) else foreign.append(request.url))
+        page.goto(address)
+        page.locator("#go:enabled").wait_for(timeout=60_000)
+        page.fill("#prompt", "राजा ने कहा")
+        page.fill("#temperature", "0")
+        page.click("#go")
+        page.locator("#stop:disabled").wait_for(timeout=120_000)
+        assert page.inner_text("#text") == expected.rstrip("\n")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert not foreign
+        (small / "model.onnx").write_bytes(b"damaged")
+        page.reload()
+        page.get_by_text("The model did not load").wait_for()
+        browser.close()
