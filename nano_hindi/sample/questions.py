@@ -154,7 +154,7 @@ RETELL = ("यह कहानी फिर से सुनाओ।", "इस 
 CONTINUE = ("इस कहानी को आगे बढ़ाओ।", "यह कहानी पूरी करो।", "आगे क्या हुआ? कहानी पूरी करो।")
 TELL = ("{x:के} बारे में एक कहानी सुनाओ।", "मुझे {x:की} कोई कहानी सुनाओ।", "{x:के} बारे में एक छोटी सी कहानी लिखो।")
 OF_WHOLE_STORIES = 4  # one conversation in so many is about the whole story: retell, continue, tell
-MOST_QUESTIONS = 8  # in one conversation
+MOST_QUESTIONS = 3  # in one conversation
 
 
 def conversations(seed: int = 0) -> Iterator[Conversation]:
