@@ -72,7 +72,7 @@ def test_pairs_are_decided_by_the_losses_of_whole_sentences(straight, tmp_path, 
     found = evaluated(tmp_path, "--checkpoint", straight, "--pairs")
     scorer = CheckpointScorer(load_for_inference(straight), torch.device("cpu"))
     scores = score_pairs(lambda sentences: [sum(scored.losses) for scored in scorer.score(sentences)], pairs())
-    assert found["pairs"]["all"] == {"right": scores.total.right, "low": scores.total.low, "high": scores.total.high, "pairs": 1290}
+    assert found["pairs"]["all"] == {"right": scores.total.right, "low": scores.total.low, "high": scores.total.high, "pairs": len(pairs())}
     assert list(found["pairs"]) == [*scores.kinds, "all"]
     assert "bits_per_byte" not in found  # no text was given
     out = capsys.readouterr().out
@@ -87,7 +87,7 @@ def test_sentences_that_the_tokenizer_loses_are_reported(capsys):
 
     lossy = sum("ऊ" in sentence for pair in pairs() for sentence in (pair.good, pair.bad))
     assert command.scores_of_pairs(scorer("ऊ")).total.right == 0.5
-    assert f"loses characters in {lossy} of 2,580 sentences" in capsys.readouterr().out
+    assert f"loses characters in {lossy} of {2 * len(pairs()):,} sentences" in capsys.readouterr().out
     command.scores_of_pairs(scorer("x"))
     assert "loses" not in capsys.readouterr().out
 

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from nano_hindi.minimal_pairs import words
 from nano_hindi.sample.grammar import Noun
 
 GAP = "_"
@@ -70,3 +71,17 @@ def contrasts_of_table(table: Table) -> Iterator[Contrast]:
     for one, other, x, y, frames in table:
         for frame in frames:
             yield Contrast(frame.format(one), frame.format(other), x, y)
+
+
+# the fillers x and y, the sentence of x, the sentence of y. `{boy}`, `{friend}` (another boy) and
+# `{girl}` are names, the same in all four
+Row = tuple[str, str, str, str]
+
+
+def contrasts_of_rows(rows: Iterable[Row], each: int = 1) -> Iterator[Contrast]:
+    """Yield `each` contrasts of every row, with other names each time."""
+    boys, girls = itertools.cycle(words.BOYS), itertools.cycle(words.GIRLS)
+    for x, y, one, other in rows:
+        for _ in range(each):
+            names = {"boy": next(boys), "friend": next(boys), "girl": next(girls)}
+            yield Contrast(*(text.format(**names) for text in (one, other, x, y)))

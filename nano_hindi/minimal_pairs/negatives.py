@@ -1,5 +1,5 @@
 """Pairs about negation: नहीं in statements, मत in commands, न ... न, बिना, and the position of
-नहीं. नहीं in commands is also used, so it is not an error here."""
+नहीं. नहीं in commands is also used, and न है is literary, so neither is an error here."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ PLACES = {
             "मुझे पता _ राजू कहाँ है।", "यह सच _ शेर आया है।", "यह ज़रूरी _ मीना कल आए।", "ऐसा _ मैं थक गया हूँ।", "किसी को याद _ मेला कब लगेगा।", "मुझे विश्वास _ वह सच बोल रहा है।",
         ],
         [
-            "मैंने पूछा कि राजू आया _ पर माँ चुप रहीं।", "माँ ने पूछा कि खाना बचा _ और मैंने हाँ कहा।", "मैंने देखा कि गाय बँधी है _ और घर लौट आया।",
-            "दादी ने पूछा कि बारिश रुकी _ तो मैंने बाहर देखा।", "राजू ने पूछा कि मेला लगा _ पर मैं चुप रहा।", "मीना ने देखा कि दूध उबला _ और आग बुझा दी।",
+            "मैंने पूछा कि राजू आया _ और माँ चुप रहीं।", "माँ ने पूछा कि खाना बचा _ और मैंने हाँ कहा।", "मैंने देखा कि गाय बँधी है _ और घर लौट आया।",
+            "दादी ने पूछा कि बारिश रुकी _ और मैंने बाहर देखा।", "राजू ने पूछा कि मेला लगा _ और मैं चुप रहा।", "मीना ने देखा कि दूध उबला _ और आग बुझा दी।",
         ],
     ),
     "पर नहीं": (
@@ -72,8 +72,6 @@ def negation() -> Iterator[Contrast]:
     खाए; मेज़ पर नहीं है / *मेज़ नहीं पर है."""
     for command, statement, rest, subject in COMMANDS:
         yield Contrast(f"{rest} मत {GAP}।", f"{subject} {rest} नहीं {GAP}।", command, statement)
-    for one, other in zip(NEITHER, STATEMENTS, strict=True):
-        yield Contrast(one, other, "न", "नहीं")
     for one, other in zip(WITHOUT, PROHIBITIONS, strict=True):
         yield Contrast(one, other, "बिना", "मत")
     for one, other in zip(WITHOUT, STATEMENTS, strict=False):

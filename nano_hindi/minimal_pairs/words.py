@@ -25,13 +25,11 @@ GIRLS = names("सीता मीना राधा गीता सुनी�
 BEASTS_M = masculine("तोता बंदर हिरन हाथी चूहा कबूतर घोड़ा")
 BEASTS_F = feminine("लोमड़ी मैना गिलहरी चींटी कोयल बकरी")
 COUNTED_BEASTS_M = masculine("तोता घोड़ा कुत्ता चूहा कछुआ बकरा")
-COUNTED_BEASTS_F = feminine("चींटी लोमड़ी गिलहरी चिड़िया बकरी बिल्ली मुर्गी")
 
 # household things that can be bought, found, lost and given
 THINGS_M = masculine("थैला डिब्बा घड़ा खिलौना प्याला ताला सिक्का पंखा कंबल")
-THINGS_F = feminine("टोकरी किताब घड़ी चादर थाली चाबी गेंद छतरी गुड़िया बाल्टी")
+THINGS_F = feminine("टोकरी किताब घड़ी चादर थाली चाबी छतरी गुड़िया बाल्टी")
 COUNTED_THINGS_M = masculine("थैला डिब्बा घड़ा खिलौना प्याला ताला पंखा गमला")
-COUNTED_THINGS_F = feminine("टोकरी किताब घड़ी चादर थाली चाबी गेंद छतरी बाल्टी")
 
 # objects for the ergative: verb -> masculine nouns, feminine nouns
 OBJECTS = {
