@@ -185,7 +185,7 @@ def compiled(data_dir, tmp_path, monkeypatch) -> Callable[..., list[str]]:
 
 
 def test_run_continues_without_compile_when_the_compiler_fails(compiled, tmp_path, straight):
-    done = run_command(compiled("import torch._inductor.config as c; c.cpp.cxx = ('/bin/false',)"))
+    done = run_command(compiled("import torch._inductor.config as c; c.cpp.cxx = ('/bin/false',)"), fork=True)
     assert done.returncode == 0, done.stderr
     assert "compile     on" in done.stdout
     assert re.search(r"notice: torch.compile failed \(.*\); continuing without it", done.stdout)
@@ -198,7 +198,7 @@ def test_run_continues_without_compile_when_the_compiler_fails(compiled, tmp_pat
 def test_ctrl_c_during_compilation_is_one_line_and_code_130(compiled, tmp_path):
     """As in a terminal, the compiler's processes get the signal too."""
     argv = compiled("print('compiling', flush=True)", "--total_tokens", 32 * 8 * 10**6)
-    with launched(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with launched(argv, fork=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         next(line for line in process.stdout if line.startswith("compiling"))
         wait_until(lambda: subprocess.run(["pgrep", "-s", str(process.pid), "cc1plus"], capture_output=True).stdout, "the compiler")
         os.killpg(process.pid, signal.SIGINT)

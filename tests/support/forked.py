@@ -42,7 +42,7 @@ PRELOADED = (
 # read when they are used; the libraries read others when they are imported, so those must be the
 # server's
 READ_LATE = {
-    "OMP_NUM_THREADS", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_TESTRUNUID", "TORCHINDUCTOR_CACHE_DIR", "WANDB_MODE", "COLUMNS", "TERM",
+    "OMP_NUM_THREADS", "PYTHONPATH", "TOKENIZERS_PARALLELISM", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_TESTRUNUID", "TORCHINDUCTOR_CACHE_DIR", "WANDB_MODE", "COLUMNS", "TERM",
     "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE",
     "MASTER_ADDR", "MASTER_PORT", "TORCH_NCCL_ASYNC_ERROR_HANDLING",
 }  # fmt: skip
@@ -127,6 +127,8 @@ def become(request: dict, streams: Sequence[int]) -> None:
         new.mode = "w" if number else "r"
         setattr(sys, name, new)
         setattr(sys, f"__{name}__", new)
+    if (path := request["env"].get("PYTHONPATH", "")) != os.environ.get("PYTHONPATH", ""):
+        sys.path[1:1] = path.split(os.pathsep)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
@@ -168,7 +170,7 @@ def run() -> None:
 def can_fork(args: Sequence[str], options: Mapping) -> bool:
     """Return whether a fork of the server does what a new interpreter would do."""
     return (
-        hasattr(os, "fork")
+        sys.platform == "linux"  # frameworks of macOS do not survive a fork
         and not os.environ.get("TESTS_WITHOUT_FORKS")
         and args[0] == sys.executable
         and (args[1] in ("-c", "-m") or args[1].endswith(".py"))
