@@ -18,6 +18,7 @@ import json
 import os
 import runpy
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -61,7 +62,7 @@ def fixed(environment: Mapping[str, str]) -> dict[str, str]:
 def serve(path: str) -> None:
     """Fork a process for every connection to the socket `path`, and report its pid and how it ended
     over the connection. Returns in the forks, ready to `run`; the server itself ends with its
-    standard input."""
+    standard input, and its forks with it."""
     for module in PRELOADED:
         importlib.import_module(module)
     gc.freeze()  # a collection in a fork would touch, and so copy, all of it
@@ -78,7 +79,10 @@ def serve(path: str) -> None:
     children: dict[int, socket.socket] = {}
     while True:
         ready, _, _ = select.select([listener, woken, sys.stdin], [], [])
-        if sys.stdin in ready:
+        if sys.stdin in ready:  # its end
+            for pid in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
             os._exit(0)
         if woken in ready:
             woken.recv(4096)
@@ -186,13 +190,14 @@ class Process(subprocess.Popen):
 
     server = ""  # the path of its socket
 
-    @classmethod
-    def start_server(cls) -> None:
+    @staticmethod
+    def start_server(environment: Mapping[str, str]) -> str:
+        """Start a server, and return the path of its socket."""
         folder = tempfile.mkdtemp()  # pytest's own folder may be too long for the path of a socket
         path = os.path.join(folder, "socket")
         server = subprocess.Popen(
             [sys.executable, __file__, path],
-            env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+            env={**environment, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in a terminal ends the tests, and they the server
@@ -200,11 +205,11 @@ class Process(subprocess.Popen):
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         atexit.register(server.communicate)
         assert server.stdout.readline() == b"ready\n"
-        cls.server = path
+        return path
 
     def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell, *rest):
         if not self.server:
-            self.start_server()
+            Process.server = self.start_server(ENVIRONMENT)
         pipes = rest[:6]
         streams = [given if given != -1 else number for number, given in enumerate(pipes[i] for i in (0, 3, 5))]
         request = {"argv": args[1:], "cwd": os.fspath(cwd or os.getcwd()), "env": dict(os.environ if env is None else env)}
@@ -239,11 +244,22 @@ class Process(subprocess.Popen):
         return self.returncode
 
 
+def write_python(path: Path, server: str) -> None:
+    """Write an executable that stands in for Python, for shell scripts: what it runs is a fork of
+    `server`."""
+    path.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, __file__, server])} "$@"\n')
+    path.chmod(0o755)
+
+
 def main() -> None:
     """Serve; in a fork, run what was asked for and end like the interpreter, except that it takes
     no module apart: for PyTorch that takes half a second."""
+    if len(sys.argv) > 2:
+        Process.server = sys.argv[1]
+        code = Process([sys.executable, *sys.argv[2:]]).wait()
+        sys.exit(code if code >= 0 else 128 - code)
     serve(sys.argv[1])
-    code: object = 0
+    code = 0
     try:
         run()
     except SystemExit as exit:
