@@ -1,10 +1,10 @@
 """Signals, diverged weights and a log that cannot be written: training stops with a checkpoint, or
 continues."""
 
+import functools
 import itertools
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -174,31 +174,31 @@ COMPILE = (
 )
 
 
+def compiling(data_dir: Path, folder: Path, after_the_probe: str, *flags: object) -> list[str]:
+    """Return the command of a run with torch.compile that does `after_the_probe` when `can_compile`
+    has answered `why`."""
+    argv = [word for word in command(data_dir, folder, *flags)[2:] if word != "--no_compile"]
+    return [sys.executable, "-c", COMPILE.format(after_the_probe=after_the_probe), *argv]
+
+
 @pytest.fixture(scope="module")
-def cache_with_the_probe(tmp_path_factory) -> Path:
-    """Return a cache of torch.compile with nothing but `can_compile`, which takes a compiler half a
-    minute: its headers, and what it says about the processor. The tests are skipped if there is no
-    compiler."""
+def cache_with_the_probe(data_dir, tmp_path_factory) -> Path:
+    """Return a cache of torch.compile with nothing but the probe, for which the compiler runs a
+    dozen times. The tests are skipped if there is no compiler."""
     folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
-        program = "import torch; from nano_hindi.common import can_compile; print(can_compile(torch.device('cpu')) or '')"
-        if reason := run_command([sys.executable, "-c", program], fork=True).stdout.strip():
-            pytest.skip(f"needs torch.compile on the CPU ({reason})")
+    argv = compiling(data_dir, folder / "run", "raise SystemExit(why)")
+    done = run_command(argv, fork=True, env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder)})
+    if done.returncode:
+        pytest.skip(f"needs torch.compile on the CPU ({done.stderr})")
     return folder
 
 
 @pytest.fixture
 def compiled(cache_with_the_probe, data_dir, tmp_path, monkeypatch) -> Callable[..., list[str]]:
-    """Return a function that makes the command of a run with torch.compile that finds only its
-    probe in the cache."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(shutil.copytree(cache_with_the_probe, tmp_path / "cache")))
-
-    def make(after_the_probe: str, *flags: object) -> list[str]:
-        argv = [word for word in command(data_dir, tmp_path / "run", *flags)[2:] if word != "--no_compile"]
-        return [sys.executable, "-c", COMPILE.format(after_the_probe=after_the_probe), *argv]
-
-    return make
+    """Return a function that makes the command of a run whose cache has only the probe: neither
+    test finishes a compilation."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache_with_the_probe))
+    return functools.partial(compiling, data_dir, tmp_path / "run")
 
 
 def test_run_continues_without_compile_when_the_compiler_fails(compiled, tmp_path, straight):
