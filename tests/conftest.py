@@ -54,16 +54,16 @@ def pytest_xdist_auto_num_workers() -> int:
 
 # started first, so that no worker runs one of them alone at the end
 SLOWEST = (
-    "test_faults",
     "test_distributed",
-    "test_readme",
-    "test_train",
-    "test_learning",
-    "test_loop",
     "test_stop",
+    "test_faults",
     "test_io_faults",
     "test_download",
+    "test_readme",
+    "test_train",
+    "test_loop",
     "test_gpu",
+    "test_learning",
 )
 
 

@@ -53,7 +53,7 @@ ENVIRONMENT = dict(os.environ)
 
 def fixed(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that a fork must share with its server."""
-    return {name: value for name, value in environment.items() if name not in READ_LATE and not name.startswith("TORCHELASTIC_")}
+    return {name: value for name, value in environment.items() if name not in READ_LATE and not name.startswith(("TORCHELASTIC_", "_TORCHINDUCTOR_"))}
 
 
 # ---- the server
