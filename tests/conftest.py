@@ -33,6 +33,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+import forked
+
 PATIENCE = 500  # seconds to wait for what takes a few on an idle machine; below the test's timeout, so that the message says what was missing
 
 # a model that trains in seconds, with short intervals
@@ -52,16 +54,16 @@ def pytest_xdist_auto_num_workers() -> int:
 
 # started first, so that no worker runs one of them alone at the end
 SLOWEST = (
-    "test_faults",
     "test_distributed",
-    "test_readme",
-    "test_train",
-    "test_learning",
-    "test_loop",
     "test_stop",
+    "test_faults",
     "test_io_faults",
     "test_download",
+    "test_readme",
+    "test_train",
+    "test_loop",
     "test_gpu",
+    "test_learning",
 )
 
 
@@ -140,13 +142,19 @@ def spelling(straight, tmp_path_factory) -> Path:
 
 
 @contextlib.contextmanager
-def launched(argv, **options) -> Iterator[subprocess.Popen]:
+def launched(argv, *, fork: bool | None = None, **options) -> Iterator[subprocess.Popen]:
     """Start a process in a session of its own, in the repo's root unless `options` (those of Popen)
-    say otherwise. Everything in the session ends with the block."""
+    say otherwise. Everything in the session ends with the block.
+
+    With `fork`, PyTorch is imported already (support/forked.py). The default: with a script or a
+    module, but not with `python -c`, whose programs may test what is imported.
+    """
+    argv = [str(word) for word in argv]
+    fork = argv[1] != "-c" if fork is None else fork
     options = {"cwd": ROOT, "start_new_session": True, **options}
     if options.keys() & {"stdout", "stderr"}:
         options.setdefault("encoding", "utf-8")
-    process = subprocess.Popen([str(word) for word in argv], **options)
+    process = (forked.Process if fork and forked.can_fork(argv, options) else subprocess.Popen)(argv, **options)
     try:
         yield process
     finally:

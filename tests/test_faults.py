@@ -105,7 +105,7 @@ def test_partial_save_is_removed_and_metrics_are_cut_back_to_the_checkpoint(data
         "files.rename = rename\n"
         "train.main(sys.argv[1:])"
     )
-    done = run_command([sys.executable, "-c", script, *command(data_dir, folder)[2:]])
+    done = run_command([sys.executable, "-c", script, *command(data_dir, folder)[2:]], fork=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert steps(folder) == [10]
     assert (folder / "checkpoint_step20.pt.tmp").exists()
@@ -245,7 +245,7 @@ def test_stop_waits_for_a_slow_disk_and_a_second_ctrl_c_only_briefly(data_dir, t
     )
     argv = [sys.executable, "-c", script, *command(data_dir, tmp_path / "run", "--log_interval", 2, "--checkpoint_interval", 0)[2:]]
     argv += ["--total_tokens", str(32 * 8 * 10**6)]
-    with launched(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with launched(argv, fork=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         for line in process.stdout:
             if line.startswith("step 4/"):
                 process.send_signal(signals[0])
@@ -326,7 +326,7 @@ def test_disk_that_fills_up_keeps_its_checkpoints(data_dir, tmp_path, straight):
     )
     try:
         argv = [sys.executable, "-c", script, str(disk), *command(data_dir, disk / "run", "--keep_checkpoints", 2)[2:]]
-        done = run_command(argv)
+        done = run_command(argv, fork=True)
         assert done.returncode == 0, done.stderr
         assert re.findall(r"step (\d+) is not saved", done.stdout) == ["20"]
         assert re.findall(r"(?m)^saved .*checkpoint_step(\d+)", done.stdout) == ["10", "24"]

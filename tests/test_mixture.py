@@ -233,7 +233,7 @@ def train_update(run, stop):
 loop.train_update = train_update
 train.main({argv!r})
 """
-    assert run_command([sys.executable, "-c", program]).returncode == -signal.SIGKILL
+    assert run_command([sys.executable, "-c", program], fork=True).returncode == -signal.SIGKILL
     assert list_checkpoints(tmp_path)
     assert train.main([*argv, "--resume", "auto"]) == 0
     assert_equal(outcome(tmp_path), outcome(run))

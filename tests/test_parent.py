@@ -110,7 +110,7 @@ def test_run_killed_with_sigkill_resumes_by_the_same_command_to_the_bit(data_dir
         "loop.train_update = train_update\n"
         "sys.exit(train.main(sys.argv[1:]))"
     )
-    killed = run_command([sys.executable, "-c", script, *arguments(data_dir, tmp_path / "killed", *job)])
+    killed = run_command([sys.executable, "-c", script, *arguments(data_dir, tmp_path / "killed", *job)], fork=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [step for step, _ in list_checkpoints(tmp_path / "killed")] == [10]
     for folder in ("killed", "uninterrupted"):

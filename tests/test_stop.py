@@ -1,22 +1,24 @@
 """Signals, diverged weights and a log that cannot be written: training stops with a checkpoint, or
 continues."""
 
+import functools
 import itertools
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from benchmarks.kill_resume import differences
 from test_faults import assert_equal_runs, command, curve, start, steps
 
-from conftest import PATIENCE, ROOT, launched, run_command, wait_until
+from conftest import PATIENCE, launched, run_command, wait_until
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
-from nano_hindi.common import can_compile
 from nano_hindi.training import loop, resume, setup, sources
 from nano_hindi.training.metrics import read_metrics
 
@@ -88,16 +90,19 @@ def test_training_continues_when_its_log_cannot_be_written(stdout, data_dir, tmp
     folder = tmp_path / "run"
     argv = command(data_dir, folder)
     if stdout == "a full disk":
-        done = subprocess.run([*argv], stdout=open("/dev/full", "w"), stderr=subprocess.PIPE, cwd=ROOT, text=True, timeout=PATIENCE)  # noqa: SIM115
+        streams = {"stdout": os.open("/dev/full", os.O_WRONLY)}
     elif stdout == "closed":
-        done = subprocess.run([*argv], preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, cwd=ROOT, text=True, timeout=PATIENCE)
+        streams = {"preexec_fn": lambda: os.close(1)}
     else:
         reading, writing = os.pipe()
         os.close(reading)
-        done = subprocess.run([*argv], stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, text=True, timeout=PATIENCE)
-        os.close(writing)
-    assert done.returncode == 0
-    assert done.stderr == ""
+        streams = {"stdout": writing}
+    with launched(argv, stderr=subprocess.PIPE, **streams) as process:
+        errors = process.communicate(timeout=PATIENCE)[1]
+    if "stdout" in streams:
+        os.close(streams["stdout"])
+    assert process.returncode == 0
+    assert errors == ""
     assert_equal_runs(folder, straight)
 
 
@@ -169,23 +174,35 @@ COMPILE = (
 )
 
 
+def compiling(data_dir: Path, folder: Path, after_the_probe: str, *flags: object) -> list[str]:
+    """Return the command of a run with torch.compile that does `after_the_probe` when `can_compile`
+    has answered `why`."""
+    argv = [word for word in command(data_dir, folder, *flags)[2:] if word != "--no_compile"]
+    return [sys.executable, "-c", COMPILE.format(after_the_probe=after_the_probe), *argv]
+
+
+@pytest.fixture(scope="module")
+def cache_with_the_probe(data_dir, tmp_path_factory) -> Path:
+    """Return a cache of torch.compile with nothing but the probe, for which the compiler runs a
+    dozen times. The tests are skipped if there is no compiler."""
+    folder = tmp_path_factory.mktemp("cache")
+    argv = compiling(data_dir, folder / "run", "raise SystemExit(why)")
+    done = run_command(argv, fork=True, env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder)})
+    if done.returncode:
+        pytest.skip(f"needs torch.compile on the CPU ({done.stderr})")
+    return folder
+
+
 @pytest.fixture
-def compiled(data_dir, tmp_path, monkeypatch) -> Callable[..., list[str]]:
-    """Return a function that makes the command of a run with torch.compile and an empty cache. The
-    test is skipped if there is no compiler."""
-    if reason := can_compile(torch.device("cpu")):
-        pytest.skip(f"needs torch.compile on the CPU ({reason})")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-
-    def make(after_the_probe: str, *flags: object) -> list[str]:
-        argv = [word for word in command(data_dir, tmp_path / "run", *flags)[2:] if word != "--no_compile"]
-        return [sys.executable, "-c", COMPILE.format(after_the_probe=after_the_probe), *argv]
-
-    return make
+def compiled(cache_with_the_probe, data_dir, tmp_path, monkeypatch) -> Callable[..., list[str]]:
+    """Return a function that makes the command of a run whose cache has only the probe: neither
+    test finishes a compilation."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache_with_the_probe))
+    return functools.partial(compiling, data_dir, tmp_path / "run")
 
 
 def test_run_continues_without_compile_when_the_compiler_fails(compiled, tmp_path, straight):
-    done = run_command(compiled("import torch._inductor.config as c; c.cpp.cxx = ('/bin/false',)"))
+    done = run_command(compiled("import torch._inductor.config as c; c.cpp.cxx = ('/bin/false',)"), fork=True)
     assert done.returncode == 0, done.stderr
     assert "compile     on" in done.stdout
     assert re.search(r"notice: torch.compile failed \(.*\); continuing without it", done.stdout)
@@ -197,10 +214,15 @@ def test_run_continues_without_compile_when_the_compiler_fails(compiled, tmp_pat
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds g++ with pgrep")
 def test_ctrl_c_during_compilation_is_one_line_and_code_130(compiled, tmp_path):
     """As in a terminal, the compiler's processes get the signal too."""
-    argv = compiled("print('compiling', flush=True)", "--total_tokens", 32 * 8 * 10**6)
-    with launched(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+
+    def compiler_runs() -> bool:
+        time.sleep(0.2)  # pgrep reads about every process of the machine
+        return bool(subprocess.run(["pgrep", "-s", str(process.pid), "cc1plus"], capture_output=True).stdout)
+
+    argv = compiled("print('compiling', flush=True)", "--n_layer", 1, "--total_tokens", 32 * 8 * 10**6)
+    with launched(argv, fork=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         next(line for line in process.stdout if line.startswith("compiling"))
-        wait_until(lambda: subprocess.run(["pgrep", "-s", str(process.pid), "cc1plus"], capture_output=True).stdout, "the compiler")
+        wait_until(compiler_runs, "the compiler")
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, output

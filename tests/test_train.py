@@ -179,7 +179,7 @@ def test_signal_saves_the_update_says_how_to_resume_and_the_rest_is_equal(data_d
         "sys.exit(train.main(sys.argv[1:]))"
     )
     argv = [sys.executable, "-c", script, *SMALL, "--data_dir", data_dir, "--checkpoint_dir", folder, "--log_interval", "1"]
-    with launched(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with launched(argv, fork=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         for line in process.stdout:
             if line.startswith("step 2/"):
                 process.send_signal(number)
