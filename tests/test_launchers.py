@@ -37,6 +37,7 @@ case "$*" in
     "-m "*) key=$2 ;;
     "-c import pip"*) key=works ;;
     "-c import ensurepip"*) key=ensurepip ;;
+    "-c import starlette"*) key=page ;;
     -c*) key=import ;;
     setup_env.py) exec REAL_PYTHON -c 'import sys, setup_env; sys.executable = sys.argv[1]; setup_env.video_cards = lambda: []; sys.exit(setup_env.main())' "$0" ;;
     *) key=${1##*/} key=${key%.py} ;;
@@ -371,7 +372,7 @@ def test_torch_index_url_overrides_the_gpu(machine):
 
 # ---- run_training.sh
 
-DOWNLOAD, PREPROCESS = ["data/download.py"], ["data/preprocess.py"]
+CHECK, DOWNLOAD, PREPROCESS = ["train.py", "--dry_run"], ["data/download.py"], ["data/preprocess.py"]
 TRAIN, GENERATE = ["train.py", "--resume", "auto"], ["generate.py", "--checkpoint", "checkpoints"]
 
 
@@ -379,7 +380,7 @@ TRAIN, GENERATE = ["train.py", "--resume", "auto"], ["generate.py", "--checkpoin
 def test_first_start_downloads_prepares_trains_and_prints_samples(machine):
     code, out, err = machine.run("run_training.sh")
     assert (code, err) == (0, "")
-    assert machine.scripts() == [DOWNLOAD, PREPROCESS, TRAIN, GENERATE]
+    assert machine.scripts() == [CHECK, DOWNLOAD, PREPROCESS, TRAIN, GENERATE]
     assert "training: samples of checkpoints" in out
 
 
@@ -388,6 +389,7 @@ def test_sample_runs_offline_in_its_own_folders(ready):
     words = ["--config", "tiny", "--data_dir", "data/sample", "--checkpoint_dir", "checkpoints/sample"]
     assert ready.run("run_training.sh", "sample", "--total_tokens", "1000")[0] == 0
     assert ready.scripts() == [
+        ["train.py", *words, "--total_tokens", "1000", "--dry_run"],
         ["data/download.py", "--source", "sample", "--output_dir", "data/sample/raw"],
         ["data/preprocess.py", "--input", "data/sample/raw/hindi_corpus.txt", "--output_dir", "data/sample", "--train_tokenizer", "4096"],
         ["train.py", *words, "--resume", "auto", "--total_tokens", "1000"],
@@ -400,12 +402,12 @@ def test_sample_runs_offline_in_its_own_folders(ready):
     ("there", "made"),
     [
         (["data/raw/hindi_corpus.txt"], [PREPROCESS]),
-        (["data/raw/hindi_corpus.txt.tmp", "data/raw/metadata.txt"], [DOWNLOAD, PREPROCESS]),
-        (["data/raw/hindi_corpus.txt.tmp"], [DOWNLOAD, PREPROCESS]),
+        (["data/raw/hindi_corpus.txt.tmp", "data/raw/metadata.txt"], [CHECK, DOWNLOAD, PREPROCESS]),
+        (["data/raw/hindi_corpus.txt.tmp"], [CHECK, DOWNLOAD, PREPROCESS]),
         (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt"], [PREPROCESS]),
         (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt", "data/train.bin", "data/val.bin"], [PREPROCESS]),
         (["data/train.bin", "data/val.bin", "data/preprocess_meta.txt"], []),
-        (["data/sample/preprocess_meta.txt"], [DOWNLOAD, PREPROCESS]),
+        (["data/sample/preprocess_meta.txt"], [CHECK, DOWNLOAD, PREPROCESS]),
     ],
 )
 def test_only_complete_data_is_reused(ready, there, made):
@@ -415,8 +417,24 @@ def test_only_complete_data_is_reused(ready, there, made):
 
 
 @POSIX
+@pytest.mark.parametrize("word", ["", "Sample", "samples", "total_tokens=5"])
+def test_unknown_word_ends_before_anything_is_installed(machine, word):
+    code, out, err = machine.run("run_training.sh", word)
+    assert (code, out, machine.calls()) == (2, "", [])
+    assert err.startswith(f'error: "{word}" is no word of run_training.sh')
+
+
+@POSIX
+def test_wrong_flag_ends_before_the_download(ready):
+    assert ready.run("run_training.sh", "--total_tokns", "5", FAKE_RC="train=2")[0] == 2
+    assert ready.scripts() == [["train.py", "--total_tokns", "5", "--dry_run"]]
+
+
+@POSIX
 @pytest.mark.parametrize("key", ["download", "preprocess", "train", "generate"])
 def test_first_failure_ends_the_script_with_its_exit_code(ready, key):
+    if key in ("train", "generate"):
+        ready.make("data/preprocess_meta.txt")
     code, _, _ = ready.run("run_training.sh", FAKE_RC=f"{key}=2")
     assert code == 2
     assert ready.scripts()[-1][0].endswith(f"{key}.py")
@@ -463,8 +481,7 @@ def test_a_given_data_dir_is_used_or_reported_missing_but_never_created(ready, f
 
 @POSIX
 @pytest.mark.parametrize("word", ["--dry_run", "--help"])
-def test_no_samples_without_training(ready, word):
-    ready.make("data/preprocess_meta.txt")
+def test_neither_data_nor_samples_without_training(ready, word):
     assert ready.run("run_training.sh", word if word != "--help" else "--no_compile", word)[0] == 0
     assert [call[0] for call in ready.scripts()] == ["train.py"]
 
@@ -531,6 +548,36 @@ def test_run_tests_fast_and_selections(ready, words, lint, chosen):
 def test_run_tests_stops_at_lint_errors(ready, key):
     assert ready.run("run_tests.sh", FAKE_RC=f"{key}=1")[0] == 1
     assert not any(call[:2] == ["-m", "pytest"] for call in ready.calls())
+
+
+# ---- chat.sh
+
+
+@POSIX
+def test_chat_needs_a_model_and_takes_that_of_the_chat_first(machine):
+    code, _, err = machine.run("chat.sh")
+    assert (code, machine.calls()) == (2, [])
+    assert "there is no trained model" in err
+    for file, folder in (("checkpoints/sample/checkpoint_step9.pt", "checkpoints/sample"), ("checkpoints/model.pt", "checkpoints")):
+        machine.make(file)
+        assert machine.run("chat.sh", "terminal")[0] == 0
+        assert machine.scripts() == [["generate.py", "--checkpoint", folder, "--interactive"]]
+    assert machine.run("chat.sh", "terminal", "my & model")[0] == 0
+    assert machine.scripts() == [["generate.py", "--checkpoint", "my & model", "--interactive"]]
+    machine.make("checkpoints_chat/model.pt")
+    assert machine.run("chat.sh")[0] == 0
+    assert machine.scripts() == [["serve.py", "--checkpoint", "checkpoints_chat", "--port", "0", "--open"]]
+
+
+@POSIX
+@pytest.mark.parametrize("fails", [False, True])
+def test_chat_installs_what_the_page_needs_or_runs_in_the_terminal(ready, fails):
+    ready.make("checkpoints/model.pt")
+    code, out, _ = ready.run("chat.sh", FAKE_RC="page=1 pip=1" if fails else "page=1")
+    assert code == 0
+    assert ["-m", "pip", "install", "-qq", "--disable-pip-version-check", "--requirement", "requirements-serve.txt"] in ready.calls()
+    assert [call[0] for call in ready.scripts()] == ["generate.py" if fails else "serve.py"]
+    assert ("the chat is in this terminal" in out) == fails
 
 
 # ---- the batch files, run under Wine
@@ -602,6 +649,43 @@ def test_setup_bat_starts_a_python_bat_and_a_python_in_a_folder_with_any_name(wi
 
 @pytest.mark.wine
 @wine
+@pytest.mark.parametrize("words", [[""], ["Sample"], ["samples"], ["total_tokens=5"]])
+def test_unknown_word_ends_run_training_bat_before_anything_is_installed(windows, words):
+    code, output, called = run_batch(windows, "run_training.bat", *words)
+    assert (code, called) == (2, [])
+    assert f'error: "{words[0]}" is no word of run_training.bat' in output
+
+
+@pytest.mark.wine
+@wine
+def test_run_training_bat_checks_the_flags_before_the_download(windows):
+    sample = [r"--data_dir", r"data\sample", "--checkpoint_dir", r"checkpoints\sample"]
+    code, _, called = run_batch(windows, "run_training.bat", "sample", "--note", "a  b", "", "--x=1", options=["--venv", "--rc", "train=2"])
+    assert (code, called[-1]) == (2, ["train.py", "--config", "tiny", *sample, "--note", "a  b", "", "--x=1", "--dry_run"])
+
+
+@pytest.mark.wine
+@wine
+def test_chat_bat_talks_to_the_chat_model_first(windows):
+    code, output, called = run_batch(windows, "chat.bat", options=["--venv"])
+    assert (code, called) == (2, [])
+    assert "there is no trained model" in output
+    models = ["--file", r"checkpoints\sample\checkpoint_step9.pt", "--file", r"checkpoints_chat\model.pt"]
+    assert run_batch(windows, "chat.bat", options=["--venv", *models])[2][-1] == [
+        "serve.py",
+        "--checkpoint",
+        "checkpoints_chat",
+        "--port",
+        "0",
+        "--open",
+    ]
+    assert run_batch(windows, "chat.bat", "terminal", options=["--venv", *models[:2]])[2][-1] == [
+        "generate.py", "--checkpoint", r"checkpoints\sample", "--interactive",
+    ]  # fmt: skip
+
+
+@pytest.mark.wine
+@wine
 @pytest.mark.parametrize("file", [path.name for path in BATCH_FILES])
 def test_batch_file_opened_inside_a_zip_says_to_extract_it(windows, file):
     alone = windows / "zip"
@@ -616,7 +700,7 @@ def test_batch_file_opened_inside_a_zip_says_to_extract_it(windows, file):
 
 
 def test_batch_files_exist():
-    assert {path.name for path in BATCH_FILES} >= {"setup_env.bat", "run_training.bat"}
+    assert {path.name for path in BATCH_FILES} >= {"setup_env.bat", "run_training.bat", "chat.bat"}
 
 
 @pytest.fixture(params=BATCH_FILES, ids=lambda path: path.name)
@@ -657,7 +741,7 @@ def test_run_training_bat_stops_at_the_first_failure():
     lines = commands((ROOT / "run_training.bat").read_text().splitlines())
     ran = [number for number, line in enumerate(lines) if RUNS.match(line)]
     assert [re.search(r"\w+\.\w+", lines[number].replace("%~dp0", ""))[0] for number in ran] == [
-        "setup_env.bat", "download.py", "preprocess.py", "train.py", "generate.py",
+        "setup_env.bat", "train.py", "download.py", "preprocess.py", "train.py", "generate.py",
     ]  # fmt: skip
     for number, following in itertools.pairwise(ran):
         assert 'if not "%rc%"=="0" goto end' in lines[number:following]
