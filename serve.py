@@ -40,11 +40,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    from nano_hindi.inference.loading import build_model, load_for_inference
+
     try:
         from nano_hindi.serving import api
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
         raise UserError(f"serve.py needs {error.name}; install it: pip install -r requirements-serve.txt") from None
-    from nano_hindi.inference.loading import build_model, load_for_inference
     from nano_hindi.serving.scheduler import Scheduler
 
     with listen(args.host, args.port) as listener:

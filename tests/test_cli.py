@@ -146,3 +146,12 @@ def test_devanagari_can_be_printed_on_a_console_with_another_encoding(monkeypatc
     use_utf8_console()
     print("भारत", flush=True)
     assert raw.getvalue().decode("utf-8").strip() == "भारत"
+
+
+@pytest.mark.parametrize("script", ["train.py", "finetune.py", "generate.py", "serve.py"])
+def test_python_without_the_packages_says_how_to_start_that_of_the_environment(script, tmp_path):
+    """The system's Python, typed by habit. -S hides what is installed here."""
+    words = [] if script == "train.py" else ["--checkpoint", tmp_path]
+    done = run_command([sys.executable, "-S", ROOT / script, *words], cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: torch is not installed in .*; (run setup_env|start the script with .*venv.* or activate).*\n", done.stderr)
