@@ -60,11 +60,15 @@ STORE_PATIENCE = datetime.timedelta(seconds=10)  # for torchrun's store, and for
 _PLACE = "choose another folder, then run the same command again"
 _REMEDIES = {  # an error of the operating system about a file: what the user can do
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), f"make room, or {_PLACE}"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), f"get permission to read or write it, or {_PLACE}"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM), f"{'close the program that has it open, ' if IS_WINDOWS else ''}get permission to read or write it, or {_PLACE}"
+    ),
     **dict.fromkeys(
         (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT), f"something else has that name, or it does not exist: move it, or {_PLACE}"
     ),
-    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), f"give another name, or {_PLACE}"),
+    **dict.fromkeys(
+        (errno.ENAMETOOLONG, errno.ELOOP, *([errno.EINVAL] if IS_WINDOWS else [])), f"give another name, or {_PLACE}"
+    ),  # a?b is EINVAL there
 }
 _OTHER_REMEDY = "check the disk or the network drive, then run the same command again"  # a dying disk, a lost connection, ...
 
@@ -97,7 +101,11 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # torch.compile warns about PyTorch's own code
-                code = main(argv) or 0
+                try:
+                    code = main(argv) or 0
+                except SystemExit:  # --help
+                    _flush_stdout()
+                    raise
             _flush_stdout()
             return code
         except UserError as error:
@@ -109,13 +117,19 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         except KeyboardInterrupt as stop:
             print(f"\n{visible(str(stop)) or 'stopped'}", file=sys.stderr)
             return 130
-        except BrokenPipeError:  # `python generate.py | head`: the reader closed the pipe
-            sys.stdout = None
-            return 0
         except OSError as error:
+            if _is_broken_pipe(error):  # `python generate.py | head`: the reader closed the pipe
+                sys.stdout = None
+                return 0
             return _fail(f"{system_error(error)}; {_REMEDIES.get(error.errno or 0, _OTHER_REMEDY)}")
 
     return run
+
+
+def _is_broken_pipe(error: OSError) -> bool:
+    """Return whether the reader of the output has closed it: on Windows that is EINVAL, as is a
+    file name that cannot be."""
+    return isinstance(error, BrokenPipeError) or (IS_WINDOWS and error.errno == errno.EINVAL and error.filename in (None, "the output"))
 
 
 @contextlib.contextmanager
