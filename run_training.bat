@@ -9,6 +9,9 @@ rem setup_env.bat must not wait for a key of its own
 set "wait=1"
 if "%NO_PAUSE%"=="1" set "wait="
 set "NO_PAUSE=1"
+set "rc=6"
+if not exist "setup_env.bat" goto incomplete
+if not exist "train.py" goto incomplete
 set "rc=0"
 if "%~1"=="--help" goto usage
 if "%~1"=="-h" goto usage
@@ -20,7 +23,13 @@ set "raw=data\raw"
 set "download="
 set "preprocess="
 set "train="
-if not "%~1"=="sample" goto words
+if "%~1"=="sample" goto sample
+set "word=%~1"
+if not defined word if [%1]==[] goto words
+if not defined word goto unknown
+if not "%word:~0,1%"=="-" goto unknown
+goto words
+:sample
 shift
 set "data=data\sample"
 set "checkpoints=checkpoints\sample"
@@ -35,15 +44,17 @@ set "words="
 set "own_data="
 set "no_samples="
 :next_word
-if "%~1"=="" goto setup
+if "%~1"=="" if [%1]==[] goto setup
 set words=%words% %1
 set "word=%~1"
+if not defined word goto shifted
 if "%word%"=="--dry_run" set "no_samples=1"
 if "%word%"=="--help" set "no_samples=1"
 if "%word%"=="--data_dir" set "own_data=%~2"
 if "%word:~0,11%"=="--data_dir=" set "own_data=%word:~11%"
 if "%word%"=="--checkpoint_dir" set "checkpoints=%~2"
 if "%word:~0,17%"=="--checkpoint_dir=" set "checkpoints=%word:~17%"
+:shifted
 shift
 goto next_word
 
@@ -51,12 +62,17 @@ goto next_word
 call ".\setup_env.bat"
 set "rc=%errorlevel%"
 if not "%rc%"=="0" goto end
+if defined no_samples goto train
 if defined own_data set "data=%own_data%"
 rem preprocess_meta.txt is written last: without it, the data is not finished
 if exist "%data%\preprocess_meta.txt" goto train
 if defined own_data goto no_data
 rem the corpus gets this name when it is complete
 if exist "%raw%\hindi_corpus.txt" goto preprocess
+rem a wrong flag must not be found only after the download
+"%py%" train.py %train%%words% --dry_run >nul
+set "rc=%errorlevel%"
+if not "%rc%"=="0" goto end
 echo training: downloading or writing the text to %raw%
 "%py%" data\download.py %download%
 set "rc=%errorlevel%"
@@ -83,6 +99,13 @@ goto end
 :no_data
 >&2 echo error: there is no prepared data in "%data%", no preprocess_meta.txt: make it with data\preprocess.py --output_dir, or omit --data_dir
 set "rc=2"
+goto end
+:unknown
+>&2 echo error: "%word%" is no word of run_training.bat: write sample or flags of train.py; --help explains them
+set "rc=2"
+goto end
+:incomplete
+>&2 echo error: other files of the project are not in this folder: if it is a zip file, extract all of it first, then start me from the new folder
 goto end
 :usage
 echo usage: run_training.bat [sample] [flags of train.py ...]

@@ -6,10 +6,16 @@ usage="usage: bash run_training.sh [sample] [flags of train.py ...]
 Flags are passed to train.py, such as --total_tokens 100000000, --checkpoint_dir DIR, --dry_run; paths are relative to the folder of this file.
 With --data_dir DIR, nothing is prepared: DIR holds the output of data/preprocess.py.
 Start it again to resume a stopped run. Exit codes: those of setup_env.sh, then of the script that failed; 130 after Ctrl-C."
-case "${1:-}" in -h | --help)
-    echo "$usage"
-    exit 0
-    ;;
+case "${1--}" in
+    -h | --help)
+        echo "$usage"
+        exit 0
+        ;;
+    sample | -*) ;;
+    *)
+        echo "error: \"$1\" is no word of run_training.sh: write sample or flags of train.py; --help explains them" >&2
+        exit 2
+        ;;
 esac
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
@@ -40,12 +46,14 @@ done
 bash setup_env.sh || exit $?
 python="${VENV:-venv}/bin/python"
 
-if [ ! -f "$data/preprocess_meta.txt" ]; then # written last: without it, the data is not finished
+if [ -z "$no_samples" ] && [ ! -f "$data/preprocess_meta.txt" ]; then # written last: without it, the data is not finished
     if [ -n "$own_data" ]; then
         echo "error: there is no prepared data in $data (no preprocess_meta.txt): make it with data/preprocess.py --output_dir, or omit --data_dir" >&2
         exit 2
     fi
     if [ ! -f "$raw/hindi_corpus.txt" ]; then # it gets this name when it is complete
+        # a wrong flag must not be found only after the download
+        "$python" train.py ${train[@]+"${train[@]}"} "$@" --dry_run >/dev/null || exit $?
         echo "training: downloading or writing the text to $raw"
         "$python" data/download.py ${download[@]+"${download[@]}"} || exit $?
     fi

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
 import re
 import secrets
 import socket
 import sys
 import urllib.parse
+import webbrowser
 from pathlib import Path
 
 from nano_hindi.cli import Parser, command_line
@@ -28,6 +30,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in, with a token")
     parser.add_argument("--port", type=whole(0, 2**16), default=8000, metavar="N", help="0 takes any free one")
     parser.add_argument("--token", help="what clients must send; default: none on this machine alone, else a new one, which is printed")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser, if this machine has a screen")
     parser.add_argument("--max_tokens", type=whole(1, 2**20), default=1024, metavar="N", help="most tokens of one answer")
     args = parser.parse_args(argv)
     require(args.token is None or re.fullmatch("[!-~]+", args.token) is not None, "--token may hold only ASCII letters, digits and signs")
@@ -37,11 +40,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    from nano_hindi.inference.loading import build_model, load_for_inference
+
     try:
         from nano_hindi.serving import api
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
         raise UserError(f"serve.py needs {error.name}; install it: pip install -r requirements-serve.txt") from None
-    from nano_hindi.inference.loading import build_model, load_for_inference
     from nano_hindi.serving.scheduler import Scheduler
 
     with listen(args.host, args.port) as listener:
@@ -52,9 +58,18 @@ def main(argv: list[str] | None = None) -> int:
         with Scheduler(model) as scheduler:
             served = api.Served(scheduler, trained.tokenizer, trained.is_chat, trained.config.sequence_len, args.max_tokens)
             del trained  # its tensors are memory-mapped, and on Windows a training run could not delete the file
-            print(f"{page_address(args.host, listener, token)}  (Ctrl-C ends the server)", flush=True)
+            address = page_address(args.host, listener, token)
+            print(f"{address}  (Ctrl-C ends the server)", flush=True)
+            if args.open and has_screen():
+                webbrowser.open(address)  # it waits: the port is open, and the server answers soon
             api.make_server(served, token, hosts).run(sockets=[listener])
     return 0
+
+
+def has_screen() -> bool:
+    """Return whether a browser would open a window here; without one, webbrowser starts a browser
+    for the terminal."""
+    return sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -21,7 +21,7 @@ from nano_hindi.chat.sources import FORMATS, HUB_SOURCES, SAMPLE, VAL_FRACTION, 
 from nano_hindi.chat.template import VERSION
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
-from nano_hindi.console import Progress, count, shell_quoted, shown
+from nano_hindi.console import Progress, count, python_command, shell_quoted, shown
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked, read_metadata
 from nano_hindi.ranges import Range, whole
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     sources = [Source(name, args.seed) for name in dict.fromkeys(args.source)]
     with locked(args.output_dir, "is writing conversations there", "--output_dir"):
         make(args, sources)
-    print(f"{shown(args.output_dir)} is ready; next: python finetune.py --checkpoint MODEL --data_dir {shell_quoted(args.output_dir)}")
+    print(f"{shown(args.output_dir)} is ready; next: {python_command('finetune.py')} --checkpoint MODEL --data_dir {shell_quoted(args.output_dir)}")
     return 0
 
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
-from nano_hindi.console import Progress, shell_quoted, shown
+from nano_hindi.console import Progress, python_command, shell_quoted, shown
 from nano_hindi.corpus.cleaning import Cleaner, Count, rules_version
 from nano_hindi.corpus.cleaning.report import page
 from nano_hindi.corpus.documents import read_documents, read_source
@@ -145,7 +145,7 @@ def make(args, asked: dict, corpus: Path) -> int:
         print(visible(line))
     tokens = f"{int(metadata['tokens']):,} tokens of {visible(metadata['tokenizer'])}, " if "tokens" in metadata else ""
     print(f"{shown(corpus)}: {documents:,} documents{left_out}, {tokens}{words:,} words, {size / 1e6:,.2f} MB")
-    print(f"next: python data/preprocess.py{next_flags(args)}")
+    print(f"next: {python_command('data/preprocess.py')}{next_flags(args)}")
     return 0
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import visible
-from nano_hindi.console import Progress, count, shell_quoted, shown
+from nano_hindi.console import Progress, count, python_command, shell_quoted, shown
 from nano_hindi.corpus.documents import MARKER, Chunk, batches, chunks, read_source
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked, one_line, read_metadata
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     with locked(args.output_dir, "is tokenizing there", "--output_dir"):
         make(args, plan)
     data_dir = "" if args.output_dir == DEFAULT_DIR else f" --data_dir {shell_quoted(args.output_dir)}"
-    print(f"{shown(args.output_dir)} is ready; next: python train.py{data_dir}")
+    print(f"{shown(args.output_dir)} is ready; next: {python_command('train.py')}{data_dir}")
     return 0
 
 

@@ -15,9 +15,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from nano_hindi.common import visible
+from nano_hindi.common import IS_WINDOWS, visible
 from nano_hindi.errors import UserError, system_error
 
 
@@ -53,25 +54,45 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists all flags)")
 
 
+_ROOT = Path(__file__).resolve().parent.parent
 STORE_PATIENCE = datetime.timedelta(seconds=10)  # for torchrun's store, and for another rank to print
 
 _PLACE = "choose another folder, then run the same command again"
 _REMEDIES = {  # an error of the operating system about a file: what the user can do
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), f"make room, or {_PLACE}"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), f"get permission to read or write it, or {_PLACE}"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM), f"{'close the program that has it open, ' if IS_WINDOWS else ''}get permission to read or write it, or {_PLACE}"
+    ),
     **dict.fromkeys(
         (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT), f"something else has that name, or it does not exist: move it, or {_PLACE}"
     ),
-    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), f"give another name, or {_PLACE}"),
+    **dict.fromkeys(
+        (errno.ENAMETOOLONG, errno.ELOOP, *([errno.EINVAL] if IS_WINDOWS else [])), f"give another name, or {_PLACE}"
+    ),  # a?b is EINVAL there
 }
 _OTHER_REMEDY = "check the disk or the network drive, then run the same command again"  # a dying disk, a lost connection, ...
+
+
+_PACKAGES = ("torch", "numpy", "transformers", "datasets", "huggingface_hub", "pyarrow", "regex", "tqdm")  # those that every environment has
+
+
+def _environment() -> str:
+    """Return how to start a script in the environment of setup_env."""
+    scripts, python, activate = ("Scripts", "python.exe", "") if IS_WINDOWS else ("bin", "python", "source ")
+    folder = _ROOT / "venv" / scripts
+    if not (folder / python).exists():
+        return f"run setup_env.{'bat' if IS_WINDOWS else 'sh'} first"
+    if Path.cwd() == _ROOT:
+        folder = folder.relative_to(_ROOT)
+    return f"start the script with {folder / python}, or activate the environment first: {activate}{folder / 'activate'}"
 
 
 def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
     """Make `main(argv=None)` a command with a UTF-8 console.
 
     A user error or one of the operating system, such as a full disk, exits with one line on stderr
-    and code 2, Ctrl-C with code 130.
+    and code 2, Ctrl-C with code 130. So does a missing package: mostly the environment is not
+    activated.
     """
 
     @functools.wraps(main)
@@ -80,21 +101,35 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # torch.compile warns about PyTorch's own code
-                code = main(argv) or 0
+                try:
+                    code = main(argv) or 0
+                except SystemExit:  # --help
+                    _flush_stdout()
+                    raise
             _flush_stdout()
             return code
         except UserError as error:
             return _fail(str(error))
+        except ModuleNotFoundError as error:
+            if error.name not in _PACKAGES:
+                raise
+            return _fail(f"{error.name} is not installed in {sys.executable}; {_environment()}")
         except KeyboardInterrupt as stop:
             print(f"\n{visible(str(stop)) or 'stopped'}", file=sys.stderr)
             return 130
-        except BrokenPipeError:  # `python generate.py | head`: the reader closed the pipe
-            sys.stdout = None
-            return 0
         except OSError as error:
+            if _is_broken_pipe(error):  # `python generate.py | head`: the reader closed the pipe
+                sys.stdout = None
+                return 0
             return _fail(f"{system_error(error)}; {_REMEDIES.get(error.errno or 0, _OTHER_REMEDY)}")
 
     return run
+
+
+def _is_broken_pipe(error: OSError) -> bool:
+    """Return whether the reader of the output has closed it: on Windows that is EINVAL, as is a
+    file name that cannot be."""
+    return isinstance(error, BrokenPipeError) or (IS_WINDOWS and error.errno == errno.EINVAL and error.filename in (None, "the output"))
 
 
 @contextlib.contextmanager

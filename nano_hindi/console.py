@@ -16,6 +16,7 @@ from pathlib import Path
 from nano_hindi.common import IS_WINDOWS, visible
 from nano_hindi.errors import naming
 
+ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")  # notebook cells look like a terminal, but cannot rewrite a line
 
 
@@ -132,7 +133,24 @@ def shown(path: Path) -> str:
 
 def shell_quoted(path: Path) -> str:
     """Return a path as one word of a shell command; relative as in `shown`."""
-    word = _relative(path)
+    return _quoted(_relative(path))
+
+
+def python_command(script: str) -> str:
+    """Return the beginning of a command that runs a script of this repository with this Python.
+
+    `python train.py` starts another Python unless the environment is activated: then it is
+    `venv/bin/python train.py`.
+    """
+    python, found = Path(os.path.abspath(sys.executable)), shutil.which("python")  # a venv's python is a link, which resolve() would follow
+    if found is not None and Path(os.path.abspath(found)).parent == python.parent and os.path.samefile(found, python):
+        word = "python"
+    else:
+        word = _quoted(str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python))
+    return f"{word} {script if Path.cwd() == ROOT else shell_quoted(ROOT / script)}"
+
+
+def _quoted(word: str) -> str:
     if word.startswith("-"):  # else it would be a flag
         word = os.path.join(os.curdir, word)
     if IS_WINDOWS:

@@ -20,6 +20,8 @@ from nano_hindi.errors import UserError, naming
 
 LOCK = ".lock"
 HOLDER = ".lock.txt"  # who has locked the folder: on Windows a locked file cannot be read
+_RENAME_WAITS = (0.05, 0.1, 0.2, 0.5, *[1.0] * 59)  # seconds, a minute in total
+_QUIET_WAITS = 8  # of them, before the user is told
 _READERS = 64  # at most, of a folder, on Windows
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # on some network drives
 DIGEST_SAMPLES, DIGEST_SAMPLE_BYTES = 256, 4096  # of a large file: 1 MB identifies it and is read quickly
@@ -61,15 +63,18 @@ def write_text(path: Path, text: str, errors: str = "backslashreplace") -> None:
 def rename(source: Path, target: Path) -> None:
     """Rename with os.replace and flush the folder.
 
-    On Windows, retry while a virus scanner holds the new file.
+    On Windows, retry for up to a minute while another program holds a file: a virus scanner, or one
+    that shows the old content.
     """
-    for wait in (0.05, 0.1, 0.2, 0.5, 1.0, None):
+    for number, wait in enumerate((*_RENAME_WAITS, None)):
         try:
             os.replace(source, target)
             break
         except PermissionError:
-            if wait is None or not IS_WINDOWS:
+            if wait is None or not IS_WINDOWS or (target.exists() and not os.access(target, os.W_OK)):  # a read-only file stays so
                 raise
+            if number == _QUIET_WAITS:
+                print(visible(f"notice: another program has {target} open; waiting up to a minute"), flush=True)
             time.sleep(wait)
     if not IS_WINDOWS:
         with naming(target.parent):

@@ -146,3 +146,32 @@ def test_devanagari_can_be_printed_on_a_console_with_another_encoding(monkeypatc
     use_utf8_console()
     print("भारत", flush=True)
     assert raw.getvalue().decode("utf-8").strip() == "भारत"
+
+
+@pytest.mark.parametrize("script", ["train.py", "finetune.py", "generate.py", "serve.py"])
+def test_python_without_the_packages_says_how_to_start_that_of_the_environment(script, tmp_path):
+    """The system's Python, typed by habit. -S hides what is installed here."""
+    words = [] if script == "train.py" else ["--checkpoint", tmp_path]
+    done = run_command([sys.executable, "-S", ROOT / script, *words], cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: torch is not installed in .*; (run setup_env|start the script with .*venv.* or activate).*\n", done.stderr)
+
+
+def test_closed_pipe_of_windows_ends_quietly_but_an_impossible_name_does_not(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "IS_WINDOWS", True)
+    assert run(lambda: fail(OSError(errno.EINVAL, "Invalid argument")), capsys)[0] == 0
+    code, output = run(lambda: fail(OSError(errno.EINVAL, "Invalid name", "a?b")), capsys)
+    assert code == 2
+    assert output.err.startswith("error: a?b: Invalid name")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the reader of a Windows pipe may be gone before the writer notices")
+def test_help_to_a_closed_pipe_is_silent():
+    reading, writing = os.pipe()
+    os.close(reading)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # the text is written when the interpreter ends
+    done = subprocess.run(
+        [sys.executable, ROOT / "generate.py", "--help"], stdout=writing, stderr=subprocess.PIPE, env=env, text=True, timeout=PATIENCE
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

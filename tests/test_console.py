@@ -1,8 +1,39 @@
 """Numbers, durations and progress as shown to people. test_report.py tests the status line."""
 
+import os
+import shutil
+import sys
+from pathlib import Path
+
 import pytest
 
-from nano_hindi.console import Progress, count, duration
+from nano_hindi.console import Progress, count, duration, python_command
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_printed_command_starts_this_python_activated_or_not(inside, tmp_path, monkeypatch):
+    """A shell runs what is printed; a `python` that is another one comes first in its PATH."""
+    others, own, repo = tmp_path / "others", tmp_path / "my repo" / "venv" / "bin", tmp_path / "my repo"
+    for folder in (others, own):
+        folder.mkdir(parents=True)
+    name = "python.exe" if os.name == "nt" else "python"
+    shutil.copy(shutil.which("whoami"), others / name)  # any program
+    shutil.copy(sys.executable, own / name)
+    (repo / "generate.py").write_text("")
+    monkeypatch.setattr("nano_hindi.console.ROOT", repo)
+    monkeypatch.setattr(sys, "executable", str(own / name))
+    monkeypatch.chdir(repo if inside else tmp_path)
+    script = "generate.py" if inside else shell(Path("my repo", "generate.py"))
+    monkeypatch.setenv("PATH", os.pathsep.join([str(others), str(own)]))
+    assert python_command("generate.py") == f"{shell(own.relative_to(Path.cwd()) / name)} {script}"
+    monkeypatch.setenv("PATH", os.pathsep.join([str(own), str(others)]))
+    assert python_command("generate.py") == f"python {script}"
+
+
+def shell(path: Path) -> str:
+    """Return a path as a shell takes it."""
+    word = str(path)
+    return word if " " not in word else f'"{word}"' if os.name == "nt" else f"'{word}'"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -143,6 +144,26 @@ def test_fifty_updates_agree_within_float32_rounding(alone, together, data_dir, 
     assert found < 4 * rounding
     assert [step for step, _ in list_checkpoints(folder)] == [step for step, _ in list_checkpoints(alone)]
     for ours, expected in zip(curve(folder), curve(alone), strict=True):
+        assert ours == pytest.approx(expected, rel=1e-4)
+
+
+def test_ranks_started_by_hand_without_torchrun_make_the_same_run(data_dir, tmp_path):
+    """The way for Windows, where torchrun's store does not start."""
+    few = [*FIFTY, "--total_tokens", str(32 * 8 * 6), "--eval_interval", "3", "--data_dir", str(data_dir), "--checkpoint_dir"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    argv = [sys.executable, ROOT / "train.py", *few, tmp_path / "two"]
+    with contextlib.ExitStack() as stack:
+        ranks = [
+            stack.enter_context(launched(argv, env={**os.environ, **address, "RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE))
+            for rank in "01"
+        ]
+        said = [rank.communicate(timeout=PATIENCE)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert said[0].count("done:") == 1
+    assert said[1] == "", "only rank 0 prints"
+    assert train.main([*few, str(tmp_path / "one")]) == 0
+    for ours, expected in zip(curve(tmp_path / "two"), curve(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(expected, rel=1e-4)
 
 

@@ -88,7 +88,7 @@ def test_local_files_become_a_corpus_in_the_given_order(tmp_path, tokenizer_dir,
     assert metadata["source"] == f"{a}, {b}"
     output = capsys.readouterr().out
     assert f"60 documents, {tokens:,} tokens of {tokenizer_dir}" in output
-    assert "next: python data/preprocess.py" in output
+    assert re.search(r"next: \S*python\S* data/preprocess\.py", output)
 
 
 def test_download_stops_with_the_document_that_reaches_the_budget(tmp_path, tokenizer_dir, monkeypatch):
@@ -736,9 +736,11 @@ def test_download_killed_at_any_moment_loses_and_repeats_nothing_on_resume(tmp_p
 
 
 @forks
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)], ids=["SIGKILL", "Ctrl-C"])
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
 @pytest.mark.parametrize("trouble", ["stall", "back-off"])
-def test_download_stopped_while_waiting_for_the_hub_resumes(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, number, code, trouble):
+def test_download_stopped_while_waiting_for_the_hub_resumes(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, name, trouble):
+    number = getattr(signal, name)  # Windows has no SIGKILL
+    code = 130 if number == signal.SIGINT else -number
     folder, argv = tmp_path / "raw", ["--tokenizer", tokenizer_dir, "--max_tokens", ALL]
     how = {"stall": 100} if trouble == "stall" else {"status": 503, "headers": {"Retry-After": "9999"}}
     fault = Fault(r"data-3.parquet bytes", times=99, spare=7, **how)

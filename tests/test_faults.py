@@ -654,3 +654,25 @@ def test_older_checkpoint_is_not_resumed_where_later_ones_exist(data_dir, tmp_pa
     assert start(data_dir, folder, "--resume", folder / "checkpoint_step10.pt") == 0
     assert_equal_runs(folder, straight)
     assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 24
+
+
+def test_model_pt_held_at_the_end_costs_only_itself_and_a_resume_writes_it(data_dir, tmp_path, straight, monkeypatch, capsys):
+    """Another program, such as a chat, has the model.pt of an earlier run open."""
+    replace = os.replace
+
+    def held(source, target):
+        if os.path.basename(target) == "model.pt":
+            raise PermissionError(13, "The process cannot access the file because it is being used by another process", str(source))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", held)
+        assert start(data_dir, tmp_path / "run") == 2
+    output = capsys.readouterr()
+    assert "notice: model.pt is not written (" in output.out
+    assert re.fullmatch(r"error: the run has ended, but model.pt is not written \(.*used by another process\).*--resume auto.*\n", output.err)
+    assert steps(tmp_path / "run") == [10, 20, 24]
+    assert not (tmp_path / "run/model.pt").exists()
+    assert start(data_dir, tmp_path / "run", "--resume", "auto") == 0
+    assert (tmp_path / "run/model.pt").exists()
+    assert_equal_runs(tmp_path / "run", straight)

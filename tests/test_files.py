@@ -30,24 +30,30 @@ def test_replaced_file_keeps_the_old_content_until_the_new_one_is_complete(tmp_p
     assert path.read_bytes() == b"new"
 
 
-def test_short_sharing_violation_on_windows_is_retried(tmp_path, monkeypatch):
-    calls, replace = [], os.replace
+def test_file_held_by_another_program_on_windows_is_waited_for_up_to_a_minute(tmp_path, monkeypatch, capsys):
+    waited, held, replace = [], 50.0, os.replace
 
-    def busy_twice(source, target):
-        calls.append(source)
-        if len(calls) < 3:
+    def busy(source, target):
+        if sum(waited) < held:
             raise PermissionError(13, "used by another process")
         replace(source, target)
 
     (tmp_path / "a").write_bytes(b"x")
-    monkeypatch.setattr(files.os, "replace", busy_twice)
-    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(files.os, "replace", busy)
+    monkeypatch.setattr(files.time, "sleep", waited.append)
+    monkeypatch.setattr(files, "IS_WINDOWS", False)
     with pytest.raises(PermissionError):  # on other systems a refusal is final
         files.rename(tmp_path / "a", tmp_path / "b")
+    assert waited == []
     monkeypatch.setattr(files, "IS_WINDOWS", True)
     files.rename(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"x"
-    assert len(calls) == 3
+    assert capsys.readouterr().out.count("another program has") == 1
+    waited.clear()
+    held = 1e9
+    with pytest.raises(PermissionError):
+        files.rename(tmp_path / "b", tmp_path / "a")
+    assert 55 < sum(waited) < 65
 
 
 # ---- locks

@@ -1,5 +1,5 @@
-"""The launchers: the .sh files run with stand-ins for Python and nvidia-smi; the .bat files are
-checked as text, and run under Wine where RUN_BAT names a program that does so
+"""The launchers: the .sh files and setup_env.py run with stand-ins for Python and nvidia-smi; the
+.bat files are checked as text, and run under Wine where RUN_BAT names a program that does so
 (`RUN_BAT=../shared/windows/run_bat.sh`, called as run_bat.sh [--venv] [--env K=V] [--json FILE]
 FOLDER FILE.bat ARGUMENTS)."""
 
@@ -8,22 +8,27 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+import setup_env
 from conftest import PATIENCE, ROOT, launched, run_command, wait_until
 
 BATCH_FILES = sorted(path for path in ROOT.rglob("*.bat") if not {"venv", ".venv", "site-packages"} & set(path.parts))
+SCRIPTS = ("setup_env.py", "train.py", "generate.py", "serve.py", "data/download.py", "data/preprocess.py")
 POSIX = pytest.mark.skipif(os.name == "nt", reason="the .sh launchers are for Linux and macOS")
 TORCH = next(line.split()[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("torch"))  # with its versions
 WHL = "https://download.pytorch.org/whl/"
 
 # Logs its arguments, copies itself to make a "venv", and exits with the code that FAKE_RC gives for
-# the command ("train=130 pip=1").
+# the command ("train=130 pip=1"). A real Python runs setup_env.py, and calls this one from there.
 FAKE_PYTHON = r"""#!/bin/bash
 case "$*" in
     --version) echo "${FAKE_VERSION-Python 3.11.9}"; exit ;;
@@ -32,15 +37,17 @@ case "$*" in
     "-m "*) key=$2 ;;
     "-c import pip"*) key=works ;;
     "-c import ensurepip"*) key=ensurepip ;;
+    "-c import starlette"*) key=page ;;
     -c*) key=import ;;
+    setup_env.py) exec REAL_PYTHON -c 'import sys, setup_env; sys.executable = sys.argv[1]; setup_env.video_cards = lambda: []; sys.exit(setup_env.main())' "$0" ;;
     *) key=${1##*/} key=${key%.py} ;;
 esac
 { printf '%s\x1f' "$0" "$@"; echo; } | tr -d '\n' >>"$FAKE_LOG"; echo >>"$FAKE_LOG"
 [ "$PYTHONUTF8" = 1 ] || echo "PYTHONUTF8 is not set" >&2
 [ "$key" != "${FAKE_HANG-}" ] || { trap 'kill $!; [ "$FAKE_END" != signal ] || { trap - INT; kill -INT $$; }; exit 130' INT; sleep 9999 >&- 2>&- & touch "$FAKE_LOG.hangs"; wait; }
 for rule in ${FAKE_RC-}; do [ "${rule%=*}" != "$key" ] || { echo "stub $key fails"; exit "${rule#*=}"; }; done
-[ "$key" != venv ] || { rm -rf "${@: -1}" && mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python"; }
-"""
+[ "$key" != venv ] || { rm -rf "${@: -1}" && mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python" && touch "${@: -1}/pyvenv.cfg"; }
+""".replace("REAL_PYTHON", shlex.quote(sys.executable))
 
 
 class Machine:
@@ -53,7 +60,7 @@ class Machine:
         self.repo, self.bin, self.log = folder / "my & (own) it's नैनो", folder / "bin", folder / "log"
         self.repo.mkdir()
         self.bin.mkdir()
-        for path in [*ROOT.glob("*.sh"), *ROOT.glob("requirements*.txt")]:
+        for path in [*ROOT.glob("*.sh"), *ROOT.glob("requirements*.txt"), ROOT / "setup_env.py"]:
             shutil.copy(path, self.repo)
         for tool in self.TOOLS:
             (self.bin / tool).symlink_to(shutil.which(tool))
@@ -186,6 +193,7 @@ def test_ctrl_c_during_setup_is_not_reported_as_a_pip_failure(machine):
     [
         ({"FAKE_VERSION": "Python 3.9.18"}, 1, "Python 3.9.18 is too old"),
         ({"FAKE_VERSION": "Python 2.7.18"}, 1, "Python 2.7.18 is too old"),
+        ({"FAKE_VERSION": "Python 3.15.0"}, 1, "Python 3.15.0 is too new for PyTorch: use Python 3.10 to 3.14"),
         ({"PYTHON": "/nowhere/python"}, 1, "/nowhere/python is no Python"),
         ({"FAKE_RC": "venv=1 ensurepip=1"}, 3, "apt install python3-venv"),
         ({"FAKE_RC": "venv=1"}, 3, "stub venv fails"),
@@ -209,7 +217,7 @@ def test_without_python_the_error_says_what_to_install(machine):
     (machine.bin / "python3").unlink()
     code, _, err = machine.run("setup_env.sh")
     assert code == 1
-    assert "there is no Python here: install Python 3.10 or newer" in err
+    assert "there is no Python here: install Python 3.10 to 3.14" in err
 
 
 @POSIX
@@ -223,31 +231,36 @@ def test_newer_python_is_found_beside_one_that_is_too_old(machine):
 
 # ---- which PyTorch
 
-# output of nvidia-smi, the build to install, a word of the notice
+AMD, INTEL, NVIDIA = "AMD Radeon RX 7600", "Intel(R) UHD Graphics", "NVIDIA GeForce RTX 5090"
+# output of nvidia-smi, the other video cards, the build to install, a word of each notice
 GPUS = [
-    (["580.65, 8.9"], "cu130", None),
-    (["581.15, 12.0"], "cu130", None),
-    (["595.02, 7.5"], "cu130", None),
-    (["579.99, 8.9"], "cu128", None),
-    (["570.133.20, 7.5"], "cu128", None),
-    (["572.83, 12.0"], "cu128", None),
-    (["569.99, 8.6"], "cu126", None),
-    (["560.35.03, 9.0"], "cu126", None),
-    (["581.15, 6.1"], "cu126", None),
-    (["572.83, 7.0"], "cu126", None),
-    (["581.15, 5.0"], "cu126", None),
-    (["551.23, 8.6"], "cu126", "update the NVIDIA driver"),
-    (["525.60.13, 9.0"], "cu126", "update the NVIDIA driver"),
-    (["566.36, 12.0"], "cpu", "update the NVIDIA driver"),
-    (["522.06, 8.6"], "cpu", "update the NVIDIA driver"),
-    (["470.256.02, 3.5"], "cpu", "too old for PyTorch"),
-    (["581.15, 8.6", "581.15, 12.0"], "cu130", None),
-    (["581.15, 12.0", "581.15, 6.1"], "cu126", "no build fits all GPUs"),
-    (["572.83, 6.1", "572.83, 8.6"], "cu126", None),
-    (['Field "compute_cap" is not a valid field to query.'], "cpu", "no usable GPU"),
-    (["NVIDIA-SMI has failed because it could not talk to the NVIDIA driver."], "cpu", "no usable GPU"),
-    (["581.15, [N/A]"], "cpu", "no usable GPU"),
-    ([], "cpu", None),
+    (["580.65, 8.9"], [], "cu130", []),
+    (["581.15, 12.0"], [INTEL], "cu130", []),
+    (["595.02, 7.5"], [], "cu130", []),
+    (["579.99, 8.9"], [], "cu128", []),
+    (["570.133.20, 7.5"], [], "cu128", []),
+    (["572.83, 12.0"], [], "cu128", []),
+    (["569.99, 8.6"], [], "cu126", []),
+    (["560.35.03, 9.0"], [], "cu126", []),
+    (["581.15, 6.1"], [], "cu126", []),
+    (["572.83, 7.0"], [], "cu126", []),
+    (["581.15, 5.0"], [], "cu126", []),
+    (["551.23, 8.6"], [], "cu126", ["update the NVIDIA driver"]),
+    (["528.33, 9.0"], [], "cu126", ["update the NVIDIA driver"]),
+    (["566.36, 12.0"], [], "cpu", ["update the NVIDIA driver"]),
+    (["522.06, 8.6"], [], "cpu", ["update the NVIDIA driver"]),
+    (["470.256.02, 3.5"], [], "cpu", ["compute capability 3.5 is too old for PyTorch"]),
+    (["581.15, 8.6", "581.15, 12.0"], [], "cu130", []),
+    (["581.15, 12.0", "581.15, 6.1"], [], "cu130", ["no build fits all GPUs here: cu130 leaves those of compute capability 6.1 out"]),
+    (["566.36, 12.0", "566.36, 8.6"], [], "cpu", ["update the NVIDIA driver"]),
+    (["572.83, 6.1", "572.83, 8.6"], [], "cu126", []),
+    (['Field "compute_cap" is not a valid field to query.'], [], "cpu", ["no usable GPU"]),
+    (["NVIDIA-SMI has failed because it could not talk to the NVIDIA driver."], [], "cpu", ["no usable GPU"]),
+    (["581.15, [N/A]"], [INTEL], "cpu", ["no usable GPU"]),
+    ([], [], "cpu", []),
+    ([], [AMD, INTEL], "cpu", ["AMD Radeon RX 7600 cannot be used, training needs an NVIDIA GPU"]),
+    ([], [INTEL], "cpu", [r"Intel.R. UHD Graphics cannot be used"]),
+    ([], [INTEL, NVIDIA], "cpu", ["there is NVIDIA GeForce RTX 5090.*update the NVIDIA driver"]),
 ]
 
 
@@ -257,78 +270,109 @@ def index_options(call: list[str]) -> list[str]:
     return call[call.index("--no-deps") + 1 : -1]
 
 
-@POSIX
-@pytest.mark.parametrize(("gpus", "build", "notice"), GPUS)
-def test_driver_and_compute_capability_choose_the_build_on_linux(machine, gpus, build, notice):
-    if gpus:
-        machine.gpus(*gpus)
-    code, _, err = machine.run("setup_env.sh")
-    assert code == 0
-    torch, others = (call for call in machine.calls() if call[:2] == ["-m", "pip"])
+@pytest.mark.parametrize("system", ["Linux", "Windows"])
+@pytest.mark.parametrize(("lines", "cards", "build", "notices"), GPUS)
+def test_driver_and_compute_capability_choose_the_build(system, lines, cards, build, notices, tmp_path, monkeypatch):
+    if lines and os.name == "nt":
+        (tmp_path / "nvidia-smi.bat").write_text("".join(f"@echo {line}\n" for line in lines))
+    elif lines:
+        wanted = "--query-gpu=driver_version,compute_cap --format=csv,noheader"
+        answer = "\n".join(f"echo '{line}'" for line in lines)
+        (tmp_path / "nvidia-smi").write_text(f'#!/bin/sh\n[ "$*" = "{wanted}" ] || exit 9\n{answer}\n')
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    name, said = setup_env.choose_build(setup_env.nvidia_gpus(), cards, system == "Windows")
+    assert name == build
+    assert len(said) == len(notices)
+    assert all(re.search(pattern, notice) for pattern, notice in zip(notices, said, strict=True))
+
+
+def test_oldest_driver_for_cuda_12_depends_on_the_system():
+    gpus = [setup_env.Gpu(driver=526, capability=86)]
+    assert [setup_env.choose_build(gpus, [], is_windows)[0] for is_windows in (False, True)] == ["cu126", "cpu"]
+
+
+@pytest.mark.parametrize("build", ["cu130", "cu128", "cu126", "cpu"])
+def test_each_system_has_its_index(build):
+    assert setup_env.index_options(build, "Windows") == ["--index-url", WHL + build]
     expected = {"cu130": [], "cpu": ["--retries", "0", "--extra-index-url", WHL + "cpu"]}.get(build, ["--index-url", WHL + build])
-    assert index_options(torch) == expected
-    assert others[-2:] == ["--requirement", "requirements.txt"]
-    assert err.count("notice: ") == err.count("\n") == (notice is not None)
-    assert (notice or "") in err
+    assert setup_env.index_options(build, "Linux") == expected
+    assert setup_env.index_options(build, "Darwin") == []
 
 
 @POSIX
-def test_torch_index_url_overrides_the_gpu_and_macos_uses_the_default_index(machine):
+def test_setup_installs_the_chosen_build_and_prints_its_notices(machine):
+    machine.gpus("551.23, 6.1", "551.23, 8.6")
+    code, out, err = machine.run("setup_env.sh")
+    assert code == 0
+    assert "setup: installing PyTorch, for cu126" in out
+    torch, others = (call for call in machine.calls() if call[:2] == ["-m", "pip"])
+    assert index_options(torch) == ["--index-url", WHL + "cu126"]
+    assert others[-2:] == ["--requirement", "requirements.txt"]
+    assert re.fullmatch("notice: driver 551 is old, .*\n", err)
+
+
+# ---- what stops the setup of a beginner's Windows before anything is installed
+
+
+def test_python_without_packages_is_refused_before_the_download():
+    setup_env.check_python("AMD64", True, "Windows")
+    setup_env.check_python("arm64", True, "Darwin")
+    with pytest.raises(setup_env.SetupError, match=r"32-bit.*install the 64-bit Python"):
+        setup_env.check_python("x86", False, "Windows")
+    with pytest.raises(setup_env.SetupError, match="ARM64 Python: install the 64-bit one"):
+        setup_env.check_python("ARM64", True, "Windows")
+
+
+def test_folder_too_deep_for_the_longest_file_is_refused_unless_windows_allows_long_paths():
+    longest = "x" * setup_env.LONGEST_WHEEL_PATH
+    fits = "C:\\" + "d" * 65 + r"\venv\Lib\site-packages"
+    assert len(rf"{fits}\{longest}") == 259  # what Windows opens
+    setup_env.check_path_lengths(fits, allows_long_paths=False)
+    with pytest.raises(setup_env.SetupError, match=r"2 characters too long.*move it, for example to"):
+        setup_env.check_path_lengths("dd" + fits, allows_long_paths=False)
+    setup_env.check_path_lengths("dd" + fits, allows_long_paths=True)
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (
+            r'OSError: [WinError 126] The specified module could not be found. Error loading "C:\v\torch\lib\c10.dll"',
+            "Visual C.. runtime.*vc_redist.x64.exe",
+        ),
+        ("ImportError: cannot import name 'x'", "delete venv"),
+    ],
+)
+def test_missing_visual_c_runtime_is_named_with_its_link(failure, message, monkeypatch, capsys):
+    monkeypatch.setattr(setup_env, "CHECK", f"raise SystemExit({failure!r})")
+    with pytest.raises(setup_env.SetupError, match=message) as raised:
+        setup_env.check_imports("Windows")
+    assert raised.value.code == 5
+    assert failure in capsys.readouterr().err
+
+
+@POSIX
+@pytest.mark.parametrize("name", ["PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_USER"])
+def test_setup_ignores_what_other_programs_set_for_python_and_pip(machine, name):
+    """pip would install elsewhere, and with PYTHONHOME no Python starts."""
+    (machine.bin / "python3").unlink()
+    machine.put(FAKE_PYTHON.replace("#!/bin/bash", f'#!/bin/bash\n[ "${{{name}:-0}}" = 0 ] || exit 99'), machine.bin / "python3")
+    assert machine.run("setup_env.sh", **{name: "/nowhere"})[::2] == (0, "")
+
+
+@POSIX
+def test_torch_index_url_overrides_the_gpu(machine):
     machine.gpus("522.06, 8.9")
     code, _, err = machine.run("setup_env.sh", TORCH_INDEX_URL="https://mirror/a b?x=1&y=2")
     assert (code, err) == (0, "")
     torch = next(call for call in machine.calls() if call[-1] == TORCH)
     assert index_options(torch) == ["--index-url", "https://mirror/a b?x=1&y=2"]
-    (machine.bin / "nvidia-smi").unlink()
-    (machine.bin / "uname").unlink()
-    machine.put("#!/bin/bash\necho Darwin\n", machine.bin / "uname")
-    assert machine.run("setup_env.sh", VENV="other venv")[0] == 0
-    torch = next(call for call in machine.calls() if call[-1] == TORCH)
-    assert index_options(torch) == []
-
-
-def test_both_setup_scripts_have_the_same_builds_and_limits():
-    shell, batch = ((ROOT / name).read_text(encoding="utf-8") for name in ("setup_env.sh", "setup_env.bat"))
-    row = re.compile(r'"(cu\d+ \d+ \d+ \d+)"')
-    assert row.findall(shell) == row.findall(batch)
-    assert len(row.findall(shell)) == 3
-    # the limits of the notices
-    assert re.findall(r"driver < (\d+)|low < (\d+)", shell) == [("560", ""), ("", "50")]
-    assert re.findall(r"%driver% lss (\d+)", batch) == ["560"]
-    assert re.findall(r"%low% lss (\d+)", batch) == ["50"]
-    # and the chosen row is the first that fits
-    for gpus, build, _ in GPUS:
-        cards = [re.fullmatch(r"(\d+)\.[\d.]+, (\d+)\.(\d)", gpu) for gpu in gpus]
-        if not cards or not all(cards):
-            continue
-        driver, low = int(cards[0][1]), min(int(card[2] + card[3]) for card in cards)
-        rows = [(name, *map(int, limits)) for name, *limits in map(str.split, row.findall(batch))]
-        assert next((name for name, least, first, last in rows if driver >= least and first <= low <= last), "cpu") == build
-
-
-@pytest.mark.wine
-@pytest.mark.skipif("RUN_BAT" not in os.environ, reason="needs Wine: RUN_BAT=.../run_bat.sh runs the batch files")
-@pytest.mark.parametrize(("gpus", "build", "notice"), GPUS)
-def test_driver_and_compute_capability_choose_the_build_on_windows(tmp_path, gpus, build, notice):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    for name in ("setup_env.bat", "requirements.txt"):
-        shutil.copy(ROOT / name, folder)
-    if gpus:
-        (folder / "nvidia-smi.bat").write_bytes("".join(f"@echo {line}\r\n" for line in gpus).encode())
-    result = tmp_path / "result.json"
-    command = [os.environ["RUN_BAT"], "--venv", "--env", "NO_PAUSE=1", "--json", result, folder, "setup_env.bat"]
-    assert run_command(command).returncode == 0
-    ran = json.loads(result.read_text(encoding="utf-8"))
-    torch = next(call["args"] for call in ran["calls"] if call["args"][-1] == TORCH)
-    assert index_options(torch) == ["--index-url", WHL + build]
-    assert ran["out"].count("notice: ") == (notice is not None)
-    assert (notice or "") in ran["out"]
 
 
 # ---- run_training.sh
 
-DOWNLOAD, PREPROCESS = ["data/download.py"], ["data/preprocess.py"]
+CHECK, DOWNLOAD, PREPROCESS = ["train.py", "--dry_run"], ["data/download.py"], ["data/preprocess.py"]
 TRAIN, GENERATE = ["train.py", "--resume", "auto"], ["generate.py", "--checkpoint", "checkpoints"]
 
 
@@ -336,7 +380,7 @@ TRAIN, GENERATE = ["train.py", "--resume", "auto"], ["generate.py", "--checkpoin
 def test_first_start_downloads_prepares_trains_and_prints_samples(machine):
     code, out, err = machine.run("run_training.sh")
     assert (code, err) == (0, "")
-    assert machine.scripts() == [DOWNLOAD, PREPROCESS, TRAIN, GENERATE]
+    assert machine.scripts() == [CHECK, DOWNLOAD, PREPROCESS, TRAIN, GENERATE]
     assert "training: samples of checkpoints" in out
 
 
@@ -345,6 +389,7 @@ def test_sample_runs_offline_in_its_own_folders(ready):
     words = ["--config", "tiny", "--data_dir", "data/sample", "--checkpoint_dir", "checkpoints/sample"]
     assert ready.run("run_training.sh", "sample", "--total_tokens", "1000")[0] == 0
     assert ready.scripts() == [
+        ["train.py", *words, "--total_tokens", "1000", "--dry_run"],
         ["data/download.py", "--source", "sample", "--output_dir", "data/sample/raw"],
         ["data/preprocess.py", "--input", "data/sample/raw/hindi_corpus.txt", "--output_dir", "data/sample", "--train_tokenizer", "4096"],
         ["train.py", *words, "--resume", "auto", "--total_tokens", "1000"],
@@ -357,12 +402,12 @@ def test_sample_runs_offline_in_its_own_folders(ready):
     ("there", "made"),
     [
         (["data/raw/hindi_corpus.txt"], [PREPROCESS]),
-        (["data/raw/hindi_corpus.txt.tmp", "data/raw/metadata.txt"], [DOWNLOAD, PREPROCESS]),
-        (["data/raw/hindi_corpus.txt.tmp"], [DOWNLOAD, PREPROCESS]),
+        (["data/raw/hindi_corpus.txt.tmp", "data/raw/metadata.txt"], [CHECK, DOWNLOAD, PREPROCESS]),
+        (["data/raw/hindi_corpus.txt.tmp"], [CHECK, DOWNLOAD, PREPROCESS]),
         (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt"], [PREPROCESS]),
         (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt", "data/train.bin", "data/val.bin"], [PREPROCESS]),
         (["data/train.bin", "data/val.bin", "data/preprocess_meta.txt"], []),
-        (["data/sample/preprocess_meta.txt"], [DOWNLOAD, PREPROCESS]),
+        (["data/sample/preprocess_meta.txt"], [CHECK, DOWNLOAD, PREPROCESS]),
     ],
 )
 def test_only_complete_data_is_reused(ready, there, made):
@@ -372,8 +417,24 @@ def test_only_complete_data_is_reused(ready, there, made):
 
 
 @POSIX
+@pytest.mark.parametrize("word", ["", "Sample", "samples", "total_tokens=5"])
+def test_unknown_word_ends_before_anything_is_installed(machine, word):
+    code, out, err = machine.run("run_training.sh", word)
+    assert (code, out, machine.calls()) == (2, "", [])
+    assert err.startswith(f'error: "{word}" is no word of run_training.sh')
+
+
+@POSIX
+def test_wrong_flag_ends_before_the_download(ready):
+    assert ready.run("run_training.sh", "--total_tokns", "5", FAKE_RC="train=2")[0] == 2
+    assert ready.scripts() == [["train.py", "--total_tokns", "5", "--dry_run"]]
+
+
+@POSIX
 @pytest.mark.parametrize("key", ["download", "preprocess", "train", "generate"])
 def test_first_failure_ends_the_script_with_its_exit_code(ready, key):
+    if key in ("train", "generate"):
+        ready.make("data/preprocess_meta.txt")
     code, _, _ = ready.run("run_training.sh", FAKE_RC=f"{key}=2")
     assert code == 2
     assert ready.scripts()[-1][0].endswith(f"{key}.py")
@@ -420,8 +481,7 @@ def test_a_given_data_dir_is_used_or_reported_missing_but_never_created(ready, f
 
 @POSIX
 @pytest.mark.parametrize("word", ["--dry_run", "--help"])
-def test_no_samples_without_training(ready, word):
-    ready.make("data/preprocess_meta.txt")
+def test_neither_data_nor_samples_without_training(ready, word):
     assert ready.run("run_training.sh", word if word != "--help" else "--no_compile", word)[0] == 0
     assert [call[0] for call in ready.scripts()] == ["train.py"]
 
@@ -490,11 +550,157 @@ def test_run_tests_stops_at_lint_errors(ready, key):
     assert not any(call[:2] == ["-m", "pytest"] for call in ready.calls())
 
 
+# ---- chat.sh
+
+
+@POSIX
+def test_chat_needs_a_model_and_takes_that_of_the_chat_first(machine):
+    code, _, err = machine.run("chat.sh")
+    assert (code, machine.calls()) == (2, [])
+    assert "there is no trained model" in err
+    for file, folder in (("checkpoints/sample/checkpoint_step9.pt", "checkpoints/sample"), ("checkpoints/model.pt", "checkpoints")):
+        machine.make(file)
+        assert machine.run("chat.sh", "terminal")[0] == 0
+        assert machine.scripts() == [["generate.py", "--checkpoint", folder, "--interactive"]]
+    assert machine.run("chat.sh", "terminal", "my & model")[0] == 0
+    assert machine.scripts() == [["generate.py", "--checkpoint", "my & model", "--interactive"]]
+    machine.make("checkpoints_chat/model.pt")
+    assert machine.run("chat.sh")[0] == 0
+    assert machine.scripts() == [["serve.py", "--checkpoint", "checkpoints_chat", "--port", "0", "--open"]]
+
+
+@POSIX
+@pytest.mark.parametrize("fails", [False, True])
+def test_chat_installs_what_the_page_needs_or_runs_in_the_terminal(ready, fails):
+    ready.make("checkpoints/model.pt")
+    code, out, _ = ready.run("chat.sh", FAKE_RC="page=1 pip=1" if fails else "page=1")
+    assert code == 0
+    assert ["-m", "pip", "install", "-qq", "--disable-pip-version-check", "--requirement", "requirements-serve.txt"] in ready.calls()
+    assert [call[0] for call in ready.scripts()] == ["generate.py" if fails else "serve.py"]
+    assert ("the chat is in this terminal" in out) == fails
+
+
+# ---- the batch files, run under Wine
+
+wine = pytest.mark.skipif("RUN_BAT" not in os.environ, reason="needs Wine: RUN_BAT=.../run_bat.sh runs the batch files")
+
+
+def run_batch(folder: Path, file: str, *arguments: str, options: Sequence[str] = ()) -> tuple[int, str, list[list[str]]]:
+    """Return exit code, output, and the arguments of every call of Python but those that ask for
+    its version."""
+    result = folder.with_name("result.json")
+    run_command([os.environ["RUN_BAT"], *options, "--env", "NO_PAUSE=1", "--json", result, folder, file, *arguments])
+    ran = json.loads(result.read_text(encoding="utf-8"))
+    return ran["exit"], ran["out"], [call["args"] for call in ran["calls"] if call["args"][-1] != "--version"]
+
+
+@pytest.fixture
+def windows(tmp_path) -> Path:
+    """Return a folder with the files that the batch files call."""
+    folder = tmp_path / "project"
+    (folder / "data").mkdir(parents=True)
+    for name in (*(path.name for path in BATCH_FILES), "requirements.txt", "requirements-serve.txt", *SCRIPTS):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+MADE = [["-m", "venv", "--clear", "venv"], ["setup_env.py"]]
+
+
+@pytest.mark.wine
+@wine
+@pytest.mark.parametrize(
+    ("options", "code", "message", "calls"),
+    [
+        ([], 0, "making venv with python, once", MADE),
+        (["--py-launcher"], 0, "making venv with py -3, once", [["-3", *MADE[0]], MADE[1]]),
+        (["--py-version", "3.9.18"], 1, "error: Python 3.9 is too old", []),
+        (["--py-version", "2.7.18"], 1, "error: Python 2.7 is too old", []),
+        (["--py-version", "3.15.0a2"], 1, "error: Python 3.15 is too new for PyTorch: install Python 3.10 to 3.14", []),
+        (["--python", "none"], 1, "error: there is no Python here", []),
+        (["--venv-rc", "1"], 3, "error: no virtual environment in venv", MADE[:1]),
+        (["--rc", "setup_env=4"], 4, "", MADE),
+        (["--env", r"PYTHON=C:\no where\python.exe"], 1, r'error: PYTHON="C:\no where\python.exe" is no Python that starts', []),
+        (["--env", "PYTHON=  "], 0, "making venv with python, once", MADE),
+    ],
+)
+def test_setup_bat_finds_a_suitable_python_or_says_what_to_install(windows, options, code, message, calls):
+    got, output, called = run_batch(windows, "setup_env.bat", options=options)
+    assert (got, called) == (code, calls)
+    assert message in output
+    assert output.count("error:") == (code in (1, 3))
+
+
+@pytest.mark.wine
+@wine
+@pytest.mark.parametrize("how", ["pyenv", "PYTHON", "quoted PYTHON"])
+def test_setup_bat_starts_a_python_bat_and_a_python_in_a_folder_with_any_name(windows, how):
+    shim = windows / "a^b & 100%x"
+    shim.mkdir()
+    (shim / "python.bat").write_bytes(b'@"..\\py\\python.exe" %*\r\n')
+    path = r"%~dp0a^b & 100%%x"
+    setting = {"pyenv": f'set "PATH={path};%SystemRoot%\\system32"', "PYTHON": f'set "PYTHON={path}\\python.bat"'}.get(
+        how, f'set PYTHON="{path}\\python.bat"'
+    )
+    (windows / "start.bat").write_bytes(f"@echo off\r\n{setting}\r\ncall setup_env.bat\r\n".encode())
+    code, output, called = run_batch(windows, "start.bat", options=["--name", "it's ^ & !x! p"])
+    assert (code, called) == (0, MADE), output
+
+
+@pytest.mark.wine
+@wine
+@pytest.mark.parametrize("words", [[""], ["Sample"], ["samples"], ["total_tokens=5"]])
+def test_unknown_word_ends_run_training_bat_before_anything_is_installed(windows, words):
+    code, output, called = run_batch(windows, "run_training.bat", *words)
+    assert (code, called) == (2, [])
+    assert f'error: "{words[0]}" is no word of run_training.bat' in output
+
+
+@pytest.mark.wine
+@wine
+def test_run_training_bat_checks_the_flags_before_the_download(windows):
+    sample = [r"--data_dir", r"data\sample", "--checkpoint_dir", r"checkpoints\sample"]
+    code, _, called = run_batch(windows, "run_training.bat", "sample", "--note", "a  b", "", "--x=1", options=["--venv", "--rc", "train=2"])
+    assert (code, called[-1]) == (2, ["train.py", "--config", "tiny", *sample, "--note", "a  b", "", "--x=1", "--dry_run"])
+
+
+@pytest.mark.wine
+@wine
+def test_chat_bat_talks_to_the_chat_model_first(windows):
+    code, output, called = run_batch(windows, "chat.bat", options=["--venv"])
+    assert (code, called) == (2, [])
+    assert "there is no trained model" in output
+    models = ["--file", r"checkpoints\sample\checkpoint_step9.pt", "--file", r"checkpoints_chat\model.pt"]
+    assert run_batch(windows, "chat.bat", options=["--venv", *models])[2][-1] == [
+        "serve.py",
+        "--checkpoint",
+        "checkpoints_chat",
+        "--port",
+        "0",
+        "--open",
+    ]
+    assert run_batch(windows, "chat.bat", "terminal", options=["--venv", *models[:2]])[2][-1] == [
+        "generate.py", "--checkpoint", r"checkpoints\sample", "--interactive",
+    ]  # fmt: skip
+
+
+@pytest.mark.wine
+@wine
+@pytest.mark.parametrize("file", [path.name for path in BATCH_FILES])
+def test_batch_file_opened_inside_a_zip_says_to_extract_it(windows, file):
+    alone = windows / "zip"
+    alone.mkdir()
+    shutil.copy(ROOT / file, alone)
+    code, output, called = run_batch(alone, file)
+    assert (code, called) == (6, [])
+    assert "extract all of it first" in output
+
+
 # ---- the batch files, checked as text
 
 
 def test_batch_files_exist():
-    assert {path.name for path in BATCH_FILES} >= {"setup_env.bat", "run_training.bat"}
+    assert {path.name for path in BATCH_FILES} >= {"setup_env.bat", "run_training.bat", "chat.bat"}
 
 
 @pytest.fixture(params=BATCH_FILES, ids=lambda path: path.name)
@@ -511,7 +717,7 @@ def commands(lines: list[str]) -> list[str]:
     return [line for line in lines if line and not line.startswith("rem ")]
 
 
-RUNS = re.compile(r'^("%py%"|%base%|call "[^"]+"|copy|py\b|python)')
+RUNS = re.compile(r'^("%py%"|cmd /d /s /c "%base%|call "[^"]+"|copy|py\b|python)')
 
 
 def test_batch_file_sets_utf8_before_the_first_python_and_keeps_exclamation_marks(batch):
@@ -535,7 +741,7 @@ def test_run_training_bat_stops_at_the_first_failure():
     lines = commands((ROOT / "run_training.bat").read_text().splitlines())
     ran = [number for number, line in enumerate(lines) if RUNS.match(line)]
     assert [re.search(r"\w+\.\w+", lines[number].replace("%~dp0", ""))[0] for number in ran] == [
-        "setup_env.bat", "download.py", "preprocess.py", "train.py", "generate.py",
+        "setup_env.bat", "train.py", "download.py", "preprocess.py", "train.py", "generate.py",
     ]  # fmt: skip
     for number, following in itertools.pairwise(ran):
         assert 'if not "%rc%"=="0" goto end' in lines[number:following]

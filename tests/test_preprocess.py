@@ -230,6 +230,17 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def test_more_workers_than_windows_can_wait_for_are_not_started(tmp_path, tokenizer_dir, monkeypatch):
+    """ProcessPoolExecutor raises ValueError for more than 61 there."""
+    small_chunks(monkeypatch)
+    started, pool = [], tokenize.ProcessPoolExecutor
+    monkeypatch.setattr(tokenize, "ProcessPoolExecutor", lambda workers, *rest: started.append(workers) or pool(workers, *rest))
+    monkeypatch.setattr(tokenize, "MOST_WORKERS", 2)
+    corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
+    assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 62) == 0
+    assert started == [2]
+
+
 def test_files_are_the_same_for_any_number_of_workers(tmp_path, tokenizer_dir, monkeypatch):
     small_chunks(monkeypatch)
     corpus = write_corpus(tmp_path / "c.txt", HARD_TEXTS + standin.documents(300))

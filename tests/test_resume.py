@@ -429,7 +429,7 @@ def promised(folder: Path, output: str) -> dict:
     """Return model.pt of a run that has ended, after checking it against the last lines of the
     output: the files are there, and the figures are those of the checkpoint."""
     summary = output[output.index("done:") :]
-    assert "next        python generate.py" in summary
+    assert re.search(r"^next {8}\S*python\S* generate\.py", summary, re.MULTILINE)
     names = re.search(r"^files .*?: (.*)$", summary, re.MULTILINE)[1].split(", ")
     model = load_for_inference(folder)
     assert sorted(names) == sorted(["model.pt", f"checkpoint_step{model.step}.pt", "metrics.jsonl", "curves.png"])

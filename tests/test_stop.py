@@ -1,6 +1,7 @@
 """Signals, diverged weights and a log that cannot be written: training stops with a checkpoint, or
 continues."""
 
+import contextlib
 import functools
 import itertools
 import os
@@ -8,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.kill_resume import differences
-from test_faults import assert_equal_runs, command, curve, start, steps
+from test_faults import assert_equal_runs, at_update, command, curve, start, steps
 
 from conftest import PATIENCE, launched, run_command, wait_until
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
@@ -79,6 +81,41 @@ def test_stop_during_an_evaluation_ends_it_after_a_batch_and_loses_nothing(evalu
     assert_equal_runs(folder, straight)
     model = [torch.load(f / "model.pt", weights_only=True)["model_state_dict"] for f in (folder, straight)]
     assert all(torch.equal(model[0][name], model[1][name]) for name in model[1])
+
+
+@pytest.mark.skipif(os.name != "nt", reason="Ctrl-Break is of Windows")
+def test_ctrl_break_stops_with_a_checkpoint(data_dir, tmp_path):
+    argv = command(data_dir, tmp_path / "run", "--log_interval", 2, "--checkpoint_interval", 0, "--total_tokens", 32 * 8 * 10**6)
+    with launched(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, creationflags=subprocess.CREATE_NEW_PROCESS_GROUP) as process:
+        next(line for line in process.stdout if line.startswith("step 4/"))
+        process.send_signal(signal.CTRL_BREAK_EVENT)
+        output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, output
+    assert len(steps(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize(("event", "name"), [(2, "close"), (5, "logoff"), (6, "shutdown")])
+def test_closed_window_logoff_and_shutdown_wait_until_the_run_is_saved(event, name, data_dir, tmp_path, monkeypatch):
+    """Windows calls the handler on a thread, and ends the process when it returns."""
+    handlers, saved = [], []
+
+    @contextlib.contextmanager
+    def console_events(handle):
+        handlers.append(handle)
+        yield
+
+    def windows():
+        assert handlers[0](event) is True
+        saved.extend(steps(tmp_path / "run"))
+
+    monkeypatch.setattr("nano_hindi.training.stop.console_events", console_events)
+    thread = threading.Thread(target=windows)
+    with at_update(monkeypatch, 6, lambda run: thread.start()):
+        assert start(data_dir, tmp_path / "run", "--checkpoint_interval", 0, "--total_tokens", 32 * 8 * 10**6) == 130
+    thread.join()
+    assert len(saved) == 1
+    assert saved[0] >= 6
+    assert handlers[0](0) is False, "Ctrl-C is Python's"
 
 
 # ---- a log that cannot be written

@@ -20,7 +20,7 @@ from data import download, preprocess
 from nano_hindi import plot
 from nano_hindi.checkpoint import load_checkpoint
 from nano_hindi.common import visible
-from nano_hindi.console import Console, shell_quoted, shown
+from nano_hindi.console import Console, python_command, shell_quoted, shown
 from nano_hindi.corpus.documents import write_document
 from nano_hindi.corpus.report import write_report
 from nano_hindi.errors import UserError
@@ -107,8 +107,9 @@ def arguments_in_bash(line: str) -> list[str]:
 
 
 @posix
-def test_every_printed_command_keeps_its_paths(tmp_path, capsys):
+def test_every_printed_command_keeps_its_paths(tmp_path, capsys, monkeypatch):
     """Also that of the error about a folder without checkpoints."""
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)  # as in an activated environment
     folder = tmp_path / 'it\'s $HOME `id` "दिन"\n\x1b[2J'
     folder.mkdir()
     line = report.summary_lines(train_config(), 3, {"loss": 1.0, "val_loss": 1.0, "val_bpb": 1.0}, 5.0, None, folder)[-1]
@@ -142,15 +143,15 @@ def test_printed_commands_run_one_after_the_other_in_a_folder_with_any_name(tmp_
     """From the sample to the dry run, each command pasted from the last line of the one before."""
     folder = tmp_path / 'it\'s $HOME; "मेरा" \\ `id`'
     monkeypatch.chdir(ROOT)
-    line = f"next: python data/download.py --source sample --max_tokens 20000 --output_dir {shlex.quote(str(folder / 'raw'))}"
+    line = f"next: {python_command('data/download.py')} --source sample --max_tokens 20000 --output_dir {shlex.quote(str(folder / 'raw'))}"
     for expected in ("data/preprocess.py", "train.py", None):
         command = line.split("next: ")[1].replace("--train_tokenizer 4096", "--train_tokenizer 600")
         if expected is None:
             command += " --config tiny --dry_run --device cpu"
-        done = run_command(["bash", "-c", f'python() {{ {shlex.quote(sys.executable)} "$@"; }}; {command}'])
+        done = run_command(["bash", "-c", command])
         assert done.returncode == 0, done.stderr
         line = done.stdout.splitlines()[-1]
-        assert expected is None or f"next: python {expected}" in line
+        assert expected is None or f"next: {python_command(expected)}" in line
     assert line.startswith("outcome ")
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nano_hindi.cli import collected_interrupts
+from nano_hindi.common import IS_WINDOWS
 from nano_hindi.corpus.documents import Chunk, batches, count_words
 from nano_hindi.errors import UserError
 from nano_hindi.files import replacing
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from nano_hindi.tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
+MOST_WORKERS = 61 if IS_WINDOWS else 2**10  # Windows waits for at most 64 handles at once
 BATCH_CHARACTERS = 200_000  # encoded at once: the library needs about 50 MB for them
 EXAMPLES = 20  # lost characters kept for the report
 AROUND = 20  # characters of context on each side of a loss
@@ -158,7 +160,7 @@ def write_shards(tasks: Sequence[tuple[Chunk, Path]], tokenizer: Tokenizer, val_
 
     Raises UserError if a worker dies, and what `write_shard` raises.
     """
-    workers = min(workers, len(tasks))
+    workers = min(workers, len(tasks), MOST_WORKERS)
     if workers <= 1:
         for task in tasks:
             yield write_shard(*task, tokenizer, val_fraction)

@@ -24,6 +24,7 @@ from nano_hindi.eval import Evaluation, compute_token_bytes
 from nano_hindi.eval import evaluate as evaluate_model
 from nano_hindi.optim import learning_rate_scale
 from nano_hindi.training import estimates, memory, report
+from nano_hindi.training.awake import kept_awake
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import read_metrics, training_seconds
 from nano_hindi.training.resume import Plan, evaluation_is_pending
@@ -39,7 +40,7 @@ def train(run: Run) -> int:
     or 130 / 143 after Ctrl-C / SIGTERM."""
     world = run.world
     try:
-        with StopSignal() as stop, run.saver, run.batches, garbage_collected_by_hand(), run.console, saved_if_data_fails(run):
+        with kept_awake(), StopSignal() as stop, run.saver, run.batches, garbage_collected_by_hand(), run.console, saved_if_data_fails(run):
             make_updates(run, stop)
             stop.raise_if_repeated()
     except KeyboardInterrupt:  # here and not in Saver.__exit__: it may be raised between the exits of two contexts

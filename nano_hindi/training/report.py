@@ -15,7 +15,7 @@ import torch
 
 from nano_hindi.common import compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
-from nano_hindi.console import bar, count, duration, shell_quoted, shown
+from nano_hindi.console import bar, count, duration, python_command, shell_quoted, shown
 from nano_hindi.distributed import World
 from nano_hindi.eval import Evaluation
 from nano_hindi.model import GPT
@@ -214,7 +214,7 @@ def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float,
         f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}{loss}",
         *([f"memory      {peak_bytes / 1e9:.3g} GB at the most"] if peak_bytes is not None else []),
         f"files       {shown(folder)}: {', '.join(name for name in names if (folder / name).is_file())}",
-        f"next        python generate.py --checkpoint {shell_quoted(folder)} --interactive",
+        f"next        {python_command('generate.py')} --checkpoint {shell_quoted(folder)} --interactive",
     ]
 
 

@@ -56,7 +56,7 @@ class Saver:
             self._submit(copy, with_model)
 
     def _submit(self, checkpoint: dict, with_model: bool) -> None:
-        def write() -> Path:
+        def write() -> tuple[Path, Exception | None]:
             try:
                 return self._write(checkpoint, with_model)
             finally:
@@ -65,30 +65,38 @@ class Saver:
         self._idle.clear()
         self._saving = self._writer.submit(write)
 
-    def _write(self, checkpoint: dict, with_model: bool) -> Path:
+    def _write(self, checkpoint: dict, with_model: bool) -> tuple[Path, Exception | None]:
+        """Write the checkpoint, then model.pt, which another program may have open. Returns the
+        checkpoint's path, and why model.pt is not written; a resumed run then writes it again."""
         flush_to_disk(self.folder / "metrics.jsonl")
-        if with_model:  # before the checkpoint: a run killed between the two is resumed and writes both again
-            save_model(self.folder, checkpoint)
-        return save_checkpoint(self.folder, checkpoint, self.keep)
+        path = save_checkpoint(self.folder, checkpoint, self.keep)
+        if with_model:
+            try:
+                save_model(self.folder, checkpoint)
+            except Exception as error:  # noqa: BLE001 - reported like that of a checkpoint
+                return path, error
+        return path, None
 
     def report(self) -> None:
         """Tell the user the result of the last save, once it is known."""
         if self._saving is not None and self._idle.is_set():
             saving, self._saving = self._saving, None
             try:
-                path = saving.result()
+                path, model_error = saving.result()
             except Exception as error:  # noqa: BLE001 - no failed save may end a run of hours
                 self._fail(error)
             else:
                 self.failure = None
                 self.tell(f"saved {shown(path)}")
+                if model_error is not None:
+                    self._fail(model_error, "model.pt is not written")
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception, what: str | None = None) -> None:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if isinstance(error, OSError):
             reason = system_error(error)
-        self.failure = f"step {self._step} is not saved ({' '.join(reason.split())[:300]})"
-        self.tell(f"notice: {self.failure}; training continues")
+        self.failure = f"{what or f'step {self._step} is not saved'} ({' '.join(reason.split())[:300]})"
+        self.tell(f"notice: {self.failure}{'' if what else '; training continues'}")
 
     def wait(self, patience: float | None = None) -> None:
         """Wait at most `patience` seconds until nothing is being written, and report."""

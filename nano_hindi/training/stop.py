@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
 
 from nano_hindi.distributed import World
 
+_LAST_EVENTS = (2, 5, 6)  # CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT of Windows
+_LAST_SECONDS = 60  # Windows itself ends the process 5 seconds after the window was closed
+
 
 class StopSignal:
     """Signal handlers, installed inside a `with` block: after the first Ctrl-C, SIGTERM or SIGHUP
     (the terminal was closed) the loop finishes the update and saves; a second Ctrl-C quits at once.
+    On Windows, Ctrl-Break is like the first Ctrl-C, and so are a closed window, logoff and
+    shutdown, as far as the update and the save end in the seconds that Windows gives them.
 
     An ignored SIGHUP stays ignored: `nohup` starts a program so.
     """
@@ -22,16 +30,23 @@ class StopSignal:
         self.signal: int | None = None
         self.everywhere = False  # whether any rank was asked to stop: agreed on once per update
         self.is_repeated = False  # a second Ctrl-C came
+        self._ended = threading.Event()  # the block has ended
 
     def __enter__(self) -> StopSignal:
         numbers = [signal.SIGINT, signal.SIGTERM]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # Windows has none
             numbers.append(signal.SIGHUP)
+        if sys.platform == "win32":
+            numbers.append(signal.SIGBREAK)
         self.before = {number: signal.signal(number, self._on_signal) for number in numbers}
         self.unraisablehook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
+        self.events = console_events(self._on_last_event)
+        self.events.__enter__()
         return self
 
     def __exit__(self, *exc_info) -> None:
+        self._ended.set()
+        self.events.__exit__(None, None, None)
         sys.unraisablehook = self.unraisablehook
         for number, handler in self.before.items():
             signal.signal(number, handler)
@@ -47,6 +62,15 @@ class StopSignal:
             self.is_repeated = True
             raise KeyboardInterrupt
         self.signal = number
+
+    def _on_last_event(self, event: int) -> bool:
+        """Handle an event of the console, on a thread of Windows. Returns whether it is handled:
+        after a close, logoff or shutdown Windows ends the process as soon as this returns."""
+        if event not in _LAST_EVENTS:
+            return False
+        self.signal = self.signal or signal.SIGINT
+        self._ended.wait(_LAST_SECONDS)
+        return True
 
     def agree(self, world: World) -> bool:
         """Return on every rank whether any rank was asked to stop. Collective."""
@@ -65,4 +89,26 @@ class StopSignal:
 
     @property
     def exit_code(self) -> int:
-        return 128 + (self.signal or signal.SIGTERM)
+        """Return the exit code of a stopped run: 128 + the signal's number, and 130 after
+        Ctrl-Break too."""
+        is_break = self.signal is not None and self.signal == getattr(signal, "SIGBREAK", None)
+        return 128 + (signal.SIGINT if is_break else self.signal or signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def console_events(handle: Callable[[int], bool]) -> Iterator[None]:
+    """Call `handle` with the number of each event of the console of Windows, until the block ends.
+    Python's signals do not delay the end of the process, which follows a close, logoff or
+    shutdown."""
+    if sys.platform == "win32":
+        import ctypes
+
+        callback = ctypes.WINFUNCTYPE(ctypes.c_int, ctypes.c_uint)(handle)
+        set_handler = ctypes.windll.kernel32.SetConsoleCtrlHandler
+        set_handler(callback, True)
+        try:
+            yield
+        finally:
+            set_handler(callback, False)
+    else:
+        yield
