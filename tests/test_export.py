@@ -800,7 +800,7 @@ def test_lm_evaluation_harness_scores_the_export_as_our_command_does(tmp_path):
     (file,) = tmp_path.glob("found*.json")
     found = json.loads(file.read_text(encoding="utf-8"))["results"]
     scorer = CheckpointScorer(load_for_inference(checkpoint), torch.device("cpu"))
-    scores = scores_of_pairs(scorer)
+    scores = scores_of_pairs(scorer, pairs())
     for kind, score in scores.kinds.items():
         assert found[f"{GROUP}_{kind}"]["acc,none"] == pytest.approx(score.right)
     assert found[GROUP]["acc,none"] == pytest.approx(scores.total.right)
