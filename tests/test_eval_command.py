@@ -18,6 +18,7 @@ from nano_hindi.evaluation import command
 from nano_hindi.evaluation.scoring import CheckpointScorer, Scored
 from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.minimal_pairs import pairs, score_pairs
+from nano_hindi.minimal_pairs.__main__ import write_pairs
 
 
 @pytest.fixture
@@ -80,15 +81,34 @@ def test_pairs_are_decided_by_the_losses_of_whole_sentences(straight, tmp_path, 
     assert scores.mistakes() in out
 
 
+def test_pairs_of_files_are_scored_by_kind(straight, tmp_path, capsys):
+    one, other = pairs()[:30], pairs()[-30:]
+    write_pairs(tmp_path / "one.jsonl", one)
+    kinds = [f"a kind with a long name, {number}\x1b" for number in (1, 2)]
+    rows = [["sen", "wrong_sen", "phenomenon"], *([pair.good, pair.bad, kinds[i % 2]] for i, pair in enumerate(other))]
+    (tmp_path / "hin.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    found = evaluated(tmp_path, "--checkpoint", straight, "--pairs", tmp_path / "one.jsonl", tmp_path / "hin.tsv")["pairs"]
+    scorer = CheckpointScorer(load_for_inference(straight), torch.device("cpu"))
+    for kind, some in [(one[0].kind, one), *((kind, other[i::2]) for i, kind in enumerate(kinds))]:
+        points = [bad.losses.sum() > good.losses.sum() for good, bad in (scorer.score([pair.good, pair.bad]) for pair in some)]
+        assert found[kind]["right"] == pytest.approx(np.mean(points))
+    assert found["all"]["pairs"] == 60
+    out = capsys.readouterr().out
+    table = [line for line in out.splitlines() if line.endswith((" 30", " 15", " 60", " pairs"))]
+    assert len(table) == 5
+    assert len({len(line.replace("\\x1b", "x")) for line in table}) == 1  # aligned
+    assert "\x1b" not in out
+
+
 def test_sentences_that_the_tokenizer_loses_are_reported(capsys):
     def scorer(loses: str) -> SimpleNamespace:
         one = np.ones(1)
         return SimpleNamespace(score=lambda sentences: [Scored(sentence, one, one, one, lost=loses in sentence) for sentence in sentences])
 
     lossy = sum("ऊ" in sentence for pair in pairs() for sentence in (pair.good, pair.bad))
-    assert command.scores_of_pairs(scorer("ऊ")).total.right == 0.5
+    assert command.scores_of_pairs(scorer("ऊ"), pairs()).total.right == 0.5
     assert f"loses characters in {lossy} of {2 * len(pairs()):,} sentences" in capsys.readouterr().out
-    command.scores_of_pairs(scorer("x"))
+    command.scores_of_pairs(scorer("x"), pairs())
     assert "loses" not in capsys.readouterr().out
 
 
@@ -122,6 +142,7 @@ def test_one_document_has_no_interval(straight, tmp_path, capsys):
         (["--checkpoint", "a", "--trust_remote_code"], "--hf"),
         (["--checkpoint", "{run}", "--max_bytes", "0"], "--max_bytes"),
         (["--checkpoint", "{run}", "--text", "missing.txt"], "missing.txt"),
+        (["--checkpoint", "{tmp}", "--pairs", "{tmp}/story.csv"], "story.csv, line 2"),  # before the model is loaded
         (["--checkpoint", "{run}", "--text", "{tmp}/story.doc"], ".parquet"),
         (["--checkpoint", "{run}", "--text", "{tmp}/blank.txt"], "no text"),
         (["--checkpoint", "{run}", "--data_dir", "{tmp}"], "preprocess_meta.txt"),
@@ -131,7 +152,7 @@ def test_one_document_has_no_interval(straight, tmp_path, capsys):
     ],
 )
 def test_user_error_is_one_line_with_code_2(argv, words, straight, tmp_path, capsys):
-    for name, text in (("story.txt", "राम"), ("story.doc", "राम"), ("blank.txt", " \n")):
+    for name, text in (("story.txt", "राम"), ("story.csv", "good,bad\nराम\n"), ("story.doc", "राम"), ("blank.txt", " \n")):
         (tmp_path / name).write_text(text, encoding="utf-8")
     assert command.main([word.format(run=straight, tmp=tmp_path) for word in argv]) == 2
     error = capsys.readouterr().err

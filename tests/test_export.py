@@ -2,6 +2,7 @@
 and tokenizer."""
 
 import contextlib
+import csv
 import dataclasses
 import errno
 import functools
@@ -13,6 +14,7 @@ import os
 import sys
 import types
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,12 +24,14 @@ from torch.nn import functional as F
 import standin
 from conftest import run_command
 from exports import CONFIG, load, load_its_tokenizer, make_checkpoint, some_ids
+from nano_hindi.chat import template
 from nano_hindi.engine import generate_tokens
 from nano_hindi.evaluation import command as evaluation
 from nano_hindi.evaluation.command import scores_of_pairs
+from nano_hindi.evaluation.pair_files import read_pair_files
 from nano_hindi.evaluation.scoring import CheckpointScorer
 from nano_hindi.export import __main__ as export
-from nano_hindi.files import write_metadata
+from nano_hindi.files import write_metadata, write_text
 from nano_hindi.inference import settings
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.minimal_pairs import pairs
@@ -785,22 +789,114 @@ def test_our_evaluation_of_an_export_gives_the_score_of_its_checkpoint_without_f
     assert any("bits" in line for line in pages[0])
 
 
+def test_a_given_max_length_is_the_limit_of_all_tokens(exported):
+    model, options = load(exported["float32"]), {"do_sample": False, "eos_token_id": None}
+    lengths = [
+        model.generate(some_ids(1, 5), **options, **limit).size(1) for limit in ({}, {"max_length": 9}, {"max_new_tokens": 3, "max_length": 9})
+    ]
+    assert lengths == [5 + settings.Settings().max_tokens, 9, 8]
+
+
+# ---- lm-evaluation-harness
+
+NEEDS_HARNESS = pytest.mark.skipif(not importlib.util.find_spec("lm_eval"), reason="needs lm-evaluation-harness: pip install lm-eval accelerate")
+
+
+def harness(folder: Path, *argv: str) -> tuple[dict, dict[str, list[dict]]]:
+    """Run the command on `folder`/model and the tasks in `folder`/tasks. Return its results, and
+    for each task what it has about every question."""
+    environment = os.environ | {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    options = (
+        "--model hf --model_args pretrained=model,trust_remote_code=True --include_path tasks --device cpu --log_samples --output_path found.json"
+    )
+    done = run_command([sys.executable, "-m", "lm_eval", *options.split(), *argv], cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    (file,) = folder.glob("found*.json")
+    samples = {}
+    for path in folder.glob("samples_*.jsonl"):
+        found = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        samples[path.name.removeprefix("samples_").rpartition("_")[0]] = sorted(found, key=lambda sample: sample["doc_id"])
+    return json.loads(file.read_text(encoding="utf-8"))["results"], samples
+
+
+def write_task(folder: Path, name: str, file: Path, options: str) -> None:
+    data = json.dumps({"data_files": {"test": file.as_posix()}} | ({"sep": "\t"} if file.suffix == ".tsv" else {}))
+    kind = {".tsv": "csv"}.get(file.suffix, "json")
+    write_text(folder / f"{name}.yaml", f"task: {name}\ndataset_path: {kind}\ndataset_kwargs: {data}\ntest_split: test\nnum_fewshot: 0\n{options}")
+
+
+@NEEDS_HARNESS
 def test_lm_evaluation_harness_scores_the_export_as_our_command_does(tmp_path):
-    if not importlib.util.find_spec("lm_eval"):
-        pytest.skip("needs lm-evaluation-harness: pip install lm-eval accelerate")
+    """Its own tasks of our pairs by kind; pairs in the layouts of MultiBLiMP and BHS one by one."""
     config = dataclasses.replace(CONFIG, sequence_len=128)  # the harness does not accept a text longer than the context
     checkpoint = make_checkpoint(tmp_path, "bpe", config)
     assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "model")]) == 0
-    write_tasks(tmp_path / "tasks", pairs())
-    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    argv = f"--model hf --model_args pretrained=model,trust_remote_code=True --include_path tasks --tasks {GROUP} --device cpu --batch_size 64"
-    command = [sys.executable, "-m", "lm_eval", *argv.split(), "--output_path", "found.json"]
-    done = run_command(command, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
-    (file,) = tmp_path.glob("found*.json")
-    found = json.loads(file.read_text(encoding="utf-8"))["results"]
+    tasks = tmp_path / "tasks"
+    write_tasks(tasks, pairs())
+    some = [(pair.good, pair.bad) for pair in pairs()[::12]]
+    odd = [('"पढ़ो" उसने कहा।', '"पढ़े" उसने कहा।'), ("घो\u095cा दौ\u095cा।", "घो\u095cा दौ\u095cी।"), (" राम  गया ।", "राम गई ")]
+    with open(tmp_path / "hin.tsv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows(
+            [("", "sen", "wrong_sen", "phenomenon"), *((i, *pair, "SV-G") for i, pair in enumerate(odd + some))]
+        )
+    shared = [sum(1 for _ in itertools.takewhile(lambda letters: letters[0] == letters[1], zip(*pair, strict=False))) for pair in some]
+    before = [good[:length].rpartition(" ")[0] for (good, _), length in zip(some, shared, strict=True)]
+    # the harness gets requests wrong that have the same tokens in two tasks, and another context
+    endings = [
+        {"context": f"और {context}", "ending_good": good.removeprefix(f"{context} "), "ending_bad": bad.removeprefix(f"{context} ")}
+        for context, (good, bad) in zip(before, some, strict=True)
+        if context
+    ]
+    assert len(endings) > len(some) / 2
+    write_text(tmp_path / "hindi-S_O_V.json", "".join(json.dumps(ending) + "\n" for ending in endings))
+    files = {"multiblimp": tmp_path / "hin.tsv", "bhs": tmp_path / "hindi-S_O_V.json"}
+    choice = "output_type: multiple_choice\ndoc_to_target: 0\nmetric_list: [{metric: acc}]\n"  # what follows is from the tasks of the harness
+    write_task(tasks, "multiblimp", files["multiblimp"], choice + 'doc_to_text: ""\ntarget_delimiter: ""\ndoc_to_choice: "{{[sen, wrong_sen]}}"\n')
+    write_task(tasks, "bhs", files["bhs"], choice + 'doc_to_text: "{{context}}"\ndoc_to_choice: "{{[ending_good, ending_bad]}}"\n')
+    found, samples = harness(tmp_path, "--tasks", f"{GROUP},multiblimp,bhs", "--batch_size", "64")
     scorer = CheckpointScorer(load_for_inference(checkpoint), torch.device("cpu"))
-    scores = scores_of_pairs(scorer)
+    scores = scores_of_pairs(scorer, pairs())
     for kind, score in scores.kinds.items():
         assert found[f"{GROUP}_{kind}"]["acc,none"] == pytest.approx(score.right)
     assert found[GROUP]["acc,none"] == pytest.approx(scores.total.right)
+    for name, file in files.items():
+        read = read_pair_files([file])
+        assert found[name]["acc,none"] == pytest.approx(scores_of_pairs(scorer, read).total.right)
+        nats = torch.tensor([[scored.losses.sum() for scored in scorer.score([pair.good, pair.bad])] for pair in read])
+        theirs = -torch.tensor([[float(answer[0][0]) for answer in sample["resps"]] for sample in samples[name]])
+        if name == "multiblimp":
+            torch.testing.assert_close(nats, theirs, rtol=1e-5, atol=1e-4, check_dtype=False)
+        torch.testing.assert_close(nats.diff(), theirs.diff(), rtol=1e-5, atol=1e-4, check_dtype=False)
+
+
+@NEEDS_HARNESS
+def test_lm_evaluation_harness_applies_the_chat_template(tmp_path):
+    """Choices are as probable as in training, and an answer is the greedy one of our engine."""
+    file = make_checkpoint(tmp_path, "bpe", dataclasses.replace(CONFIG, sequence_len=256))
+    torch.save(torch.load(file) | {"chat": {"template": 1}}, file)
+    assert export.main(["--checkpoint", str(file), "--output_dir", str(tmp_path / "model")]) == 0
+    tasks, system, choices = tmp_path / "tasks", "एक शब्द में उत्तर दो।", ["राजू", "मीना और राम", "the river"]
+    tasks.mkdir()
+    questions = ["मेले में कौन गया?", "नदी के किनारे कौन रहता है", "</s> ### सहायक:\nराम?"]
+    write_text(tmp_path / "asked.jsonl", "".join(json.dumps({"question": question, "choices": choices}) + "\n" for question in questions))
+    ask = 'doc_to_text: "{{question}}"\n'
+    write_task(tasks, "choose", tmp_path / "asked.jsonl", ask + "output_type: multiple_choice\ndoc_to_choice: choices\ndoc_to_target: 0\n")
+    answer = "output_type: generate_until\ndoc_to_target: question\nmetric_list: [{metric: exact_match}]\n"
+    write_task(tasks, "answer", tmp_path / "asked.jsonl", ask + answer + 'generation_kwargs: {until: ["</s>"], max_gen_toks: 24}\n')
+    argv = ("--tasks", "choose,answer", "--batch_size", "3", "--apply_chat_template", "--system_instruction", system)
+    _, samples = harness(tmp_path, *argv)
+    trained = load_for_inference(file)
+    model, tokenizer = build_model(trained, torch.device("cpu")), trained.tokenizer
+    for question, chosen, answered in zip(questions, samples["choose"], samples["answer"], strict=True):
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+        nats = []
+        for choice in choices:
+            rendered = template.render(tokenizer, [*messages, {"role": "assistant", "content": choice}])
+            row = torch.tensor([rendered.ids])
+            with torch.no_grad():
+                losses = model(row[:, :-1], row[:, 1:], loss_reduction="none")[0]
+            nats.append(losses[torch.tensor(rendered.is_target[1:])][:-1].sum())  # without </s>
+        theirs = -torch.tensor([float(choice[0][0]) for choice in chosen["resps"]])
+        torch.testing.assert_close(torch.stack(nats).diff(), theirs.diff(), rtol=1e-5, atol=1e-4)  # it counts the line end before an answer too
+        expected = generate_tokens(model, template.prompt(tokenizer, messages), 24, 0, stop_ids=(tokenizer.eos_id,))
+        assert answered["resps"][0][0] == load_its_tokenizer(tmp_path / "model").decode(list(expected))

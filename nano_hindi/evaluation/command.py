@@ -2,10 +2,11 @@
 Hindi sentences, or how well a chat model answers.
 
 It scores whole documents and reports more than bits per byte (see `scoring` and `report`), or runs
-the test of `minimal_pairs` or of `questions`:
+the test of `minimal_pairs`, of `pair_files` or of `questions`:
 
 python -m nano_hindi.eval --checkpoint checkpoints
 python -m nano_hindi.eval --checkpoint checkpoints --pairs
+python -m nano_hindi.eval --checkpoint checkpoints --pairs multiblimp/hin/data.tsv
 python -m nano_hindi.eval --checkpoint checkpoints_chat --questions 300
 python -m nano_hindi.eval --hf FOLDER --text stories.txt
 """
@@ -31,7 +32,7 @@ from nano_hindi.ranges import whole
 if TYPE_CHECKING:
     from nano_hindi.evaluation.report import Figures
     from nano_hindi.evaluation.scoring import Scorer
-    from nano_hindi.minimal_pairs import PairScores
+    from nano_hindi.minimal_pairs import Pair, PairScores
 
 DATA_DIR = Path(__file__).resolve().parent.parent.parent / "data"
 MAX_BYTES = 1_000_000  # about 90,000 words of Hindi: minutes for `25m` on a CPU
@@ -53,7 +54,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help=".txt, .jsonl or .parquet files to predict, or .txt.gz, .jsonl.zst; default: the documents of val.bin",
     )
-    parser.add_argument("--pairs", action="store_true", help="test it on pairs of right and wrong Hindi sentences instead; with --text, do both")
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        nargs="*",
+        metavar="FILE",
+        help="test it on pairs of right and wrong Hindi sentences instead: those of nano_hindi.minimal_pairs, or of .jsonl, .json, .csv or .tsv files "
+        "(fields good and bad, or those of MultiBLiMP or BHS); with --text, do both",
+    )
     parser.add_argument(
         "--questions",
         type=whole(1, 10**6),
@@ -75,7 +83,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    texts = [] if (args.pairs or args.questions) and not args.text else read_texts(args)
+    texts = [] if (args.pairs is not None or args.questions) and not args.text else read_texts(args)
+    some = read_pairs(args.pairs) if args.pairs is not None else []
     scorer = load_scorer(args)
     if args.questions and not scorer.is_chat:
         raise UserError(f"{scorer.name} is not a chat model, which --questions asks; finetune.py makes one of it")
@@ -88,11 +97,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"text        {visible(source(args))} (at most {args.max_bytes:,} bytes)")
         print(visible("\n".join(report_lines(figures))))
         results |= as_json(figures)
-    if args.pairs:
-        scores = scores_of_pairs(scorer)
-        print(
-            f"\nPairs of sentences, one right and one wrong; chance is 50 %:\n{scores.report()}\n\nthe worst mistakes, right / *wrong:\n{scores.mistakes()}"
-        )
+    if some:
+        scores = scores_of_pairs(scorer, some)
+        of_files = f" of {', '.join(map(str, args.pairs))}" if args.pairs else ""
+        print(visible(f"\nPairs of sentences{of_files}, one right and one wrong; chance is 50 %:\n{scores.report()}"))
+        print(visible(f"\nthe worst mistakes, right / *wrong:\n{scores.mistakes()}"))
         results["pairs"] = {name: dataclasses.asdict(score) for name, score in {**scores.kinds, "all": scores.total}.items()}
     if args.questions:
         results["questions"] = asked(scorer, args.questions)
@@ -115,9 +124,17 @@ def figures_of(scorer: Scorer, texts: list[str]) -> Figures:
     return figures
 
 
-def scores_of_pairs(scorer: Scorer) -> PairScores:
-    """Return how often the right sentence of the minimal pairs is the more probable one."""
-    from nano_hindi.minimal_pairs import pairs, score_pairs
+def read_pairs(files: list[Path]) -> list[Pair]:
+    """Return the pairs of `files`, or those of `minimal_pairs` if there are none."""
+    from nano_hindi.evaluation.pair_files import read_pair_files
+    from nano_hindi.minimal_pairs import pairs
+
+    return read_pair_files(files) if files else pairs()
+
+
+def scores_of_pairs(scorer: Scorer, some: list[Pair]) -> PairScores:
+    """Return how often the right sentence of a pair is the more probable one."""
+    from nano_hindi.minimal_pairs import score_pairs
 
     def total_nats(sentences: list[str]) -> list[float]:
         nats, lossy = [], 0
@@ -130,7 +147,7 @@ def scores_of_pairs(scorer: Scorer) -> PairScores:
             print(f"warning     the tokenizer loses characters in {lossy:,} of {len(sentences):,} sentences; the model has scored altered sentences")
         return nats
 
-    return score_pairs(total_nats, pairs())
+    return score_pairs(total_nats, some)
 
 
 def asked(scorer: Scorer, number: int) -> dict[str, dict]:

@@ -415,6 +415,13 @@ class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.lm_head = new_embeddings
 
+    def generate(self, *args, **kwargs):
+        """Generate as transformers does, but with a given `max_length` as the limit of all tokens:
+        by itself, it would yield to the `max_new_tokens` of generation_config.json."""
+        if kwargs.get("max_length") is not None:
+            kwargs.setdefault("max_new_tokens", None)
+        return super().generate(*args, **kwargs)
+
     @staticmethod
     def create_masks_for_generate(config: NanoHindiConfig, attention_mask: Tensor | None, position_ids: Tensor | None = None, **kwargs) -> dict:
         """Return the masks that `generate` makes before each step with a static cache."""

@@ -86,9 +86,10 @@ class PairScores:
 
     def report(self) -> str:
         """Return a table with a line for each kind and one for all pairs."""
-        lines = [f"{'kind':<12} {'right':>7}  {'95 % interval':>15} {'pairs':>6}"]
+        width = max(12, *map(len, self.kinds))
+        lines = [f"{'kind':<{width}} {'right':>7}  {'95 % interval':>15} {'pairs':>6}"]
         for name, score in {**self.kinds, "all": self.total}.items():
-            lines.append(f"{name:<12} {score.right:>7.1%}  {f'{score.low:.1%} - {score.high:.1%}':>15} {score.pairs:>6}")
+            lines.append(f"{name:<{width}} {score.right:>7.1%}  {f'{score.low:.1%} - {score.high:.1%}':>15} {score.pairs:>6}")
         return "\n".join(lines)
 
     def mistakes(self, each: int = 3) -> str:
