@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from nano_hindi.sample import words
 from nano_hindi.sample.grammar import Noun
 from nano_hindi.sample.plots import PLOTS
+from nano_hindi.sample.world import Facts, Line, Part, Plot, possible
 
 LICENCE = "MIT, written by nano_hindi/sample"
 
@@ -39,12 +40,13 @@ def tell(rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Story:
-    """A story, and what it was made from: its plot, the templates of its sentences, and the
-    characters and things in them."""
+    """A story, and what it was made from: its plot, the templates of its sentences, the characters
+    and things in them, and what is true at its end."""
 
-    plot: tuple
+    plot: Plot
     templates: list[str]
     cast: dict
+    facts: Facts
 
     @property
     def text(self) -> str:
@@ -53,37 +55,66 @@ class Story:
     @property
     def sentences(self) -> list[str]:
         """Return the sentences; a line end is one of its own."""
-        return [template.format_map(self.cast) for template in self.templates]
+        return [self.fill(template) for template in self.templates]
+
+    def fill(self, template: str) -> str:
+        """Return a template with the cast of this story, in its spelling."""
+        text = template.format_map(self.cast)
+        return text.replace("ँ", "ं") if ANUSVARA in self.facts else text
+
+
+ANUSVARA = "anusvara"  # the fact that a story is spelt as much of the web is: गांव, पांच
+WITH_ANUSVARA = 0.15  # of the stories
 
 
 def compose(rng: random.Random) -> Story:
     """Return a story with one of the plots, a cast, and one of the wordings of each sentence."""
-    plot, extras = _pick(rng, PLOTS)
-    cast = _cast(rng, extras)
-    return Story(plot, [template for template in _choose(rng, plot) if template], cast)
+    plot = _pick(rng, PLOTS)
+    facts = frozenset(_pick(rng, choice) for choice in plot.beginnings())
+    if rng.random() < WITH_ANUSVARA:
+        facts |= {ANUSVARA}
+    cast = _cast(rng, plot.cast, facts)
+    facts |= {f"{name}.{trait}" for name, noun in cast.items() if isinstance(noun, Noun) for trait in noun.traits.split()}
+    templates, facts = _tell(rng, plot.parts, facts)
+    return Story(plot, templates, cast, facts)
 
 
 def _pick(rng: random.Random, items: Sequence):
     return items[int(rng.random() * len(items))]  # rng.choice may change between versions of Python, rng.random does not
 
 
-def _choose(rng: random.Random, plot: str | list | tuple) -> Iterator[str]:
-    """Yield the sentences of a plot, one of each choice."""
-    if isinstance(plot, str):
-        yield plot
-    elif isinstance(plot, list):
-        yield from _choose(rng, _pick(rng, plot))
-    else:
-        for part in plot:
-            yield from _choose(rng, part)
+def _tell(rng: random.Random, part: Part, facts: Facts) -> tuple[list[str], Facts]:
+    """Return the templates of a part, one of each choice that is possible, and the facts after
+    them.
+
+    Raises `ValueError` where nothing is possible: a plot must be able to go on from wherever it can
+    get.
+    """
+    if isinstance(part, tuple):
+        templates: list[str] = []
+        for step in part:
+            told, facts = _tell(rng, step, facts)
+            templates += told
+        return templates, facts
+    if isinstance(part, list):
+        candidates = [alternative for alternative in part if possible(alternative, facts)]
+        if not candidates:
+            raise ValueError(f"nothing of {part} is possible when {sorted(facts)}")
+        return _tell(rng, _pick(rng, candidates), facts)
+    line = Line(part) if isinstance(part, str) else part
+    after = line.after(facts)
+    if after is None:
+        raise ValueError(f"{line} is not possible when {sorted(facts)}")
+    return [line.text] if line.text else [], after
 
 
-def _cast(rng: random.Random, extras: dict[str, list]) -> dict:
-    """Choose the characters and things of a story, no two with the same name."""
+def _cast(rng: random.Random, extras: dict[str, Sequence], facts: Facts) -> dict:
+    """Choose the characters and things of a story, no two with the same name, each possible at its
+    beginning."""
     cast = {}
     for name, candidates in ({"h": words.PEOPLE, "f": words.PEOPLE, "e": words.FAMILY} | extras).items():
         taken = [str(other) for other in cast.values()]
-        cast[name] = _pick(rng, [candidate for candidate in candidates if str(candidate) not in taken])
+        cast[name] = _pick(rng, [one for one in candidates if str(one) not in taken and Line("", getattr(one, "needs", "")).after(facts) is not None])
     cast["k"] = _pick(rng, [trade for trade in words.TRADES if trade.gender == cast["h"].gender])
     cast["t"] = cast["k"].tool
     for name, (one, other) in {"d": "hf", "he": "he", "ab": "ab", "ca": "ca"}.items():

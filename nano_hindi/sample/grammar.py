@@ -79,7 +79,8 @@ class Noun:
     """A noun or a name. A `fixed` noun never changes its form (names, राजा, and nouns with जी). An
     `honorific` noun is singular and agrees as a plural.
 
-    `plural` is its number.
+    `plural` is its number. `traits` are facts about it (`small flies`), and `needs` the facts
+    without which it is in no story (`summer` for mangoes); world.py explains both.
     """
 
     word: str
@@ -87,6 +88,8 @@ class Noun:
     fixed: bool = False
     honorific: bool = False
     plural: bool = False
+    traits: str = ""
+    needs: str = ""
 
     @property
     def many(self) -> Noun:

@@ -169,7 +169,7 @@ def conversations(seed: int = 0) -> Iterator[Conversation]:
 def questions_of(story: Story) -> list[Question]:
     """Return the questions that a story answers, that for its moral last."""
     joined = " ".join(story.templates)
-    asked = [q for q in QUESTIONS if q.plot in (None, story.plot) and q.given in joined]
+    asked = [q for q in QUESTIONS if q.plot in (None, story.plot.parts) and q.given in joined]
     return [*asked, Question("moral", None, "", MORAL, (story.templates[-1],))]
 
 
@@ -178,7 +178,7 @@ def _questions(rng: random.Random, story: Story) -> Conversation:
     candidates, messages = questions_of(story), []
     for turn in range(1 + int(rng.random() * min(MOST_QUESTIONS, len(candidates)))):
         question = candidates.pop(int(rng.random() * len(candidates)))
-        asked, accepted = _pick(rng, question.wordings).format_map(story.cast), tuple(answer.format_map(story.cast) for answer in question.answers)
+        asked, accepted = story.fill(_pick(rng, question.wordings)), tuple(story.fill(answer) for answer in question.answers)
         if turn == 0:
             asked = _pick(
                 rng, [f"{story.text}\n\n{asked}", f"{asked}\n\n{story.text}", f"यह कहानी पढ़ो और सवाल का जवाब दो।\n\n{story.text}\n\n{asked}"]
