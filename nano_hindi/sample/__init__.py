@@ -123,7 +123,8 @@ def _cast(rng: random.Random, extras: dict[str, Sequence], facts: Facts) -> tupl
     for name, candidates in (DEFAULT_CAST | extras).items():
         add(name, candidates)
     add("k", [trade for trade in extras.get("k", words.TRADES) if trade.gender == cast["h"].gender])
-    add("t", [cast["k"].tool])
+    cast["t"] = cast["k"].tool
+    facts = _brings("t", cast["t"]).after(facts) or facts
     for name, (one, other) in {"d": "hf", "he": "he", "ab": "ab", "ca": "ca"}.items():
         if one in cast and other in cast:
             cast[name] = _both(cast[one], cast[other])

@@ -76,10 +76,10 @@ SKY = [
     say("ठंडी हवा चल रही थी।", needs="-summer"),
     say("आकाश साफ़ था।", needs="-rains"),
     say("आकाश में हल्के बादल छाए थे।", needs="-night"),
-    say("चारों ओर हरियाली थी।", needs="-summer -night -desert -city"),
+    say("चारों ओर हरियाली थी।", needs="-summer -night -city"),
     say("लू चल रही थी।", needs="summer -night -evening -morning"),
     say("हल्का कोहरा छाया हुआ था।", needs="winter -noon"),
-    say("सरसों के पीले फूल हवा में झूम रहे थे।", needs="spring village -night -desert"),
+    say("सरसों के पीले फूल हवा में झूम रहे थे।", needs="spring village -night"),
 ]
 
 PLACES = [
@@ -94,7 +94,6 @@ PLACES = [
     say("घने जंगल के पास एक गाँव में", needs="village", sets="woods"),
     say("झील के किनारे बसे एक गाँव में", needs="village", sets="lake"),
     say("आम के बागों से घिरे एक गाँव में", needs="village", sets="orchards"),
-    say("रेत के टीलों के बीच बसे एक गाँव में", needs="village", sets="desert"),
     say("एक छोटे से कस्बे में", needs="town"),
     say("नदी के पुल के पास बसे एक कस्बे में", needs="town", sets="river"),
     say("पहाड़ी पर बसे एक कस्बे में", needs="town", sets="hills"),
