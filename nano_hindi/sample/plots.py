@@ -12,8 +12,6 @@ from nano_hindi.sample.animals import GREED, PRIDE, WINTER_STORE
 from nano_hindi.sample.children import CONTEST, FAIR, LOST_CHILD, QUARREL, RIDDLE, SAPLING, SCIENCE, TRUTH
 from nano_hindi.sample.home import CAGE, LAMPS, MEDICINE, READING, SCALES, STORM
 from nano_hindi.sample.village import DROUGHT, GUEST, LOST_TOOL, RESCUE
-from nano_hindi.sample.words import CAGED
-from nano_hindi.sample.world import Plot
 
 PLOTS = (
     LOST_TOOL,
@@ -31,10 +29,10 @@ PLOTS = (
     SAPLING,
     LOST_CHILD,
     RIDDLE,
-    Plot("storm", STORM, {}),
-    Plot("reading", READING, {}),
-    Plot("lamps", LAMPS, {}),
-    Plot("medicine", MEDICINE, {}),
-    Plot("cage", CAGE, {"bird": CAGED}),
-    Plot("scales", SCALES, {}),
+    STORM,
+    READING,
+    LAMPS,
+    MEDICINE,
+    CAGE,
+    SCALES,
 )
