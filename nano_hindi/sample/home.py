@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from nano_hindi.sample.beats import CHILD, CRAFT, LATER, OPENING, moral
 from nano_hindi.sample.grammar import Noun
-from nano_hindi.sample.words import CAGED, FAMILY
+from nano_hindi.sample.words import CAGED, FAMILY, TRADES
 from nano_hindi.sample.world import Plot, say
 
 
@@ -264,7 +264,7 @@ MEDICINE = Plot(
         ],
         moral("सेवा सबसे बड़ा धर्म है।", "प्यार हर रास्ते को छोटा कर देता है।", "जहाँ चाह होती है, वहाँ राह होती है।"),
     ),
-    {},
+    {"k": [trade for trade in TRADES if trade.word not in ("वैद्य", "दाई")]},
     "old village",
 )
 

@@ -199,7 +199,7 @@ def _subject(words: list[str]) -> list:
         expected, rest = GENDER[words[0]] + "s", words[1:]
     else:
         return []
-    if not rest or rest[0] in POSTPOSITIONS | {"और", "नाम", "लेकर", "ही"} or rest[0].endswith("ों") or (expected == "p" and len({*rest} & ACTORS) > 0):
+    if not rest or rest[0] in POSTPOSITIONS | {"और", "नाम", "लेकर", "ही"} or rest[0].endswith(("ों", "ने")) or (expected == "p" and len({*rest} & ACTORS) > 0):
         return []
     verbs = rest[-2:-1] if rest[-1] in ("है", "हैं", "हूं", "हो") else rest[-1:]
     if (
