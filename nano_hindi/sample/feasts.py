@@ -3,7 +3,7 @@ plots.py explains the format."""
 
 from nano_hindi.sample.beats import moral
 from nano_hindi.sample.grammar import Noun
-from nano_hindi.sample.words import PEOPLE, Person
+from nano_hindi.sample.words import PEOPLE, Person, feminine, masculine
 from nano_hindi.sample.world import Plot, say
 
 
@@ -103,7 +103,7 @@ EID = Plot(
     "eid",
     (
         [
-            say("रमज़ान का आखिरी दिन था। शाम को {h} छत पर खड़े होकर चाँद ढूँढ {h:रहा था}। बादलों के पीछे से वह पतला सा निकल ही आया।", sets="evening"),
+            say("रमज़ान का आखिरी दिन था। शाम को {h} छत पर {h:+खड़ा} होकर चाँद ढूँढ {h:रहा था}। बादलों के पीछे से वह पतला सा निकल ही आया।", sets="evening"),
             say("“चाँद दिख गया!” {h} छत से {h:चिल्लाया}। पूरे मोहल्ले में शोर मच गया कि कल ईद है।", sets="evening"),
             say("ईद से पहले की शाम थी। {h:के} घर में नए कपड़ों पर इस्तरी हो रही थी।", needs="today", sets="evening"),
         ],
@@ -494,7 +494,7 @@ REPUBLIC_DAY = Plot(
             "{h:ने} {f:की} कलाई पकड़ी और उसे मंच की ओर खींच लिया।",
         ],
         [
-            "{f:के} घुटने काँपे, लेकिन {h} बगल में खड़े होकर हर शब्द पर होंठ {h:हिलाता रहा}।",
+            "{f:के} घुटने काँपे, लेकिन {h} बगल में {h:+खड़ा} होकर हर शब्द पर होंठ {h:हिलाता रहा}।",
             "{f:का} गला सूख गया। इस बार पानी का गिलास {h:ने} पकड़ाया।",
         ],
         [
