@@ -91,9 +91,18 @@ def test_honorific_is_plural_in_the_verb_but_not_in_the_noun():
     assert f"{grandmother.one:करूँगा}" == "करूँगी"
 
 
-def test_stem_inside_the_braces_is_refused():
+@pytest.mark.parametrize("phrase", ["गा रहा था", "ले आया", "आ गया", "उठा लिया", "बता देता था", "जा पहुँचा", "दे आया था", "दिखा सकता", "खा", "ले"])
+def test_a_bare_stem_inside_the_braces_is_refused(phrase):
     with pytest.raises(ValueError, match="in front of the braces"):
-        f"{Noun('मैना', 'f'):गा रहा था}"
+        format(Noun("मैना", "f"), phrase)
+
+
+def test_participles_inside_the_braces_agree():
+    maina = Noun("मैना", "f")
+    assert (
+        f"{maina:बैठा था} {maina:चला गया} {maina:सोचता रहा} {maina:खड़ा हो गया} {maina.many:देखता रह गया}"
+        == "बैठी थी चली गई सोचती रही खड़ी हो गई देखती रह गईं"
+    )
 
 
 def test_second_person_feminine():

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from nano_hindi.sample import words
+from nano_hindi.sample import beats, words
 from nano_hindi.sample.grammar import Noun
 from nano_hindi.sample.plots import PLOTS
 from nano_hindi.sample.world import Facts, Line, Part, Plot, possible
@@ -73,8 +73,7 @@ def compose(rng: random.Random) -> Story:
     facts = frozenset(_pick(rng, choice) for choice in plot.beginnings())
     if rng.random() < WITH_ANUSVARA:
         facts |= {ANUSVARA}
-    cast = _cast(rng, plot.cast, facts)
-    facts |= {f"{name}.{trait}" for name, noun in cast.items() if isinstance(noun, Noun) for trait in noun.traits.split()}
+    cast, facts = _cast(rng, plot.cast, facts)
     templates, facts = _tell(rng, plot.parts, facts)
     return Story(plot, templates, cast, facts)
 
@@ -108,21 +107,47 @@ def _tell(rng: random.Random, part: Part, facts: Facts) -> tuple[list[str], Fact
     return [line.text] if line.text else [], after
 
 
-def _cast(rng: random.Random, extras: dict[str, Sequence], facts: Facts) -> dict:
-    """Choose the characters and things of a story, no two with the same name, each possible at its
-    beginning."""
-    cast = {}
-    for name, candidates in ({"h": words.PEOPLE, "f": words.PEOPLE, "e": words.FAMILY} | extras).items():
+def _cast(rng: random.Random, extras: dict[str, Sequence], facts: Facts) -> tuple[dict, Facts]:
+    """Return the characters, things and places of a story, no two with the same name, each possible
+    at its beginning, and the facts with what these bring: traits, and the river of a place."""
+    cast: dict = {}
+
+    def add(name: str, candidates: Sequence) -> None:
+        nonlocal facts
         taken = [str(other) for other in cast.values()]
-        cast[name] = _pick(rng, [one for one in candidates if str(one) not in taken and Line("", getattr(one, "needs", "")).after(facts) is not None])
-    cast["k"] = _pick(rng, [trade for trade in words.TRADES if trade.gender == cast["h"].gender])
+        chosen = _pick(rng, [one for one in candidates if str(one) not in taken and (_brings(name, one).after(facts) is not None)])
+        facts = _brings(name, chosen).after(facts) or facts
+        text = chosen.text if isinstance(chosen, Line) else chosen
+        cast[name] = text.format_map(cast) if isinstance(text, str) else text
+
+    for name, candidates in (DEFAULT_CAST | extras).items():
+        add(name, candidates)
+    add("k", [trade for trade in extras.get("k", words.TRADES) if trade.gender == cast["h"].gender])
     cast["t"] = cast["k"].tool
+    facts = _brings("t", cast["t"]).after(facts) or facts
     for name, (one, other) in {"d": "hf", "he": "he", "ab": "ab", "ca": "ca"}.items():
         if one in cast and other in cast:
             cast[name] = _both(cast[one], cast[other])
-    for name, texts in {"v": words.VILLAGES, "p": words.PLACES, "forest": words.FORESTS, "age": words.AGES, "virtue": words.VIRTUES}.items():
-        cast[name] = _pick(rng, texts).format_map(cast)
-    return cast
+    return cast, facts
+
+
+DEFAULT_CAST: dict[str, Sequence] = {
+    "h": words.PEOPLE,
+    "f": words.PEOPLE,
+    "e": words.FAMILY,
+    "v": words.VILLAGES,
+    "p": beats.PLACES,
+    "forest": beats.FORESTS,
+    "age": words.AGES,
+    "virtue": words.VIRTUES,
+}
+
+
+def _brings(name: str, one: object) -> Line:
+    """Return the facts that a candidate for the cast needs and sets, as a line."""
+    if isinstance(one, Line):
+        return one
+    return Line("", getattr(one, "needs", ""), " ".join(f"{name}.{trait}" for trait in getattr(one, "traits", "").split()))
 
 
 def _both(one: Noun, other: Noun) -> Noun:

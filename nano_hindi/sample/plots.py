@@ -12,43 +12,22 @@ from nano_hindi.sample.animals import GREED, PRIDE, WINTER_STORE
 from nano_hindi.sample.children import CONTEST, FAIR, LOST_CHILD, QUARREL, RIDDLE, SAPLING, TRUTH
 from nano_hindi.sample.home import CAGE, LAMPS, MEDICINE, READING, SCALES, STORM
 from nano_hindi.sample.village import DROUGHT, GUEST, LOST_TOOL, RESCUE
-from nano_hindi.sample.words import (
-    BIRDS,
-    CAGED,
-    CONTESTS,
-    DILIGENT,
-    ELDERS,
-    FINDS,
-    FRAGILE,
-    GIANTS,
-    HUMBLE,
-    LAZY,
-    NESTERS,
-    PREDATORS,
-    RIDDLES,
-    SQUIRREL,
-    SWIMMERS,
-    TEACHERS,
-    THIEVES,
-    TOYS,
-    TREES,
-    WILD,
-)  # fmt: skip
+from nano_hindi.sample.words import CAGED, CONTESTS, FINDS, FRAGILE, NESTERS, RIDDLES, TEACHERS, THIEVES, TOYS, TREES
 from nano_hindi.sample.world import Plot
 
 PLOTS = (
-    Plot("lost tool", LOST_TOOL, {"s": SWIMMERS}),
-    Plot("rescue", RESCUE, {"a": [*BIRDS, *WILD, SQUIRREL]}),
+    LOST_TOOL,
+    RESCUE,
+    DROUGHT,
+    GUEST,
+    GREED,
+    PRIDE,
+    WINTER_STORE,
     Plot("fair", FAIR, {"x": TOYS}),
-    Plot("drought", DROUGHT, {"e": ELDERS}),
     Plot("contest", CONTEST, {"e": TEACHERS, "contest": CONTESTS}),
     Plot("truth", TRUTH, {"x": FRAGILE}),
     Plot("quarrel", QUARREL, {"x": FINDS, "a": THIEVES}),
-    Plot("greed", GREED, {"a": [*WILD, *PREDATORS, SQUIRREL], "b": [*WILD, *PREDATORS, SQUIRREL]}),
-    Plot("pride", PRIDE, {"a": [*BIRDS, *WILD, *PREDATORS, *GIANTS], "c": HUMBLE}),
-    Plot("winter store", WINTER_STORE, {"c": DILIGENT, "a": LAZY}),
     Plot("sapling", SAPLING, {"tree": TREES, "bird": NESTERS}),
-    Plot("guest", GUEST, {}),
     Plot("lost child", LOST_CHILD, {}),
     Plot("riddle", RIDDLE, {"riddle": RIDDLES}),
     Plot("storm", STORM, {}),
