@@ -9,11 +9,9 @@ honorific.
 """
 
 from nano_hindi.sample.animals import GREED, PRIDE, WINTER_STORE
-from nano_hindi.sample.children import CONTEST, FAIR, LOST_CHILD, QUARREL, RIDDLE, SAPLING, TRUTH
+from nano_hindi.sample.children import CONTEST, FAIR, LOST_CHILD, QUARREL, RIDDLE, SAPLING, SCIENCE, TRUTH
 from nano_hindi.sample.home import CAGE, LAMPS, MEDICINE, READING, SCALES, STORM
 from nano_hindi.sample.village import DROUGHT, GUEST, LOST_TOOL, RESCUE
-from nano_hindi.sample.words import CAGED, CONTESTS, FINDS, FRAGILE, NESTERS, RIDDLES, TEACHERS, THIEVES, TOYS, TREES
-from nano_hindi.sample.world import Plot
 
 PLOTS = (
     LOST_TOOL,
@@ -23,17 +21,18 @@ PLOTS = (
     GREED,
     PRIDE,
     WINTER_STORE,
-    Plot("fair", FAIR, {"x": TOYS}),
-    Plot("contest", CONTEST, {"e": TEACHERS, "contest": CONTESTS}),
-    Plot("truth", TRUTH, {"x": FRAGILE}),
-    Plot("quarrel", QUARREL, {"x": FINDS, "a": THIEVES}),
-    Plot("sapling", SAPLING, {"tree": TREES, "bird": NESTERS}),
-    Plot("lost child", LOST_CHILD, {}),
-    Plot("riddle", RIDDLE, {"riddle": RIDDLES}),
-    Plot("storm", STORM, {}),
-    Plot("reading", READING, {}),
-    Plot("lamps", LAMPS, {}),
-    Plot("medicine", MEDICINE, {}),
-    Plot("cage", CAGE, {"bird": CAGED}),
-    Plot("scales", SCALES, {}),
+    FAIR,
+    CONTEST,
+    SCIENCE,
+    TRUTH,
+    QUARREL,
+    SAPLING,
+    LOST_CHILD,
+    RIDDLE,
+    STORM,
+    READING,
+    LAMPS,
+    MEDICINE,
+    CAGE,
+    SCALES,
 )
