@@ -116,7 +116,7 @@ TRADES = [
     *_trade("नानबाई", "नानबाई", "तंदूर में रोटियाँ सेंकता", Noun("चिमटा", "m"), _made("रोटी", "f")),
     *_trade("चायवाला", "चायवाली", "अदरक वाली चाय बेचता", Noun("केतली", "f"), Noun("चाय", "f"), needs="today"),
     *_trade("पतंगसाज़", "पतंगसाज़", "रंगीन पतंगें बनाता", Noun("कैंची", "f"), _made("पतंग", "f")),
-    *_trade("जिल्दसाज़", "जिल्दसाज़", "पुरानी किताबों पर जिल्द चढ़ाता", Noun("कैंची", "f"), _made("किताब", "f"), needs="-village"),
+    *_trade("जिल्दसाज़", "जिल्दसाज़", "पुरानी किताबों पर जिल्द चढ़ाता", Noun("कैंची", "f"), _made("जिल्द", "f"), needs="-village"),
     *_trade("कारीगर", "कारीगर", "बेंत की कुर्सियाँ बनाता", Noun("चाकू", "m"), _made("कुर्सी", "f")),
     *_trade("बुनकर", "बुनकर", "नरम घास की चटाइयाँ बुनता", Noun("हँसिया", "m"), _made("चटाई", "f")),
     *_trade("बावर्ची", "बावर्ची", "दावतों के लिए पकवान पकाता", Noun("कलछी", "f"), _made("पकवान", "m")),
@@ -201,7 +201,7 @@ THIEVES = [
     Animal("लंगूर", "m", traits="climbs"),
     Animal("कौआ", "m", traits="small flies", needs="x.light"),
     Animal("नीलकंठ", "m", traits="small flies", needs="x.light -x.fruit"),
-    Animal("चील", "f", traits="flies", needs="-x.heavy"),
+    Animal("चील", "f", traits="flies", needs="x.light"),
     Animal("कुत्ता", "m", needs="-x.fruit"),
 ]
 CAGED = [
