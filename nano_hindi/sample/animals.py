@@ -114,7 +114,7 @@ PROUD = [
     Animal("गैंडा", "m", pride="अपनी मोटी खाल"),
     Animal("नीलगाय", "f", pride="अपनी लंबी छलाँग"),
     Animal("लोमड़ी", "f", pride="अपनी चतुराई"),
-    Animal("जंगली भैंसा", "m", fixed=True, pride="अपने चौड़े माथे"),
+    Animal("जंगली भैंसा", "m", pride="अपने चौड़े माथे"),
 ]
 HUMBLE = [
     Animal("चींटी", "f", traits="tiny ground bites"),

@@ -9,7 +9,6 @@ SWIMMERS = [
     Animal("मछली", "f", food="आटे की गोलियाँ"),
     Animal("बत्तख", "f", food="भीगे चने"),
     Animal("ऊदबिलाव", "m", food="मुरमुरे"),
-    Animal("हंस", "m", food="धान के दाने"),
     Animal("मेंढक", "m", food="चावल के दाने"),
 ]
 
