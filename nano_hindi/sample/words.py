@@ -145,62 +145,11 @@ ELDERS = [
     *_honoured("f", "सरपंच जी", needs="today"),
 ]
 
-BIRDS = [
-    Animal("तोता", "m", food="हरी मिर्च", pride="अपने हरे पंखों", mouth="चोंच", traits="small flies"),
-    Animal("मैना", "f", food="बाजरे के दाने", pride="अपनी मीठी बोली", mouth="चोंच", traits="small flies"),
-    Animal("कबूतर", "m", food="ज्वार के दाने", pride="अपनी ऊँची उड़ान", mouth="चोंच", traits="small flies herd"),
-    Animal("मोर", "m", food="मकई के दाने", pride="अपने सुंदर पंखों", mouth="चोंच", traits="flies"),
-    Animal("तीतर", "m", food="तिल के दाने", pride="अपनी तेज़ बोली", mouth="चोंच", traits="small flies"),
-    Animal("सारस", "m", food="धान के दाने", pride="अपने ऊँचे कद", mouth="चोंच", traits="flies"),
-    Animal("बटेर", "f", food="राई के दाने", pride="अपने चितकबरे पंखों", mouth="चोंच", traits="small flies"),
-]
-WILD = [
-    Animal("हिरन", "m", food="हरी घास", pride="अपनी तेज़ चाल", traits="herd"),
-    Animal("खरगोश", "m", food="ताज़ी गाजर", pride="अपनी तेज़ दौड़", traits="small"),
-    Animal("बंदर", "m", food="पके केले", pride="अपनी लंबी छलाँग", traits="herd climbs"),
-    Animal("नेवला", "m", food="दूध-रोटी", pride="अपनी फुर्ती", traits="small"),
-    Animal("लंगूर", "m", food="भुने चने", pride="अपनी लंबी पूँछ", traits="herd climbs"),
-    Animal("साही", "f", food="कंद-मूल", pride="अपने नुकीले काँटों", traits="small night"),
-    Animal("बारहसिंगा", "m", food="कोमल पत्ते", pride="अपने शानदार सींगों", traits="large herd"),
-]
-PREDATORS = [
-    Animal("लोमड़ी", "f", food="जंगली बेर", pride="अपनी चतुराई"),
-    Animal("सियार", "m", food="जंगली बेर", pride="अपनी चालाकी", traits="night herd"),
-    Animal("भालू", "m", food="मीठा शहद", pride="अपनी ताकत", traits="large climbs"),
-]
-GIANTS = [
-    Animal("हाथी", "m", food="मीठे गन्ने", pride="अपनी ताकत", traits="large herd"),
-    Animal("शेर", "m", pride="अपनी गरज", traits="large"),
-    Animal("बाघ", "m", pride="अपनी चमकती धारियों", traits="large night"),
-    Animal("गैंडा", "m", food="हरी घास", pride="अपने मोटे सींग", traits="large"),
-]
-SQUIRREL = Animal("गिलहरी", "f", food="मूँगफली", pride="अपनी सुंदर पूँछ", traits="small climbs")
-DILIGENT = [
-    Animal("चींटी", "f", food="चीनी के दाने", traits="small tiny herd"),
-    Animal("चूहा", "m", food="अनाज के दाने", traits="small night"),
-    Animal("मधुमक्खी", "f", food="फूलों का रस", traits="small tiny flies herd"),
-    SQUIRREL,
-]
-LAZY = [
-    Animal("टिड्डा", "m", traits="small tiny"),
-    Animal("झींगुर", "m", traits="small tiny night"),
-    Animal("मेंढक", "m", traits="small swims"),
-    Animal("गिरगिट", "m", traits="small climbs"),
-    Animal("तितली", "f", traits="small tiny flies"),
-    Animal("कोयल", "f", traits="small flies"),
-    *WILD,
-]
-HUMBLE = [*DILIGENT, Animal("कछुआ", "m", traits="small swims")]
-SWIMMERS = [
-    Animal("कछुआ", "m", food="हरे पत्ते", traits="swims"),
-    Animal("ऊदबिलाव", "m", food="ताज़ी मछलियाँ", traits="swims"),
-]
 # what they take is the x of their story: each takes only what it can carry and likes
 THIEVES = [
     Animal("बंदर", "m", traits="climbs"),
     Animal("लंगूर", "m", traits="climbs"),
     Animal("कौआ", "m", traits="small flies", needs="x.light"),
-    Animal("नीलकंठ", "m", traits="small flies", needs="x.light -x.fruit"),
     Animal("चील", "f", traits="flies", needs="x.light"),
     Animal("कुत्ता", "m", needs="-x.fruit"),
 ]
@@ -242,9 +191,6 @@ FINDS = [
     *feminine("सीटी", "फिरकी", traits="light"),
     *feminine("गेंद", "गुड़िया", "टोपी", "बाँसुरी"),
 ]
-TREES = (
-    "आम", "नीम", "जामुन", "अमरूद", "इमली", "पीपल", "बरगद", "कटहल", "शीशम", "अशोक", "गुलमोहर", "अमलतास", "शहतूत", "कदंब", "पलाश", "मौलसिरी", "चीकू", "बेल",
-)  # fmt: skip
 
 VILLAGES = _listed(
     "रामपुर सोनपुर माधोपुर किशनगढ़ चंदनपुर हरिपुर फूलपुर बेलापुर सूरजगढ़ मधुबन केशवपुर धनपुर शिवपुर मानकपुर इस्लामनगर रहीमाबाद शेरगढ़ "  # the north
@@ -254,11 +200,6 @@ VILLAGES = _listed(
     "रतनपर भुजपर कुकमा खिमसर बीदासर मंडावर पैठण नेवासा शिरपुर "  # Gujarat, Rajasthan, Maharashtra
     "नल्लूर मेलूर पुदूर कुमरकम कोट्टापुरम पुन्नापुर मेलकोटे श्रीरंगपुर पेनुगोंडा"  # Tamil Nadu, Kerala, Karnataka, Andhra
 )
-PLACES = (
-    "एक छोटे से गाँव में", "नदी के किनारे बसे एक गाँव में", "पहाड़ों के बीच बसे एक गाँव में", "घने जंगल के पास एक गाँव में", "{v} गाँव में", "{v} नाम के एक गाँव में",
-    "एक हरे-भरे गाँव में", "एक शांत गाँव में", "झील के किनारे एक बस्ती में", "एक पुराने नगर में", "भारत के एक छोटे से गाँव में", "रेत के टीलों के बीच एक गाँव में",
-)  # fmt: skip
-FORESTS = ("एक घने जंगल में", "एक हरे-भरे वन में", "नदी के पास एक जंगल में", "पहाड़ की तलहटी में", "{v} के पास एक जंगल में")
 VIRTUES = _listed(  # of children and adults, without gender
     "मेहनती दयालु समझदार ईमानदार हँसमुख बहादुर विनम्र नेक धैर्यवान चतुर मिलनसार हिम्मती उदार जिज्ञासु खुशमिज़ाज परिश्रमी बुद्धिमान संतोषी विनोदी साहसी"
 )
