@@ -9,7 +9,7 @@ honorific.
 """
 
 from nano_hindi.sample.animals import GREED, PRIDE, WINTER_STORE
-from nano_hindi.sample.children import CONTEST, FAIR, LOST_CHILD, QUARREL, RIDDLE, SAPLING, SCIENCE, TRUTH
+from nano_hindi.sample.children import CONTEST, EXPERIMENT, FAIR, LOST_CHILD, QUARREL, RIDDLE, SAPLING, TRUTH
 from nano_hindi.sample.home import CAGE, LAMPS, MEDICINE, READING, SCALES, STORM
 from nano_hindi.sample.village import DROUGHT, GUEST, LOST_TOOL, RESCUE
 
@@ -23,7 +23,7 @@ PLOTS = (
     WINTER_STORE,
     FAIR,
     CONTEST,
-    SCIENCE,
+    EXPERIMENT,
     TRUTH,
     QUARREL,
     SAPLING,

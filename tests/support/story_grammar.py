@@ -35,7 +35,7 @@ MASCULINE = listed("""तोता कबूतर मोर हिरन खर
 डर काम नाम गाँव मेला पुरस्कार अभ्यास धन्यवाद आशीर्वाद सहारा कंबल बिस्तर शोर फल केला सिक्का ज़ोर भरोसा बोझ इनाम खर्च स्थान साथ समय रास्ता मित्र
 किसान लकड़हारा कुम्हार दर्ज़ी माली मछुआरा लोहार बढ़ई मोची चरवाहा ग्वाला हलवाई सामान
 लंगूर जुगनू झींगुर घोंघा गैंडा बाघ तेंदुआ भैंसा बारहसिंगा सूअर तीतर भौंरा शकरखोरा गुबरैला सारस ऊदबिलाव बटुआ झूला पिंजरा तराज़ू कागज़ अखबार दीया
-अक्षर शॉल बुखार अनाज चावल गेहूं बाजरा चना गुड़ आटा नमक आंवला शहतूत जामुन अंजीर सीताफल गुलदान मर्तबान आईना गमला दर्पण झुनझुना मुखौटा इकतारा
+अक्षर बुखार अनाज चावल गेहूं बाजरा चना गुड़ आटा नमक आंवला शहतूत जामुन अंजीर सीताफल गुलदान मर्तबान आईना गमला दर्पण झुनझुना मुखौटा इकतारा
 कंचा शरीफ़ा चूल्हा वर्षामापी छन्ना कंपास रोबोट मॉडल पेट रास्ता कुआं चाकू पेचकस आला चश्मा प्लास खरल हंसिया दीपक पत्थर पंख कांटा गड्ढा बांस""")
 FEMININE = listed("""मैना कोयल गौरैया बुलबुल लोमड़ी चींटी मधुमक्खी गिलहरी मछली बत्तख चील तितली बकरी लड़की बच्ची कुम्हारिन दर्ज़िन मालिन ग्वालिन
 कुदाल कुल्हाड़ी कैंची खुरपी आरी हथौड़ी कूची बाँसुरी बाल्टी करछी पतंग गुड़िया गेंद ढोलक सीटी सुराही गुल्लक प्याली तश्तरी शीशी नारंगी नाशपाती
@@ -72,7 +72,10 @@ INFLECTED_STEM = re.compile(
     r"|(?:गे|खे|उठे|बते|दिखे|लौटे) (?:रहे|लिए|दिए|सके|पाए|चुके))(?![^\s।,])"
 )
 # a participle agrees like its auxiliary: देखती रह गईं, not देखते
-PARTICIPLE = re.compile(r"(?<!\S)\S+(?:ते (?:रह )?(?:गई|गईं|रही|रहीं|थी|थीं)|ती (?:रह )?(?:गए|रहे|थे|था|रहा)|ता (?:रह )?(?:थे|गए|रहे|थी|गई|रही))(?![^\s।,])")
+PARTICIPLE = re.compile(
+    r"(?<!\S)(?<!नाम )\S+(?:ते (?:रह )?(?:गई|गईं|रही|रहीं|थी|थीं)|ती (?:रह )?(?:गए|रहे|थे|था|रहा)|ता (?:रह )?(?:थे|गए|रहे|थी|गई|रही))(?![^\s।,])"
+)
+PLURAL = ("े", "ए", "ीं", "ईं", "हैं")
 LIKE_PARTICIPLES = NAMES | {"मित्रता", "चिंता", "एकता"}
 SOLVED = "बुझा"  # one solves (बूझता है) a riddle, and puts out (बुझाता है) a lamp
 
@@ -111,7 +114,10 @@ def mistakes(text: str) -> list[str]:
     found = []
     for clauses in sentences(text):
         for words in clauses:
-            found += _case(words) + _possession(words) + _attribute(words) + _subject(words) + _ergative(words) + _honour(words)
+            found += _case(words) + _possession(words) + _attribute(words) + _ergative(words)
+            agreement = _subject(words) + _honour(words)
+            if words is clauses[0] or not words[-1].endswith(PLURAL):  # after और, a plural verb may have a subject before it too
+                found += agreement
         for first, second in itertools.pairwise(clauses):
             found += _joined(first, second)
     found += [("stem", [match.group()]) for match in INFLECTED_STEM.finditer(text)]
@@ -193,7 +199,7 @@ def _subject(words: list[str]) -> list:
         expected, rest = GENDER[words[0]] + "s", words[1:]
     else:
         return []
-    if not rest or rest[0] in POSTPOSITIONS | {"और", "नाम", "लेकर", "ही"} or (expected == "p" and len({*rest} & ACTORS) > 0):
+    if not rest or rest[0] in POSTPOSITIONS | {"और", "नाम", "लेकर", "ही"} or rest[0].endswith("ों") or (expected == "p" and len({*rest} & ACTORS) > 0):
         return []
     verbs = rest[-2:-1] if rest[-1] in ("है", "हैं", "हूं", "हो") else rest[-1:]
     if (
@@ -247,7 +253,7 @@ def _joined(first: list[str], second: list[str]) -> list:
         free = [word for word, after in itertools.pairwise(second) if after not in POSTPOSITIONS and word not in POSTPOSITIONS]
         subjectless = all(word.endswith(("कर", "ने", "ते", "हो", "पास", "पीछे", "आगे")) or word in PREDICATES for word in free)
         return [("a new subject is missing", both)] if second[-1] in INTRANSITIVE and subjectless else []
-    return [("ने is missing", both)] if second[-1] in TRANSITIVE and first[0] in ACTORS | {"वह", "वे"} else []
+    return [("ने is missing", both)] if second[-1] in TRANSITIVE - {"लिए"} and first[0] in ACTORS | {"वह", "वे"} else []
 
 
 def _honour(words: list[str]) -> list:
