@@ -1,11 +1,11 @@
-"""The plots of the stories, and the characters and things that each needs besides those of every
-story.
+"""The plots of the stories.
 
-A plot is a text, a list of alternatives, or a tuple of plots told in order; grammar.py explains the
-braces. The names in them: h is the hero (a name), k a trade and t its tool, f a friend, e an elder
-(honorific); a, b, c and s are animals; x is a thing. d means h and f, he means h and e, ab and ca
-mean two animals. v is a village, p and forest are places. `e.one` is an elder without the
-honorific.
+A plot is a text, a list of alternatives, or a tuple of parts told in order; world.py explains the
+facts that its lines need and set, and grammar.py the braces. The names in them: h is the hero (a
+name), k a trade and t its tool, f a friend, e an elder (honorific); a, b, c and s are animals; x is
+a thing. d means h and f, he means h and e, ab and ca mean two animals. v is a village, p and forest
+are places. `e.one` is an elder without the honorific, and `h.many` agrees with the perfective of
+तुम: तुम रुकीं.
 """
 
 from nano_hindi.sample.animals import GREED, PRIDE, WINTER_STORE
