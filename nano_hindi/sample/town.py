@@ -26,7 +26,7 @@ class Owner(Noun):
 
 
 OWNERS = [
-    Owner(word, gender, True, True, False, "", "", contents, mishap, thanks)
+    Owner(word, gender, fixed=True, honorific=True, contents=contents, mishap=mishap, thanks=thanks)
     for word, gender, contents, mishap, thanks in (
         (
             "जादूगर",
@@ -175,7 +175,7 @@ class Neighbour(Noun):
 
 
 NEIGHBOURS = [
-    Neighbour(word, gender, True, True, False, "", "", dish, act)
+    Neighbour(word, gender, fixed=True, honorific=True, dish=dish, act=act)
     for word, gender, dish, act in (
         ("पटेल अंकल", "m", "ढोकला", "दीवार पर हाथों की परछाई से ऊँट और उल्लू बनाए"),
         ("बनर्जी आंटी", "f", "रसगुल्ले", "बंगाल के माँझियों का एक गीत सुनाया"),
@@ -261,7 +261,7 @@ class Device(Noun):
 
 
 DEVICES = [
-    Device(word, gender, False, False, False, "", needs, memory, cause, cure, proof)
+    Device(word, gender, needs=needs, memory=memory, cause=cause, cure=cure, proof=proof)
     for word, gender, needs, memory, cause, cure, proof in (
         ("रेडियो", "m", "", "बड़ी मुश्किल से खरीदा", "एक तार चूहे ने कुतर दिया था", "टाँका लगाकर नया तार जोड़ दिया", "पुराने गीत गूँज उठे"),
         ("दीवार घड़ी", "f", "", "नीलामी में खरीदी", "पेंडुलम पर मकड़ी का जाला तना था", "जाला झाड़कर दो बूँद तेल डाला", "टिक-टिक शुरू हो गई"),
@@ -423,7 +423,7 @@ class FarTown(Noun):
 
 
 FAR_TOWNS = [
-    FarTown(name, "m", True, False, False, "", "", question, answer)
+    FarTown(name, "m", fixed=True, question=question, answer=answer)
     for name, question, answer in (
         ("श्रीनगर", "क्या झील पर शिकारे चलते हैं?", "झील पर शिकारे चलते हैं और उनमें से हँसी आती है"),
         ("दार्जिलिंग", "क्या छोटी रेल अब भी सीटी बजाती है?", "छोटी रेल रोज़ मेरी केतली से होड़ लगाकर सीटी बजाती है"),
