@@ -69,6 +69,11 @@ NEWCOMERS = [
     for name, gender in ((boy, "m"), (girl, "f"))
 ]
 
+LOCALS = [  # none of whom speaks the language of a newcomer
+    *(Person(name, "m", fixed=True) for name in ("मोहन", "राजू", "दीपक", "रवि", "अमन", "किशन", "सलीम", "रहीम", "अनिल", "दिनेश")),
+    *(Person(name, "f", fixed=True) for name in ("मीना", "सीता", "गीता", "पूजा", "नेहा", "तारा", "सलमा", "फ़ातिमा", "सुनीता", "रेखा")),
+]
+
 NEW_WORD = Plot(
     "new word",
     (
@@ -124,7 +129,7 @@ NEW_WORD = Plot(
             "भाषाएँ अलग-अलग हैं, पर दोस्ती सबकी समझ में आती है।",
         ),
     ),
-    {"f": NEWCOMERS, "e": SCHOOLTEACHERS, "town": TOWNS, "grade": GRADES},
+    {"h": LOCALS, "f": NEWCOMERS, "e": SCHOOLTEACHERS, "town": TOWNS, "grade": GRADES},
     TODAY,
 )
 
