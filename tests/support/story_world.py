@@ -23,9 +23,12 @@ WORD = re.compile(r"[\u0900-\u0963\u0970-\u097f]+")
 counted: Counter[str] = Counter()
 
 
-def plain(text: str) -> str:
+def spelled(text: str) -> str:
     """Return `text` in the one spelling in which texts and word lists are compared."""
     return NASAL.sub("ं", unicodedata.normalize("NFD", text).replace(NUKTA, ""))
+
+
+plain = functools.cache(spelled)  # for the words and patterns of this file
 
 
 @functools.cache
@@ -182,7 +185,7 @@ class Sentence:
 
 
 def flatten(text: str) -> str:
-    return " " + " ".join(WORD.findall(plain(text))) + " "
+    return " " + " ".join(WORD.findall(spelled(text))) + " "
 
 
 def sentences(text: str) -> list[Sentence]:
@@ -419,7 +422,16 @@ TOPIC = lexicon("थैली बटुआ चिट्ठी पत्र ख�
 EVENT = r"(मेले|प्रतियोगिता|मुक़ाबले|शादी|विवाह|नाटक|परीक्षा|मैच|प्रदर्शनी|दौड़|उत्सव|सभा|समारोह|तमाशे|यात्रा|बारात|पंचायत|बैठक)"
 EVENT_DAY = rx(f" {EVENT} (के दिन|की सुबह|की शाम|की रात|का दिन|का समय|की घड़ी) ")
 EVENT_FIRST = rx(f"^ {EVENT} (में|पर|से पहले|के बाद|शुरू) ")
-ROOTS = {**lexicon("मेला प्रतियोगिता मुक़ाबला शादी विवाह नाटक परीक्षा मैच प्रदर्शनी दौड़ उत्सव सभा समारोह तमाशा यात्रा बारात पंचायत बैठक")}
+ROOTS = lexicon("मेला प्रतियोगिता मुक़ाबला शादी विवाह नाटक परीक्षा मैच प्रदर्शनी दौड़ उत्सव सभा समारोह तमाशा यात्रा बारात पंचायत बैठक")
+TOLD: dict[str, set[str | int]] = {}
+for classes in (ROOTS, THINGS, ANIMAL, PERSON, TOPIC, dict.fromkeys(PERSON, "person"), *(dict.fromkeys(words, kind) for kind, words in KINDS.items())):
+    for form, lemma in classes.items():
+        TOLD.setdefault(form, set()).add(lemma)
+
+
+THAT = {*plain("वही उसी उस").split()}
+AGENT = {*plain("ने उसने लिए").split()}
+POSTPOSITIONS = {*plain("में को का की के ने से पर").split()}
 
 
 def definite(story: Story, names: dict[str, str]) -> Found:
@@ -435,10 +447,10 @@ def definite(story: Story, names: dict[str, str]) -> Found:
         if words[0] in TOPIC and len(words) > 1 and words[1] in POSTPOSITIONS and TOPIC[words[0]] not in seen:
             counted["definite"] += 1
             wrong |= THINGS.get(words[0], -1) not in seen
-        relative = bool(RELATIVE & {*words})
+        relative = not RELATIVE.isdisjoint(words)
         for i, word in enumerate(words):
-            told = word in ROOTS or word in THINGS or word in ANIMAL or word in PERSON
-            if word in that_words(words, i) and not relative:
+            # वह before a noun is "that" after ने, elsewhere "he" or "she"
+            if not relative and (word in THAT or (word == plain("वह") and not AGENT.isdisjoint(words[max(0, i - 4) : i]))):
                 noun = next((w for w in words[i + 1 : i + 4] if w not in DESCRIBING), "")
                 kind = HYPERNYM.get(noun)
                 lemma = ANIMAL.get(noun) or PERSON.get(noun)
@@ -446,23 +458,11 @@ def definite(story: Story, names: dict[str, str]) -> Found:
                     counted["definite"] += 1
                     known = (kind in seen) or (lemma in seen if lemma else False) or (THINGS.get(noun, -1) in seen)
                     wrong |= not (known or (lemma and noun in PERSON and "person" in seen and not kind and noun in MEN.keys() - {lemma}))
-            if told:
-                seen |= {x for x in (ROOTS.get(word), THINGS.get(word), ANIMAL.get(word), PERSON.get(word), TOPIC.get(word)) if x is not None}
-            if word in names or word in PERSON:
+            seen |= TOLD.get(word, set())
+            if word in names:
                 seen.add("person")
-            seen |= {kind for kind, forms_ in KINDS.items() if word in forms_}
         if wrong:
             yield s
-
-
-POSTPOSITIONS = {*plain("में को का की के ने से पर").split()}
-
-
-def that_words(words: list[str], i: int) -> set[str]:
-    """Return the words that mean "that" in front of a noun here: वह only after ने, elsewhere it is
-    "he" or "she"."""
-    oblique = plain("वही उसी उस").split()
-    return {*oblique, *(plain("वह").split() if {plain("ने"), plain("उसने"), plain("लिए")} & {*words[max(0, i - 4) : i]} else ())}
 
 
 LETTER = lexicon("चिट्ठी पत्र ख़त पोस्टकार्ड")
