@@ -475,7 +475,7 @@ def letter(story: Story, names: dict[str, str]) -> Found:
     for s in story:
         if not {*s.all} & LETTER.keys():
             continue
-        reads = rx(r" (पढ़कर|पढ़ी|पढ़ा|पढ़ते ही|पाकर|मिलते ही) ").search(s.narration)
+        reads = rx(rf" ({'|'.join(LETTER)}) (\S+ )?(पढ़कर|पढ़ी|पढ़ा|पढ़ते ही|पाकर|मिलते ही) ").search(s.narration)
         if reads and happens(s):
             counted["letter"] += 1
             moved = rx(r" (पढ़कर|पाकर|पढ़ते ही|मिलते ही) .*(आया|आई|आए|लौटा|लौटी|लौटे|दौड़\S*|चल पड़\S*) $").search(s.narration)
@@ -508,7 +508,7 @@ def thought(story: Story, names: dict[str, str]) -> Found:
 HURT = rx(
     r" (घायल|चोट\S*|ख़ून|लहू|लहूलुहान|ज़ख़्म\S*|ज़ख्म\S*|कट|कटा|कटी|काँट\S*|काट|जल गया|जल गई|छिल\S*|मोच|कराह\S*|दर्द|टूट\S*|तीर|गिर\S*|चुभ\S*|डंक|घाव|लंगड़ा\S*|खरोंच) "
 )
-TREATED = rx(r" (पट्टी|पट्टियाँ|मरहम|हल्दी लगा\S*|घाव (पर|को|धो\S*|साफ़|भर\S*)) ")
+TREATED = rx(r" (पट्टी बाँध\S*|पट्टियाँ बाँध\S*|पट्टी की|मरहम|हल्दी लगा\S*|घाव (पर|को|धो\S*|साफ़|भर\S*)) ")
 ILL = rx(
     r" (बीमार\S*|बुख़ार|तबीयत|खाँसी|ज़ुकाम|दर्द|कमज़ोर|रोग\S*|पीड़ा|घायल|चोट\S*|ज़ख़्म\S*|ज़ख्म\S*|ख़ून|महामारी|हैज़ा|मलेरिया|बेहोश|प्रसव|साँस|ठंड लग\S*|सर्दी लग\S*|डंक|डस\S*|काट|कराह\S*|फँस\S*|तड़प\S*|दवा आ|इलाज) "
 )
@@ -529,7 +529,7 @@ def wound(story: Story, names: dict[str, str]) -> Found:
             counted["illness"] += 1
             if not ill and not ILL.search(s.narration[: cured.start() + 1]):
                 yield s
-        hurt |= bool(HURT.search(s.flat))
+        hurt |= bool(HURT.search(s.flat)) or any(rx(" पट्टी ").search(speech) for speech in s.speech)
         ill |= bool(ILL.search(s.flat))
 
 
