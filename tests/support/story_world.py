@@ -72,8 +72,8 @@ SIZES = (
     "चींटी चींटा मक्खी मच्छर मधुमक्खी तितली टिड्डा टिड्डी भौंरा भँवरा जुगनू मकड़ी झींगुर दीमक केंचुआ इल्ली कीड़ा ततैया बर्र घोंघा पतंगा",
     "चूहा चुहिया गौरैया बुलबुल मेंढक मेंढकी छिपकली गिरगिट गिलहरी मछली चमगादड़ चूज़ा केकड़ा झींगा बया फ़ाख़्ता शकरखोरा चिड़िया",
     "मैना तोता कबूतर कोयल कौआ कौवा कठफोड़वा तीतर बटेर नीलकंठ मुर्गी मुर्गा उल्लू पिल्ला",
-    "कछुआ खरगोश नेवला बिल्ली बिलाव बत्तख चील बाज बगुला साही साँप नाग हंस गिद्ध सारस मोर मोरनी ऊदबिलाव",
-    "बंदर बंदरिया लंगूर लोमड़ी सियार गीदड़ कुत्ता मेमना",
+    "कछुआ खरगोश नेवला बिल्ली बिलाव बत्तख चील बाज बगुला साही साँप नाग हंस ऊदबिलाव",
+    "बंदर बंदरिया लंगूर लोमड़ी सियार गीदड़ कुत्ता मेमना मोर मोरनी सारस गिद्ध",
     "हिरन हिरण हिरनी भेड़िया तेंदुआ बकरी बकरा भेड़ सूअर लकड़बग्घा चीता बछड़ा बछिया अजगर बारहसिंगा",
     "शेर शेरनी बाघ बाघिन सिंह भालू गाय बैल घोड़ा घोड़ी गधा ऊँट भैंस भैंसा मगरमच्छ नीलगाय खच्चर याक",
     "हाथी हथिनी गैंडा जिराफ़ व्हेल दरियाई",
@@ -163,7 +163,7 @@ OLD_OPENING = rx(
     r" (बहुत (ही )?(पुरानी|समय पहले|पहले|साल पहले|दिन पहले)|पुराने (समय|ज़माने|दिनों)|प्राचीन|सदियों पहले|सैकड़ों साल|एक समय|किसी समय|राजाओं के ज़माने)( की)?( बात)? "
 )
 ROYAL = rx(
-    r"(?<! का| के| की) (राजा|रानी|महाराज|महाराजा|महारानी|राजकुमार|राजकुमारी|सम्राट|बादशाह|सुल्तान|नवाब|दरबार|सिंहासन|राजमहल|सेनापति)(ों)? (?!मधुमक्खी|चींटी|नाम|बेटा|बेटी)"
+    r"(?<! का| के| की) (राजा|(?<= एक )रानी|(?<= वहाँ की )रानी|रानी(?= ने| बोली| के पास)|महाराज|महाराजा|महारानी|राजकुमार|राजकुमारी|सम्राट|बादशाह|सुल्तान|नवाब|दरबार|सिंहासन|राजमहल|सेनापति)(ों)? (?!मधुमक्खी|चींटी|नाम|बेटा|बेटी)"
 )
 STAGED = rx(r" (नाटक|मंच|भूमिका|अभिनय|शतरंज|कठपुतली|कठपुतलियाँ|कठपुतलियों|इतिहास|किताब|कहानी|किले|संग्रहालय|वेश|मुकुट) ")
 
@@ -210,17 +210,26 @@ def sentences(text: str) -> list[Sentence]:
     return [Sentence(s.strip(), flatten(re.sub(r"“[^”]*”?", " ", s)), [flatten(q) for q in re.findall(r"“([^”]*)", s)]) for s in out if s.strip()]
 
 
+NOT_NAMES = {*plain("जी जिस किस उस इस सब किसी कुछ एक दूसरे पहले हर परिवार भीड़ टीम हवा आँधी बारिश नदी पेड़ गाँव नगर शहर समय बाढ़ आग मन").split()}
+
+
 def names_in(story: list[Sentence]) -> dict[str, str]:
     """Return the names of persons in a story with m, f or an empty text: the listed ones, and those
     that the story calls names."""
     flat = " ".join(s.flat for s in story)
     found = {}
-    for match in rx(r" (\S+) नाम (का|की|के) (?!एक गाँव|गाँव)| नाम (\S+) (था|थी|है) ").finditer(flat):
-        name = match[1] or match[3]
-        found[name] = NAME_GENDER.get(name, {"का": "m", "की": "f"}.get(match[2] or "", ""))
+    for match in rx(r" (\S+) नाम (का|की|के) ((?:\S+ ){1,5})").finditer(flat):
+        if not PERSON.keys().isdisjoint(match[3].split()):  # not a book or a boat
+            found[match[1]] = NAME_GENDER.get(match[1], {"का": "m", "की": "f"}.get(match[2], ""))
+    for name in rx(r" नाम (\S+) (?:था|थी|है) ").findall(flat):
+        if name in NAME_GENDER or f" {name} {plain('ने')} " in flat:
+            found[name] = NAME_GENDER.get(name, "")
     for name in {*flat.split()} & NAME_GENDER.keys():
         if name not in AMBIGUOUS or f" {name} {plain('ने')} " in flat:
             found[name] = NAME_GENDER[name]
+    for name, often in Counter(rx(r" (\S+) ने ").findall(flat)).items():  # who acts more than once and is no common noun
+        if often > 1 and not name.endswith(plain("ों")) and name not in NOT_NAMES:
+            found.setdefault(name, "")
     return {name: gender for name, gender in found.items() if name not in PERSON and name not in ANIMAL}
 
 
@@ -304,7 +313,7 @@ def time_of_day(story: Story, names: dict[str, str]) -> Found:
             if now is not None:
                 counted["time_of_day"] += 1
                 again = RESTART[at]
-                if at == 0 and now >= 2:
+                if at == 0 and (now >= 2 or rx(" सुबह (होते|हुई|तक) ").search(flat)):
                     now = 0  # the next morning
                 elif (at < now and not BEFORE.search(flat)) or (at == now and again and again.search(flat)):
                     yield s
@@ -488,7 +497,7 @@ def letter(story: Story, names: dict[str, str]) -> Found:
 THOUGHT = rx(r" (सोचा|सोचने|मन में|मन ही मन|ठान|ठाना|अपने आप से|खुद से) ")
 SAID = rx(r" (कहा|बोला|बोली|बोले|बोलीं|पूछा|बताया|बताई|सुनाया|सुनाई|पुकारा|चिल्ला\S*|समझाया|कह|पूछने|लिखा|जवाब) ")
 ANSWERS = rx(r" ((उसकी|उनकी|इस|यह|किसी ने उसकी) बात (नहीं |पर )?(मान|सुन|हँस|कोई)\S*|बात नहीं मानी|यह सुन\S*|(जवाब|उत्तर) (दिया|में)|(लोग|सब|पड़ोसी|बच्चे|दोस्त|गाँव वाले) (\S+ )?(हँसने|हँस|हँसे)\S*) ")
-ANSWERING = rx(r"^ (नहीं|हाँ|ठीक|ज़रूर|बिल्कुल|अच्छा|इस |इतनी|तुम (अकेले|अकेली|कैसे)|यह कैसे)|^ .*(ओगे|ोगे|ओगी|ोगी|सकते|सकती) $")
+ANSWERING = rx(r"^ (नहीं|हाँ|ठीक|ज़रूर|बिल्कुल|अच्छा|इस|इतनी|तुम (अकेले|अकेली|कैसे)|यह कैसे) |^ .*(ओगे|ोगे|ओगी|ोगी|सकते|सकती) $")
 
 
 def thought(story: Story, names: dict[str, str]) -> Found:
@@ -508,7 +517,7 @@ def thought(story: Story, names: dict[str, str]) -> Found:
 HURT = rx(
     r" (घायल|चोट\S*|ख़ून|लहू|लहूलुहान|ज़ख़्म\S*|ज़ख्म\S*|कट|कटा|कटी|काँट\S*|काट|जल गया|जल गई|छिल\S*|मोच|कराह\S*|दर्द|टूट\S*|तीर|गिर\S*|चुभ\S*|डंक|घाव|लंगड़ा\S*|खरोंच) "
 )
-TREATED = rx(r" (पट्टी बाँध\S*|पट्टियाँ बाँध\S*|पट्टी की|मरहम|हल्दी लगा\S*|घाव (पर|को|धो\S*|साफ़|भर\S*)) ")
+TREATED = rx(r" (पट्टी बाँध\S*|पट्टियाँ बाँध\S*|पट्टी की|मरहम (लगा|पट्टी)\S*|हल्दी लगा\S*|घाव (पर|को|धो\S*|साफ़|भर\S*)) ")
 ILL = rx(
     r" (बीमार\S*|बुख़ार|तबीयत|खाँसी|ज़ुकाम|दर्द|कमज़ोर|रोग\S*|पीड़ा|घायल|चोट\S*|ज़ख़्म\S*|ज़ख्म\S*|ख़ून|महामारी|हैज़ा|मलेरिया|बेहोश|प्रसव|साँस|ठंड लग\S*|सर्दी लग\S*|डंक|डस\S*|काट|कराह\S*|फँस\S*|तड़प\S*|दवा आ|इलाज) "
 )
@@ -602,6 +611,9 @@ NUMERALS = {plain(whole): plain(numeral) for whole, numeral in (("दोनो�
 COUNT = {plain("दोनों"): 2, plain("तीनों"): 3, plain("चारों"): 4, plain("पाँचों"): 5}
 
 
+SEVEN = {*plain("सुर सुरों रंग रंगों समुद्र दिन").split()}  # everybody knows these seven
+
+
 def numbers(story: Story, names: dict[str, str]) -> Found:
     """"All seven" needs seven, "both" two, "all" many, told before."""
     seen: set[str] = set()
@@ -612,7 +624,9 @@ def numbers(story: Story, names: dict[str, str]) -> Found:
         wrong = False
         for i, word in enumerate(words):
             after = words[i + 1] if i + 1 < len(words) else ""
-            if word in NUMERALS and not (word == plain("चारों") and after in plain("ओर तरफ़ दिशाओं धाम").split()):
+            if after in SEVEN:
+                pass
+            elif word in NUMERALS and not (word == plain("चारों") and after in plain("ओर तरफ़ दिशाओं धाम").split()):
                 if after in plain("हाथ हाथों आँखें आँखों पैर पैरों पाँव कान कानों तरफ़ ओर किनारे किनारों बाँहें बाँहों पंख पंखों").split():
                     continue
                 counted["numbers"] += 1
@@ -759,7 +773,7 @@ def twice_named(story: Story, names: dict[str, str]) -> Found:
     """A name or a title of a relative does not stand twice in a sentence."""
     titles = plain("दादी नानी माँ अम्मा बुआ मौसी चाची मामी दादा नाना पिता चाचा मामा बाबा मास्टर गुरु मुखिया अध्यापिका वैद्य राजा रानी").split()
     for s in story:
-        for part in (s.narration, *s.speech):
+        for part in (s.narration, *map(flatten, re.split("[।?!]", " । ".join(re.findall("“([^”]*)", s.text))))):
             often = Counter(w for w in part.split() if w in names or w in titles)
             counted["twice_named"] += bool(often)
             if any(n > 1 for n in often.values()) and not rx(r" माँ बाप | दादा दादी ").search(part):
