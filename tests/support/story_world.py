@@ -269,11 +269,11 @@ NEW_DAY = rx(
 )
 TIMES = (
     (0, rx(r" (सुबह(?! से| का| की| के| ही| तक)|सुबह ही|सवेरे|भोर|तड़के|पौ फटते|(सूरज|सूर्य) (निकल|उग)\S* ) ?")),
-    (1, rx(r" (दोपहर(?! से| का| की| तक)) ")),
+    (1, rx(r" (?<!पूरी )(?<!सारी )(दोपहर(?! से| का| की| तक)) ")),
     (2, rx(r" (शाम(?! से| का| की)|संध्या|साँझ|(सूरज|सूर्य) (डूब|ढल)\S*|गोधूलि) ")),
     (3, rx(r" (रात(?! से| का| की| भर)|आधी रात|रात्रि) ")),
 )
-RESTART = (None, rx(r" दोपहर (को|में|के समय|हुई|हो गई) "), rx(r" शाम (को|में|के समय|हुई|हो गई|होते|तक) "), rx(r" (?<!उस )(?<!आधी )(?<!देर )रात (को|हुई|हो गई|होते) "))
+RESTART = (None, rx(r" दोपहर (को|में|के समय|हुई|हो गई) "), rx(r" शाम (को|में|के समय|हुई|हो गई|होते|तक) "), rx(r" (?<!उस )(?<!आधी )(?<!देर )(?<!इतनी )रात (को|हुई|हो गई|होते) "))
 ALL_DAY = rx(r" (सारा दिन|दिन भर|पूरा दिन|पूरे दिन) ")
 SUCH_NIGHT = rx(r" इतनी (रात|देर रात) ")
 SUNSHINE = rx(r" (धूप (खिली|खिल|चमक|निकली|फैली|सेंक)|सूरज (चमक|तप|सिर)) ?")
@@ -440,6 +440,7 @@ for classes in (ROOTS, THINGS, ANIMAL, PERSON, TOPIC, dict.fromkeys(PERSON, "per
 
 THAT = {*plain("वही उसी उस").split()}
 AGENT = {*plain("ने उसने लिए").split()}
+MOMENTS = {*plain("घड़ी तार").split()}  # "that moment", as often as "that watch"
 POSTPOSITIONS = {*plain("में को का की के ने से पर").split()}
 
 
@@ -463,7 +464,7 @@ def definite(story: Story, names: dict[str, str]) -> Found:
                 noun = next((w for w in words[i + 1 : i + 4] if w not in DESCRIBING), "")
                 kind = HYPERNYM.get(noun)
                 lemma = ANIMAL.get(noun) or PERSON.get(noun)
-                if kind or lemma or noun in THINGS:
+                if (kind or lemma or noun in THINGS) and noun not in MOMENTS:
                     counted["definite"] += 1
                     known = (kind in seen) or (lemma in seen if lemma else False) or (THINGS.get(noun, -1) in seen)
                     wrong |= not (known or (lemma and noun in PERSON and "person" in seen and not kind and noun in MEN.keys() - {lemma}))
@@ -826,7 +827,7 @@ RULES = (
     era, time_of_day, season, drought, place, weather, definite, letter, thought, wound, size, ability, numbers, settlement, one_name, gone, speaker, twice_he,
     twice_named, sharing, remedy,
 )  # fmt: skip
-HARD = rx(r" (ली (आया|आई|आईं)|(देखते|सुनते|सोचते|ताकते) रह (गई|गईं)|पहेल(ी|ियाँ) बुझा\S*) ")
+HARD = rx(r" (ली (आया|आई|आईं)|लिई|(खोया|बूरा|मावा|मैदा|पैसा|कुत्ता|घोड़ा|लड़का|रास्ता|दरवाज़ा|मेला) (के|को|में|से|पर)|(देखते|सुनते|सोचते|ताकते) रह (गई|गईं)|पहेल(ी|ियाँ) बुझा\S*) ")
 
 
 def hard_errors(text: str) -> list[str]:
