@@ -9,6 +9,7 @@ without nukta and with anusvara for chandrabindu and nasal letters.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -149,7 +150,9 @@ HYPERNYMS = (
 )
 HYPERNYM = {form: kind for words, kind in HYPERNYMS for form in words}
 KINDS = {"animal": ANIMAL, "bird": BIRDS, "tree": TREES, "fruit": FRUITS, "light": LIGHTS}
-DESCRIBING = {*plain("छोटा छोटी छोटे बड़ा बड़ी बड़े नन्हा नन्ही नन्हे पुराना पुरानी पुराने नया नई नए सुंदर बूढ़ा बूढ़ी बूढ़े घायल प्यारा प्यारी प्यारे सुनहरी सुनहरा सा सी से").split()}
+DESCRIBING = {
+    *plain("छोटा छोटी छोटे बड़ा बड़ी बड़े नन्हा नन्ही नन्हे पुराना पुरानी पुराने नया नई नए सुंदर बूढ़ा बूढ़ी बूढ़े घायल प्यारा प्यारी प्यारे सुनहरी सुनहरा सा सी से").split()
+}
 
 MODERN = lexicon("""पुलिस थानेदार फ़ोन मोबाइल टेलीफ़ोन रेल रेलगाड़ी ट्रेन स्टेशन मोटर मोटरसाइकिल कार ट्रक साइकिल स्कूटर ऑटो रिक्शा मेट्रो टैक्सी टीवी टेलीविज़न रेडियो कंप्यूटर
 लैपटॉप इंटरनेट ईमेल वीडियो कैमरा फ़ोटो फ़िल्म सिनेमा टॉर्च बैटरी बल्ब फ़्रिज कूलर लिफ़्ट फ़्लैट अपार्टमेंट अस्पताल एंबुलेंस नर्स डॉक्टर इंजेक्शन विज्ञान वैज्ञानिक तकनीक प्रयोगशाला माइक्रोस्कोप
@@ -273,7 +276,12 @@ TIMES = (
     (2, rx(r" (शाम(?! से| का| की)|संध्या|साँझ|(सूरज|सूर्य) (डूब|ढल)\S*|गोधूलि) ")),
     (3, rx(r" (रात(?! से| का| की| भर)|आधी रात|रात्रि) ")),
 )
-RESTART = (None, rx(r" दोपहर (को|में|के समय|हुई|हो गई) "), rx(r" शाम (को|में|के समय|हुई|हो गई|होते|तक) "), rx(r" (?<!उस )(?<!आधी )(?<!देर )(?<!इतनी )रात (को|हुई|हो गई|होते) "))
+RESTART = (
+    None,
+    rx(r" दोपहर (को|में|के समय|हुई|हो गई) "),
+    rx(r" शाम (को|में|के समय|हुई|हो गई|होते|तक) "),
+    rx(r" (?<!उस )(?<!आधी )(?<!देर )(?<!इतनी )रात (को|हुई|हो गई|होते) "),
+)
 ALL_DAY = rx(r" (सारा दिन|दिन भर|पूरा दिन|पूरे दिन) ")
 SUCH_NIGHT = rx(r" इतनी (रात|देर रात) ")
 SUNSHINE = rx(r" (धूप (खिली|खिल|चमक|निकली|फैली|सेंक)|सूरज (चमक|तप|सिर)) ?")
@@ -333,7 +341,9 @@ SEASONS = {
 }
 SIGNS = {
     "winter": rx(r" (बर्फ़ (गिर|पड़|से|पर|जम)\S*|कोहरा|पाला|अलाव|रज़ाई|रजाई|ठिठुर\S*|कड़ाके) "),
-    "summer": rx(r" (लू|चिलचिलाती|तपती|झुलस\S*|तरबूज़|खरबूज़ा|लीची|(एक|पका|पके|मीठा|मीठे|रसीले|रसीला) आम|आम (मिला|पड़ा|खा\S*|तोड़\S*|लेकर|दिखाई|उठा\S*|मेरा|पके|बाँट\S*)|आमों|शरबत) "),
+    "summer": rx(
+        r" (लू|चिलचिलाती|तपती|झुलस\S*|तरबूज़|खरबूज़ा|लीची|(एक|पका|पके|मीठा|मीठे|रसीले|रसीला) आम|आम (मिला|पड़ा|खा\S*|तोड़\S*|लेकर|दिखाई|उठा\S*|मेरा|पके|बाँट\S*)|आमों|शरबत) "
+    ),
     "rains": rx(r" (मूसलाधार|बाढ़|बरसाती|बादल फट\S*|इंद्रधनुष) "),
     "spring": rx(r" (टेसू|आम के बौर|पिचकारी|गुलाल) "),
 }
@@ -393,6 +403,10 @@ DESERT = rx(r" (रेत के टील\S+|रेगिस्तान|मर
 MOUNTAIN = rx(r" (पहाड़ों के बीच|पहाड़ी गाँव|पहाड़ की तलहटी|पहाड़ों में) ")
 
 
+NOT_IN_DESERT = rx(r" (नदी|नाव|बाढ़|समुद्र|झील|जंगल|हरियाली|बर्फ़) ")
+NOT_IN_MOUNTAINS = rx(r" (समुद्र|सागर|रेत के टीले) ")
+
+
 def place(story: Story, names: dict[str, str]) -> Found:
     """No river, sea, flood or forest in a desert village, no sea in the mountains."""
     where = next((s for s in story[:6] if DESERT.search(s.narration)), None)
@@ -402,9 +416,7 @@ def place(story: Story, names: dict[str, str]) -> Found:
     for s in story:
         if s is where or s is high or rx(r" (दूर|यात्रा|सफ़र|मेले|नगर|शहर) ").search(s.narration):
             continue
-        if where and rx(r" (नदी|नाव|बाढ़|समुद्र|झील|जंगल|हरियाली|बर्फ़) ").search(s.narration):
-            yield s
-        elif high and rx(r" (समुद्र|सागर|रेत के टीले) ").search(s.narration):
+        if (where and NOT_IN_DESERT.search(s.narration)) or (high and NOT_IN_MOUNTAINS.search(s.narration)):
             yield s
 
 
@@ -433,7 +445,15 @@ EVENT_DAY = rx(f" {EVENT} (के दिन|की सुबह|की शाम
 EVENT_FIRST = rx(f"^ {EVENT} (में|पर|से पहले|के बाद|शुरू) ")
 ROOTS = lexicon("मेला प्रतियोगिता मुक़ाबला शादी विवाह नाटक परीक्षा मैच प्रदर्शनी दौड़ उत्सव सभा समारोह तमाशा यात्रा बारात पंचायत बैठक")
 TOLD: dict[str, set[str | int]] = {}
-for classes in (ROOTS, THINGS, ANIMAL, PERSON, TOPIC, dict.fromkeys(PERSON, "person"), *(dict.fromkeys(words, kind) for kind, words in KINDS.items())):
+for classes in (
+    ROOTS,
+    THINGS,
+    ANIMAL,
+    PERSON,
+    TOPIC,
+    dict.fromkeys(PERSON, "person"),
+    *(dict.fromkeys(words, kind) for kind, words in KINDS.items()),
+):
     for form, lemma in classes.items():
         TOLD.setdefault(form, set()).add(lemma)
 
@@ -441,7 +461,8 @@ for classes in (ROOTS, THINGS, ANIMAL, PERSON, TOPIC, dict.fromkeys(PERSON, "per
 THAT = {*plain("वही उसी उस").split()}
 AGENT = {*plain("ने उसने लिए").split()}
 MOMENTS = {*plain("घड़ी तार").split()}  # "that moment", as often as "that watch"
-POSTPOSITIONS = {*plain("में को का की के ने से पर").split()}
+CASES = {*plain("में को का की के से पर").split()}
+POSTPOSITIONS = {*CASES, plain("ने")}
 
 
 def definite(story: Story, names: dict[str, str]) -> Found:
@@ -476,7 +497,9 @@ def definite(story: Story, names: dict[str, str]) -> Found:
 
 
 LETTER = lexicon("चिट्ठी पत्र ख़त पोस्टकार्ड")
-LETTER_COMES = rx(r"(आई|आया|लाया|लाई|लाए|मिली|मिला|दी|दिया|निकाली|निकाला|लिखी|लिखा|लिखवाई|लिखने|भेजी|भेजा|थमाई|थमा|लेकर|पड़ी|रखी|थी|था|पहुँची|पहुँचा|डाली|डाल) ")
+LETTER_COMES = rx(
+    r"(आई|आया|लाया|लाई|लाए|मिली|मिला|दी|दिया|निकाली|निकाला|लिखी|लिखा|लिखवाई|लिखने|भेजी|भेजा|थमाई|थमा|लेकर|पड़ी|रखी|थी|था|पहुँची|पहुँचा|डाली|डाल) "
+)
 
 
 def letter(story: Story, names: dict[str, str]) -> Found:
@@ -497,13 +520,15 @@ def letter(story: Story, names: dict[str, str]) -> Found:
 
 THOUGHT = rx(r" (सोचा|सोचने|मन में|मन ही मन|ठान|ठाना|अपने आप से|खुद से) ")
 SAID = rx(r" (कहा|बोला|बोली|बोले|बोलीं|पूछा|बताया|बताई|सुनाया|सुनाई|पुकारा|चिल्ला\S*|समझाया|कह|पूछने|लिखा|जवाब) ")
-ANSWERS = rx(r" ((उसकी|उनकी|इस|यह|किसी ने उसकी) बात (नहीं |पर )?(मान|सुन|हँस|कोई)\S*|बात नहीं मानी|यह सुन\S*|(जवाब|उत्तर) (दिया|में)|(लोग|सब|पड़ोसी|बच्चे|दोस्त|गाँव वाले) (\S+ )?(हँसने|हँस|हँसे)\S*) ")
+ANSWERS = rx(
+    r" ((उसकी|उनकी|इस|यह|किसी ने उसकी) बात (नहीं |पर )?(मान|सुन|हँस|कोई)\S*|बात नहीं मानी|यह सुन\S*|(जवाब|उत्तर) (दिया|में)|(लोग|सब|पड़ोसी|बच्चे|दोस्त|गाँव वाले) (\S+ )?(हँसने|हँस|हँसे)\S*) "
+)
 ANSWERING = rx(r"^ (नहीं|हाँ|ठीक|ज़रूर|बिल्कुल|अच्छा|इस|इतनी|तुम (अकेले|अकेली|कैसे)|यह कैसे) |^ .*(ओगे|ोगे|ओगी|ोगी|सकते|सकती) $")
 
 
 def thought(story: Story, names: dict[str, str]) -> Found:
     """Nobody answers what was only thought."""
-    for before, s in zip(story, story[1:], strict=False):
+    for before, s in itertools.pairwise(story):
         if not (before.speech and THOUGHT.search(before.narration) and not SAID.search(before.narration)):
             continue
         counted["thought"] += 1
@@ -522,7 +547,9 @@ TREATED = rx(r" (पट्टी बाँध\S*|पट्टियाँ बा
 ILL = rx(
     r" (बीमार\S*|बुख़ार|तबीयत|खाँसी|ज़ुकाम|दर्द|कमज़ोर|रोग\S*|पीड़ा|घायल|चोट\S*|ज़ख़्म\S*|ज़ख्म\S*|ख़ून|महामारी|हैज़ा|मलेरिया|बेहोश|प्रसव|साँस|ठंड लग\S*|सर्दी लग\S*|डंक|डस\S*|काट|कराह\S*|फँस\S*|तड़प\S*|दवा आ|इलाज) "
 )
-CURED = rx(r" ((बुख़ार|दर्द|खाँसी) (उतर|ठीक|कम|चला)\S*|तबीयत (सुधर|ठीक|सँभल)\S*|(दवा|काढ़ा|औषधि|दवाई) (पिला\S*|खिला\S*|दी|पी|खाई|बना\S*)|इलाज (किया|से|हुआ)|चंगा|चंगी|स्वस्थ (हो|हुआ|हुई)\S*|बीमारी (दूर|ठीक)\S*) ")
+CURED = rx(
+    r" ((बुख़ार|दर्द|खाँसी) (उतर|ठीक|कम|चला)\S*|तबीयत (सुधर|ठीक|सँभल)\S*|(दवा|काढ़ा|औषधि|दवाई) (पिला\S*|खिला\S*|दी|पी|खाई|बना\S*)|इलाज (किया|से|हुआ)|चंगा|चंगी|स्वस्थ (हो|हुआ|हुई)\S*|बीमारी (दूर|ठीक)\S*) "
+)
 
 
 def wound(story: Story, names: dict[str, str]) -> Found:
@@ -547,11 +574,13 @@ SMALL = rx(r" (छोट[ाेी]|नन्ह[ाेी]|तुच्छ|ज�
 LOADS = (
     lexicon("अँगूठी चाबी सिक्का पत्ता फूल दाना बीज रोटी चिट्ठी मोती बटन धागा कंगन पंख तिनका टुकड़ा"),
     lexicon("आम अमरूद नारंगी संतरा सेब अनार नाशपाती लड्डू गेंद पतंग सीटी लट्टू थैली मछली गुड़िया केला रुमाल चश्मा घड़ी मिठाई जलेबी नींबू कलम हार"),
-    lexicon("पपीता तरबूज़ खरबूज़ा कटहल नारियल अनानास कद्दू घड़ा मटका सुराही ढोलक ढोल संदूक बोरी बोरा बाल्टी कुल्हाड़ी हथौड़ा कुदाल फावड़ा कंबल रजाई टोकरा मूर्ति करछी जाल"),
+    lexicon(
+        "पपीता तरबूज़ खरबूज़ा कटहल नारियल अनानास कद्दू घड़ा मटका सुराही ढोलक ढोल संदूक बोरी बोरा बाल्टी कुल्हाड़ी हथौड़ा कुदाल फावड़ा कंबल रजाई टोकरा मूर्ति करछी जाल"
+    ),
 )
 LOAD = {form: weight for weight, words in enumerate(LOADS) for form in words}
 LIFTS = rx(r" (उठा\S*|दबा\S*|झपट\S*|छीन\S*|लेकर|ले) (\S+ )?(गया|गई|ले|भाग\S*|उड़\S*|चला|चली|आया|आई|जा|लौट\S*) ")
-STRENGTH = {plain(word): strength for word, strength in (("कौआ", 1), ("कौवा", 1), ("चील", 1), ("बाज", 1), ("गिद्ध", 1), ("मोर", 1), ("हंस", 1), ("बगुला", 1), ("उल्लू", 1), ("बत्तख", 1))}
+STRENGTH = dict.fromkeys(plain("कौआ कौवा चील बाज गिद्ध मोर सारस हंस बगुला उल्लू बत्तख").split(), 1)
 ENTERS = rx(r" (के घर (में|के भीतर|के अंदर)|के बिल में|के घोंसले में|के छत्ते में|को (घर के )?(भीतर|अंदर) (बुलाया|ले|आने|बिठाया)|को अपने (घर|बिल|घोंसले|छत्ते) में) ")
 
 
@@ -559,11 +588,12 @@ def size(story: Story, names: dict[str, str]) -> Found:
     """A small creature is smaller than who calls it small, a guest fits into the house, a load
     suits its carrier."""
     recent: list[str] = []
+    before = ""
     for s in story:
         present = [w for w in s.words if w in ANIMAL]
         if SMALL.search(s.flat):
             called = rx(r" (\S+) (को देखकर|से कहा|से बोल\S*|की ओर देखकर) ").search(s.narration)
-            met = next((m for m in (rx(r" (\S+) को (रास्ते में )?एक (\S+ )?(\S+) (मिला|मिली|दिखा|दिखी|दिखाई) ").search(t.narration) for t in story[max(0, story.index(s) - 1) : story.index(s) + 1]) if m), None)
+            met = rx(r" (\S+) को (रास्ते में )?एक (\S+ )?(\S+) (मिला|मिली|दिखा|दिखी|दिखाई) ").search(before + s.narration)
             others = [w for w in dict.fromkeys([*recent[-4:], *present])]
             target = called[1] if called and called[1] in SIZE else met[4] if met and met[4] in SIZE else None
             same = [w for w in others if target and ANIMAL[w] != ANIMAL[target]]
@@ -589,6 +619,7 @@ def size(story: Story, names: dict[str, str]) -> Found:
                 if load > strength or (SIZE[carrier] == 0 and lemma != plain("चींटी")):
                     yield s
         recent += present
+        before = s.narration
 
 
 def ability(story: Story, names: dict[str, str]) -> Found:
@@ -596,8 +627,9 @@ def ability(story: Story, names: dict[str, str]) -> Found:
     for s in story:
         words = s.words
         for i, word in enumerate(words[:-1]):
-            if word in ANIMAL and words[i + 1] not in POSTPOSITIONS - {plain("ने")}:
-                clause = " ".join(words[i + 1 : next((j for j, w in enumerate(words[i + 1 :], i + 1) if w in (plain("और"), plain("पर")) or w in ANIMAL), len(words))])
+            if word in ANIMAL and words[i + 1] not in CASES:
+                rest = itertools.takewhile(lambda w: w not in ANIMAL and w not in (plain("और"), plain("पर")), words[i + 1 :])
+                clause = " ".join(rest)
                 if rx(r"(^| )(उड़ (गया|गई|गए|चला|चली|रहा|रही)|उड़ने लग\S+|उड़कर)").search(clause):
                     counted["ability"] += 1
                     if word not in FLYERS:
@@ -608,7 +640,7 @@ def ability(story: Story, names: dict[str, str]) -> Found:
                         yield s
 
 
-NUMERALS = {plain(whole): plain(numeral) for whole, numeral in (("दोनों", "दो"), ("तीनों", "तीन"), ("चारों", "चार"), ("पाँचों", "पाँच"), ("छहों", "छह"), ("सातों", "सात"), ("आठों", "आठ"), ("नौओं", "नौ"), ("दसों", "दस"))}
+NUMERALS = dict(zip(plain("दोनों तीनों चारों पाँचों छहों सातों आठों दसों").split(), plain("दो तीन चार पाँच छह सात आठ दस").split(), strict=True))
 COUNT = {plain("दोनों"): 2, plain("तीनों"): 3, plain("चारों"): 4, plain("पाँचों"): 5}
 
 
@@ -616,7 +648,7 @@ SEVEN = {*plain("सुर सुरों रंग रंगों समु�
 
 
 def numbers(story: Story, names: dict[str, str]) -> Found:
-    """"All seven" needs seven, "both" two, "all" many, told before."""
+    """Seven are told of before "all seven", two before "both", many before "all"."""
     seen: set[str] = set()
     beings: set[str] = set()
     pairs = False
@@ -644,10 +676,10 @@ def numbers(story: Story, names: dict[str, str]) -> Found:
             yield s
 
 
-HOME = rx(r" (में|का|की|के|वाल\S*) .*(रह(ता|ती|ते)|था|थी|थे|दुकान\S*|बेच\S*) ")
 TOWN, CITY, VILLAGE = (rx(f" ({words})( |$)") for words in ("नगर|क़स्बा|कस्बा|कस्बे|क़स्बे", "शहर|महानगर", "गाँव"))
-ELSEWHERE = rx(r" (दूसरे|दूर|पास के|किसी|अपने|उसके|एक|पड़ोसी|हर|छोटे|नाना के|दादी के|उस|कोई|नए|पुराने) (\S+ )?(गाँव|गाँवों|नगर|शहर) | (गाँव|शहर|नगर) (गए|गया|गई|जा|चल|पहुँच|से) ")
-WHOLE = r" (सारा|सारे|पूरा|पूरे|{0} (के|का|की|में|वाले|वालों|वालों|भर)|{0}वाल\S+|मैं \S+ {0}|अपना नाम और {0}) ?({0})?"
+ELSEWHERE = rx(
+    r" (दूसरे|दूर|पास के|किसी|अपने|उसके|एक|पड़ोसी|हर|छोटे|नाना के|दादी के|उस|कोई|नए|पुराने) (\S+ )?(गाँव|गाँवों|नगर|शहर) | (गाँव|शहर|नगर) (गए|गया|गई|जा|चल|पहुँच|से) "
+)
 
 
 def settlement(story: Story, names: dict[str, str]) -> Found:
@@ -669,7 +701,8 @@ def settlement(story: Story, names: dict[str, str]) -> Found:
             whole = re.search(plain(rf" ((सारा|सारे|पूरा|पूरे) {word}|{word} (के|का|की|में|वाले|वालों|भर|को|से)|मैं \S+ {word}|नाम और {word}) "), s.flat)
             if whole:
                 counted["settlement"] += 1
-                if kind not in home and (kind == "village" or not home & {"town", "city"}) and (kind == "village" or whole[2] or rx(f" {word} की बिजली").search(s.flat)):
+                town = not home & {"town", "city"} and (whole[2] or rx(f" {word} की बिजली").search(s.flat))  # नगर and शहर may be one
+                if kind not in home and (kind == "village" or town):
                     yield s
                 home = home | {kind}
 
@@ -703,7 +736,8 @@ def gone(story: Story, names: dict[str, str]) -> Found:
     left: set[str] = set()
     for s in story:
         words = s.words
-        subjects = {w for i, w in enumerate(words) if (w in names or w in ANIMAL or w in PERSON) and (i + 1 == len(words) or words[i + 1] not in POSTPOSITIONS - {plain("ने")} or words[i + 1] == plain("ने"))}
+        after = [*words[1:], ""]
+        subjects = {w for w, post in zip(words, after, strict=True) if (w in names or w in ANIMAL or w in PERSON) and post not in CASES}
         if RETURNS.search(s.narration):
             left = set()
         if dead | left:
@@ -751,8 +785,14 @@ def speaker(story: Story, names: dict[str, str]) -> Found:
 ANIMAL_GENDER = {
     form: gender
     for gender, words in (
-        ("f", "चींटी मक्खी मधुमक्खी तितली मकड़ी चुहिया गौरैया बुलबुल गिलहरी मछली चिड़िया मैना कोयल मुर्गी बिल्ली बत्तख चील मोरनी बंदरिया लोमड़ी बकरी भेड़ शेरनी बाघिन गाय घोड़ी भैंस हथिनी"),
-        ("m", "चूहा मेंढक गिरगिट तोता कबूतर कौआ कौवा उल्लू मुर्गा कछुआ खरगोश नेवला बाज बगुला साँप हंस मोर बंदर लंगूर सियार कुत्ता हिरन हिरण भेड़िया तेंदुआ बकरा सूअर शेर बाघ भालू बैल घोड़ा गधा ऊँट हाथी टिड्डा भौंरा चींटा"),
+        (
+            "f",
+            "चींटी मक्खी मधुमक्खी तितली मकड़ी चुहिया गौरैया बुलबुल गिलहरी मछली चिड़िया मैना कोयल मुर्गी बिल्ली बत्तख चील मोरनी बंदरिया लोमड़ी बकरी भेड़ शेरनी बाघिन गाय घोड़ी भैंस हथिनी",
+        ),
+        (
+            "m",
+            "चूहा मेंढक गिरगिट तोता कबूतर कौआ कौवा उल्लू मुर्गा कछुआ खरगोश नेवला बाज बगुला साँप हंस मोर बंदर लंगूर सियार कुत्ता हिरन हिरण भेड़िया तेंदुआ बकरा सूअर शेर बाघ भालू बैल घोड़ा गधा ऊँट हाथी टिड्डा भौंरा चींटा",
+        ),
     )
     for form in lexicon(words)
 }
@@ -823,11 +863,27 @@ def remedy(story: Story, names: dict[str, str]) -> Found:
                         yield tried
 
 
+SOWN = rx(r" (बीज|गुठली|पौधा|पौधे|कलम|बो (दि\S+|देना)|रोप\S*) ")
+IN_DAYS = rx(r" (कुछ ही|थोड़े ही|कुछ|दो|तीन|चार|पाँच|सात|दस|एक) (दिन|दिनों|हफ़्ते) (में|बाद) ")
+RIPE = rx(r" (फूलों से भर|फलों से लद|फूल खिल|पेड़ बन|बड़ा पेड़|फल (लगे|लग|पक)|फ़सल|फसल)")
+
+
+def growth(story: Story, names: dict[str, str]) -> Found:
+    """What was sown does not bloom or bear in some days."""
+    for i, s in enumerate(story):
+        if RIPE.search(s.narration) and any(SOWN.search(t.flat) for t in story[max(0, i - 5) : i]):
+            counted["growth"] += 1
+            if IN_DAYS.search(s.narration):
+                yield s
+
+
 RULES = (
     era, time_of_day, season, drought, place, weather, definite, letter, thought, wound, size, ability, numbers, settlement, one_name, gone, speaker, twice_he,
-    twice_named, sharing, remedy,
+    twice_named, sharing, remedy, growth,
 )  # fmt: skip
-HARD = rx(r" (ली (आया|आई|आईं)|लिई|(खोया|बूरा|मावा|मैदा|पैसा|कुत्ता|घोड़ा|लड़का|रास्ता|दरवाज़ा|मेला) (के|को|में|से|पर)|(देखते|सुनते|सोचते|ताकते) रह (गई|गईं)|पहेल(ी|ियाँ) बुझा\S*) ")
+HARD = rx(
+    r" (ली (आया|आई|आईं)|लिई|(खोया|बूरा|मावा|मैदा|पैसा|कुत्ता|घोड़ा|लड़का|रास्ता|दरवाज़ा|मेला) (के|को|में|से|पर)|(देखते|सुनते|सोचते|ताकते) रह (गई|गईं)|पहेल(ी|ियाँ) बुझा\S*) "
+)
 
 
 def hard_errors(text: str) -> list[str]:
