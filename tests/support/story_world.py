@@ -20,6 +20,7 @@ NUKTA = "\u093c"
 NASAL = re.compile("ँ|न्(?=[तथदध])|म्(?=[पफबभ])|ण्(?=[टठडढ])|ञ्(?=[चछजझ])|ङ्(?=[कखगघ])")
 
 WORD = re.compile(r"[\u0900-\u0963\u0970-\u097f]+")
+WORD_OR_COMMA = re.compile(WORD.pattern + "|,")
 
 counted: Counter[str] = Counter()
 
@@ -175,7 +176,7 @@ STAGED = rx(r" (नाटक|मंच|भूमिका|अभिनय|शत
 
 @dataclass(eq=False)
 class Sentence:
-    """A sentence: as it is written, its narration and its speech as flat text, its words."""
+    """Hold a sentence: as it is written, its narration and its speech as flat text, its words."""
 
     text: str
     narration: str
@@ -184,11 +185,11 @@ class Sentence:
     def __post_init__(self) -> None:
         self.words = self.narration.split()
         self.flat = flatten(self.text)
-        self.all = self.flat.split()
+        self.all = flatten(self.text, commas=True).split()  # with commas
 
 
-def flatten(text: str) -> str:
-    return " " + " ".join(WORD.findall(spelled(text))) + " "
+def flatten(text: str, commas: bool = False) -> str:
+    return " " + " ".join((WORD_OR_COMMA if commas else WORD).findall(spelled(text))) + " "
 
 
 def sentences(text: str) -> list[Sentence]:
@@ -252,7 +253,7 @@ Story = list[Sentence]
 
 
 def era(story: Story, names: dict[str, str]) -> Found:
-    """Old times and kings have no electricity, police, phones, buses, timetables or science."""
+    """Find electricity, police, phones, buses and science in old times or under kings."""
     staged = any(STAGED.search(s.flat) for s in story)
     opening = any(OLD_OPENING.search(s.narration) for s in story[:4])
     kings = not staged and any(ROYAL.search(s.narration) for s in story)
@@ -289,8 +290,8 @@ STARS = rx(r" (तारे|चाँद|चाँदनी) (चमक|टि�
 
 
 def time_of_day(story: Story, names: dict[str, str]) -> Found:
-    """Within a day the time never goes back; the same time does not begin twice; night is needed
-    for "so late at night", day for sunshine."""
+    """Find a time of day that goes back or begins twice within a day, "so late at night" by day,
+    and sunshine by night."""
     now = None
     for s in story:
         for speech in s.speech:
@@ -354,7 +355,7 @@ LONG_AFTER = rx(
 
 
 def season(story: Story, names: dict[str, str]) -> Found:
-    """What belongs to one season does not come in another, unless time passes."""
+    """Find what belongs to another season, unless time has passed."""
     now = None
     for s in story:
         if LONG_AFTER.search(s.narration) or not happens(s):
@@ -382,7 +383,7 @@ RELIEF = rx(
 
 
 def drought(story: Story, names: dict[str, str]) -> Found:
-    """In a drought there is no rain, flood, mud or green land, and no river beside the village."""
+    """Find rain, flood, mud and green land in a drought, and a river beside a dry village."""
     place = [s for s in story[:6] if rx(r" (नदी|झील) के (किनारे|पास|तट) ").search(s.narration)]
     dry = False
     dried = any(rx(r" (नदी|नदियाँ|झील|सब) (भी |तक )?सूख").search(s.flat) for s in story)
@@ -408,7 +409,7 @@ NOT_IN_MOUNTAINS = rx(r" (समुद्र|सागर|रेत के ट�
 
 
 def place(story: Story, names: dict[str, str]) -> Found:
-    """No river, sea, flood or forest in a desert village, no sea in the mountains."""
+    """Find a river, a sea, a flood or a forest at a desert village, and a sea in the mountains."""
     where = next((s for s in story[:6] if DESERT.search(s.narration)), None)
     high = next((s for s in story[:6] if MOUNTAIN.search(s.narration)), None)
     if where or high:
@@ -425,7 +426,7 @@ CHANGE = rx(r" (अचानक|तभी|थमी|थम|रुकी|फि�
 
 
 def weather(story: Story, names: dict[str, str]) -> Found:
-    """Sunshine and rain do not follow each other without a change."""
+    """Find sunshine and rain at once."""
     now = None
     for s in story:
         kind = next((k for k, pattern in enumerate(WEATHER) if pattern.search(s.narration)), None)
@@ -444,20 +445,13 @@ EVENT = r"(मेले|प्रतियोगिता|मुक़ाबल�
 EVENT_DAY = rx(f" {EVENT} (के दिन|की सुबह|की शाम|की रात|का दिन|का समय|की घड़ी) ")
 EVENT_FIRST = rx(f"^ {EVENT} (में|पर|से पहले|के बाद|शुरू) ")
 ROOTS = lexicon("मेला प्रतियोगिता मुक़ाबला शादी विवाह नाटक परीक्षा मैच प्रदर्शनी दौड़ उत्सव सभा समारोह तमाशा यात्रा बारात पंचायत बैठक")
-TOLD: dict[str, set[str | int]] = {}
-for classes in (
-    ROOTS,
-    THINGS,
-    ANIMAL,
-    PERSON,
-    TOPIC,
-    dict.fromkeys(PERSON, "person"),
-    *(dict.fromkeys(words, kind) for kind, words in KINDS.items()),
-):
+TOLD: dict[str, set[str | int]] = {}  # what a word tells of: lemma, group of synonyms, kind
+for classes in (dict[str, str | int](THINGS), ROOTS, ANIMAL, PERSON, TOPIC, dict.fromkeys(PERSON, "person")):
     for form, lemma in classes.items():
         TOLD.setdefault(form, set()).add(lemma)
-
-
+for kind, words in KINDS.items():
+    for form in words:
+        TOLD.setdefault(form, set()).add(kind)
 THAT = {*plain("वही उसी उस").split()}
 AGENT = {*plain("ने उसने लिए").split()}
 MOMENTS = {*plain("घड़ी तार").split()}  # "that moment", as often as "that watch"
@@ -466,7 +460,7 @@ POSTPOSITIONS = {*CASES, plain("ने")}
 
 
 def definite(story: Story, names: dict[str, str]) -> Found:
-    """What is called "that", and an event with a day of its own, was told before."""
+    """Find what is called "that", and an event with a day of its own, before it was told of."""
     seen: set[str | int] = set()
     for s in story:
         wrong = False
@@ -503,7 +497,7 @@ LETTER_COMES = rx(
 
 
 def letter(story: Story, names: dict[str, str]) -> Found:
-    """A letter is read after one has come, and read by another person after one was written."""
+    """Find a letter that is read before it came, or by one to whom none was written."""
     came = written = False
     for s in story:
         if not {*s.all} & LETTER.keys():
@@ -527,7 +521,7 @@ ANSWERING = rx(r"^ (नहीं|हाँ|ठीक|ज़रूर|बिल�
 
 
 def thought(story: Story, names: dict[str, str]) -> Found:
-    """Nobody answers what was only thought."""
+    """Find answers to what was only thought."""
     for before, s in itertools.pairwise(story):
         if not (before.speech and THOUGHT.search(before.narration) and not SAID.search(before.narration)):
             continue
@@ -553,7 +547,7 @@ CURED = rx(
 
 
 def wound(story: Story, names: dict[str, str]) -> Found:
-    """A bandage follows a wound, medicine and recovery follow an illness."""
+    """Find a bandage without a wound, and medicine or recovery without an illness."""
     hurt = ill = False
     for s in story:
         treated, cured = TREATED.search(s.narration), CURED.search(s.narration)
@@ -585,8 +579,8 @@ ENTERS = rx(r" (के घर (में|के भीतर|के अंदर
 
 
 def size(story: Story, names: dict[str, str]) -> Found:
-    """A small creature is smaller than who calls it small, a guest fits into the house, a load
-    suits its carrier."""
+    """Find a creature called small by a smaller one, a guest too large for the house, and a load
+    too heavy for its carrier."""
     recent: list[str] = []
     before = ""
     for s in story:
@@ -623,7 +617,7 @@ def size(story: Story, names: dict[str, str]) -> Found:
 
 
 def ability(story: Story, names: dict[str, str]) -> Found:
-    """Only birds and insects fly, and a fish stays in the water."""
+    """Find animals without wings that fly, and fish out of the water."""
     for s in story:
         words = s.words
         for i, word in enumerate(words[:-1]):
@@ -648,7 +642,7 @@ SEVEN = {*plain("सुर सुरों रंग रंगों समु�
 
 
 def numbers(story: Story, names: dict[str, str]) -> Found:
-    """Seven are told of before "all seven", two before "both", many before "all"."""
+    """Find "all seven" without seven, "both" without two, and "all" without many."""
     seen: set[str] = set()
     beings: set[str] = set()
     pairs = False
@@ -683,7 +677,7 @@ ELSEWHERE = rx(
 
 
 def settlement(story: Story, names: dict[str, str]) -> Found:
-    """A town or city does not become a village, nor a village a town."""
+    """Find a town or city that becomes a village, and a village that becomes a town."""
     home = None
     for s in story:
         flat = s.narration
@@ -708,7 +702,7 @@ def settlement(story: Story, names: dict[str, str]) -> Found:
 
 
 def one_name(story: Story, names: dict[str, str]) -> Found:
-    """No two persons have the same name, and a name has one gender."""
+    """Find one name for two persons, or for a boy and a girl."""
     introduced: set[str] = set()
     for s in story:
         for match in rx(r" (\S+) नाम (?:का|की|के) (?:एक )?(?!गाँव|जंगल|नगर|शहर)| नाम (\S+) (?:था|थी) ").finditer(s.narration):
@@ -731,7 +725,7 @@ RETURNS = rx(r" (लौट\S*|वापस|फिर (आ\S*|से)|आया|�
 
 
 def gone(story: Story, names: dict[str, str]) -> Found:
-    """Who died does not act any more, and who left for good acts only after a return."""
+    """Find dead people who act, and people who left for good and act without a return."""
     dead: set[str] = set()
     left: set[str] = set()
     for s in story:
@@ -757,7 +751,7 @@ I_WAS = re.compile(plain(r" मैं (?:(?!ने |तुम|आप|वह|य�
 
 
 def speaker(story: Story, names: dict[str, str]) -> Found:
-    """Who says I has the gender of the speaker."""
+    """Find a verb with I in the wrong gender of its speaker."""
     genders = {**dict.fromkeys(MEN, "m"), **dict.fromkeys(WOMEN, "f"), **names, **ANIMAL_GENDER}
     for s in story:
         if not s.speech:
@@ -799,8 +793,8 @@ ANIMAL_GENDER = {
 
 
 def twice_he(story: Story, names: dict[str, str]) -> Found:
-    """उसने does not stand twice in a sentence, nor in two sentences for two persons: the second of
-    them names the first person."""
+    """Find उसने twice in a sentence, and in two sentences for two persons: the second of them names
+    the first person."""
     before, subject = False, ""
     for s in story:
         he = s.words.count(plain("उसने"))
@@ -811,7 +805,7 @@ def twice_he(story: Story, names: dict[str, str]) -> Found:
 
 
 def twice_named(story: Story, names: dict[str, str]) -> Found:
-    """A name or a title of a relative does not stand twice in a sentence."""
+    """Find a name or a title of a relative twice in a sentence."""
     titles = plain("दादी नानी माँ अम्मा बुआ मौसी चाची मामी दादा नाना पिता चाचा मामा बाबा मास्टर गुरु मुखिया अध्यापिका वैद्य राजा रानी").split()
     for s in story:
         for part in (s.narration, *map(flatten, re.split("[।?!]", " । ".join(re.findall("“([^”]*)", s.text))))):
@@ -828,7 +822,7 @@ MANY_GIFT = rx(r" (सिक्क\S+|पैस\S+|रुपय\S+|धन|अन
 
 
 def sharing(story: Story, names: dict[str, str]) -> Found:
-    """Half of a necklace or a horse cannot be given away."""
+    """Find half of a necklace or a horse given away."""
     gift = False
     for s in story:
         if WHOLE_GIFT.search(s.narration) and rx(r" (दिया|दी|पहना|पहनाया|भेंट|मिला|मिली|पाया) ").search(s.narration):
@@ -851,7 +845,7 @@ REMEDY = rx(r" (बाड़|सहारा दिया|खाद डाली
 
 
 def remedy(story: Story, names: dict[str, str]) -> Found:
-    """A remedy fits the trouble: a fence does not cure drought."""
+    """Find a remedy that does not fit the trouble: a fence does not cure drought."""
     for i, s in enumerate(story):
         for trouble, cure in REMEDIES:
             if trouble.search(s.narration):
@@ -869,7 +863,7 @@ RIPE = rx(r" (फूलों से भर|फलों से लद|फूल
 
 
 def growth(story: Story, names: dict[str, str]) -> Found:
-    """What was sown does not bloom or bear in some days."""
+    """Find plants that bloom or bear some days after they were sown."""
     for i, s in enumerate(story):
         if RIPE.search(s.narration) and any(SOWN.search(t.flat) for t in story[max(0, i - 5) : i]):
             counted["growth"] += 1
