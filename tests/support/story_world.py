@@ -99,7 +99,7 @@ WORKERS = lexicon("""किसान लकड़हारा कुम्हा
 PERSON = {**WOMEN, **MEN, **WORKERS}
 GROUPS = lexicon("""लोग भीड़ बच्चा गाँव नगर शहर कस्बा बस्ती मोहल्ला परिवार घर मेला बाज़ार कक्षा स्कूल पाठशाला विद्यालय दरबार सभा टोली दल टीम सेना जंगल वन जानवर पक्षी
 चिड़िया दोस्त मित्र साथी सहेली औरत महिला पड़ोसी किसान मज़दूर मछुआरा यात्री मेहमान दर्शक छात्र विद्यार्थी समुद्र राजा देश पंडित आसपास पड़ोस कोई किसी सदस्य खिलाड़ी दुनिया
-पंचायत गली मंच बस रेल नाव मंदिर मस्जिद गुरुद्वारा गिरजाघर खेत आँगन बारात तलहटी चौपाल""")
+पंचायत गली मंच इमारत सोसाइटी छत ईद होली दीवाली त्योहार नमाज़ बस रेल नाव मंदिर मस्जिद गुरुद्वारा गिरजाघर खेत आँगन बारात तलहटी चौपाल""")
 
 GIRLS = plain("""मीना सीता गीता राधा कमला सुनीता लक्ष्मी गौरी पूजा नेहा चंपा तारा जया मुन्नी ललिता रेखा सुधा विमला पार्वती रजनी मालती सलमा फ़ातिमा सरला चंदा मधु उमा निशा शीला
 जमुना अनीता अंजलि अंजू अमृता अनुराधा अपर्णा अर्चना अलका आयशा आरती आशा इंदु इंदिरा ईशा उर्मिला उषा ऋतु कविता कल्पना कांता काजल किरण कुसुम कृष्णा कौशल्या गंगा
@@ -138,7 +138,7 @@ SYNONYMS = (
     "चित्र तस्वीर फ़ोटो पेंटिंग", "नक्शा", "रोटी पूरी पराँठा", "लड्डू मिठाई पेड़ा बरफ़ी जलेबी हलवा खीर", "बीज दाना", "फूल गुलाब गेंदा कमल कली", "पिंजरा", "घोंसला अंडा", "कुआँ बावड़ी",
     "पुल", "मूर्ति", "दवा औषधि काढ़ा", "तराज़ू बाट", "चाकू छुरी तलवार धनुष तीर", "फ़ोन मोबाइल", "रेडियो", "मशीन यंत्र पंप इंजन", "दीवार", "दरवाज़ा", "झूला", "बीन सितार वीणा सारंगी हारमोनियम",
     "प्रतियोगिता मुक़ाबला होड़ दौड़ कुश्ती मैच परीक्षा खेल", "मेला हाट प्रदर्शनी उत्सव", "शादी विवाह ब्याह बारात", "नाटक", "इनाम पुरस्कार उपहार तोहफ़ा भेंट", "पहेली सवाल प्रश्न", "गाना गीत कविता धुन",
-    "चोर", "शिकारी", "साधु बाबा फ़क़ीर", "जादूगर", "पत्थर चट्टान शिला", "गुफा खोह", "सपना स्वप्न",
+    "चोर", "शिकारी", "साधु बाबा फ़क़ीर", "जादूगर", "पत्थर चट्टान शिला", "गुफा खोह", "दाल चावल सब्ज़ी खिचड़ी खाना भोजन", "सपना स्वप्न",
 )  # fmt: skip
 THINGS = {form: group for group, words in enumerate(SYNONYMS) for form in lexicon(words)}
 HYPERNYMS = (
@@ -453,7 +453,7 @@ for kind, words in KINDS.items():
     for form in words:
         TOLD.setdefault(form, set()).add(kind)
 THAT = {*plain("वही उसी उस").split()}
-AGENT = {*plain("ने उसने लिए").split()}
+AGENT = {*plain("ने उसने लिए को").split()}
 MOMENTS = {*plain("घड़ी तार").split()}  # "that moment", as often as "that watch"
 CASES = {*plain("में को का की के से पर").split()}
 POSTPOSITIONS = {*CASES, plain("ने")}
@@ -804,12 +804,20 @@ def twice_he(story: Story, names: dict[str, str]) -> Found:
         before, subject = he > 0, next((w for w in s.words if w in names), subject)
 
 
+OWNED = {*plain("का की के").split()}
+
+
 def twice_named(story: Story, names: dict[str, str]) -> Found:
     """Find a name or a title of a relative twice in a sentence."""
     titles = plain("दादी नानी माँ अम्मा बुआ मौसी चाची मामी दादा नाना पिता चाचा मामा बाबा मास्टर गुरु मुखिया अध्यापिका वैद्य राजा रानी").split()
     for s in story:
         for part in (s.narration, *map(flatten, re.split("[।?!]", " । ".join(re.findall("“([^”]*)", s.text))))):
-            often = Counter(w for w in part.split() if w in names or w in titles)
+            words = part.split()  # the grandmothers of two people are two
+            often = Counter(
+                (owner if post in OWNED else "", w)
+                for owner, post, w in zip(["", "", *words], ["", *words], words, strict=False)
+                if w in names or w in titles
+            )
             counted["twice_named"] += bool(often)
             if any(n > 1 for n in often.values()) and not rx(r" माँ बाप | दादा दादी ").search(part):
                 yield s
