@@ -63,9 +63,13 @@ def forms(word: str) -> set[str]:
     return out
 
 
+CASES = {*plain("में को का की के से पर").split()}
+POSTPOSITIONS = {*CASES, "ने"}
+
+
 def lexicon(words: str) -> dict[str, str]:
     """Return the lemma of every form of the nouns in `words`."""
-    return {form: lemma for lemma in plain(words).split() for form in forms(lemma)}
+    return {form: lemma for lemma in plain(words).split() for form in forms(lemma) if form not in POSTPOSITIONS}
 
 
 # ---- classes of words
@@ -167,7 +171,7 @@ OLD_OPENING = rx(
     r" (बहुत (ही )?(पुरानी|समय पहले|पहले|साल पहले|दिन पहले)|पुराने (समय|ज़माने|दिनों)|प्राचीन|सदियों पहले|सैकड़ों साल|एक समय|किसी समय|राजाओं के ज़माने)( की)?( बात)? "
 )
 ROYAL = rx(
-    r"(?<! का| के| की) (राजा|(?<= एक )रानी|(?<= वहाँ की )रानी|रानी(?= ने| बोली| के पास)|महाराज|महाराजा|महारानी|राजकुमार|राजकुमारी|सम्राट|बादशाह|सुल्तान|नवाब|दरबार|सिंहासन|राजमहल|सेनापति)(ों)? (?!मधुमक्खी|चींटी|नाम|बेटा|बेटी)"
+    r"(?<! का| के| की) (राजा|(?<= एक )रानी|(?<= वहाँ की )रानी|रानी(?= ने| बोली| के पास)|महाराज|महाराजा|राजकुमार|राजकुमारी|सम्राट|बादशाह|सुल्तान|नवाब|दरबार|सिंहासन|राजमहल|सेनापति)(ों)? (?!मधुमक्खी|चींटी|नाम|बेटा|बेटी)"
 )
 STAGED = rx(r" (नाटक|मंच|भूमिका|अभिनय|शतरंज|कठपुतली|कठपुतलियाँ|कठपुतलियों|इतिहास|किताब|कहानी|किले|संग्रहालय|वेश|मुकुट) ")
 
@@ -455,8 +459,6 @@ for kind, words in KINDS.items():
 THAT = {*plain("वही उसी उस").split()}
 AGENT = {*plain("ने उसने लिए को").split()}
 MOMENTS = {*plain("घड़ी तार").split()}  # "that moment", as often as "that watch"
-CASES = {*plain("में को का की के से पर").split()}
-POSTPOSITIONS = {*CASES, plain("ने")}
 
 
 def definite(story: Story, names: dict[str, str]) -> Found:
@@ -658,7 +660,7 @@ def numbers(story: Story, names: dict[str, str]) -> Found:
                     continue
                 counted["numbers"] += 1
                 wrong |= not (NUMERALS[word] in seen or (word in COUNT and len(beings) >= COUNT[word]) or (word == plain("दोनों") and pairs))
-            elif word in plain("सब सबने सबको सभी").split() and after not in plain("कुछ से ठीक").split():
+            elif word in plain("सब सबने सबको सभी").split() and after not in GROUPS and after not in plain("कुछ से ठीक").split():
                 counted["numbers"] += 1
                 wrong |= not (len(beings) >= 2 or seen & GROUPS.keys())
             elif word == plain("और") and i and after:
@@ -799,7 +801,8 @@ def twice_he(story: Story, names: dict[str, str]) -> Found:
     for s in story:
         he = s.words.count(plain("उसने"))
         counted["twice_he"] += bool(he)
-        if he > 1 or (he and before and subject in s.words):
+        named = any(w in names for w in s.words[: s.words.index(plain("उसने"))]) if he else False
+        if he > 1 or (he and before and not named and subject in s.words):
             yield s
         before, subject = he > 0, next((w for w in s.words if w in names), subject)
 
