@@ -470,7 +470,7 @@ def definite(story: Story, names: dict[str, str]) -> Found:
         for match in (EVENT_DAY.search(s.narration), EVENT_FIRST.search(s.narration)):
             if match:
                 counted["definite"] += 1
-                wrong |= ROOTS.get(match[1], match[1]) not in seen
+                wrong |= seen.isdisjoint({ROOTS[match[1]], THINGS.get(match[1], ROOTS[match[1]])})
         if words[0] in TOPIC and len(words) > 1 and words[1] in POSTPOSITIONS and TOPIC[words[0]] not in seen:
             counted["definite"] += 1
             wrong |= THINGS.get(words[0], -1) not in seen
@@ -882,9 +882,22 @@ def growth(story: Story, names: dict[str, str]) -> Found:
                 yield s
 
 
+RECENT = rx(r" ((पिछले (साल|महीने|हफ़्ते|इतवार)|कुछ ही (दिन|महीने|साल) पहले|कल) की बात|बात (बहुत|ज़्यादा) पुरानी नहीं) ")
+YEARS_PASS = rx(r" ((साल|बरस) (बीतते|बीत गए|गुज़रते|गुज़र गए)|बरसों बाद|(कई|दस|पंद्रह|बीस) (साल|बरस) बाद|जब \S+ (बड़ा हुआ|बड़ी हुई|बूढ़ा हुआ|बूढ़ी हुई)) ")
+
+
+def recent(story: Story, names: dict[str, str]) -> Found:
+    """Find years that pass in a story of last year."""
+    if any(RECENT.search(s.narration) for s in story[:2]):
+        counted["recent"] += 1
+        for s in story:
+            if YEARS_PASS.search(s.narration):
+                yield s
+
+
 RULES = (
     era, time_of_day, season, drought, place, weather, definite, letter, thought, wound, size, ability, numbers, settlement, one_name, gone, speaker, twice_he,
-    twice_named, sharing, remedy, growth,
+    twice_named, sharing, remedy, growth, recent,
 )  # fmt: skip
 HARD = rx(
     r" (ली (आया|आई|आईं)|लिई|(खोया|बूरा|मावा|मैदा|पैसा|कुत्ता|घोड़ा|लड़का|रास्ता|दरवाज़ा|मेला) (के|को|में|से|पर)|(देखते|सुनते|सोचते|ताकते) रह (गई|गईं)|पहेल(ी|ियाँ) बुझा\S*) "
