@@ -78,7 +78,7 @@ SIZES = (
     "चींटी चींटा मक्खी मच्छर मधुमक्खी तितली टिड्डा टिड्डी भौंरा भँवरा जुगनू मकड़ी झींगुर दीमक केंचुआ इल्ली कीड़ा ततैया बर्र घोंघा पतंगा",
     "चूहा चुहिया गौरैया बुलबुल मेंढक मेंढकी छिपकली गिरगिट गिलहरी मछली चमगादड़ चूज़ा केकड़ा झींगा बया फ़ाख़्ता शकरखोरा चिड़िया",
     "मैना तोता कबूतर कोयल कौआ कौवा कठफोड़वा तीतर बटेर नीलकंठ मुर्गी मुर्गा उल्लू पिल्ला",
-    "कछुआ खरगोश नेवला बिल्ली बिलाव बत्तख चील बाज बगुला साही साँप नाग हंस ऊदबिलाव",
+    "कछुआ खरगोश नेवला बिल्ली बिलाव बत्तख चील बाज बगुला साही साँप नाग ऊदबिलाव",
     "बंदर बंदरिया लंगूर लोमड़ी सियार गीदड़ कुत्ता मेमना मोर मोरनी सारस गिद्ध",
     "हिरन हिरण हिरनी भेड़िया तेंदुआ बकरी बकरा भेड़ सूअर लकड़बग्घा चीता बछड़ा बछिया अजगर बारहसिंगा",
     "शेर शेरनी बाघ बाघिन सिंह भालू गाय बैल घोड़ा घोड़ी गधा ऊँट भैंस भैंसा मगरमच्छ नीलगाय खच्चर याक",
@@ -515,17 +515,18 @@ def letter(story: Story, names: dict[str, str]) -> Found:
 
 
 THOUGHT = rx(r" (सोचा|सोचने|मन में|मन ही मन|ठान|ठाना|अपने आप से|खुद से) ")
+SILENT = rx(r" (मन ही मन|मन में|अपने आप से) ")
 SAID = rx(r" (कहा|बोला|बोली|बोले|बोलीं|पूछा|बताया|बताई|सुनाया|सुनाई|पुकारा|चिल्ला\S*|समझाया|कह|पूछने|लिखा|जवाब) ")
 ANSWERS = rx(
     r" ((उसकी|उनकी|इस|यह|किसी ने उसकी) बात (नहीं |पर )?(मान|सुन|हँस|कोई)\S*|बात नहीं मानी|यह सुन\S*|(जवाब|उत्तर) (दिया|में)|(लोग|सब|पड़ोसी|बच्चे|दोस्त|गाँव वाले) (\S+ )?(हँसने|हँस|हँसे)\S*) "
 )
-ANSWERING = rx(r"^ (नहीं|हाँ|ठीक|ज़रूर|बिल्कुल|अच्छा|इस|इतनी|तुम (अकेले|अकेली|कैसे)|यह कैसे) |^ .*(ओगे|ोगे|ओगी|ोगी|सकते|सकती) $")
+ANSWERING = rx(r"^ (नहीं|हाँ|ठीक|ज़रूर|बिल्कुल|अच्छा|इस|इतनी|तुमसे|तुम (अकेले|अकेली|कैसे)|यह कैसे) |^ .*(ओगे|ोगे|ओगी|ोगी|सकते|सकती) $")
 
 
 def thought(story: Story, names: dict[str, str]) -> Found:
     """Find answers to what was only thought."""
     for before, s in itertools.pairwise(story):
-        if not (before.speech and THOUGHT.search(before.narration) and not SAID.search(before.narration)):
+        if not (before.speech and THOUGHT.search(before.narration) and not (SAID.search(before.narration) and not SILENT.search(before.narration))):
             continue
         counted["thought"] += 1
         if ANSWERS.search(s.narration):
@@ -899,15 +900,37 @@ RULES = (
     era, time_of_day, season, drought, place, weather, definite, letter, thought, wound, size, ability, numbers, settlement, one_name, gone, speaker, twice_he,
     twice_named, sharing, remedy, growth, recent,
 )  # fmt: skip
+KIN_M = r"(पिता|दादा|नाना|चाचा|मामा|ताऊ|भाई|बेटा|बेटे|पोता|पोते)"
+KIN_F = r"(माँ|दादी|नानी|बुआ|चाची|मामी|ताई|मौसी|बहन|बेटी|पोती|पत्नी|सहेली)"
 HARD = rx(
-    r" (ली (आया|आई|आईं)|लिई|(खोया|बूरा|मावा|मैदा|पैसा|कुत्ता|घोड़ा|लड़का|रास्ता|दरवाज़ा|मेला) (के|को|में|से|पर)|(देखते|सुनते|सोचते|ताकते) रह (गई|गईं)|पहेल(ी|ियाँ) बुझा\S*) "
+    r" (ली (आया|आई|आईं)|लिई|(खोया|बूरा|मावा|मैदा|पैसा|कुत्ता|घोड़ा|लड़का|रास्ता|दरवाज़ा|मेला) (के|को|में|से|पर)|(देखते|सुनते|सोचते|ताकते) रह (गई|गईं)|"
+    rf"पहेल(ी|ियाँ) बुझा\S*|(उसकी|उनकी|अपनी|मेरी|तुम्हारी|हमारी) {KIN_M}|(उसका|उनका|अपना|मेरा|तुम्हारा|हमारा) {KIN_F}) "
 )
+BOTH = rx(r"^(?!.* ने ).* दोनों (?!(ने|को|से|का|की|के|में|पर) |\S+(ओं|ों|ियाँ|ें) )(\S+ )+?(?=(और|पर|लेकिन|तो) |$)")
 
 
 def hard_errors(text: str) -> list[str]:
-    """Return the sentences with a mistake of grammar that the endings of single words do not
-    show."""
-    return [f"hard: {s.text}" for s in sentences(text) if HARD.search(s.flat)]
+    """Return the sentences with a mistake of grammar that the endings of single words do not show:
+    listed ones, and a verb of "both" in the wrong gender."""
+    story = sentences(text.split("\n")[0])
+    names = names_in(story)
+    genders = {**dict.fromkeys(MEN, "m"), **dict.fromkeys(WOMEN, "f"), **ANIMAL_GENDER, **names}
+    found = []
+    for i, s in enumerate(story):
+        both = BOTH.search(s.narration)
+        near = story[max(0, i - 2) : i + 1]
+        clear = not any(plain("दोनों") in t.words or rx(" कहानी ").search(t.narration) for t in near[:-1])
+        for one, other in (pair for t in near for pair in rx(r" (\S+) और (\S+) ").findall(t.narration)):
+            clear &= (one in genders) == (other in genders)  # not one name that is unknown
+        beings = dict.fromkeys(w for t in near for w in t.words if w in names or w in PERSON or w in ANIMAL)
+        kinds = {genders.get(w, "") for w in beings}
+        verb = both[0].split()[-1] if both else ""
+        said = "f" if verb.endswith(("ीं", "ईं")) else "m" if verb.endswith(("थे", "गए", "रहे", "पड़े", "लगे", "चे", "टे", "ले")) else ""
+        together = any(w in s.words for w in beings) or any(beings.keys() <= {*t.words} for t in near)
+        wrong = clear and together and len(beings) == 2 and kinds in ({"f"}, {"m"}) and said and kinds != {said}
+        if HARD.search(s.flat) or wrong:
+            found.append(f"hard: {s.text}")
+    return found
 
 
 def contradictions(text: str) -> list[str]:
