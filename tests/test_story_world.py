@@ -6,7 +6,6 @@ import itertools
 import pytest
 import story_world
 
-import story_grammar
 from nano_hindi.sample import stories
 
 # rule: texts that break it, texts like them that do not
@@ -131,12 +130,14 @@ TEXTS = {
             "शीला दौड़ी और माँ के पास आई। माँ ने उसके हाथ पर मरहम लगाया।",
             "चाचा जी खेत से लौटे। रात को उनका बुखार उतर गया।",
             "दादी बरामदे में बैठी थीं। नेहा ने उन्हें दवा पिलाई।",
+            "माँ की तबीयत बिगड़ गई। तीन दिन में उनका बुखार उतर गया।",
         ],
         [
             "एक कबूतर घायल पड़ा था। नरेश ने उसे छुड़ाया और उसके घाव पर पट्टी बाँधी।",
             "शीला गिर गई और रोने लगी। माँ ने उसके हाथ पर मरहम लगाया।",
             "चाचा जी को तेज़ बुख़ार था। रात को उनका बुखार उतर गया।",
             "दादी बीमार थीं। नेहा ने उन्हें दवा पिलाई।",
+            "माँ की तबीयत बिगड़ गई। तीन दिन में वे ठीक हो गईं।",
         ],
     ),
     "size": (
@@ -326,6 +327,7 @@ def test_both_spellings_of_nasal_and_dotted_letters_are_read():
         ("दोनों सहेलियाँ देखते रह गईं।", "दोनों सहेलियाँ देखती रह गईं।"),
         ("वे पहेलियाँ बुझाने लगे।", "वे पहेलियाँ बूझने लगे।"),
         ("उसकी पिता जी डिब्बा ले आए।", "उसके पिता जी डिब्बा ले आए।"),
+        ("सारा सौंफ कड़ाही में गिर गई।", "सारी सौंफ कड़ाही में गिर गई।"),
         ("सारा खोया के डिब्बे में था।", "सब कुछ खोए के डिब्बे में था।"),
         ("नानी ने सुधा का हाथ पकड़ा। दोनों मंदिर तक पहुँचे।", "नानी ने सुधा का हाथ पकड़ा। दोनों मंदिर तक पहुँचीं।"),
         ("राजू और मोहन दौड़े। दोनों थक गईं।", "राजू और राधा दौड़े। दोनों थक गए।"),
@@ -338,12 +340,14 @@ def test_hard_errors_are_found_beside_correct_forms(wrong, right):
 
 @pytest.mark.slow
 def test_stories_hardly_ever_contradict_themselves():
-    """Less than one contradiction in 1,000 sentences, and no mistake of grammar."""
+    """Less than one contradiction in 1,000 sentences, no hard error, and hardly a rule that had
+    nothing to judge."""
     story_world.counted.clear()
-    told = list(itertools.islice(stories(28), 7000))
-    count = sum(len(story_world.sentences(text)) for text in told)
-    found = [contradiction for text in told for contradiction in story_world.contradictions(text)]
-    rare = {rule for rule in TEXTS if story_world.counted[rule] < 10}
-    assert [error for text in told for error in (*story_world.hard_errors(text), *story_grammar.mistakes(text))] == []
+    count, found, errors = 0, [], []
+    for text in itertools.islice(stories(28), 7000):
+        count += len(story_world.parse(text)[0])
+        found += story_world.contradictions(text)
+        errors += story_world.hard_errors(text)
+    assert errors == []
     assert len(found) < count / 1000, found[:20]
-    assert rare <= {"gone", "sharing", "remedy", "drought"}, "a rule judged hardly anything"
+    assert {rule for rule in TEXTS if story_world.counted[rule] < 20} <= {"gone", "letter", "sharing", "remedy", "growth"}

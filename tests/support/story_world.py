@@ -241,6 +241,14 @@ def names_in(story: list[Sentence]) -> dict[str, str]:
     return {name: gender for name, gender in found.items() if name not in PERSON and name not in ANIMAL}
 
 
+@functools.lru_cache(maxsize=1)
+def parse(text: str) -> tuple[list[Sentence], dict[str, str]]:
+    """Return the sentences and the names of a story without its moral, which has a line of its
+    own."""
+    story = sentences(text.split("\n")[0])
+    return story, names_in(story)
+
+
 HABIT = rx(r"(ता|ती|ते) (था|थी|थे|थीं|है|हैं) $| (रोज़|हर|प्रतिदिन|रोज़ाना|जब भी|हमेशा|अक्सर|कभी कभी) ")
 BEFORE = rx(r"(ा|े|ी|ए|ई|या) (था|थी|थे|थीं) $")  # pluperfect or a state: may lie before what was told last
 
@@ -542,8 +550,10 @@ HURT = rx(
 )
 TREATED = rx(r" (पट्टी बाँध\S*|पट्टियाँ बाँध\S*|पट्टी की|मरहम (लगा|पट्टी)\S*|हल्दी लगा\S*|घाव (पर|को|धो\S*|साफ़|भर\S*)) ")
 ILL = rx(
-    r" (बीमार\S*|बुख़ार|तबीयत|खाँसी|ज़ुकाम|दर्द|कमज़ोर|रोग\S*|पीड़ा|घायल|चोट\S*|ज़ख़्म\S*|ज़ख्म\S*|ख़ून|महामारी|हैज़ा|मलेरिया|बेहोश|प्रसव|साँस|ठंड लग\S*|सर्दी लग\S*|डंक|डस\S*|काट|कराह\S*|फँस\S*|तड़प\S*|दवा आ|इलाज) "
+    r" (बीमार\S*|बुख़ार|तबीयत|खाँसी|ज़ुकाम|दर्द|कमज़ोर|रोग\S*|पीड़ा|घायल|चोट\S*|ज़ख़्म\S*|ज़ख्म\S*|ख़ून|महामारी|हैज़ा|मलेरिया|बेहोश|प्रसव|साँस|ठंड लग\S*|सर्दी लग\S*|डंक|डस\S*|काट|कराह\S*|फँस\S*|तड़प\S*|दवा आ|इलाज|माथा तप\S*|छींक\S*) "
 )
+FEVER = rx(r" (बुख़ार|माथा तप\S*|तपने|काँप\S*) ")
+FEVER_GONE = rx(r" बुख़ार (उतर|कम|चला)")
 CURED = rx(
     r" ((बुख़ार|दर्द|खाँसी) (उतर|ठीक|कम|चला)\S*|तबीयत (सुधर|ठीक|सँभल)\S*|(दवा|काढ़ा|औषधि|दवाई) (पिला\S*|खिला\S*|दी|पी|खाई|बना\S*)|इलाज (किया|से|हुआ)|चंगा|चंगी|स्वस्थ (हो|हुआ|हुई)\S*|बीमारी (दूर|ठीक)\S*) "
 )
@@ -551,7 +561,7 @@ CURED = rx(
 
 def wound(story: Story, names: dict[str, str]) -> Found:
     """Find a bandage without a wound, and medicine or recovery without an illness."""
-    hurt = ill = False
+    hurt = ill = fever = False
     for s in story:
         treated, cured = TREATED.search(s.narration), CURED.search(s.narration)
         if treated:
@@ -561,10 +571,11 @@ def wound(story: Story, names: dict[str, str]) -> Found:
                 yield s
         if cured and happens(s):
             counted["illness"] += 1
-            if not ill and not ILL.search(s.narration[: cured.start() + 1]):
+            if not (ill or ILL.search(s.narration[: cured.start() + 1])) or (FEVER_GONE.search(s.narration) and not fever):
                 yield s
         hurt |= bool(HURT.search(s.flat)) or any(rx(" पट्टी ").search(speech) for speech in s.speech)
         ill |= bool(ILL.search(s.flat))
+        fever |= bool(FEVER.search(s.flat))
 
 
 SMALL = rx(r" (छोट[ाेी]|नन्ह[ाेी]|तुच्छ|ज़रा स[ाेी]) (सा |से |सी )?(जीव|प्राणी|जानवर) ")
@@ -906,14 +917,16 @@ HARD = rx(
     r" (ली (आया|आई|आईं)|लिई|(खोया|बूरा|मावा|मैदा|पैसा|कुत्ता|घोड़ा|लड़का|रास्ता|दरवाज़ा|मेला) (के|को|में|से|पर)|(देखते|सुनते|सोचते|ताकते) रह (गई|गईं)|"
     rf"पहेल(ी|ियाँ) बुझा\S*|(उसकी|उनकी|अपनी|मेरी|तुम्हारी|हमारी) {KIN_M}|(उसका|उनका|अपना|मेरा|तुम्हारा|हमारा) {KIN_F}) "
 )
+WHOLE_F = rx(
+    r" (सारा|सारा का सारा|पूरा|थोड़ा|इतना|कितना|ऐसा) (सौंफ|चीनी|हल्दी|दाल|खीर|मिर्च|इलायची|चाशनी|चाय|खिचड़ी|रोटी|मिठाई|रात|शाम|सुबह|दोपहर|गली|भीड़|बात|मेहनत|मिट्टी|रेत|घास|लकड़ी|फ़सल|बस्ती|कक्षा|दुनिया|किताब|चिट्ठी|कहानी|नींद|मदद) "
+)
 BOTH = rx(r"^(?!.* ने ).* दोनों (?!(ने|को|से|का|की|के|में|पर) |\S+(ओं|ों|ियाँ|ें) )(\S+ )+?(?=(और|पर|लेकिन|तो) |$)")
 
 
 def hard_errors(text: str) -> list[str]:
     """Return the sentences with a mistake of grammar that the endings of single words do not show:
     listed ones, and a verb of "both" in the wrong gender."""
-    story = sentences(text.split("\n")[0])
-    names = names_in(story)
+    story, names = parse(text)
     genders = {**dict.fromkeys(MEN, "m"), **dict.fromkeys(WOMEN, "f"), **ANIMAL_GENDER, **names}
     found = []
     for i, s in enumerate(story):
@@ -928,14 +941,12 @@ def hard_errors(text: str) -> list[str]:
         said = "f" if verb.endswith(("ीं", "ईं")) else "m" if verb.endswith(("थे", "गए", "रहे", "पड़े", "लगे", "चे", "टे", "ले")) else ""
         together = any(w in s.words for w in beings) or any(beings.keys() <= {*t.words} for t in near)
         wrong = clear and together and len(beings) == 2 and kinds in ({"f"}, {"m"}) and said and kinds != {said}
-        if HARD.search(s.flat) or wrong:
+        if HARD.search(s.flat) or WHOLE_F.search(s.flat) or wrong:
             found.append(f"hard: {s.text}")
     return found
 
 
 def contradictions(text: str) -> list[str]:
-    """Return what contradicts itself in a story, as `rule: sentence`. The moral, on a line of its
-    own, tells nothing."""
-    story = sentences(text.split("\n")[0])
-    names = names_in(story)
+    """Return what contradicts itself in a story, as `rule: sentence`."""
+    story, names = parse(text)
     return [f"{rule.__name__}: {s.text}" for rule in RULES for s in dict.fromkeys(rule(story, names))]
