@@ -652,6 +652,11 @@ NUMERALS = dict(zip(plain("दोनों तीनों चारों प�
 COUNT = {plain("दोनों"): 2, plain("तीनों"): 3, plain("चारों"): 4, plain("पाँचों"): 5}
 
 
+TWO, FOUR = plain("दोनों चारों").split()
+SIDES = {*plain("ओर तरफ़ दिशाओं धाम").split()}
+PAIRS = {*plain("हाथ हाथों आँखें आँखों पैर पैरों पाँव कान कानों तरफ़ ओर किनारे किनारों बाँहें बाँहों पंख पंखों").split()}
+ALL = {*plain("सब सबने सबको सभी").split()}
+NOT_ALL = {*plain("कुछ से ठीक").split()}  # "everything", a superlative
 SEVEN = {*plain("सुर सुरों रंग रंगों समुद्र दिन").split()}  # everybody knows these seven
 
 
@@ -667,15 +672,15 @@ def numbers(story: Story, names: dict[str, str]) -> Found:
             after = words[i + 1] if i + 1 < len(words) else ""
             if after in SEVEN:
                 pass
-            elif word in NUMERALS and not (word == plain("चारों") and after in plain("ओर तरफ़ दिशाओं धाम").split()):
-                if after in plain("हाथ हाथों आँखें आँखों पैर पैरों पाँव कान कानों तरफ़ ओर किनारे किनारों बाँहें बाँहों पंख पंखों").split():
+            elif word in NUMERALS and not (word == FOUR and after in SIDES):
+                if after in PAIRS:
                     continue
                 counted["numbers"] += 1
-                wrong |= not (NUMERALS[word] in seen or (word in COUNT and len(beings) >= COUNT[word]) or (word == plain("दोनों") and pairs))
-            elif word in plain("सब सबने सबको सभी").split() and after not in GROUPS and after not in plain("कुछ से ठीक").split():
+                wrong |= not (NUMERALS[word] in seen or (word in COUNT and len(beings) >= COUNT[word]) or (word == TWO and pairs))
+            elif word in ALL and after not in GROUPS and after not in NOT_ALL:
                 counted["numbers"] += 1
                 wrong |= not (len(beings) >= 2 or seen & GROUPS.keys())
-            elif word == plain("और") and i and after:
+            elif word == "और" and i and after:
                 pairs = True
             seen.add(word)
             if word in names or word in PERSON or word in ANIMAL:
@@ -824,9 +829,10 @@ OWNED = {*plain("का की के").split()}
 
 def twice_named(story: Story, names: dict[str, str]) -> Found:
     """Find a name or a title of a relative twice in a sentence."""
-    titles = plain("दादी नानी माँ अम्मा बुआ मौसी चाची मामी दादा नाना पिता चाचा मामा बाबा मास्टर गुरु मुखिया अध्यापिका वैद्य राजा रानी").split()
+    titles = {*plain("दादी नानी माँ अम्मा बुआ मौसी चाची मामी दादा नाना पिता चाचा मामा बाबा मास्टर गुरु मुखिया अध्यापिका वैद्य राजा रानी").split()}
     for s in story:
-        for part in (s.narration, *map(flatten, re.split("[।?!]", " । ".join(re.findall("“([^”]*)", s.text))))):
+        spoken = re.split("[।?!]", " । ".join(re.findall("“([^”]*)", s.text))) if s.speech else []
+        for part in (s.narration, *map(flatten, spoken)):
             words = part.split()  # the grandmothers of two people are two
             often = Counter(
                 (owner if post in OWNED else "", w)
@@ -927,23 +933,30 @@ def hard_errors(text: str) -> list[str]:
     """Return the sentences with a mistake of grammar that the endings of single words do not show:
     listed ones, and a verb of "both" in the wrong gender."""
     story, names = parse(text)
+    return [
+        f"hard: {s.text}"
+        for i, s in enumerate(story)
+        if HARD.search(s.flat) or WHOLE_F.search(s.flat) or wrong_both(story[max(0, i - 2) : i + 1], names)
+    ]
+
+
+def wrong_both(near: Story, names: dict[str, str]) -> bool:
+    """Return whether the last of some sentences has a verb of "both" in the wrong gender, where
+    they tell of two women or two men and nobody else."""
+    both = BOTH.search(near[-1].narration)
+    if not both or any(plain("दोनों") in s.words or rx(" कहानी ").search(s.narration) for s in near[:-1]):
+        return False
     genders = {**dict.fromkeys(MEN, "m"), **dict.fromkeys(WOMEN, "f"), **ANIMAL_GENDER, **names}
-    found = []
-    for i, s in enumerate(story):
-        both = BOTH.search(s.narration)
-        near = story[max(0, i - 2) : i + 1]
-        clear = not any(plain("दोनों") in t.words or rx(" कहानी ").search(t.narration) for t in near[:-1])
-        for one, other in (pair for t in near for pair in rx(r" (\S+) और (\S+) ").findall(t.narration)):
-            clear &= (one in genders) == (other in genders)  # not one name that is unknown
-        beings = dict.fromkeys(w for t in near for w in t.words if w in names or w in PERSON or w in ANIMAL)
-        kinds = {genders.get(w, "") for w in beings}
-        verb = both[0].split()[-1] if both else ""
-        said = "f" if verb.endswith(("ीं", "ईं")) else "m" if verb.endswith(("थे", "गए", "रहे", "पड़े", "लगे", "चे", "टे", "ले")) else ""
-        together = any(w in s.words for w in beings) or any(beings.keys() <= {*t.words} for t in near)
-        wrong = clear and together and len(beings) == 2 and kinds in ({"f"}, {"m"}) and said and kinds != {said}
-        if HARD.search(s.flat) or WHOLE_F.search(s.flat) or wrong:
-            found.append(f"hard: {s.text}")
-    return found
+    for one, other in (pair for s in near for pair in rx(r" (\S+) और (\S+) ").findall(s.narration)):
+        if (one in genders) != (other in genders):
+            return False  # an unknown name
+    beings = {w for s in near for w in s.words if w in genders or w in PERSON or w in ANIMAL}
+    kinds = {genders.get(w, "") for w in beings}
+    if len(beings) != 2 or not (beings & {*near[-1].words} or any(beings <= {*s.words} for s in near)):
+        return False
+    verb = both[0].split()[-1]
+    said = "f" if verb.endswith(("ीं", "ईं")) else "m" if verb.endswith(("थे", "गए", "रहे", "पड़े", "लगे", "चे", "टे", "ले")) else ""
+    return bool(said) and kinds in ({"f"}, {"m"}) and kinds != {said}
 
 
 def contradictions(text: str) -> list[str]:
