@@ -285,13 +285,13 @@ NEW_DAY = rx(
     rf" ({WHICH} {DAYS}|(महीन\S+|साल|साल\S+|हफ़्त\S+|दिन|दिनों|बरस\S*|घंट\S+) (बाद|बीत\S*|में)|दिन (आया|आ गया|आ पहुँचा|बीत\S+|गुज़र\S+)|वह दिन|समय (बीता|बीतता)|साल (भर|के)|अब|कभी|अंत में|आख़िरकार|एक दफ़ा|बचपन में|परसों|"
     rf"(दीवाली|होली|ईद|क्रिसमस|पोंगल|ओणम|बिहू|त्योहार|मेले|जन्मदिन|शादी|प्रतियोगिता|परीक्षा|नाटक|मैच|रवि|इत|सोम|मंगल|बुध|गुरु|शुक्र|शनि)(वार)? (के दिन|की सुबह|की शाम|की रात|की दोपहर|को|आ गई|आई|आया|का दिन)) "
 )
-TIMES = (
+TIMES = (  # morning, noon, evening, night; not as "since" or "until", nor as the night's sleep
     (0, rx(r" (सुबह(?! से| का| की| के| ही| तक)|सुबह ही|सवेरे|भोर|तड़के|पौ फटते|(सूरज|सूर्य) (निकल|उग)\S* ) ?")),
     (1, rx(r" (?<!पूरी )(?<!सारी )(दोपहर(?! से| का| की| तक)) ")),
     (2, rx(r" (शाम(?! से| का| की)|संध्या|साँझ|(सूरज|सूर्य) (डूब|ढल)\S*|गोधूलि) ")),
     (3, rx(r" (रात(?! से| का| की| भर)|आधी रात|रात्रि) ")),
 )
-RESTART = (
+RESTART = (  # what begins a time of day that was not before
     None,
     rx(r" दोपहर (को|में|के समय|हुई|हो गई) "),
     rx(r" शाम (को|में|के समय|हुई|हो गई|होते|तक) "),
@@ -398,13 +398,13 @@ RELIEF = rx(
 
 def drought(story: Story, names: dict[str, str]) -> Found:
     """Find rain, flood, mud and green land in a drought, and a river beside a dry village."""
-    place = [s for s in story[:6] if rx(r" (नदी|झील) के (किनारे|पास|तट) ").search(s.narration)]
+    beside = [s for s in story[:6] if rx(r" (नदी|झील) के (किनारे|पास|तट) ").search(s.narration)]
     dry = False
     dried = any(rx(r" (नदी|नदियाँ|झील|सब) (भी |तक )?सूख").search(s.flat) for s in story)
     for s in story:
         if DROUGHT.search(s.narration) and not rx(r" (अकाल|फिर कभी|कभी नहीं) ").search(s.narration):
             counted["drought"] += 1
-            if not dry and place and not dried:
+            if not dry and beside and not dried:
                 yield s
             dry = True
         elif dry:
@@ -722,7 +722,7 @@ def settlement(story: Story, names: dict[str, str]) -> Found:
             home |= here
             continue
         for kind, word in (("village", "गाँव"), ("town", "नगर"), ("city", "शहर")):
-            whole = re.search(plain(rf" ((सारा|सारे|पूरा|पूरे) {word}|{word} (के|का|की|में|वाले|वालों|भर|को|से)|मैं \S+ {word}|नाम और {word}) "), s.flat)
+            whole = rx(rf" ((सारा|सारे|पूरा|पूरे) {word}|{word} (के|का|की|में|वाले|वालों|भर|को|से)|मैं \S+ {word}|नाम और {word}) ").search(s.flat)
             if whole:
                 counted["settlement"] += 1
                 town = not home & {"town", "city"} and (whole[2] or rx(f" {word} की बिजली").search(s.flat))  # नगर and शहर may be one
