@@ -694,7 +694,7 @@ def numbers(story: Story, names: dict[str, str]) -> Found:
             elif word == "और" and i and after:
                 pairs = True
             seen.add(word)
-            if word in names or word in PERSON or word in ANIMAL:
+            if word in names or word in PERSON or word in ANIMAL or (after == "ने" and word not in NOT_NAMES):
                 beings.add(PERSON.get(word) or ANIMAL.get(word) or word)
         if wrong:
             yield s
