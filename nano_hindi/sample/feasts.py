@@ -534,3 +534,5 @@ REPUBLIC_DAY = Plot(
     },
     world="today winter village|town",
 )
+
+FEASTS = (HOLI, EID, LANGAR, AWAY_FROM_HOME, WEDDING, REPUBLIC_DAY)

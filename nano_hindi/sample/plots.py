@@ -10,8 +10,12 @@ are places. `e.one` is an elder without the honorific, and `h.many` agrees with 
 
 from nano_hindi.sample.animals import GREED, PRIDE, WINTER_STORE
 from nano_hindi.sample.children import CONTEST, EXPERIMENT, FAIR, LOST_CHILD, QUARREL, RIDDLE, SAPLING, TRUTH
+from nano_hindi.sample.feasts import FEASTS
 from nano_hindi.sample.home import CAGE, LAMPS, MEDICINE, READING, SCALES, STORM
+from nano_hindi.sample.school import SCHOOL
+from nano_hindi.sample.town import TOWN
 from nano_hindi.sample.village import DROUGHT, GUEST, LOST_TOOL, RESCUE
+from nano_hindi.sample.work import WORK
 
 PLOTS = (
     LOST_TOOL,
@@ -35,4 +39,8 @@ PLOTS = (
     MEDICINE,
     CAGE,
     SCALES,
+    *WORK,
+    *FEASTS,
+    *SCHOOL,
+    *TOWN,
 )

@@ -12,18 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nano_hindi.sample import Story, _pick, compose
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question about the stories of one plot, by its name (None: of any), whose templates contain
-    `given`: its wordings, and its answers, a whole sentence and shorter ones."""
-
-    kind: str
-    plot: str | None
-    given: str
-    wordings: tuple[str, ...]
-    answers: tuple[str, ...]
+from nano_hindi.sample.feast_questions import FEAST_QUESTIONS
+from nano_hindi.sample.question import Question
+from nano_hindi.sample.town_questions import TOWN_QUESTIONS
 
 
 @dataclass(frozen=True)
@@ -149,6 +140,8 @@ QUESTIONS = (
     Question("what", "riddle", "", ("राजा ने क्या सवाल पूछा?", "राजा का सवाल क्या था?"), ("राजा ने पूछा, “{riddle.question}”", "{riddle.question}")),
     Question("what", "riddle", "", ("{h:ने} राजा को क्या जवाब दिया?",), ("{h:ने} कहा, “{riddle.answer}।”", "{riddle.answer}।")),
     Question("what", "pride", "", ("{a:को} किस पर घमंड था?", "{a} किस चीज़ पर घमंड {a:करता था}?"), ("{a:को} {a.pride} पर घमंड था।", "{a.pride} पर।")),
+    *TOWN_QUESTIONS,
+    *FEAST_QUESTIONS,
 )
 MORAL = ("इस कहानी से क्या सीख मिलती है?", "इस कहानी की सीख क्या है?", "कहानी की सीख बताओ।")
 RETELL = ("यह कहानी फिर से सुनाओ।", "इस कहानी को दोहराओ।", "यही कहानी मुझे एक बार और सुनाओ।")

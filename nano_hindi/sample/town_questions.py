@@ -1,8 +1,8 @@
-"""Questions about the stories of school.py and town.py; questions.py explains the format."""
+"""Questions about the stories of school.py and town.py; plots.py explains the format of the templates."""
 
 from __future__ import annotations
 
-from nano_hindi.sample.questions import Question
+from nano_hindi.sample.question import Question
 
 TOWN_QUESTIONS = (
     # school.py

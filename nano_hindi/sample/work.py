@@ -597,3 +597,5 @@ BEES = Plot(
     {"crop": [*masculine("कद्दू", "खीरा", "करेला", "खरबूज़ा", "तरबूज़"), *feminine("लौकी", "तोरई", "ककड़ी")]},
     world="today village spring|summer",
 )
+
+WORK = (FERRY, SWEET, WELL, NIGHT_CALL, POSTMAN, BEES)
