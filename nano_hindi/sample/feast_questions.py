@@ -1,4 +1,4 @@
-"""Questions about the stories of work.py and feasts.py; plots.py explains the format of the templates."""
+"""Questions about the stories of work.py and feasts.py; plots.py explains their templates."""
 
 from __future__ import annotations
 
