@@ -130,6 +130,7 @@ def test_more_than_a_million_words_without_a_repeated_story():
             return
 
 
+@pytest.mark.slow
 def test_every_text_of_every_plot_is_told():
     """Every alternative is possible in some world, in every world something is, and none needs a
     character who is not in the cast."""
@@ -143,8 +144,9 @@ def test_every_text_of_every_plot_is_told():
     rng = random.Random(4)
     for _ in range(40_000):
         story = compose(rng)
-        assert story.text
-        untold -= {*story.templates}
+        for template in untold.intersection(story.templates):
+            assert story.fill(template)
+        untold.difference_update(story.templates)
         if not untold:
             return
     assert not untold

@@ -77,6 +77,7 @@ PARTICIPLE = re.compile(
 )
 PLURAL = ("े", "ए", "ीं", "ईं", "हैं")
 LIKE_PARTICIPLES = NAMES | {"मित्रता", "चिंता", "एकता"}
+NOUNS = {*GENDER, *HONORIFIC, "जी", "तांबे", "पंखे"}  # और after one of them joins nouns, not clauses
 SOLVED = "बुझा"  # one solves (बूझता है) a riddle, and puts out (बुझाता है) a lamp
 
 counted: Counter = Counter()
@@ -100,7 +101,7 @@ def sentences(text: str) -> list[list[list[str]]]:
     for piece in re.split(r"[।?!,:“”\n]| (?:तो|कि) ", text.replace("ँ", "ं")):
         joined = [[]]
         for word in re.sub(r"^\s*(पर|तो|कि|इसलिए|फिर|तभी|तब) ", "", piece).split():
-            if word == "और" and joined[-1] and joined[-1][-1] not in {*GENDER, *HONORIFIC, "जी"} and joined[-1][-2:-1] != ["एक"]:
+            if word == "और" and joined[-1] and joined[-1][-1] not in NOUNS and joined[-1][-2:-1] != ["एक"]:
                 joined.append([])
             else:
                 joined[-1].append(word)
@@ -199,7 +200,12 @@ def _subject(words: list[str]) -> list:
         expected, rest = GENDER[words[0]] + "s", words[1:]
     else:
         return []
-    if not rest or rest[0] in POSTPOSITIONS | {"और", "नाम", "लेकर", "ही"} or rest[0].endswith(("ों", "ने")) or (expected == "p" and len({*rest} & ACTORS) > 0):
+    if (
+        not rest
+        or rest[0] in POSTPOSITIONS | {"और", "नाम", "लेकर", "ही"}
+        or rest[0].endswith(("ों", "ने"))
+        or (expected == "p" and len({*rest} & ACTORS) > 0)
+    ):
         return []
     verbs = rest[-2:-1] if rest[-1] in ("है", "हैं", "हूं", "हो") else rest[-1:]
     if (
