@@ -158,7 +158,7 @@ def test_agreement_in_thousands_of_stories(many):
     found = {mistake for text in many for mistake in story_grammar.mistakes(text)}
     assert not found
     assert all(
-        story_grammar.counted[rule] >= 500
+        story_grammar.counted[rule] >= 400
         for rule in ("case", "possession", "attribute", "subject", "ergative", "object", "honour", "joined", "wording", "introduced")
     )
 
@@ -209,7 +209,7 @@ def test_text_is_clean(many):
         assert text.count("“") == text.count("”")
         assert not re.search(r"(^|[ “\n])[\u093c\u093e-\u094d\u0901-\u0903]", text), "a combining mark without a letter"
         body, end = text.split("\n")
-        assert body.endswith(("।", "”"))
+        assert body.endswith(("।", "”", "!", "?"))
         assert end.endswith("।")
         assert 40 < len(text.split()) < 400
 

@@ -114,9 +114,11 @@ def _cast(rng: random.Random, extras: dict[str, Sequence], facts: Facts) -> tupl
 
     def add(name: str, candidates: Sequence) -> None:
         nonlocal facts
-        taken = [str(other) for other in cast.values()]
-        chosen = _pick(rng, [one for one in candidates if str(one) not in taken and (_brings(name, one).after(facts) is not None)])
-        facts = _brings(name, chosen).after(facts) or facts
+        taken, rest, after = {str(other) for other in cast.values()}, list(candidates), None
+        while after is None:
+            chosen = rest.pop(int(rng.random() * len(rest)))
+            after = None if str(chosen) in taken else _brings(name, chosen).after(facts)
+        facts = after
         text = chosen.text if isinstance(chosen, Line) else chosen
         cast[name] = text.format_map(cast) if isinstance(text, str) else text
 
