@@ -23,7 +23,7 @@ def many() -> list[Conversation]:
 
 def test_same_seed_gives_the_same_conversations_on_every_machine(many):
     text = json.dumps([conversation.messages for conversation in many[:200]], ensure_ascii=False)
-    assert hashlib.blake2b(text.encode(), digest_size=8).hexdigest() == "93410e98c69936eb"
+    assert hashlib.blake2b(text.encode(), digest_size=8).hexdigest() == "c03b37982d155c54"
     assert [c.messages for c in itertools.islice(conversations(1), 20)] != [c.messages for c in many[:20]]
 
 
@@ -63,7 +63,7 @@ def test_every_question_is_asked_in_correct_hindi():
         for question in questions_of(story):
             asked[QUESTIONS.index(question) if question.wordings != MORAL else -1] += 1
             for template in (*question.wordings, *question.answers):
-                text = template.format_map(story.cast)
+                text = story.fill(template)
                 assert not story_grammar.mistakes(text), text
     assert min(asked[i] for i in range(-1, len(QUESTIONS))) > 5
 
@@ -77,5 +77,5 @@ def test_an_answer_names_only_what_the_story_names():
             for template in question.answers:
                 named = [story.cast[name] for name in re.findall(r"\{(\w+)", template)]
                 for noun in (noun for noun in named if isinstance(noun, Noun) and noun.word != "दोनों"):
-                    forms = {word for form in (noun.direct, noun.oblique) for word in form.split()}
+                    forms = {word for form in (noun.direct, noun.oblique) for word in story.fill(form).split()}
                     assert forms & words, (template, story.text)

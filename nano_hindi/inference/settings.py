@@ -10,7 +10,18 @@ from typing import Any
 from nano_hindi.errors import UserError
 from nano_hindi.ranges import Range, whole
 
-SAMPLE_PROMPTS = ("भारत एक", "एक समय की बात है", "आज सुबह", "विज्ञान और तकनीक")
+# continued in the training log and by generate.py; all occur in the sample
+SAMPLE_PROMPTS = (
+    "भारत एक",
+    "एक समय की बात है",
+    "आज सुबह",
+    "विज्ञान और तकनीक",
+    "नई दिल्ली में आज",  # news
+    "“क्या हुआ?”",  # a dialogue
+    "क्या आप जानते हैं कि",  # a question
+    "प्रिय दादी,",  # a letter
+    "खीर बनाने के लिए",  # a recipe
+)
 
 
 def _setting(default: Any, metavar: str, text: str, valid: Range) -> Any:

@@ -16,11 +16,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from dataclasses import dataclass
 
 POSTPOSITIONS = ("ने", "को", "से", "में", "पर", "का", "के", "की", "तक")
-AFTER_A_STEM = ("रहा", "लिया", "दिया", "गया", "सकता", "पाया", "चुका")  # गा रहा था, उठा लिया: a bare stem comes before these, not a participle
-PARTICIPLES = ("ता", "चला")  # endings of words before them that are participles after all: सोचता रहा, चला गया
+# In a verb phrase, a word in ा or े agrees if it stands before one of these (फँसा हुआ है, खड़ा हो
+# गया) or ends like a participle (सोचता रहा, चला गया). Any other is a bare stem, which never changes
+# (उठा लिया, ले आया).
+AFTER_A_PARTICIPLE = ("हुआ", "हुए", "है", "हैं", "हूँ", "हो", "था", "थे", "होगा", "सा", "ही", "भी", "नहीं")
+PARTICIPLES = ("ता", "ते", "चला", "रहा")
+STEMS = ("बता", "बिता", "जता", "सता")  # although they end like participles
+STEM = re.compile(r"आ|(?!का|के|सा|से|था|थे).़?[ाे]")  # जा, खा, ले, दे: no word of one syllable agrees but these
 
 # masculine singular -> masculine plural, feminine singular, feminine plural, where the rules of
 # `agree` would be wrong
@@ -48,8 +54,11 @@ def agree(word: str, gender: str, plural: bool, *, finite: bool) -> str:
     """Return a word in another gender and number, given its masculine singular (or, for तुम, its
     plural: रहे).
 
-    `finite` verbs in the feminine plural end in ीं.
+    `finite` verbs in the feminine plural end in ीं. Raises `ValueError` for a bare stem (जा, ले),
+    which agrees with nothing.
     """
+    if STEM.fullmatch(word):
+        raise ValueError(f"{word} is a bare stem, which agrees with nothing; write it in front of the braces")
     if word in IRREGULAR and (finite or word in ("किया", "लिया", "दिया", "पिया", "हुआ")):
         masculine_plural, feminine, feminine_plural = IRREGULAR[word]
         if not plural:
@@ -79,7 +88,8 @@ class Noun:
     """A noun or a name. A `fixed` noun never changes its form (names, राजा, and nouns with जी). An
     `honorific` noun is singular and agrees as a plural.
 
-    `plural` is its number.
+    `plural` is its number. `traits` are facts about it (`small flies`), and `needs` the facts
+    without which it is in no story (`summer` for mangoes); world.py explains both.
     """
 
     word: str
@@ -87,6 +97,8 @@ class Noun:
     fixed: bool = False
     honorific: bool = False
     plural: bool = False
+    traits: str = ""
+    needs: str = ""
 
     @property
     def many(self) -> Noun:
@@ -139,8 +151,9 @@ class Noun:
         if spec.startswith("+"):
             return " ".join(agree(word, self.gender, plural, finite=False) for word in spec[1:].split(" "))
         for word, auxiliary in itertools.pairwise(words):
-            if auxiliary in AFTER_A_STEM and word.endswith("ा") and not word.endswith(PARTICIPLES):
-                raise ValueError(f"{spec}: a bare stem agrees with nothing; write {word} in front of the braces")
+            agrees = auxiliary in AFTER_A_PARTICIPLE or word in IRREGULAR or (word.endswith(PARTICIPLES) and word not in STEMS)
+            if word.endswith(("ा", "े", "आ", "ए")) and not agrees:
+                raise ValueError(f"{spec}: a bare stem agrees with nothing; write {word} in front of the braces, a participle as +{word} in its own")
         *first, last = words
         return " ".join([*(agree(word, self.gender, plural, finite=False) for word in first), agree(last, self.gender, plural, finite=True)])
 

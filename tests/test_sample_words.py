@@ -1,0 +1,50 @@
+"""The people and things of the sample stories: who does what, and what can be when and carried by
+whom."""
+
+import random
+from collections import defaultdict
+
+from nano_hindi import sample
+from nano_hindi.sample import words
+from nano_hindi.sample.plots import PLOTS
+
+SEASONS = {
+    "आम": "summer",
+    "अमरूद": "winter rains",
+    "अनार": "winter rains",
+    "शरीफ़ा": "winter rains",
+    "सेब": "winter rains",
+    "नारंगी": "winter",
+    "नाशपाती": "rains",
+}
+TOO_HEAVY_FOR_BIRDS = {"आम", "अमरूद", "अनार", "शरीफ़ा", "पपीता", "सेब", "नारंगी", "नाशपाती", "गेंद", "गुड़िया", "बाँसुरी", "टोपी"}
+BIRDS = {"कौआ", "चील"}
+
+
+def test_women_and_men_are_in_every_trade():
+    genders = defaultdict(set)
+    for trade in words.TRADES:
+        genders[trade.work, trade.verb].add(trade.gender)
+    assert len(genders) >= 30
+    assert all(both == {"m", "f"} for both in genders.values())
+
+
+def test_every_name_is_of_one_person_and_no_word_of_the_stories():
+    names = [person.word for person in words.PEOPLE]
+    assert len(set(names)) == len(names) >= 200
+    assert len(set(words.VILLAGES)) == len(words.VILLAGES) >= 60
+    assert not {*names} & {"कविता", "रेखा", "पूनम", "भारती", "विकास", "चंदा"}
+
+
+def test_fruit_is_found_in_its_season_and_birds_steal_only_what_they_can_lift(monkeypatch):
+    monkeypatch.setattr(sample, "PLOTS", [plot for plot in PLOTS if plot.name == "quarrel"])
+    rng = random.Random(0)
+    thefts = defaultdict(set)
+    for _ in range(600):
+        story = sample.compose(rng)
+        thing = story.cast["x"].word
+        thefts[thing].add(story.cast["a"].word)
+        assert thing not in SEASONS or story.facts & {*SEASONS[thing].split()}, story.text
+    assert thefts.keys() == {thing.word for thing in words.FINDS}
+    assert all(not BIRDS & thieves for thing, thieves in thefts.items() if thing in TOO_HEAVY_FOR_BIRDS)
+    assert set().union(*thefts.values()) >= BIRDS
