@@ -33,7 +33,7 @@ BASH = [
     if (command := line.split("  #")[0].strip()) and not command.startswith("#")
 ]
 TINY = (
-    "--n_layer 2 --n_head 2 --n_kv_head 1 --n_embd 32 --sequence_len 32 --batch_size 4 --gradient_accumulation_steps 2 --total_tokens 1024 --eval_tokens 640 "
+    "--n_layer 2 --n_head 2 --n_kv_head 1 --n_embd 32 --sequence_len 1024 --batch_size 2 --gradient_accumulation_steps 1 --total_tokens 4096 --eval_tokens 2048 "
     "--inference_interval 0 --device cpu --no_compile --checkpoint_dir {checkpoints}"
 )
 # what shortens a command to seconds: flags appended to it, or no command in its place, with the
@@ -44,8 +44,11 @@ BEHIND = {
     "python train.py --init_from": TINY.format(checkpoints="checkpoints/continued"),
     "train.py": TINY.format(checkpoints="checkpoints"),
     "python data/chat.py": "--max_conversations 60 --val_fraction 0.2",
+    "python finetune.py": "--epochs 1 --inference_interval 0 --device cpu",
 }
 INSTEAD = {
+    "python -m nano_hindi.eval --checkpoint checkpoints_chat --questions 300": "python -m nano_hindi.eval --checkpoint checkpoints_chat --questions 3",
+    "pip install -r requirements-onnx.txt": None,  # the tests have these packages
     "bash run_tests.sh": None,  # already running
     "python tests/gpu/check.py": None,  # needs a GPU
     "bash tests/export_tools/run.sh": None,  # installs packages
@@ -69,7 +72,14 @@ def checkout(tmp_path_factory) -> Path:
     environment of these tests."""
     folder = tmp_path_factory.mktemp("read me") / "nano_hindi"
     folder.mkdir()
-    for path in [*ROOT.glob("*.*"), ROOT / "LICENSE", *ROOT.glob("nano_hindi/**/*.py"), *ROOT.glob("data/*.py"), *ROOT.glob("tests/**/*.py")]:
+    for path in [
+        *ROOT.glob("*.*"),
+        ROOT / "LICENSE",
+        *ROOT.glob("nano_hindi/**/*.py"),
+        *ROOT.glob("data/*.py"),
+        *ROOT.glob("examples/*.py"),
+        *ROOT.glob("tests/**/*.py"),
+    ]:
         if path.is_file():
             (folder / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, folder / path.relative_to(ROOT))
