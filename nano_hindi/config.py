@@ -239,7 +239,7 @@ PRESETS: dict[str, tuple[GPTConfig, TrainConfig]] = {
         GPTConfig(n_layer=4, n_head=4, n_embd=128, sequence_len=256),
         TrainConfig(
             sequence_len=256,
-            total_tokens=2_000_000,
+            total_tokens=4_000_000,
             batch_size=16,
             gradient_accumulation_steps=1,
             warmup_steps=40,
