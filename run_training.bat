@@ -50,6 +50,7 @@ set "word=%~1"
 if not defined word goto shifted
 if "%word%"=="--dry_run" set "no_samples=1"
 if "%word%"=="--help" set "no_samples=1"
+if "%word%"=="-h" set "no_samples=1"
 if "%word%"=="--data_dir" set "own_data=%~2"
 if "%word:~0,11%"=="--data_dir=" set "own_data=%word:~11%"
 if "%word%"=="--checkpoint_dir" set "checkpoints=%~2"
@@ -67,12 +68,12 @@ if defined own_data set "data=%own_data%"
 rem preprocess_meta.txt is written last: without it, the data is not finished
 if exist "%data%\preprocess_meta.txt" goto train
 if defined own_data goto no_data
-rem the corpus gets this name when it is complete
-if exist "%raw%\hindi_corpus.txt" goto preprocess
-rem a wrong flag must not be found only after the download
+rem a wrong flag must not be found only after the download and the tokenizing
 "%py%" train.py %train%%words% --dry_run >nul
 set "rc=%errorlevel%"
 if not "%rc%"=="0" goto end
+rem the corpus gets this name when it is complete
+if exist "%raw%\hindi_corpus.txt" goto preprocess
 echo training: downloading or writing the text to %raw%
 "%py%" data\download.py %download%
 set "rc=%errorlevel%"

@@ -38,7 +38,7 @@ for word in "$@"; do
     case "$word" in
         --data_dir=*) data=${word#*=} own_data=1 ;;
         --checkpoint_dir=*) checkpoints=${word#*=} ;;
-        --dry_run | --help) no_samples=1 ;;
+        --dry_run | --help | -h) no_samples=1 ;;
     esac
     previous=$word
 done
@@ -51,9 +51,9 @@ if [ -z "$no_samples" ] && [ ! -f "$data/preprocess_meta.txt" ]; then # written 
         echo "error: there is no prepared data in $data (no preprocess_meta.txt): make it with data/preprocess.py --output_dir, or omit --data_dir" >&2
         exit 2
     fi
+    # a wrong flag must not be found only after the download and the tokenizing
+    "$python" train.py ${train[@]+"${train[@]}"} "$@" --dry_run >/dev/null || exit $?
     if [ ! -f "$raw/hindi_corpus.txt" ]; then # it gets this name when it is complete
-        # a wrong flag must not be found only after the download
-        "$python" train.py ${train[@]+"${train[@]}"} "$@" --dry_run >/dev/null || exit $?
         echo "training: downloading or writing the text to $raw"
         "$python" data/download.py ${download[@]+"${download[@]}"} || exit $?
     fi

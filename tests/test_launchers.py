@@ -401,11 +401,11 @@ def test_sample_runs_offline_in_its_own_folders(ready):
 @pytest.mark.parametrize(
     ("there", "made"),
     [
-        (["data/raw/hindi_corpus.txt"], [PREPROCESS]),
+        (["data/raw/hindi_corpus.txt"], [CHECK, PREPROCESS]),
         (["data/raw/hindi_corpus.txt.tmp", "data/raw/metadata.txt"], [CHECK, DOWNLOAD, PREPROCESS]),
         (["data/raw/hindi_corpus.txt.tmp"], [CHECK, DOWNLOAD, PREPROCESS]),
-        (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt"], [PREPROCESS]),
-        (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt", "data/train.bin", "data/val.bin"], [PREPROCESS]),
+        (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt"], [CHECK, PREPROCESS]),
+        (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt", "data/train.bin", "data/val.bin"], [CHECK, PREPROCESS]),
         (["data/train.bin", "data/val.bin", "data/preprocess_meta.txt"], []),
         (["data/sample/preprocess_meta.txt"], [CHECK, DOWNLOAD, PREPROCESS]),
     ],
@@ -425,7 +425,9 @@ def test_unknown_word_ends_before_anything_is_installed(machine, word):
 
 
 @POSIX
-def test_wrong_flag_ends_before_the_download(ready):
+@pytest.mark.parametrize("there", [[], ["data/raw/hindi_corpus.txt"]])
+def test_wrong_flag_ends_before_the_download_and_the_tokenizing(ready, there):
+    ready.make(*there)
     assert ready.run("run_training.sh", "--total_tokns", "5", FAKE_RC="train=2")[0] == 2
     assert ready.scripts() == [["train.py", "--total_tokns", "5", "--dry_run"]]
 
@@ -480,9 +482,9 @@ def test_a_given_data_dir_is_used_or_reported_missing_but_never_created(ready, f
 
 
 @POSIX
-@pytest.mark.parametrize("word", ["--dry_run", "--help"])
+@pytest.mark.parametrize("word", ["--dry_run", "--help", "-h"])
 def test_neither_data_nor_samples_without_training(ready, word):
-    assert ready.run("run_training.sh", word if word != "--help" else "--no_compile", word)[0] == 0
+    assert ready.run("run_training.sh", "sample", word)[0] == 0
     assert [call[0] for call in ready.scripts()] == ["train.py"]
 
 
