@@ -11,7 +11,9 @@ case "${1:-}" in -h | --help)
 esac
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
-export PYTHONUTF8=1
+export PYTHONUTF8=1 PIP_USER=0
+unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX # as in setup_env.sh
+trap 'exit 130' INT # otherwise Ctrl-C during the installation would count as a failed one
 
 page=1
 if [ "${1:-}" = terminal ]; then

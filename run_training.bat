@@ -4,6 +4,9 @@ setlocal EnableExtensions DisableDelayedExpansion
 chcp 65001 >nul 2>nul
 cd /d "%~dp0"
 set "PYTHONUTF8=1"
+rem as in setup_env.bat
+set "PYTHONHOME="
+set "PYTHONPATH="
 set "py=%~dp0venv\Scripts\python.exe"
 rem setup_env.bat must not wait for a key of its own
 set "wait=1"

@@ -20,6 +20,7 @@ esac
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
 export PYTHONUTF8=1
+unset PYTHONHOME PYTHONPATH # as in setup_env.sh
 trap : INT # Ctrl-C stops the running script, whose exit code then ends this one too
 
 if [ "${1:-}" = sample ]; then

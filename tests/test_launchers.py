@@ -354,11 +354,16 @@ def test_missing_visual_c_runtime_is_named_with_its_link(failure, message, monke
 
 @POSIX
 @pytest.mark.parametrize("name", ["PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_USER"])
-def test_setup_ignores_what_other_programs_set_for_python_and_pip(machine, name):
+def test_launchers_ignore_what_other_programs_set_for_python_and_pip(machine, name):
     """pip would install elsewhere, and with PYTHONHOME no Python starts."""
+    pip_only = '"$2" = pip' if name.startswith("PIP") else "1 = 1"
     (machine.bin / "python3").unlink()
-    machine.put(FAKE_PYTHON.replace("#!/bin/bash", f'#!/bin/bash\n[ "${{{name}:-0}}" = 0 ] || exit 99'), machine.bin / "python3")
-    assert machine.run("setup_env.sh", **{name: "/nowhere"})[::2] == (0, "")
+    machine.put(FAKE_PYTHON.replace("#!/bin/bash", f'#!/bin/bash\n! [ {pip_only} ] || [ "${{{name}:-0}}" = 0 ] || exit 99'), machine.bin / "python3")
+    machine.make("checkpoints/model.pt")
+    for script in ("setup_env.sh", "run_training.sh", "chat.sh"):
+        code, out, err = machine.run(script, FAKE_RC="page=1", **{name: "/nowhere"})
+        assert (code, err) == (0, "")
+    assert "cannot be installed" not in out
 
 
 @POSIX
@@ -580,6 +585,13 @@ def test_chat_installs_what_the_page_needs_or_runs_in_the_terminal(ready, fails)
     assert ["-m", "pip", "install", "-qq", "--disable-pip-version-check", "--requirement", "requirements-serve.txt"] in ready.calls()
     assert [call[0] for call in ready.scripts()] == ["generate.py" if fails else "serve.py"]
     assert ("the chat is in this terminal" in out) == fails
+
+
+@POSIX
+def test_ctrl_c_while_chat_installs_the_page_starts_no_chat(ready):
+    ready.make("checkpoints/model.pt")
+    assert ready.run_to_its_hang(signal.SIGINT, "chat.sh", FAKE_HANG="pip", FAKE_RC="page=1")[0] == 130
+    assert ready.scripts() == []
 
 
 # ---- the batch files, run under Wine
