@@ -40,6 +40,10 @@ venv="${VENV:-venv}"
 python="$venv/bin/python"
 # fails after an upgrade of the underlying Python
 if ! "$python" -c 'import pip, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' >/dev/null 2>&1; then
+    there=("$venv"/*)
+    if [ -n "${VENV:-}" ] && [ ! -e "$venv/pyvenv.cfg" ] && [ -e "${there[0]}" ]; then
+        fail 3 "VENV=$venv is a folder with other files, which a new environment would replace: name a new folder"
+    fi
     find_python
     echo "setup: making $venv with $base (once)"
     if ! answer=$("$base" -m venv --clear "$venv" 2>&1); then

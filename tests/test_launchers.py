@@ -144,7 +144,7 @@ def test_first_setup_makes_the_environment_and_a_second_does_nothing(machine):
 
 
 @POSIX
-@pytest.mark.parametrize("damage", ["empty folder", "python is no program", "python is gone", "other requirements", "no stamp", "python lost pip"])
+@pytest.mark.parametrize("damage", ["empty folder", "python is no program", "python is gone", "other requirements", "no stamp", "conda", "python lost pip"])
 def test_damaged_or_outdated_environment_is_repaired(ready, damage):
     venv, env = ready.repo / "venv", {}
     if damage == "empty folder":
@@ -157,16 +157,27 @@ def test_damaged_or_outdated_environment_is_repaired(ready, damage):
         (venv / "bin/python").symlink_to("/usr/bin/python3.0")
     elif damage == "other requirements":
         (venv / ".requirements").write_text("torch\n")
-    elif damage == "no stamp":
+    elif damage in ("no stamp", "conda"):
         (venv / ".requirements").unlink()
+        if damage == "conda":  # an environment of conda that VENV names
+            (venv / "pyvenv.cfg").rename(venv / "conda-meta")
     else:
         env = {"FAKE_RC": "works=1"}
     code, _, err = ready.run("setup_env.sh", **env)
     assert (code, err) == (0, "")
     made = ["-m", "venv"] in [call[:2] for call in ready.calls()]
-    assert made == (damage not in ("other requirements", "no stamp"))
+    assert made == (damage not in ("other requirements", "no stamp", "conda"))
     assert sum(call[:2] == ["-m", "pip"] for call in ready.calls()) == 2
     assert (venv / ".requirements").exists()
+
+
+@POSIX
+def test_setup_never_replaces_a_folder_with_other_files(machine):
+    machine.make("my photos/a.jpg")
+    code, _, err = machine.run("setup_env.sh", VENV="my photos")
+    assert (code, machine.scripts()) == (3, [])
+    assert err.startswith("error: VENV=my photos is a folder with other files")
+    assert (machine.repo / "my photos/a.jpg").exists()
 
 
 @POSIX
