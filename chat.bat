@@ -27,6 +27,8 @@ set "page=1"
 if "%~1"=="terminal" set "page="
 if "%~1"=="terminal" shift
 set "model=%~1"
+if not "%~2"=="" goto unknown
+if defined model if not exist "%model%" goto unknown
 if defined model goto setup
 for %%d in (checkpoints_chat checkpoints checkpoints\sample) do call :look %%d
 if not defined model goto no_model
@@ -57,6 +59,10 @@ goto end
 
 :no_model
 >&2 echo error: there is no trained model in checkpoints_chat, checkpoints or checkpoints\sample: start run_training.bat first, or name its folder: chat.bat FOLDER
+set "rc=2"
+goto end
+:unknown
+>&2 echo error: "%model%" is not the folder of a trained model, or more words follow it; --help explains the words of chat.bat
 set "rc=2"
 goto end
 :incomplete

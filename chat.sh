@@ -21,6 +21,10 @@ if [ "${1:-}" = terminal ]; then
     page=
 fi
 model=${1:-}
+if [ $# -gt 1 ] || { [ $# = 1 ] && [ ! -e "$model" ]; }; then
+    echo "error: \"$*\" is not the folder of a trained model; --help explains the words of chat.sh" >&2
+    exit 2
+fi
 for folder in checkpoints_chat checkpoints checkpoints/sample; do
     if [ -z "$model" ] && [ -n "$(compgen -G "$folder/model.pt" || compgen -G "$folder/checkpoint_step*.pt")" ]; then model=$folder; fi
 done

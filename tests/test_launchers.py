@@ -580,11 +580,21 @@ def test_chat_needs_a_model_and_takes_that_of_the_chat_first(machine):
         machine.make(file)
         assert machine.run("chat.sh", "terminal")[0] == 0
         assert machine.scripts() == [["generate.py", "--checkpoint", folder, "--interactive"]]
+    machine.make("my & model/model.pt")
     assert machine.run("chat.sh", "terminal", "my & model")[0] == 0
     assert machine.scripts() == [["generate.py", "--checkpoint", "my & model", "--interactive"]]
     machine.make("checkpoints_chat/model.pt")
     assert machine.run("chat.sh")[0] == 0
     assert machine.scripts() == [["serve.py", "--checkpoint", "checkpoints_chat", "--port", "0", "--open"]]
+
+
+@POSIX
+@pytest.mark.parametrize("words", [["Terminal"], [""], ["--port", "9000"], ["checkpoints", "--temperature", "1"]])
+def test_unknown_word_ends_chat_before_anything_is_installed(machine, words):
+    machine.make("checkpoints/model.pt")
+    code, _, err = machine.run("chat.sh", *words)
+    assert (code, machine.calls()) == (2, [])
+    assert err.startswith(f'error: "{" ".join(words)}" is not the folder of a trained model')
 
 
 @POSIX
@@ -695,6 +705,10 @@ def test_chat_bat_talks_to_the_chat_model_first(windows):
     code, output, called = run_batch(windows, "chat.bat", options=["--venv"])
     assert (code, called) == (2, [])
     assert "there is no trained model" in output
+    for words in (["Terminal"], ["checkpoints", "--temperature"]):
+        code, output, called = run_batch(windows, "chat.bat", *words, options=["--venv", "--file", r"checkpoints\model.pt"])
+        assert (code, called) == (2, [])
+        assert "is not the folder of a trained model" in output
     models = ["--file", r"checkpoints\sample\checkpoint_step9.pt", "--file", r"checkpoints_chat\model.pt"]
     assert run_batch(windows, "chat.bat", options=["--venv", *models])[2][-1] == [
         "serve.py",
