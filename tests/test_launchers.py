@@ -144,7 +144,9 @@ def test_first_setup_makes_the_environment_and_a_second_does_nothing(machine):
 
 
 @POSIX
-@pytest.mark.parametrize("damage", ["empty folder", "python is no program", "python is gone", "other requirements", "no stamp", "conda", "python lost pip"])
+@pytest.mark.parametrize(
+    "damage", ["empty folder", "python is no program", "python is gone", "other requirements", "no stamp", "conda", "python lost pip"]
+)
 def test_damaged_or_outdated_environment_is_repaired(ready, damage):
     venv, env = ready.repo / "venv", {}
     if damage == "empty folder":
