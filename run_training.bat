@@ -105,7 +105,7 @@ goto end
 set "rc=2"
 goto end
 :unknown
->&2 echo error: "%word%" is no word of run_training.bat: write sample or flags of train.py; --help explains them
+>&2 echo error: unknown word "%word%": write sample or flags of train.py; --help explains them
 set "rc=2"
 goto end
 :incomplete

@@ -13,7 +13,7 @@ case "${1--}" in
         ;;
     sample | -*) ;;
     *)
-        echo "error: \"$1\" is no word of run_training.sh: write sample or flags of train.py; --help explains them" >&2
+        echo "error: unknown word \"$1\": write sample or flags of train.py; --help explains them" >&2
         exit 2
         ;;
 esac

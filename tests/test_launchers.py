@@ -207,7 +207,7 @@ def test_ctrl_c_during_setup_is_not_reported_as_a_pip_failure(machine):
         ({"FAKE_VERSION": "Python 3.9.18"}, 1, "Python 3.9.18 is too old"),
         ({"FAKE_VERSION": "Python 2.7.18"}, 1, "Python 2.7.18 is too old"),
         ({"FAKE_VERSION": "Python 3.15.0"}, 1, "Python 3.15.0 is too new for PyTorch: use Python 3.10 to 3.14"),
-        ({"PYTHON": "/nowhere/python"}, 1, "/nowhere/python is no Python"),
+        ({"PYTHON": "/nowhere/python"}, 1, "/nowhere/python does not start a Python"),
         ({"FAKE_RC": "venv=1 ensurepip=1"}, 3, "apt install python3-venv"),
         ({"FAKE_RC": "venv=1"}, 3, "stub venv fails"),
         ({"FAKE_RC": "pip=1"}, 4, "pip could not install"),
@@ -439,7 +439,7 @@ def test_only_complete_data_is_reused(ready, there, made):
 def test_unknown_word_ends_before_anything_is_installed(machine, word):
     code, out, err = machine.run("run_training.sh", word)
     assert (code, out, machine.calls()) == (2, "", [])
-    assert err.startswith(f'error: "{word}" is no word of run_training.sh')
+    assert err.startswith(f'error: unknown word "{word}": write sample')
 
 
 @POSIX
@@ -657,7 +657,7 @@ MADE = [["-m", "venv", "--clear", "venv"], ["setup_env.py"]]
         (["--python", "none"], 1, "error: there is no Python here", []),
         (["--venv-rc", "1"], 3, "error: no virtual environment in venv", MADE[:1]),
         (["--rc", "setup_env=4"], 4, "", MADE),
-        (["--env", r"PYTHON=C:\no where\python.exe"], 1, r'error: PYTHON="C:\no where\python.exe" is no Python that starts', []),
+        (["--env", r"PYTHON=C:\no where\python.exe"], 1, r'error: PYTHON="C:\no where\python.exe" does not start a Python', []),
         (["--env", "PYTHON=  "], 0, "making venv with python, once", MADE),
     ],
 )
@@ -690,7 +690,7 @@ def test_setup_bat_starts_a_python_bat_and_a_python_in_a_folder_with_any_name(wi
 def test_unknown_word_ends_run_training_bat_before_anything_is_installed(windows, words):
     code, output, called = run_batch(windows, "run_training.bat", *words)
     assert (code, called) == (2, [])
-    assert f'error: "{words[0]}" is no word of run_training.bat' in output
+    assert f'error: unknown word "{words[0]}": write sample' in output
 
 
 @pytest.mark.wine
