@@ -4,6 +4,12 @@ setlocal EnableExtensions DisableDelayedExpansion
 chcp 65001 >nul 2>nul
 cd /d "%~dp0"
 set "PYTHONUTF8=1"
+rem as in setup_env.bat
+set "PYTHONHOME="
+set "PYTHONPATH="
+set "PIP_USER=0"
+set "PIP_TARGET="
+set "PIP_PREFIX="
 set "py=%~dp0venv\Scripts\python.exe"
 rem setup_env.bat must not wait for a key of its own
 set "wait=1"
@@ -21,6 +27,8 @@ set "page=1"
 if "%~1"=="terminal" set "page="
 if "%~1"=="terminal" shift
 set "model=%~1"
+if not "%~2"=="" goto unknown
+if defined model if not exist "%model%" goto unknown
 if defined model goto setup
 for %%d in (checkpoints_chat checkpoints checkpoints\sample) do call :look %%d
 if not defined model goto no_model
@@ -51,6 +59,10 @@ goto end
 
 :no_model
 >&2 echo error: there is no trained model in checkpoints_chat, checkpoints or checkpoints\sample: start run_training.bat first, or name its folder: chat.bat FOLDER
+set "rc=2"
+goto end
+:unknown
+>&2 echo error: "%model%" is not the folder of a trained model, or more words follow it; --help explains the words of chat.bat
 set "rc=2"
 goto end
 :incomplete

@@ -11,7 +11,9 @@ case "${1:-}" in -h | --help)
 esac
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
-export PYTHONUTF8=1
+export PYTHONUTF8=1 PIP_USER=0
+unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX # as in setup_env.sh
+trap 'exit 130' INT # otherwise Ctrl-C during the installation would count as a failed one
 
 page=1
 if [ "${1:-}" = terminal ]; then
@@ -19,6 +21,10 @@ if [ "${1:-}" = terminal ]; then
     page=
 fi
 model=${1:-}
+if [ $# -gt 1 ] || { [ $# = 1 ] && [ ! -e "$model" ]; }; then
+    echo "error: \"$*\" is not the folder of a trained model; --help explains the words of chat.sh" >&2
+    exit 2
+fi
 for folder in checkpoints_chat checkpoints checkpoints/sample; do
     if [ -z "$model" ] && [ -n "$(compgen -G "$folder/model.pt" || compgen -G "$folder/checkpoint_step*.pt")" ]; then model=$folder; fi
 done

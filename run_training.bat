@@ -4,6 +4,9 @@ setlocal EnableExtensions DisableDelayedExpansion
 chcp 65001 >nul 2>nul
 cd /d "%~dp0"
 set "PYTHONUTF8=1"
+rem as in setup_env.bat
+set "PYTHONHOME="
+set "PYTHONPATH="
 set "py=%~dp0venv\Scripts\python.exe"
 rem setup_env.bat must not wait for a key of its own
 set "wait=1"
@@ -50,6 +53,7 @@ set "word=%~1"
 if not defined word goto shifted
 if "%word%"=="--dry_run" set "no_samples=1"
 if "%word%"=="--help" set "no_samples=1"
+if "%word%"=="-h" set "no_samples=1"
 if "%word%"=="--data_dir" set "own_data=%~2"
 if "%word:~0,11%"=="--data_dir=" set "own_data=%word:~11%"
 if "%word%"=="--checkpoint_dir" set "checkpoints=%~2"
@@ -67,12 +71,12 @@ if defined own_data set "data=%own_data%"
 rem preprocess_meta.txt is written last: without it, the data is not finished
 if exist "%data%\preprocess_meta.txt" goto train
 if defined own_data goto no_data
-rem the corpus gets this name when it is complete
-if exist "%raw%\hindi_corpus.txt" goto preprocess
-rem a wrong flag must not be found only after the download
+rem a wrong flag must not be found only after the download and the tokenizing
 "%py%" train.py %train%%words% --dry_run >nul
 set "rc=%errorlevel%"
 if not "%rc%"=="0" goto end
+rem the corpus gets this name when it is complete
+if exist "%raw%\hindi_corpus.txt" goto preprocess
 echo training: downloading or writing the text to %raw%
 "%py%" data\download.py %download%
 set "rc=%errorlevel%"
@@ -101,7 +105,7 @@ goto end
 set "rc=2"
 goto end
 :unknown
->&2 echo error: "%word%" is no word of run_training.bat: write sample or flags of train.py; --help explains them
+>&2 echo error: unknown word "%word%": write sample or flags of train.py; --help explains them
 set "rc=2"
 goto end
 :incomplete

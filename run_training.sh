@@ -13,13 +13,14 @@ case "${1--}" in
         ;;
     sample | -*) ;;
     *)
-        echo "error: \"$1\" is no word of run_training.sh: write sample or flags of train.py; --help explains them" >&2
+        echo "error: unknown word \"$1\": write sample or flags of train.py; --help explains them" >&2
         exit 2
         ;;
 esac
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
 export PYTHONUTF8=1
+unset PYTHONHOME PYTHONPATH # as in setup_env.sh
 trap : INT # Ctrl-C stops the running script, whose exit code then ends this one too
 
 if [ "${1:-}" = sample ]; then
@@ -38,7 +39,7 @@ for word in "$@"; do
     case "$word" in
         --data_dir=*) data=${word#*=} own_data=1 ;;
         --checkpoint_dir=*) checkpoints=${word#*=} ;;
-        --dry_run | --help) no_samples=1 ;;
+        --dry_run | --help | -h) no_samples=1 ;;
     esac
     previous=$word
 done
@@ -51,9 +52,9 @@ if [ -z "$no_samples" ] && [ ! -f "$data/preprocess_meta.txt" ]; then # written 
         echo "error: there is no prepared data in $data (no preprocess_meta.txt): make it with data/preprocess.py --output_dir, or omit --data_dir" >&2
         exit 2
     fi
+    # a wrong flag must not be found only after the download and the tokenizing
+    "$python" train.py ${train[@]+"${train[@]}"} "$@" --dry_run >/dev/null || exit $?
     if [ ! -f "$raw/hindi_corpus.txt" ]; then # it gets this name when it is complete
-        # a wrong flag must not be found only after the download
-        "$python" train.py ${train[@]+"${train[@]}"} "$@" --dry_run >/dev/null || exit $?
         echo "training: downloading or writing the text to $raw"
         "$python" data/download.py ${download[@]+"${download[@]}"} || exit $?
     fi

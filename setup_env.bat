@@ -9,7 +9,7 @@ setlocal EnableExtensions DisableDelayedExpansion
 chcp 65001 >nul 2>nul
 cd /d "%~dp0"
 set "PYTHONUTF8=1"
-rem what other programs set would lead Python and pip out of the environment
+rem set by other programs, they would make Python and pip use other folders
 set "PYTHONHOME="
 set "PYTHONPATH="
 set "PYTHONNOUSERSITE=1"
@@ -55,7 +55,7 @@ goto end
 >&2 echo error: Python %new% is too new for PyTorch: install Python 3.10 to 3.14, 64 bit, from https://www.python.org/downloads/ beside it, then start me again
 goto end
 :bad_python
->&2 echo error: PYTHON="%PYTHON%" is no Python that starts
+>&2 echo error: PYTHON="%PYTHON%" does not start a Python
 goto end
 
 :make_venv

@@ -262,8 +262,8 @@ def main() -> int:
     venv = Path(sys.executable).parent.parent  # not sys.prefix, whose symbolic links are resolved
     stamp = venv / ".requirements"  # a copy of requirements.txt, written last: without it, the setup is not finished
     try:
-        if not (venv / "pyvenv.cfg").exists():
-            raise SetupError(3, "this Python is not in a virtual environment: start setup_env.sh or setup_env.bat")
+        if not any((venv / name).exists() for name in ("pyvenv.cfg", "conda-meta")):
+            raise SetupError(3, f"{venv} is not a virtual environment: start setup_env.sh or setup_env.bat, with VENV unset or naming a new folder")
         if stamp.exists() and filecmp.cmp(REQUIREMENTS, stamp, shallow=False):
             return 0
         stamp.unlink(missing_ok=True)
@@ -273,7 +273,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.code
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}: free disk space, {AGAIN}", file=sys.stderr)
+        print(f"error: {error.filename}: {error.strerror}: check the permissions and the free disk space, {AGAIN}", file=sys.stderr)
         return 4
     except KeyboardInterrupt:
         print("setup: stopped; start me again to continue", file=sys.stderr)

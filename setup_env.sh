@@ -9,7 +9,7 @@
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
 export PYTHONUTF8=1 PYTHONNOUSERSITE=1 PIP_USER=0
-unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX # what other programs set would lead pip out of the environment
+unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX # set by other programs, they would make pip install elsewhere
 trap 'echo "setup: stopped; start me again to continue" >&2; exit 130' INT
 
 fail() { # code, message
@@ -32,7 +32,7 @@ find_python() {
         fail 1 "$wrong is too new for PyTorch: use Python 3.10 to 3.14: PYTHON=/path/to/python3.14 bash setup_env.sh"
     fi
     [ -z "$wrong" ] || fail 1 "$wrong is too old: install Python 3.10 to 3.14, or name one: PYTHON=/path/to/python3 bash setup_env.sh"
-    [ -z "${PYTHON:-}" ] || fail 1 "PYTHON=$PYTHON is no Python that starts"
+    [ -z "${PYTHON:-}" ] || fail 1 "PYTHON=$PYTHON does not start a Python"
     fail 1 "there is no Python here: install Python 3.10 to 3.14 (Debian, Ubuntu: apt install python3 python3-venv), then start me again"
 }
 
@@ -40,6 +40,10 @@ venv="${VENV:-venv}"
 python="$venv/bin/python"
 # fails after an upgrade of the underlying Python
 if ! "$python" -c 'import pip, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' >/dev/null 2>&1; then
+    there=("$venv"/*)
+    if [ -n "${VENV:-}" ] && [ ! -e "$venv/pyvenv.cfg" ] && [ -e "${there[0]}" ]; then
+        fail 3 "VENV=$venv is a folder with other files, which a new environment would replace: name a new folder"
+    fi
     find_python
     echo "setup: making $venv with $base (once)"
     if ! answer=$("$base" -m venv --clear "$venv" 2>&1); then

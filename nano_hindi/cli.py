@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nano_hindi.common import IS_WINDOWS, visible
+from nano_hindi.common import IS_WINDOWS, ROOT, visible
 from nano_hindi.errors import UserError, system_error
 
 
@@ -54,7 +54,6 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists all flags)")
 
 
-_ROOT = Path(__file__).resolve().parent.parent
 STORE_PATIENCE = datetime.timedelta(seconds=10)  # for torchrun's store, and for another rank to print
 
 _PLACE = "choose another folder, then run the same command again"
@@ -66,33 +65,32 @@ _REMEDIES = {  # an error of the operating system about a file: what the user ca
     **dict.fromkeys(
         (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT), f"something else has that name, or it does not exist: move it, or {_PLACE}"
     ),
-    **dict.fromkeys(
-        (errno.ENAMETOOLONG, errno.ELOOP, *([errno.EINVAL] if IS_WINDOWS else [])), f"give another name, or {_PLACE}"
-    ),  # a?b is EINVAL there
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), f"give another name, or {_PLACE}"),
+    **({errno.EINVAL: f"give another name, or {_PLACE}"} if IS_WINDOWS else {}),  # the name a?b
 }
 _OTHER_REMEDY = "check the disk or the network drive, then run the same command again"  # a dying disk, a lost connection, ...
 
 
-_PACKAGES = ("torch", "numpy", "transformers", "datasets", "huggingface_hub", "pyarrow", "regex", "tqdm")  # those that every environment has
+_PACKAGES = ("torch", "numpy", "transformers", "datasets", "huggingface_hub", "pyarrow", "regex", "tqdm")  # every environment has them
 
 
 def _environment() -> str:
     """Return how to start a script in the environment of setup_env."""
     scripts, python, activate = ("Scripts", "python.exe", "") if IS_WINDOWS else ("bin", "python", "source ")
-    folder = _ROOT / "venv" / scripts
+    folder = ROOT / "venv" / scripts
     if not (folder / python).exists():
         return f"run setup_env.{'bat' if IS_WINDOWS else 'sh'} first"
-    if Path.cwd() == _ROOT:
-        folder = folder.relative_to(_ROOT)
+    if Path.cwd() == ROOT:
+        folder = folder.relative_to(ROOT)
     return f"start the script with {folder / python}, or activate the environment first: {activate}{folder / 'activate'}"
 
 
 def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
     """Make `main(argv=None)` a command with a UTF-8 console.
 
-    A user error or one of the operating system, such as a full disk, exits with one line on stderr
-    and code 2, Ctrl-C with code 130. So does a missing package: mostly the environment is not
-    activated.
+    A user error, one of the operating system, such as a full disk, or a missing package (usually
+    the environment is not activated) exits with one line on stderr and code 2, Ctrl-C with code
+    130.
     """
 
     @functools.wraps(main)
@@ -127,8 +125,8 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
 
 
 def _is_broken_pipe(error: OSError) -> bool:
-    """Return whether the reader of the output has closed it: on Windows that is EINVAL, as is a
-    file name that cannot be."""
+    """Return whether the reader of the output has closed it: on Windows that is EINVAL, as is an
+    invalid file name."""
     return isinstance(error, BrokenPipeError) or (IS_WINDOWS and error.errno == errno.EINVAL and error.filename in (None, "the output"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano_hindi.errors import UserError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 IS_WINDOWS = os.name == "nt"
+ROOT = Path(__file__).resolve().parent.parent  # of the repository
 # what a terminal would obey: control characters but newline and tab, the embeddings, overrides and
 # isolates of bidirectional text; and surrogates, which cannot be printed
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nano_hindi.common import IS_WINDOWS, visible
+from nano_hindi.common import IS_WINDOWS, ROOT, visible
 from nano_hindi.errors import naming
 
-ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")  # notebook cells look like a terminal, but cannot rewrite a line
 
 

@@ -1,8 +1,11 @@
 """The forks of support/forked.py start, end, fail and are killed like new interpreters."""
 
+import json
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -30,6 +33,8 @@ PROGRAMS = {
     "atexit.register(print, 'at exit')\n"
     "threading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()",
     "process": "import os, sys, signal\n"
+    "def f(x: 1 + 1): print(f.__annotations__)\n"
+    "f(0)\n"
     "print(sys.argv, sys.path, __name__, os.getcwd(), os.environ['COLUMNS'], os.getsid(0) == os.getpid(), sys.stdin.read())\n"
     "print([(s.encoding, s.errors, s.line_buffering, s.write_through, s.name, s.fileno()) for s in (sys.stdin, sys.stdout, sys.stderr)])\n"
     "print([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE)])",
@@ -85,6 +90,19 @@ def test_fork_that_hangs_times_out_and_ends_with_the_block(fork):
     deadline = time.monotonic() + 60
     while os.path.exists(f"/proc/{sleeper}") and "Z" not in open(f"/proc/{sleeper}/stat").read().split()[2]:  # noqa: SIM115
         assert time.monotonic() < deadline
+
+
+def test_server_survives_clients_that_are_killed():
+    argv = [sys.executable, "-c", "pass"]
+    run_command(argv, fork=True)
+    body = json.dumps({"argv": argv[1:], "cwd": "/", "env": dict(os.environ)}).encode()
+    for sends_all in (False, True):
+        with socket.socket(socket.AF_UNIX) as client, open(os.devnull) as stream:
+            client.connect(forked.Process.server)
+            if sends_all:
+                socket.send_fds(client, [struct.pack("!I", len(body))], [stream.fileno()] * 3)
+                client.sendall(body)
+        assert run_command(argv, fork=True).returncode == 0
 
 
 def test_libraries_find_another_environment_only_in_a_new_interpreter():

@@ -144,7 +144,9 @@ def test_first_setup_makes_the_environment_and_a_second_does_nothing(machine):
 
 
 @POSIX
-@pytest.mark.parametrize("damage", ["empty folder", "python is no program", "python is gone", "other requirements", "no stamp", "python lost pip"])
+@pytest.mark.parametrize(
+    "damage", ["empty folder", "python is no program", "python is gone", "other requirements", "no stamp", "conda", "python lost pip"]
+)
 def test_damaged_or_outdated_environment_is_repaired(ready, damage):
     venv, env = ready.repo / "venv", {}
     if damage == "empty folder":
@@ -157,16 +159,27 @@ def test_damaged_or_outdated_environment_is_repaired(ready, damage):
         (venv / "bin/python").symlink_to("/usr/bin/python3.0")
     elif damage == "other requirements":
         (venv / ".requirements").write_text("torch\n")
-    elif damage == "no stamp":
+    elif damage in ("no stamp", "conda"):
         (venv / ".requirements").unlink()
+        if damage == "conda":  # an environment of conda that VENV names
+            (venv / "pyvenv.cfg").rename(venv / "conda-meta")
     else:
         env = {"FAKE_RC": "works=1"}
     code, _, err = ready.run("setup_env.sh", **env)
     assert (code, err) == (0, "")
     made = ["-m", "venv"] in [call[:2] for call in ready.calls()]
-    assert made == (damage not in ("other requirements", "no stamp"))
+    assert made == (damage not in ("other requirements", "no stamp", "conda"))
     assert sum(call[:2] == ["-m", "pip"] for call in ready.calls()) == 2
     assert (venv / ".requirements").exists()
+
+
+@POSIX
+def test_setup_never_replaces_a_folder_with_other_files(machine):
+    machine.make("my photos/a.jpg")
+    code, _, err = machine.run("setup_env.sh", VENV="my photos")
+    assert (code, machine.scripts()) == (3, [])
+    assert err.startswith("error: VENV=my photos is a folder with other files")
+    assert (machine.repo / "my photos/a.jpg").exists()
 
 
 @POSIX
@@ -194,7 +207,7 @@ def test_ctrl_c_during_setup_is_not_reported_as_a_pip_failure(machine):
         ({"FAKE_VERSION": "Python 3.9.18"}, 1, "Python 3.9.18 is too old"),
         ({"FAKE_VERSION": "Python 2.7.18"}, 1, "Python 2.7.18 is too old"),
         ({"FAKE_VERSION": "Python 3.15.0"}, 1, "Python 3.15.0 is too new for PyTorch: use Python 3.10 to 3.14"),
-        ({"PYTHON": "/nowhere/python"}, 1, "/nowhere/python is no Python"),
+        ({"PYTHON": "/nowhere/python"}, 1, "/nowhere/python does not start a Python"),
         ({"FAKE_RC": "venv=1 ensurepip=1"}, 3, "apt install python3-venv"),
         ({"FAKE_RC": "venv=1"}, 3, "stub venv fails"),
         ({"FAKE_RC": "pip=1"}, 4, "pip could not install"),
@@ -354,11 +367,16 @@ def test_missing_visual_c_runtime_is_named_with_its_link(failure, message, monke
 
 @POSIX
 @pytest.mark.parametrize("name", ["PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_USER"])
-def test_setup_ignores_what_other_programs_set_for_python_and_pip(machine, name):
+def test_launchers_ignore_what_other_programs_set_for_python_and_pip(machine, name):
     """pip would install elsewhere, and with PYTHONHOME no Python starts."""
+    pip_only = '"$2" = pip' if name.startswith("PIP") else "1 = 1"
     (machine.bin / "python3").unlink()
-    machine.put(FAKE_PYTHON.replace("#!/bin/bash", f'#!/bin/bash\n[ "${{{name}:-0}}" = 0 ] || exit 99'), machine.bin / "python3")
-    assert machine.run("setup_env.sh", **{name: "/nowhere"})[::2] == (0, "")
+    machine.put(FAKE_PYTHON.replace("#!/bin/bash", f'#!/bin/bash\n! [ {pip_only} ] || [ "${{{name}:-0}}" = 0 ] || exit 99'), machine.bin / "python3")
+    machine.make("checkpoints/model.pt")
+    for script in ("setup_env.sh", "run_training.sh", "chat.sh"):
+        code, out, err = machine.run(script, FAKE_RC="page=1", **{name: "/nowhere"})
+        assert (code, err) == (0, "")
+    assert "cannot be installed" not in out
 
 
 @POSIX
@@ -401,11 +419,11 @@ def test_sample_runs_offline_in_its_own_folders(ready):
 @pytest.mark.parametrize(
     ("there", "made"),
     [
-        (["data/raw/hindi_corpus.txt"], [PREPROCESS]),
+        (["data/raw/hindi_corpus.txt"], [CHECK, PREPROCESS]),
         (["data/raw/hindi_corpus.txt.tmp", "data/raw/metadata.txt"], [CHECK, DOWNLOAD, PREPROCESS]),
         (["data/raw/hindi_corpus.txt.tmp"], [CHECK, DOWNLOAD, PREPROCESS]),
-        (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt"], [PREPROCESS]),
-        (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt", "data/train.bin", "data/val.bin"], [PREPROCESS]),
+        (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt"], [CHECK, PREPROCESS]),
+        (["data/raw/hindi_corpus.txt", "data/raw/metadata.txt", "data/train.bin", "data/val.bin"], [CHECK, PREPROCESS]),
         (["data/train.bin", "data/val.bin", "data/preprocess_meta.txt"], []),
         (["data/sample/preprocess_meta.txt"], [CHECK, DOWNLOAD, PREPROCESS]),
     ],
@@ -421,11 +439,13 @@ def test_only_complete_data_is_reused(ready, there, made):
 def test_unknown_word_ends_before_anything_is_installed(machine, word):
     code, out, err = machine.run("run_training.sh", word)
     assert (code, out, machine.calls()) == (2, "", [])
-    assert err.startswith(f'error: "{word}" is no word of run_training.sh')
+    assert err.startswith(f'error: unknown word "{word}": write sample')
 
 
 @POSIX
-def test_wrong_flag_ends_before_the_download(ready):
+@pytest.mark.parametrize("there", [[], ["data/raw/hindi_corpus.txt"]])
+def test_wrong_flag_ends_before_the_download_and_the_tokenizing(ready, there):
+    ready.make(*there)
     assert ready.run("run_training.sh", "--total_tokns", "5", FAKE_RC="train=2")[0] == 2
     assert ready.scripts() == [["train.py", "--total_tokns", "5", "--dry_run"]]
 
@@ -480,9 +500,9 @@ def test_a_given_data_dir_is_used_or_reported_missing_but_never_created(ready, f
 
 
 @POSIX
-@pytest.mark.parametrize("word", ["--dry_run", "--help"])
+@pytest.mark.parametrize("word", ["--dry_run", "--help", "-h"])
 def test_neither_data_nor_samples_without_training(ready, word):
-    assert ready.run("run_training.sh", word if word != "--help" else "--no_compile", word)[0] == 0
+    assert ready.run("run_training.sh", "sample", word)[0] == 0
     assert [call[0] for call in ready.scripts()] == ["train.py"]
 
 
@@ -562,11 +582,21 @@ def test_chat_needs_a_model_and_takes_that_of_the_chat_first(machine):
         machine.make(file)
         assert machine.run("chat.sh", "terminal")[0] == 0
         assert machine.scripts() == [["generate.py", "--checkpoint", folder, "--interactive"]]
+    machine.make("my & model/model.pt")
     assert machine.run("chat.sh", "terminal", "my & model")[0] == 0
     assert machine.scripts() == [["generate.py", "--checkpoint", "my & model", "--interactive"]]
     machine.make("checkpoints_chat/model.pt")
     assert machine.run("chat.sh")[0] == 0
     assert machine.scripts() == [["serve.py", "--checkpoint", "checkpoints_chat", "--port", "0", "--open"]]
+
+
+@POSIX
+@pytest.mark.parametrize("words", [["Terminal"], [""], ["--port", "9000"], ["checkpoints", "--temperature", "1"]])
+def test_unknown_word_ends_chat_before_anything_is_installed(machine, words):
+    machine.make("checkpoints/model.pt")
+    code, _, err = machine.run("chat.sh", *words)
+    assert (code, machine.calls()) == (2, [])
+    assert err.startswith(f'error: "{" ".join(words)}" is not the folder of a trained model')
 
 
 @POSIX
@@ -578,6 +608,13 @@ def test_chat_installs_what_the_page_needs_or_runs_in_the_terminal(ready, fails)
     assert ["-m", "pip", "install", "-qq", "--disable-pip-version-check", "--requirement", "requirements-serve.txt"] in ready.calls()
     assert [call[0] for call in ready.scripts()] == ["generate.py" if fails else "serve.py"]
     assert ("the chat is in this terminal" in out) == fails
+
+
+@POSIX
+def test_ctrl_c_while_chat_installs_the_page_starts_no_chat(ready):
+    ready.make("checkpoints/model.pt")
+    assert ready.run_to_its_hang(signal.SIGINT, "chat.sh", FAKE_HANG="pip", FAKE_RC="page=1")[0] == 130
+    assert ready.scripts() == []
 
 
 # ---- the batch files, run under Wine
@@ -620,7 +657,7 @@ MADE = [["-m", "venv", "--clear", "venv"], ["setup_env.py"]]
         (["--python", "none"], 1, "error: there is no Python here", []),
         (["--venv-rc", "1"], 3, "error: no virtual environment in venv", MADE[:1]),
         (["--rc", "setup_env=4"], 4, "", MADE),
-        (["--env", r"PYTHON=C:\no where\python.exe"], 1, r'error: PYTHON="C:\no where\python.exe" is no Python that starts', []),
+        (["--env", r"PYTHON=C:\no where\python.exe"], 1, r'error: PYTHON="C:\no where\python.exe" does not start a Python', []),
         (["--env", "PYTHON=  "], 0, "making venv with python, once", MADE),
     ],
 )
@@ -653,7 +690,7 @@ def test_setup_bat_starts_a_python_bat_and_a_python_in_a_folder_with_any_name(wi
 def test_unknown_word_ends_run_training_bat_before_anything_is_installed(windows, words):
     code, output, called = run_batch(windows, "run_training.bat", *words)
     assert (code, called) == (2, [])
-    assert f'error: "{words[0]}" is no word of run_training.bat' in output
+    assert f'error: unknown word "{words[0]}": write sample' in output
 
 
 @pytest.mark.wine
@@ -670,6 +707,10 @@ def test_chat_bat_talks_to_the_chat_model_first(windows):
     code, output, called = run_batch(windows, "chat.bat", options=["--venv"])
     assert (code, called) == (2, [])
     assert "there is no trained model" in output
+    for words in (["Terminal"], ["checkpoints", "--temperature"]):
+        code, output, called = run_batch(windows, "chat.bat", *words, options=["--venv", "--file", r"checkpoints\model.pt"])
+        assert (code, called) == (2, [])
+        assert "is not the folder of a trained model" in output
     models = ["--file", r"checkpoints\sample\checkpoint_step9.pt", "--file", r"checkpoints_chat\model.pt"]
     assert run_batch(windows, "chat.bat", options=["--venv", *models])[2][-1] == [
         "serve.py",

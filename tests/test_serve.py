@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import openai
@@ -352,6 +353,19 @@ def test_user_error_is_one_line(straight, capsys, monkeypatch):
     monkeypatch.delattr(nano_hindi.serving, "api")
     assert serve.main(["--checkpoint", str(straight)]) == 2
     assert capsys.readouterr().err.endswith("install it: pip install -r requirements-serve.txt\n")
+
+
+@pytest.mark.parametrize("display", ["", ":0"])
+def test_open_shows_the_printed_address_in_the_browser_if_there_is_a_screen(display, straight, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr(serve.webbrowser, "open", opened.append)
+    monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(api, "make_server", lambda *_: SimpleNamespace(run=lambda sockets: None))
+    for flags in ([], ["--open"]):
+        assert serve.main(["--checkpoint", str(straight), "--device", "cpu", "--port", "0", *flags]) == 0
+    address = capsys.readouterr().out.splitlines()[-1].split()[0]
+    assert opened == ([address] if display or sys.platform in ("win32", "darwin") else [])
 
 
 @pytest.mark.slow

@@ -9,10 +9,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-_ES_CONTINUOUS, _ES_SYSTEM_REQUIRED = (
-    0x80000000,
-    0x00000001,
-)  # https://learn.microsoft.com/windows/win32/api/winbase/nf-winbase-setthreadexecutionstate
+# https://learn.microsoft.com/windows/win32/api/winbase/nf-winbase-setthreadexecutionstate
+_ES_CONTINUOUS, _ES_SYSTEM_REQUIRED = 0x80000000, 0x00000001
 
 
 @contextlib.contextmanager
@@ -23,7 +21,7 @@ def kept_awake() -> Iterator[None]:
         import ctypes
 
         ask = ctypes.windll.kernel32.SetThreadExecutionState
-        ask(_ES_CONTINUOUS | _ES_SYSTEM_REQUIRED)  # of this thread, and for the process's life at most
+        ask(_ES_CONTINUOUS | _ES_SYSTEM_REQUIRED)  # holds until this thread ends, at the latest
         try:
             yield
         finally:
@@ -34,7 +32,7 @@ def kept_awake() -> Iterator[None]:
     process = None
     if command is not None:
         with contextlib.suppress(OSError):
-            process = subprocess.Popen(command, start_new_session=True, **quiet)  # of its own session: Ctrl-C is not for it
+            process = subprocess.Popen(command, start_new_session=True, **quiet)  # Ctrl-C in the terminal must not end it
     try:
         yield
     finally:
@@ -48,7 +46,7 @@ def inhibitor(platform: str, pid: int) -> list[str] | None:
     is none."""
     if platform == "darwin" and shutil.which("caffeinate"):
         return ["caffeinate", "-i", "-w", str(pid)]
-    has_screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))  # without one, nothing sends it to sleep
+    has_screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))  # a server does not go to sleep by itself
     if platform == "linux" and has_screen and shutil.which("systemd-inhibit") and shutil.which("tail"):
         return ["systemd-inhibit", "--what=idle:sleep", "--who=nano_hindi", "--why=training", "tail", f"--pid={pid}", "-f", os.devnull]
     return None

@@ -52,9 +52,11 @@ class LiveCurves:
         has passed since."""
         start = time.monotonic()
         if now or start >= self.rests_until:
-            draw_curves({self.folder.resolve().name: read_metrics(self.folder / "metrics.jsonl")}, self.folder / "curves.png")
-            end = time.monotonic()
-            self.rests_until = end + REST * (end - start)
+            try:
+                draw_curves({self.folder.resolve().name: read_metrics(self.folder / "metrics.jsonl")}, self.folder / "curves.png")
+            finally:  # a drawing that fails takes time too: on Windows a minute, if another program has the picture open
+                end = time.monotonic()
+                self.rests_until = end + REST * (end - start)
 
 
 def draw_curves(runs: dict[str, list[dict]], picture: Path) -> None:

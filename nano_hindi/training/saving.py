@@ -110,7 +110,7 @@ class Saver:
         process at once with code 130: an ordinary exit waits for the thread."""
         self.wait(PATIENCE)
         if not self._idle.is_set():
-            print("\nstopped; the checkpoint that was being written is lost", file=sys.stderr, flush=True)
+            print("\nstopped; the file that was being written is lost", file=sys.stderr, flush=True)
             os._exit(130)
 
     def __enter__(self) -> Saver:

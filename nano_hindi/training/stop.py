@@ -14,14 +14,14 @@ import torch.distributed as dist
 from nano_hindi.distributed import World
 
 _LAST_EVENTS = (2, 5, 6)  # CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT of Windows
-_LAST_SECONDS = 60  # Windows itself ends the process 5 seconds after the window was closed
+_LAST_SECONDS = 60  # Windows itself ends the process 5 seconds after its window is closed
 
 
 class StopSignal:
     """Signal handlers, installed inside a `with` block: after the first Ctrl-C, SIGTERM or SIGHUP
     (the terminal was closed) the loop finishes the update and saves; a second Ctrl-C quits at once.
     On Windows, Ctrl-Break is like the first Ctrl-C, and so are a closed window, logoff and
-    shutdown, as far as the update and the save end in the seconds that Windows gives them.
+    shutdown, if the update and the save take no longer than Windows waits.
 
     An ignored SIGHUP stays ignored: `nohup` starts a program so.
     """

@@ -95,6 +95,9 @@ def serve(path: str) -> None:
         if listener in ready:
             connection, _ = listener.accept()
             head, streams, _, _ = socket.recv_fds(connection, 4, 3)
+            if not head:  # the client was killed
+                connection.close()
+                continue
             request = json.loads(connection.recv(struct.unpack("!I", head)[0], socket.MSG_WAITALL))
             pid = os.fork()
             if pid == 0:
@@ -105,7 +108,8 @@ def serve(path: str) -> None:
                 become(request, streams)
                 return
             children[pid] = connection
-            connection.sendall(struct.pack("!I", pid))
+            with contextlib.suppress(OSError):
+                connection.sendall(struct.pack("!I", pid))
             for stream in streams:
                 os.close(stream)
 
@@ -165,7 +169,7 @@ def run() -> None:
         sys.path[0] = str(Path(first).resolve().parent)
         source, name = Path(first).read_text(encoding="utf-8"), first
         main.__file__ = name
-    exec(compile(source, name, "exec"), main.__dict__)
+    exec(compile(source, name, "exec", dont_inherit=True), main.__dict__)
 
 
 # ---- the client
