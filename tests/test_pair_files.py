@@ -55,7 +55,9 @@ def test_every_layout_gives_kind_and_whole_sentences(name, content, expected, tm
 
 def test_our_own_pairs_come_back_from_their_file_with_the_same_interval(tmp_path):
     write_pairs(tmp_path / "own.jsonl", pairs())
-    (tmp_path / "more.csv").write_text(table(",", ["good", "bad", "contrast"], ["राम", "रामा", ""], ["राम", "रामा", ""]), encoding="utf-8", newline="")
+    (tmp_path / "more.csv").write_text(
+        table(",", ["good", "bad", "contrast"], ["राम", "रामा", ""], ["राम", "रामा", ""]), encoding="utf-8", newline=""
+    )
     read = read_pair_files([tmp_path / "own.jsonl", tmp_path / "more.csv"])
     assert [Pair(pair.kind, pair.good, pair.bad, "") for pair in read[:-2]] == [Pair(pair.kind, pair.good, pair.bad, "") for pair in pairs()]
 
