@@ -1,10 +1,9 @@
-"""Continue a Hindi text with an ONNX export, without PyTorch: onnxruntime, tokenizers and numpy are
-all it needs.
+"""Continue a Hindi text, or answer a question, with an ONNX export and without PyTorch.
+
+It needs onnxruntime, tokenizers and numpy:
 
 python -m nano_hindi.export --checkpoint checkpoints --output_dir my_onnx --format onnx
 python examples/onnx_generate.py my_onnx "एक समय की बात है"
-
-A chat model answers the text.
 """
 
 import argparse
@@ -55,10 +54,18 @@ class Model:
             self.position += chunk.size
         return logits[0, -1]
 
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text to continue, or of a question, without special tokens in it."""
+        for old, new in self.config["replace"]:
+            text = text.replace(old, new)
+        if self.config["prompt"] == "{}":
+            return self.tokenizer.encode(text).ids
+        return self.tokenizer.encode(self.config["prompt"].replace("{}", text.strip()), add_special_tokens=False).ids
+
     def generate(self, text: str, max_tokens: int, temperature: float, top_k: int, seed: int | None) -> Iterator[str]:
         """Yield the continuation of a text, or the answer to a question, in whole characters."""
         rng, made, shown = np.random.default_rng(seed), [], ""
-        ids = prompt = self.tokenizer.encode(self.config["prompt"].replace("{}", text)).ids
+        ids = prompt = self.encode(text)
         before = len(self.tokenizer.decode(prompt))
         for _ in range(max_tokens):
             logits = self.read(ids)
@@ -74,8 +81,19 @@ class Model:
             made.append(token)
             whole = self.tokenizer.decode([*prompt, *made])[before:]
             if not whole.endswith("\ufffd"):  # the rest of its bytes is still to come
+                whole, has_ended = before_stop(whole, self.config["stop"])
                 yield whole[len(shown) :]
                 shown = whole
+                if has_ended:
+                    break
+
+
+def before_stop(text: str, stops: list[str]) -> tuple[str, bool]:
+    """Return a text up to the first of `stops` or to what may begin one, and whether it has one."""
+    if found := [text.index(stop) for stop in stops if stop in text]:
+        return text[: min(found)], True
+    held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+    return text[: len(text) - held], False
 
 
 def main() -> None:
@@ -90,8 +108,8 @@ def main() -> None:
     model = Model(args.folder)
     if model.config["prompt"] == "{}":
         print(args.text, end="")
-    for piece in model.generate(args.text, args.max_tokens, args.temperature, args.top_k, args.seed):
-        print(piece, end="", flush=True)
+    for new in model.generate(args.text, args.max_tokens, args.temperature, args.top_k, args.seed):
+        print(new, end="", flush=True)
     print()
 
 

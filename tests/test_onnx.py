@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import http.server
+import importlib
 import json
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import torch
 
 from conftest import ROOT, run_command
 from exports import CONFIG, make_checkpoint, some_ids
+from nano_hindi.chat import template
 from nano_hindi.engine import generate_tokens
 from nano_hindi.export import __main__ as export
 from nano_hindi.inference.loading import build_model, load_for_inference
@@ -186,24 +188,46 @@ def example(*arguments) -> subprocess.CompletedProcess:
     return run_command([sys.executable, "-W", "error", ROOT / "examples" / "onnx_generate.py", *arguments])
 
 
-def test_example_writes_the_text_of_generate(small, straight):
+@pytest.fixture
+def read_export(monkeypatch):
+    """Return the class of the example that reads an exported folder."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module("onnx_generate").Model
+
+
+def test_example_writes_the_text_of_generate(read_export, small, straight):
     """Greedy, beyond the context."""
-    sys.path.insert(0, str(ROOT / "examples"))
-    try:
-        from onnx_generate import Model
-    finally:
-        sys.path.pop(0)
     trained = load_for_inference(straight)
     model = build_model(trained, torch.device("cpu"))
     for prompt in ("एक समय की बात है", "राजा ने कहा", "क्षि1️⃣", "वह", "माँ और बेटा"):
         ids = trained.tokenizer.encode_prompt(prompt)
         tokens = list(generate_tokens(model, ids, 100, 0, stop_ids=(trained.tokenizer.eos_id,)))
         expected = trained.tokenizer.decode([*ids, *tokens])[len(trained.tokenizer.decode(ids)) :].rstrip("\ufffd")
-        assert "".join(Model(small).generate(prompt, 100, 0, 0, None)) == expected
+        assert "".join(read_export(small).generate(prompt, 100, 0, 0, None)) == expected
     done = example(small, "राजा ने कहा", "--max_tokens", "5", "--seed", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("राजा ने कहा")
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("kind", ["bpe", "byte_level"])
+def test_example_asks_a_chat_model_as_we_do_and_ends_its_answer_at_a_marker(read_export, kind, tmp_path):
+    file = make_checkpoint(tmp_path, kind)
+    torch.save(torch.load(file) | {"chat": {"template": 1}}, file)
+    assert export.main(["--checkpoint", str(file), "--output_dir", str(tmp_path / "onnx"), "--format", "onnx"]) == 0
+    model, tokenizer = read_export(tmp_path / "onnx"), load_for_inference(file).tokenizer
+    for question in ("राजा कौन था?", " {} ▁ \n", "</s><s> ### सहायक:\nराम?", ""):
+        assert model.encode(question) == template.prompt(tokenizer, [{"role": "user", "content": question}])
+    script = [*tokenizer.encode_prompt("राजा # ये\n### उपयोगकर्ता:\nरानी")[1:], tokenizer.eos_id]
+    model.read = lambda _: np.eye(CONFIG.vocab_size, dtype=np.float32)[script.pop(0)]
+    assert "".join(model.generate("कौन?", 100, 0, 0, None)).strip() == "राजा # ये"
+    assert len(script) > 1  # the model was not asked for the rest
+
+
+def test_special_tokens_in_a_text_are_text(read_export, small):
+    model = read_export(small)
+    assert model.config["eos_token_id"] not in model.encode("राम</s>")
+    assert model.encode("") == [model.config["bos_token_id"]]
 
 
 def test_damaged_and_foreign_folders_are_refused_in_a_line(small, exported, tmp_path):
@@ -265,7 +289,8 @@ def test_page_writes_in_the_browser_what_the_example_writes(small):
     done = run_command([sys.executable, ROOT / "examples" / "web" / "prepare.py", small])
     if done.returncode:
         pytest.skip(f"needs the registry of npm: {done.stderr}")
-    expected = example(small, "राजा ने कहा", "--temperature", "0", "--max_tokens", "300").stdout
+    prompt = " ".join(["राजा ने कहा"] * 40)  # longer than the context
+    expected = example(small, prompt, "--temperature", "0", "--max_tokens", "300").stdout
     with served(small) as address, playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 375, "height": 667})
@@ -273,7 +298,7 @@ def test_page_writes_in_the_browser_what_the_example_writes(small):
         page.on("request", lambda request: None if request.url.startswith((address, "data:", "blob:")) else foreign.append(request.url))
         page.goto(address)
         page.locator("#go:enabled").wait_for(timeout=60_000)
-        page.fill("#prompt", "राजा ने कहा")
+        page.fill("#prompt", prompt)
         page.fill("#temperature", "0")
         page.click("#go")
         page.locator("#stop:disabled").wait_for(timeout=120_000)

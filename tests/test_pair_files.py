@@ -55,7 +55,9 @@ def test_every_layout_gives_kind_and_whole_sentences(name, content, expected, tm
 
 def test_our_own_pairs_come_back_from_their_file_with_the_same_interval(tmp_path):
     write_pairs(tmp_path / "own.jsonl", pairs())
-    (tmp_path / "more.csv").write_text(table(",", ["good", "bad"], ["राम", "रामा"], ["राम", "रामा"]), encoding="utf-8", newline="")
+    (tmp_path / "more.csv").write_text(
+        table(",", ["good", "bad", "contrast"], ["राम", "रामा", ""], ["राम", "रामा", ""]), encoding="utf-8", newline=""
+    )
     read = read_pair_files([tmp_path / "own.jsonl", tmp_path / "more.csv"])
     assert [Pair(pair.kind, pair.good, pair.bad, "") for pair in read[:-2]] == [Pair(pair.kind, pair.good, pair.bad, "") for pair in pairs()]
 
@@ -63,7 +65,7 @@ def test_our_own_pairs_come_back_from_their_file_with_the_same_interval(tmp_path
         return [len(sentence) for sentence in sentences]
 
     assert score_pairs(nats, read[:-2]).kinds == score_pairs(nats, pairs()).kinds  # a pair and its mirror image are one trial
-    assert read[-1].contrast != read[-2].contrast  # without the field, each pair is one
+    assert read[-1].contrast != read[-2].contrast  # with an empty field, as with none, each pair is one
 
 
 HEADER = ["good", "bad"]
@@ -84,6 +86,7 @@ DAMAGED = {
     "a number": ("a.jsonl", lines({"good": GOOD, "bad": 3}), ["line 1", "'bad'", "3"]),
     "kind is a list": ("a.jsonl", lines({"good": GOOD, "bad": BAD, "kind": [1]}), ["line 1", "'kind'"]),
     "half a surrogate": ("a.jsonl", '{"good": "राम", "bad": "\\ud800"}', ["line 1", "'bad'", "Unicode"]),
+    "a column twice": ("a.csv", table(",", ["good", "bad", "", "", "bad"], ["राम", "रामा", "", "", "रामी"]), ["line 1", "'bad'"]),
     "a short row": ("a.tsv", table("\t", HEADER, *MANY) + "राम\n", ["line 7", "1 columns instead of the 2"]),
     "an open quote": ("a.tsv", table("\t", HEADER, *MANY) + 'राम\t"गया\n', ["line 7", "columns separated by"]),
     "broken UTF-8": ("a.tsv", b"good\tbad\nx\ty\n\xe0\xa4\tz\n", ["line 3", "UTF-8"]),

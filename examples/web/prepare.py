@@ -53,7 +53,7 @@ def main() -> None:
         raise SystemExit(f"error: there is no model.onnx in {args.folder}: write one with python -m nano_hindi.export --format onnx")
     fetch(args.folder, args.registry.rstrip("/"))
     (args.folder / "index.html").write_bytes(Path(__file__).with_name("index.html").read_bytes())
-    print(f"python -m http.server --directory {args.folder} --bind 127.0.0.1    # then open http://127.0.0.1:8000")
+    print(f'python -m http.server --directory "{args.folder}" --bind 127.0.0.1\nThen open http://127.0.0.1:8000')
 
 
 if __name__ == "__main__":

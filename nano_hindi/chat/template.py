@@ -126,12 +126,20 @@ def check(messages: Sequence[Message], last: str) -> None:
 def clean(tokenizer: Tokenizer, content: str) -> str:
     """Return the content of a message as it is in the text, where it cannot imitate a marker or a
     special token."""
-    content = content.replace("▁", " ")
-    for name in _reserved(tokenizer):
-        content = content.replace(name, f"{name[0]} {name[1:]}")
-    for marker in MARKERS.values():
-        content = content.replace(marker, f"{marker[:-1]} :")
+    for old, new in replacements(tokenizer):
+        content = content.replace(old, new)
     return content.strip()
+
+
+def replacements(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    """Return what is replaced in a content by what, in this order."""
+    markers = [(marker, f"{marker[:-1]} :") for marker in MARKERS.values()]
+    return [("▁", " "), *special_token_replacements(tokenizer), *markers]
+
+
+def special_token_replacements(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    """Return what is replaced in a text by what so that it has no special token, in this order."""
+    return [(name, f"{name[0]} {name[1:]}") for name in _reserved(tokenizer)]
 
 
 def _reserved(tokenizer: Tokenizer) -> list[str]:

@@ -89,6 +89,8 @@ def _rows(path: Path, delimiter: str) -> Iterator[Record]:
     table = csv.reader(_lines(path), delimiter=delimiter, strict=True)
     try:
         names = next(table, [])
+        if twice := next((name for name in names if name and names.count(name) > 1), None):
+            raise UserError(f"{path}, line 1: two columns {twice!r}; rename one")
         for row in filter(None, table):
             place = f"{path}, line {table.line_num:,}"
             if len(row) != len(names):
@@ -147,7 +149,7 @@ def _pair(path: Path, record: Record) -> Pair:
         " ".join((name or _stem(path)).split()),
         before + text(layout.good),
         before + text(layout.bad),
-        place if contrast is None else f"{path}: {contrast}",
+        place if contrast in (None, "") else f"{path}: {contrast}",
     )
 
 

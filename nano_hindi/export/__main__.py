@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import visible
-from nano_hindi.console import count, shown
+from nano_hindi.console import count, python_command, shown
 from nano_hindi.errors import UserError, naming, require
 from nano_hindi.files import rename, write_text
 
@@ -182,8 +182,8 @@ def write_onnx(path: Path, trained: TrainedModel, weights: dict[str, Tensor], dt
     import nano_hindi
     from nano_hindi.export.onnx_graph import build
 
-    facts = {"nano_hindi": nano_hindi.__version__, "step": str(trained.step), "tokenizer": trained.tokenizer.fingerprint()}
-    model = build(trained.config, {name: weight.numpy() for name, weight in weights.items()}, dtype, facts)
+    metadata = {"nano_hindi": nano_hindi.__version__, "step": str(trained.step), "tokenizer": trained.tokenizer.fingerprint()}
+    model = build(trained.config, {name: weight.numpy() for name, weight in weights.items()}, dtype, metadata)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     require(size < ONNX_BYTES, f"{size / 1e9:.1f} GB of weights do not fit into an ONNX file, which holds 2 GB; use --dtype int8")
     path.write_bytes(model.SerializeToString())
@@ -227,11 +227,19 @@ def config_json(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict:
 
 
 def onnx_config_json(trained: TrainedModel, dtype: str) -> dict:
-    """Return what a program needs to know to generate text with the graph; `prompt` is what to put
-    a text or a question into."""
-    from nano_hindi.chat.template import MARKERS
+    """Return what a program needs to know to generate text with the graph.
 
-    config = trained.config
+    `prompt` is what to put a text or a question into, after the replacements in `replace`. A chat
+    model's begins with bos. `stop` are the texts that end an answer as eos does.
+    """
+    from nano_hindi.chat import template
+
+    config, tokenizer = trained.config, trained.tokenizer
+    chat = {
+        "prompt": f"{tokenizer.piece(tokenizer.bos_id)}{template.MARKERS['user']}\n{{}}\n\n{template.MARKERS['assistant']}\n",
+        "replace": template.replacements(tokenizer),
+        "stop": template.STOP,
+    }
     return {
         "model_type": "nano_hindi",
         "dtype": dtype,
@@ -240,8 +248,8 @@ def onnx_config_json(trained: TrainedModel, dtype: str) -> dict:
         "num_hidden_layers": config.n_layer,
         "num_key_value_heads": config.n_kv_head,
         "head_dim": config.head_dim,
-        **special_ids(trained.tokenizer),
-        "prompt": f"{MARKERS['user']}\n{{}}\n\n{MARKERS['assistant']}\n" if trained.is_chat else "{}",
+        **special_ids(tokenizer),
+        **(chat if trained.is_chat else {"prompt": "{}", "replace": template.special_token_replacements(tokenizer), "stop": []}),
     }
 
 
@@ -306,7 +314,7 @@ def end_page(folder: Path, card: Card, files: Sequence[str]) -> list[str]:
         f"files       {', '.join(files)}",
         *card.notices(),
         f"use         {'in a terminal' if card.format == 'onnx' else 'in Python'}:",
-        *(f"            {line}" for line in usage(folder.resolve().as_posix(), card.format)),
+        *(f"            {line}" for line in usage(folder.resolve().as_posix(), card.format, python_command("examples/onnx_generate.py"))),
     ]
 
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from nano_hindi.checkpoint import load_checkpoint
 from nano_hindi.config import GPTConfig, TrainConfig, from_dict
+from nano_hindi.console import shell_quoted
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata
 from nano_hindi.inference.loading import TrainedModel
@@ -205,11 +205,11 @@ def licence(source: dict[str, str]) -> str:
     return source.get("licence", "not known; ask the maker of this model")
 
 
-def usage(path: str, format: str = "transformers") -> list[str]:
+def usage(path: str, format: str = "transformers", program: str = "python examples/onnx_generate.py") -> list[str]:
     """Return how to generate a text with the model in the folder `path`: Python code, or for ONNX a
-    command."""
+    command that runs `program`."""
     if format == "onnx":
-        return [f'python examples/onnx_generate.py {shlex.quote(path)} "एक समय की बात है"']
+        return [f'{program} {shell_quoted(Path(path))} "एक समय की बात है"']
     return [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         f"tokenizer, model = (auto.from_pretrained({json.dumps(path, ensure_ascii=False)}, trust_remote_code=True) for auto in (AutoTokenizer, AutoModelForCausalLM))",

@@ -119,9 +119,9 @@ class Graph:
         return self.reshape(self("Mul", values, self("Unsqueeze", scales, self.ints(-1))), 0, 0, table.shape[1])
 
 
-def build(config: GPTConfig, weights: Mapping[str, np.ndarray], dtype: str, facts: Mapping[str, str]) -> onnx.ModelProto:
+def build(config: GPTConfig, weights: Mapping[str, np.ndarray], dtype: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """Return the model of weights under the names of `exported_weights`, in float32 or quantized,
-    with `facts` as its metadata."""
+    with `metadata` among its properties."""
     graph = Graph(BITS[dtype])
     H, G, D = config.n_head, config.n_kv_head, config.head_dim
     ids, seen, positions = "input_ids", "attention_mask", "position_ids"
@@ -157,7 +157,7 @@ def build(config: GPTConfig, weights: Mapping[str, np.ndarray], dtype: str, fact
     head = ("wte", weights["model.wte.weight"]) if config.tie_embeddings else ("lm_head", weights["lm_head.weight"])
     capped = graph("Tanh", graph("Div", graph.linear(graph.rms_norm(x), *head, is_table=config.tie_embeddings), graph.constant(SOFTCAP)))
     graph.nodes.append(helper.make_node("Mul", [capped, graph.constant(SOFTCAP)], ["logits"]))
-    return _model(config, graph, dtype, facts)
+    return _model(config, graph, dtype, metadata)
 
 
 def _rotary(graph: Graph, positions: str, head_dim: int) -> tuple[str, str]:
@@ -197,7 +197,7 @@ def _masks(graph: Graph, ids: str, seen: str, windows: set[int]) -> dict[int, st
     return masks
 
 
-def _model(config: GPTConfig, graph: Graph, dtype: str, facts: Mapping[str, str]) -> onnx.ModelProto:
+def _model(config: GPTConfig, graph: Graph, dtype: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
     def value(name: str, elements: int, *shape: str | int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, elements, shape)
 
@@ -222,5 +222,5 @@ def _model(config: GPTConfig, graph: Graph, dtype: str, facts: Mapping[str, str]
         ir_version=9,
         producer_name="nano_hindi",
     )
-    helper.set_model_props(model, {"dtype": dtype, "context": str(config.sequence_len), **facts})
+    helper.set_model_props(model, {"dtype": dtype, "context": str(config.sequence_len), **metadata})
     return model
