@@ -12,6 +12,7 @@ import io
 import os
 import pickle
 import re
+import signal
 import socket
 import time
 import uuid
@@ -80,6 +81,7 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it at once: first say what happened, and exit
         reason = re.sub(r"^\[\S+\] ", "", str(error)).splitlines()[0].split(". ")[0][:200]
         raise UserError(
             f"another rank of this run has exited ({reason}): torchrun names the first rank that failed under Root Cause. "
