@@ -37,8 +37,8 @@ def quantized(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Quantize a weight (rows, columns) in blocks of `block_size` columns.
 
     Returns unsigned integers (rows, blocks, columns of a block), whose zero is 2^(bits-1), and
-    scales (rows, blocks). The value of the largest magnitude in a block becomes 0, the most negative
-    integer, so a scale may be negative.
+    scales (rows, blocks). The value of the largest magnitude in a block becomes 0, the most
+    negative integer, so a scale may be negative.
     """
     blocks, half = weight.reshape(len(weight), -1, block_size(weight.shape[1])), 2 ** (bits - 1)
     largest = np.take_along_axis(blocks, abs(blocks).argmax(-1, keepdims=True), -1)
