@@ -23,7 +23,7 @@ def many() -> list[Conversation]:
 
 def test_same_seed_gives_the_same_conversations_on_every_machine(many):
     text = json.dumps([conversation.messages for conversation in many[:200]], ensure_ascii=False)
-    assert hashlib.blake2b(text.encode(), digest_size=8).hexdigest() == "8ea7b944e12a1042"
+    assert hashlib.blake2b(text.encode(), digest_size=8).hexdigest() == "e341e58a319617e9"
     assert [c.messages for c in itertools.islice(conversations(1), 20)] != [c.messages for c in many[:20]]
 
 
@@ -77,5 +77,5 @@ def test_an_answer_names_only_what_the_story_names():
             for template in question.answers:
                 named = [story.cast[name] for name in re.findall(r"\{(\w+)", template)]
                 for noun in (noun for noun in named if isinstance(noun, Noun) and noun.word != "दोनों"):
-                    forms = {word for form in (noun.direct, noun.oblique) for word in story.fill(form).split()}
+                    forms = {word for form in (noun.direct, noun.oblique) for word in re.split("[ -]", story.fill(form))}
                     assert forms & words, (template, story.text)

@@ -24,18 +24,23 @@ from nano_hindi.model import GATE_CHANNELS, RMS_EPS, ROPE_BASE, SOFTCAP
 
 OPSET = 18
 BITS = {"float32": 32, "int8": 8, "int4": 4}
-BLOCK = 32  # weights of a row that share a scale
 MASKED = -1e9  # added to the scores of keys that a query does not see; a query of padding sees nothing, and -inf would make it NaN
 
 
-def quantized(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Quantize a weight (rows, columns) in blocks of BLOCK columns.
+def block_size(columns: int) -> int:
+    """Return how many weights of a row share a scale: 32 or 16, or 0 if neither divides the row,
+    which stays in float32."""
+    return next((size for size in (32, 16) if columns % size == 0), 0)
 
-    Returns unsigned integers (rows, blocks, BLOCK), whose zero is 2^(bits-1), and scales
-    (rows, blocks). The value of the largest magnitude in a block becomes 0, the most negative
-    integer, so a scale may be negative.
+
+def quantized(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Quantize a weight (rows, columns) in blocks of `block_size` columns.
+
+    Returns unsigned integers (rows, blocks, columns of a block), whose zero is 2^(bits-1), and
+    scales (rows, blocks). The value of the largest magnitude in a block becomes 0, the most
+    negative integer, so a scale may be negative.
     """
-    blocks, half = weight.reshape(len(weight), -1, BLOCK), 2 ** (bits - 1)
+    blocks, half = weight.reshape(len(weight), -1, block_size(weight.shape[1])), 2 ** (bits - 1)
     largest = np.take_along_axis(blocks, abs(blocks).argmax(-1, keepdims=True), -1)
     scales = largest / -half
     integers = np.divide(blocks, scales, out=np.zeros_like(blocks), where=scales != 0)
@@ -90,7 +95,7 @@ class Graph:
         return f"{name}.integers", f"{name}.scales"
 
     def _is_quantized(self, weight: np.ndarray) -> bool:
-        return self.bits < 32 and weight.shape[1] % BLOCK == 0
+        return self.bits < 32 and block_size(weight.shape[1]) > 0
 
     def linear(self, x: str, name: str, weight: np.ndarray, is_table: bool = False) -> str:
         """Multiply x (..., n_in) by the transpose of a weight (n_out, n_in). A table's weight is
@@ -99,7 +104,7 @@ class Graph:
         if self._is_quantized(weight):
             integers, scales = self._stored_blocks(name, weight)
             # accuracy level 4: the input is quantized to int8 too, which CPUs multiply fastest
-            return self("MatMulNBits", x, integers, scales, K=n_in, N=n_out, bits=self.bits, block_size=BLOCK, accuracy_level=4)
+            return self("MatMulNBits", x, integers, scales, K=n_in, N=n_out, bits=self.bits, block_size=block_size(n_in), accuracy_level=4)
         if is_table:  # Gemm reads it as it is stored, but only multiplies matrices
             shape = self("Concat", self("Shape", x, start=0, end=-1), self.ints(n_out), axis=0)
             return self("Reshape", self("Gemm", self.reshape(x, -1, n_in), self.stored(name, weight), transB=1), shape)
@@ -114,7 +119,9 @@ class Graph:
             low = self("BitwiseAnd", integers, self.constant(15, np.uint8))
             high = self("BitShift", integers, self.constant(4, np.uint8), direction="RIGHT")
             last = self.ints(-1)
-            integers = self.reshape(self("Concat", self("Unsqueeze", low, last), self("Unsqueeze", high, last), axis=-1), 0, 0, -1, BLOCK)
+            integers = self.reshape(
+                self("Concat", self("Unsqueeze", low, last), self("Unsqueeze", high, last), axis=-1), 0, 0, -1, block_size(table.shape[1])
+            )
         values = self("Sub", self("Cast", integers, to=TensorProto.FLOAT), self.constant(2 ** (self.bits - 1)))
         return self.reshape(self("Mul", values, self("Unsqueeze", scales, self.ints(-1))), 0, 0, table.shape[1])
 

@@ -58,7 +58,6 @@ CHILD = (
 
 CRAFT = (
     OPENING,
-    say(sets="adult"),
     [
         "{p} {h} नाम {h:+का} एक {virtue} {k} {h:रहता था}। {h:वह} {k.work} {h:{k.verb} था}।",
         say("{h} {v} गाँव {h:+का} एक {virtue} {k} {h:था}। {h:वह} {k.work} {h:{k.verb} था}।", needs="village"),
@@ -100,9 +99,9 @@ PLACES = [
     say("भारत के एक छोटे से गाँव में", needs="village"),
     say("नदी के किनारे बसे एक गाँव में", needs="village", sets="river"),
     say("पहाड़ों के बीच बसे एक गाँव में", needs="village", sets="hills"),
-    say("घने जंगल के पास एक गाँव में", needs="village", sets="woods"),
-    say("झील के किनारे बसे एक गाँव में", needs="village", sets="lake"),
-    say("आम के बागों से घिरे एक गाँव में", needs="village", sets="orchards"),
+    say("घने जंगल के पास एक गाँव में", needs="village"),
+    say("झील के किनारे बसे एक गाँव में", needs="village"),
+    say("आम के बागों से घिरे एक गाँव में", needs="village"),
     say("एक छोटे से कस्बे में", needs="town"),
     say("नदी के पुल के पास बसे एक कस्बे में", needs="town", sets="river"),
     say("पहाड़ी पर बसे एक कस्बे में", needs="town", sets="hills"),
@@ -122,9 +121,9 @@ FORESTS = [
     say("नदी के पास एक जंगल में", sets="river"),
     say("पहाड़ की तलहटी के एक जंगल में", sets="hills"),
     say("{v} के पास एक जंगल में", needs="village"),
-    say("बाँस के एक घने वन में", sets="bamboo"),
-    say("साल के ऊँचे पेड़ों वाले एक जंगल में", sets="woods"),
-    say("दूर पूरब के एक जंगल में", sets="woods"),
+    "बाँस के एक घने वन में",
+    "साल के ऊँचे पेड़ों वाले एक जंगल में",
+    "दूर पूरब के एक जंगल में",
 ]
 
 

@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", default=["22m", "25m"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--data_dir", type=Path)
+    parser.add_argument("--data_dir", type=Path, default=ROOT / "data")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
