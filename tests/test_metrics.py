@@ -13,6 +13,7 @@ import pytest
 
 import train
 from conftest import PATIENCE, SMALL, run_script
+from nano_hindi.inference.settings import SAMPLE_PROMPTS
 from nano_hindi.training.metrics import Metrics, WandbLog, read_metrics, training_seconds
 
 
@@ -275,4 +276,4 @@ def test_real_wandb_offline_records_a_run_and_its_id(data_dir, tmp_path):
             assert word in log.read_bytes()
         tables = [json.loads(path.read_text(encoding="utf-8")) for path in folder.rglob("*.table.json")]
         assert tables
-        assert all(table["columns"] == ["step", "prompt", "text"] and len(table["data"]) == 4 for table in tables)
+        assert all(table["columns"] == ["step", "prompt", "text"] and len(table["data"]) == len(SAMPLE_PROMPTS) for table in tables)

@@ -33,7 +33,7 @@ BASH = [
     if (command := line.split("  #")[0].strip()) and not command.startswith("#")
 ]
 TINY = (
-    "--n_layer 2 --n_head 2 --n_kv_head 1 --n_embd 32 --sequence_len 1024 --batch_size 2 --gradient_accumulation_steps 1 --total_tokens 4096 --eval_tokens 2048 "
+    "--n_layer 2 --n_head 2 --n_kv_head 1 --n_embd 32 --sequence_len 800 --batch_size 2 --gradient_accumulation_steps 1 --total_tokens 3200 --eval_tokens 800 "
     "--inference_interval 0 --device cpu --no_compile --checkpoint_dir {checkpoints}"
 )
 # what shortens a command to seconds: flags appended to it, or no command in its place, with the
@@ -117,7 +117,7 @@ def fork_from_now_on(checkout: Path, environment: dict[str, str], folder: Path) 
 def test_every_bash_command_works(checkout, tmp_path):
     """In the order of PAGES: a command may use the output of earlier ones."""
     repos = {
-        "datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "sangraha", [standin.documents(200, seed) for seed in range(4)]),
+        "datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "sangraha", [standin.documents(900, seed) for seed in range(4)]),
         "sarvamai/sarvam-1": standin.make_tokenizer(tmp_path / "sarvam-1"),
     }
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and name != "VENV"}
