@@ -3,7 +3,7 @@ plots.py explains the format."""
 
 from nano_hindi.sample.beats import moral
 from nano_hindi.sample.grammar import Noun
-from nano_hindi.sample.words import PEOPLE, Person, feminine, masculine
+from nano_hindi.sample.words import GRANDPARENTS, PEOPLE, Person, feminine, honoured, masculine
 from nano_hindi.sample.world import Plot, say
 
 
@@ -93,10 +93,10 @@ HOLI = Plot(
     ),
     {
         "o": [
-            *(Noun(word, "m", fixed=True, honorific=True) for word in ("कर्नल साहब", "वकील साहब", "मिश्रा जी", "डिसूज़ा जी", "बनर्जी बाबू", "हकीम साहब")),
-            *(Noun(word, "f", fixed=True, honorific=True) for word in ("बड़ी काकी", "सोफ़िया मैडम", "इंदु मौसी", "डॉक्टर आंटी")),
+            *honoured("m", "कर्नल साहब", "वकील साहब", "मिश्रा जी", "डिसूज़ा जी", "बनर्जी बाबू", "हकीम साहब"),
+            *honoured("f", "बड़ी काकी", "सोफ़िया मैडम", "इंदु मौसी", "डॉक्टर आंटी"),
         ],
-        "e": [Noun(word, gender, fixed=True, honorific=True) for word, gender in (("दादी", "f"), ("नानी", "f"), ("दादा जी", "m"), ("नाना जी", "m"))],
+        "e": GRANDPARENTS,
     },
     world="today spring",
 )
@@ -527,10 +527,7 @@ REPUBLIC_DAY = Plot(
     ),
     {
         "part": [*masculine("भाषण", "देशगीत"), *feminine("कविता", "कहानी")],
-        "teacher": [
-            Noun(word, gender, fixed=True, honorific=True)
-            for word, gender in (("मास्टर जी", "m"), ("अध्यापिका जी", "f"), ("प्रधानाचार्य जी", "m"), ("मैडम", "f"))
-        ],
+        "teacher": [*honoured("m", "मास्टर जी"), *honoured("f", "अध्यापिका जी"), *honoured("m", "प्रधानाचार्य जी"), *honoured("f", "मैडम")],
     },
     world="today winter village|town",
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nano_hindi.sample.beats import moral
 from nano_hindi.sample.grammar import Noun
-from nano_hindi.sample.words import Person
+from nano_hindi.sample.words import Person, honoured
 from nano_hindi.sample.world import Plot, say
 
 TODAY = "today town|city"
@@ -20,13 +20,13 @@ TOWNS = [
 ]
 GRADES = ("तीसरी", "चौथी", "पाँचवीं", "छठी", "सातवीं")
 SCHOOLTEACHERS = [
-    *(Noun(word, "f", fixed=True, honorific=True) for word in ("मैडम", "अध्यापिका जी", "बहन जी")),
-    *(Noun(word, "m", fixed=True, honorific=True) for word in ("सर", "मास्टर जी")),
+    *honoured("f", "मैडम", "अध्यापिका जी", "बहन जी"),
+    *honoured("m", "सर", "मास्टर जी"),
 ]
 LIBRARIANS = [
-    Noun("पुस्तकालय वाली दीदी", "f", fixed=True, honorific=True),
-    Noun("पुस्तकालय वाले भैया", "m", fixed=True, honorific=True),
-    Noun("लाइब्रेरियन मैडम", "f", fixed=True, honorific=True),
+    *honoured("f", "पुस्तकालय वाली दीदी"),
+    *honoured("m", "पुस्तकालय वाले भैया"),
+    *honoured("f", "लाइब्रेरियन मैडम"),
 ]
 
 PUPIL = [

@@ -7,12 +7,8 @@ from dataclasses import dataclass
 from nano_hindi.sample.beats import moral
 from nano_hindi.sample.grammar import Noun
 from nano_hindi.sample.school import TODAY, TOWNS
+from nano_hindi.sample.words import GRANDPARENTS, honoured
 from nano_hindi.sample.world import Plot, say
-
-GRANDPARENTS = [
-    *(Noun(word, "f", fixed=True, honorific=True) for word in ("दादी", "नानी")),
-    *(Noun(word, "m", fixed=True, honorific=True) for word in ("दादा जी", "नाना जी")),
-]
 
 
 @dataclass(frozen=True)
@@ -275,10 +271,9 @@ DEVICES = [
         ("खिलौना रेल", "f", "", "आठवें जन्मदिन पर मिली", "पहिए में एक लंबा बाल उलझा था", "पहिया खोलकर बाल निकाल दिया", "वह छुक-छुक करती हुई मेज़ पर दौड़ पड़ी"),
     )
 ]
-MECHANICS = [
-    Noun(f"{name} दीदी", "f", fixed=True, honorific=True)
-    for name in ("शबनम", "जसप्रीत", "सिसिलिया", "फूलमती", "तेनज़िन", "बिंदिया", "हमीदा", "नलिनी", "पुष्पलता", "गुलाबो")
-]
+MECHANICS = honoured(
+    "f", *(f"{name} दीदी" for name in ("शबनम", "जसप्रीत", "सिसिलिया", "फूलमती", "तेनज़िन", "बिंदिया", "हमीदा", "नलिनी", "पुष्पलता", "गुलाबो"))
+)
 
 REPAIR = Plot(
     "repair",
@@ -440,8 +435,8 @@ FAR_TOWNS = [
     )
 ]
 STRANGERS = [
-    *(Noun(word, "m", fixed=True, honorific=True) for word in ("रिटायर्ड स्टेशन मास्टर", "बुज़ुर्ग दर्ज़ी", "पुराने फ़ौजी", "सितार वादक", "भूतपूर्व डाकिये")),
-    *(Noun(word, "f", fixed=True, honorific=True) for word in ("रिटायर्ड पायलट", "बूढ़ी नर्स", "सेवानिवृत्त अध्यापिका", "बुज़ुर्ग चित्रकार")),
+    *honoured("m", "रिटायर्ड स्टेशन मास्टर", "बुज़ुर्ग दर्ज़ी", "पुराने फ़ौजी", "सितार वादक", "भूतपूर्व डाकिये"),
+    *honoured("f", "रिटायर्ड पायलट", "बूढ़ी नर्स", "सेवानिवृत्त अध्यापिका", "बुज़ुर्ग चित्रकार"),
 ]
 NUMBERS = ("सोलह की जगह इकसठ", "छब्बीस की जगह बासठ", "उन्नीस की जगह इक्यानवे", "तेरह की जगह इकतीस", "सैंतीस की जगह तिहत्तर", "अठारह की जगह इक्यासी")
 
@@ -507,8 +502,8 @@ WITNESSES = [
     Noun("बछड़ा", "m"),
 ]
 TRAINERS = [
-    *(Noun(word, "f", fixed=True, honorific=True) for word in ("माँ", "बुआ जी", "मौसी")),
-    *(Noun(word, "m", fixed=True, honorific=True) for word in ("पिता जी", "चाचा जी", "मामा जी")),
+    *honoured("f", "माँ", "बुआ जी", "मौसी"),
+    *honoured("m", "पिता जी", "चाचा जी", "मामा जी"),
 ]
 
 BICYCLE = Plot(

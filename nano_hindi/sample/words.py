@@ -123,26 +123,27 @@ TRADES = [
 ]
 
 
-def _honoured(gender: str, *words: str, needs: str = "") -> list[Noun]:
+def honoured(gender: str, *words: str, needs: str = "") -> list[Noun]:
+    """Return people who take the honorific."""
     return [Noun(word, gender, fixed=True, honorific=True, needs=needs) for word in words]
 
 
-# people who take the honorific
+GRANDPARENTS = [*honoured("f", "दादी", "नानी"), *honoured("m", "दादा जी", "नाना जी")]
 FAMILY = [
-    *_honoured("f", "दादी", "नानी", "माँ", "बुआ जी", "मौसी जी", "ताई जी", "मामी जी"),
-    *_honoured("m", "दादा जी", "नाना जी", "पिता जी", "चाचा जी", "मामा जी", "ताऊ जी"),
+    *honoured("f", "दादी", "नानी", "माँ", "बुआ जी", "मौसी जी", "ताई जी", "मामी जी"),
+    *honoured("m", "दादा जी", "नाना जी", "पिता जी", "चाचा जी", "मामा जी", "ताऊ जी"),
 ]
 TEACHERS = [
-    *_honoured("m", "गुरु जी", "मास्टर जी"),
-    *_honoured("f", "अध्यापिका जी"),
-    *_honoured("m", "आचार्य जी", needs="old"),
-    *_honoured("m", "अध्यापक जी", needs="today"),
-    *_honoured("f", "मैडम", "प्रधानाचार्या जी", needs="today"),
+    *honoured("m", "गुरु जी", "मास्टर जी"),
+    *honoured("f", "अध्यापिका जी"),
+    *honoured("m", "आचार्य जी", needs="old"),
+    *honoured("m", "अध्यापक जी", needs="today"),
+    *honoured("f", "मैडम", "प्रधानाचार्या जी", needs="today"),
 ]
 ELDERS = [
     *(e for e in FAMILY if e.word in ("दादी", "दादा जी")),
-    *_honoured("m", "मुखिया जी", "गुरु जी"),
-    *_honoured("f", "सरपंच जी", needs="today"),
+    *honoured("m", "मुखिया जी", "गुरु जी"),
+    *honoured("f", "सरपंच जी", needs="today"),
 ]
 
 # what they take is the x of their story: each takes only what it can carry and likes
