@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import os
 import re
 import secrets
 import socket
@@ -17,7 +16,7 @@ import webbrowser
 from pathlib import Path
 
 from nano_hindi.cli import Parser, command_line
-from nano_hindi.common import pick_device
+from nano_hindi.common import has_display, pick_device
 from nano_hindi.errors import UserError, require
 from nano_hindi.ranges import whole
 
@@ -69,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 def has_screen() -> bool:
     """Return whether a browser would open a window here; without one, webbrowser starts a browser
     for the terminal."""
-    return sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return sys.platform in ("win32", "darwin") or has_display()
 
 
 def listen(host: str, port: int) -> socket.socket:

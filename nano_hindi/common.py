@@ -41,6 +41,11 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{code:02x}"
 
 
+def has_display() -> bool:
+    """Return whether a window could open here, on Linux."""
+    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
 def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:
     """Return the device to compute on and make it current. Raises UserError if it is not
     available."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano_hindi.cli import Parser, command_line
-from nano_hindi.common import pick_device, visible
+from nano_hindi.common import ROOT, pick_device, visible
 from nano_hindi.console import Progress
 from nano_hindi.corpus.documents import read_source
 from nano_hindi.errors import UserError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nano_hindi.evaluation.scoring import Scorer
     from nano_hindi.minimal_pairs import Pair, PairScores
 
-DATA_DIR = Path(__file__).resolve().parent.parent.parent / "data"
+DATA_DIR = ROOT / "data"
 MAX_BYTES = 1_000_000  # about 90,000 words of Hindi: minutes for `25m` on a CPU
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano_hindi.cli import Parser, command_line
-from nano_hindi.common import visible
+from nano_hindi.common import ROOT, visible
 from nano_hindi.console import count, python_command, shown
 from nano_hindi.errors import UserError, naming, require
 from nano_hindi.files import rename, write_text
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from nano_hindi.inference.loading import TrainedModel
     from nano_hindi.tokenizer import Tokenizer
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CODE = Path(__file__).resolve().with_name("modeling_nano_hindi.py")
 # Of each format, in the order in which they get their names. The model is first: by its file, a
 # folder is known as that of an export. config.json is last: without it, no tool loads the folder
@@ -42,6 +41,7 @@ FILES = {
     "transformers": (CODE.name, "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "config.json"),
     "onnx": ("model.onnx", "tokenizer.json", "tokenizer_config.json", "README.md", "config.json"),
 }
+ALL_FILES = {*itertools.chain(*FILES.values())}
 DTYPES = {"transformers": ("float32", "bfloat16"), "onnx": ("float32", "int8", "int4")}
 UNFINISHED = "unfinished_export"  # a folder in --output_dir
 ONNX_BYTES = 2**31 - 2**20  # a protobuf message is smaller than 2 GiB; the graph itself needs far less than 1 MiB
@@ -105,7 +105,7 @@ def require_own_folder(folder: Path) -> None:
     is_export = names & {UNFINISHED, *(files[0] for files in FILES.values())} or (
         config.is_file() and b'"model_type": "nano_hindi"' in config.read_bytes()
     )
-    if foreign := sorted(names - {*itertools.chain(*FILES.values()), UNFINISHED} if is_export else names):
+    if foreign := sorted(names - {*ALL_FILES, UNFINISHED} if is_export else names):
         raise UserError(f"{folder} holds other files ({', '.join(foreign[:3])}), which an export does not touch; choose another --output_dir")
 
 
@@ -125,7 +125,7 @@ def new_export(folder: Path, files: Sequence[str]) -> Iterator[Path]:
                 with open(part / name, "rb+") as file:
                     os.fsync(file.fileno())
         (folder / "config.json").unlink(missing_ok=True)
-        for name in {*itertools.chain(*FILES.values())} - {*files}:
+        for name in ALL_FILES - {*files}:
             (folder / name).unlink(missing_ok=True)
         for name in files:
             rename(part / name, folder / name)

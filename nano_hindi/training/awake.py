@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from nano_hindi.common import has_display
+
 # https://learn.microsoft.com/windows/win32/api/winbase/nf-winbase-setthreadexecutionstate
 _ES_CONTINUOUS, _ES_SYSTEM_REQUIRED = 0x80000000, 0x00000001
 
@@ -46,7 +48,7 @@ def inhibitor(platform: str, pid: int) -> list[str] | None:
     is none."""
     if platform == "darwin" and shutil.which("caffeinate"):
         return ["caffeinate", "-i", "-w", str(pid)]
-    has_screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))  # a server does not go to sleep by itself
-    if platform == "linux" and has_screen and shutil.which("systemd-inhibit") and shutil.which("tail"):
+    # without a display it is a server, which does not go to sleep by itself
+    if platform == "linux" and has_display() and shutil.which("systemd-inhibit") and shutil.which("tail"):
         return ["systemd-inhibit", "--what=idle:sleep", "--who=nano_hindi", "--why=training", "tail", f"--pid={pid}", "-f", os.devnull]
     return None
