@@ -249,7 +249,7 @@ def finish(args, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
 def describe(metadata: dict) -> None:
     """Print a summary of the token files."""
     print(
-        f"fertility   {float(metadata['fertility']):.3f} tokens per word, {float(metadata['bytes_per_token']):.2f} bytes per token, with {visible(metadata['tokenizer'])}"
+        f"fertility   {float(metadata['fertility']):.3f} tokens per word, {float(metadata['bytes_per_token']):.2f} bytes per token, with the tokenizer {visible(metadata['tokenizer'])}"
     )
     if changed := metadata["normalized_documents"]:
         of = metadata["train_documents"] + metadata["val_documents"]
