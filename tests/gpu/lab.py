@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+# this folder goes last: its profile.py is not the standard library's, which torch.compile imports
+others = [entry for entry in sys.path if Path(entry).resolve() != HERE]
+sys.path = [str(ROOT), str(ROOT / "tests" / "support"), *others, str(HERE)]
 
 import numpy as np
 import torch
