@@ -33,7 +33,7 @@ def measures(monkeypatch):
     from nano_hindi import loss
 
     monkeypatch.setattr(sys, "path", [str(GPU), *sys.path])
-    monkeypatch.setattr(sys, "argv", [str(GPU / "measures.py"), str(ROOT), "", "cpu", "small", "None"])
+    monkeypatch.setattr(sys, "argv", [str(GPU / "measures.py"), str(ROOT), "", "cpu", "small", "1", "None"])
     monkeypatch.setattr(loss, "CHUNK_BYTES", dict(loss.CHUNK_BYTES))
     return imported("measures")
 
@@ -81,7 +81,8 @@ def test_profile_finds_the_slower_loss_of_another_checkout_and_a_cut_call_keeps_
         file.write("def slower(*arguments, faster=softcapped_cross_entropy, **options):\n    import time\n    time.sleep(0.1)\n")
         file.write("    return faster(*arguments, **options)\nsoftcapped_cross_entropy = slower\n")
     argv = [sys.executable, GPU / "profile.py", "--device", "cpu", "--small", "--only", "head", "updates", "--against", tmp_path]
-    with launched(argv, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
+    with launched(argv, fork=False, stdout=subprocess.PIPE, env=env) as process:
         row = next(cells(line) for line in process.stdout if line.startswith("| head | whole loss"))
         process.kill()
         rest = process.stdout.read()
@@ -92,11 +93,12 @@ def test_profile_finds_the_slower_loss_of_another_checkout_and_a_cut_call_keeps_
     assert float(row[4]) == pytest.approx(other / this, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_all_sections_of_the_profile_print_rows_and_a_failed_measure_hides_no_other(measures, monkeypatch, capfd):
     profile = imported("profile")
 
     @contextlib.contextmanager
-    def in_this_process(args, checkout, section, deadline):
+    def in_this_process(args, checkout, section, fraction, deadline):
         with measures.SECTIONS[section](measures.make_lab(torch.device("cpu"), small=True)) as found:
             broken = {"broken": lambda: 1 / 0} if section == "head" else {}
 
@@ -120,7 +122,7 @@ def test_all_sections_of_the_profile_print_rows_and_a_failed_measure_hides_no_ot
 def test_profile_kills_a_worker_at_the_deadline():
     profile = imported("profile")
     args = SimpleNamespace(device="cpu", small=True, peer=None)
-    with pytest.raises(profile.MeasureError, match="time was up"), profile.started(args, ROOT, "versions", deadline=0):
+    with pytest.raises(profile.MeasureError, match="time was up"), profile.started(args, ROOT, "versions", fraction=1, deadline=0):
         pass
 
 

@@ -1,6 +1,6 @@
 """Measure a section of profile.py in one checkout, in a process that profile.py starts:
 
-python tests/gpu/measures.py CHECKOUT SECTION DEVICE full|small PEER
+python tests/gpu/measures.py CHECKOUT SECTION DEVICE full|small FRACTION PEER
 
 It sends the names of its measures as a line of JSON. For each name that it reads, it sends a line
 with the result: a dict with "seconds", a "text" behind them, "losses", or the "rows" of a table. It
@@ -338,12 +338,12 @@ def nan(lab: Lab) -> Iterator[Measures]:
 
 @contextlib.contextmanager
 def peer(lab: Lab) -> Iterator[Measures]:
-    """Measure updates of nanochat's model and optimizer at the same shape. It takes 32 sequences at
-    once, as its own script does, since it holds all their logits."""
-    sys.path.append(sys.argv[5])
+    """Measure updates of nanochat's model and optimizer at the same shape. It holds all logits, so
+    it takes 16 sequences at once: half of its default, with twice the vocabulary."""
+    sys.path.append(sys.argv[6])
     from nanochat.gpt import GPT, GPTConfig
 
-    c, at_once = lab.model, min(32, lab.train.batch_size)
+    c, at_once = lab.model, min(16, lab.train.batch_size)
     accumulation = lab.train.sequences_per_update // at_once
     names = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "window_pattern")
     with torch.device("meta"):
@@ -373,7 +373,7 @@ SECTIONS = {section.__name__: section for section in (versions, head, blocks, up
 
 
 def main() -> None:
-    section, device, size = sys.argv[2:5]
+    section, device, size, fraction = sys.argv[2:6]
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the packages print is no result
 
@@ -381,6 +381,8 @@ def main() -> None:
         print(json.dumps(value), file=channel, flush=True)
 
     lab = make_lab(torch.device(device, 0) if device == "cuda" else torch.device(device), size == "small")
+    if device == "cuda":
+        torch.cuda.set_per_process_memory_fraction(float(fraction), lab.device)
     with SECTIONS[section](lab) as measures:
         send(list(measures))
         for line in sys.stdin:

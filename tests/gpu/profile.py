@@ -70,9 +70,10 @@ class Worker:
 
 
 @contextlib.contextmanager
-def started(args: argparse.Namespace, checkout: Path, section: str, deadline: float) -> Iterator[Worker]:
-    """Start a worker, which is killed at the deadline and when the block ends."""
-    argv = [HERE / "measures.py", checkout, section, args.device, "small" if args.small else "full", args.peer]
+def started(args: argparse.Namespace, checkout: Path, section: str, fraction: float, deadline: float) -> Iterator[Worker]:
+    """Start a worker, which may use a fraction of the GPU's memory. It is killed at the deadline
+    and when the block ends."""
+    argv = [HERE / "measures.py", checkout, section, args.device, "small" if args.small else "full", fraction, args.peer]
     process = subprocess.Popen([sys.executable, *map(str, argv)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", cwd=checkout)
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), process.kill)
     timer.start()
@@ -139,13 +140,20 @@ def spread(seconds: list[float]) -> str:
     return f"{middle:.3f} ms ({low:.3f} to {high:.3f})"
 
 
+def folder(text: str) -> Path:
+    path = Path(text).resolve()
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path}")
+    return path
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="a tiny model and few rounds")
     parser.add_argument("--only", nargs="+", default=[""], help="the sections whose names begin with one of these")
-    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout of this repo, to compare with")
-    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="a checkout of nanochat, for the section peer")
+    parser.add_argument("--against", type=folder, metavar="FOLDER", help="another checkout of this repo, to compare with")
+    parser.add_argument("--peer", type=folder, metavar="FOLDER", help="a checkout of nanochat, for the section peer")
     args = parser.parse_args(argv)
     sections = [name for name in SECTIONS if name.startswith(tuple(args.only)) and (name != "peer" or args.peer)]
     print(f"{time.strftime('%Y-%m-%d')}, at most {sum(SECTIONS[name][0] for name in sections)} s: {', '.join(sections)}\n", flush=True)
@@ -158,11 +166,11 @@ def main(argv: list[str] | None = None) -> int:
         if section == "peer":
             jobs.insert(0, (this, "updates"))
         elif args.against and section not in ONLY_THIS:
-            jobs.append((args.against.resolve(), section))
+            jobs.append((args.against, section))
         deadline = start + (10 * budget if args.small else budget)  # the CPU of a test may be busy
         with table.guarded(section, "all"), contextlib.ExitStack() as stack:
-            # one starts after the other: each chooses its device batch size by the free memory
-            workers = [stack.enter_context(started(args, *job, deadline)) for job in jobs]
+            # with the same memory all choose the same device batch size
+            workers = [stack.enter_context(started(args, *job, 1 / len(jobs), deadline)) for job in jobs]
             table.measured(section, workers, min(2, rounds) if args.small else rounds)
         table.row(section, "time", f"{time.monotonic() - start:.0f} s of at most {budget} s")
     return 1 if table.has_failed else 0
