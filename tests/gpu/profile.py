@@ -5,10 +5,10 @@
     python tests/gpu/profile.py --device cpu --small                                 test the script
 
 OTHER is a worktree of another commit. Each checkout is measured in a process of its own, in turn,
-while the other waits. The ratio is the other's time divided by this one's. NANOCHAT is a checkout
-of karpathy/nanochat. It needs no data, no hub, no wandb. Each row is printed when it is measured,
-so a call that is cut keeps its rows: copy them into docs/RESULTS.md. Exit code 1 if a measure
-fails.
+while the other waits. The two share the GPU's memory evenly. The ratio is the other's time divided
+by this one's. NANOCHAT is a checkout of karpathy/nanochat. It needs no data, no hub, no wandb. Each
+row is printed when it is measured, so a call that is cut keeps its rows: copy them into
+docs/RESULTS.md. Exit code 1 if a measure fails.
 """
 
 from __future__ import annotations
