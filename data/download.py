@@ -40,7 +40,7 @@ from nano_hindi.sample import stories
 if TYPE_CHECKING:
     from nano_hindi.tokenizer import Tokenizer
 
-SAMPLE_WORDS = 1_000_000  # of the sample, if --max_tokens is not given
+SAMPLE_WORDS = 3_200_000  # of the sample, if --max_tokens is not given: `tiny` reads each of their tokens once
 TOKENIZER = "sarvamai/sarvam-1"
 REPORT = "cleaning_report.html"
 RECORD_BYTES = 16_000_000  # of text between two records of a download

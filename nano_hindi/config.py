@@ -236,11 +236,11 @@ PRESETS: dict[str, tuple[GPTConfig, TrainConfig]] = {
     "39m": _true_to_its_name(8, 6, 2, 384, 775_000_000),
     "250m": _true_to_its_name(32, 12, 4, 768, 5_073_000_000),
     "tiny": (
-        GPTConfig(n_layer=4, n_head=4, n_embd=128, sequence_len=256),
+        GPTConfig(n_layer=4, n_head=2, n_embd=128, sequence_len=512, window_pattern="L"),
         TrainConfig(
-            sequence_len=256,
+            sequence_len=512,
             total_tokens=4_000_000,
-            batch_size=16,
+            batch_size=8,
             gradient_accumulation_steps=1,
             warmup_steps=40,
             checkpoint_interval=200,

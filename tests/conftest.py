@@ -39,7 +39,8 @@ PATIENCE = 500  # seconds to wait for what takes a few on an idle machine; below
 
 # a model that trains in seconds, with short intervals
 SMALL = [
-    "--config", "tiny", "--n_layer", "2", "--n_head", "2", "--n_kv_head", "1", "--n_embd", "32", "--sequence_len", "32", "--batch_size", "4",
+    "--config", "tiny", "--n_layer", "2", "--n_head", "2", "--n_kv_head", "1", "--n_embd", "32", "--window_pattern", "SSSL", "--sequence_len", "32",
+    "--batch_size", "4",
     "--gradient_accumulation_steps", "2", "--total_tokens", str(32 * 8 * 12), "--eval_tokens", "640", "--log_interval", "4", "--eval_interval", "8",
     "--inference_interval", "0", "--checkpoint_interval", "10", "--warmup_steps", "4", "--device", "cpu", "--no_compile",
 ]  # fmt: skip

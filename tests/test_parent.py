@@ -157,17 +157,17 @@ def test_flags_that_contradict_the_model_are_refused_in_one_line(data_dir, strai
 def test_preset_of_another_shape_is_refused_and_its_recipe_is_used_for_its_own(data_dir, straight, tmp_path, capsys):
     bare = ["--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path / "run"), "--device", "cpu", "--dry_run", "--init_from", str(straight)]
     assert train.main([*bare, "--config", "tiny"]) == 2
-    assert "n_layer of --config tiny: 4 (model: 2), n_head of --config tiny: 4 (model: 2)" in capsys.readouterr().err
+    assert "n_layer of --config tiny: 4 (model: 2), n_kv_head of --config tiny: 2 (model: 1)" in capsys.readouterr().err
     assert train.main(bare) == 0  # no preset has this shape: the recipe of the model's own run, which its model.pt does not have
     assert "plan        12 updates = 24 steps of 4 x 32 tokens" in capsys.readouterr().out
     shape = [
         word
-        for name, value in (("n_layer", 2), ("n_head", 2), ("n_kv_head", 1), ("n_embd", 32), ("sequence_len", 32))
+        for name, value in (("n_layer", 2), ("n_head", 2), ("n_kv_head", 1), ("n_embd", 32), ("window_pattern", "SSSL"), ("sequence_len", 32))
         for word in (f"--{name}", str(value))
     ]
     assert train.main([*bare, "--config", "tiny", *shape]) == 0
     recipe = dataclasses.replace(get_train_config("tiny"), sequence_len=32)
-    assert f"plan        {recipe.updates:,} updates = {recipe.steps:,} steps of 16 x 32 tokens" in capsys.readouterr().out
+    assert f"plan        {recipe.updates:,} updates = {recipe.steps:,} steps of 8 x 32 tokens" in capsys.readouterr().out
 
 
 def test_another_tokenizer_is_refused_by_the_name_of_both(data_dir, straight, tmp_path, capsys):

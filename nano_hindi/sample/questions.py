@@ -37,10 +37,40 @@ def _bare(text: str) -> str:
     return " ".join(text.split()).rstrip("।. ")
 
 
+HOMES = (  # the beginnings of sentences that say where somebody lives
+    "{p} {h} नाम",
+    "{p} {h} और {f} {d:रहता",
+    "{p} {h:का} घर था",
+    "{p} गरीब {k} {h}",
+    "{p} एक {k} {h:रहता",
+    "{p} एक {virtue} {h.kid}",
+    "{p} एक होनहार {h.kid}",
+    "{p} एक {h.kid} {h:रहता",
+    "के साथ {p} {h:रहता",
+    "{h:वह} {p} {h:रहता",
+    "{h} {p} {h:रहता",
+    "{forest} एक {a}",
+    "{forest} एक {c}",
+    "{forest} एक मेहनती {c}",
+)
+
+
+def _home(told: str) -> Question:
+    """Return the question where the first named in `told` lives."""
+    place = "{forest}" if "{forest}" in told else "{p}"
+    who = next(name for name in "hac" if f"{{{name}" in told)
+    return Question(
+        "where",
+        None,
+        told,
+        tuple(wording.replace("who", who) for wording in ("{who} कहाँ {who:रहता था}?", "{who:का} घर कहाँ था?")),
+        (f"{{who}} {place} {{who:रहता था}}।".replace("who", who), f"{place}।"),
+    )
+
+
 QUESTIONS = (
     # of any story
-    Question("where", None, "{p} {h} नाम", ("{h} कहाँ {h:रहता था}?", "{h:का} घर कहाँ था?"), ("{h} {p} {h:रहता था}।", "{p}।")),
-    Question("where", None, "के साथ {p} {h:रहता", ("{h} कहाँ {h:रहता था}?", "{h:का} घर कहाँ था?"), ("{h} {p} {h:रहता था}।", "{p}।")),
+    *map(_home, HOMES),
     Question("where", None, "{h} {v} गाँव {h:+का}", ("{h} किस गाँव {h:+का} {h:था}?",), ("{h} {v} गाँव {h:+का} {h:था}।", "{v}।", "{v} गाँव {h:+का}।")),
     Question("age", None, "{age}", ("{h:की} उम्र कितनी थी?", "{h} कितने साल {h:+का} {h:था}?"), ("{h:की} उम्र {age} साल थी।", "{age} साल।")),
     Question(
@@ -148,7 +178,7 @@ RETELL = ("यह कहानी फिर से सुनाओ।", "इस 
 CONTINUE = ("इस कहानी को आगे बढ़ाओ।", "यह कहानी पूरी करो।", "आगे क्या हुआ? कहानी पूरी करो।")
 TELL = ("{x:के} बारे में एक कहानी सुनाओ।", "मुझे {x:की} कोई कहानी सुनाओ।", "{x:के} बारे में एक छोटी सी कहानी लिखो।")
 OF_WHOLE_STORIES = 4  # one conversation in so many is about the whole story: retell, continue, tell
-MOST_QUESTIONS = 3  # in one conversation
+MOST_QUESTIONS = 6  # in one conversation
 
 
 def conversations(seed: int = 0) -> Iterator[Conversation]:

@@ -31,7 +31,8 @@ from nano_hindi.corpus.documents import write_document
 
 # four epochs in 40 updates of two micro-batches each; every second update logs, evaluates or saves
 TINY = [
-    "--config", "tiny", "--n_layer", "2", "--n_head", "2", "--n_kv_head", "1", "--n_embd", "32", "--sequence_len", "32", "--batch_size", "4",
+    "--config", "tiny", "--n_layer", "2", "--n_head", "2", "--n_kv_head", "1", "--n_embd", "32", "--window_pattern", "SSSL", "--sequence_len", "32",
+    "--batch_size", "4",
     "--device_batch_size", "4", "--gradient_accumulation_steps", "2", "--total_tokens", str(32 * 8 * 40), "--eval_tokens", "320",
     "--log_interval", "6", "--eval_interval", "40", "--inference_interval", "64", "--checkpoint_interval", "4", "--warmup_steps", "4",
     "--device", "cpu", "--no_compile",
