@@ -19,6 +19,7 @@ from nano_hindi.chat import template
 from nano_hindi.chat.records import turns_of
 from nano_hindi.inference.conversation import Conversation
 from nano_hindi.inference.loading import build_model, load_for_inference
+from nano_hindi.inference.session import Session, run
 from nano_hindi.inference.settings import Settings
 
 NEVER = threading.Event()
@@ -224,9 +225,34 @@ def test_ctrl_c_stops_the_only_answer_and_the_command(chat_folder, capsys, monke
     assert generate.main(["--checkpoint", str(chat_folder), "--chat", "--prompt", "राम?", "--device", "cpu"]) == 130
 
 
+def test_ctrl_c_before_an_answer_ends_no_session(monkeypatch, capsys):
+    """Press it after a line is read, before the model begins."""
+
+    class Echo(Session):
+        class Aliases(dict):
+            def get(self, line, default):
+                return signal.raise_signal(signal.SIGINT) if line == "early" else default
+
+        greeting, aliases = "", Aliases()
+
+        def respond(self, line, stop):
+            print(line)
+
+    lines = iter(["early", "राम", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    try:
+        run(Echo(Settings()))
+    except KeyboardInterrupt:  # which would end pytest too
+        pytest.fail("Ctrl-C ended the session")
+    shown = capsys.readouterr()
+    assert shown.out == "राम\n"
+    assert "/quit leaves" in shown.err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
 def test_talk_in_a_terminal(spelling, tmp_path):
-    """Type a question, stop the endless answer with Ctrl-C, take it back, leave with Ctrl-D."""
+    """Paste a question of two lines, stop the endless answer with Ctrl-C, take it back, leave with
+    Ctrl-D; in a locale without UTF-8."""
     import pty
 
     shutil.copytree(spelling / "tokenizer", tmp_path / "tokenizer")
@@ -237,7 +263,7 @@ def test_talk_in_a_terminal(spelling, tmp_path):
     if pid == 0:
         os.chdir(ROOT)
         flags = ["--checkpoint", str(tmp_path), "--chat", "--max_tokens", "1000000", "--device", "cpu"]
-        os.execv(sys.executable, [sys.executable, "generate.py", *flags])
+        os.execve(sys.executable, [sys.executable, "generate.py", *flags], {**os.environ, "LC_ALL": "C"})
     screen = b""
 
     def wait_for(text: str, then: str = "") -> None:
@@ -249,14 +275,15 @@ def test_talk_in_a_terminal(spelling, tmp_path):
         os.write(terminal, then.encode())
 
     try:
-        wait_for("> ", "राम कौन है?\n")
-        wait_for("राम कौन है?\r\n")
+        wait_for("> ", "\x1b[200~राम आया।\nराम कौन है?\x1b[201~")
+        wait_for("राम कौन है?", "\n")
+        wait_for("\r\n")
         while len(screen) < 50:  # the answer has begun
             screen += os.read(terminal, 4096)
         os.write(terminal, b"\x03")
         wait_for("[stopped]\r\n")
         wait_for("> ", "/वापस\n")
-        wait_for("[taken back: राम कौन है?]")
+        wait_for("[taken back: राम आया।\r\nराम कौन है?]")
         wait_for("> ", "\x04")
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     finally:
