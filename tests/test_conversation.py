@@ -251,8 +251,8 @@ def test_ctrl_c_before_an_answer_ends_no_session(monkeypatch, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
 def test_talk_in_a_terminal(spelling, tmp_path):
-    """Paste a question of two lines, stop the endless answer with Ctrl-C, take it back, leave with
-    Ctrl-D; in a locale without UTF-8."""
+    """Paste one line of a question and type the other, stop the endless answer with Ctrl-C, take it
+    back, leave with Ctrl-D; in a locale without UTF-8."""
     import pty
 
     shutil.copytree(spelling / "tokenizer", tmp_path / "tokenizer")
@@ -275,7 +275,8 @@ def test_talk_in_a_terminal(spelling, tmp_path):
         os.write(terminal, then.encode())
 
     try:
-        wait_for("> ", "\x1b[200~राम आया।\nराम कौन है?\x1b[201~")
+        wait_for("\x1b[?2004h")  # without it, a terminal would type what is pasted
+        wait_for("> ", "\x1b[200~राम आया।\n\x1b[201~राम कौन है?")
         wait_for("राम कौन है?", "\n")
         wait_for("\r\n")
         while len(screen) < 50:  # the answer has begun
