@@ -180,7 +180,7 @@ def test_oldest_turns_are_left_out_but_kept_and_a_note_says_so_once(model, train
     assert capsys.readouterr().err.count("no longer sees the oldest turns") == 1
 
 
-def test_save_appends_what_data_chat_reads_and_spoils_no_other_file(model, trained, monkeypatch, tmp_path):
+def test_save_appends_what_data_chat_reads_and_spoils_no_file(model, trained, monkeypatch, tmp_path):
     talk, file = Conversation(model, trained.tokenizer, Settings()), tmp_path / "मेरी बातें.jsonl"
     assert talk.command(f"/save {file}") == "[there is nothing to save]"
     said(monkeypatch, trained.tokenizer, "हाँ")
@@ -193,6 +193,16 @@ def test_save_appends_what_data_chat_reads_and_spoils_no_other_file(model, train
         assert "choose another name" in talk.command(f"/save {tmp_path / name}")
         assert (tmp_path / name).read_text("utf-8") == content
     assert "cannot write" in talk.command(f"/save {tmp_path / 'no folder' / 'x.jsonl'}")
+    if os.name != "nt":
+        import resource
+
+        before, limits = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 9, limits[1]))  # as a full disk, in the middle of the line
+        try:
+            assert "make room" in talk.command(f"/save {file}")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert file.read_bytes() == before
     assert talk.command("/नया") == "[a new conversation]"
     assert not talk.turns
 
