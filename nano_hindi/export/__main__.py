@@ -314,7 +314,7 @@ def end_page(folder: Path, card: Card, files: Sequence[str]) -> list[str]:
         f"files       {', '.join(files)}",
         *card.notices(),
         f"use         {'in a terminal' if card.format == 'onnx' else 'in Python'}:",
-        *(f"            {line}" for line in usage(folder.resolve().as_posix(), card.format, python_command("examples/onnx_generate.py"))),
+        *(f"            {line}" for line in usage(folder.resolve().as_posix(), card.format, card.is_chat, python_command("examples/onnx_generate.py"))),
     ]
 
 
