@@ -90,8 +90,7 @@ def mistakes(answers: Iterable[Answer], count: int = 5) -> list[str]:
     have been right."""
     wrong = [a for a in answers if not a.is_right and a.conversation.kind not in (*OPEN_KINDS, "retell")]
     return [
-        f"{a.conversation.kind}: {_question(a.conversation)} *{' '.join(a.text.split())[:80]} / {a.conversation.accepted[0]}"
-        for a in wrong[:count]
+        f"{a.conversation.kind}: {_question(a.conversation)} *{' '.join(a.text.split())[:80]} / {a.conversation.accepted[0]}" for a in wrong[:count]
     ]
 
 

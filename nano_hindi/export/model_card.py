@@ -44,7 +44,9 @@ class Card:
     @classmethod
     def of(cls, trained: TrainedModel, data_dir: Path, parameters: dict[str, int], dtype: str, format: str) -> Card:
         training = training_record(trained)
-        return cls(trained.config, trained.step, dtype, format, trained.is_chat, parameters, trained.path, training, data_metadata(data_dir, training))
+        return cls(
+            trained.config, trained.step, dtype, format, trained.is_chat, parameters, trained.path, training, data_metadata(data_dir, training)
+        )
 
     def notices(self) -> list[str]:
         """Return notices for the user about gaps in the card."""
@@ -79,7 +81,10 @@ class Card:
 
     def introduction(self, name: str) -> list[str]:
         made = f"A language model of {self.parameters['total']:,} parameters, trained from scratch on Hindi text with nano_hindi"
-        plain = (f"{made}. It continues a text. It was not", "trained to answer questions or to follow instructions, and what it writes may be wrong or unfair.")
+        plain = (
+            f"{made}. It continues a text. It was not",
+            "trained to answer questions or to follow instructions, and what it writes may be wrong or unfair.",
+        )
         chat = (f"{made} and then", "fine-tuned on conversations. It answers questions, and what it writes may be wrong or unfair.")
         return [
             f"# {name}",
