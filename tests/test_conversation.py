@@ -21,6 +21,7 @@ from nano_hindi.inference.conversation import Conversation
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.inference.session import Session, run
 from nano_hindi.inference.settings import Settings
+from nano_hindi.inference.write_together import Writer
 
 NEVER = threading.Event()
 GREEDY = Settings(max_tokens=6, temperature=0)
@@ -233,6 +234,14 @@ def test_ctrl_c_stops_the_only_answer_and_the_command(chat_folder, capsys, monke
     sample = engine.sample_token
     monkeypatch.setattr(engine, "sample_token", lambda *arguments: signal.raise_signal(signal.SIGINT) or sample(*arguments))
     assert generate.main(["--checkpoint", str(chat_folder), "--chat", "--prompt", "राम?", "--device", "cpu"]) == 130
+
+
+def test_help_fits_into_a_narrow_terminal(monkeypatch):
+    for columns in ("40", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        for page in (Conversation(None, None, Settings()).help(), Writer(None, None, Settings()).help()):
+            assert max(map(len, page.splitlines())) < int(columns)
+            assert "/quit" in page
 
 
 def test_ctrl_c_before_an_answer_ends_no_session(monkeypatch, capsys):

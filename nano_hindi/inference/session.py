@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from typing import ClassVar
@@ -54,15 +56,17 @@ class Session:
         return f"[{name} is {'random' if value is None else value}]"
 
     def help(self) -> str:
-        """Return the page of /help."""
+        """Return the page of /help, wrapped to the terminal."""
+        columns = max(40, shutil.get_terminal_size().columns) - 1
         settings = (
             (f"{command} {SETTINGS[name].metadata['metavar']}", SETTINGS[name].metadata["help"]) for command, name in SETTING_COMMANDS.items()
         )
         usages = [*settings, *self.usages, ("/help", "show this page"), ("/quit", "leave")]
         width = max(len(usage) for usage, _ in usages)
-        lines = [f"  {usage:{width}}  {text}" for usage, text in usages]
-        names = [f"\nIn Hindi: {', '.join(f'{alias} = {name}' for alias, name in self.aliases.items())}"] if self.aliases else []
-        return "\n".join([f"{self.intro}\n", *lines, *names])
+        intro = [textwrap.fill(line, columns) for line in self.intro.splitlines()]
+        lines = [textwrap.fill(f"  {usage:{width}}  {text}", columns, subsequent_indent=" " * (width + 4)) for usage, text in usages]
+        names = ", ".join(f"{alias} = {name}" for alias, name in self.aliases.items())
+        return "\n".join([*intro, "", *lines, *(["", textwrap.fill(f"In Hindi: {names}", columns)] if names else [])])
 
 
 def run(session: Session) -> None:
