@@ -282,7 +282,7 @@ def test_talk_in_a_terminal(spelling, tmp_path):
     if pid == 0:
         os.chdir(ROOT)
         flags = ["--checkpoint", str(tmp_path), "--chat", "--max_tokens", "1000000", "--device", "cpu"]
-        os.execve(sys.executable, [sys.executable, "generate.py", *flags], {**os.environ, "LC_ALL": "C"})
+        os.execve(sys.executable, [sys.executable, "generate.py", *flags], {**os.environ, "LC_ALL": "C", "TERM": "xterm"})
     screen = b""
 
     def wait_for(text: str, then: str = "") -> None:

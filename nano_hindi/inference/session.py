@@ -103,7 +103,8 @@ def _edit_lines() -> None:
 
         if sys.platform != "win32" and locale.nl_langinfo(locale.CODESET) != "UTF-8":
             os.environ["LC_ALL"] = "C.UTF-8"  # in another locale, such as that of LC_ALL=C, readline loses Devanagari letters
-        readline.parse_and_bind("set enable-bracketed-paste on")  # a pasted text of several lines is one question
+        if os.environ.get("TERM", "dumb") != "dumb":  # which would show the escape sequences
+            readline.parse_and_bind("set enable-bracketed-paste on")  # a pasted text of several lines is one question
 
 
 def note(message: str) -> None:
