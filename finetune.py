@@ -56,8 +56,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         )
     args = parser.parse_args(argv)
     args.data_dir = [WeightedFolder(args.data_dir)]
-    # what a run of train.py has besides; lengths vary, and each would be compiled separately
-    args.config, args.anneal_data_dir, args.dry_run, args.no_compile = None, [], False, True
+    args.config, args.anneal_data_dir, args.dry_run = None, [], False  # what a run of train.py has besides
     return args
 
 

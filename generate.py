@@ -2,7 +2,7 @@
 
 python generate.py --checkpoint checkpoints --prompt "भारत एक"
 python generate.py --checkpoint checkpoints --interactive
-python generate.py --checkpoint checkpoints/chat --chat
+python generate.py --checkpoint checkpoints_chat --chat
 """
 
 from __future__ import annotations

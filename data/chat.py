@@ -118,11 +118,18 @@ def make(args, sources: list[Source]) -> None:
 
 def tokenizer_of(name: str) -> str:
     """Return the tokenizer's folder of a model: beside a model file, or in the folder of
-    checkpoints. Another name is returned as it is."""
+    checkpoints. Another name is returned as it is.
+
+    Raises UserError for a folder that only holds folders of models.
+    """
     path = Path(name).expanduser()
     folder = path.parent if path.is_file() else path
     inner = folder / "tokenizer"
-    return str(inner) if inner.is_dir() and not (folder / "tokenizer.json").is_file() else name
+    if (folder / "tokenizer.json").is_file():
+        return name
+    if not inner.is_dir() and (models := sorted(found.parent for found in folder.glob("*/tokenizer"))):
+        raise UserError(f"{shown(folder)} has no tokenizer, but folders in it have; name that of the model: --tokenizer {shell_quoted(models[0])}")
+    return str(inner) if inner.is_dir() else name
 
 
 def is_ready(metadata_file: Path, settings: dict) -> bool:

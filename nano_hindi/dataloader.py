@@ -29,7 +29,6 @@ from nano_hindi.errors import UserError
 from nano_hindi.files import close_read, file_size
 
 IGNORED = -1  # target of a padding position
-RESTORE = "restore it, or run data/preprocess.py again"
 CHUNK_BYTES = 2**20  # of a digest; with another size, all digests of the same tokens would differ
 SAMPLED_CHUNKS = 64  # a tenth of a second from a fast disk
 READ_AHEAD = 4  # device batches: enough to hide a slow disk read, in little memory
@@ -54,7 +53,9 @@ class TokenFile:
         """Open the file, whose tokens may have the bit TARGET if it `marks_targets`. Raises
         UserError if it is missing, empty or truncated within a token."""
         self.path, self.vocab_size, self.marks_targets = Path(path), vocab_size, marks_targets
-        self.digests: list[str] = []  # of its chunks, as data/preprocess.py recorded them; set by `require_digests`
+        self.maker = "data/chat.py" if marks_targets else "data/preprocess.py"
+        self.restore = f"restore it, or run {self.maker} again"
+        self.digests: list[str] = []  # of its chunks, as its maker recorded them; set by `require_digests`
         file_size(self.path)
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed with this object
         weakref.finalize(self, close_read, self._file)
@@ -62,7 +63,7 @@ class TokenFile:
         self._opened = self._state()
         self.size = self._opened[0]  # bytes
         if self.size == 0 or self.size % TOKEN_BYTES:
-            raise UserError(f"{path} is damaged: {self.size:,} bytes are not a whole number of 4-byte tokens; run data/preprocess.py again")
+            raise UserError(f"{path} is damaged: {self.size:,} bytes are not a whole number of 4-byte tokens; run {self.maker} again")
 
     def __len__(self) -> int:
         return self.size // TOKEN_BYTES
@@ -82,9 +83,9 @@ class TokenFile:
                 while place and (count := self._file.readinto(place)):
                     place = place[count:]
         except OSError as error:
-            raise DataError(f"{self.path} cannot be read ({error.strerror}); {RESTORE}") from error
+            raise DataError(f"{self.path} cannot be read ({error.strerror}); {self.restore}") from error
         if place:
-            raise DataError(f"{self.path} was truncated or changed while it was in use; {RESTORE}")
+            raise DataError(f"{self.path} was truncated or changed while it was in use; {self.restore}")
 
     def require_unchanged(self) -> None:
         """Raise DataError if the file has changed since it was opened: its size, or its time and,
@@ -92,7 +93,7 @@ class TokenFile:
         if (state := self._state()) == self._opened:
             return
         if state[0] != self.size or any(digest != now for digest, now in zip(self.digests, self.chunk_digests(), strict=False)):
-            raise DataError(f"{self.path} was truncated or changed while it was in use; {RESTORE}")
+            raise DataError(f"{self.path} was truncated or changed while it was in use; {self.restore}")
         self._opened = state
 
     def _state(self) -> tuple[int, int]:
@@ -124,7 +125,7 @@ class TokenFile:
             chunks = [0, *sorted(inner), self.num_chunks - 1]
         for i in chunks:
             if len(digests) != self.num_chunks or self.chunk_digest(i) != digests[i]:
-                raise UserError(f"{self.path} is damaged: from byte {i * CHUNK_BYTES:,} on it is not what data/preprocess.py wrote; {RESTORE}")
+                raise UserError(f"{self.path} is damaged: from byte {i * CHUNK_BYTES:,} on it is not what {self.maker} wrote; {self.restore}")
         self.digests = digests
 
     def num_sequences(self, sequence_len: int, remedy: str) -> int:
@@ -140,7 +141,7 @@ class TokenFile:
         if highest >= self.vocab_size:
             raise DataError(
                 f"{self.path} holds token id {highest}, but the vocabulary has {self.vocab_size} tokens; "
-                "it is damaged or was made with another tokenizer, so run data/preprocess.py again"
+                f"it is damaged or was made with another tokenizer, so run {self.maker} again"
             )
 
 

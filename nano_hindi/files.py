@@ -259,10 +259,11 @@ def _holder(folder: Path) -> str:
 # ---- `key: value` lines, and files of the prepared data
 
 
-def file_size(path: Path) -> int:
-    """Return the size of a prepared file in bytes. Raises UserError if it is missing."""
+def file_size(path: Path, makers: str = "data/download.py and data/preprocess.py") -> int:
+    """Return the size of a prepared file in bytes. Raises UserError, which names the commands that
+    make the file, if it is missing."""
     if not path.is_file():
-        raise UserError(f"{path} is missing; run data/download.py and data/preprocess.py first, or name the right folder")
+        raise UserError(f"{path} is missing; run {makers} first, or name the right folder")
     return path.stat().st_size
 
 

@@ -213,6 +213,15 @@ def test_train_and_finetune_data_refuse_each_other_by_name(tmp_path, tokenizer_d
         check_data(data_dir, kind=CHAT)
 
 
+def test_folder_of_models_is_refused_with_the_name_of_one(tmp_path, tokenizer_dir, capsys):
+    shutil.copytree(tokenizer_dir, tmp_path / "models" / "sample" / "tokenizer")
+    assert run(tmp_path / "chat", tmp_path / "models") == 2
+    assert f"--tokenizer {tmp_path / 'models' / 'sample'}" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "chat", tmp_path / "empty") == 2
+    assert "no readable tokenizer (it has no tokenizer.json); it needs tokenizer.json" in capsys.readouterr().err
+
+
 def test_a_failed_run_leaves_the_earlier_data_and_a_failed_end_is_made_again(tmp_path, tokenizer_dir, monkeypatch):
     few = ["--max_conversations", 40, "--val_fraction", 0.2]
     assert run(tmp_path, tokenizer_dir, *few) == 0
@@ -257,6 +266,7 @@ def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, toke
         ("object.json", "not a JSON array"),
         ("empty.jsonl", "no conversation is left"),
         ("aya:nothing", "aya has default"),
+        ("sampel", "give sample, indic-align"),
         ("sample", "no conversation is left"),
     ):
         few = ["--max_conversations", 9]

@@ -19,7 +19,9 @@ from nano_hindi.chat import template
 from nano_hindi.chat.records import turns_of
 from nano_hindi.inference.conversation import Conversation
 from nano_hindi.inference.loading import build_model, load_for_inference
+from nano_hindi.inference.session import Session, run
 from nano_hindi.inference.settings import Settings
+from nano_hindi.inference.write_together import Writer
 
 NEVER = threading.Event()
 GREEDY = Settings(max_tokens=6, temperature=0)
@@ -179,7 +181,7 @@ def test_oldest_turns_are_left_out_but_kept_and_a_note_says_so_once(model, train
     assert capsys.readouterr().err.count("no longer sees the oldest turns") == 1
 
 
-def test_save_appends_what_data_chat_reads_and_spoils_no_other_file(model, trained, monkeypatch, tmp_path):
+def test_save_appends_what_data_chat_reads_and_spoils_no_file(model, trained, monkeypatch, tmp_path):
     talk, file = Conversation(model, trained.tokenizer, Settings()), tmp_path / "मेरी बातें.jsonl"
     assert talk.command(f"/save {file}") == "[there is nothing to save]"
     said(monkeypatch, trained.tokenizer, "हाँ")
@@ -192,6 +194,16 @@ def test_save_appends_what_data_chat_reads_and_spoils_no_other_file(model, train
         assert "choose another name" in talk.command(f"/save {tmp_path / name}")
         assert (tmp_path / name).read_text("utf-8") == content
     assert "cannot write" in talk.command(f"/save {tmp_path / 'no folder' / 'x.jsonl'}")
+    if os.name != "nt":
+        import resource
+
+        before, limits = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 9, limits[1]))  # as a full disk, in the middle of the line
+        try:
+            assert "make room" in talk.command(f"/save {file}")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert file.read_bytes() == before
     assert talk.command("/नया") == "[a new conversation]"
     assert not talk.turns
 
@@ -224,9 +236,42 @@ def test_ctrl_c_stops_the_only_answer_and_the_command(chat_folder, capsys, monke
     assert generate.main(["--checkpoint", str(chat_folder), "--chat", "--prompt", "राम?", "--device", "cpu"]) == 130
 
 
+def test_help_fits_into_a_narrow_terminal(monkeypatch):
+    for columns in ("40", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        for page in (Conversation(None, None, Settings()).help(), Writer(None, None, Settings()).help()):
+            assert max(map(len, page.splitlines())) < int(columns)
+            assert "/quit" in page
+
+
+def test_ctrl_c_before_an_answer_ends_no_session(monkeypatch, capsys):
+    """Press it after a line is read, before the model begins."""
+
+    class Echo(Session):
+        class Aliases(dict):
+            def get(self, line, default):
+                return signal.raise_signal(signal.SIGINT) if line == "early" else default
+
+        greeting, aliases = "", Aliases()
+
+        def respond(self, line, stop):
+            print(line)
+
+    lines = iter(["early", "राम", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    try:
+        run(Echo(Settings()))
+    except KeyboardInterrupt:  # which would end pytest too
+        pytest.fail("Ctrl-C ended the session")
+    shown = capsys.readouterr()
+    assert shown.out == "राम\n"
+    assert "/quit leaves" in shown.err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
 def test_talk_in_a_terminal(spelling, tmp_path):
-    """Type a question, stop the endless answer with Ctrl-C, take it back, leave with Ctrl-D."""
+    """Paste one line of a question and type the other, stop the endless answer with Ctrl-C, take it
+    back, leave with Ctrl-D; in a locale without UTF-8."""
     import pty
 
     shutil.copytree(spelling / "tokenizer", tmp_path / "tokenizer")
@@ -237,7 +282,7 @@ def test_talk_in_a_terminal(spelling, tmp_path):
     if pid == 0:
         os.chdir(ROOT)
         flags = ["--checkpoint", str(tmp_path), "--chat", "--max_tokens", "1000000", "--device", "cpu"]
-        os.execv(sys.executable, [sys.executable, "generate.py", *flags])
+        os.execve(sys.executable, [sys.executable, "generate.py", *flags], {**os.environ, "LC_ALL": "C", "TERM": "xterm"})
     screen = b""
 
     def wait_for(text: str, then: str = "") -> None:
@@ -249,14 +294,16 @@ def test_talk_in_a_terminal(spelling, tmp_path):
         os.write(terminal, then.encode())
 
     try:
-        wait_for("> ", "राम कौन है?\n")
-        wait_for("राम कौन है?\r\n")
+        wait_for("\x1b[?2004h")  # without it, a terminal would type what is pasted
+        wait_for("> ", "\x1b[200~राम आया।\n\x1b[201~राम कौन है?")
+        wait_for("राम कौन है?", "\n")
+        wait_for("\r\n")
         while len(screen) < 50:  # the answer has begun
             screen += os.read(terminal, 4096)
         os.write(terminal, b"\x03")
         wait_for("[stopped]\r\n")
         wait_for("> ", "/वापस\n")
-        wait_for("[taken back: राम कौन है?]")
+        wait_for("[taken back: राम आया।\r\nराम कौन है?]")
         wait_for("> ", "\x04")
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     finally:

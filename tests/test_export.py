@@ -696,6 +696,19 @@ def test_model_card_without_metadata_says_not_known(exported):
     assert card.count("not known") == 2  # data and tokenizer
 
 
+def test_model_card_of_a_chat_model_asks_a_question(tmp_path, monkeypatch, capsys):
+    file = make_checkpoint(tmp_path, "bpe")
+    torch.save(torch.load(file) | {"chat": {"template": 1}}, file)
+    assert export.main(["--checkpoint", str(file), "--output_dir", str(tmp_path / "model")]) == 0
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "fine-tuned on conversations" in card
+    assert "It continues a text" not in card
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(card.partition("```python")[2].partition("```")[0], {})
+    assert f"{template.MARKERS['user']}\nयह कहानी किसकी है?\n\n{template.MARKERS['assistant']}\n" in capsys.readouterr().out
+
+
 # ---- the folder
 
 

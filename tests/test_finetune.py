@@ -196,6 +196,8 @@ def test_resumed_run_equals_the_uninterrupted_one_to_the_bit(tuned, base, short,
 
 def test_more_epochs_continue_a_finished_run(tuned, base, short, tmp_path, capsys):
     folder = shutil.copytree(tuned, tmp_path / "run")
+    assert finetune.main(arguments(base, short, folder, "--resume", "auto")) == 0
+    assert "a larger --epochs would continue it" in capsys.readouterr().out
     assert finetune.main(arguments(base, short, folder, "--resume", "auto", "--epochs", "2")) == 0
     n = len(opened(short, 128))
     assert torch.load(folder / "model.pt", weights_only=True)["step"] == -(-2 * n // 8)
@@ -230,5 +232,14 @@ def test_what_does_not_belong_together_is_refused_in_one_line(tuned, base, short
     talk = short.parent / "talk.jsonl"
     assert chat.main(["--source", str(talk), "--tokenizer", str(other), "--output_dir", str(tmp_path / "chat"), "--val_fraction", "0.1"]) == 0
     capsys.readouterr()
-    assert "was trained with" in refused(finetune.main, ["--checkpoint", base, "--data_dir", tmp_path / "chat", *new])
+    said = refused(finetune.main, ["--checkpoint", base, "--data_dir", tmp_path / "chat", *new])
+    assert "was trained with" in said
+    assert f"run data/chat.py with --tokenizer {base / 'tokenizer'}" in said
+    assert "run data/chat.py first" in refused(finetune.main, ["--checkpoint", base, "--data_dir", tmp_path / "none", *new])
+    resumed = ["--data_dir", short, "--checkpoint_dir", tuned, "--resume", "auto"]
+    assert "--checkpoint names other weights" in refused(finetune.main, ["--checkpoint", tuned, *resumed])
+    with open(shutil.copytree(short, tmp_path / "damaged") / "train.bin", "r+b") as file:
+        file.write(b"damage")
+    said = refused(finetune.main, ["--checkpoint", base, "--data_dir", tmp_path / "damaged", *new])
+    assert "is not what data/chat.py wrote; restore it, or run data/chat.py again" in said
     assert not (tmp_path / "new").exists()

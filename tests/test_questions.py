@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 import story_grammar
+from nano_hindi.evaluation.questions import OPEN_KINDS, Answer, mistakes
 from nano_hindi.sample import compose, tell
 from nano_hindi.sample.grammar import Noun
 from nano_hindi.sample.questions import MORAL, MOST_QUESTIONS, QUESTIONS, Conversation, conversations, questions_of
@@ -79,3 +80,11 @@ def test_an_answer_names_only_what_the_story_names():
                 for noun in (noun for noun in named if isinstance(noun, Noun) and noun.word != "दोनों"):
                     forms = {word for form in (noun.direct, noun.oblique) for word in re.split("[ -]", story.fill(form))}
                     assert forms & words, (template, story.text)
+
+
+def test_mistakes_show_the_question_wherever_the_story_stands(many):
+    judged = [c for c in many if c.kind not in (*OPEN_KINDS, "retell")]
+    for conversation, line in zip(judged, mistakes([Answer(c, "पता नहीं", True) for c in judged], len(judged)), strict=True):
+        asked = line.removeprefix(f"{conversation.kind}: ").partition(" *")[0]
+        assert asked in conversation.messages[-2]["content"]
+        assert asked not in conversation.story

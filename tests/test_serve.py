@@ -347,6 +347,7 @@ def test_user_error_is_one_line(straight, capsys, monkeypatch):
             assert serve.main(["--checkpoint", str(straight), "--device", "cpu", *flags]) == 2
             errors = capsys.readouterr().err
             assert words in errors
+            assert errors.count("127.0.0.1") <= 1
             assert errors.count("\n") == 1
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "nano_hindi.serving.api")
@@ -451,6 +452,10 @@ def test_page_chats_stops_and_answers_again(chat, browser):
     assert page.locator(".assistant").count() == 13
     page.get_by_text("New chat").click()
     page.get_by_text("Ask something in Hindi").wait_for()
+    page.fill("#question", "राम " * 2000 + "?")
+    page.press("#question", "Enter")
+    page.get_by_text("too long for the model").wait_for()
+    assert page.input_value("#question") == "राम " * 2000 + "?"  # to be shortened
     assert page.locator(".message").count() == 0
 
 

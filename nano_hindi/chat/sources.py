@@ -75,9 +75,11 @@ class Source:
                 first = self.name.partition(":")[0]
                 raise UserError(f"--source {self.name}: {first} has {', '.join(HUB_SOURCES[first].configurations)}")
             return
+        others = ", ".join([SAMPLE, *HUB_SOURCES])
+        if not Path(self.name).suffix and not Path(self.name).exists():
+            raise UserError(f"there is no source {self.name}; give {others}, or a file")
         require_file(self.name)
         if kind(self.name) not in FORMATS or (kind(self.name) == ".parquet" and compression(self.name)):
-            others = ", ".join([SAMPLE, *HUB_SOURCES])
             raise UserError(
                 f"{self.name}: conversations are read from {', '.join(FORMATS)} files (the first two may end with {' or '.join(COMPRESSIONS)}), or {others}"
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nano_hindi.dataloader import RESTORE, TOKEN_BYTES, TokenFile
+from nano_hindi.dataloader import TOKEN_BYTES, TokenFile
 from nano_hindi.errors import UserError
 from nano_hindi.files import file_size, read_metadata, write_metadata
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
@@ -64,6 +64,8 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
     """
     folder = Path(data_dir)
     path = folder / "preprocess_meta.txt"
+    if kind == CHAT:
+        file_size(path, "data/chat.py")
     metadata = read_metadata(path)
     if (found_kind := metadata.get("kind", TEXT)) != kind:
         raise UserError(f"{folder} holds {KINDS.get(found_kind, 'data of a newer version')}")
@@ -108,7 +110,7 @@ def _check_digests(file: TokenFile, digest: str, listed: list[str], every_chunk:
     elif digest_of_chunks(found := list(file.chunk_digests())) == digest:
         file.digests = found
     else:
-        raise UserError(f"{file.path} is damaged: it is not what data/preprocess.py wrote; {RESTORE}")
+        raise UserError(f"{file.path} is damaged: it is not what {file.maker} wrote; {file.restore}")
 
 
 def write_digests(folder: Path, vocab_size: int) -> dict[str, str]:

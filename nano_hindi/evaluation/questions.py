@@ -90,6 +90,10 @@ def mistakes(answers: Iterable[Answer], count: int = 5) -> list[str]:
     have been right."""
     wrong = [a for a in answers if not a.is_right and a.conversation.kind not in (*OPEN_KINDS, "retell")]
     return [
-        f"{a.conversation.kind}: {a.conversation.messages[-2]['content'].splitlines()[-1]} *{' '.join(a.text.split())[:80]} / {a.conversation.accepted[0]}"
-        for a in wrong[:count]
+        f"{a.conversation.kind}: {_question(a.conversation)} *{' '.join(a.text.split())[:80]} / {a.conversation.accepted[0]}" for a in wrong[:count]
     ]
+
+
+def _question(conversation: Conversation) -> str:
+    """Return the last question without the story, which may follow it."""
+    return [text for text in conversation.messages[-2]["content"].split("\n\n") if text != conversation.story][-1]

@@ -308,13 +308,13 @@ def end_page(folder: Path, card: Card, files: Sequence[str]) -> list[str]:
     """Return lines that say what was written and how to use it."""
     from nano_hindi.export.model_card import usage
 
-    size = sum((folder / name).stat().st_size for name in files)
+    size, program = sum((folder / name).stat().st_size for name in files), python_command("examples/onnx_generate.py")
     return [
         f"exported    {shown(folder)}: step {card.step:,}, {count(card.parameters['total'])} parameters in {card.dtype}, {size / 1e6:,.1f} MB",
         f"files       {', '.join(files)}",
         *card.notices(),
         f"use         {'in a terminal' if card.format == 'onnx' else 'in Python'}:",
-        *(f"            {line}" for line in usage(folder.resolve().as_posix(), card.format, python_command("examples/onnx_generate.py"))),
+        *(f"            {line}" for line in usage(folder.resolve().as_posix(), card.format, card.is_chat, program)),
     ]
 
 

@@ -35,6 +35,7 @@ class Card:
     step: int
     dtype: str
     format: str  # transformers, onnx
+    is_chat: bool
     parameters: dict[str, int]  # by kind, and "total"
     checkpoint: Path
     training: dict
@@ -43,7 +44,9 @@ class Card:
     @classmethod
     def of(cls, trained: TrainedModel, data_dir: Path, parameters: dict[str, int], dtype: str, format: str) -> Card:
         training = training_record(trained)
-        return cls(trained.config, trained.step, dtype, format, parameters, trained.path, training, data_metadata(data_dir, training))
+        return cls(
+            trained.config, trained.step, dtype, format, trained.is_chat, parameters, trained.path, training, data_metadata(data_dir, training)
+        )
 
     def notices(self) -> list[str]:
         """Return notices for the user about gaps in the card."""
@@ -77,14 +80,19 @@ class Card:
         return ["---", "language: hi", f"library_name: {self.format}", "pipeline_tag: text-generation", "tags: [nano_hindi]", *datasets, "---"]
 
     def introduction(self, name: str) -> list[str]:
+        made = f"A language model of {self.parameters['total']:,} parameters, trained from scratch on Hindi text with nano_hindi"
+        plain = (
+            f"{made}. It continues a text. It was not",
+            "trained to answer questions or to follow instructions, and what it writes may be wrong or unfair.",
+        )
+        chat = (f"{made} and then", "fine-tuned on conversations. It answers questions, and what it writes may be wrong or unfair.")
         return [
             f"# {name}",
             "",
-            f"A language model of {self.parameters['total']:,} parameters, trained from scratch on Hindi text with nano_hindi. It continues a text. It was not",
-            "trained to answer questions or to follow instructions, and what it writes may be wrong or unfair.",
+            *(chat if self.is_chat else plain),
             "",
             "```" if self.format == "onnx" else "```python",
-            *usage(name, self.format),
+            *usage(name, self.format, self.is_chat),
             "```",
             *(self.onnx_notes() if self.format == "onnx" else self.transformers_notes()),
         ]
@@ -205,15 +213,20 @@ def licence(source: dict[str, str]) -> str:
     return source.get("licence", "not known; ask the maker of this model")
 
 
-def usage(path: str, format: str = "transformers", program: str = "python examples/onnx_generate.py") -> list[str]:
-    """Return how to generate a text with the model in the folder `path`: Python code, or for ONNX a
-    command that runs `program`."""
+def usage(path: str, format: str = "transformers", is_chat: bool = False, program: str = "python examples/onnx_generate.py") -> list[str]:
+    """Return how to generate a text, or an answer, with the model in the folder `path`: Python
+    code, or for ONNX a command that runs `program`."""
+    text = "यह कहानी किसकी है?" if is_chat else "एक समय की बात है"
     if format == "onnx":
-        return [f'{program} {shell_quoted(Path(path))} "एक समय की बात है"']
+        return [f'{program} {shell_quoted(Path(path))} "{text}"']
+    prompt = f'tokenizer("{text}", return_tensors="pt")'
+    if is_chat:
+        messages = f'[{{"role": "user", "content": "{text}"}}]'
+        prompt = f'tokenizer.apply_chat_template({messages}, add_generation_prompt=True, return_tensors="pt", return_dict=True)'
     return [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         f"tokenizer, model = (auto.from_pretrained({json.dumps(path, ensure_ascii=False)}, trust_remote_code=True) for auto in (AutoTokenizer, AutoModelForCausalLM))",
-        'print(tokenizer.decode(model.generate(**tokenizer("एक समय की बात है", return_tensors="pt"))[0], skip_special_tokens=True))',
+        f"print(tokenizer.decode(model.generate(**{prompt})[0], skip_special_tokens=True))",
     ]
 
 

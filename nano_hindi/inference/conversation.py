@@ -6,7 +6,9 @@ its answer with other tokens than the tokenizer does, the next turn reads from t
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import secrets
 import threading
 import time
@@ -199,17 +201,20 @@ def append_conversation(path: Path, line: str) -> None:
     """
     require(path.suffix == ".jsonl", f"{path} does not end in .jsonl; choose another name")
     try:
-        with path.open("a+b") as file:
+        with path.open("a+b", buffering=0) as file:
             file.seek(0)
-            before = file.read()
+            before = file.readall()
             try:
                 is_ours = all("messages" in json.loads(earlier) for earlier in before.splitlines() if earlier.strip())
             except (ValueError, TypeError):
                 is_ours = False
             require(is_ours, f"{path} holds something else than conversations; choose another name")
-            file.write(b"\n" * (before[-1:] not in (b"", b"\n")) + line.encode() + b"\n")
+            new = b"\n" * (before[-1:] not in (b"", b"\n")) + line.encode() + b"\n"
+            if file.write(new) < len(new):  # a full disk; half a line would spoil the file
+                file.truncate(len(before))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}; make room, or choose another name") from error
 
 
 def print_answer(model: GPT, tokenizer: Tokenizer, question: str, settings: Settings) -> None:

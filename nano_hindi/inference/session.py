@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from typing import ClassVar
@@ -53,42 +56,55 @@ class Session:
         return f"[{name} is {'random' if value is None else value}]"
 
     def help(self) -> str:
-        """Return the page of /help."""
+        """Return the page of /help, wrapped to the terminal."""
+        columns = max(40, shutil.get_terminal_size().columns) - 1
         settings = (
             (f"{command} {SETTINGS[name].metadata['metavar']}", SETTINGS[name].metadata["help"]) for command, name in SETTING_COMMANDS.items()
         )
         usages = [*settings, *self.usages, ("/help", "show this page"), ("/quit", "leave")]
         width = max(len(usage) for usage, _ in usages)
-        lines = [f"  {usage:{width}}  {text}" for usage, text in usages]
-        names = [f"\nIn Hindi: {', '.join(f'{alias} = {name}' for alias, name in self.aliases.items())}"] if self.aliases else []
-        return "\n".join([f"{self.intro}\n", *lines, *names])
+        intro = [textwrap.fill(line, columns) for line in self.intro.splitlines()]
+        lines = [textwrap.fill(f"  {usage:{width}}  {text}", columns, subsequent_indent=" " * (width + 4)) for usage, text in usages]
+        names = ", ".join(f"{alias} = {name}" for alias, name in self.aliases.items())
+        return "\n".join([*intro, "", *lines, *(["", textwrap.fill(f"In Hindi: {names}", columns)] if names else [])])
 
 
 def run(session: Session) -> None:
     """Read commands and lines of text until /quit or the end of input. The text goes to stdout,
     everything else to stderr."""
-    with contextlib.suppress(ImportError):  # Windows has no readline; its console edits lines by itself
-        import readline  # noqa: F401 - gives input() line editing and history
+    _edit_lines()
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if is_terminal:
         note(session.greeting)
     while True:
         try:
             line = input("\n> " if is_terminal else "")
+            if session.aliases.get(line.strip(), line.strip()) in ("/quit", "\x04"):  # Ctrl-D is an ordinary character on Windows
+                return
+            with collected_interrupts() as stop:
+                if line.startswith("/"):
+                    note(session.command(line))
+                else:
+                    session.respond(line, stop)
         except EOFError:
             if is_terminal:
                 print()
             return
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # while a line is read, or just before or after the block that collects Ctrl-C
             note(f"\n[{LEAVE} or /quit leaves]")
-            continue
-        if session.aliases.get(line.strip(), line.strip()) in ("/quit", "\x04"):  # Ctrl-D is an ordinary character on Windows
-            return
-        with collected_interrupts() as stop:
-            if line.startswith("/"):
-                note(session.command(line))
-            else:
-                session.respond(line, stop)
+
+
+def _edit_lines() -> None:
+    """Give input() line editing and a history, with readline. Windows has none; its console edits
+    lines by itself."""
+    with contextlib.suppress(ImportError):
+        import locale
+        import readline
+
+        if sys.platform != "win32" and locale.nl_langinfo(locale.CODESET) != "UTF-8":
+            os.environ["LC_ALL"] = "C.UTF-8"  # in another locale, such as that of LC_ALL=C, readline loses Devanagari letters
+        if os.environ.get("TERM", "dumb") != "dumb":  # which would show the escape sequences
+            readline.parse_and_bind("set enable-bracketed-paste on")  # a pasted text of several lines is one question
 
 
 def note(message: str) -> None:

@@ -90,6 +90,8 @@ def _auto_tokenizer_of_hub(name: str) -> PreTrainedTokenizerFast:
 def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
     if is_local:
+        if not (Path(name).expanduser() / "tokenizer.json").is_file():
+            reason = "it has no tokenizer.json"
         return f"the folder {name} holds no readable tokenizer ({reason}); it needs tokenizer.json and tokenizer_config.json"
     return (
         f"the tokenizer {name} is not a local folder and could not be downloaded ({reason}); check the name, the connection (HF_ENDPOINT names a "

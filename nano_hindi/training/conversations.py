@@ -44,7 +44,7 @@ class ChatData:
     """A chat data folder, of which a run reads the conversations that fit into the model's
     context."""
 
-    has_anneal, anneal_text = False, ""
+    has_anneal, anneal_text, budget_flag = False, "", "--epochs"
     train: Conversations  # of the conversations that fit into the context, like the next; `select` sets both
     val: Conversations
 

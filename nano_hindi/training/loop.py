@@ -322,7 +322,7 @@ def report_finished(plan: Plan, folder: Path, world: World) -> int:
     if world.is_main:
         remove_leftovers(folder)
         remove_superseded(folder, plan.step, plan.config.keep_checkpoints)
-    world.print("this run is finished; a larger --total_tokens would continue it")
+    world.print(f"this run is finished; a larger {plan.data.budget_flag} would continue it")
     print_summary(plan.config, plan.update, plan.saved["metrics"]["latest"], None, folder, world)
     return 0
 

@@ -88,17 +88,17 @@ def require_same_tokenizer(parent: Parent, data: DataInfo, data_dir: Path) -> No
     require(
         data.fingerprint == parent.fingerprint,
         f"{data_dir} was made with {data.tokenizer_name} ({data.vocab_size:,} tokens, fingerprint {data.fingerprint[:12]}), and {parent.path} was trained "
-        f"with {tokenizer} ({parent.shape.vocab_size:,} tokens, fingerprint {parent.fingerprint[:12]}); run data/preprocess.py with --tokenizer {tokenizer}",
+        f"with {tokenizer} ({parent.shape.vocab_size:,} tokens, fingerprint {parent.fingerprint[:12]}); run {data.train.maker} with --tokenizer {tokenizer}",
     )
 
 
 def require_same_parent(saved: dict, parent: Parent) -> None:
     """Raise UserError if the run of a checkpoint did not begin with the weights of `parent`."""
-    record = saved.get("parent")
-    remedy = "a resumed run needs no --init_from: omit it, or start a new run in another --checkpoint_dir"
+    record, flag = saved.get("parent"), "--checkpoint" if "chat" in saved else "--init_from"
+    remedy = f"a resumed run needs no {flag}: omit it, or start a new run in another --checkpoint_dir"
     if record is None:
-        raise UserError(f"this run did not begin from a model, and --init_from names {parent.path}; {remedy}")
+        raise UserError(f"this run did not begin from a model, and {flag} names {parent.path}; {remedy}")
     require(
         record["digest"] == parent.digest,
-        f"this run began from {record['file']} (step {record['step']}), and --init_from names other weights, {parent.path} (step {parent.step}); {remedy}",
+        f"this run began from {record['file']} (step {record['step']}), and {flag} names other weights, {parent.path} (step {parent.step}); {remedy}",
     )

@@ -211,8 +211,9 @@ def configs_of(
         _require_same_data(saved, data)
         if data.record(None).get("train_digest") and not saved["data"].get("train_digest"):
             world.print("notice: the checkpoint has no digest of its data: that it is in the same order cannot be checked")
+    budget = data.budget_flag if data else "--total_tokens"
     if config.updates < (made := saved["tokens_seen"] // config.tokens_per_update):
-        world.print(f"notice: {saved['tokens_seen']:,} tokens are trained on, more than --total_tokens {config.total_tokens:,}: the run ends here")
+        world.print(f"notice: {saved['tokens_seen']:,} tokens are trained on, more than the {config.total_tokens:,} of {budget}: the run ends here")
         return model_config, dataclasses.replace(config, total_tokens=made * config.tokens_per_update)
     if (before := saved["train_config"].get("total_tokens", config.total_tokens)) != config.total_tokens:
         world.print(f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it")

@@ -191,7 +191,8 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
     the start page."""
     mc, config = plan.model_config, plan.config
     backend = select_backend(world.device, model.compute_dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=True)
-    why_eager = "--no_compile" if args.no_compile else can_compile(world.device)
+    is_chat = isinstance(plan.data, ChatData)  # each length of a conversation would be compiled separately
+    why_eager = "conversations vary in length" if is_chat else "--no_compile" if args.no_compile else can_compile(world.device)
     for line in (
         report.device_line(plan.preset, world, model.compute_dtype),
         *report.parent_lines(plan),

@@ -42,6 +42,8 @@ class Sources:
     """The data folders of a run, all with the same tokenizer: those of --data_dir, then those that
     only the anneal reads."""
 
+    budget_flag = "--total_tokens"
+
     def __init__(self, sources: Sequence[Source]):
         self.all, self.first = tuple(sources), sources[0].data
         self.has_anneal = any(source.anneal_weight for source in sources)
