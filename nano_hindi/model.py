@@ -32,7 +32,8 @@ ROPE_BASE = 100_000.0
 SOFTCAP = 15.0
 RMS_EPS = torch.finfo(torch.float32).eps  # for every dtype; PyTorch's default depends on its version, and was 0.008 in bf16
 MLP_FACTOR = 4
-ROW_BLOCKS = 64  # blocks of rows into which a weight is split to multiply a single row on a CPU
+BLOCK_ROWS = 8  # rows of a block where a weight is split to multiply a single row on a CPU
+SMALL_WEIGHT = 2**16  # entries up to which F.linear is faster there: microseconds
 GATE_CHANNELS = 32  # channels of the normed input that the gate of a value embedding reads
 # initial values; the projections back into the residual stream begin at zero, so every block begins
 # as the identity
@@ -59,21 +60,35 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Return x (..., n_in) times the transpose of a weight (n_out, n_in), which is cast to the
     dtype of x."""
     weight = weight.to(x.dtype)
-    if x.device.type == "cpu" and x.numel() == weight.size(1) and not torch.is_grad_enabled() and weight.size(0) % ROW_BLOCKS == 0:
+    if x.device.type == "cpu" and x.numel() == weight.size(1) and not torch.is_grad_enabled() and _is_split(weight):
         return _one_row(x, weight)
     return F.linear(x, weight)
 
 
-def _one_row(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply a single row x (..., n_in) by a weight (n_out, n_in), split into a batch of row
-    blocks, which a CPU reads with all its threads.
+def _is_split(weight: Tensor) -> bool:
+    """Return whether `_one_row` multiplies a single row by this weight (n_out, n_in).
 
-    F.linear reads the weight with one thread: 2.5 times slower at the size of lm_head on two cores
+    In F.linear, MKL reads the weight with one thread if the CPU is not Intel's. With one thread, or
+    with a small weight, the blocks cost time. The choice may change the last bit of a result, so it
+    is not timed: the same model with the same number of threads computes the same.
+    """
+    if torch.compiler.is_compiling() or not torch.backends.mkl.is_available():
+        return False
+    return torch.get_num_threads() > 1 and weight.numel() > SMALL_WEIGHT and weight.size(0) % BLOCK_ROWS == 0
+
+
+def _one_row(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply a single row x (..., n_in) by a weight (n_out, n_in), split into a batch of blocks
+    of rows, which MKL reads with all threads of any CPU.
+
+    With two threads F.linear takes 1.9 times as long for lm_head if the CPU is not Intel's, and at
+    least 0.77 times as long if it is. There, blocks of 16 rows take twice as long as blocks of 8
     (tests/benchmarks/decode.py). `column` keeps the strides of a transposed row; another layout of
     the same numbers takes a code path that is slower than both.
     """
-    column = x.reshape(1, -1).T.expand(ROW_BLOCKS, -1, 1)
-    return torch.bmm(weight.view(ROW_BLOCKS, -1, weight.size(1)), column).view(*x.shape[:-1], -1)
+    blocks = weight.view(-1, BLOCK_ROWS, weight.size(1))
+    column = x.reshape(1, -1).T.expand(len(blocks), -1, 1)
+    return torch.bmm(blocks, column).view(*x.shape[:-1], -1)
 
 
 class Embedding(nn.Embedding):
