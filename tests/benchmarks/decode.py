@@ -42,8 +42,8 @@ def print_one_row(model: GPT, rounds: int) -> None:
     """Print how long each way to multiply one row takes for the weights of each shape."""
     threads = torch.get_num_threads()
     ways = {
-        "as the model does it": linear,
         "F.linear": F.linear,
+        "as the model does it": linear,
         "64 blocks": partial(in_blocks, 64),
         "a block a thread": partial(in_blocks, threads),
     }
