@@ -89,13 +89,13 @@ def _environment() -> str:
 # milliseconds: beside other programs a spinning thread takes the core from the one it waits for,
 # and training becomes 20 times slower (tests/benchmarks/busy.py).
 OPENMP_SETTINGS = {"OMP_WAIT_POLICY": "passive"}
-_OF_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # what a user may have set instead
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # what a user may have set instead
 
 
 def set_openmp() -> None:
     """Set OPENMP_SETTINGS in the environment, where torch reads them as it is imported, unless the
     user has chosen how threads wait."""
-    if "torch" not in sys.modules and not any(name in os.environ for name in _OF_WAITING):
+    if "torch" not in sys.modules and not any(name in os.environ for name in WAITING):
         os.environ.update(OPENMP_SETTINGS)
 
 

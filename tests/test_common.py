@@ -25,7 +25,9 @@ def test_maker_of_the_cpu_comes_from_linux_or_the_name_that_windows_gives_it(tmp
     assert common.is_intel_cpu(cpuinfo) is common.is_intel_cpu(tmp_path / "missing") is expected
 
 
-@pytest.mark.parametrize("script", ["train.py", "generate.py", "data/download.py", "data/preprocess.py"])
+@pytest.mark.parametrize(
+    "script", ["train.py", "finetune.py", "generate.py", "serve.py", "nano_hindi/eval.py", "data/download.py", "data/preprocess.py"]
+)
 def test_help_imports_no_heavy_library(script):
     """Start-up below a second, checked without a clock: none of the slow packages is loaded."""
     code = f"import runpy, sys; sys.argv = [{script!r}, '--help']\ntry: runpy.run_path({script!r}, run_name='__main__')\nexcept SystemExit: pass\n"

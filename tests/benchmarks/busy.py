@@ -92,7 +92,7 @@ def measure(rounds: int, seconds: float, loads: list[int]) -> dict[tuple[str, in
                         busy.enter_context(launched(["-c", "while True: pass"]))
                     for name in (*SETTINGS, *SETTINGS)[number % len(SETTINGS) :][: len(SETTINGS)]:
                         speeds[name, load].append(speed(name, seconds))
-            print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+                        print(f"round {number + 1}, {load} busy, {name}: {speeds[name, load][-1]:,.0f} tokens/s", file=sys.stderr, flush=True)
     return speeds
 
 
