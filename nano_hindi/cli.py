@@ -86,8 +86,8 @@ def _environment() -> str:
 
 
 # How long a thread of OpenMP spins before it sleeps while it waits for the others. By default
-# milliseconds: beside other programs a spinning thread takes the core from the one it waits for, and
-# training falls from 19,000 to 400 tokens/s (tests/benchmarks/busy.py).
+# milliseconds: beside other programs a spinning thread takes the core from the one it waits for,
+# and training falls from 19,000 to 400 tokens/s (tests/benchmarks/busy.py).
 OPENMP_SETTINGS = {"OMP_WAIT_POLICY": "passive"}
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # what a user may have set instead
 

@@ -115,7 +115,9 @@ def main() -> None:
         return
     speeds = measure(args.rounds, args.seconds, args.busy)
     medians = {key: statistics.median(values) for key, values in speeds.items()}
-    print(f"tokens/s of tiny on {os.cpu_count()} cores, beside so many busy processes: median of {args.rounds} rounds, first and third quartile, and times the default")
+    print(
+        f"tokens/s of tiny on {os.cpu_count()} cores, beside so many busy processes: median of {args.rounds} rounds, first and third quartile, and times the default"
+    )
     print("| setting |" + "".join(f" {load} busy |" for load in args.busy))
     print("|---|" + "---|" * len(args.busy))
     for name in SETTINGS:
