@@ -1,12 +1,14 @@
-"""Choose the device and the compute dtype, test whether torch.compile works, and show text of
-unknown origin.
+"""Choose the device and the compute dtype, know an Intel CPU, test whether torch.compile works, and
+show text of unknown origin.
 
 torch is imported inside the functions, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +67,16 @@ def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device
+
+
+@functools.cache
+def is_intel_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether the CPU is Intel's, by Linux's file `cpuinfo` or, on Windows, its name."""
+    try:
+        description = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        description = platform.processor()
+    return "GenuineIntel" in description
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

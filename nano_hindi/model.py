@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from nano_hindi.common import is_intel_cpu
 from nano_hindi.config import GPTConfig
 from nano_hindi.flash_attention import expect_compile, flash_attn
 from nano_hindi.loss import run_eagerly as run_loss_eagerly
@@ -33,6 +34,7 @@ SOFTCAP = 15.0
 RMS_EPS = torch.finfo(torch.float32).eps  # for every dtype; PyTorch's default depends on its version, and was 0.008 in bf16
 MLP_FACTOR = 4
 ROW_BLOCKS = 64  # blocks of rows into which a weight is split to multiply a single row on a CPU
+SPLIT_FROM = 2**16  # entries of a weight from which that is worth it
 GATE_CHANNELS = 32  # channels of the normed input that the gate of a value embedding reads
 # initial values; the projections back into the residual stream begin at zero, so every block begins
 # as the identity
@@ -59,18 +61,31 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Return x (..., n_in) times the transpose of a weight (n_out, n_in), which is cast to the
     dtype of x."""
     weight = weight.to(x.dtype)
-    if x.device.type == "cpu" and x.numel() == weight.size(1) and not torch.is_grad_enabled() and weight.size(0) % ROW_BLOCKS == 0:
+    if x.device.type == "cpu" and x.numel() == weight.size(1) and not torch.is_grad_enabled() and _is_split(weight):
         return _one_row(x, weight)
     return F.linear(x, weight)
 
 
+def _is_split(weight: Tensor) -> bool:
+    """Return whether `_one_row` multiplies a single row by this weight (n_out, n_in).
+
+    In F.linear, MKL reads the weight with all threads only if the CPU is Intel's. The choice may
+    change the last bit of a result, so it is not timed: a machine always computes the same with the
+    same number of threads.
+    """
+    if torch.compiler.is_compiling() or weight.numel() < SPLIT_FROM or weight.size(0) % ROW_BLOCKS:
+        return False
+    return torch.get_num_threads() > 1 and torch.backends.mkl.is_available() and not is_intel_cpu()
+
+
 def _one_row(x: Tensor, weight: Tensor) -> Tensor:
     """Multiply a single row x (..., n_in) by a weight (n_out, n_in), split into a batch of row
-    blocks, which a CPU reads with all its threads.
+    blocks, which MKL reads with all threads.
 
-    F.linear reads the weight with one thread: 2.5 times slower at the size of lm_head on two cores
-    (tests/benchmarks/decode.py). `column` keeps the strides of a transposed row; another layout of
-    the same numbers takes a code path that is slower than both.
+    On two cores of an AMD CPU, F.linear takes 2.5 times as long at the size of lm_head; on Intel's,
+    the blocks take 2.2 times as long as F.linear (tests/benchmarks/decode.py). `column` keeps the
+    strides of a transposed row; another layout of the same numbers takes a code path that is slower
+    than both.
     """
     column = x.reshape(1, -1).T.expand(ROW_BLOCKS, -1, 1)
     return torch.bmm(weight.view(ROW_BLOCKS, -1, weight.size(1)), column).view(*x.shape[:-1], -1)

@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import math
 import shutil
+import sys
+import time
 
 import pytest
 import torch
@@ -472,16 +474,48 @@ def test_flops_per_token_equal_the_count_of_pytorch():
     assert model.flops_per_token() == matmuls / idx.numel() + attention
 
 
-@pytest.mark.parametrize(("n_in", "n_out"), [(48, 128), (384, 1536), (48, 2)])  # the last does not divide into blocks of 64
-def test_single_row_uses_another_kernel_with_the_same_result(n_in, n_out, monkeypatch):
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(
+    ("n_in", "n_out", "is_large"), [(384, 1536, True), (48, 128, False), (384, 1500, False)]
+)  # 1500 does not divide into blocks of 64
+def test_single_row_uses_another_kernel_with_the_same_result(n_in, n_out, is_large, monkeypatch):
     layer, x = Linear(n_in, n_out), torch.randn(1, 1, n_in)
     nn.init.normal_(layer.weight)
     exact = (x.double() @ layer.weight.double().T).detach()
     calls = []
     monkeypatch.setattr(network, "_one_row", lambda *args, original=network._one_row: calls.append(1) or original(*args))
+    monkeypatch.setattr(network, "is_intel_cpu", lambda: False)
     with torch.no_grad():
         assert layer(x).shape == (1, 1, n_out)
         assert (layer(x) - exact).abs().max() < 1e-4
         layer(torch.randn(1, 2, n_in))
     layer(x).sum().backward()  # with gradients or several rows it is the usual product
-    assert len(calls) == (2 if n_out % 64 == 0 else 0)
+    expected = 2 if is_large and torch.backends.mkl.is_available() else 0
+    assert len(calls) == expected
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        layer(x)
+    assert len(calls) == expected
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.skipif(sys.platform != "linux" or not torch.backends.mkl.is_available(), reason="needs MKL, and GNU OpenMP with passive waiting")
+def test_all_threads_read_the_weight_of_a_single_row():
+    """On a CPU of any maker, by the CPU time of the other thread, which sleeps while it waits."""
+    layer, x = Linear(384, 65536), torch.randn(1, 384)
+    nn.init.normal_(layer.weight)
+    with torch.no_grad():
+        layer(x)
+        begin, own = time.process_time(), time.thread_time()
+        for _ in range(4):
+            layer(x)
+        own, total = time.thread_time() - own, time.process_time() - begin
+    assert total > 1.5 * own

@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 
-def medians(rivals: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def medians(rivals: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
     """Return the median seconds of each competitor over `rounds` rounds, each of which times every
     one once; a warm-up round does not count."""
     seconds = {name: [] for name in rivals}
     for i in range(rounds + 1):
         for name, work in rivals.items():
-            start = time.perf_counter()
+            start = clock()
             work()
             if i:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
