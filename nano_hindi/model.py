@@ -228,7 +228,8 @@ class GPT(nn.Module):
         value_embeddings = {layer: table(idx).to(self.compute_dtype) for layer, table in self.value_embeds.items()}
         positions = torch.arange(idx.size(1), device=idx.device) if kv_cache is None else kv_cache.advance(idx.size(1))
         cos, sin = rope_angles(positions, self.head_dim)
-        x = x0 = rms_norm(embedded)
+        x0 = rms_norm(embedded)
+        x = x0.view_as(x0)  # with the same object as both inputs, the first layer would need a graph of its own
         resid_lambdas, x0_lambdas = self.resid_lambdas.to(x.dtype), self.x0_lambdas.to(x.dtype)
         for layer, block in enumerate(self.transformer.h):
             inputs = parts, kv_cache, x, x0, resid_lambdas[layer], x0_lambdas[layer], value_embeddings.get(str(layer)), cos, sin
