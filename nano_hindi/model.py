@@ -88,20 +88,21 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),), eps=RMS_EPS)
 
 
-def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Return cos and sin (T, D/2), float32, of the rotary angles at integer positions (T,) of any
-    size; (B, T, D/2) for (B, T)."""
+def rope_factors(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Return the factors (T, D), float32, with which `apply_rope` rotates by the rotary angles at
+    integer positions (T,) of any size: the cosines twice, and the sines with a minus and without;
+    (B, T, D) for (B, T)."""
     frequencies = ROPE_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim)
     angles = positions.float()[..., None] * frequencies
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (x[d], x[d + D/2]) of x (B, T, H, D) by the angle of its position; cos and
-    sin (T, D/2) or (B, T, D/2)."""
-    first, second = x.float().chunk(2, dim=-1)
-    cos, sin = cos[..., None, :], sin[..., None, :]  # the same for all heads
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
+    sin from `rope_factors`, the same for all heads."""
+    halves_swapped = x.float().roll(x.size(-1) // 2, dims=-1)
+    return (x.float() * cos[..., None, :] + halves_swapped * sin[..., None, :]).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -117,11 +118,17 @@ class Attention(nn.Module):
     def qkv(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return q (B, T, H, D) and k, v (B, T, G, D) for x (B, T, C) and a value embedding
         (B, T, G*D) or None."""
-        q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.c_q, self.c_k, self.c_v))
+        heads = self.c_q.out_features // self.head_dim, self.c_k.out_features // self.head_dim
+        if torch.compiler.is_compiling():  # one matmul; elsewhere, the joined weights would be a copy for every token of a generation
+            qkv = linear(x, torch.cat((self.c_q.weight, self.c_k.weight, self.c_v.weight))).unflatten(-1, (-1, self.head_dim))
+            qk, v = qkv.split((sum(heads), heads[1]), dim=2)
+        else:
+            q, k, v = (projection(x).unflatten(-1, (-1, self.head_dim)) for projection in (self.c_q, self.c_k, self.c_v))
+            qk = torch.cat((q, k), dim=2)
         if ve is not None and self.ve_gate is not None:
             gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))  # (B, T, G), from 0 to 2; 1 at the start
             v = v + gate[..., None] * ve.view_as(v)
-        q, k = rms_norm(apply_rope(torch.cat((q, k), dim=2), cos, sin)).split((q.size(2), k.size(2)), dim=2)
+        q, k = rms_norm(apply_rope(qk, cos, sin)).split(heads, dim=2)
         return q, k, v
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, kv_cache: KVCache | None) -> Tensor:
@@ -238,7 +245,7 @@ class GPT(nn.Module):
         embedded = self.transformer.wte(idx).to(self.compute_dtype)
         value_embeddings = {layer: table(idx).to(self.compute_dtype) for layer, table in self.value_embeds.items()}
         positions = torch.arange(idx.size(1), device=idx.device) if kv_cache is None else kv_cache.advance(idx.size(1))
-        cos, sin = rope_angles(positions, self.head_dim)
+        cos, sin = rope_factors(positions, self.head_dim)
         x0 = rms_norm(embedded)
         x = x0.view_as(x0)  # with the same object as both inputs, the first layer would need a graph of its own
         resid_lambdas, x0_lambdas = self.resid_lambdas.to(x.dtype), self.x0_lambdas.to(x.dtype)
