@@ -132,7 +132,7 @@ class Attention(nn.Module):
         return q, k, v
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, kv_cache: KVCache | None) -> Tensor:
-        """Return what each query attends to (B, T, H, D)."""
+        """Return the output of the attention (B, T, H, D), before c_proj."""
         if kv_cache is not None:
             return kv_cache.attend(self.layer, q, k, v)
         return flash_attn.flash_attn_func(q, k, v, causal=True, window_size=(self.left, 0))
