@@ -272,8 +272,8 @@ class GPT(nn.Module):
         embedding lookups: their compiled backward sums the gradients of a row in a nondeterministic
         order, so runs would not be reproducible.
         """
-        before_attention, after_attention = (torch.compile(part, dynamic=False) for part in EAGER)
-        self._parts = before_attention, after_attention
+        before_attention, after_attention = EAGER
+        self._parts = torch.compile(before_attention, dynamic=False), torch.compile(after_attention, dynamic=False)
 
     @property
     def is_compiled(self) -> bool:
