@@ -90,9 +90,6 @@ def fa3_backend(module: Any) -> Backend:
     """Return the backend for `module`, which has FA3's functions: the package flash_attn_interface,
     or the hub's kernel."""
     attend_func, attend_with_cache = module.flash_attn_func, module.flash_attn_with_kvcache
-    if not isinstance(getattr(attend_func, "__globals__", {}).get("_flash_attn_forward"), torch.library.CustomOpDef):
-        # a build that torch.compile cannot trace: break the graph at this call
-        attend_func = torch.compiler.disable(attend_func)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, left: int) -> Tensor:
         out = attend_func(q, k, v, causal=True, window_size=(left, 0))

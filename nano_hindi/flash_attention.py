@@ -114,16 +114,6 @@ def _backend_name(device: torch.device, dtype: torch.dtype, head_dim: int, n_hea
     return select_backend(device, dtype, head_dim, n_head, n_kv_head, training).name
 
 
-def expect_compile() -> None:
-    """Make the backend's name a constant for torch.compile, so that it does not trace into the
-    probe. Call this before compiling attention.
-
-    This is no decorator, because that would import torch's compiler at once: a second or more,
-    which generation does not need.
-    """
-    torch.compiler.assume_constant_result(_backend_name)
-
-
 _loaded: dict[str, Backend] = {}  # the backends selected so far, by name
 
 

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nano_hindi.common import is_intel_cpu
 from nano_hindi.config import GPTConfig
-from nano_hindi.flash_attention import expect_compile, flash_attn
+from nano_hindi.flash_attention import flash_attn
 from nano_hindi.loss import run_eagerly as run_loss_eagerly
 from nano_hindi.loss import softcapped_cross_entropy
 
@@ -103,20 +103,21 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),), eps=RMS_EPS)
 
 
-def rope_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Return cos and sin (T, D/2), float32, of the rotary angles at integer positions (T,) of any
-    size; (B, T, D/2) for (B, T)."""
+def rope_factors(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Return the factors (T, D), float32, with which `apply_rope` rotates by the rotary angles at
+    integer positions (T,) of any size: the cosines twice, and the sines with a minus and without;
+    (B, T, D) for (B, T)."""
     frequencies = ROPE_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim)
     angles = positions.float()[..., None] * frequencies
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (x[d], x[d + D/2]) of x (B, T, H, D) by the angle of its position; cos and
-    sin (T, D/2) or (B, T, D/2)."""
-    first, second = x.float().chunk(2, dim=-1)
-    cos, sin = cos[..., None, :], sin[..., None, :]  # the same for all heads
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
+    sin from `rope_factors`, the same for all heads."""
+    halves_swapped = x.float().roll(x.size(-1) // 2, dims=-1)
+    return (x.float() * cos[..., None, :] + halves_swapped * sin[..., None, :]).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -129,19 +130,27 @@ class Attention(nn.Module):
         self.c_proj = Linear(config.n_head * config.head_dim, config.n_embd)
         self.ve_gate = Linear(min(GATE_CHANNELS, config.n_embd), config.n_kv_head) if layer in config.value_embedding_layers else None
 
-    def forward(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor, kv_cache: KVCache | None) -> Tensor:
-        """Return the attention output (B, T, C) for x (B, T, C) and a value embedding (B, T, G*D)
-        or None."""
-        q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.c_q, self.c_k, self.c_v))
+    def qkv(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q (B, T, H, D) and k, v (B, T, G, D) for x (B, T, C) and a value embedding
+        (B, T, G*D) or None."""
+        heads = self.c_q.out_features // self.head_dim, self.c_k.out_features // self.head_dim
+        if torch.compiler.is_compiling():  # one matmul; elsewhere, the joined weights would be a copy for every token of a generation
+            qkv = linear(x, torch.cat((self.c_q.weight, self.c_k.weight, self.c_v.weight))).unflatten(-1, (-1, self.head_dim))
+            qk, v = qkv.split((sum(heads), heads[1]), dim=2)
+        else:
+            q, k, v = (projection(x).unflatten(-1, (-1, self.head_dim)) for projection in (self.c_q, self.c_k, self.c_v))
+            qk = torch.cat((q, k), dim=2)
         if ve is not None and self.ve_gate is not None:
             gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))  # (B, T, G), from 0 to 2; 1 at the start
             v = v + gate[..., None] * ve.view_as(v)
-        q, k = rms_norm(apply_rope(torch.cat((q, k), dim=2), cos, sin)).split((q.size(2), k.size(2)), dim=2)
-        if kv_cache is None:
-            y = flash_attn.flash_attn_func(q, k, v, causal=True, window_size=(self.left, 0))
-        else:
-            y = kv_cache.attend(self.layer, q, k, v)
-        return self.c_proj(y.flatten(-2))
+        q, k = rms_norm(apply_rope(qk, cos, sin)).split(heads, dim=2)
+        return q, k, v
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, kv_cache: KVCache | None) -> Tensor:
+        """Return the output of the attention (B, T, H, D), before c_proj."""
+        if kv_cache is not None:
+            return kv_cache.attend(self.layer, q, k, v)
+        return flash_attn.flash_attn_func(q, k, v, causal=True, window_size=(self.left, 0))
 
 
 class MLP(nn.Module):
@@ -160,9 +169,41 @@ class Block(nn.Module):
         self.attn = Attention(config, layer)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor, kv_cache: KVCache | None) -> Tensor:
-        x = x + self.attn(rms_norm(x), ve, cos, sin, kv_cache)
+    def before_attention(
+        self, x: Tensor, x0: Tensor, resid_lambda: Tensor, x0_lambda: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the block's input (B, T, C), a weighted sum of the residual stream x and its
+        beginning x0, and q, k and v of it."""
+        x = resid_lambda * x + x0_lambda * x0
+        return x, *self.attn.qkv(rms_norm(x), ve, cos, sin)
+
+    def after_attention(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the block's output (B, T, C) for its input (B, T, C) and that of the attention
+        (B, T, H, D)."""
+        x = x + self.attn.c_proj(y.flatten(-2))
         return x + self.mlp(rms_norm(x))
+
+    def forward(
+        self,
+        x: Tensor,
+        x0: Tensor,
+        resid_lambda: Tensor,
+        x0_lambda: Tensor,
+        ve: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        parts: Parts,
+        kv_cache: KVCache | None,
+    ) -> Tensor:
+        """Return the residual stream (B, T, C) after the block. `parts` are `EAGER`, or these
+        compiled."""
+        before_attention, after_attention = parts
+        x, q, k, v = before_attention(self, x, x0, resid_lambda, x0_lambda, ve, cos, sin)
+        return after_attention(self, x, self.attn(q, k, v, kv_cache))
+
+
+Parts = tuple[Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]], Callable[..., Tensor]]
+EAGER: Parts = (Block.before_attention, Block.after_attention)
 
 
 class Transformer(nn.Module):
@@ -193,7 +234,7 @@ class GPT(nn.Module):
         self.resid_lambdas = nn.Parameter(torch.empty(config.n_layer))
         self.x0_lambdas = nn.Parameter(torch.empty(config.n_layer))
         self.recomputes_blocks = False  # activation checkpointing: backward runs each block's forward again, so only its input is kept
-        self._compiled_blocks: Callable[[Tensor, dict[str, Tensor], KVCache | None], Tensor] | None = None
+        self._parts = EAGER
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -215,25 +256,20 @@ class GPT(nn.Module):
     def trunk(self, idx: Tensor, kv_cache: KVCache | None = None) -> Tensor:
         """Return normed hidden states (B, T, C) in the compute dtype for token ids (B, T), which
         follow the tokens in the cache if there is one."""
-        through_blocks = self._through_blocks if kv_cache is not None or self._compiled_blocks is None else self._compiled_blocks
-        x0 = self.transformer.wte(idx).to(self.compute_dtype)
+        parts = self._parts if kv_cache is None else EAGER
+        embedded = self.transformer.wte(idx).to(self.compute_dtype)
         value_embeddings = {layer: table(idx).to(self.compute_dtype) for layer, table in self.value_embeds.items()}
-        return through_blocks(x0, value_embeddings, kv_cache)
-
-    def _through_blocks(self, x0: Tensor, value_embeddings: dict[str, Tensor], kv_cache: KVCache | None) -> Tensor:
-        """Return normed hidden states (B, T, C) for embeddings x0 (B, T, C) and value embeddings
-        (B, T, G*D) by layer."""
-        positions = torch.arange(x0.size(1), device=x0.device) if kv_cache is None else kv_cache.advance(x0.size(1))
-        cos, sin = rope_angles(positions, self.head_dim)
-        x = x0 = rms_norm(x0)
+        positions = torch.arange(idx.size(1), device=idx.device) if kv_cache is None else kv_cache.advance(idx.size(1))
+        cos, sin = rope_factors(positions, self.head_dim)
+        x0 = rms_norm(embedded)
+        x = x0.view_as(x0)  # with the same object as both inputs, the first layer would need a graph of its own
         resid_lambdas, x0_lambdas = self.resid_lambdas.to(x.dtype), self.x0_lambdas.to(x.dtype)
         for layer, block in enumerate(self.transformer.h):
-            x = resid_lambdas[layer] * x + x0_lambdas[layer] * x0
-            ve = value_embeddings.get(str(layer))
+            inputs = x, x0, resid_lambdas[layer], x0_lambdas[layer], value_embeddings.get(str(layer)), cos, sin, parts, kv_cache
             if self.recomputes_blocks and torch.is_grad_enabled():
-                x = checkpoint(block, x, ve, cos, sin, kv_cache, use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = block(x, ve, cos, sin, kv_cache)
+                x = block(*inputs)
         return rms_norm(x)
 
     @property
@@ -243,23 +279,25 @@ class GPT(nn.Module):
         return self.lm_head.weight if self.lm_head else self.transformer.wte.weight
 
     def compile_blocks(self) -> None:
-        """Run the blocks through torch.compile from now on, except with a KV cache. Names in the
-        state dict do not change.
+        """Run the parts of the blocks before and after attention through torch.compile from now on,
+        except with a KV cache. Names in the state dict do not change.
 
-        The embedding lookups are not compiled: their compiled backward sums the gradients of a row
-        in a nondeterministic order, so runs would not be reproducible.
+        All layers share one graph of each part, because a graph takes the weights as inputs.
+        Attention is not in it: the window would make a graph for each kind of layer. Nor are the
+        embedding lookups: their compiled backward sums the gradients of a row in a nondeterministic
+        order, so runs would not be reproducible.
         """
-        expect_compile()
-        self._compiled_blocks = torch.compile(self._through_blocks, dynamic=False)
+        before_attention, after_attention = EAGER
+        self._parts = torch.compile(before_attention, dynamic=False), torch.compile(after_attention, dynamic=False)
 
     @property
     def is_compiled(self) -> bool:
         """Return whether the blocks run through torch.compile."""
-        return self._compiled_blocks is not None
+        return self._parts is not EAGER
 
     def run_eagerly(self) -> None:
         """Undo `compile_blocks` and `loss.compile_kernels`."""
-        self._compiled_blocks = None
+        self._parts = EAGER
         run_loss_eagerly()
 
     def forward(self, idx: Tensor, targets: Tensor | None = None, kv_cache: KVCache | None = None, loss_reduction: str = "mean") -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nano_hindi import model as network
 from nano_hindi.config import PRESETS, GPTConfig, get_config, get_train_config
 from nano_hindi.engine import KVCache
-from nano_hindi.model import GATE_CHANNELS, GPT, ROPE_BASE, SOFTCAP, Linear, apply_rope, rms_norm, rope_angles
+from nano_hindi.model import GATE_CHANNELS, GPT, ROPE_BASE, SOFTCAP, Linear, apply_rope, rms_norm, rope_factors
 
 # more layers than the pattern, three query heads for each K/V head, a vocabulary that needs
 # padding, more channels than the gates read
@@ -279,7 +279,7 @@ def test_rotary_scores_depend_on_distance_alone(shift):
     q, k = torch.randn(1, 20, 3, 64), torch.randn(1, 20, 3, 64)
 
     def scores(start):
-        cos, sin = rope_angles(torch.arange(start, start + 20), 64)
+        cos, sin = rope_factors(torch.arange(start, start + 20), 64)
         assert cos.dtype == sin.dtype == torch.float32
         return torch.einsum("bqhd,bkhd->hqk", apply_rope(q, cos, sin), apply_rope(k, cos, sin))
 
@@ -300,11 +300,11 @@ def test_shifting_all_positions_changes_no_hidden_state():
 
 
 def test_rotation_preserves_norms_and_has_the_documented_base():
-    cos, sin = rope_angles(torch.arange(50), 12)
+    cos, sin = rope_factors(torch.arange(50), 12)
     x = torch.randn(1, 50, 2, 12)
     torch.testing.assert_close(apply_rope(x, cos, sin).norm(dim=-1), x.norm(dim=-1))
     assert ROPE_BASE == 100_000
-    torch.testing.assert_close(torch.atan2(sin[1], cos[1]).double(), 100_000.0 ** (-torch.arange(0, 12, 2, dtype=torch.float64) / 12))
+    torch.testing.assert_close(torch.atan2(sin[1, 6:], cos[1, 6:]).double(), 100_000.0 ** (-torch.arange(0, 12, 2, dtype=torch.float64) / 12))
 
 
 # ---- what a position attends to
@@ -382,33 +382,46 @@ def test_state_dict_has_the_documented_names():
 
 
 @pytest.mark.slow
-def test_compiled_model_has_one_graph_the_same_names_and_the_same_updates(monkeypatch):
-    compile_function, calls = torch.compile, []
+@pytest.mark.parametrize(("config", "kinds"), [(CONFIG, 3), (TIED, 2)], ids=["default", "tied, without value embeddings"])
+def test_all_layers_share_a_compiled_graph_of_each_kind_with_the_same_names_and_updates(config, kinds, monkeypatch):
+    """A part before attention with a value embedding, one without, and a part after it; whatever
+    the number of layers and their windows."""
+    compile_function, graphs = torch.compile, []
 
-    def whole_graph(function, **options):  # without code generation, which takes a minute
-        calls.append(options)
-        return compile_function(function, backend="aot_eager", fullgraph=True, **options)
+    def backend(graph, inputs):  # without code generation, which takes a minute
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
-    monkeypatch.setattr(torch, "compile", whole_graph)
-    eager, compiled, idx = random_model(), random_model(), random_ids(2, 24)
+    monkeypatch.setattr(torch, "compile", lambda part, **options: compile_function(part, backend=backend, fullgraph=True, **options))
+    torch._dynamo.reset()
+    eager, compiled, idx = random_model(config), random_model(config), random_ids(2, 24, config)
     names = list(eager.state_dict())
     compiled.compile_blocks()
-    assert len(calls) == 1
-    losses = [model(idx, idx) for model in (eager, compiled)]
-    for loss in losses:
-        loss.backward()
-    torch.testing.assert_close(*losses)
-    assert list(compiled.state_dict()) == names
-    for name in names:
-        torch.testing.assert_close(compiled.get_parameter(name).grad, eager.get_parameter(name).grad, atol=1e-5, rtol=1e-4, msg=name)
+    assert compiled.is_compiled
+    for recomputes in (False, True):
+        eager.zero_grad()
+        compiled.zero_grad()
+        compiled.recomputes_blocks = recomputes
+        losses = [model(idx, idx) for model in (eager, compiled)]
+        for loss in losses:
+            loss.backward()
+        torch.testing.assert_close(*losses)
+        assert list(compiled.state_dict()) == names
+        for name in names:
+            torch.testing.assert_close(compiled.get_parameter(name).grad, eager.get_parameter(name).grad, atol=1e-5, rtol=1e-4, msg=name)
+        assert len(graphs) == kinds
     with torch.no_grad():
-        monkeypatch.setattr(compiled, "_compiled_blocks", None)
-        expected = compiled(idx)
-        monkeypatch.setattr(
-            compiled, "_compiled_blocks", lambda *_: pytest.fail("generation must use the eager blocks: its shapes change with every call")
-        )
-        torch.testing.assert_close(compiled(idx, kv_cache=KVCache(CONFIG, 2, "cpu", torch.float32)), expected, atol=1e-4, rtol=0)
+        expected = eager(idx)
+        torch.testing.assert_close(compiled(idx), expected, atol=1e-4, rtol=0)
+        assert len(graphs) == 2 * kinds  # without gradients
+        torch.testing.assert_close(compiled(idx, kv_cache=KVCache(config, 2, "cpu", torch.float32)), expected, atol=1e-4, rtol=0)
         assert len(list(compiled.generate([1, 2, 3], 4))) == 4
+        assert len(graphs) == 2 * kinds, "generation must use the eager blocks: its shapes change with every call"
+    compiled.run_eagerly()
+    assert not compiled.is_compiled
+    torch._dynamo.reset()  # those graphs are not for other tests
+    compiled(idx, idx).backward()
+    assert len(graphs) == 2 * kinds
 
 
 @pytest.mark.slow

@@ -252,6 +252,19 @@ def test_missing_gradient_is_named():
         take_step(optimizer, 1.0)
 
 
+@pytest.mark.parametrize(("device", "is_compiled"), [("cpu", True), ("cuda", False)])
+def test_muon_is_compiled_on_a_cpu_alone(device, is_compiled, monkeypatch):
+    """The tensors are on the CPU in both cases."""
+    used = []
+    monkeypatch.setattr(torch, "compile", lambda kernel, **_: lambda *args, **kwargs: (used.append(kernel), kernel(*args, **kwargs)))
+    model, _ = make()
+    optimizer = TrainOptimizer(model, TrainConfig(), World(0, 1, torch.device(device)))
+    optimizer.compile()
+    give_gradients(model)
+    take_step(optimizer)
+    assert bool(used) == is_compiled
+
+
 def test_an_update_reads_nothing_back_from_the_device():
     """Fake tensors have no values: asking for one raises."""
     with FakeTensorMode():

@@ -168,7 +168,7 @@ def build(config: GPTConfig, weights: Mapping[str, np.ndarray], dtype: str, meta
 
 
 def _rotary(graph: Graph, positions: str, head_dim: int) -> tuple[str, str]:
-    """Return cos and sin (B, T, 1, D/2) of the rotary angles, as model.rope_angles computes
+    """Return cos and sin (B, T, 1, D/2) of the rotary angles, as model.rope_factors computes
     them."""
     frequencies = np.float32(ROPE_BASE) ** (-np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
     angles = graph(

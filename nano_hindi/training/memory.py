@@ -28,7 +28,7 @@ def activation_bytes(config: GPTConfig, dtype: torch.dtype, recompute: bool = Fa
     Counted on the meta device, where tensors have shapes but no memory.
     """
     if recompute:
-        inputs = config.n_layer * config.sequence_len * 2 * config.n_embd * dtype.itemsize  # before and after resid_lambdas
+        inputs = config.n_layer * config.sequence_len * config.n_embd * dtype.itemsize
         return activation_bytes(dataclasses.replace(config, n_layer=1), dtype) + inputs
     with torch.device("meta"):
         model = GPT(config)

@@ -22,6 +22,7 @@ from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.training import memory, report
+from nano_hindi.training.compile_cache import keep_compiled_kernels
 from nano_hindi.training.conversations import ChatData
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import Metrics, WandbLog
@@ -192,6 +193,8 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
     mc, config = plan.model_config, plan.config
     backend = select_backend(world.device, model.compute_dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=True)
     is_chat = isinstance(plan.data, ChatData)  # each length of a conversation would be compiled separately
+    if not (is_chat or args.no_compile):
+        keep_compiled_kernels()
     why_eager = "conversations vary in length" if is_chat else "--no_compile" if args.no_compile else can_compile(world.device)
     for line in (
         report.device_line(plan.preset, world, model.compute_dtype),

@@ -22,7 +22,6 @@ from nano_hindi import model as model_module
 from nano_hindi import muon as muon_module
 from nano_hindi.config import GPTConfig
 from nano_hindi.dataloader import EpochStream, SequenceLoader, TokenFile
-from nano_hindi.flash_attention import flash_attn
 from nano_hindi.model import GPT, Attention, apply_rope, rms_norm
 from nano_hindi.optim import TrainOptimizer
 
@@ -76,13 +75,12 @@ class OtherAttention(Attention):
         """Return queries or keys (B, T, H, D) after the rotation as attention uses them."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor, kv_cache) -> Tensor:
+    def qkv(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.c_q, self.c_k, self.c_v))
         if ve is not None:
             gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))
             v = v + gate[..., None] * ve.view_as(v)
-        q, k = self.finish(apply_rope(q, cos, sin)), self.finish(apply_rope(k, cos, sin))
-        return self.c_proj(flash_attn.flash_attn_func(q, k, v, causal=True, window_size=(self.left, 0)).flatten(-2))
+        return self.finish(apply_rope(q, cos, sin)), self.finish(apply_rope(k, cos, sin)), v
 
 
 class PlainAttention(OtherAttention):
