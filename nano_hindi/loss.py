@@ -5,12 +5,16 @@ for one chunk of tokens at a time, together with the chunk's contribution to bot
 logits are stored or recomputed. Forward saves the gradients themselves; backward only multiplies
 them by grad_output.
 
-With z = x W^T, t = tanh(z / c), p = softmax(c t):
-    loss = log(sum(exp(c t))) - c t[target]
-    d loss / d z = (p - onehot) * (1 - t^2)
+With t = tanh(x W^T / c), e = exp(c t), S = sum(e), y the target's column:
+    loss = log(S) - c t_y
+    u = e (1 - t^2), in the target's column (e - S) (1 - t^2)
+    d loss / d x = (u W) / S,  d loss / d W = u^T (x / S)
+The bounded logits need no maximum subtracted, and S divides the narrow factors of the matmuls: so
+one pass over the logits makes both S and u. Only float16, which cannot hold u, is normalized in
+the logits themselves.
 """
 
-# N tokens, n tokens of a chunk, C width, V vocabulary, c softcap
+# N tokens, n tokens of a chunk, C width, V vocabulary, c softcap; y the target's column
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ CHUNK_BYTES = {"cpu": 72 << 20, "cuda": 576 << 20}  # logits of a chunk, for a v
 # logits that the soft-cap processes at a time: bounds its temporaries, and fits into a CPU's
 # last-level cache. 1 MiB measured no faster, and its thousands of small parallel regions stall when
 # other programs use the cores too
-ROWS_BYTES = {"cpu": 16 << 20, "cuda": 128 << 20}
+ROWS_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}
 FP16_SCALE = 256.0  # keeps the softmax of rare tokens out of fp16's subnormal range; divided out in backward
 
 
@@ -121,12 +125,13 @@ def _in_chunks(
         logits = torch.empty(n, vocab_size, dtype=x.dtype, device=x.device)
         for start in range(0, len(x), n):
             chunk = slice(start, start + n)
-            z = torch.mm(x[chunk], w.T, out=logits[: len(x) - start])
-            losses[chunk] = _cap(z, targets[chunk], softcap, x_grad or weight_grad)
+            z = logits[: len(x) - start].addmm_(x[chunk], w.T, beta=0, alpha=1 / softcap)
+            losses[chunk], u, factor = _cap(z, targets[chunk], softcap, x_grad or weight_grad)
             if grad_x is not None:
-                torch.mm(z, w, out=grad_x[chunk])
+                torch.mm(u, w, out=grad_x[chunk]).mul_(factor)
             if grad_weight is not None:
-                _add_product_(grad_weight[:vocab_size], z, x[chunk])
+                _add_product_(grad_weight[:vocab_size], u, (x[chunk] * factor).to(x.dtype))
+            del u  # compiled, it is a tensor of its own: free it before the next is made
     return losses, grad_x, grad_weight
 
 
@@ -152,66 +157,70 @@ def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
         total.addmm_(z.T.to(total.dtype), x.to(total.dtype))
 
 
-# ---- the elementwise part: from logits to losses and their gradients, in place
+# ---- the elementwise part: from logits / c to losses and their gradients
 
 
-def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> Tensor:
-    """Return losses (n,) of raw logits z (n, V), which are overwritten: with the gradient times
-    _gradient_scale, if it is requested."""
-    scale = _gradient_scale(z.dtype)
-    if _compiled_cap is not None:
-        return _compiled_cap(z, targets, softcap, scale, with_gradient)
+def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return losses (n,), u (n, V) and the factor (n, 1) that turns u into the gradient times
+    _gradient_scale, of logits over c, z (n, V). z is overwritten, and u is z if nothing is compiled.
+    Without a gradient only the losses mean anything."""
+    counts = (targets != IGNORED)[:, None]
+    index = targets[:, None].masked_fill(~counts, 0)
+    t = z.gather(1, index).to(torch.promote_types(z.dtype, torch.float32)).tanh_()
+    u, total = (_compiled_pass or _eager_pass)(z, softcap, with_gradient)
+    losses = (total.log() - softcap * t).masked_fill(~counts, 0).squeeze(1)
+    factor = counts / total
+    if with_gradient:
+        target_u = ((softcap * t).exp_() - total) * (1 - t * t)
+        if z.dtype == torch.float16:  # u is normalized
+            target_u, factor = target_u * (FP16_SCALE / total), counts.to(t.dtype)
+        u.scatter_(1, index, target_u.to(u.dtype))
+    return losses, u, factor
+
+
+def _eager_pass(z: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    """Return u in place of z (n, V), without the correction in the target's column, and S (n, 1);
+    in few passes and little memory."""
+    totals = z.new_empty(len(z), 1, dtype=torch.promote_types(z.dtype, torch.float32))
     rows = max(1, ROWS_BYTES[_kind(z)] // (4 * z.shape[1]))
-    parts = zip(z.split(rows), targets.split(rows), strict=True)
-    return torch.cat([_cap_rows(part, target, softcap, scale, with_gradient) for part, target in parts])
+    for part, total in zip(z.split(rows), totals.split(rows), strict=True):
+        t = part.to(totals.dtype).tanh_()  # part itself if that is its dtype
+        e = (torch.mul(t, softcap) if with_gradient else t.mul_(softcap)).exp_()
+        torch.sum(e, 1, keepdim=True, out=total)
+        if with_gradient:
+            torch.ops.aten.tanh_backward.grad_input(e, t, grad_input=t)  # e (1 - t^2)
+            if z.dtype == torch.float16:
+                t.mul_(FP16_SCALE / total)
+            if t is not part:
+                part.copy_(t)
+    return z, totals
 
 
-def _cap_rows(z: Tensor, targets: Tensor, softcap: float, scale: float, with_gradient: bool) -> Tensor:
-    """Compute `_cap` eagerly, with few passes and little memory. z (n, V) is overwritten."""
-    counts = (targets != IGNORED)[:, None]
-    index = targets[:, None].masked_fill(~counts, 0)
-    t = z.to(torch.promote_types(z.dtype, torch.float32))  # z itself if that is its dtype
-    t.mul_(1 / softcap).tanh_()
-    target_logit = softcap * t.gather(1, index)
-    p = (torch.mul(t, softcap) if with_gradient else t.mul_(softcap)).exp_()
-    total = p.sum(1, keepdim=True)
-    if with_gradient:
-        factor = counts.to(t.dtype) * scale
-        p.mul_(factor / total)  # softmax
-        p.scatter_add_(1, index, -factor)
-        t.square_()
-        torch.addcmul(p, p, t, value=-1, out=t)  # p * (1 - t^2)
-        if t is not z:
-            z.copy_(t)
-    return (total.log() - target_logit).masked_fill(~counts, 0).squeeze(1)
+def _fused_pass(z: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    """Compute `_eager_pass` as one expression for a compiler to fuse, into a tensor beside z: it
+    reads z once and writes u once. In place, Inductor would make that tensor and copy it."""
+    t = torch.tanh(z.float())
+    e = torch.exp(softcap * t)
+    total = e.sum(1, keepdim=True)
+    if not with_gradient:
+        return z, total
+    u = e * (1 - t * t)
+    if z.dtype == torch.float16:
+        u = u * (FP16_SCALE / total)
+    return u.to(z.dtype), total
 
 
-def _cap_fused(z: Tensor, targets: Tensor, softcap: float, scale: float, with_gradient: bool) -> Tensor:
-    """Compute `_cap` as one expression for a compiler to fuse: it reads z twice and writes it
-    once."""
-    counts = (targets != IGNORED)[:, None]
-    index = targets[:, None].masked_fill(~counts, 0)
-    target_logit = softcap * torch.tanh(z.gather(1, index).float() / softcap)
-    t = torch.tanh(z.float() / softcap)
-    p = torch.exp(softcap * t)
-    total = p.sum(1, keepdim=True)
-    if with_gradient:
-        onehot = torch.arange(z.shape[1], device=z.device) == index
-        z.copy_((p / total - onehot.float()) * (1 - t * t) * (counts * scale))
-    return (total.log() - target_logit).masked_fill(~counts, 0).squeeze(1)
-
-
-_compiled_cap: Callable[..., Tensor] | None = None
+_compiled_pass: Callable[..., tuple[Tensor, Tensor]] | None = None
 
 
 def compile_kernels() -> None:
     """Run the elementwise part through torch.compile from now on. For a GPU, and only if compiling
-    works there (common.can_compile)."""
-    global _compiled_cap
-    _compiled_cap = torch.compile(_cap_fused)
+    works there (common.can_compile); it takes the memory of one chunk more."""
+    global _compiled_pass
+    _compiled_pass = torch.compile(_fused_pass)
 
 
 def run_eagerly() -> None:
     """Undo `compile_kernels`."""
-    global _compiled_cap
-    _compiled_cap = None
+    global _compiled_pass
+    _compiled_pass = None
