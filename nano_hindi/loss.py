@@ -5,16 +5,14 @@ for one chunk of tokens at a time, together with the chunk's contribution to bot
 logits are stored or recomputed. Forward saves the gradients themselves; backward only multiplies
 them by grad_output.
 
-With t = tanh(x W^T / c), e = exp(c t), S = sum(e), y the target's column:
-    loss = log(S) - c t_y
-    u = e (1 - t^2), in the target's column (e - S) (1 - t^2)
-    d loss / d x = (u W) / S,  d loss / d W = u^T (x / S)
-The bounded logits need no maximum subtracted, and S divides the narrow factors of the matmuls: so
-one pass over the logits makes both S and u. Only float16, which cannot hold u, is normalized in
-the logits themselves.
+With t = tanh(x W^T / c), e = exp(c t), S = sum(e):
+    loss = log(S) - c t[target]
+    u = (e - S onehot) (1 - t^2),  d loss / d x = (u W) / S,  d loss / d W = u^T (x / S)
+One pass over the logits makes S and u: they are bounded, so no maximum is subtracted, and S divides
+the narrow factors of the matmuls. float16 cannot hold u and stores u / S.
 """
 
-# N tokens, n tokens of a chunk, C width, V vocabulary, c softcap; y the target's column
+# N tokens, n tokens of a chunk, C width, V vocabulary, c softcap
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ CHUNK_BYTES = {"cpu": 72 << 20, "cuda": 576 << 20}  # logits of a chunk, for a v
 # last-level cache. 1 MiB measured no faster, and its thousands of small parallel regions stall when
 # other programs use the cores too
 ROWS_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}
-FP16_SCALE = 256.0  # keeps the softmax of rare tokens out of fp16's subnormal range; divided out in backward
+FP16_SCALE = 256.0  # of float16 gradients: keeps the softmax of rare tokens out of its subnormal range; divided out in backward
 
 
 def softcapped_cross_entropy(
@@ -80,7 +78,7 @@ class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float, vocab_size: int) -> Tensor:
         losses, *ctx.grads = _in_chunks(x, weight, targets, softcap, vocab_size, *ctx.needs_input_grad[:2])
-        ctx.unscale = 1 / _gradient_scale(x.dtype)
+        ctx.unscale = 1 / FP16_SCALE if x.dtype == torch.float16 else 1.0
         return losses.sum()
 
     @staticmethod
@@ -105,16 +103,12 @@ def _scale_(tensor: Tensor, factor: Tensor) -> None:
             rows.copy_(rows.to(factor.dtype).mul_(factor))
 
 
-def _gradient_scale(dtype: torch.dtype) -> float:
-    return FP16_SCALE if dtype == torch.float16 else 1.0
-
-
 @torch.no_grad()
 def _in_chunks(
     x: Tensor, weight: Tensor, targets: Tensor, softcap: float, vocab_size: int, x_grad: bool = False, weight_grad: bool = False
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return losses (N,) and, if requested, the gradients of their sum times _gradient_scale:
-    (N, C) in x's dtype, (rows, C) in float32."""
+    """Return losses (N,) and, if requested, the gradients of their sum: (N, C) in x's dtype,
+    (rows, C) in float32; both times FP16_SCALE if x is float16."""
     sum_dtype = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         w = weight[:vocab_size].to(x.dtype)
@@ -161,21 +155,18 @@ def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
 
 
 def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return losses (n,), u (n, V) and the factor (n, 1) that turns u into the gradient times
-    _gradient_scale, of logits over c, z (n, V). z is overwritten, and u is z if nothing is compiled.
-    Without a gradient only the losses mean anything."""
+    """Return losses (n,), and, where the gradient is wanted, u (n, V) and the factor (n, 1) of its
+    rows; of logits over c, z (n, V), which are overwritten."""
     counts = (targets != IGNORED)[:, None]
     index = targets[:, None].masked_fill(~counts, 0)
     t = z.gather(1, index).to(torch.promote_types(z.dtype, torch.float32)).tanh_()
     u, total = (_compiled_pass or _eager_pass)(z, softcap, with_gradient)
     losses = (total.log() - softcap * t).masked_fill(~counts, 0).squeeze(1)
-    factor = counts / total
+    half = z.dtype == torch.float16  # u is normalized
     if with_gradient:
         target_u = ((softcap * t).exp_() - total) * (1 - t * t)
-        if z.dtype == torch.float16:  # u is normalized
-            target_u, factor = target_u * (FP16_SCALE / total), counts.to(t.dtype)
-        u.scatter_(1, index, target_u.to(u.dtype))
-    return losses, u, factor
+        u.scatter_(1, index, (target_u * (FP16_SCALE / total) if half else target_u).to(u.dtype))
+    return losses, u, counts.to(t.dtype) if half else counts / total
 
 
 def _eager_pass(z: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor]:
