@@ -255,7 +255,8 @@ def test_half_precision_gradients_are_exact_up_to_rounding(dtype, upstream):
 @pytest.mark.usefixtures("tiny_chunks")
 @pytest.mark.parametrize("one_pass", ["_eager_pass", "_fused_pass"])
 @pytest.mark.parametrize(
-    ("dtype", "softcap", "scale"), [(torch.float32, 60.0, 30.0), (torch.bfloat16, 60.0, 30.0), (torch.bfloat16, 15.0, 5.0), (torch.float16, 15.0, 5.0)]
+    ("dtype", "softcap", "scale"),
+    [(torch.float32, 60.0, 30.0), (torch.bfloat16, 60.0, 30.0), (torch.bfloat16, 15.0, 5.0), (torch.float16, 15.0, 5.0)],
 )
 def test_gradients_are_exact_at_logits_over_the_whole_range(dtype, softcap, scale, one_pass, monkeypatch):
     """Before the division by S, u reaches 1e5 with softcap 15, beyond float16, and 1e25 with 60."""
