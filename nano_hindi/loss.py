@@ -171,7 +171,7 @@ def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> tup
 
 
 def _eager_pass(z: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor]:
-    """Return u in place of z (n, V), but e in the target's column not less S; and S (n, 1)."""
+    """Return u in place of z (n, V), its target's column still e (1 - t^2), and S (n, 1)."""
     totals = z.new_empty(len(z), 1, dtype=torch.promote_types(z.dtype, torch.float32))
     rows = max(1, ROWS_BYTES[_kind(z)] // (4 * z.shape[1]))
     for part, total in zip(z.split(rows), totals.split(rows), strict=True):
