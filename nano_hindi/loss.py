@@ -5,9 +5,11 @@ for one chunk of tokens at a time, together with the chunk's contribution to bot
 logits are stored or recomputed. Forward saves the gradients themselves; backward only multiplies
 them by grad_output.
 
-With z = x W^T, t = tanh(z / c), p = softmax(c t):
-    loss = log(sum(exp(c t))) - c t[target]
-    d loss / d z = (p - onehot) * (1 - t^2)
+With t = tanh(x W^T / c), e = exp(c t), S = sum(e):
+    loss = log(S) - c t[target]
+    u = (e - S onehot) (1 - t^2),  d loss / d x = (u W) / S,  d loss / d W = u^T (x / S)
+One pass over the logits makes S and u: they are bounded, so no maximum is subtracted, and S divides
+the narrow factors of the matmuls. float16 cannot hold u and stores u / S.
 """
 
 # N tokens, n tokens of a chunk, C width, V vocabulary, c softcap
@@ -28,8 +30,8 @@ CHUNK_BYTES = {"cpu": 72 << 20, "cuda": 576 << 20}  # logits of a chunk, for a v
 # logits that the soft-cap processes at a time: bounds its temporaries, and fits into a CPU's
 # last-level cache. 1 MiB measured no faster, and its thousands of small parallel regions stall when
 # other programs use the cores too
-ROWS_BYTES = {"cpu": 16 << 20, "cuda": 128 << 20}
-FP16_SCALE = 256.0  # keeps the softmax of rare tokens out of fp16's subnormal range; divided out in backward
+ROWS_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}
+FP16_SCALE = 256.0  # of float16 gradients: keeps the softmax of rare tokens out of its subnormal range; divided out in backward
 
 
 def softcapped_cross_entropy(
@@ -50,7 +52,8 @@ def softcapped_cross_entropy(
     targets.
 
     Gradients are computed in the forward pass, only if one is required; the weight's is accumulated
-    in float32. Backward can be called once. Raises ValueError for unsupported shapes and options,
+    in float32. Against float64, bfloat16 rounds the weight's to 2.5e-3 and x's to 3e-3, relative.
+    Backward can be called once. Raises ValueError for unsupported shapes and options,
     RuntimeError if "none" would need a gradient or backward is called again.
     """
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
@@ -76,7 +79,7 @@ class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float, vocab_size: int) -> Tensor:
         losses, *ctx.grads = _in_chunks(x, weight, targets, softcap, vocab_size, *ctx.needs_input_grad[:2])
-        ctx.unscale = 1 / _gradient_scale(x.dtype)
+        ctx.unscale = 1 / FP16_SCALE if x.dtype == torch.float16 else 1.0
         return losses.sum()
 
     @staticmethod
@@ -101,16 +104,12 @@ def _scale_(tensor: Tensor, factor: Tensor) -> None:
             rows.copy_(rows.to(factor.dtype).mul_(factor))
 
 
-def _gradient_scale(dtype: torch.dtype) -> float:
-    return FP16_SCALE if dtype == torch.float16 else 1.0
-
-
 @torch.no_grad()
 def _in_chunks(
     x: Tensor, weight: Tensor, targets: Tensor, softcap: float, vocab_size: int, x_grad: bool = False, weight_grad: bool = False
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return losses (N,) and, if requested, the gradients of their sum times _gradient_scale:
-    (N, C) in x's dtype, (rows, C) in float32."""
+    """Return losses (N,) and, if requested, the gradients of their sum: (N, C) in x's dtype,
+    (rows, C) in float32; both times FP16_SCALE if x is float16."""
     sum_dtype = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         w = weight[:vocab_size].to(x.dtype)
@@ -121,12 +120,13 @@ def _in_chunks(
         logits = torch.empty(n, vocab_size, dtype=x.dtype, device=x.device)
         for start in range(0, len(x), n):
             chunk = slice(start, start + n)
-            z = torch.mm(x[chunk], w.T, out=logits[: len(x) - start])
-            losses[chunk] = _cap(z, targets[chunk], softcap, x_grad or weight_grad)
+            z = logits[: len(x) - start].addmm_(x[chunk], w.T, beta=0, alpha=1 / softcap)
+            losses[chunk], u, factor = _cap(z, targets[chunk], softcap, x_grad or weight_grad)
             if grad_x is not None:
-                torch.mm(z, w, out=grad_x[chunk])
+                torch.mm(u, w, out=grad_x[chunk]).mul_(factor)
             if grad_weight is not None:
-                _add_product_(grad_weight[:vocab_size], z, x[chunk])
+                _add_product_(grad_weight[:vocab_size], u, (x[chunk] * factor).to(x.dtype))
+            del u  # compiled, it is a tensor of its own: free it before the next is made
     return losses, grad_x, grad_weight
 
 
@@ -152,66 +152,66 @@ def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
         total.addmm_(z.T.to(total.dtype), x.to(total.dtype))
 
 
-# ---- the elementwise part: from logits to losses and their gradients, in place
+# ---- the elementwise part: from logits / c to losses and their gradients
 
 
-def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> Tensor:
-    """Return losses (n,) of raw logits z (n, V), which are overwritten: with the gradient times
-    _gradient_scale, if it is requested."""
-    scale = _gradient_scale(z.dtype)
-    if _compiled_cap is not None:
-        return _compiled_cap(z, targets, softcap, scale, with_gradient)
+def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return losses (n,), and, where the gradient is wanted, u (n, V) and the factor (n, 1) of its
+    rows; of logits over c, z (n, V), which are overwritten."""
+    counts = (targets != IGNORED)[:, None]
+    index = targets[:, None].masked_fill(~counts, 0)
+    t = z.gather(1, index).to(torch.promote_types(z.dtype, torch.float32)).tanh_()
+    u, total = (_compiled_pass or _eager_pass)(z, softcap, with_gradient)
+    losses = (total.log() - softcap * t).masked_fill(~counts, 0).squeeze(1)
+    half = z.dtype == torch.float16  # u is normalized
+    if with_gradient:
+        target_u = ((softcap * t).exp_() - total) * (1 - t * t)
+        u.scatter_(1, index, (target_u * (FP16_SCALE / total) if half else target_u).to(u.dtype))
+    return losses, u, counts.to(t.dtype) if half else counts / total
+
+
+def _eager_pass(z: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    """Return u in place of z (n, V), its target's column still e (1 - t^2), and S (n, 1)."""
+    totals = z.new_empty(len(z), 1, dtype=torch.promote_types(z.dtype, torch.float32))
     rows = max(1, ROWS_BYTES[_kind(z)] // (4 * z.shape[1]))
-    parts = zip(z.split(rows), targets.split(rows), strict=True)
-    return torch.cat([_cap_rows(part, target, softcap, scale, with_gradient) for part, target in parts])
+    for part, total in zip(z.split(rows), totals.split(rows), strict=True):
+        t = part.to(totals.dtype).tanh_()  # part itself if that is its dtype
+        e = (torch.mul(t, softcap) if with_gradient else t.mul_(softcap)).exp_()
+        torch.sum(e, 1, keepdim=True, out=total)
+        if with_gradient:
+            torch.ops.aten.tanh_backward.grad_input(e, t, grad_input=t)  # e (1 - t^2)
+            if z.dtype == torch.float16:
+                t.mul_(FP16_SCALE / total)
+            if t is not part:
+                part.copy_(t)
+    return z, totals
 
 
-def _cap_rows(z: Tensor, targets: Tensor, softcap: float, scale: float, with_gradient: bool) -> Tensor:
-    """Compute `_cap` eagerly, with few passes and little memory. z (n, V) is overwritten."""
-    counts = (targets != IGNORED)[:, None]
-    index = targets[:, None].masked_fill(~counts, 0)
-    t = z.to(torch.promote_types(z.dtype, torch.float32))  # z itself if that is its dtype
-    t.mul_(1 / softcap).tanh_()
-    target_logit = softcap * t.gather(1, index)
-    p = (torch.mul(t, softcap) if with_gradient else t.mul_(softcap)).exp_()
-    total = p.sum(1, keepdim=True)
-    if with_gradient:
-        factor = counts.to(t.dtype) * scale
-        p.mul_(factor / total)  # softmax
-        p.scatter_add_(1, index, -factor)
-        t.square_()
-        torch.addcmul(p, p, t, value=-1, out=t)  # p * (1 - t^2)
-        if t is not z:
-            z.copy_(t)
-    return (total.log() - target_logit).masked_fill(~counts, 0).squeeze(1)
+def _fused_pass(z: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    """Compute `_eager_pass` as one expression for a compiler to fuse, into a tensor beside z: it
+    reads z once and writes u once. In place, Inductor would make that tensor and copy it."""
+    t = torch.tanh(z.float())
+    e = torch.exp(softcap * t)
+    total = e.sum(1, keepdim=True)
+    if not with_gradient:
+        return z, total
+    u = e * (1 - t * t)
+    if z.dtype == torch.float16:
+        u = u * (FP16_SCALE / total)
+    return u.to(z.dtype), total
 
 
-def _cap_fused(z: Tensor, targets: Tensor, softcap: float, scale: float, with_gradient: bool) -> Tensor:
-    """Compute `_cap` as one expression for a compiler to fuse: it reads z twice and writes it
-    once."""
-    counts = (targets != IGNORED)[:, None]
-    index = targets[:, None].masked_fill(~counts, 0)
-    target_logit = softcap * torch.tanh(z.gather(1, index).float() / softcap)
-    t = torch.tanh(z.float() / softcap)
-    p = torch.exp(softcap * t)
-    total = p.sum(1, keepdim=True)
-    if with_gradient:
-        onehot = torch.arange(z.shape[1], device=z.device) == index
-        z.copy_((p / total - onehot.float()) * (1 - t * t) * (counts * scale))
-    return (total.log() - target_logit).masked_fill(~counts, 0).squeeze(1)
-
-
-_compiled_cap: Callable[..., Tensor] | None = None
+_compiled_pass: Callable[..., tuple[Tensor, Tensor]] | None = None
 
 
 def compile_kernels() -> None:
     """Run the elementwise part through torch.compile from now on. For a GPU, and only if compiling
-    works there (common.can_compile)."""
-    global _compiled_cap
-    _compiled_cap = torch.compile(_cap_fused)
+    works there (common.can_compile); it takes the memory of one chunk more."""
+    global _compiled_pass
+    _compiled_pass = torch.compile(_fused_pass)
 
 
 def run_eagerly() -> None:
     """Undo `compile_kernels`."""
-    global _compiled_cap
-    _compiled_cap = None
+    global _compiled_pass
+    _compiled_pass = None
