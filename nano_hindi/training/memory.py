@@ -115,8 +115,8 @@ def choose_device_batch_size(
 
     A number in `wanted` is used as it is, up to `per_rank`. On a GPU "auto" runs `try_step(1)` and
     `try_step(2)` (forward and backward of so many sequences) and computes the memory per further
-    sequence from their peaks; `bytes_to_come` are kept free for the optimizers. If not even one
-    sequence fits, it tries again after `save_memory`, which returns whether it has changed
+    sequence from their peaks; `bytes_to_come` are kept free for what is allocated later. If not
+    even one sequence fits, it tries again after `save_memory`, which returns whether it has changed
     anything. Raises UserError if that is not enough.
     """
     if wanted != "auto":

@@ -18,6 +18,7 @@ from nano_hindi.dataloader import Sequences, UpdateBatches
 from nano_hindi.distributed import World, require_same, weight_sums
 from nano_hindi.files import copy_contents
 from nano_hindi.flash_attention import select_backend
+from nano_hindi.loss import CHUNK_BYTES as LOSS_CHUNK_BYTES
 from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
@@ -208,19 +209,21 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
     ):
         world.print(line)
     memory.forbid_spilling(world.device)
-    optimizer_bytes = 0 if plan.update else memory.optimizer_bytes(model.num_params())  # allocated by the first update
-    size = fitting_batch_size(config, world, loader, model, optimizer_bytes)
+    compiles_loss = why_eager is None and world.device.type == "cuda"  # on a CPU the eager loss stays within the cache and is as fast
+    # allocated later: the optimizer's states, and a second chunk of logits by the compiled loss
+    to_come = (0 if plan.update else memory.optimizer_bytes(model.num_params())) + compiles_loss * LOSS_CHUNK_BYTES["cuda"]
+    size = fitting_batch_size(config, world, loader, model, to_come)
     # only now: each size that was tried would be compiled separately, half a minute on a GPU;
     # without compile it needs more memory, which errs on the safe side
     if why_eager is None:
         model.compile_blocks()
         optimizer.compile()
-        if world.device.type == "cuda":  # on a CPU the eager loss stays within the cache and is as fast
+        if compiles_loss:
             compile_loss()
     return size
 
 
-def fitting_batch_size(config: TrainConfig, world: World, loader: Sequences, model: GPT, optimizer_bytes: int) -> int:
+def fitting_batch_size(config: TrainConfig, world: World, loader: Sequences, model: GPT, to_come: int) -> int:
     """Return the number of sequences that the device takes at once, see
     `memory.choose_device_batch_size`; a GPU tries it with the first sequences of the data."""
 
@@ -239,6 +242,4 @@ def fitting_batch_size(config: TrainConfig, world: World, loader: Sequences, mod
         return True
 
     per_rank = config.sequences_per_rank(world.size)
-    return memory.choose_device_batch_size(
-        config.device_batch_size, per_rank, model.config.sequence_len, try_step, optimizer_bytes, world, recompute_blocks
-    )
+    return memory.choose_device_batch_size(config.device_batch_size, per_rank, model.config.sequence_len, try_step, to_come, world, recompute_blocks)

@@ -26,7 +26,7 @@ from nano_hindi.console import Console
 from nano_hindi.dataloader import SequenceLoader, TokenFile, TrainBatches
 from nano_hindi.distributed import World
 from nano_hindi.flash_attention import select_backend
-from nano_hindi.loss import compile_kernels
+from nano_hindi.loss import CHUNK_BYTES, compile_kernels
 from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.training import memory
 from nano_hindi.training.curves import LiveCurves
@@ -75,9 +75,10 @@ class Lab:
             optimizer = TrainOptimizer(model, config, world)
             loader = SequenceLoader(TokenFile(folder / "train.bin", mc.vocab_size), config.sequence_len, config.seed)
             config = dataclasses.replace(config, device_batch_size=size)
-            to_come = memory.optimizer_bytes(model.num_params())
+            compiles = self.full and can_compile(self.device) is None
+            to_come = memory.optimizer_bytes(model.num_params()) + compiles * CHUNK_BYTES["cuda"]
             config = dataclasses.replace(config, device_batch_size=fitting_batch_size(config, world, loader, model, to_come))
-            if self.full and can_compile(self.device) is None:
+            if compiles:
                 model.compile_blocks()
                 optimizer.compile()
                 compile_kernels()
