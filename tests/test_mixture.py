@@ -261,7 +261,7 @@ def test_log_metrics_and_curves_have_each_source_and_their_mean(data_dir, run):
 
 def test_model_card_says_that_the_text_is_a_mixture(data_dir, run):
     training = outcome(run)[0]
-    card = Card(GPTConfig(), 24, "float32", "transformers", {}, run, training, data_metadata(data_dir, training))
+    card = Card(GPTConfig(), 24, "float32", "transformers", False, {}, run, training, data_metadata(data_dir, training))
     assert "a mixture of 2 folders" in card.notices()[0]
     assert "A mixture of 2 folders." in " ".join(card.data_section())
 

@@ -90,7 +90,7 @@ def _auto_tokenizer_of_hub(name: str) -> PreTrainedTokenizerFast:
 def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
     if is_local:
-        if not (Path(name).expanduser() / "tokenizer.json").is_file():
+        if reason.startswith("Couldn't instantiate the backend tokenizer"):
             reason = "it has no tokenizer.json"
         return f"the folder {name} holds no readable tokenizer ({reason}); it needs tokenizer.json and tokenizer_config.json"
     return (

@@ -225,8 +225,10 @@ def blocks(lab: Lab) -> Iterator[Measures]:
     q, k, v = (random(lab, B, T, heads, c.head_dim) for heads in (c.n_head, c.n_kv_head, c.n_kv_head))
     fused = functools.partial(torch.compile, dynamic=False) if compiles(lab) else lambda function: function
 
+    rope = model.rope_factors if hasattr(model, "rope_factors") else model.rope_angles  # its name before 2026-11-28
+
     def rope_and_norm(q: Tensor) -> Tensor:
-        return model.rms_norm(model.apply_rope(q, *model.rope_angles(torch.arange(T, device=lab.device), c.head_dim)))
+        return model.rms_norm(model.apply_rope(q, *rope(torch.arange(T, device=lab.device), c.head_dim)))
 
     def attend(backend: str, window: int, *qkv: Tensor) -> Tensor:
         with numerics.forced_backend(backend):
