@@ -85,23 +85,8 @@ def _environment() -> str:
     return f"start the script with {folder / python}, or activate the environment first: {activate}{folder / 'activate'}"
 
 
-# How long a thread of OpenMP spins before it sleeps while it waits for the others. By default
-# milliseconds: beside other programs a spinning thread takes the core from the one it waits for,
-# and training falls from 19,000 to 400 tokens/s (tests/benchmarks/busy.py).
-OPENMP_SETTINGS = {"OMP_WAIT_POLICY": "passive"}
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # what a user may have set instead
-
-
-def set_openmp() -> None:
-    """Set OPENMP_SETTINGS in the environment, where torch reads them as it is imported, unless the
-    user has chosen how threads wait."""
-    if "torch" not in sys.modules and not any(name in os.environ for name in WAITING):
-        os.environ.update(OPENMP_SETTINGS)
-
-
 def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Make `main(argv=None)` a command with a UTF-8 console, whose threads sleep while they wait
-    (`set_openmp`).
+    """Make `main(argv=None)` a command with a UTF-8 console.
 
     A user error, one of the operating system, such as a full disk, or a missing package (usually
     the environment is not activated) exits with one line on stderr and code 2, Ctrl-C with code
@@ -110,7 +95,6 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
-        set_openmp()
         use_utf8_console()
         try:
             with warnings.catch_warnings():

@@ -63,27 +63,6 @@ def errors_of(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if line.startswith("error: ")]
 
 
-# ---- OpenMP
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="asks GNU OpenMP, which is PyTorch's on Linux")
-def test_threads_of_a_command_sleep_while_they_wait(tmp_path):
-    """By what OpenMP itself prints when torch loads it: it spins 300,000 times by default."""
-    env = {name: value for name, value in os.environ.items() if name not in cli.WAITING} | {"OMP_DISPLAY_ENV": "verbose"}
-    done = run_command([sys.executable, "generate.py", "--checkpoint", tmp_path], env=env)
-    assert errors_of(done.stderr), done.stderr  # there is no checkpoint
-    assert int(re.search(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)[1]) < 300_000, done.stderr
-
-
-@pytest.mark.parametrize("chosen", [*cli.WAITING, None])
-def test_settings_of_openmp_are_the_users_if_there_are_any(chosen, monkeypatch):
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
-    monkeypatch.setattr(os, "environ", {chosen: "1"} if chosen else {})
-    cli.set_openmp()
-    assert os.environ == ({chosen: "1"} if chosen else cli.OPENMP_SETTINGS)
-
-
 # ---- torchrun
 
 

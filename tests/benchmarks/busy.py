@@ -21,7 +21,6 @@ from collections.abc import Iterator
 
 import timing  # noqa: F401 - puts the repo's root on the path
 
-from nano_hindi.cli import OPENMP_SETTINGS
 from nano_hindi.config import get_config, get_train_config
 
 SETTINGS = {
@@ -127,10 +126,7 @@ def main() -> None:
             cells.append(f" {medians[name, load]:,.0f} ({first:,.0f}-{third:,.0f}), {medians[name, load] / medians['default', load]:.2f} x |")
         print(f"| {name} |" + "".join(cells))
     best = winner(medians, args.busy)
-    is_set = "which is set" if SETTINGS[best] == OPENMP_SETTINGS else f"but {OPENMP_SETTINGS} is set"
-    print(
-        f"at most {MAX_LOSS:.0%} slower than the default beside 0 busy processes, and the fastest beside the others: {best} {SETTINGS[best]}, {is_set}"
-    )
+    print(f"at most {MAX_LOSS:.0%} slower than the default beside 0 busy processes, and the fastest beside the others: {best} {SETTINGS[best]}")
 
 
 if __name__ == "__main__":
