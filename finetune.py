@@ -15,8 +15,8 @@ from pathlib import Path
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.config import FINETUNE, TrainConfig
 from nano_hindi.console import dispensable_output
-from nano_hindi.distributed import joined_world, only_run_in, unchanged_data
-from nano_hindi.flags import WeightedFolder
+from nano_hindi.distributed import joined_world
+from nano_hindi.flags import WeightedFolder, add_run_flags
 from nano_hindi.ranges import Range
 
 ROOT = Path(__file__).resolve().parent
@@ -33,15 +33,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="the model to begin with: a checkpoint, a model.pt, or the latest in a folder",
     )
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data" / "chat", metavar="DIR", help="folder that data/chat.py has written")
-    parser.add_argument(
-        "--checkpoint_dir", type=Path, default=ROOT / "checkpoints_chat", metavar="DIR", help="folder for checkpoints, metrics.jsonl and curves.png"
-    )
-    parser.add_argument(
-        "--resume", metavar="PATH|auto", help="resume from a checkpoint; auto: the newest valid one in --checkpoint_dir, if there is one"
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
-    parser.add_argument("--verify_data", action="store_true", help="check all of the data against its digests, not only a sample")
-    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
+    add_run_flags(parser, ROOT / "checkpoints_chat")
     for name, valid, text in (
         ("epochs", Range(float, 0, 10_000, low_open=True), "times that each conversation is read"),
         ("batch_size", FIELDS["batch_size"].metadata["valid"], "conversations per update, over all GPUs"),
@@ -64,14 +56,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     with dispensable_output(), joined_world(args.device) as world:
-        from nano_hindi.training.loop import report_finished, train
-        from nano_hindi.training.resume import plan_run
-        from nano_hindi.training.setup import open_run
+        from nano_hindi.training.loop import start_or_resume
 
-        folders = [given.folder for given in args.data_dir]
-        with only_run_in(args.checkpoint_dir, world), unchanged_data(folders, args.checkpoint_dir, world):
-            plan = plan_run(args, world, chat=True)
-            return report_finished(plan, args.checkpoint_dir, world) if plan.is_finished else train(open_run(plan, args, world))
+        return start_or_resume(args, world, chat=True)
 
 
 if __name__ == "__main__":

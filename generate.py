@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
     trained = load_for_inference(args.checkpoint)
     if args.chat and not trained.is_chat:
-        raise UserError(f"{trained.path} is no chat model: it continues texts; use --interactive, or fine-tune it with finetune.py")
+        raise UserError(f"{trained.path} is a base model, not a chat model; continue a text with --interactive, or fine-tune it with finetune.py")
     model, tokenizer, is_chat = build_model(trained, pick_device(args.device)), trained.tokenizer, trained.is_chat
     del trained  # its tensors are memory-mapped, and on Windows a training run could not delete the file
     if args.interactive or (args.chat and args.prompt is None):

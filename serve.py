@@ -30,7 +30,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=whole(0, 2**16), default=8000, metavar="N", help="0 takes any free one")
     parser.add_argument("--token", help="what clients must send; default: none on this machine alone, else a new one, which is printed")
     parser.add_argument("--open", action="store_true", help="open the page in the browser, if this machine has a screen")
-    parser.add_argument("--max_tokens", type=whole(1, 2**20), default=1024, metavar="N", help="most tokens of one answer")
+    parser.add_argument("--max_tokens", type=whole(1, 2**20), default=1024, metavar="N", help="maximum number of tokens of an answer")
     args = parser.parse_args(argv)
     require(args.token is None or re.fullmatch("[!-~]+", args.token) is not None, "--token may hold only ASCII letters, digits and signs")
     return args

@@ -12,8 +12,8 @@ from pathlib import Path
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.config import DEFAULT_PRESET, PRESETS
 from nano_hindi.console import dispensable_output
-from nano_hindi.distributed import joined_world, only_run_in, unchanged_data
-from nano_hindi.flags import WeightedFolder, add_flags, weighted_folder
+from nano_hindi.distributed import joined_world
+from nano_hindi.flags import WeightedFolder, add_flags, add_run_flags, weighted_folder
 
 ROOT = Path(__file__).resolve().parent
 
@@ -36,18 +36,10 @@ def parse(argv: list[str] | None):
         help="folders that the end of the run reads instead, see --anneal_fraction",
     )
     parser.add_argument(
-        "--checkpoint_dir", type=Path, default=ROOT / "checkpoints", metavar="DIR", help="folder for checkpoints, metrics.jsonl and curves.png"
-    )
-    parser.add_argument(
-        "--resume", metavar="PATH|auto", help="resume from a checkpoint; auto: the newest valid one in --checkpoint_dir, if there is one"
-    )
-    parser.add_argument(
         "--init_from", type=Path, metavar="MODEL", help="begin a new run with the weights of a checkpoint, a model.pt, or the latest in a folder"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
-    parser.add_argument("--verify_data", action="store_true", help="check all of train.bin and val.bin against their digests, not only a sample")
+    add_run_flags(parser, ROOT / "checkpoints")
     parser.add_argument("--no_compile", action="store_true", help="do not use torch.compile")
-    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
     parser.add_argument("--dry_run", action="store_true", help="print parameters, steps, memory and time estimates, then exit")
     add_flags(parser)
     args = parser.parse_args(argv)
@@ -60,17 +52,11 @@ def parse(argv: list[str] | None):
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     with dispensable_output(), joined_world(args.device) as world:
-        from nano_hindi.training.loop import report_finished, train
+        from nano_hindi.training.loop import start_or_resume
         from nano_hindi.training.report import print_dry_run
         from nano_hindi.training.resume import plan_run
-        from nano_hindi.training.setup import open_run
 
-        if args.dry_run:
-            return print_dry_run(plan_run(args, world), args, world)
-        folders = dict.fromkeys(given.folder for given in (*args.data_dir, *args.anneal_data_dir))
-        with only_run_in(args.checkpoint_dir, world), unchanged_data(folders, args.checkpoint_dir, world):
-            plan = plan_run(args, world)
-            return report_finished(plan, args.checkpoint_dir, world) if plan.is_finished else train(open_run(plan, args, world))
+        return print_dry_run(plan_run(args, world), args, world) if args.dry_run else start_or_resume(args, world)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
     try:
         require_finite(state["model_state_dict"])
     except UserError as error:
-        raise UserError(f"{path} is of no use: {error}; use an older one") from error
+        raise UserError(f"{path} has non-finite weights: {error}; use an older one") from error
     return state
 
 

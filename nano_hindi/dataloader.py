@@ -56,7 +56,7 @@ class TokenFile:
         self.maker = "data/chat.py" if marks_targets else "data/preprocess.py"
         self.restore = f"restore it, or run {self.maker} again"
         self.digests: list[str] = []  # of its chunks, as its maker recorded them; set by `require_digests`
-        file_size(self.path)
+        file_size(self.path, self.maker)
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed with this object
         weakref.finalize(self, close_read, self._file)
         self._lock = threading.Lock()

@@ -79,7 +79,7 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
         yield World(rank, size, device)
         dist.barrier()  # no rank exits while another one still saves or samples
     except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        if not is_lost_rank(error):
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it at once: first say what happened, and exit
         reason = re.sub(r"^\[\S+\] ", "", str(error)).splitlines()[0].split(". ")[0][:200]
@@ -90,6 +90,14 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
     finally:
         dist.destroy_process_group()
         gc.collect()  # frees gloo's threads now: at exit, some would be killed with SIGABRT
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Return whether a collective failed because another rank is gone; gloo raises RuntimeErrors of
+    no class of their own."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _store_of_this_start(store: dist.Store, rank: int, size: int) -> dist.Store:
@@ -252,8 +260,8 @@ def only_run_in(folder: Path, world: World) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unchanged_data(folders: Iterable[Path], checkpoint_dir: Path, world: World) -> Iterator[None]:
-    """Keep data/preprocess.py and data/download.py out of `folders` until the block ends; other
-    runs may read them too.
+    """Keep the programs that write data folders out of `folders` until the block ends; other runs
+    may read them too.
 
     Raises UserError if one of them works there.
     """

@@ -50,6 +50,19 @@ def weighted_folder(text: str) -> WeightedFolder:
     return WeightedFolder(Path(folder), Fraction(weight))
 
 
+def add_run_flags(parser: argparse.ArgumentParser, checkpoint_dir: Path) -> None:
+    """Add the flags of train.py and finetune.py that are not part of the recipe."""
+    parser.add_argument(
+        "--checkpoint_dir", type=Path, default=checkpoint_dir, metavar="DIR", help="folder for checkpoints, metrics.jsonl and curves.png"
+    )
+    parser.add_argument(
+        "--resume", metavar="PATH|auto", help="resume from a checkpoint; auto: the newest valid one in --checkpoint_dir, if there is one"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
+    parser.add_argument("--verify_data", action="store_true", help="check all of the data against its digests, not only a sample")
+    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every field of GPTConfig and TrainConfig. An omitted flag sets no
     attribute."""

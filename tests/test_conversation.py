@@ -165,7 +165,7 @@ def test_questions_cannot_imitate_a_turn_and_too_long_ones_are_refused(model, tr
         shown = capsys.readouterr()
         assert shown.out == ""
         assert shown.err.count("\n") == 1
-    assert talk.turns == turns
+    assert (talk.turns, talk.unseen) == (turns, 0)
     assert ask(talk, "अब?") == "हाँ"
 
 
@@ -223,7 +223,7 @@ def test_command_line(chat_folder, straight, capsys, monkeypatch):
         assert shown.out == answer
         assert "/undo" in shown.err
         assert "/वापस" in shown.err
-    for wrong, why in (([*argv, "--chat", "--prompt", " "], "needs a question"), (["--checkpoint", str(straight), "--chat"], "no chat model")):
+    for wrong, why in (([*argv, "--chat", "--prompt", " "], "needs a question"), (["--checkpoint", str(straight), "--chat"], "is a base model")):
         assert generate.main(wrong) != 0
         shown = capsys.readouterr()
         assert why in shown.err

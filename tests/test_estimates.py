@@ -22,6 +22,8 @@ MEASURED = ((64, 524_288, 0.9215), (64, 2_097_152, 0.8252), (128, 1_048_576, 0.8
         ("Tesla T4", 65),
         ("NVIDIA GeForce RTX 3090", 71),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4080 SUPER", None),
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", None),
     ],
 )
 def test_peak_flops_are_looked_up_by_the_name_of_the_gpu(monkeypatch, name, tflops):

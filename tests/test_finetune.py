@@ -19,7 +19,7 @@ from conftest import ROOT, SMALL, run_command
 from data import chat
 from nano_hindi.chat.batches import PAD_MULTIPLE, ChatBatches, Conversations
 from nano_hindi.chat.template import until_stop
-from nano_hindi.config import GPTConfig
+from nano_hindi.config import FINETUNE, GPTConfig
 from nano_hindi.corpus.prepared import CHAT, check_data
 from nano_hindi.dataloader import IGNORED, DataError
 from nano_hindi.errors import UserError
@@ -196,9 +196,10 @@ def test_resumed_run_equals_the_uninterrupted_one_to_the_bit(tuned, base, short,
 
 def test_more_epochs_continue_a_finished_run(tuned, base, short, tmp_path, capsys):
     folder = shutil.copytree(tuned, tmp_path / "run")
-    assert finetune.main(arguments(base, short, folder, "--resume", "auto")) == 0
+    same = ("--resume", "auto", "--lr_scale", FINETUNE["lr_scale"])
+    assert finetune.main(arguments(base, short, folder, *same)) == 0
     assert "a larger --epochs would continue it" in capsys.readouterr().out
-    assert finetune.main(arguments(base, short, folder, "--resume", "auto", "--epochs", "2")) == 0
+    assert finetune.main(arguments(base, short, folder, *same, "--epochs", "2")) == 0
     n = len(opened(short, 128))
     assert torch.load(folder / "model.pt", weights_only=True)["step"] == -(-2 * n // 8)
     assert f"{n} conversations to train on, seen 2.0" in (out := capsys.readouterr().out)
@@ -237,6 +238,7 @@ def test_what_does_not_belong_together_is_refused_in_one_line(tuned, base, short
     assert f"run data/chat.py with --tokenizer {base / 'tokenizer'}" in said
     assert "run data/chat.py first" in refused(finetune.main, ["--checkpoint", base, "--data_dir", tmp_path / "none", *new])
     resumed = ["--data_dir", short, "--checkpoint_dir", tuned, "--resume", "auto"]
+    assert "--lr_scale is 0.9 (checkpoint: 0.3)" in refused(finetune.main, [*resumed, "--lr_scale", "0.9"])
     assert "--checkpoint names other weights" in refused(finetune.main, ["--checkpoint", tuned, *resumed])
     with open(shutil.copytree(short, tmp_path / "damaged") / "train.bin", "r+b") as file:
         file.write(b"damage")

@@ -27,6 +27,7 @@ from nano_hindi.dataloader import SequenceLoader, TokenFile, TrainBatches
 from nano_hindi.export.model_card import Card, data_metadata
 from nano_hindi.flags import WeightedFolder, weighted_folder
 from nano_hindi.mixture import LONGEST_PERIOD, MixedLoader, Mixture, Schedule, normalized
+from nano_hindi.training import loop
 from nano_hindi.training.curves import by_source, make_figure
 from nano_hindi.training.resume import Plan
 from nano_hindi.training.sources import unique_names
@@ -257,6 +258,26 @@ def test_log_metrics_and_curves_have_each_source_and_their_mean(data_dir, run):
     drawn = [line.get_ydata().tolist() for line in panel.get_lines()]
     assert [record["val_bpb/stories"] for record in evaluations] in drawn
     assert list(by_source(records)) == [name, "stories"]
+
+
+def test_retried_evaluation_repeats_no_source_that_is_done(data_dir, stories, tmp_path, monkeypatch, capsys):
+    evaluated, real = [], loop.evaluate_model
+
+    def fails_once(model, batches, token_bytes):
+        x, _ = next(batches := iter(batches))
+        evaluated.append((x[0, :4].tolist(), len(x)))
+        if len(evaluated) == 2:  # another rank would wait for the second all-reduce, not for the first again
+            raise torch.cuda.OutOfMemoryError
+        return real(model, batches, token_bytes)
+
+    monkeypatch.setattr(loop, "evaluate_model", fails_once)
+    argv = ["--data_dir", str(data_dir), str(stories), "--total_tokens", "1", "--checkpoint_dir", str(tmp_path)]
+    assert train.main([*SMALL, *argv]) == 0
+    (first, full), (second, _), again = evaluated
+    assert (again, first != second) == ((second, full // 2), True)
+    saved = load_checkpoint(list_checkpoints(tmp_path)[-1][1])
+    assert saved["train_config"]["device_batch_size"] == "auto"  # the next start measures anew
+    assert f"continuing with {full // 2}" in capsys.readouterr().out
 
 
 def test_model_card_says_that_the_text_is_a_mixture(data_dir, run):

@@ -214,7 +214,7 @@ def test_last_page_says_what_was_done_and_the_next_command(tmp_path):
 def test_run_in_a_pipe_prints_plain_lines_and_no_output_of_libraries(data_dir, tmp_path):
     done = run_script("train.py", *SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path, "--inference_interval", "12")
     assert (done.returncode, done.stderr) == (0, "")
-    known = r"            blocks |            \d|nano_hindi  |attention  |compile  |parameters  |tokens  |data  |plan  |schedule  |windows  |memory  |time  |at once  |folder  |step |  > |saved |done:  |result  |files  |next  |$"
+    known = r"            blocks |            \d|nano_hindi  |attention  |compile  |parameters  |tokens  |data  |plan  |schedule  |windows  |memory  |time  |batch  |folder  |step |  > |saved |done:  |result  |files  |next  |$"
     for line in done.stdout.split("\n"):
         assert re.match(known, line), line
         assert all(unicodedata.category(character) != "Cc" for character in line), line

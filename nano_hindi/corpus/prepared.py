@@ -64,8 +64,8 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
     """
     folder = Path(data_dir)
     path = folder / "preprocess_meta.txt"
-    if kind == CHAT:
-        file_size(path, "data/chat.py")
+    makers = "data/chat.py" if kind == CHAT else "data/download.py and data/preprocess.py"
+    file_size(path, makers)
     metadata = read_metadata(path)
     if (found_kind := metadata.get("kind", TEXT)) != kind:
         raise UserError(f"{folder} holds {KINDS.get(found_kind, 'data of a newer version')}")
@@ -79,7 +79,7 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); {again}") from error
     for split in ("train", "val"):
-        size, tokens = file_size(folder / f"{split}.bin"), info[f"{split}_tokens"]
+        size, tokens = file_size(folder / f"{split}.bin", makers), info[f"{split}_tokens"]
         if size != tokens * TOKEN_BYTES:
             raise UserError(f"{folder / f'{split}.bin'} has {size:,} bytes, but {path.name} says {tokens:,} tokens of {TOKEN_BYTES} bytes; {again}")
     tokenizer_dir = folder / "tokenizer"

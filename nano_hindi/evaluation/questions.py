@@ -6,6 +6,7 @@ Answers are generated at temperature 0, from the conversation as it should have 
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def unseen_conversations(tokenizer: Tokenizer, count: int, sequence_len: int, se
     """Return `count` conversations that fit into a context of `sequence_len` tokens, about stories
     of no training split."""
     fitting = (c for c in unseen(seed, VAL_FRACTION) if len(prompt(tokenizer, c.messages[:-1])) < sequence_len)
-    return [conversation for conversation, _ in zip(fitting, range(count), strict=False)]
+    return list(itertools.islice(fitting, count))
 
 
 def repeated(text: str) -> tuple[int, int]:

@@ -31,7 +31,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nano_hindi.errors import UserError
-from nano_hindi.serving.bodies import MODEL_NAME, ApiError, Wish, read_wish
+from nano_hindi.serving.bodies import MODEL_NAME, ApiError, GenerationRequest, parse_request
 from nano_hindi.serving.scheduler import BusyError, Scheduler, Text
 from nano_hindi.tokenizer import Tokenizer
 
@@ -185,13 +185,13 @@ class _Api:
         served = self._served
         body = await _read_body(request)
         loop = asyncio.get_running_loop()
-        wish = await loop.run_in_executor(self._tokenizing, read_wish, body, served.tokenizer, is_chat, served.context, served.max_tokens)
+        wanted = await loop.run_in_executor(self._tokenizing, parse_request, body, served.tokenizer, is_chat, served.context, served.max_tokens)
         address = request.client.host if request.client else ""
-        generation = _Generation(served, wish, f"{address} {wish.user or request.headers.get('user-agent')}")
+        generation = _Generation(served, wanted, f"{address} {wanted.user or request.headers.get('user-agent')}")
         head = {"id": f"{prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": MODEL_NAME}
 
         def reply(text: str, reason: str | None, is_first: bool) -> dict[str, Any]:
-            fields = choice(text, is_first, wish.streams)
+            fields = choice(text, is_first, wanted.streams)
             return {**head, "object": kind, "choices": [{"index": 0, **fields, "logprobs": None, "finish_reason": reason}]}
 
         async def events() -> AsyncIterator[str]:
@@ -200,13 +200,13 @@ class _Api:
                 async for text in generation.pieces():
                     yield _event(reply(text, None, False))
                 yield _event(reply("", generation.finish_reason, False))
-                if wish.includes_usage:
+                if wanted.includes_usage:
                     yield _event({**head, "object": kind, "choices": [], "usage": generation.usage()})
                 yield "data: [DONE]\n\n"
             except Exception as error:  # noqa: BLE001 - the status has been sent: the client learns of any error here
                 yield _event(_as_api_error(error).body())
 
-        if wish.streams:
+        if wanted.streams:
             kind += ".chunk" if is_chat else ""
             return _EventStream(events(), generation)
         with generation:
@@ -225,8 +225,8 @@ class _Generation:
     What a slow reader has not taken yet are numbers, at most `max_tokens`.
     """
 
-    def __init__(self, served: Served, wish: Wish, client: str):
-        self._served, self._wish, self._n_tokens = served, wish, 0
+    def __init__(self, served: Served, wanted: GenerationRequest, client: str):
+        self._served, self._wish, self._n_tokens = served, wanted, 0
         self.finish_reason: str | None = None
         self._received: asyncio.Queue[int | Exception | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -235,7 +235,7 @@ class _Generation:
             with contextlib.suppress(RuntimeError):  # the loop has been closed by Ctrl-C
                 loop.call_soon_threadsafe(self._received.put_nowait, item)
 
-        self._text = Text(client, wish.tokens, wish.max_tokens, (served.tokenizer.eos_id,), wish.sampling, receive)
+        self._text = Text(client, wanted.tokens, wanted.max_tokens, (served.tokenizer.eos_id,), wanted.sampling, receive)
         try:
             served.scheduler.submit(self._text)
         except BusyError as error:

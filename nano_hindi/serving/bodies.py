@@ -48,7 +48,7 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True)
-class Wish:
+class GenerationRequest:
     """What a request asks for."""
 
     tokens: list[int]  # the prompt
@@ -60,7 +60,7 @@ class Wish:
     user: str
 
 
-def read_wish(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int, limit: int) -> Wish:
+def parse_request(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int, limit: int) -> GenerationRequest:
     """Return what the body of a request asks for: /v1/chat/completions if `is_chat`, else
     /v1/completions.
 
@@ -105,7 +105,7 @@ def read_wish(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int, li
             "messages",
             "context_length_exceeded",
         )
-    return Wish(
+    return GenerationRequest(
         tokens=tokens,
         max_tokens=max_tokens,
         sampling=sampling,

@@ -2,7 +2,7 @@
 
 The texts in progress share every forward pass. A text joins after its prompt has been read, one
 chunk between two steps of the others, and leaves when it ends. Each has its own generator, so its
-tokens do not depend on the company, except for rounding.
+tokens do not depend on the others, except for rounding.
 """
 
 from __future__ import annotations

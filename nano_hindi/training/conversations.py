@@ -20,6 +20,7 @@ from nano_hindi.console import count
 from nano_hindi.corpus.prepared import CHAT, DataInfo, check_data
 from nano_hindi.distributed import World, require_same
 from nano_hindi.engine import generate_tokens
+from nano_hindi.errors import require
 from nano_hindi.files import file_digest
 from nano_hindi.flags import given_flags
 from nano_hindi.model import GPT
@@ -126,17 +127,24 @@ def open_chat(folder: Path, world: World, every_chunk: bool) -> ChatData:
 # ---- the recipe
 
 
-def apply_flags(args: argparse.Namespace, data: ChatData, batch_size: int | None) -> None:
-    """Turn --epochs and --lr_scale into the flags of TrainConfig that they stand for.
-    `batch_size` is that of a run that is resumed."""
-    if hasattr(args, "epochs") or batch_size is None:
-        size = batch_size or getattr(args, "batch_size", FINETUNE["batch_size"])
+def apply_flags(args: argparse.Namespace, data: ChatData, resumed: TrainConfig | None) -> None:
+    """Turn --epochs and --lr_scale into the flags of TrainConfig that they stand for. Raises
+    UserError for another --lr_scale than that of the run that is `resumed`."""
+    if hasattr(args, "epochs") or resumed is None:
+        size = resumed.batch_size if resumed else getattr(args, "batch_size", FINETUNE["batch_size"])
         updates = max(1, math.ceil(getattr(args, "epochs", FINETUNE["epochs"]) * len(data.train) / size))
         args.total_tokens = updates * size * data.train.mean_length
-    if hasattr(args, "lr_scale") or batch_size is None:
+    if resumed is None:
         for field in dataclasses.fields(TrainConfig):
             if field.name.endswith("_lr"):
                 setattr(args, field.name, field.default * getattr(args, "lr_scale", FINETUNE["lr_scale"]))
+    elif hasattr(args, "lr_scale"):
+        before = resumed.muon_lr / TrainConfig.muon_lr
+        require(
+            math.isclose(args.lr_scale, before),
+            f"a resumed run keeps its configuration, but --lr_scale is {args.lr_scale:g} (checkpoint: {before:g}); "
+            "omit it, or start a new run in another --checkpoint_dir",
+        )
 
 
 def recipe(args: argparse.Namespace, data: ChatData) -> TrainConfig:

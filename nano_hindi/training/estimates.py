@@ -42,7 +42,9 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    matches = [known for known in PEAK_TFLOPS if re.search(rf"\b{known}\b", name) and "Laptop" not in name]
+    if re.search(r"\b(Laptop|Ti|SUPER|D|NVL|MIG)\b", name):  # less or more than the card of that number
+        return None
+    matches = [known for known in PEAK_TFLOPS if re.search(rf"\b{known}\b", name)]
     return PEAK_TFLOPS[max(matches, key=len)] * 1e12 if matches else None
 
 

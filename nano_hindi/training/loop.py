@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import dataclasses
 import gc
 import itertools
 import math
@@ -18,7 +18,7 @@ from nano_hindi.checkpoint import list_checkpoints, remove_leftovers, remove_sup
 from nano_hindi.common import is_out_of_memory, print_compile_failure
 from nano_hindi.config import TrainConfig
 from nano_hindi.dataloader import DataError
-from nano_hindi.distributed import World
+from nano_hindi.distributed import World, is_lost_rank, only_run_in, unchanged_data
 from nano_hindi.errors import UserError
 from nano_hindi.eval import Evaluation, compute_token_bytes
 from nano_hindi.eval import evaluate as evaluate_model
@@ -27,12 +27,25 @@ from nano_hindi.training import estimates, memory, report
 from nano_hindi.training.awake import kept_awake
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import read_metrics, training_seconds
-from nano_hindi.training.resume import Plan, evaluation_is_pending
-from nano_hindi.training.setup import RECOMPUTED, Run
+from nano_hindi.training.resume import Plan, evaluation_is_pending, plan_run
+from nano_hindi.training.setup import RECOMPUTED, Run, open_run
 from nano_hindi.training.stop import StopSignal
 
 Result = TypeVar("Result")
 BAD_UPDATES_IN_A_ROW = 3  # then the run stops: more data will not fix it
+
+
+def start_or_resume(args: argparse.Namespace, world: World, chat: bool = False) -> int:
+    """Train as the flags of train.py ask, or with `chat` those of finetune.py. Returns the exit
+    code, see `train`. Raises UserError as `plan_run` and `open_run` do."""
+    folders = dict.fromkeys(given.folder for given in (*args.data_dir, *args.anneal_data_dir))
+    with only_run_in(args.checkpoint_dir, world), unchanged_data(folders, args.checkpoint_dir, world):
+        plan = plan_run(args, world, chat)
+        if plan.is_finished:
+            return report_finished(plan, args.checkpoint_dir, world)
+        run = open_run(plan, args, world)
+        del plan  # it holds the loaded checkpoint: a mapped file, which Windows cannot delete, or a copy in memory
+        return train(run)
 
 
 def train(run: Run) -> int:
@@ -107,8 +120,9 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
     """Make the next update. Returns the mean loss over all ranks, the norm of the averaged
     gradient, and the factor on the learning rates.
 
-    Each rank computes the gradients of its own sequences, a device batch at a time. The losses are
-    divided by a rank's share of all targets, since the optimizer averages over the ranks.
+    Each rank computes the gradients of its own sequences, a device batch at a time. The sum of its
+    losses is divided by targets / ranks, not by its own number of targets: averaged over the ranks,
+    that is the gradient of the mean over all targets, also if one rank has more of them.
     """
     config, world, optimizer, loss_scale = run.config, run.world, run.optimizer, run.loss_scale
     targets = run.batches.targets(run.update)
@@ -143,19 +157,17 @@ def retried(run: Run, stop: StopSignal, work: Callable[[], Result]) -> Result:
     """Return `work()`, an update or an evaluation. Start it again with less memory if the device
     runs out of it, until it fits, and without torch.compile if that fails.
 
-    A rank can do this without the others, which wait a little longer: until its gradients are
-    reduced, `work` computes a sum over the rank's own sequences, which does not depend on the
-    device batch size, and `TrainOptimizer.last_backward` sends each gradient once. Raises UserError
-    if a single sequence does not fit.
+    A rank can do this without the others, which wait a little longer: until its sums are reduced,
+    `work` computes them over the rank's own sequences, which does not depend on the device batch
+    size, and `TrainOptimizer.last_backward` sends each gradient once. Raises UserError if a single
+    sequence does not fit.
     """
     while True:
         try:
             return work()
-        except (UserError, dist.DistError):
-            raise
         except Exception as error:
             is_memory = is_out_of_memory(error)
-            if run.optimizer.is_stepping or not (is_memory or run.model.is_compiled):
+            if isinstance(error, UserError) or is_lost_rank(error) or run.optimizer.is_stepping or not (is_memory or run.model.is_compiled):
                 raise
             if not is_memory and stop.signal is None:  # else Ctrl-C has ended the compiler's processes too
                 run.console.clear()
@@ -175,7 +187,7 @@ def use_less_memory(run: Run) -> None:
     """Reduce the device batch size to the largest divisor of the sequences per rank that is at most
     half of it. If it is 1 already, compute the blocks again in the backward pass; raises UserError
     if they are."""
-    size, per_rank = run.config.device_batch_size, run.config.sequences_per_rank(run.world.size)
+    size, per_rank = run.batches.device_batch_size, run.config.sequences_per_rank(run.world.size)
     if size == 1 and not run.model.recomputes_blocks:
         run.model.recomputes_blocks = True
         run.console.clear()
@@ -187,7 +199,6 @@ def use_less_memory(run: Run) -> None:
             "and resume from the last checkpoint with --resume auto"
         )
     smaller = max(n for n in range(1, size // 2 + 1) if per_rank % n == 0)
-    run.config = dataclasses.replace(run.config, device_batch_size=smaller)
     run.batches.device_batch_size = smaller
     run.console.clear()
     print(f"notice: out of memory on {run.world.device} with {size} sequences at once; continuing with {smaller}", flush=True)
@@ -261,13 +272,14 @@ def evaluate(run: Run, stop: StopSignal) -> None:
     config, world = run.config, run.world
     token_bytes = compute_token_bytes(run.data.tokenizer, world.device)
 
-    def once() -> dict[str, Evaluation]:
-        by_source = run.data.val_batches(config, run.config.device_batch_size, world).items()
-        return {
-            name: evaluate_model(run.model, itertools.takewhile(lambda _: stop.signal is None, batches), token_bytes) for name, batches in by_source
-        }
+    def evaluate_source(name: str) -> Evaluation:
+        batches = run.data.val_batches(config, run.batches.device_batch_size, world)[name]
+        return evaluate_model(run.model, itertools.takewhile(lambda _: stop.signal is None, batches), token_bytes)
 
-    results = retried(run, stop, once)
+    # a retry may repeat one source only: each ends with an all-reduce, which the other ranks do not
+    # repeat
+    names = list(run.data.val_batches(config, 1, world))
+    results = {name: retried(run, stop, lambda name=name: evaluate_source(name)) for name in names}
     if stop.agree(world):
         return
     figures, now, lines = report.evaluation(results), report.position(config, run.update), report.evaluation_lines(results)

@@ -10,6 +10,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -126,9 +127,12 @@ class WandbLog:
         """Wait until everything is sent: at most PATIENCE seconds for a connection, if there is
         none yet, and as long again to send the rest."""
         self._order(None)
-        while self._thread.is_alive():
+        end = time.monotonic() + 2 * PATIENCE + 10  # wandb has limits of its own, which it reports better
+        while self._thread.is_alive() and time.monotonic() < end:
             self._thread.join(0.1)  # with a timeout: on Windows, Ctrl-C does not interrupt a join without one
         self._report()
+        if self._thread.is_alive():  # it ends with the process
+            self.tell("wandb: it does not answer, so not everything was sent; metrics.jsonl has everything")
 
     def _order(self, order: Callable | None) -> None:
         if self._thread.is_alive():

@@ -199,7 +199,7 @@ def configs_of(
         require(saved is not None or parent is not None, "finetune.py needs a model to begin with; name it: --checkpoint MODEL")
         shape = parent.shape if parent else from_dict(GPTConfig, saved["model_config"])
         data.select(shape.sequence_len)
-        apply_flags(args, data, from_dict(TrainConfig, saved["train_config"]).batch_size if saved else None)
+        apply_flags(args, data, from_dict(TrainConfig, saved["train_config"]) if saved else None)
         if parent is not None:
             return shape, recipe(args, data)
     if parent is not None:

@@ -40,7 +40,7 @@ class Run:
 
     preset: str
     model_config: GPTConfig
-    config: TrainConfig  # with the number of sequences that the device takes at once
+    config: TrainConfig
     world: World
     folder: Path
     data: Sources | ChatData
@@ -119,8 +119,8 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     if world.is_main:  # only now: a run that fails above must leave the folder as it was
         remove_leftovers(args.checkpoint_dir)
 
-    config = dataclasses.replace(config, device_batch_size=_prepare_device(plan, args, world, loader, model, optimizer))
-    world.print(f"at once     {config.device_batch_size} sequences on each device")
+    device_batch_size = _prepare_device(plan, args, world, loader, model, optimizer)
+    world.print(f"batch       {device_batch_size} sequences at once on each device (--device_batch_size)")
     world.print(f"folder      {shown(args.checkpoint_dir)}; Ctrl-C saves and stops")
     if world.is_main:
         copy_contents(data.tokenizer_dir, args.checkpoint_dir / "tokenizer")
@@ -135,7 +135,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
         model=model,
         optimizer=optimizer,
         loss_scale=loss_scale,
-        batches=data.train_batches(loader, config, world),
+        batches=data.train_batches(loader, dataclasses.replace(config, device_batch_size=device_batch_size), world),
         console=console,
         saver=Saver(args.checkpoint_dir, config.keep_checkpoints, console.print),
         metrics=Metrics(args.checkpoint_dir / "metrics.jsonl", plan.step, history=_history(args)) if world.is_main else None,
@@ -175,7 +175,7 @@ def restore(saved: dict, model: GPT, optimizer: TrainOptimizer, loss_scale: Loss
 
 
 def progress(saved: dict, update: int) -> dict:
-    """Return the fields of a Run that tell how far the run of a checkpoint is."""
+    """Return the progress of a checkpoint's run as fields of Run."""
     metrics = saved["metrics"]
     return {"update": update, "skipped": metrics["skipped"], "latest": dict(metrics["latest"]), "meter": report.Meter(metrics["meter"])}
 

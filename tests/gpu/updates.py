@@ -49,7 +49,7 @@ def full_updates(lab: Lab, updates: int) -> str:
         losses = make_updates(run, updates)
         synchronize(lab)
         seconds = (time.perf_counter() - start) / updates
-        tokens, size = run.config.tokens_per_update, run.config.device_batch_size
+        tokens, size = run.config.tokens_per_update, run.batches.device_batch_size
         flops = run.model.flops_per_token()
     assert losses[-1] < first, f"the loss went from {first} to {losses[-1]}"
     rate, peak = tokens / seconds, estimates.peak_flops(lab.device)
@@ -62,7 +62,7 @@ def memory_ceiling(lab: Lab, gigabytes: float, size: int | str) -> str:
     """Make two updates at the defaults within a memory limit."""
     with lab.memory(gigabytes * 1e9), lab.run(size) as run:
         make_updates(run, 2)
-        peak, chosen = torch.cuda.max_memory_reserved(lab.device), run.config.device_batch_size
+        peak, chosen = torch.cuda.max_memory_reserved(lab.device), run.batches.device_batch_size
     assert peak < gigabytes * 1e9, f"{peak / 1e9:.2f} GB"
     assert size in ("auto", chosen), f"out of memory: {chosen} sequences are left"
     return f"{chosen} sequences at once, {peak / 1e9:.2f} GB reserved"
@@ -110,7 +110,7 @@ def memory_ends(lab: Lab) -> str:
         expected = make_updates(run, 2)
         peak = torch.cuda.max_memory_reserved(lab.device)
     with lab.memory(0.7 * peak), lab.run(32, **shape) as run:
-        losses, size = make_updates(run, 2), run.config.device_batch_size
+        losses, size = make_updates(run, 2), run.batches.device_batch_size
     assert size < 32, "it did fit"
     assert all(abs(a - b) < 1e-2 * a for a, b in zip(expected, losses, strict=True)), f"{expected} against {losses}"
     return f"32 -> {size} sequences, loss {losses[-1]:.4f} against {expected[-1]:.4f}"
