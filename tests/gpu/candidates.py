@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,7 @@ try:
 except ImportError:  # PyTorch for CPUs comes without it
     triton = None
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # without a GPU, by Triton's interpreter
 V_TILE = 128  # columns of a tile; the row sums have one entry for each
 # tokens of a tile, width of a step of the matmul, stages of its pipeline, warps. Compiled for
 # Hopper, none spills registers; of the first, three fit on a multiprocessor at once, so that the
@@ -86,7 +88,7 @@ def in_chunks(
 
 
 def path_b(w: Tensor, softcap: float) -> Callable[..., Tensor]:
-    if triton is None or not (w.is_cuda or triton.knobs.runtime.interpret):
+    if triton is None or not (w.is_cuda or INTERPRETED):
         raise UserError("path B needs a GPU and Triton")
 
     def of_chunk(x: Tensor, counts: Tensor, index: Tensor, grad_x: Tensor, grad_w: Tensor) -> Tensor:
@@ -116,7 +118,7 @@ def _logits_pass_kernel() -> Any:
     configs = [
         triton.Config({"N_TILE": n, "V_TILE": V_TILE, "C_TILE": C, "GROUP": 8}, num_stages=stages, num_warps=warps) for n, C, stages, warps in TILES
     ]
-    return triton.autotune(configs[:1] if triton.knobs.runtime.interpret else configs, key=["n", "V", "C"])(triton.jit(_logits_pass))
+    return triton.autotune(configs[:1] if INTERPRETED else configs, key=["n", "V", "C"])(triton.jit(_logits_pass))
 
 
 def _logits_pass(

@@ -177,9 +177,9 @@ def versions(lab: Lab) -> Iterator[Measures]:
 
 @contextlib.contextmanager
 def head(lab: Lab) -> Iterator[Measures]:
-    """Measure the head for 65,536 tokens, in chunks of different sizes; in chunks of 8,192 the
-    candidates too."""
-    tokens, sizes = (65536, (4096, 8192, 16384)) if lab.full else (128, (64,))
+    """Measure the head for 65,536 tokens, in chunks of different sizes; with the last, also the
+    candidates."""
+    tokens, sizes = (65536, (4096, 16384, 8192)) if lab.full else (128, (64,))
     x, weight = random(lab, tokens, lab.model.n_embd), random(lab, lab.model.vocab_size, lab.model.n_embd, std=0.05, dtype=torch.float32)
     targets = torch.randint(0, lab.model.vocab_size, (tokens,), device=lab.device)
     if compiles(lab):
