@@ -215,7 +215,7 @@ def test_the_check_of_the_network_finds_a_nan_of_one_seed(measures, monkeypatch)
 
 def relative_errors(name, **options):
     """Return the relative errors of a candidate's loss, dX and dW against the float64 formula of
-    test_loss.py. The last chunk is smaller than the others, and no size is a multiple of a tile's."""
+    test_loss.py. The last chunk, the vocabulary and the width do not fill their last tiles."""
     from nano_hindi import loss
 
     sys.path.append(str(GPU))
