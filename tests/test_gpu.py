@@ -1,6 +1,7 @@
 """The GPU checks as part of the suite: all of them where there is a GPU, and a small version
 everywhere, to test the checks themselves."""
 
+import ast
 import contextlib
 import dataclasses
 import importlib.machinery
@@ -14,8 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_loss import gradients_of, make, reference
 
-from conftest import ROOT, launched, run_script
+from conftest import ROOT, launched, run_command, run_script
 
 GPU = ROOT / "tests" / "gpu"
 
@@ -54,7 +56,7 @@ def test_gpu_checks_run_on_a_cpu():
     done = run_script("tests/gpu/check.py", "--device", "cpu", "--small", "--updates", "3", timeout=1800)
     verdicts = {row.split("|")[1].strip(): row.split("|")[2].strip() for row in done.stdout.splitlines() if row.startswith("| ")}
     assert done.returncode == 0, done.stdout + done.stderr
-    passed = {"attention sdpa", "decoding sdpa", "loss", "network", "updates", "float16", "resume", "commands"}
+    passed = {"attention sdpa", "decoding sdpa", "loss", "loss fp8", "network", "updates", "float16", "resume", "commands"}
     assert {name for name, verdict in verdicts.items() if verdict == "ok"} == passed
     assert {name for name, verdict in verdicts.items() if verdict == "skipped"} == {
         "8 GB, auto",
@@ -141,6 +143,9 @@ def test_checkouts_are_measured_in_turn_and_must_have_the_same_losses(capfd):
     assert not table.has_failed
     table.measured("updates", [worker("this", [1], [5.0]), worker("other", [1], [5.01])], rounds=1)
     assert table.has_failed
+    older = SimpleNamespace(names=[])
+    table.measured("updates", [worker("this", [1], [5.0]), older], rounds=1)
+    assert printed_rows(capfd)[-1] == ["updates", "updates", "1000.000 ms"]
 
 
 def test_start_has_an_empty_cache_first_and_then_the_same(measures, monkeypatch):
@@ -203,6 +208,56 @@ def test_the_check_of_the_network_finds_a_nan_of_one_seed(measures, monkeypatch)
     with pytest.raises(AssertionError, match="seed 1: resid_lambdas nan"):
         numerics.network(lab, 2)
     assert len({loss.item() for loss in losses[:2]}) == 2
+
+
+# ---- the candidates for the loss
+
+
+def relative_errors(name, **options):
+    """Return the relative errors of a candidate's loss, dX and dW against the float64 formula of
+    test_loss.py. The last chunk, the vocabulary and the width do not fill their last tiles."""
+    from nano_hindi import loss
+
+    sys.path.append(str(GPU))
+    import candidates
+
+    V, padding = 1100, 20
+    x, weight, targets = make(150, 72, V, padding=padding, ignored=0.2, **options)
+    loss.CHUNK_BYTES["cpu"] = 128 * V * 4
+    with candidates.in_use(name):
+        value, again = (loss.softcapped_cross_entropy(x, weight, targets, reduction="sum", vocab_size=V) for _ in range(2))
+        nothing = loss.softcapped_cross_entropy(x, weight, torch.full_like(targets, -1), vocab_size=V)
+    grads = gradients_of(value, x, weight)
+    assert all(map(torch.equal, grads, gradients_of(again, x, weight))), "two calls differ"
+    assert nothing.item() == 0
+    assert not any(grad.any() for grad in gradients_of(nothing, x, weight))
+    assert not grads[0][targets == -1].any()
+    assert not grads[1][V:].any()
+    expected = reference(x, weight, targets, 15.0, V).sum()
+    pairs = zip((value, *grads), (expected, *gradients_of(expected, x, weight)), strict=True)
+    return [((a - b).norm() / b.norm()).item() for a, b in pairs]
+
+
+# a standard deviation of the logits of 2.5 and of 25, beyond the cap
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_fp8_candidate_has_the_rounding_errors_of_x_and_w_alone(scale, monkeypatch):
+    from nano_hindi import loss
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(loss, "CHUNK_BYTES", dict(loss.CHUNK_BYTES))
+    value, *grads = relative_errors("fp8", scale=scale)
+    assert value < 1e-6
+    assert all(0.02 < error < 0.03 for error in grads), grads
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs Triton: pip install triton")
+def test_candidate_b_equals_the_float64_formula_in_tritons_interpreter():
+    code = "import sys; sys.path.insert(0, 'tests'); import test_gpu; print([test_gpu.relative_errors('B', scale=s) for s in (0.3, 3.0)])"
+    done = run_command([sys.executable, "-c", code], env={**os.environ, "TRITON_INTERPRET": "1"})
+    assert done.returncode == 0, done.stderr
+    errors = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert all(error < 2e-6 for of_scale in errors for error in of_scale), errors
 
 
 def test_profile_does_not_hide_the_one_of_the_standard_library(monkeypatch):

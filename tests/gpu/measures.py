@@ -177,8 +177,9 @@ def versions(lab: Lab) -> Iterator[Measures]:
 
 @contextlib.contextmanager
 def head(lab: Lab) -> Iterator[Measures]:
-    """Measure the head for 65,536 tokens, in chunks of different sizes."""
-    tokens, sizes = (65536, (4096, 8192, 16384)) if lab.full else (128, (64,))
+    """Measure the head for 65,536 tokens, in chunks of different sizes; with the last, also the
+    candidates."""
+    tokens, sizes = (65536, (4096, 16384, 8192)) if lab.full else (128, (64,))
     x, weight = random(lab, tokens, lab.model.n_embd), random(lab, lab.model.vocab_size, lab.model.n_embd, std=0.05, dtype=torch.float32)
     targets = torch.randint(0, lab.model.vocab_size, (tokens,), device=lab.device)
     if compiles(lab):
@@ -198,6 +199,12 @@ def head_in_chunks(lab: Lab, x: Tensor, weight: Tensor, targets: Tensor, n: int)
                 torch.compiler.reset()  # else the second size would be compiled as a variable one
         torch.autograd.grad(loss.softcapped_cross_entropy(x, weight, targets), (x, weight))
 
+    def candidate(name: str) -> dict[str, Any]:
+        with numerics.candidates.in_use(name):
+            seconds = seconds_of(lab, whole)
+            errors = zip(("loss", "dX", "dW"), numerics.loss_errors(lab), strict=True)
+        return {"seconds": [seconds], "text": f"; relative error {', '.join(f'{of} {error:.1e}' for of, error in errors)}"}
+
     matmuls: dict[str, Callable[[Tensor], object]] = {
         "logits": lambda chunk: torch.mm(chunk, w.T, out=z()),
         "dX": lambda chunk: torch.mm(z(), w, out=grad_x),
@@ -207,10 +214,12 @@ def head_in_chunks(lab: Lab, x: Tensor, weight: Tensor, targets: Tensor, n: int)
     else:
         matmuls["dW, mm and add_"] = lambda chunk: grad_weight.add_(torch.mm(z().T, chunk, out_dtype=torch.float32))
         matmuls["dW, addmm"] = lambda chunk: torch.addmm(grad_weight, z().T, chunk, out_dtype=torch.float32, out=grad_weight)
+    has_candidates = hasattr(numerics, "candidates") and (n == 8192 or not lab.full)  # an older checkout has none
     return {
         **{name: timed(lab, lambda work=work: [work(chunk) for chunk in chunks]) for name, work in matmuls.items()},
         "elementwise": lambda: {"seconds": [by_class(kernels_of(lab, whole))["loss elementwise"] / 1e3]},
         "whole loss": timed(lab, whole),
+        **{f"{name}: whole loss": functools.partial(candidate, name) for name in (numerics.candidates.CANDIDATES if has_candidates else ())},
     }
 
 

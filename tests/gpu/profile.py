@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 # each with the most seconds that it may take, and the rounds in which the checkouts take turns
 SECTIONS = {
     "versions": (40, 1),
-    "head": (100, 3),
+    "head": (110, 3),
     "blocks": (90, 3),
     "updates": (240, 6),
     "kernels": (100, 1),
@@ -105,13 +105,14 @@ class Table:
             self.row(section, name, f"{'not here' if is_missing else 'FAILED'}: {error}")
 
     def measured(self, section: str, workers: list[Worker], rounds: int) -> None:
-        """Print the results of all measures. The workers take turns: in order, then in reverse
-        order, and so on."""
+        """Print the results of all measures of the first worker. The workers that have a measure
+        take turns: in order, then in reverse order, and so on."""
         for name in workers[0].names:
             with self.guarded(section, name):
-                results: list[list[dict[str, Any]]] = [[] for _ in workers]
+                able = [worker for worker in workers if name in worker.names]
+                results: list[list[dict[str, Any]]] = [[] for _ in able]
                 for i in range(rounds):
-                    for worker, so_far in list(zip(workers, results, strict=True))[:: -1 if i % 2 else 1]:
+                    for worker, so_far in list(zip(able, results, strict=True))[:: -1 if i % 2 else 1]:
                         so_far.append(worker.measure(name))
                 self.results(section, name, results)
 
