@@ -1,6 +1,7 @@
 """generate.py --chat: turns with a kept KV cache, commands, and odd input."""
 
 import contextlib
+import copy
 import json
 import os
 import select
@@ -18,6 +19,7 @@ from nano_hindi import engine
 from nano_hindi.chat import template
 from nano_hindi.chat.records import turns_of
 from nano_hindi.inference.conversation import Conversation
+from nano_hindi.inference import loading
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.inference.session import Session, run
 from nano_hindi.inference.settings import Settings
@@ -152,6 +154,17 @@ def test_ctrl_c_keeps_what_was_said(model, trained, monkeypatch, capsys):
         if "राम" in "".join(pieces):
             stop.set()
     assert talk.turns[1]["content"] == "".join(pieces).strip() != "राम और सीता और लव और कुश"
+
+
+def test_weights_in_half_precision_give_the_bits_of_weights_that_are_cast_for_each_token(model, trained, monkeypatch):
+    monkeypatch.setattr(loading, "compute_dtype", lambda device: torch.bfloat16)
+    ids, cast = torch.tensor([[3, 5, 7]]), copy.deepcopy(model)
+    cast.compute_dtype = torch.bfloat16
+    half = build_model(trained, torch.device("cpu"))
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        assert torch.equal(half(ids), cast(ids))
+        assert torch.equal(half(ids, ids), cast(ids, ids))
 
 
 def test_questions_cannot_imitate_a_turn_and_too_long_ones_are_refused(model, trained, monkeypatch, capsys):

@@ -50,15 +50,16 @@ def load_for_inference(path: Path | str) -> TrainedModel:
 
 
 def build_model(trained: TrainedModel, device: torch.device) -> GPT:
-    """Return the model on its device, in evaluation mode."""
-    config = trained.config
+    """Return the model on its device, in evaluation mode, with its weights in the compute dtype:
+    cast once here, not again for every token."""
+    config, dtype = trained.config, compute_dtype(device)
     with torch.device("meta"):
-        model = GPT(config)
+        model = GPT(config).to(dtype)
     model.to_empty(device=device)
     model.load_state_dict(trained.state_dict)
     model.eval()
-    model.compute_dtype = compute_dtype(device)
-    select_backend(device, model.compute_dtype, head_dim=config.head_dim, n_head=config.n_head, n_kv_head=config.n_kv_head, training=False)
+    model.compute_dtype = dtype
+    select_backend(device, dtype, head_dim=config.head_dim, n_head=config.n_head, n_kv_head=config.n_kv_head, training=False)
     return model
 
 
