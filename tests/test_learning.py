@@ -195,7 +195,7 @@ class GPT(nn.Module):
         self.config, self.wte = config, nn.Embedding(config.vocab_size, config.n_embd)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
     def init_weights(self):
-        nn.init.normal_(self.wte.weight)
+        self.wte.weight.data = torch.arange(self.wte.weight.numel()).sin().view_as(self.wte.weight)
         nn.init.zeros_(self.lm_head.weight)
     def forward(self, idx, targets, loss_reduction):
         return nn.functional.cross_entropy(self.lm_head(self.wte(idx)).flatten(0, 1), targets.flatten(), ignore_index=-1, reduction=loss_reduction)
@@ -240,8 +240,7 @@ def test_peer_trains_on_our_batches_by_its_own_settings(data_dir, tmp_path, monk
     (name,) = setting.recipes()
     monkeypatch.syspath_prepend(tmp_path)
     points = setting.learn(small_runs.Run(name, 7, WIDTH, TOKENS), data_dir, 1792)
-    torch.manual_seed(7)
-    wte, head, info = torch.randn(500, WIDTH), torch.zeros(500, WIDTH), check_data(data_dir)
+    wte, head, info = torch.arange(500 * WIDTH).sin().view(500, WIDTH), torch.zeros(500, WIDTH), check_data(data_dir)
     weights, buffers = [w.requires_grad_() for w in (wte, head)], [0, 0]
     for i in range(UPDATES):
         x, y = SequenceLoader(info.train, 256, 7).batch(16 * i, 16)
