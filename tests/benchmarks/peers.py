@@ -58,13 +58,11 @@ NANOCHAT_SCRIPT = {  # what scripts/base_train.py defines for an optimizer, in i
 
 
 def names_of(statement: ast.stmt) -> set[str]:
-    """Return the names that a statement defines, and those of the objects whose methods it
-    calls."""
+    """Return the names that a statement defines, or the object whose method it calls."""
     if isinstance(statement, ast.FunctionDef):
         return {statement.name}
     if isinstance(statement, ast.Expr):
-        called = statement.value.func if isinstance(statement.value, ast.Call) else None
-        return {called.value.id} if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) else set()
+        return {node.value.id for node in ast.walk(statement) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
     return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
@@ -79,6 +77,17 @@ def run_part(script: Path, names: set[str], **given: object) -> dict:
     namespace = dict(given)
     exec(compile(ast.Module(body, []), str(script), "exec"), namespace)
     return namespace
+
+
+class OneRank:
+    """The interface of `TrainOptimizer` on one rank, without clipping."""
+
+    def reduce_gradients(self) -> None:
+        """Do nothing: there is one rank."""
+
+    def clip(self, _: float) -> tuple[Tensor, Tensor]:
+        """Leave the gradient as it is, and return no norm."""
+        return torch.full((), math.nan), torch.ones(())
 
 
 # ---- nanochat
@@ -102,9 +111,9 @@ def nanochat_model(config: GPTConfig, *, folder: Path) -> nn.Module:
     return Model(gpt.GPTConfig(vocab_size=config.vocab_size, n_embd=config.n_embd, **SHAPE))
 
 
-class NanochatOptimizer:
-    """nanochat's optimizer with its schedules, in the place of `TrainOptimizer`. `lr` and `decay`
-    multiply its learning rates and its weight decay."""
+class NanochatOptimizer(OneRank):
+    """nanochat's optimizer with its schedules. `lr` and `decay` multiply its learning rates and its
+    weight decay."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, _: object, *, folder: Path, lr: float, decay: float):
         script, gpt = folder / "scripts" / "base_train.py", import_nanochat(folder)
@@ -119,13 +128,6 @@ class NanochatOptimizer:
         with contextlib.redirect_stdout(None):
             self.script = SimpleNamespace(**run_part(script, NANOCHAT_SCRIPT, **given))
         self.model, self.updates = model, 0
-
-    def reduce_gradients(self) -> None:
-        """Do nothing: there is one rank."""
-
-    def clip(self, _: float) -> tuple[Tensor, Tensor]:
-        """Leave the gradient as it is, and return no norm."""
-        return torch.full((), math.nan), torch.ones(())
 
     def step(self, *_: object) -> None:
         for group in self.script.optimizer.param_groups:
@@ -170,8 +172,8 @@ def nanogpt_model(config: GPTConfig, *, folder: Path) -> nn.Module:
         return Model(gpt.GPTConfig(vocab_size=config.vocab_size, dropout=flags["dropout"], bias=flags["bias"], **shape))
 
 
-class NanogptOptimizer:
-    """nanoGPT's AdamW with its schedule, in the place of `TrainOptimizer`."""
+class NanogptOptimizer(OneRank):
+    """nanoGPT's AdamW with its schedule."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, _: object, *, folder: Path, lr: float):
         names = {"weight_decay", "beta1", "beta2", "grad_clip", "get_lr"}
@@ -179,9 +181,6 @@ class NanogptOptimizer:
         self.script, self.model, self.updates = SimpleNamespace(**run_part(folder / "train.py", names, math=math, **own)), model, 0
         with contextlib.redirect_stdout(None):
             self.adamw = model.configure_optimizers(self.script.weight_decay, lr, (self.script.beta1, self.script.beta2), "cpu")
-
-    def reduce_gradients(self) -> None:
-        """Do nothing: there is one rank."""
 
     def clip(self, _: float) -> tuple[Tensor, Tensor]:
         return nn.utils.clip_grad_norm_(self.model.parameters(), self.script.grad_clip), torch.ones(())
@@ -265,10 +264,6 @@ def reached(points: list[dict], bpb: float) -> str:
     return f"{points[0]['tokens']:,} at most | {points[0]['seconds']:,.0f} at most" if points[0]["bpb"] <= bpb else "not reached | "
 
 
-def mean_curve(several: list[list[dict]]) -> list[dict]:
-    return [{key: statistics.mean(point[key] for point in at) for key in ("tokens", "seconds", "bpb")} for at in zip(*several, strict=True)]
-
-
 def factors(text: str) -> tuple[float, float]:
     lr, _, decay = text.partition(":")
     return float(lr), float(decay or 1)
@@ -328,8 +323,10 @@ def compare(args: argparse.Namespace, peers: Peers, data_dir: str) -> None:
             learning.save(args.work, run, points)
             print(f"{run.name}: {' '.join(format(p['bpb'], '.4f') for p in points)}, {points[-1]['seconds']:.0f} s", flush=True)
     print("\n".join(["", *learning.table(args.work, runs), "", *learning.curves(args.work, runs)]))
-    found = {name: [points for run in runs if run.recipe == name and (points := learning.load(args.work, run))] for name in widths}
-    curves = {name: mean_curve(several) for name, several in found.items() if several}
+    curves = {}
+    for name in widths:
+        if several := [points for run in runs if run.recipe == name and (points := learning.load(args.work, run))]:
+            curves[name] = [{key: statistics.mean(point[key] for point in at) for key in at[0]} for at in zip(*several, strict=True)]
     if ends := {name: curves[name][-1]["bpb"] for name in theirs if name in curves}:
         best = min(ends, key=ends.__getitem__)
         print(f"\n| {ends[best]:.4f}, the end of {best}, is reached by | after tokens | after seconds |\n|---|---|---|")
