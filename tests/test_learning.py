@@ -18,13 +18,15 @@ from data import preprocess
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import learning
 import outcome
+import peers
 import recipes
 import small_runs
 
 from nano_hindi import loss, model
 from nano_hindi.corpus.documents import read_documents, write_document
 from nano_hindi.corpus.prepared import check_data
-from nano_hindi.dataloader import TokenFile
+from nano_hindi.dataloader import SequenceLoader, TokenFile, val_batches
+from nano_hindi.eval import compute_token_bytes
 
 WIDTH, UPDATES = 32, 4
 TOKENS = UPDATES * small_runs.BATCH * small_runs.SHAPE["sequence_len"]
@@ -178,3 +180,89 @@ def test_table_compares_seed_by_seed(tmp_path):
     assert "1.7500 (1.1000-2.4000)" in adamw
     assert "+15.00% +- 5.00%" in adamw
     assert adamw.endswith("| 2 | 1.00 x |")
+
+
+# the interface of nanochat, with an easy model and optimizer
+PEER_MODEL = """
+import dataclasses, torch
+from torch import nn
+@dataclasses.dataclass
+class GPTConfig:
+    vocab_size: int; n_embd: int; n_layer: int; n_head: int; n_kv_head: int; sequence_len: int
+class GPT(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.wte = config, nn.Embedding(config.vocab_size, config.n_embd)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+    def init_weights(self):
+        self.wte.weight.data = torch.arange(self.wte.weight.numel()).sin().view_as(self.wte.weight)
+        nn.init.zeros_(self.lm_head.weight)
+    def forward(self, idx, targets, loss_reduction):
+        return nn.functional.cross_entropy(self.lm_head(self.wte(idx)).flatten(0, 1), targets.flatten(), ignore_index=-1, reduction=loss_reduction)
+    def setup_optimizer(self, lr):
+        return torch.optim.SGD([{"params": list(self.parameters()), "lr": lr, "initial_lr": lr, "kind": "muon"}])
+"""
+PEER_SCRIPT = """
+raise_error()
+parser = argparse.ArgumentParser()
+parser.add_argument("--matrix_lr", type=float, default=2.0)
+parser.add_argument("--weight_decay", type=float, default=0.5)
+args = parser.parse_args()
+def build_model_meta(depth): return depth
+d12_ref = build_model_meta(12)
+def get_scaling_params(m): return 12 if m == 12 else 24
+num_scaling_params = get_scaling_params(model)
+target_tokens = 10 * num_scaling_params
+D_REF = 10 * get_scaling_params(d12_ref)
+B_REF = 4 * 4096
+batch_lr_scale = 1.0
+batch_ratio = total_batch_size / B_REF
+if batch_ratio != 1.0:
+    batch_lr_scale = batch_ratio ** 0.5
+weight_decay_scaled = args.weight_decay * D_REF / target_tokens
+optimizer = model.setup_optimizer(lr=args.matrix_lr * batch_lr_scale)
+def get_lr_multiplier(it): return 1 - it / num_iterations
+def get_muon_momentum(it): return 0.1 * it
+def get_weight_decay(it): return weight_decay_scaled / (it + 1)
+raise_error()
+"""
+
+
+def test_peer_trains_on_our_batches_by_its_own_settings(data_dir, tmp_path, monkeypatch):
+    """A loop without the runner, with whole updates instead of parts of 4 sequences, gives the same
+    bits per byte."""
+    for path, text in {"nanochat/gpt.py": PEER_MODEL, "scripts/base_train.py": PEER_SCRIPT}.items():
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).write_text(text)
+    monkeypatch.setattr(peers, "LOGITS", 4 * 256 * 500)
+    monkeypatch.setenv("NANOCHAT_DTYPE", "float32")  # peers.py sets it: restored after the test
+    setting = peers.Peers(500, nanochat=tmp_path, nanochat_lr=((3.0, 0.1),))
+    (name,) = setting.recipes()
+    monkeypatch.syspath_prepend(tmp_path)
+    points = setting.learn(small_runs.Run(name, 7, WIDTH, TOKENS), data_dir, 1792)
+    wte, head, info = torch.arange(500 * WIDTH).sin().view(500, WIDTH), torch.zeros(500, WIDTH), check_data(data_dir)
+    weights, buffers = [w.requires_grad_() for w in (wte, head)], [0, 0]
+    for i in range(UPDATES):
+        x, y = SequenceLoader(info.train, 256, 7).batch(16 * i, 16)
+        (wte[x] @ head.T).log_softmax(-1).gather(-1, y[..., None]).mean().neg().backward()
+        for j, w in enumerate(weights):
+            with torch.no_grad():
+                buffers[j] = (0.1 * i * buffers[j] if i > 1 else 0) + w.grad + 0.5 * 0.1 / 2 / (i + 1) * w
+                w -= 2.0 * 3.0 * 0.5 * (1 - i / UPDATES) * buffers[j]
+            w.grad = None
+    sizes, nats, length = compute_token_bytes(info.tokenizer), 0.0, 0
+    for x, y in val_batches(info.val, 256, 1, 1792):
+        text = sizes[y] > 0
+        nats -= float((wte[x] @ head.T).log_softmax(-1).gather(-1, y[..., None])[..., 0][text].sum().detach())
+        length += int(sizes[y].sum())
+    assert points[-1]["bpb"] == pytest.approx(nats / math.log(2) / length, rel=1e-5)
+    assert points[-1]["bpb"] < 0.99 * points[0]["bpb"]
+
+
+def test_runs_of_equal_size_and_when_a_curve_reaches_a_value():
+    total, _ = peers.parameters(small_runs.Run("default", 0, 64, TOKENS), 8192)
+    run = peers.of_equal_size(small_runs.Run("tied_only", 0, 64, TOKENS), total, 8192)
+    assert run.width > 64
+    assert peers.parameters(run, 8192)[0] == pytest.approx(total, rel=0.05)
+    curve = [{"tokens": 1000 * i, "seconds": 10 * i, "bpb": 2 - i / 10} for i in (1, 2, 3)]
+    assert [peers.reached(curve, bpb) for bpb in (1.85, 1.7, 1.6)] == ["1,500 | 15", "3,000 | 30", "not reached | "]

@@ -22,7 +22,7 @@ import json
 import math
 import multiprocessing
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import timing  # noqa: F401 - puts the repo's root on the path
@@ -37,8 +37,8 @@ from nano_hindi.files import replacing
 VAL_FRACTION = 0.05
 
 
-def prepare(corpus: Path, vocab_size: int, folder: Path, unseen: bool = False) -> Path:
-    """Write token files of all .txt files of `corpus`, with a tokenizer trained on them.
+def prepare(corpus: Path, vocab_size: int, folder: Path, unseen: bool = False, tokenizer: str | None = None) -> Path:
+    """Write token files of all .txt files of `corpus`, with `tokenizer` or one trained on them.
 
     With `unseen`, omit the documents that otherwise validate and validate on others. Files that
     exist are kept, so the folder can be copied to a machine without the corpus.
@@ -56,19 +56,22 @@ def prepare(corpus: Path, vocab_size: int, folder: Path, unseen: bool = False) -
                 if not is_for_validation(text.encode(), VAL_FRACTION):
                     write_document(file, text)
         sources, share = [rest], 2 * VAL_FRACTION  # documents with hashes between one and two VAL_FRACTIONs
-    argv = ["--input", *map(str, sources), "--output_dir", str(folder), "--train_tokenizer", str(vocab_size), "--val_fraction", str(share)]
+    argv = ["--input", *map(str, sources), "--output_dir", str(folder), "--val_fraction", str(share)]
+    argv += ["--tokenizer", tokenizer] if tokenizer else ["--train_tokenizer", str(vocab_size)]
     if preprocess.main(argv):
         raise SystemExit(1)
     return folder
 
 
-def outcomes(runs: list[Run], data_dir: str, eval_tokens: int, jobs: int) -> Iterator[tuple[Run, list[dict]]]:
-    """Yield each run with its points when it is done; `jobs` run at once."""
+def outcomes(
+    runs: list[Run], data_dir: str, eval_tokens: int, jobs: int, train: Callable[[Run, str, int], list[dict]] = learn
+) -> Iterator[tuple[Run, list[dict]]]:
+    """Yield each run with its points when it is done; `jobs` run at once, on a CPU by `train`."""
     if any(run.device == "cuda" for run in runs):
         yield from learn_together(runs, data_dir, eval_tokens, jobs)
         return
     with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        futures = {pool.submit(learn, run, data_dir, eval_tokens): run for run in runs}
+        futures = {pool.submit(train, run, data_dir, eval_tokens): run for run in runs}
         try:
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], future.result()

@@ -33,7 +33,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 @dataclass(frozen=True)
 class Recipe:
     """A way to train. `changes` are fields of the configurations, `patches` (module, name, value)
-    are applied while it trains."""
+    are applied while it trains. `at_once`: sequences of a forward pass, if not all of an update."""
 
     differs: str
     changes: dict = field(default_factory=dict)
@@ -41,6 +41,7 @@ class Recipe:
     optimizer: type[TrainOptimizer] = TrainOptimizer
     loader: type[SequenceLoader] = SequenceLoader
     patches: tuple[tuple[object, str, object], ...] = ()
+    at_once: int | None = None
 
     @contextlib.contextmanager
     def patched(self) -> Iterator[None]:

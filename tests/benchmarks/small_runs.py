@@ -122,7 +122,8 @@ class Training:
         updates = self.config.updates
         self.rates = [learning_rate_scale(self.config, i) for i in range(updates)]
         self.loader = recipe.loader(info.train, self.config.sequence_len, run.seed)
-        self.val = partial(val_batches, info.val, self.config.sequence_len, VAL_BATCH[run.device], eval_tokens)
+        self.at_once = recipe.at_once or self.config.batch_size
+        self.val = partial(val_batches, info.val, self.config.sequence_len, recipe.at_once or VAL_BATCH[run.device], eval_tokens)
         self.marks = {round(updates * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
 
     @property
@@ -134,12 +135,21 @@ class Training:
         with conditions(self.run):
             start = time.perf_counter()
             x, y = self.loader.batch(self.made * self.config.batch_size, self.config.batch_size)
-            loss = self.model(x.to(self.device), y.to(self.device))
-            loss.backward()
+            loss = self.gradient(x.to(self.device), y.to(self.device))
             norm = take_step(self.optimizer, self.rates[self.made])
-            self.losses.append((float(loss.detach()), float(norm)))
+            self.losses.append((float(loss), float(norm)))
             self.seconds += time.perf_counter() - start
             self.look()
+
+    def gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add the gradient of the mean loss of an update, and return that loss."""
+        parts = list(zip(x.split(self.at_once), y.split(self.at_once), strict=True))
+        mean = torch.zeros((), device=self.device)
+        for part in parts:
+            loss = self.model(*part) / len(parts)
+            loss.backward()
+            mean += loss.detach()
+        return mean
 
     def look(self) -> None:
         self.made += 1
