@@ -3,7 +3,8 @@
 python data/chat.py --source sample --tokenizer checkpoints --output_dir data/chat
 python data/chat.py --source indic-align samvaad my_chats.jsonl --output_dir data/more_chat
 
-The tokenizer is that of the model to fine-tune: the folder of its checkpoints has a copy.
+The tokenizer is that of the model to fine-tune: the folder of its checkpoints has a copy, and the
+model's context is how long a conversation may be.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from nano_hindi.files import locked, read_metadata
 from nano_hindi.ranges import Range, whole
 
 SAMPLE_CONVERSATIONS = 20_000
+MAX_LENGTH = 1024  # tokens, the default of train.py's --sequence_len
 
 
 def parse(argv: list[str] | None):
@@ -47,7 +49,10 @@ def parse(argv: list[str] | None):
     )
     parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="folder for the token files, of its own")
     parser.add_argument(
-        "--max_length", type=whole(8, 2**20), default=1024, metavar="N", help="tokens; longer conversations are left out: the model's --sequence_len"
+        "--max_length",
+        type=whole(8, 2**20),
+        metavar="N",
+        help=f"tokens; longer conversations are left out (default: the context of the model that --tokenizer names; {MAX_LENGTH} if it names none)",
     )
     parser.add_argument(
         "--max_conversations",
@@ -70,9 +75,13 @@ def parse(argv: list[str] | None):
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     sources = [Source(name, args.seed) for name in dict.fromkeys(args.source)]
+    model = model_of(args.tokenizer)
+    if args.max_length is None:
+        args.max_length = MAX_LENGTH if model is None else context_of(model)
     with locked(args.output_dir, "is writing conversations there", "--output_dir"):
         make(args, sources)
-    print(f"{shown(args.output_dir)} is ready; next: {python_command('finetune.py')} --checkpoint MODEL --data_dir {shell_quoted(args.output_dir)}")
+    named = "MODEL" if model is None else shell_quoted(model)
+    print(f"{shown(args.output_dir)} is ready; next: {python_command('finetune.py')} --checkpoint {named} --data_dir {shell_quoted(args.output_dir)}")
     return 0
 
 
@@ -130,6 +139,20 @@ def tokenizer_of(name: str) -> str:
     if not inner.is_dir() and (models := sorted(found.parent for found in folder.glob("*/tokenizer"))):
         raise UserError(f"{shown(folder)} has no tokenizer, but folders in it have; name that of the model: --tokenizer {shell_quoted(models[0])}")
     return str(inner) if inner.is_dir() else name
+
+
+def model_of(name: str) -> Path | None:
+    """Return the model file or folder of checkpoints that `name` is; None for a tokenizer alone."""
+    path = Path(name).expanduser()
+    has_model = path.is_file() or (path / "model.pt").is_file() or any(path.glob("checkpoint_step*.pt"))
+    return path if has_model and tokenizer_of(name) != name else None
+
+
+def context_of(model: Path) -> int:
+    """Return the context of a model in tokens. Raises UserError if it does not load."""
+    from nano_hindi.inference.loading import load_for_inference
+
+    return load_for_inference(model).config.sequence_len
 
 
 def is_ready(metadata_file: Path, settings: dict) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 
 import nano_hindi.chat.dataset
 import standin
@@ -295,6 +296,27 @@ def test_the_tokenizer_is_that_of_a_model_folder_or_a_file_in_it(tmp_path, token
     for name in (tmp_path, tmp_path / "model.pt", tmp_path / "tokenizer"):
         assert chat.tokenizer_of(str(name)) == str(tmp_path / "tokenizer")
     assert chat.tokenizer_of("sarvamai/sarvam-1") == "sarvamai/sarvam-1"
+
+
+def test_conversations_fit_into_the_model_whose_tokenizer_is_taken(straight, tmp_path, capsys):
+    state = torch.load(straight / "model.pt", weights_only=True)
+    state["model_config"]["sequence_len"] = 900
+    model = tmp_path / "my model"
+    shutil.copytree(straight / "tokenizer", model / "tokenizer")
+    torch.save(state, model / "model.pt")
+    for name, flags, length, checkpoint in (
+        (model, [], 900, f"'{model}'"),
+        (model / "model.pt", ["--max_length", 800], 800, f"'{model / 'model.pt'}'"),
+        (model / "tokenizer", [], 1024, "MODEL"),
+    ):
+        assert run(tmp_path / "chat", name, "--max_conversations", 60, "--val_fraction", 0.2, *flags) == 0
+        assert f" --checkpoint {checkpoint} --data_dir {tmp_path / 'chat'}\n" in capsys.readouterr().out
+        info = check_data(tmp_path / "chat", kind=CHAT)
+        longest = max(tokens for tokens, _ in read_conversations(tmp_path / "chat", info, "train"))
+        assert length * 0.9 < longest <= length
+    (model / "model.pt").write_bytes(b"PK")
+    assert run(tmp_path / "new", model) == 2
+    assert "damaged" in capsys.readouterr().err
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:

@@ -127,6 +127,43 @@ def test_ctrl_c_exits_with_130_without_a_traceback(capsys):
     assert "Traceback" not in output.err
 
 
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["AT"]:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                raise ImportError("cannot load module more than once per process") from None
+sys.meta_path.insert(0, Finder())
+"""
+SCRIPTS = ("train.py", "finetune.py", "generate.py", "serve.py", "data/download.py", "data/preprocess.py", "data/chat.py")
+MODULES = ("nano_hindi.eval", "nano_hindi.export", "nano_hindi.plot", "nano_hindi.minimal_pairs")
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [*((script, "nano_hindi.cli") for script in SCRIPTS), *(("-m " + name, "nano_hindi.cli") for name in MODULES), ("generate.py", "torch")],
+)
+def test_ctrl_c_during_an_import_ends_a_command_like_any_other(command, module, tmp_path):
+    """Libraries turn the KeyboardInterrupt into other exceptions, as numpy does."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_IMPORT)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "AT": module}
+    done = run_command([sys.executable, *command.split(), "--checkpoint", "nowhere"], env=env, fork=False)
+    assert (done.returncode, done.stderr) == (130, "\nstopped\n")
+
+
+def test_ctrl_c_stays_as_it_is_in_other_programs_and_where_it_is_ignored(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_IMPORT)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "AT": "nano_hindi.cli"}
+    (tmp_path / "mine.py").write_text("import nano_hindi.cli")
+    assert "cannot load module" in run_command([sys.executable, str(tmp_path / "mine.py")], env=env, fork=False).stderr
+    if os.name != "nt":
+        ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "generate.py", "--help"]
+        assert run_command(ignoring, env=env).returncode == 0
+
+
 def test_programming_error_shows_its_traceback():
     with pytest.raises(ZeroDivisionError):
         command_line(lambda argv=None: 1 // 0)([])
