@@ -23,7 +23,7 @@ from nano_hindi.chat.template import VERSION
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, python_command, shell_quoted, shown
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, require
 from nano_hindi.files import locked, read_metadata
 from nano_hindi.ranges import Range, whole
 
@@ -68,7 +68,12 @@ def parse(argv: list[str] | None):
         help="fraction of the first questions, or stories, held out for validation",
     )
     parser.add_argument("--seed", type=Range(int), default=0, metavar="S", help=f"random seed of {SAMPLE}")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    require(
+        SAMPLE not in args.source or args.val_fraction >= VAL_FRACTION,
+        f"--val_fraction of {SAMPLE} must be at least {VAL_FRACTION}: python -m nano_hindi.eval --questions asks about the stories that are held out",
+    )
+    return args
 
 
 @command_line
@@ -158,6 +163,7 @@ def context_of(model: Path) -> int:
 def is_ready(metadata_file: Path, settings: dict) -> bool:
     """Return whether the folder holds the complete output of these settings. Raises UserError if it
     holds data of another kind."""
+    from nano_hindi.chat.dataset import read_conversations
     from nano_hindi.corpus.prepared import CHAT, TEXT, check_data
 
     if not metadata_file.is_file():
@@ -168,7 +174,9 @@ def is_ready(metadata_file: Path, settings: dict) -> bool:
     if any(metadata.get(key) != str(value) for key, value in settings.items()):
         return False
     try:
-        check_data(metadata_file.parent, every_chunk=True, kind=CHAT)
+        info = check_data(metadata_file.parent, every_chunk=True, kind=CHAT)
+        for split in ("train", "val"):
+            read_conversations(metadata_file.parent, info, split)
     except UserError:  # damaged data is made again
         return False
     return True

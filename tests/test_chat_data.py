@@ -218,6 +218,8 @@ def test_folder_of_models_is_refused_with_the_name_of_one(tmp_path, tokenizer_di
     shutil.copytree(tokenizer_dir, tmp_path / "models" / "sample" / "tokenizer")
     assert run(tmp_path / "chat", tmp_path / "models") == 2
     assert f"--tokenizer {tmp_path / 'models' / 'sample'}" in capsys.readouterr().err
+    assert run(tmp_path / "chat", tokenizer_dir, "--val_fraction", 0.01) == 2
+    assert "--val_fraction of sample must be at least 0.02" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "chat", tmp_path / "empty") == 2
     assert "no readable tokenizer (it has no tokenizer.json); it needs tokenizer.json" in capsys.readouterr().err
@@ -241,6 +243,10 @@ def test_a_failed_run_leaves_the_earlier_data_and_a_failed_end_is_made_again(tmp
     assert not (tmp_path / "preprocess_meta.txt").exists()
     assert run(tmp_path, tokenizer_dir, *few, "--seed", 1) == 0
     check_data(tmp_path, every_chunk=True, kind=CHAT)
+    whole = (tmp_path / "val_conversations.bin").read_bytes()
+    (tmp_path / "val_conversations.bin").write_bytes(whole[:-8])
+    assert run(tmp_path, tokenizer_dir, *few, "--seed", 1) == 0
+    assert (tmp_path / "val_conversations.bin").read_bytes() == whole
 
 
 def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, tokenizer_dir, capsys):

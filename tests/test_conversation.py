@@ -18,8 +18,8 @@ from conftest import PATIENCE, ROOT
 from nano_hindi import engine
 from nano_hindi.chat import template
 from nano_hindi.chat.records import turns_of
-from nano_hindi.inference.conversation import Conversation
 from nano_hindi.inference import loading
+from nano_hindi.inference.conversation import Conversation
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.inference.session import Session, run
 from nano_hindi.inference.settings import Settings

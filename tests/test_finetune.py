@@ -238,7 +238,7 @@ def test_what_does_not_belong_together_is_refused_in_one_line(tuned, base, short
     assert f"run data/chat.py with --tokenizer {base / 'tokenizer'}" in said
     assert "run data/chat.py first" in refused(finetune.main, ["--checkpoint", base, "--data_dir", tmp_path / "none", *new])
     resumed = ["--data_dir", short, "--checkpoint_dir", tuned, "--resume", "auto"]
-    assert "--lr_scale is 0.9 (checkpoint: 0.3)" in refused(finetune.main, [*resumed, "--lr_scale", "0.9"])
+    assert f"--lr_scale is 0.9 (checkpoint: {FINETUNE['lr_scale']})" in refused(finetune.main, [*resumed, "--lr_scale", "0.9"])
     assert "--checkpoint names other weights" in refused(finetune.main, ["--checkpoint", tuned, *resumed])
     with open(shutil.copytree(short, tmp_path / "damaged") / "train.bin", "r+b") as file:
         file.write(b"damage")
