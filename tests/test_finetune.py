@@ -155,7 +155,7 @@ def short(base, tmp_path_factory) -> Path:
             print(json.dumps({"messages": turns}), file=file)
         print(json.dumps({"messages": [{"role": "user", "content": "क " * 200}, {"role": "assistant", "content": "ख"}]}), file=file)
     argv = ["--source", str(folder / "talk.jsonl"), "--tokenizer", str(base), "--output_dir", str(folder / "chat"), "--val_fraction", "0.1"]
-    assert chat.main(argv) == 0
+    assert chat.main([*argv, "--max_length", "1024"]) == 0
     return folder / "chat"
 
 
