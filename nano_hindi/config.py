@@ -25,7 +25,7 @@ VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a mult
 
 
 INIT_LR_FRACTION = 0.1  # default of --init_lr_fraction in a run with --init_from
-FINETUNE = {"epochs": 2, "batch_size": 16, "lr_scale": 0.3}  # defaults of finetune.py
+FINETUNE = {"epochs": 2, "batch_size": 16, "lr_scale": 0.6}  # defaults of finetune.py (docs/LOG.md compares others)
 
 _INT64 = 2**63
 _INDEX = 2**31  # of sequences, steps within an update and context: far beyond any memory

@@ -17,7 +17,6 @@ from data import preprocess
 
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import learning
-import outcome
 import peers
 import recipes
 import small_runs
@@ -156,18 +155,6 @@ def test_unseen_validates_on_documents_never_used_for_validation(tmp_path):
     assert not validating[0] & validating[1]
     rest = set(read_documents(tmp_path / "unseen" / "rest.txt"))
     assert not any(text.strip() in rest for text in validating[0])
-
-
-def test_fit_recovers_the_parameters_of_synthetic_results():
-    truth = (0.3, 20.0, 15.0)
-    found = [
-        outcome.Outcome(None, tokens, parameters, truth[0] + truth[1] * parameters**-0.34 + truth[2] * tokens**-0.28)
-        for parameters in (10**5, 10**6, 10**7)
-        for tokens in (10**6, 10**7)
-    ]
-    weights, error = outcome.fit(found, *outcome.EXPONENTS)
-    assert weights == pytest.approx(truth, rel=1e-6)
-    assert error < 1e-9
 
 
 def test_table_compares_seed_by_seed(tmp_path):

@@ -152,7 +152,7 @@ def test_printed_commands_run_one_after_the_other_in_a_folder_with_any_name(tmp_
         assert done.returncode == 0, done.stderr
         line = done.stdout.splitlines()[-1]
         assert expected is None or f"next: {python_command(expected)}" in line
-    assert line.startswith("outcome ")
+    assert line.startswith("time  ")
 
 
 # ---- foreign text

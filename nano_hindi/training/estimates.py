@@ -29,11 +29,6 @@ PEAK_TFLOPS = {
     "RTX 5090": 209.5,
 }
 EXPECTED_UTILISATION = 0.4  # fraction of the measured matmul speed, for time estimates before the first update
-# bits per byte = floor + a N^-alpha + b D^-beta, N parameters of the blocks, D tokens: the form and
-# the exponents are those of Hoffmann et al. 2022 (arXiv 2203.15556), the other constants are fitted
-# to small runs with lr_schedule plateau on Hindi prose (tests/benchmarks/outcome.py; the runs:
-# docs/LOG.md)
-EXPECTED_BPB = {"floor": 0.523, "a": 4.21, "alpha": 0.34, "b": 13.5, "beta": 0.28}
 
 
 def peak_flops(device: torch.device) -> float | None:
@@ -62,10 +57,3 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
         c[0, 0].item()  # waits for the product
         best = min(best, time.perf_counter() - start)
     return 2 * n**3 / best
-
-
-def expected_bpb(block_params: int, tokens: int) -> float:
-    """Return the validation bits per byte to expect on Hindi prose, given the block parameters and
-    tokens of a run. Rough: see EXPECTED_BPB."""
-    e = EXPECTED_BPB
-    return e["floor"] + e["a"] * block_params ** -e["alpha"] + e["b"] * tokens ** -e["beta"]

@@ -19,7 +19,7 @@ from nano_hindi.console import bar, count, duration, python_command, shell_quote
 from nano_hindi.distributed import World
 from nano_hindi.eval import Evaluation
 from nano_hindi.model import GPT
-from nano_hindi.training.estimates import EXPECTED_UTILISATION, expected_bpb, matmul_flops
+from nano_hindi.training.estimates import EXPECTED_UTILISATION, matmul_flops
 from nano_hindi.training.memory import MEMORY_FRACTION, activation_bytes, choose_device_batch_size, state_bytes
 from nano_hindi.training.resume import Plan
 
@@ -79,14 +79,6 @@ def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: Wor
         f"            {state / 1e9:.3g} GB of weights, gradients and optimizer states + {activations / 1e9:.3g} GB for each sequence",
         f"time        about {duration(seconds)} at {count(tokens_per_second)} tokens/s: an estimate, {EXPECTED_UTILISATION:.0%} of the {rate / 1e12:.2g} TFLOP/s measured here",
     ]
-
-
-def outcome_line(model: GPT, train: TrainConfig) -> str:
-    """Return the line with the expected bits per byte."""
-    bpb = expected_bpb(model.num_params()["blocks"], train.updates * train.tokens_per_update)
-    return (
-        f"outcome     perhaps {bpb:.2f} bits per byte on Hindi prose: a rough estimate, extrapolated from runs of a few million parameters and tokens"
-    )
 
 
 def _expected_at_once(train: TrainConfig, sequence_len: int, world: World, state: int, activations: int) -> int:
@@ -249,7 +241,6 @@ def print_dry_run(plan: Plan, args: argparse.Namespace, world: World) -> int:
         *(data.lines(config, plan.anneal_start) if data else []),
         *plan_lines(model_config, config),
         *estimate_lines(model, model_config, config, world, compute_dtype(world.device), plan.update),
-        *([] if plan.parent_record else [outcome_line(model, config)]),  # it does not count what the parent has read
     ):
         world.print(line)
     return 0
