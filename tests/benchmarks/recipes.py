@@ -295,6 +295,120 @@ class Within(GPT):
         return super().trunk(idx, kv_cache)
 
 
+class HeadGates(Attention):
+    """Multiply the output of each head by a gate from 0 to 2 that reads the normed input; 1 at the
+    start (Qiu et al. 2025, arXiv 2505.06708, with the gate of our value embeddings)."""
+
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__(config, layer)
+        self.head_gate = model_module.Linear(min(model_module.GATE_CHANNELS, config.n_embd), config.n_head)
+
+    def qkv(self, x: Tensor, *rest) -> tuple[Tensor, Tensor, Tensor]:
+        self.gates = 2 * torch.sigmoid(self.head_gate(x[..., : self.head_gate.in_features]))
+        return super().qkv(x, *rest)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, kv_cache) -> Tensor:
+        return super().forward(q, k, v, kv_cache) * self.gates[..., None]
+
+
+class GatedHeads(GPT):
+    def init_weights(self) -> None:
+        super().init_weights()
+        for block in self.transformer.h:
+            nn.init.zeros_(block.attn.head_gate.weight)
+
+
+class ShiftedKeys(Attention):
+    """Take the upper half of each key's channels from the token before (modded-nanogpt's partial
+    key offset): one layer can then continue what followed an earlier occurrence of a token."""
+
+    def qkv(self, *inputs) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().qkv(*inputs)
+        half = k.size(-1) // 2
+        before = F.pad(k[:, :-1, :, half:], (0, 0, 0, 0, 1, 0))
+        return q, torch.cat((k[..., :half], before), -1), v
+
+
+class OtherTrunk(GPT):
+    """The product's trunk with something before its blocks, and behind them."""
+
+    def begin(self, x0: Tensor) -> Tensor:
+        return x0
+
+    def end(self, x: Tensor, middle: Tensor) -> Tensor:
+        return x
+
+    def trunk(self, idx: Tensor, kv_cache=None) -> Tensor:
+        x0 = self.begin(rms_norm(self.transformer.wte(idx)))
+        cos, sin = model_module.rope_factors(torch.arange(idx.size(1), device=idx.device), self.head_dim)
+        x = x0.view_as(x0)
+        for layer, block in enumerate(self.transformer.h):
+            ve = self.value_embeds[str(layer)](idx) if str(layer) in self.value_embeds else None
+            x = block(x, x0, self.resid_lambdas[layer], self.x0_lambdas[layer], ve, cos, sin, model_module.EAGER, kv_cache)
+            if layer == self.config.n_layer // 2:
+                middle = x
+        return rms_norm(self.end(x, middle))
+
+
+class Smear(OtherTrunk):
+    """Add to each embedding that of the token before, times a gate from -1 to 1 that is 0 at the
+    start (nanochat and modded-nanogpt have another gate)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        self.transformer.h[0].smear_gate = model_module.Linear(min(model_module.GATE_CHANNELS, config.n_embd), 1)
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        nn.init.zeros_(self.transformer.h[0].smear_gate.weight)
+
+    def begin(self, x0: Tensor) -> Tensor:
+        gate = self.transformer.h[0].smear_gate
+        factor = torch.tanh(gate(x0[:, 1:, : gate.in_features]))
+        return torch.cat((x0[:, :1], x0[:, 1:] + factor * x0[:, :-1]), 1)
+
+
+class Backout(OtherTrunk):
+    """Subtract the residual stream in the middle, times a learned factor that is 0.2 at the start,
+    before the last norm (nanochat)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        self.transformer.h[0].backout = nn.Parameter(torch.empty(1, 1))
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        nn.init.constant_(self.transformer.h[0].backout, 0.2)
+
+    def end(self, x: Tensor, middle: Tensor) -> Tensor:
+        return x - self.transformer.h[0].backout * middle
+
+
+def averaged(fraction: float) -> type[TrainOptimizer]:
+    """Return an optimizer whose last update leaves the mean of the weights after the last updates,
+    a fraction of all (LAWA, Kaddour 2022, arXiv 2209.14981)."""
+
+    class Averaged(TrainOptimizer):
+        def __init__(self, model, config, world):
+            super().__init__(model, config, world)
+            self.weights, self.left, self.count = list(model.parameters()), config.updates, max(2, round(fraction * config.updates))
+            self.sums = [torch.zeros_like(p) for p in self.weights]
+
+        @torch.no_grad()
+        def step(self, lr_scale, grad_scale):
+            if isinstance(lr_scale, Tensor):
+                raise ValueError("it counts updates, see MomentumRamp")
+            super().step(lr_scale, grad_scale)
+            self.left -= 1
+            if self.left < self.count:
+                torch._foreach_add_(self.sums, self.weights)
+            if self.left == 0:
+                for p, total in zip(self.weights, self.sums, strict=True):
+                    p.copy_(total / self.count)
+
+    return Averaged
+
+
 CANDIDATES = {
     "plateau": Recipe("full learning rates for two fifths of the run, then a straight line", {"lr_schedule": "plateau"}),
     "sharper_attention": Recipe("normed queries and keys times 1.2", patches=((model_module, "Attention", SharperAttention),)),
@@ -308,4 +422,9 @@ CANDIDATES = {
     "within_documents": Recipe(
         "attention stops at the borders of documents", model=Within, patches=((model_module, "flash_attn", attention_within),)
     ),
+    "head_gates": Recipe("a gate on the output of each head", model=GatedHeads, patches=((model_module, "Attention", HeadGates),)),
+    "shifted_keys": Recipe("half of each key is of the token before", patches=((model_module, "Attention", ShiftedKeys),)),
+    "smear": Recipe("each embedding plus a gated one of the token before", model=Smear),
+    "backout": Recipe("the last norm reads less of the middle of the residual stream", model=Backout),
+    "averaged": Recipe("the mean of the weights over the last 5 % of the updates", optimizer=averaged(0.05)),
 }
