@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from nano_hindi.errors import UserError
-from nano_hindi.files import close_read, file_size
+from nano_hindi.files import TEXT_MAKERS, close_read, file_size
 
 IGNORED = -1  # target of a padding position
 CHUNK_BYTES = 2**20  # of a digest; with another size, all digests of the same tokens would differ
@@ -56,7 +56,7 @@ class TokenFile:
         self.maker = "data/chat.py" if marks_targets else "data/preprocess.py"
         self.restore = f"restore it, or run {self.maker} again"
         self.digests: list[str] = []  # of its chunks, as its maker recorded them; set by `require_digests`
-        file_size(self.path, self.maker)
+        file_size(self.path, self.maker if marks_targets else TEXT_MAKERS)
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed with this object
         weakref.finalize(self, close_read, self._file)
         self._lock = threading.Lock()

@@ -259,7 +259,10 @@ def _holder(folder: Path) -> str:
 # ---- `key: value` lines, and files of the prepared data
 
 
-def file_size(path: Path, makers: str = "data/download.py and data/preprocess.py") -> int:
+TEXT_MAKERS = "data/download.py and data/preprocess.py"
+
+
+def file_size(path: Path, makers: str = TEXT_MAKERS) -> int:
     """Return the size of a prepared file in bytes. Raises UserError, which names the commands that
     make the file, if it is missing."""
     if not path.is_file():

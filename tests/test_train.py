@@ -252,7 +252,6 @@ def test_dry_run_of_the_default_works_without_data(tmp_path, capsys):
         "value embeddings 34.9 M",
         "5.01 per parameter",
         "an estimate",
-        "a rough estimate",
     ):
         assert words in output
     assert not (tmp_path / "none").exists()

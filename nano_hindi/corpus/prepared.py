@@ -9,7 +9,7 @@ from typing import Any
 
 from nano_hindi.dataloader import TOKEN_BYTES, TokenFile
 from nano_hindi.errors import UserError
-from nano_hindi.files import file_size, read_metadata, write_metadata
+from nano_hindi.files import TEXT_MAKERS, file_size, read_metadata, write_metadata
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
 DIGESTS = "preprocess_digests.txt"
@@ -64,7 +64,7 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
     """
     folder = Path(data_dir)
     path = folder / "preprocess_meta.txt"
-    makers = "data/chat.py" if kind == CHAT else "data/download.py and data/preprocess.py"
+    makers = "data/chat.py" if kind == CHAT else TEXT_MAKERS
     file_size(path, makers)
     metadata = read_metadata(path)
     if (found_kind := metadata.get("kind", TEXT)) != kind:
