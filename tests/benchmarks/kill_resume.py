@@ -88,7 +88,7 @@ def wait_until_it_trains(process: multiprocessing.process.BaseProcess, folder: P
     """Wait until `process` ends or makes its first update; `said`: size of the log in bytes before
     it started."""
     log = folder.with_suffix(".log")
-    while process.is_alive() and not (log.exists() and b"\nat once" in log.read_bytes()[said:]):
+    while process.is_alive() and not (log.exists() and b"\nbatch " in log.read_bytes()[said:]):
         time.sleep(0.005)
 
 
