@@ -330,7 +330,7 @@ class ShiftedKeys(Attention):
 
 
 class OtherTrunk(GPT):
-    """The product's trunk with something before its blocks, and behind them."""
+    """The product's trunk with something before its blocks, and behind them, without a KV cache."""
 
     def begin(self, x0: Tensor) -> Tensor:
         return x0
@@ -339,12 +339,14 @@ class OtherTrunk(GPT):
         return x
 
     def trunk(self, idx: Tensor, kv_cache=None) -> Tensor:
-        x0 = self.begin(rms_norm(self.transformer.wte(idx)))
+        dtype = self.compute_dtype
+        x0 = self.begin(rms_norm(self.transformer.wte(idx).to(dtype)))
+        resid_lambdas, x0_lambdas = self.resid_lambdas.to(dtype), self.x0_lambdas.to(dtype)
         cos, sin = model_module.rope_factors(torch.arange(idx.size(1), device=idx.device), self.head_dim)
         x = x0.view_as(x0)
         for layer, block in enumerate(self.transformer.h):
-            ve = self.value_embeds[str(layer)](idx) if str(layer) in self.value_embeds else None
-            x = block(x, x0, self.resid_lambdas[layer], self.x0_lambdas[layer], ve, cos, sin, model_module.EAGER, kv_cache)
+            ve = self.value_embeds[str(layer)](idx).to(dtype) if str(layer) in self.value_embeds else None
+            x = block(x, x0, resid_lambdas[layer], x0_lambdas[layer], ve, cos, sin, model_module.EAGER, kv_cache)
             if layer == self.config.n_layer // 2:
                 middle = x
         return rms_norm(self.end(x, middle))
@@ -381,7 +383,7 @@ class Backout(OtherTrunk):
         nn.init.constant_(self.transformer.h[0].backout, 0.2)
 
     def end(self, x: Tensor, middle: Tensor) -> Tensor:
-        return x - self.transformer.h[0].backout * middle
+        return x - self.transformer.h[0].backout.to(x.dtype) * middle
 
 
 def averaged(fraction: float) -> type[TrainOptimizer]:
