@@ -282,12 +282,12 @@ def write_metadata(path: str | Path, metadata: dict) -> None:
     write_text(Path(path), "".join(f"{key}: {one_line(str(value))}\n" for key, value in metadata.items()), errors="surrogateescape")
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
+def read_metadata(path: str | Path, makers: str = TEXT_MAKERS) -> dict[str, str]:
     """Read what `write_metadata` wrote, with all values as text.
 
-    Raises UserError if the file is missing or not of that format.
+    Raises UserError, see `file_size`, if the file is missing; also if it is not of that format.
     """
-    file_size(Path(path))
+    file_size(Path(path), makers)
     try:
         with naming(path):
             text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")

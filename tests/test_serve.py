@@ -425,13 +425,18 @@ def set_length(page, tokens: int) -> None:
     page.press("#length", "Escape")
 
 
+def ask_for_a_long_answer(page, question: str) -> None:
+    """Ask, and wait until the answer streams."""
+    set_length(page, 3000)
+    page.fill("#question", question)
+    page.press("#question", "Enter")
+    page.locator(".assistant", has_text="ॐ").wait_for()
+
+
 @pytest.mark.slow
 def test_page_chats_stops_and_answers_again(chat, browser):
     page = open_page(browser, chat)
-    set_length(page, 3000)
-    page.fill("#question", "<b>नमस्ते</b>")
-    page.press("#question", "Enter")
-    page.locator(".assistant", has_text="ॐ").wait_for()  # it streams
+    ask_for_a_long_answer(page, "<b>नमस्ते</b>")
     page.get_by_text("रोकें").click()
     page.get_by_text("रोका गया।").wait_for()
     wait_until(chat.is_idle, "the end of the stopped text")
@@ -466,10 +471,7 @@ def test_page_chats_stops_and_answers_again(chat, browser):
 @pytest.mark.slow
 def test_page_keeps_its_talk_over_a_reload(chat, browser):
     page = open_page(browser, chat)
-    set_length(page, 3000)
-    page.fill("#question", "नमस्ते")
-    page.press("#question", "Enter")
-    page.locator(".assistant", has_text="ॐ").wait_for()
+    ask_for_a_long_answer(page, "नमस्ते")
     streamed = page.locator(".assistant").inner_text()
     page.reload()  # while it streams
     page.get_by_text("रोका गया।").wait_for()

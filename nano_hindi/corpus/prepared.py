@@ -65,8 +65,7 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
     folder = Path(data_dir)
     path = folder / "preprocess_meta.txt"
     makers = "data/chat.py" if kind == CHAT else TEXT_MAKERS
-    file_size(path, makers)
-    metadata = read_metadata(path)
+    metadata = read_metadata(path, makers)
     if (found_kind := metadata.get("kind", TEXT)) != kind:
         raise UserError(f"{folder} holds {KINDS.get(found_kind, 'data of a newer version')}")
     again = f"run data/{'chat' if kind == CHAT else 'preprocess'}.py again"

@@ -146,12 +146,10 @@ class Conversation(Session):
         less than a whole turn."""
         length = self.model.config.sequence_len
         room = min(self.settings.max_tokens, length // 8)
-        unseen = self.unseen
-        while True:
+        for unseen in range(self.unseen, len(self.turns) + 1, 2):
             ids = template.prompt(self.tokenizer, [*self.system, *self.turns[unseen:], message])
-            if len(ids) + room <= length or unseen == len(self.turns):
+            if len(ids) + room <= length:
                 break
-            unseen += 2
         require(len(ids) <= length, f"the question makes {len(ids):,} tokens, more than the {length:,} that the model was trained on; shorten it")
         self.unseen = unseen  # not before: a refused question leaves the conversation as it was
         return ids

@@ -71,9 +71,9 @@ class ChatData:
     def loader(self, config: TrainConfig, anneal_start: int | None) -> FullRows:
         return FullRows(self.train.sequence_len)
 
-    def train_batches(self, loader: FullRows, config: TrainConfig, world: World) -> ChatBatches:
+    def train_batches(self, loader: FullRows, config: TrainConfig, batch_size: int, world: World) -> ChatBatches:
         """Return this rank's device batches."""
-        return ChatBatches(self.train, config.sequences_per_update, config.seed, config.device_batch_size, world.rank, world.size)
+        return ChatBatches(self.train, config.sequences_per_update, config.seed, batch_size, world.rank, world.size)
 
     def val_batches(self, config: TrainConfig, batch_size: int, world: World) -> dict[str, Iterator[tuple[torch.Tensor, torch.Tensor]]]:
         """Return this rank's batches for an evaluation, of the first conversations of val.bin with

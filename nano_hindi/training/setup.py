@@ -135,7 +135,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
         model=model,
         optimizer=optimizer,
         loss_scale=loss_scale,
-        batches=data.train_batches(loader, dataclasses.replace(config, device_batch_size=device_batch_size), world),
+        batches=data.train_batches(loader, config, device_batch_size, world),
         console=console,
         saver=Saver(args.checkpoint_dir, config.keep_checkpoints, console.print),
         metrics=Metrics(args.checkpoint_dir / "metrics.jsonl", plan.step, history=_history(args)) if world.is_main else None,

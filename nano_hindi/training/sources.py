@@ -69,9 +69,9 @@ class Sources:
         weights, anneal = [source.weight for source in self.all], [source.anneal_weight for source in self.all]
         return Mixture(weights) if anneal_start is None else Mixture(weights, anneal, anneal_start * config.sequences_per_update)
 
-    def train_batches(self, loader: MixedLoader, config: TrainConfig, world: World) -> TrainBatches:
+    def train_batches(self, loader: MixedLoader, config: TrainConfig, batch_size: int, world: World) -> TrainBatches:
         """Return this rank's device batches of the stream of `loader`."""
-        return TrainBatches(loader, config.sequences_per_update, config.device_batch_size, world.rank, world.size, world.device.type == "cuda")
+        return TrainBatches(loader, config.sequences_per_update, batch_size, world.rank, world.size, world.device.type == "cuda")
 
     def samples(self, model: GPT, seed: int) -> list[tuple[str, str]]:
         """Return (prompt, text) for each sample prompt. The text begins with the prompt and is on

@@ -305,7 +305,7 @@ def updates(lab: Lab) -> Iterator[Measures]:
     with lab.run() as run:
         make_updates(run, 2)
         yield timed_updates(
-            lab, lambda: make_updates(run, 1)[0], run.config.tokens_per_update, run.model.flops_per_token(), run.config.device_batch_size
+            lab, lambda: make_updates(run, 1)[0], run.config.tokens_per_update, run.model.flops_per_token(), run.batches.device_batch_size
         )
 
 
