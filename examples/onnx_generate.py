@@ -26,19 +26,21 @@ class Model:
         try:
             self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             layers, self.context = self.config["num_hidden_layers"], self.config["max_position_embeddings"]
-            shape = (1, self.config["num_key_value_heads"], 0, self.config["head_dim"])
+            heads = (1, self.config["num_key_value_heads"], 0, self.config["head_dim"])
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
             self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 - each of these libraries has its own kinds
             raise SystemExit(f"error: {folder} is not a whole export of nano_hindi for ONNX: {str(error).splitlines()[0][:200]}") from None
-        names = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
+        shapes = {f"{layer}.{kind}": heads for layer in range(layers) for kind in ("key", "value")}
+        if self.config.get("smear"):
+            shapes["smear"] = (1, 1, 0, self.config["hidden_size"])
         inputs, outputs = ({value.name for value in values} for values in (self.session.get_inputs(), self.session.get_outputs()))
-        expected = {f"past_key_values.{name}" for name in names} | {"input_ids", "attention_mask", "position_ids"}
-        if inputs != expected or outputs != {f"present.{name}" for name in names} | {"logits"}:
+        expected = {f"past_key_values.{name}" for name in shapes} | {"input_ids", "attention_mask", "position_ids"}
+        if inputs != expected or outputs != {f"present.{name}" for name in shapes} | {"logits"}:
             raise SystemExit(f"error: {folder / 'model.onnx'} does not belong to the config.json beside it")
-        self.cache = {f"past_key_values.{name}": np.zeros(shape, np.float32) for name in names}
+        self.cache = {f"past_key_values.{name}": np.zeros(shape, np.float32) for name, shape in shapes.items()}
         self.position = 0
 
     def read(self, ids: list[int]) -> np.ndarray:

@@ -68,6 +68,7 @@ class GPTConfig:
     short_window_divisor: int = _opt(8, "the window of S layers is sequence_len divided by this", whole(1, _INDEX))
     tie_embeddings: bool = _opt(False, "wte is lm_head too: one table instead of two", Switch())
     value_embeddings: bool = _opt(True, "a table of value embeddings in every other layer", Switch())
+    smear: bool = _opt(False, "add to each token's embedding that of the token before, times a learned gate", Switch())
 
     def __post_init__(self) -> None:
         _require_valid(self)
@@ -102,7 +103,7 @@ class GPTConfig:
     def reach(self) -> int:
         """Return the receptive field of the last token through all layers: tokens before it have no
         effect."""
-        return 1 + sum(window - 1 for window in self.windows)
+        return 1 + sum(window - 1 for window in self.windows) + self.smear
 
     @property
     def value_embedding_layers(self) -> tuple[int, ...]:

@@ -26,7 +26,8 @@ MIN_TEMPERATURE = 1e-6  # below it float32 overflows, and the most likely token 
 class KVCache:
     """Keys and values of the tokens so far, in each layer as far back as its window reaches.
 
-    `position` is the number of tokens so far, without limit.
+    `position` is the number of tokens so far, without limit; `last_ids` (B, 1) are those of the
+    last token, None before the first.
 
     A layer has slots for its window plus slack: when they are full, the window is copied to the
     front. Keys are stored rotated by their absolute positions, and rotary attention depends only on
@@ -37,16 +38,23 @@ class KVCache:
         self.position = 0
         self._windows = config.windows
         self._lengths = [0] * config.n_layer  # filled slots of each layer
+        self._ids = torch.empty((batch_size, 0), dtype=torch.int64, device=device)  # those of the last tokens, as far back as `rewind` goes
         shapes = [(batch_size, window + max(window, PREFILL_TOKENS), config.n_kv_head, config.head_dim) for window in config.windows]
         try:
             self._keys, self._values = ([torch.empty(shape, device=device, dtype=dtype) for shape in shapes] for _ in range(2))
         except RuntimeError as error:  # out of memory, on CUDA too
             raise UserError(f"this device does not have enough memory for a context of {config.sequence_len:,} tokens; use another model") from error
 
-    def advance(self, n: int) -> Tensor:
-        """Return the positions (T,) of the next n tokens, which every layer attends to next."""
-        self.position += n
-        return torch.arange(self.position - n, self.position, device=self._keys[0].device)
+    @property
+    def last_ids(self) -> Tensor | None:
+        return self._ids[:, -1:] if self.position else None
+
+    def advance(self, idx: Tensor) -> Tensor:
+        """Return the positions (T,) of the next tokens (B, T), which every layer attends to
+        next."""
+        self._ids = torch.cat((self._ids, idx), dim=1)[:, -self._keys[-1].size(1) :]  # the last layer has the longest window
+        self.position += idx.size(1)
+        return torch.arange(self.position - idx.size(1), self.position, device=idx.device)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Append k, v (B, T, G, D) of the next T <= PREFILL_TOKENS tokens, and attend with q
@@ -71,6 +79,7 @@ class KVCache:
         if any(length - back < min(window - 1, position) for length, window in zip(self._lengths, self._windows, strict=True)):
             return False
         self._lengths = [length - back for length in self._lengths]
+        self._ids = self._ids[:, : self._ids.size(1) - back]
         self.position = position
         return True
 
@@ -79,6 +88,7 @@ class KVCache:
         UserError if there is not enough memory."""
         if n == 1:
             return
+        self._ids = self._ids.repeat(n, 1)
         try:
             self._keys, self._values = ([cache.repeat(n, 1, 1, 1) for cache in caches] for caches in (self._keys, self._values))
         except RuntimeError as error:  # out of memory, on CUDA too
@@ -95,8 +105,12 @@ class JoinedCaches(KVCache):
     def __init__(self, caches: Sequence[KVCache]):
         self._caches = caches
 
-    def advance(self, n: int) -> Tensor:  # (B, T)
-        return torch.stack([cache.advance(n) for cache in self._caches])
+    @property
+    def last_ids(self) -> Tensor:
+        return torch.cat([cache._ids[:, -1:] for cache in self._caches])
+
+    def advance(self, idx: Tensor) -> Tensor:  # (B, T)
+        return torch.stack([cache.advance(row) for cache, row in zip(self._caches, idx.split(1), strict=True)])
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows = zip(self._caches, *(x.split(1) for x in (q, k, v)), strict=True)

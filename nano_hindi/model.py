@@ -6,6 +6,7 @@ QK-norm                  Henry et al. 2020, arXiv 2010.04245
 ReLU^2                   So et al. 2021, arXiv 2109.08668
 value embeddings         after ResFormer, Zhou et al. 2024, arXiv 2410.17897, gated by the input
 soft-cap                 Gemma 2, arXiv 2408.00118
+smear                    nanochat (github.com/karpathy/nanochat), with another gate
 """
 
 # B batch, T time, C width, H query heads, G key/value heads, D head width, V vocabulary
@@ -35,7 +36,7 @@ RMS_EPS = torch.finfo(torch.float32).eps  # for every dtype; PyTorch's default d
 MLP_FACTOR = 4
 ROW_BLOCKS = 64  # blocks of rows into which a weight is split to multiply a single row on a CPU
 SPLIT_FROM = 2**16  # entries of a weight from which that is worth it
-GATE_CHANNELS = 32  # channels of the normed input that the gate of a value embedding reads
+GATE_CHANNELS = 32  # channels of the normed input that the gate of a value embedding reads, and that of the smear
 # initial values; the projections back into the residual stream begin at zero, so every block begins
 # as the identity
 WTE_STD = 1.0
@@ -206,12 +207,28 @@ Parts = tuple[Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]], Callable[...
 EAGER: Parts = (Block.before_attention, Block.after_attention)
 
 
+class Smear(nn.Module):
+    """Adds to each embedding that of the token before, times a gate from -1 to 1. So the first
+    block knows pairs of tokens, without a head that looks back by one."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.gate = Linear(min(GATE_CHANNELS, config.n_embd), 1)
+
+    def forward(self, x: Tensor, before: Tensor) -> Tensor:
+        """Return the smeared embeddings (B, T, C) of embeddings x (B, T, C), and that of the token
+        `before` (B, 1, C), 0 if there is none."""
+        gate = torch.tanh(self.gate(x[..., : self.gate.in_features]))  # (B, T, 1); 0 at the start
+        return x + gate * torch.cat((before, x[:, :-1]), dim=1)
+
+
 class Transformer(nn.Module):
-    """The token embedding `wte` and the blocks `h`."""
+    """The token embedding `wte`, the blocks `h`, and between them `smear`, if the model has it."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.wte = Embedding(config.padded_vocab_size, config.n_embd)
+        self.smear = Smear(config) if config.smear else None
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
 
 
@@ -243,6 +260,8 @@ class GPT(nn.Module):
         nn.init.normal_(self.transformer.wte.weight, std=WTE_STD if self.lm_head else TIED_STD)
         if self.lm_head:
             nn.init.normal_(self.lm_head.weight, std=LM_HEAD_STD)
+        if self.transformer.smear:
+            nn.init.zeros_(self.transformer.smear.gate.weight)
         for name, weight in self.transformer.h.named_parameters():
             if name.endswith(("c_proj.weight", "ve_gate.weight")):
                 nn.init.zeros_(weight)
@@ -257,11 +276,13 @@ class GPT(nn.Module):
         """Return normed hidden states (B, T, C) in the compute dtype for token ids (B, T), which
         follow the tokens in the cache if there is one."""
         parts = self._parts if kv_cache is None else EAGER
-        embedded = self.transformer.wte(idx).to(self.compute_dtype)
+        x0 = self.embed(idx)
+        if self.transformer.smear:
+            before = None if kv_cache is None else kv_cache.last_ids
+            x0 = self.transformer.smear(x0, torch.zeros_like(x0[:, :1]) if before is None else self.embed(before))
         value_embeddings = {layer: table(idx).to(self.compute_dtype) for layer, table in self.value_embeds.items()}
-        positions = torch.arange(idx.size(1), device=idx.device) if kv_cache is None else kv_cache.advance(idx.size(1))
+        positions = torch.arange(idx.size(1), device=idx.device) if kv_cache is None else kv_cache.advance(idx)
         cos, sin = rope_factors(positions, self.head_dim)
-        x0 = rms_norm(embedded)
         x = x0.view_as(x0)  # with the same object as both inputs, the first layer would need a graph of its own
         resid_lambdas, x0_lambdas = self.resid_lambdas.to(x.dtype), self.x0_lambdas.to(x.dtype)
         for layer, block in enumerate(self.transformer.h):
@@ -271,6 +292,10 @@ class GPT(nn.Module):
             else:
                 x = block(*inputs)
         return rms_norm(x)
+
+    def embed(self, idx: Tensor) -> Tensor:
+        """Return normed token embeddings (B, T, C) in the compute dtype for token ids (B, T)."""
+        return rms_norm(self.transformer.wte(idx).to(self.compute_dtype))
 
     @property
     def head_weight(self) -> Tensor:
@@ -332,7 +357,7 @@ class GPT(nn.Module):
             "wte": [self.transformer.wte.weight],
             "lm_head": self.lm_head.parameters() if self.lm_head else [],
             "value_embeds": self.value_embeds.parameters(),
-            "blocks": self.transformer.h.parameters(),
+            "blocks": [p for name, p in self.transformer.named_parameters() if name != "wte.weight"],  # and the gate of the smear
             "scalars": [self.resid_lambdas, self.x0_lambdas],
         }
         counts = {kind: sum(p.numel() for p in of_kind) for kind, of_kind in parameters.items()}

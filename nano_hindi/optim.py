@@ -70,7 +70,7 @@ class TrainOptimizer:
         named: dict[str, list[tuple[str, nn.Parameter]]] = {kind: [] for kind in kinds}
         for name, p in model.named_parameters():
             top = name.removeprefix("transformer.").split(".")[0]
-            kind = "blocks" if top == "h" else top
+            kind = "blocks" if top in ("h", "smear") else top
             if kind not in named or (kind == "blocks" and p.ndim != 2):
                 raise ValueError(f"no optimizer takes the parameter {name} of shape {tuple(p.shape)}")
             named[kind].append((name, p))

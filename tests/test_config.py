@@ -49,7 +49,7 @@ def test_default_run_has_1907_updates_and_7628_steps():
 
 def test_defaults_are_those_of_the_brief():
     model, train = GPTConfig(), TrainConfig()
-    assert dataclasses.astuple(model) == (68096, 8, 6, 2, 384, 1024, "SSSL", 8, False, True)
+    assert dataclasses.astuple(model) == (68096, 8, 6, 2, 384, 1024, "SSSL", 8, False, True, False)
     expected = dict(
         total_tokens=500_000_000, batch_size=64, gradient_accumulation_steps=4, muon_lr=0.02, adamw_embedding_lr=0.2, adamw_unembedding_lr=0.004,
         warmup_steps=1000, checkpoint_interval=1000, eval_interval=500, inference_interval=1000, log_interval=10, grad_clip=1.0, keep_checkpoints=3,
@@ -101,7 +101,7 @@ def test_unknown_schedule_is_refused_with_the_valid_names():
 
 
 @pytest.mark.parametrize("wrong", [0, 1, None, "True", [True], 1.0])
-@pytest.mark.parametrize("name", ["tie_embeddings", "value_embeddings"])
+@pytest.mark.parametrize("name", ["tie_embeddings", "value_embeddings", "smear"])
 def test_switch_is_true_or_false(name, wrong):
     with pytest.raises(UserError, match=f"^{name} must be True or False, not "):
         GPTConfig(**{name: wrong})
@@ -297,10 +297,11 @@ def test_resume_refuses_every_other_changed_flag_by_name():
 
 def test_checkpoint_older_than_a_field_keeps_the_value_of_its_run():
     old = saved()
-    del old["model_config"]["short_window_divisor"]
+    del old["model_config"]["short_window_divisor"], old["model_config"]["smear"]
     del old["train_config"]["lr_schedule"]  # the version whose only schedule was plateau
     model, train = configs_for_resumed_run(parse(), old)
     assert model.windows == (256, 256, 256, 1024, 256, 256, 256, 1024)
+    assert not model.smear
     assert train.lr_schedule == "plateau"
     del old["train_config"]["constant_share"]  # earlier versions, whose only schedule was a cosine
     assert configs_for_resumed_run(parse(), old)[1].lr_schedule == "cosine"

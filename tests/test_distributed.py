@@ -185,8 +185,8 @@ def test_each_gradient_is_reduced_once_and_none_before_the_last_backward(togethe
             assert after_backward[-1] == {"all_reduce": others, "reduce_scatter": 0, "all_gather": 0}  # launched during the backward
 
 
-def test_tied_embeddings_train_as_on_one_rank_and_are_reduced_once(data_dir, tmp_path):
-    flags = ["--tie_embeddings", "true", "--value_embeddings", "false", "--total_tokens", str(32 * 8 * 20)]
+def test_tied_embeddings_and_smear_train_as_on_one_rank_and_are_reduced_once(data_dir, tmp_path):
+    flags = ["--tie_embeddings", "true", "--value_embeddings", "false", "--smear", "true", "--total_tokens", str(32 * 8 * 20)]
     ways = {"alone": [], "another order": ["--device_batch_size", "1"]}
     for name, size in ways.items():
         assert train.main([*FIFTY, *flags, *size, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path / name)]) == 0
@@ -195,7 +195,7 @@ def test_tied_embeddings_train_as_on_one_rank_and_are_reduced_once(data_dir, tmp
     assert job.process.returncode == 0, said
     alone, other, together = (last(tmp_path / name) for name in (*ways, "together"))
     assert distance(alone, together) < 4 * distance(alone, other)
-    others = sum(w.numel() for name, w in together["model_state_dict"].items() if not name.startswith("transformer.h."))
+    others = sum(w.numel() for name, w in together["model_state_dict"].items() if not name.startswith(("transformer.h.", "transformer.smear.")))
     for record in (torch.load(tmp_path / "records" / f"{rank}.pt") for rank in range(2)):
         assert [after[-1]["all_reduce"] for after in record["sent_after_each_backward"]] == [others] * 20
 

@@ -102,11 +102,14 @@ def test_chunked_input_with_a_cache_gives_the_logits_of_the_whole_text(theirs):
     mask[1, :5] = 0
     cache, pieces = None, []
     for start, end in itertools.pairwise((0, 7, 8, 50, 61, 96)):
-        output = theirs(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True)
+        before = {"last_ids": ids[:, start - 1 : start]} if start else {}
+        output = theirs(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True, **before)
         cache, pieces = output.past_key_values, [*pieces, output.logits]
     whole = theirs(ids, attention_mask=mask).logits
     torch.testing.assert_close(torch.cat(pieces, dim=1)[mask.bool()], whole[mask.bool()], rtol=0, atol=2e-5)
     torch.testing.assert_close(whole[1, 5:], theirs(ids[1:, 5:]).logits[0], rtol=0, atol=2e-5)
+    with pytest.raises(ValueError, match="give last_ids"):
+        theirs(ids[:, :3], past_key_values=cache)
 
 
 @torch.no_grad()
@@ -244,7 +247,8 @@ def test_static_cache_gives_the_logits_without_a_cache(theirs, size):
     expected = theirs(ids, attention_mask=mask).logits
     cache, found = StaticCache(config=theirs.config, max_cache_len=size), []
     for start, end in itertools.pairwise((0, 7, 8, 9, 13, *((40, 41) if size > 20 else ()), min(size, 70))):
-        found.append(theirs(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True).logits)
+        before = {"last_ids": ids[:, start - 1 : start]} if start else {}
+        found.append(theirs(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True, **before).logits)
     assert_same(torch.cat(found, dim=1)[mask.bool()], expected[mask.bool()])
 
 
@@ -286,7 +290,7 @@ def test_mask_of_four_dimensions_is_limited_to_the_windows(exported, ours, atten
     hidden[..., 40:, :40] = False  # the tokens from 40 on are another document
     assert_same(model(ids, attention_mask=hidden).logits[:, 40:], ours(ids[:, 40:]))
     cache = model(ids[:, :50], use_cache=True).past_key_values
-    assert_same(model(ids[:, 50:], attention_mask=mask[..., 50:, :], past_key_values=cache).logits, ours(ids)[:, 50:])
+    assert_same(model(ids[:, 50:], attention_mask=mask[..., 50:, :], past_key_values=cache, last_ids=ids[:, 49:50]).logits, ours(ids)[:, 50:])
 
 
 @torch.no_grad()
@@ -316,7 +320,7 @@ def test_hidden_states_and_attentions(exported, ours, theirs):
     output = theirs(ids, output_hidden_states=True, output_attentions=True)
     assert_same(output.logits, ours(ids))
     assert len(output.hidden_states) == CONFIG.n_layer + 1
-    assert_same(output.hidden_states[0], torch.nn.functional.rms_norm(theirs.model.wte(ids), (CONFIG.n_embd,)))
+    assert_same(output.hidden_states[0], ours.transformer.smear(ours.embed(ids), torch.zeros(2, 1, CONFIG.n_embd)))
     assert_same(output.hidden_states[-1], ours.trunk(ids))
     for weights, window in zip(output.attentions, CONFIG.windows, strict=True):
         assert weights.shape == (2, CONFIG.n_head, 40, 40)
@@ -423,7 +427,7 @@ def test_resized_vocabulary_has_all_its_tables(exported, theirs, tmp_path):
 
 
 def test_tied_model_has_one_table_after_every_operation(tmp_path):
-    config = dataclasses.replace(CONFIG, tie_embeddings=True, value_embeddings=False)
+    config = dataclasses.replace(CONFIG, tie_embeddings=True, value_embeddings=False, smear=False)
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "bpe", config)
     assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "model")]) == 0
     assert not [name for name in load_file(tmp_path / "model/model.safetensors") if "lm_head" in name or "value_embed" in name]

@@ -34,6 +34,8 @@ def random_model(config: GPTConfig = CONFIG, seed: int = 0) -> GPT:
             for linear in (block.attn.c_proj, block.mlp.c_proj, block.attn.ve_gate):
                 if linear is not None:
                     nn.init.normal_(linear.weight, std=0.2)
+        if model.transformer.smear:
+            nn.init.normal_(model.transformer.smear.gate.weight, std=0.3)
         nn.init.normal_(model.head_weight, std=1.0)
         nn.init.uniform_(model.resid_lambdas, 0.5, 1.5)
         nn.init.uniform_(model.x0_lambdas, -0.5, 0.5)
@@ -62,7 +64,11 @@ def reference_logits(config: GPTConfig, state: dict, ids: list[int], first_posit
     short = config.sequence_len // config.short_window_divisor
     windows = [{"S": short, "L": config.sequence_len}[config.window_pattern[i % len(config.window_pattern)]] for i in range(config.n_layer)]
     windows[-1] = config.sequence_len
-    x = x0 = norm(w["transformer.wte.weight"][ids])
+    x0 = norm(w["transformer.wte.weight"][ids])
+    if config.smear:
+        gates = torch.tanh(x0[:, :32] @ w["transformer.smear.gate.weight"][0])
+        x0 = torch.stack([x0[t] + gates[t] * (x0[t - 1] if t else 0) for t in range(T)])
+    x = x0
     for i in range(config.n_layer):
         name = f"transformer.h.{i}."
         x = w["resid_lambdas"][i] * x + w["x0_lambdas"][i] * x0
@@ -99,8 +105,9 @@ def reference_logits(config: GPTConfig, state: dict, ids: list[int], first_posit
         GPTConfig(vocab_size=70, sequence_len=12, n_layer=1, n_head=4, n_kv_head=1, n_embd=32, window_pattern="S"),
         TIED,
         dataclasses.replace(CONFIG, tie_embeddings=True),
+        dataclasses.replace(CONFIG, smear=True),
     ],
-    ids=["SSL, 6 on 2 heads", "SSSL, 4 on 4", "one layer, 4 on 1", "tied, no value embeddings", "tied"],
+    ids=["SSL, 6 on 2 heads", "SSSL, 4 on 4", "one layer, 4 on 1", "tied, no value embeddings", "tied", "smear"],
 )
 def test_logits_equal_a_float64_implementation(config):
     """Also for texts longer than sequence_len, which only the windows bound."""
@@ -111,6 +118,22 @@ def test_logits_equal_a_float64_implementation(config):
         expected = reference_logits(config, model.state_dict(), ids.tolist())
         assert expected.std() > 1  # the logits are not trivial
         torch.testing.assert_close(row.double(), expected, atol=1e-4, rtol=0)
+
+
+def test_smear_begins_as_nothing_and_learns():
+    """With the same seed, the first logits and all other weights are those without it."""
+    config, models = dataclasses.replace(CONFIG, smear=True), []
+    for each in (CONFIG, config):
+        torch.manual_seed(0)
+        models.append(GPT(each))
+        models[-1].init_weights()
+    without, model = models
+    idx = random_ids(2, 40)
+    assert torch.equal(model(idx), without(idx))
+    assert model.num_params()["blocks"] == without.num_params()["blocks"] + GATE_CHANNELS
+    model.load_state_dict(without.state_dict(), strict=False)
+    model(idx, idx).backward()
+    assert (model.transformer.smear.gate.weight.grad != 0).all()
 
 
 def test_half_precision_compute_keeps_float32_weights_and_close_logits():

@@ -62,12 +62,12 @@ def test_run_learns_and_writes_its_files(straight):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tied", "values"), [("true", "false"), ("true", "true"), ("false", "false")])
-def test_run_without_some_tables_resumes_to_the_bit_and_writes_text(data_dir, tmp_path, capsys, tied, values):
+@pytest.mark.parametrize(("tied", "values", "smear"), [("true", "false", "true"), ("true", "true", "false"), ("false", "false", "false")])
+def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp_path, capsys, tied, values, smear):
     import generate
     from nano_hindi.evaluation import command
 
-    flags = ["--tie_embeddings", tied, "--value_embeddings", values]
+    flags = ["--tie_embeddings", tied, "--value_embeddings", values, "--smear", smear]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert start(data_dir, whole, *flags) == 0
     assert bits_per_byte(whole)[-1] < bits_per_byte(whole)[0]
@@ -78,6 +78,7 @@ def test_run_without_some_tables_resumes_to_the_bit_and_writes_text(data_dir, tm
     names = load_checkpoint(resumed / "model.pt", MODEL_KEYS)["model_state_dict"].keys()
     assert ("lm_head.weight" in names) == (tied == "false")
     assert any("value_embeds" in name for name in names) == (values == "true")
+    assert ("transformer.smear.gate.weight" in names) == (smear == "true")
     assert generate.main(["--checkpoint", str(whole), "--prompt", "राम", "--max_tokens", "5", "--device", "cpu"]) == 0
     assert command.main(["--checkpoint", str(whole), "--data_dir", str(data_dir), "--max_bytes", "2000", "--device", "cpu"]) == 0
     assert "bits per byte" in capsys.readouterr().out

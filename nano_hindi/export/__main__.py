@@ -167,6 +167,8 @@ def parameters_by_kind(weights: dict[str, Tensor]) -> dict[str, int]:
         kind = name.removeprefix("model.").split(".")[0]
         if kind == "h":
             kind = "value_embeds" if ".value_embed." in name else "scalars" if ".mix." in name else "blocks"
+        elif kind == "smear":
+            kind = "blocks"
         counts[kind] += weight.numel()
     return counts | {"total": sum(counts.values())}
 
@@ -219,6 +221,7 @@ def config_json(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict:
         "sliding_window": short if short < config.sequence_len else None,
         "full_window": config.sequence_len,
         "value_embedding_layers": list(config.value_embedding_layers),
+        "smear": config.smear,
         "final_logit_softcapping": SOFTCAP,
         "use_cache": True,
         "tie_word_embeddings": config.tie_embeddings,
@@ -248,6 +251,8 @@ def onnx_config_json(trained: TrainedModel, dtype: str) -> dict:
         "num_hidden_layers": config.n_layer,
         "num_key_value_heads": config.n_kv_head,
         "head_dim": config.head_dim,
+        "hidden_size": config.n_embd,
+        "smear": config.smear,
         **special_ids(tokenizer),
         **(chat if trained.is_chat else {"prompt": "{}", "replace": template.special_token_replacements(tokenizer), "stop": []}),
     }

@@ -9,6 +9,7 @@ QK-norm                  Henry et al. 2020, arXiv 2010.04245
 ReLU^2                   So et al. 2021, arXiv 2109.08668
 value embeddings         after ResFormer, Zhou et al. 2024, arXiv 2410.17897, gated by the input
 soft-cap                 Gemma 2, arXiv 2408.00118
+smear                    nanochat (github.com/karpathy/nanochat), with another gate
 
 There are no biases, no weights in the norms and no buffers: angles and masks are computed from
 positions, so text length is not limited.
@@ -37,7 +38,7 @@ CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ e
 MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters  # their names depend on the version too
 ROPE_BASE = 100_000.0
 RMS_EPS = torch.finfo(torch.float32).eps  # in every dtype
-GATE_CHANNELS = 32  # channels of the normed input that the gate of a value embedding reads
+GATE_CHANNELS = 32  # channels of the normed input that the gate of a value embedding reads, and that of the smear
 
 
 class NanoHindiConfig(PretrainedConfig):
@@ -45,7 +46,8 @@ class NanoHindiConfig(PretrainedConfig):
 
     A query of a layer of type "sliding_attention" sees `sliding_window` keys, one of a layer of
     type "full_attention" `full_window` keys, its own included. The layers of
-    `value_embedding_layers` add to their values an embedding of the token.
+    `value_embedding_layers` add to their values an embedding of the token. With `smear`, the
+    embedding of the token before is added to each.
     """
 
     model_type = "nano_hindi"
@@ -65,6 +67,7 @@ class NanoHindiConfig(PretrainedConfig):
         sliding_window: int | None = None,
         full_window: int = 1024,
         value_embedding_layers: list[int] | None = None,
+        smear: bool = False,
         final_logit_softcapping: float | None = 15.0,
         use_cache: bool = True,
         tie_word_embeddings: bool = False,
@@ -75,7 +78,7 @@ class NanoHindiConfig(PretrainedConfig):
         self.num_attention_heads, self.num_key_value_heads, self.head_dim = num_attention_heads, num_key_value_heads, head_dim
         self.layer_types = layer_types or ["full_attention"] * num_hidden_layers
         self.sliding_window, self.full_window = sliding_window, full_window
-        self.value_embedding_layers = value_embedding_layers or []
+        self.value_embedding_layers, self.smear = value_embedding_layers or [], smear
         self.final_logit_softcapping, self.use_cache = final_logit_softcapping, use_cache
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
@@ -151,6 +154,20 @@ def windowed(config: NanoHindiConfig, mask: Tensor, cache: Cache | None, kind: s
     outside = cache_position[:, None] - keys >= config.window(config.layer_types.index(kind))
     mask = mask[..., keys.clamp(max=mask.size(-1) - 1)]
     return mask & ~outside if mask.dtype == torch.bool else mask.masked_fill(outside, torch.finfo(mask.dtype).min)
+
+
+def follows(attention_mask: Tensor | dict | None, position_ids: Tensor) -> Tensor:
+    """Return whether each of T new tokens follows the one before it in the same text (B or 1, T).
+
+    It does not where its position does not, or where it does not see it, as after padding.
+    """
+    follow = torch.cat((position_ids[:, :1] > 0, position_ids.diff(dim=1) == 1), dim=1)
+    if not isinstance(attention_mask, Tensor):
+        return follow
+    if attention_mask.ndim == 2:
+        return follow & F.pad(attention_mask, (1, 0))[:, -follow.size(1) - 1 : -1].bool()
+    sees = attention_mask if attention_mask.dtype == torch.bool else attention_mask > torch.finfo(attention_mask.dtype).min / 2
+    return follow & F.pad(sees, (1, 0)).diagonal(sees.size(3) - sees.size(2), 2, 3).any(dim=1)
 
 
 # ---- the network
@@ -255,6 +272,20 @@ class NanoHindiMix(nn.Module):
         return self.resid_lambda * x + self.x0_lambda * x0
 
 
+class NanoHindiSmear(nn.Module):
+    """Adds to each embedding that of the token before, times a gate from -1 to 1."""
+
+    def __init__(self, config: NanoHindiConfig):
+        super().__init__()
+        self.gate = ZeroLinear(min(GATE_CHANNELS, config.hidden_size), 1, bias=False)
+
+    def forward(self, x: Tensor, first: Tensor, follow: Tensor) -> Tensor:
+        """Return the smeared embeddings (B, T, C) of embeddings x (B, T, C), that of the token
+        before the `first` (B, 1, C), and whether each token follows the one before (B or 1, T)."""
+        before = torch.cat((first, x[:, :-1]), dim=1) * follow[..., None]
+        return x + torch.tanh(self.gate(x[..., : self.gate.in_features])) * before
+
+
 class NanoHindiBlock(GradientCheckpointingLayer):
     def __init__(self, config: NanoHindiConfig, layer: int):
         super().__init__()
@@ -311,6 +342,7 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
     def __init__(self, config: NanoHindiConfig):
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.smear = NanoHindiSmear(config) if config.smear else None
         self.h = nn.ModuleList(NanoHindiBlock(config, layer) for layer in range(config.num_hidden_layers))
         self.gradient_checkpointing = False
         self.post_init()
@@ -330,6 +362,7 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
         past_key_values: Cache | None = None,
         cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
+        last_ids: Tensor | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -373,7 +406,13 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
                 of_implementation._attn_implementation = "eager"
             masks = layer_masks(of_implementation, inputs_embeds, attention_mask, cache, position_ids, cache_position)
 
-        x = x0 = rms_norm(inputs_embeds)
+        x0 = rms_norm(inputs_embeds)
+        if self.smear is not None:
+            if last_ids is None and cache is not None and cache.get_seq_length():
+                raise ValueError("this model adds to an embedding that of the token before: give last_ids (B, 1), the last token in the cache")
+            first = torch.zeros_like(x0[:, :1]) if last_ids is None else rms_norm(self.wte(last_ids))
+            x0 = self.smear(x0, first, follows(attention_mask, position_ids))
+        x = x0
         hidden_states, attentions = [], []
         # generate with `assistant_early_exit` lowers num_hidden_layers for its drafts
         for kind, block in zip(config.layer_types, self.h[: config.num_hidden_layers], strict=False):
@@ -431,6 +470,15 @@ class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
             cache_position = torch.arange(embeddings.size(1), device=embeddings.device) + cache.get_seq_length()
         return layer_masks(config, embeddings, attention_mask, cache, position_ids, cache_position)
 
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args, **kwargs) -> dict:
+        """Return the inputs of the next forward pass of `generate`, which may be fewer tokens than
+        `input_ids`; the smear reads the one before them."""
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        new = inputs.get("input_ids")
+        if self.config.smear and new is not None and (read := input_ids.size(1) - new.size(1)):
+            inputs["last_ids"] = input_ids[:, read - 1 : read].clone()
+        return inputs
+
     @can_return_tuple
     def forward(
         self,
@@ -456,11 +504,12 @@ class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
         distances. Default: the position in the row. Without an attention mask, a position that
         does not follow the one before it begins another document, which does not see the tokens
         before. inputs_embeds (B, T, C): replaces the token embedding of `input_ids`; a model with
-        value embeddings needs both. labels (B, T): the same tokens as `input_ids`, each predicted
-        from those before it; -100 is ignored. The loss is the mean in nats, or the sum divided by
-        `num_items_in_batch` if transformers' Trainer passes it. logits_to_keep: an int n keeps the
-        logits of the last n tokens only (0: of all), a tensor those of the tokens with these
-        indices.
+        value embeddings needs both. last_ids (B, 1): a model with smear needs the last token in the
+        cache, if that is not empty; `generate` gives it. labels (B, T): the same tokens as
+        `input_ids`, each predicted from those before it; -100 is ignored. The loss is the mean in
+        nats, or the sum divided by `num_items_in_batch` if transformers' Trainer passes it.
+        logits_to_keep: an int n keeps the logits of the last n tokens only (0: of all), a tensor
+        those of the tokens with these indices.
         """
         output = self.model(
             input_ids, attention_mask, position_ids, past_key_values, cache, inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs

@@ -134,7 +134,10 @@ def build(config: GPTConfig, weights: Mapping[str, np.ndarray], dtype: str, meta
     ids, seen, positions = "input_ids", "attention_mask", "position_ids"
     cos, sin = _rotary(graph, positions, D)
     masks = _masks(graph, ids, seen, {*config.windows})
-    x = x0 = graph.rms_norm(graph.rows(ids, "wte", weights["model.wte.weight"]))
+    x0 = graph.rms_norm(graph.rows(ids, "wte", weights["model.wte.weight"]))
+    if config.smear:
+        x0 = _smeared(graph, x0, seen, weights["model.smear.gate.weight"])
+    x = x0
     for layer, window in enumerate(config.windows):
         own = {name.split(".", 3)[3].removesuffix(".weight"): w for name, w in weights.items() if name.startswith(f"model.h.{layer}.")}
         resid, first = (graph.constant(own[f"mix.{kind}_lambda"].item()) for kind in ("resid", "x0"))
@@ -165,6 +168,24 @@ def build(config: GPTConfig, weights: Mapping[str, np.ndarray], dtype: str, meta
     capped = graph("Tanh", graph("Div", graph.linear(graph.rms_norm(x), *head, is_table=config.tie_embeddings), graph.constant(SOFTCAP)))
     graph.nodes.append(helper.make_node("Mul", [capped, graph.constant(SOFTCAP)], ["logits"]))
     return _model(config, graph, dtype, metadata)
+
+
+def _smeared(graph: Graph, x: str, seen: str, gate: np.ndarray) -> str:
+    """Add to embeddings x (B, T, C) those of the tokens before, as model.Smear does.
+
+    The cache has the last embedding (B, 1, P, C), P 0 or 1, beside keys and values.
+    """
+    last = graph.ints(-1)
+    graph.nodes.append(helper.make_node("Unsqueeze", [graph("Slice", x, last, graph.ints(2**62), graph.ints(1)), graph.ints(1)], ["present.smear"]))
+    begin = graph("Neg", graph("Add", graph("Shape", x, start=1, end=2), graph.ints(1)))  # of the last T + 1
+    past = graph("Squeeze", "past_key_values.smear", graph.ints(1))
+    nothing = graph("Slice", x, graph.ints(0), graph.ints(1), graph.ints(1))  # before the first token of all, which does not see it
+    before = graph("Slice", graph("Concat", nothing, past, x, axis=1), begin, last, graph.ints(1))
+    padded = graph("Pad", graph("Cast", seen, to=TensorProto.FLOAT), graph.ints(0, 1, 0, 0))
+    is_text = graph("Unsqueeze", graph("Slice", padded, begin, last, last), last)
+    read = graph("Slice", x, graph.ints(0), graph.ints(GATE_CHANNELS), last)
+    factor = graph("Mul", graph("Tanh", graph("MatMul", read, graph.stored("smear.gate", gate.T.copy()))), is_text)
+    return graph("Add", x, graph("Mul", factor, before))
 
 
 def _rotary(graph: Graph, positions: str, head_dim: int) -> tuple[str, str]:
@@ -208,9 +229,10 @@ def _model(config: GPTConfig, graph: Graph, dtype: str, metadata: Mapping[str, s
     def value(name: str, elements: int, *shape: str | int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, elements, shape)
 
-    def cache(name: str, length: str) -> list[onnx.ValueInfoProto]:
+    def cache(name: str, length: str, smear_length: str | int) -> list[onnx.ValueInfoProto]:
         shape = ("batch_size", config.n_kv_head, length, config.head_dim)
-        return [value(f"{name}.{layer}.{kind}", TensorProto.FLOAT, *shape) for layer in range(config.n_layer) for kind in ("key", "value")]
+        heads = [value(f"{name}.{layer}.{kind}", TensorProto.FLOAT, *shape) for layer in range(config.n_layer) for kind in ("key", "value")]
+        return heads + [value(f"{name}.smear", TensorProto.FLOAT, "batch_size", 1, smear_length, config.n_embd)] * config.smear
 
     model = helper.make_model(
         helper.make_graph(
@@ -220,9 +242,9 @@ def _model(config: GPTConfig, graph: Graph, dtype: str, metadata: Mapping[str, s
                 value("input_ids", TensorProto.INT64, "batch_size", "sequence_length"),
                 value("attention_mask", TensorProto.INT64, "batch_size", "total_sequence_length"),
                 value("position_ids", TensorProto.INT64, "batch_size", "sequence_length"),
-                *cache("past_key_values", "past_sequence_length"),
+                *cache("past_key_values", "past_sequence_length", "smear_length"),
             ],
-            [value("logits", TensorProto.FLOAT, "batch_size", "sequence_length", config.vocab_size), *cache("present", "total_sequence_length")],
+            [value("logits", TensorProto.FLOAT, "batch_size", "sequence_length", config.vocab_size), *cache("present", "total_sequence_length", 1)],
             list(graph.initializers.values()),
         ),
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)],

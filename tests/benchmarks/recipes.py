@@ -329,61 +329,32 @@ class ShiftedKeys(Attention):
         return q, torch.cat((k[..., :half], before), -1), v
 
 
-class OtherTrunk(GPT):
-    """The product's trunk with something before its blocks, and behind them, without a KV cache."""
-
-    def begin(self, x0: Tensor) -> Tensor:
-        return x0
-
-    def end(self, x: Tensor, middle: Tensor) -> Tensor:
-        return x
-
-    def trunk(self, idx: Tensor, kv_cache=None) -> Tensor:
-        dtype = self.compute_dtype
-        x0 = self.begin(rms_norm(self.transformer.wte(idx).to(dtype)))
-        resid_lambdas, x0_lambdas = self.resid_lambdas.to(dtype), self.x0_lambdas.to(dtype)
-        cos, sin = model_module.rope_factors(torch.arange(idx.size(1), device=idx.device), self.head_dim)
-        x = x0.view_as(x0)
-        for layer, block in enumerate(self.transformer.h):
-            ve = self.value_embeds[str(layer)](idx).to(dtype) if str(layer) in self.value_embeds else None
-            x = block(x, x0, resid_lambdas[layer], x0_lambdas[layer], ve, cos, sin, model_module.EAGER, kv_cache)
-            if layer == self.config.n_layer // 2:
-                middle = x
-        return rms_norm(self.end(x, middle))
+exact_polar = muon_module.polar_express
 
 
-class Smear(OtherTrunk):
-    """Add to each embedding that of the token before, times a gate from -1 to 1 that is 0 at the
-    start (nanochat and modded-nanogpt have another gate)."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__(config)
-        self.transformer.h[0].smear_gate = model_module.Linear(min(model_module.GATE_CHANNELS, config.n_embd), 1)
-
-    def init_weights(self) -> None:
-        super().init_weights()
-        nn.init.zeros_(self.transformer.h[0].smear_gate.weight)
-
-    def begin(self, x0: Tensor) -> Tensor:
-        gate = self.transformer.h[0].smear_gate
-        factor = torch.tanh(gate(x0[:, 1:, : gate.in_features]))
-        return torch.cat((x0[:, :1], x0[:, 1:] + factor * x0[:, :-1]), 1)
+def equilibrated_polar(matrices: Tensor, *args) -> Tensor:
+    """Scale the rows of a matrix to the same norm before the polar factor (MuonEq, arXiv
+    2603.28254)."""
+    norms = torch.linalg.vector_norm(matrices, dim=-1, keepdim=True)
+    return exact_polar(matrices / norms.clamp_min(muon_module.TINY), *args)
 
 
-class Backout(OtherTrunk):
-    """Subtract the residual stream in the middle, times a learned factor that is 0.2 at the start,
-    before the last norm (nanochat)."""
+def renormalized_polar(matrices: Tensor, *args) -> Tensor:
+    """Give the polar factor the norm of an exact one (Muon+, arXiv 2602.21545)."""
+    factor = exact_polar(matrices, *args)
+    return factor * (min(factor.shape[-2:]) ** 0.5 / torch.linalg.vector_norm(factor, dim=(-2, -1), keepdim=True).clamp_min(muon_module.TINY))
 
-    def __init__(self, config: GPTConfig):
-        super().__init__(config)
-        self.transformer.h[0].backout = nn.Parameter(torch.empty(1, 1))
 
-    def init_weights(self) -> None:
-        super().init_weights()
-        nn.init.constant_(self.transformer.h[0].backout, 0.2)
+class ZLoss(Unbounded):
+    """Add 1e-4 times the squared log of the softmax's denominator to the loss, in place of the soft
+    cap (PaLM, arXiv 2204.02311)."""
 
-    def end(self, x: Tensor, middle: Tensor) -> Tensor:
-        return x - self.transformer.h[0].backout.to(x.dtype) * middle
+    def forward(self, idx: Tensor, targets: Tensor, loss_reduction: str = "mean") -> Tensor:
+        loss = super().forward(idx, targets, loss_reduction)
+        if loss_reduction == "none":
+            return loss
+        logits = self.lm_head(self.trunk(idx))[..., : self.config.vocab_size].float()
+        return loss + 1e-4 * logits.logsumexp(-1).square().mean()
 
 
 def averaged(fraction: float) -> type[TrainOptimizer]:
@@ -426,7 +397,13 @@ CANDIDATES = {
     ),
     "head_gates": Recipe("a gate on the output of each head", model=GatedHeads, patches=((model_module, "Attention", HeadGates),)),
     "shifted_keys": Recipe("half of each key is of the token before", patches=((model_module, "Attention", ShiftedKeys),)),
-    "smear": Recipe("each embedding plus a gated one of the token before", model=Smear),
-    "backout": Recipe("the last norm reads less of the middle of the residual stream", model=Backout),
+    "smear": Recipe("each embedding plus a gated one of the token before", {"smear": True}),
+    "tied_smear": Recipe(
+        "each embedding plus a gated one of the token before; wte is lm_head, no value embeddings",
+        {"smear": True, "tie_embeddings": True, "value_embeddings": False},
+    ),
+    "muon_eq": Recipe("rows of equal norm before the polar factor", patches=((muon_module, "polar_express", equilibrated_polar),)),
+    "muon_plus": Recipe("the polar factor with its exact norm", patches=((muon_module, "polar_express", renormalized_polar),)),
+    "z_loss": Recipe("z-loss instead of the soft-cap", model=ZLoss),
     "averaged": Recipe("the mean of the weights over the last 5 % of the updates", optimizer=averaged(0.05)),
 }
