@@ -181,10 +181,20 @@ def test_export_of_another_format_replaces_the_files_of_the_first(checkpoint, tm
 # ---- the examples
 
 
+@pytest.fixture(scope="module")
+def smeared(tmp_path_factory) -> Path:
+    """Return a model that writes no bytes, which at random are no text."""
+    file = make_checkpoint(tmp_path_factory.mktemp("smeared"), "bpe")
+    state = torch.load(file)
+    state["model_state_dict"]["lm_head.weight"][: 3 + 256] = 0
+    torch.save(state, file)
+    return file
+
+
 @pytest.fixture
-def small(straight, tmp_path) -> Path:
+def small(smeared, tmp_path) -> Path:
     folder = tmp_path / "small"
-    assert export.main(["--checkpoint", str(straight), "--output_dir", str(folder), "--format", "onnx"]) == 0
+    assert export.main(["--checkpoint", str(smeared), "--output_dir", str(folder), "--format", "onnx"]) == 0
     return folder
 
 
@@ -199,9 +209,9 @@ def read_export(monkeypatch):
     return importlib.import_module("onnx_generate").Model
 
 
-def test_example_writes_the_text_of_generate(read_export, small, straight):
+def test_example_writes_the_text_of_generate(read_export, small, smeared):
     """Greedy, beyond the context."""
-    trained = load_for_inference(straight)
+    trained = load_for_inference(smeared)
     model = build_model(trained, torch.device("cpu"))
     for prompt in ("एक समय की बात है", "राजा ने कहा", "क्षि1️⃣", "वह", "माँ और बेटा"):
         ids = trained.tokenizer.encode_prompt(prompt)
