@@ -102,14 +102,16 @@ def test_chunked_input_with_a_cache_gives_the_logits_of_the_whole_text(theirs):
     mask[1, :5] = 0
     cache, pieces = None, []
     for start, end in itertools.pairwise((0, 7, 8, 50, 61, 96)):
-        before = {"last_ids": ids[:, start - 1 : start]} if start else {}
-        output = theirs(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True, **before)
+        output = theirs(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True)
         cache, pieces = output.past_key_values, [*pieces, output.logits]
     whole = theirs(ids, attention_mask=mask).logits
     torch.testing.assert_close(torch.cat(pieces, dim=1)[mask.bool()], whole[mask.bool()], rtol=0, atol=2e-5)
     torch.testing.assert_close(whole[1, 5:], theirs(ids[1:, 5:]).logits[0], rtol=0, atol=2e-5)
-    with pytest.raises(ValueError, match="give last_ids"):
-        theirs(ids[:, :3], past_key_values=cache)
+    cache = theirs(ids[:, :50], attention_mask=mask[:, :50], use_cache=True).past_key_values
+    cache.reorder_cache(torch.tensor([1, 0]))
+    rows = ids.flip(0)
+    again = theirs(rows[:, 50:], attention_mask=mask.flip(0), past_key_values=cache, last_ids=rows[:, 49:50]).logits
+    torch.testing.assert_close(again, whole.flip(0)[:, 50:], rtol=0, atol=2e-5)
 
 
 @torch.no_grad()
@@ -247,8 +249,7 @@ def test_static_cache_gives_the_logits_without_a_cache(theirs, size):
     expected = theirs(ids, attention_mask=mask).logits
     cache, found = StaticCache(config=theirs.config, max_cache_len=size), []
     for start, end in itertools.pairwise((0, 7, 8, 9, 13, *((40, 41) if size > 20 else ()), min(size, 70))):
-        before = {"last_ids": ids[:, start - 1 : start]} if start else {}
-        found.append(theirs(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True, **before).logits)
+        found.append(theirs(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True).logits)
     assert_same(torch.cat(found, dim=1)[mask.bool()], expected[mask.bool()])
 
 
@@ -281,6 +282,8 @@ def test_cache_of_a_short_layer_holds_its_window_only(theirs):
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_mask_of_four_dimensions_is_limited_to_the_windows(exported, ours, attention):
+    from transformers import StaticCache
+
     model, ids = load(exported["float32"], dtype=torch.float32, attn_implementation=attention), some_ids(2, 70)
     mask = causal(70)
     assert_same(model(ids, attention_mask=mask).logits, ours(ids))
@@ -290,7 +293,10 @@ def test_mask_of_four_dimensions_is_limited_to_the_windows(exported, ours, atten
     hidden[..., 40:, :40] = False  # the tokens from 40 on are another document
     assert_same(model(ids, attention_mask=hidden).logits[:, 40:], ours(ids[:, 40:]))
     cache = model(ids[:, :50], use_cache=True).past_key_values
-    assert_same(model(ids[:, 50:], attention_mask=mask[..., 50:, :], past_key_values=cache, last_ids=ids[:, 49:50]).logits, ours(ids)[:, 50:])
+    assert_same(model(ids[:, 50:], attention_mask=mask[..., 50:, :], past_key_values=cache).logits, ours(ids)[:, 50:])
+    for columns in (20, 25, 30):  # a mask may end before the slots of a static cache
+        cache = StaticCache(config=model.config, max_cache_len=30)
+        assert_same(model(ids[:, :20], attention_mask=causal(30)[..., :20, :columns], past_key_values=cache).logits, ours(ids[:, :20]))
 
 
 @torch.no_grad()
@@ -436,8 +442,11 @@ def test_tied_model_has_one_table_after_every_operation(tmp_path):
     with torch.no_grad():
         expected = ours(ids)
         assert_same(model(ids).logits, expected)
-        assert_same(model(inputs_embeds=model.get_input_embeddings()(ids)).logits, expected)  # no value embeddings: no ids
-    assert model.generate(ids[:1, :5], max_new_tokens=20, do_sample=False)[0, 5:].tolist() == list(generate_tokens(ours, ids[0, :5].tolist(), 20, 0))
+        embeddings = model.get_input_embeddings()(ids)
+        assert_same(model(inputs_embeds=embeddings).logits, expected)  # no value embeddings: no ids
+    greedy_text = list(generate_tokens(ours, ids[0, :5].tolist(), 20, 0))
+    assert model.generate(ids[:1, :5], max_new_tokens=20, do_sample=False)[0, 5:].tolist() == greedy_text
+    assert model.generate(inputs_embeds=embeddings[:1, :5], max_new_tokens=20, do_sample=False)[0].tolist() == greedy_text
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
@@ -556,8 +565,9 @@ def test_left_padded_row_generates_the_same_text_as_alone(exported, ours, theirs
             torch.testing.assert_close(row[-ids.size(1) :], ours(ids)[0], rtol=0, atol=2e-5)
 
 
-def test_beams_share_the_cache(theirs):
+def test_beams_share_the_cache_and_prompts_are_read_in_chunks(theirs):
     ids = some_ids(2, 11)
+    assert generated(theirs, ids, 24, prefill_chunk_size=4) == generated(theirs, ids, 24)
     assert generated(theirs, ids, 24, num_beams=3) == generated(theirs, ids, 24, num_beams=3, use_cache=False)
 
 

@@ -160,9 +160,12 @@ def test_prefix_tuning_learns_and_generates(folder):
     losses = steps(model, ids, 8)
     assert losses[-1] < losses[0] - 0.1
     with torch.no_grad():
+        for weight in model.prompt_encoder.parameters():
+            weight.normal_(std=3)  # so that the prefix decides
         out = model.eval().generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=3, eos_token_id=None)
         first = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -1].argmax(dim=-1)
     assert torch.equal(out[:, 20], first)
+    assert not torch.equal(first, model.get_base_model()(ids).logits[:, -1].argmax(dim=-1))
 
 
 def test_prompt_tuning_is_refused_in_one_sentence(folder):

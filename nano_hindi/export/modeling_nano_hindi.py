@@ -151,12 +151,12 @@ def windowed(config: NanoHindiConfig, mask: Tensor, cache: Cache | None, kind: s
     and to the keys of a layer type."""
     n_keys, first = keys_of(config, cache, kind, cache_position)
     keys = torch.arange(n_keys, device=mask.device) + first
-    outside = cache_position[:, None] - keys >= config.window(config.layer_types.index(kind))
+    outside = (cache_position[:, None] - keys >= config.window(config.layer_types.index(kind))) | (keys >= mask.size(-1))
     mask = mask[..., keys.clamp(max=mask.size(-1) - 1)]
     return mask & ~outside if mask.dtype == torch.bool else mask.masked_fill(outside, torch.finfo(mask.dtype).min)
 
 
-def follows(attention_mask: Tensor | dict | None, position_ids: Tensor) -> Tensor:
+def follows(attention_mask: Tensor | dict | None, position_ids: Tensor, cache_position: Tensor) -> Tensor:
     """Return whether each of T new tokens follows the one before it in the same text (B or 1, T).
 
     It does not where its position does not, or where it does not see it, as after padding.
@@ -165,9 +165,10 @@ def follows(attention_mask: Tensor | dict | None, position_ids: Tensor) -> Tenso
     if not isinstance(attention_mask, Tensor):
         return follow
     if attention_mask.ndim == 2:
-        return follow & F.pad(attention_mask, (1, 0))[:, -follow.size(1) - 1 : -1].bool()
+        return follow & F.pad(attention_mask, (1, 0))[:, cache_position].bool()
     sees = attention_mask if attention_mask.dtype == torch.bool else attention_mask > torch.finfo(attention_mask.dtype).min / 2
-    return follow & F.pad(sees, (1, 0)).diagonal(sees.size(3) - sees.size(2), 2, 3).any(dim=1)
+    rows = torch.arange(cache_position.size(0), device=sees.device)
+    return follow & F.pad(sees, (1, 0))[:, :, rows, cache_position].any(dim=1)
 
 
 # ---- the network
@@ -386,7 +387,8 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
         use_cache = config.use_cache if use_cache is None else use_cache
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        cache = past_key_values if cache is None else cache
+        if cache is None or (past_key_values is not None and not cache.get_seq_length()):
+            cache = past_key_values  # PEFT gives the filled one under this name, beside an empty one of `generate`
         if self.gradient_checkpointing and self.training:
             cache = None  # the backward pass would fill it again
         elif use_cache and cache is None:
@@ -408,10 +410,11 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
 
         x0 = rms_norm(inputs_embeds)
         if self.smear is not None:
-            if last_ids is None and cache is not None and cache.get_seq_length():
-                raise ValueError("this model adds to an embedding that of the token before: give last_ids (B, 1), the last token in the cache")
+            last_ids = getattr(cache, "last_ids", None) if last_ids is None else last_ids
             first = torch.zeros_like(x0[:, :1]) if last_ids is None else rms_norm(self.wte(last_ids))
-            x0 = self.smear(x0, first, follows(attention_mask, position_ids))
+            x0 = self.smear(x0, first, follows(attention_mask, position_ids, cache_position))
+            if cache is not None:
+                cache.last_ids = None if input_ids is None else input_ids[:, -1:]
         x = x0
         hidden_states, attentions = [], []
         # generate with `assistant_early_exit` lowers num_hidden_layers for its drafts
@@ -470,10 +473,13 @@ class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
             cache_position = torch.arange(embeddings.size(1), device=embeddings.device) + cache.get_seq_length()
         return layer_masks(config, embeddings, attention_mask, cache, position_ids, cache_position)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, *args, **kwargs) -> dict:
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args, inputs_embeds: Tensor | None = None, **kwargs) -> dict:
         """Return the inputs of the next forward pass of `generate`, which may be fewer tokens than
-        `input_ids`; the smear reads the one before them."""
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        `input_ids`; the smear reads the one before them.
+
+        The cache knows it too, but not the order of the texts in a beam search.
+        """
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
         new = inputs.get("input_ids")
         if self.config.smear and new is not None and (read := input_ids.size(1) - new.size(1)):
             inputs["last_ids"] = input_ids[:, read - 1 : read].clone()
@@ -504,12 +510,12 @@ class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
         distances. Default: the position in the row. Without an attention mask, a position that
         does not follow the one before it begins another document, which does not see the tokens
         before. inputs_embeds (B, T, C): replaces the token embedding of `input_ids`; a model with
-        value embeddings needs both. last_ids (B, 1): a model with smear needs the last token in the
-        cache, if that is not empty; `generate` gives it. labels (B, T): the same tokens as
-        `input_ids`, each predicted from those before it; -100 is ignored. The loss is the mean in
-        nats, or the sum divided by `num_items_in_batch` if transformers' Trainer passes it.
-        logits_to_keep: an int n keeps the logits of the last n tokens only (0: of all), a tensor
-        those of the tokens with these indices.
+        value embeddings needs both. last_ids (B, 1): the last tokens in the cache, which a model
+        with smear needs only where the cache was cropped or reordered by hand. labels (B, T): the
+        same tokens as `input_ids`, each predicted from those before it; -100 is ignored. The loss
+        is the mean in nats, or the sum divided by `num_items_in_batch` if transformers' Trainer
+        passes it. logits_to_keep: an int n keeps the logits of the last n tokens only (0: of all),
+        a tensor those of the tokens with these indices.
         """
         output = self.model(
             input_ids, attention_mask, position_ids, past_key_values, cache, inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs
