@@ -108,7 +108,8 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
             f"{path} is a folder; name a checkpoint in it, or let train.py find the newest: --checkpoint_dir {shell_quoted(path)} --resume auto"
         )
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}; name one that train.py wrote (its --resume auto finds the newest)")
+        finds = " (its --resume auto finds the newest)" if keys == CHECKPOINT_KEYS else ""
+        raise UserError(f"there is no checkpoint {path}; name one that train.py wrote{finds}")
     try:
         with naming(path), warnings.catch_warnings(), utf8_path(path) as readable:
             warnings.simplefilter("ignore")
@@ -119,7 +120,10 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
             raise  # the file may be whole
         raise UserError(f"{path} is damaged or not a checkpoint of this program ({type(error).__name__}); use an older one") from error
     state = state if isinstance(state, dict) else {}
-    if missing := [key for key in keys if key not in state]:
+    missing = [key for key in keys if key not in state]
+    if "optimizers" in missing and state.keys() >= set(MODEL_KEYS):
+        raise UserError(f"{path} holds weights alone, from which training cannot resume; name a checkpoint, or begin a new run with --init_from")
+    if missing:
         raise UserError(f"{path} is not a checkpoint of this program: it lacks {', '.join(missing)}; use another one")
     if type(state["format"]) is not int or state["format"] != FORMAT:
         raise UserError(f"{path} has format {quoted(state['format'])}, this program reads format {FORMAT}; use the version that wrote it")

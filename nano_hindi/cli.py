@@ -26,7 +26,7 @@ class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
     """Show the default of a flag, except None and False."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):

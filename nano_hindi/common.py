@@ -18,6 +18,7 @@ from nano_hindi.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+IGNORED = -1  # target of a token that is left out of the loss, such as padding
 IS_WINDOWS = os.name == "nt"
 ROOT = Path(__file__).resolve().parent.parent  # of the repository
 # what a terminal would obey: control characters but newline and tab, the embeddings, overrides and
@@ -122,8 +123,9 @@ def print_compile_failure(error: Exception) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether `error` means that the device ran out of memory: PyTorch's own error, or one
-    of Triton, cuBLAS or a compiler."""
+    """Return whether `error` means that the device ran out of memory: PyTorch's own error, on a CPU
+    too, or one of Triton, cuBLAS or a compiler."""
     import torch
 
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+    of_others = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in of_others)

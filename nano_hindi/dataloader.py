@@ -25,10 +25,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from nano_hindi.common import IGNORED
 from nano_hindi.errors import UserError
 from nano_hindi.files import TEXT_MAKERS, close_read, file_size
 
-IGNORED = -1  # target of a padding position
 CHUNK_BYTES = 2**20  # of a digest; with another size, all digests of the same tokens would differ
 SAMPLED_CHUNKS = 64  # a tenth of a second from a fast disk
 READ_AHEAD = 4  # device batches: enough to hide a slow disk read, in little memory

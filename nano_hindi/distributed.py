@@ -230,7 +230,7 @@ def require_same(world: World, what: str, values: dict[str, object], remedy: str
     main_host, expected = everyone[0]
     others = []
     for rank, (host, found) in enumerate(everyone):
-        if different := [key for key in expected if found.get(key) != expected[key]]:
+        if different := [key for key in {**expected, **found} if found.get(key) != expected.get(key)]:
             more = f" and {len(different) - 3} more" if len(different) > 3 else ""
             others.append(f"rank {rank} on {host} ({', '.join(different[:3])}{more})")
     if others:

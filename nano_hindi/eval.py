@@ -59,7 +59,7 @@ def evaluate(model: torch.nn.Module, batches: Iterable[tuple[torch.Tensor, torch
     import torch
     import torch.distributed as dist
 
-    from nano_hindi.dataloader import IGNORED
+    from nano_hindi.common import IGNORED
 
     device = next(model.parameters()).device
     token_bytes = None if token_bytes is None else token_bytes.to(device)

@@ -43,8 +43,8 @@ def _flash_attn_func(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, windo
         raise ValueError(f"{q.shape[1]} queries and {k.shape[1]} keys: flash_attn_func needs the same number of both")
     wants_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     left = window_size[0] if window_size[0] < k.shape[1] - 1 else -1  # one value for "all keys"
-    name = _backend_name(q.device, q.dtype, q.shape[3], q.shape[2], k.shape[2], wants_grad)
-    return _loaded[name].attend(q, k, v, left)
+    backend = select_backend(q.device, q.dtype, q.shape[3], q.shape[2], k.shape[2], wants_grad)
+    return backend.attend(q, k, v, left)
 
 
 def _flash_attn_with_kvcache(
@@ -78,8 +78,8 @@ def _flash_attn_with_kvcache(
             raise ValueError(f"{cache_seqlens} + {new} keys do not fit into a cache of {k_cache.shape[1]}")
         if cache_seqlens + new < q.shape[1]:
             raise ValueError(f"{q.shape[1]} queries but only {cache_seqlens + new} keys in the cache")
-    name = _backend_name(q.device, q.dtype, q.shape[3], q.shape[2], k_cache.shape[2], False)
-    return _loaded[name].attend_cached(q, k_cache, v_cache, k, v, cache_seqlens, window_size[0])
+    backend = select_backend(q.device, q.dtype, q.shape[3], q.shape[2], k_cache.shape[2], training=False)
+    return backend.attend_cached(q, k_cache, v_cache, k, v, cache_seqlens, window_size[0])
 
 
 flash_attn = SimpleNamespace(flash_attn_func=_flash_attn_func, flash_attn_with_kvcache=_flash_attn_with_kvcache)
@@ -101,20 +101,14 @@ def select_backend(
     """Return the first backend that passes a tiny probe with these shapes on `device`: forward, and
     also backward for training. Probes once.
 
-    NANO_HINDI_ATTENTION=fa3|varlen|sdpa forces one. Raises UserError for an unknown name, or a
-    forced backend that does not work here.
+    NANO_HINDI_ATTENTION=fa3|varlen|sdpa forces one, except on the meta device, where only shapes
+    count. Raises UserError for an unknown name, or a forced backend that does not work here.
     """
     device = torch.device(device)
     if device == torch.device("cuda"):  # without an index
         device = torch.device("cuda", torch.cuda.current_device())
-    return _select(os.environ.get("NANO_HINDI_ATTENTION") or None, device, dtype, head_dim, n_head, n_kv_head, training)
-
-
-def _backend_name(device: torch.device, dtype: torch.dtype, head_dim: int, n_head: int, n_kv_head: int, training: bool) -> str:
-    return select_backend(device, dtype, head_dim, n_head, n_kv_head, training).name
-
-
-_loaded: dict[str, Backend] = {}  # the backends selected so far, by name
+    forced = os.environ.get("NANO_HINDI_ATTENTION") if device.type != "meta" else None
+    return _select(forced or None, device, dtype, head_dim, n_head, n_kv_head, training)
 
 
 @functools.cache
@@ -134,8 +128,7 @@ def _select(forced: str | None, device: torch.device, dtype: torch.dtype, head_d
         else:
             if backend.may_exit and training:  # probe for evaluation now: later, training fills the memory that the child needs
                 _select(forced, device, dtype, head_dim, n_head, n_kv_head, False)
-            _loaded[name] = dataclasses.replace(backend, reason="forced by NANO_HINDI_ATTENTION" if forced else "; ".join(rejected))
-            return _loaded[name]
+            return dataclasses.replace(backend, reason="forced by NANO_HINDI_ATTENTION" if forced else "; ".join(rejected))
     raise UserError(f"NANO_HINDI_ATTENTION={forced} does not work here ({rejected[0]}); unset it, or set it to sdpa")
 
 

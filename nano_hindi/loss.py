@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-IGNORED = -1  # target of a token that is left out of the loss
+from nano_hindi.common import IGNORED
+
 MAX_SOFTCAP = 60.0  # exp(60) times any vocabulary size fits into float32, so the log-sum-exp need not subtract the maximum
 
 CHUNK_BYTES = {"cpu": 72 << 20, "cuda": 576 << 20}  # logits of a chunk, for a vocabulary of 68,096: 256 tokens on a CPU, 4,096 in bf16 on a GPU

@@ -106,7 +106,7 @@ def rms_norm(x: Tensor) -> Tensor:
 
 def rope_factors(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     """Return the factors (T, D), float32, with which `apply_rope` rotates by the rotary angles at
-    integer positions (T,) of any size: the cosines twice, and the sines with a minus and without;
+    integer positions (T,) below 2^24: the cosines twice, and the sines with a minus and without;
     (B, T, D) for (B, T)."""
     frequencies = ROPE_BASE ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim)
     angles = positions.float()[..., None] * frequencies

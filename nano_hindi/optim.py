@@ -1,5 +1,5 @@
-"""The optimizers of a run behind one interface: Muon for the matrices of the blocks, AdamW for
-everything else. Schedule, clipping, loss scale.
+"""The optimizers of a run behind one interface: Muon for the matrices of the blocks and the gate of
+the smear, AdamW for everything else. Schedule, clipping, loss scale.
 
 An update on several ranks: every gradient is averaged over them once (AdamW's by all-reduce,
 overlapped with the last backward; Muon's by reduce-scatter), the squared norms are summed, one

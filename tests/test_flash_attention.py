@@ -14,8 +14,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nano_hindi import attention_backends, fa3_child, flash_attention, sdpa_attention
+from nano_hindi.config import get_config
 from nano_hindi.errors import UserError
 from nano_hindi.flash_attention import Backend, flash_attn, select_backend
+from nano_hindi.training.memory import activation_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -343,6 +345,7 @@ def test_environment_variable_forces_a_backend_and_a_wrong_value_is_a_user_error
     monkeypatch.setenv("NANO_HINDI_ATTENTION", "varlen")
     with pytest.raises(UserError, match=r"varlen does not work here .*no CUDA"):
         flash_attn.flash_attn_func(*make(4, 2, 2, 8))
+    assert activation_bytes(get_config("tiny"), torch.bfloat16) > 0  # on the meta device, before any GPU is used
 
 
 def test_probe_does_not_change_the_random_state(monkeypatch):

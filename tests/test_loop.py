@@ -6,6 +6,7 @@ import itertools
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,11 @@ import torch
 from test_train import bits_per_byte, last_state, losses, start
 
 from conftest import ROOT, SMALL, run_script, wait_until
-from nano_hindi.dataloader import READ_AHEAD, TrainBatches
+from nano_hindi import engine
+from nano_hindi.common import is_out_of_memory
+from nano_hindi.dataloader import READ_AHEAD, DataError, TrainBatches
+from nano_hindi.distributed import World
+from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 from nano_hindi.training import loop
 
@@ -164,6 +169,36 @@ def test_out_of_memory_with_one_sequence_computes_the_blocks_again(data_dir, tmp
     output = capsys.readouterr().out
     assert output.count("out of memory on cpu with one sequence; continuing with each block computed again") == 1
     assert losses(tmp_path) == pytest.approx(losses(straight), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_out_of_memory_for_samples_ends_no_run(data_dir, tmp_path, straight, monkeypatch, capsys):
+    def full(*_, **__):
+        raise UserError("this device does not have enough memory for a context of 32 tokens; use another model")
+
+    monkeypatch.setattr(engine, "KVCache", full)
+    assert start(data_dir, tmp_path) == 0
+    assert "no samples: this device does not have enough memory for a context of 32 tokens\n" in capsys.readouterr().out
+    assert losses(tmp_path) == losses(straight)
+
+
+def test_memory_of_a_cpu_that_runs_out_is_known():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**55)
+    assert is_out_of_memory(error.value)
+    assert not is_out_of_memory(RuntimeError("something else"))
+
+
+def test_updates_after_a_damaged_checkpoint_was_skipped_are_saved_when_data_fails(tmp_path, monkeypatch):
+    """The damaged file has a later step than the run."""
+    run = types.SimpleNamespace(world=World(0, 1, torch.device("cpu")), update=7, step=14, folder=tmp_path, saver=types.SimpleNamespace(wait=int))
+    saved = []
+    monkeypatch.setattr(loop, "save", lambda run: saved.append(run.step))
+    for existing, expected in ((20, [14]), (14, [14])):  # the second one is that of this step
+        (tmp_path / f"checkpoint_step{existing}.pt").touch()
+        with pytest.raises(DataError), loop.saved_if_data_fails(run):
+            raise DataError("truncated")
+        assert saved == expected
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -159,6 +160,7 @@ def test_equal_names_are_told_apart_by_their_parents(tmp_path):
     folders = [tmp_path / name for name in ("a/data", "b/data", "b/x/data", "c/x/data", "news")]
     assert unique_names(folders) == ["a/data", "b/data", "b/x/data", "c/x/data", "news"]
     assert unique_names([tmp_path / "x" / "data"]) == ["data"]
+    assert unique_names([Path("/data"), Path("/mnt/data")]) == ["/data", "mnt/data"]
 
 
 # ---- runs

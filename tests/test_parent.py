@@ -200,7 +200,6 @@ def test_parent_is_kept_over_a_resume_and_another_one_is_refused(data_dir, strai
 def test_run_without_a_parent_is_saved_as_before_and_cannot_get_one(data_dir, straight, capsys):
     saved, model = load(straight / "checkpoint_step24.pt"), load(straight / "model.pt")
     assert "parent" not in {*saved, *model}
-    assert "init_lr_fraction" not in saved["train_config"]
     for folder, flags, words in (
         (straight, ["--resume", "auto", "--init_from", straight], "did not begin from a model"),
         (straight, ["--init_from", straight], "already holds a run"),

@@ -425,6 +425,15 @@ def test_verify_data_reads_everything_and_a_start_a_sample(data_dir, tmp_path, m
 # ---- another budget, another folder
 
 
+def test_run_of_another_folder_does_not_replace_the_one_of_this(data_dir, straight, tmp_path, capsys):
+    other = shutil.copytree(straight, tmp_path / "other")
+    (other / "checkpoint_step24.pt").unlink()  # no step is later than that of the checkpoint
+    before = {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()}
+    assert start(data_dir, other, "--resume", straight / "checkpoint_step24.pt") == 2
+    assert "already holds a run, which this one would replace; choose another --checkpoint_dir" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()} == before
+
+
 def promised(folder: Path, output: str) -> dict:
     """Return model.pt of a run that has ended, after checking it against the last lines of the
     output: the files are there, and the figures are those of the checkpoint."""

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from nano_hindi.chat.dataset import read_conversations
+from nano_hindi.common import IGNORED
 from nano_hindi.corpus.prepared import DataInfo
-from nano_hindi.dataloader import IGNORED, TARGET, DataError, EpochStream
+from nano_hindi.dataloader import TARGET, DataError, EpochStream
 from nano_hindi.errors import UserError
 
 PAD_MULTIPLE = 16  # rows are padded to a multiple of this: few shapes, and fast matmuls

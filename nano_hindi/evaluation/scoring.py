@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nano_hindi.common import compute_dtype, visible
+from nano_hindi.common import IGNORED, compute_dtype, visible
 from nano_hindi.corpus.documents import batches
-from nano_hindi.dataloader import IGNORED
 from nano_hindi.errors import UserError
 from nano_hindi.files import utf8_path
 from nano_hindi.inference.loading import TrainedModel, build_model

@@ -1,4 +1,4 @@
-"""Estimate a run: the speed of the device, and the bits per byte to expect."""
+"""The speed of a device, from which a run is estimated."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def saved_if_data_fails(run: Run) -> Iterator[None]:
         yield
     except DataError:
         run.saver.wait()
-        if run.world.size == 1 and run.step > max((step for step, _ in list_checkpoints(run.folder)), default=0):
+        if run.world.size == 1 and run.update and run.step not in (step for step, _ in list_checkpoints(run.folder)):
             save(run)
         raise
 
@@ -308,9 +308,16 @@ def draw(curves: LiveCurves, world: World, *, now: bool = False) -> None:
 
 
 def sample(run: Run) -> None:
+    """Print samples, on rank 0. Too little memory for them never ends the run."""
     if not run.world.is_main:
         return
-    samples = run.data.samples(run.model, run.config.seed)
+    try:
+        samples = run.data.samples(run.model, run.config.seed)
+    except Exception as error:
+        if not (isinstance(error, UserError) or is_out_of_memory(error)):
+            raise
+        run.console.print(f"no samples: {str(error).partition(';')[0]}")
+        return
     run.console.print(f"\n{report.position(run.config, run.update)} | samples:")
     for _, text in samples:
         run.console.print_text(text)

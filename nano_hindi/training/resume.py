@@ -138,8 +138,8 @@ def checkpoint_to_resume(args: argparse.Namespace) -> dict | None:
     """Return the checkpoint that `--resume` asks for, None for a new run. Call it on rank 0 only.
 
     Raises UserError if the folder holds a run and no `--resume` is given, if it holds files of a
-    run but no checkpoint that loads, and if a checkpoint given by path does not load or the folder
-    has later ones.
+    run but no checkpoint that loads, and if a checkpoint given by path does not load, is of another
+    folder while this one holds a run, or the folder has later ones.
     """
     folder = args.checkpoint_dir
     if args.resume == "auto":
@@ -150,6 +150,10 @@ def checkpoint_to_resume(args: argparse.Namespace) -> dict | None:
         return None
     print(visible(f"resuming from {args.resume}"), flush=True)
     saved = load_checkpoint(Path(args.resume))
+    if Path(args.resume).parent.resolve() != folder.resolve() and (list_checkpoints(folder) or _has_model(folder)):
+        raise UserError(
+            f"{folder} already holds a run, which this one would replace; choose another --checkpoint_dir, or resume it with --resume auto"
+        )
     if later := [path for step, path in list_checkpoints(folder) if step > saved["step"]]:
         raise UserError(f"{later[-1]} is later than {args.resume}, and the two runs would mix; move it away, or choose another --checkpoint_dir")
     return saved

@@ -76,16 +76,13 @@ class Run:
         Raises UserError if the weights are not the same on all ranks.
         """
         require_same_weights(self.model, self.world)
-        recipe = dataclasses.asdict(self.config)
-        if self.parent is None:  # as in older versions, which can then resume it
-            del recipe["init_lr_fraction"]
         return {
             "format": FORMAT,
             "step": self.step,
             "tokens_seen": self.update * self.config.tokens_per_update,
             "preset": self.preset,
             "model_config": dataclasses.asdict(self.model_config),
-            "train_config": recipe,
+            "train_config": dataclasses.asdict(self.config),
             "model_state_dict": dict(self.model.state_dict()),
             "optimizers": {**self.optimizer.state_dict(), "loss_scale": self.loss_scale.state_dict()},
             "rng": {"torch": torch.get_rng_state()},

@@ -183,7 +183,8 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
     """Return the names of resolved folders, with as much of the path before an equal name as tells
     them apart."""
     every = [folder.parts for folder in folders]
-    return [next("/".join(parts[-k:]) for k in range(1, len(parts) + 1) if [other[-k:] for other in every].count(parts[-k:]) == 1) for parts in every]
+    ends = [next(parts[-k:] for k in range(1, len(parts) + 1) if [other[-k:] for other in every].count(parts[-k:]) == 1) for parts in every]
+    return [Path(*parts).as_posix() for parts in ends]
 
 
 def different_keys(saved: dict, now: dict) -> list[str]:
