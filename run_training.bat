@@ -54,8 +54,9 @@ if not defined word goto shifted
 if "%word%"=="--dry_run" set "no_samples=1"
 if "%word%"=="--help" set "no_samples=1"
 if "%word%"=="-h" set "no_samples=1"
-if "%word%"=="--data_dir" set "own_data=%~2"
-if "%word:~0,11%"=="--data_dir=" set "own_data=%word:~11%"
+rem train.py says what is missing in it
+if "%word%"=="--data_dir" set "own_data=1"
+if "%word:~0,11%"=="--data_dir=" set "own_data=1"
 if "%word%"=="--checkpoint_dir" set "checkpoints=%~2"
 if "%word:~0,17%"=="--checkpoint_dir=" set "checkpoints=%word:~17%"
 :shifted
@@ -67,10 +68,9 @@ call ".\setup_env.bat"
 set "rc=%errorlevel%"
 if not "%rc%"=="0" goto end
 if defined no_samples goto train
-if defined own_data set "data=%own_data%"
+if defined own_data goto train
 rem preprocess_meta.txt is written last: without it, the data is not finished
 if exist "%data%\preprocess_meta.txt" goto train
-if defined own_data goto no_data
 rem a wrong flag must not be found only after the download and the tokenizing
 "%py%" train.py %train%%words% --dry_run >nul
 set "rc=%errorlevel%"
@@ -100,10 +100,6 @@ echo training: samples of "%checkpoints%"
 set "rc=%errorlevel%"
 goto end
 
-:no_data
->&2 echo error: there is no prepared data in "%data%", no preprocess_meta.txt: make it with data\preprocess.py --output_dir, or omit --data_dir
-set "rc=2"
-goto end
 :unknown
 >&2 echo error: unknown word "%word%": write sample or flags of train.py; --help explains them
 set "rc=2"
@@ -116,7 +112,7 @@ echo usage: run_training.bat [sample] [flags of train.py ...]
 echo   nothing     Sangraha from the Hugging Face hub, the 25m model
 echo   sample      a small corpus of stories made here, the tiny model: minutes, no hub
 echo Flags are passed to train.py, such as --total_tokens 100000000, --checkpoint_dir DIR, --dry_run; paths are relative to the folder of this file.
-echo With --data_dir DIR, nothing is prepared: DIR holds the output of data\preprocess.py.
+echo With --data_dir DIR, nothing is prepared: DIR holds the output of data\preprocess.py. So do the folders of --data_dir "A=0.7" "B=0.3", in quotes.
 echo Start it again to resume a stopped run. NO_PAUSE=1: do not wait for a key at the end.
 echo Exit codes: those of setup_env.bat, then of the script that failed; 130 after Ctrl-C.
 :end

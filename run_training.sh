@@ -4,7 +4,7 @@ usage="usage: bash run_training.sh [sample] [flags of train.py ...]
   (nothing)   Sangraha from the Hugging Face hub, the 25m model
   sample      a small corpus of stories made here, the tiny model: minutes, no hub
 Flags are passed to train.py, such as --total_tokens 100000000, --checkpoint_dir DIR, --dry_run; paths are relative to the folder of this file.
-With --data_dir DIR, nothing is prepared: DIR holds the output of data/preprocess.py.
+With --data_dir DIR, nothing is prepared: DIR holds the output of data/preprocess.py. So do the folders of --data_dir A=0.7 B=0.3.
 Start it again to resume a stopped run. Exit codes: those of setup_env.sh, then of the script that failed; 130 after Ctrl-C."
 case "${1--}" in
     -h | --help)
@@ -35,9 +35,9 @@ else
 fi
 own_data='' no_samples='' previous=''
 for word in "$@"; do
-    case "$previous" in --data_dir) data=$word own_data=1 ;; --checkpoint_dir) checkpoints=$word ;; esac
+    case "$previous" in --checkpoint_dir) checkpoints=$word ;; esac
     case "$word" in
-        --data_dir=*) data=${word#*=} own_data=1 ;;
+        --data_dir | --data_dir=*) own_data=1 ;; # train.py says what is missing in it
         --checkpoint_dir=*) checkpoints=${word#*=} ;;
         --dry_run | --help | -h) no_samples=1 ;;
     esac
@@ -47,11 +47,7 @@ done
 bash setup_env.sh || exit $?
 python="${VENV:-venv}/bin/python"
 
-if [ -z "$no_samples" ] && [ ! -f "$data/preprocess_meta.txt" ]; then # written last: without it, the data is not finished
-    if [ -n "$own_data" ]; then
-        echo "error: there is no prepared data in $data (no preprocess_meta.txt): make it with data/preprocess.py --output_dir, or omit --data_dir" >&2
-        exit 2
-    fi
+if [ -z "$no_samples$own_data" ] && [ ! -f "$data/preprocess_meta.txt" ]; then # written last: without it, the data is not finished
     # a wrong flag must not be found only after the download and the tokenizing
     "$python" train.py ${train[@]+"${train[@]}"} "$@" --dry_run >/dev/null || exit $?
     if [ ! -f "$raw/hindi_corpus.txt" ]; then # it gets this name when it is complete

@@ -10,6 +10,7 @@ model's context is how long a conversation may be.
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def make(args, sources: list[Source]) -> None:
         "kind": CHAT,
         "template": VERSION,
         "fingerprint": tokenizer.fingerprint(),
-        "source": "; ".join(source.identity for source in sources),
+        "source": "; ".join(source.title for source in sources),
+        "inputs": "; ".join(source.identity for source in sources),
         "max_length": args.max_length,
         "max_conversations": args.max_conversations or "all",
         "val_fraction": args.val_fraction,
@@ -114,8 +116,9 @@ def make(args, sources: list[Source]) -> None:
         print(f"{shown(args.output_dir)} is already there, from the same command; delete {METADATA} in it to make it again")
         return
     writer = Writer(args.output_dir, tokenizer, args.max_length, args.val_fraction)
+    of_sources = {}  # as data/download.py writes it for several
     with writer.writing():
-        for source in sources:
+        for number, source in enumerate(sources, 1):
             limit = args.max_conversations or (SAMPLE_CONVERSATIONS if source.name == SAMPLE else None)
             records = source.records() if source.name != SAMPLE else itertools.islice(source.records(), limit)  # it has no end
             with Progress(limit, "conversations", f"reading {source.name}") as progress:
@@ -123,8 +126,9 @@ def make(args, sources: list[Source]) -> None:
                 for written in writer.write(records, limit):
                     progress.update(written - before, tokens=count(writer.counts["train_tokens"] + writer.counts["val_tokens"]))
                     before = written
+            of_sources |= {f"source_{number}": source.title, f"source_{number}_licence": source.licence, f"source_{number}_documents": before}
         print("\n".join(lines(writer.counts)))
-    writer.finish(settings)
+    writer.finish(settings | (of_sources if len(sources) > 1 else {}))
     for name in ("train", "val"):
         documents, tokens, targets = (writer.counts[f"{name}_{key}"] for key in ("documents", "tokens", "targets"))
         print(f"{name + '.bin':<11} {documents:,} conversations, {tokens:,} tokens, {targets:,} of them targets")
@@ -136,7 +140,7 @@ def tokenizer_of(name: str) -> str:
 
     Raises UserError for a folder that only holds folders of models.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     folder = path.parent if path.is_file() else path
     inner = folder / "tokenizer"
     if (folder / "tokenizer.json").is_file():
@@ -148,7 +152,7 @@ def tokenizer_of(name: str) -> str:
 
 def model_of(name: str) -> Path | None:
     """Return the model file or folder of checkpoints that `name` is; None for a tokenizer alone."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     has_model = path.is_file() or (path / "model.pt").is_file() or any(path.glob("checkpoint_step*.pt"))
     return path if has_model and tokenizer_of(name) != name else None
 

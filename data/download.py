@@ -231,7 +231,8 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
                         recorded = totals["written"]
                 position = None
         except KeyboardInterrupt:
-            say(f"{unfinished.part} is kept; run the same command to continue it")
+            if unfinished.recorded:
+                say(f"{unfinished.part} is kept; run the same command to continue it")
             raise
         if totals["documents"]:
             record(complete=True)
@@ -269,7 +270,8 @@ def rules(args) -> dict[str, str]:
 def next_flags(args) -> str:
     """Return the flags that data/preprocess.py needs for this corpus."""
     if is_sample(args):
-        return f" --input {shell_quoted(args.output_dir / 'hindi_corpus.txt')} --output_dir {shell_quoted(args.output_dir.parent)} --train_tokenizer 4096"
+        folder = args.output_dir.parent if args.output_dir.name == "raw" else args.output_dir
+        return f" --input {shell_quoted(args.output_dir / 'hindi_corpus.txt')} --output_dir {shell_quoted(folder)} --train_tokenizer 4096"
     return "" if args.output_dir == DEFAULT_DIR else f" --input {shell_quoted(args.output_dir / 'hindi_corpus.txt')}"
 
 

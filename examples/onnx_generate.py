@@ -107,6 +107,8 @@ def main() -> None:
     parser.add_argument("--top_k", type=int, default=50)
     parser.add_argument("--seed", type=int)
     args = parser.parse_args()
+    if not 0 <= args.temperature < float("inf"):
+        parser.error("--temperature must be at least 0")
     model = Model(args.folder)
     if model.config["prompt"] == "{}":
         print(args.text, end="")

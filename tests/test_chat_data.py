@@ -365,6 +365,10 @@ def test_data_sets_of_the_hub_are_read_in_their_layouts(tmp_path, tokenizer_dir)
         assert "CohereLabs/aya_dataset is not available from the hub" in refused.stderr
         assert "accept its terms on https://huggingface.co/datasets/CohereLabs/aya_dataset" in refused.stderr
         assert refused.stderr.count("\n") == 1
-    licence = read_metadata(tmp_path / "chat" / "preprocess_meta.txt")["licence"]
+    metadata = read_metadata(tmp_path / "chat" / "preprocess_meta.txt")
+    titles = ["ai4bharat/indic-align Dolly_T", "ai4bharat/indic-instruct-data-v0.1 wikihow", "CohereLabs/aya_dataset default"]
+    assert [metadata[f"source_{number}"] for number in (1, 2, 3)] == titles  # which the model card reads
+    assert sum(int(metadata[f"source_{number}_documents"]) for number in (1, 2, 3)) == 25
+    licence = metadata["licence"]
     assert "CC BY 4.0, ai4bharat/indic-align" in licence
     assert "CC0, ai4bharat/indic-instruct-data-v0.1" in licence

@@ -206,7 +206,8 @@ def test_save_appends_what_data_chat_reads_and_spoils_no_file(model, trained, mo
         (tmp_path / name).write_text(content, "utf-8")
         assert "choose another name" in talk.command(f"/save {tmp_path / name}")
         assert (tmp_path / name).read_text("utf-8") == content
-    assert "cannot write" in talk.command(f"/save {tmp_path / 'no folder' / 'x.jsonl'}")
+    for name in (tmp_path / "no folder" / "x.jsonl", f"{tmp_path}/\0.jsonl", "~nobody_of_this_name/x.jsonl"):
+        assert "cannot write" in talk.command(f"/save {name}")
     if os.name != "nt":
         import resource
 

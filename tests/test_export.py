@@ -25,12 +25,14 @@ import standin
 from conftest import run_command
 from exports import CONFIG, load, load_its_tokenizer, make_checkpoint, some_ids
 from nano_hindi.chat import template
+from nano_hindi.checkpoint import load_checkpoint
 from nano_hindi.engine import generate_tokens
 from nano_hindi.evaluation import command as evaluation
 from nano_hindi.evaluation.command import scores_of_pairs
 from nano_hindi.evaluation.pair_files import read_pair_files
 from nano_hindi.evaluation.scoring import CheckpointScorer
 from nano_hindi.export import __main__ as export
+from nano_hindi.export.model_card import data_metadata
 from nano_hindi.files import write_metadata, write_text
 from nano_hindi.inference import settings
 from nano_hindi.inference.loading import build_model, load_for_inference
@@ -691,6 +693,13 @@ def test_model_card_reports_checkpoint_and_data_metadata(straight, data_dir, tmp
     ):
         assert fact in card, fact
     assert "/home/me" not in card
+
+    older = {key: value for key, value in facts.items() if "digest" not in key}
+    (tmp_path / "older").mkdir()
+    write_metadata(tmp_path / "older" / "preprocess_meta.txt", older)
+    record = load_checkpoint(straight / "checkpoint_step24.pt")
+    record["data"] |= {key: "" for key in record["data"] if "digest" in key}  # of a new run on the data of an older version
+    assert data_metadata(tmp_path / "older", record) == older
 
     raw.write_text(f"source: another text\ndocuments: {documents + 1}\nwords: {facts['words']}\n")
     assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "other"), "--data_dir", str(data_dir)]) == 0

@@ -284,6 +284,8 @@ def test_page_keeps_no_library_that_is_not_the_right_one(small, tmp_path):
     package.parent.mkdir(parents=True)
     package.write_bytes(b"something else")
     before = sorted(small.iterdir())
+    done = run_command([sys.executable, ROOT / "examples" / "web" / "prepare.py", small, "--registry", "no address"])
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     for registry in ("registry", "empty"):
         (tmp_path / registry).mkdir(exist_ok=True)
         with served(tmp_path / registry) as address:

@@ -129,6 +129,8 @@ def test_every_printed_command_keeps_its_paths(tmp_path, capsys, monkeypatch):
     last = capsys.readouterr().out.splitlines()[-1]
     corpus = str(folder / "raw" / "hindi_corpus.txt")
     assert arguments_in_bash(last) == ["data/preprocess.py", "--input", corpus, "--output_dir", str(folder), "--train_tokenizer", "4096"]
+    assert download.main(["--source", "sample", "--max_tokens", "2000", "--output_dir", str(folder)]) == 0  # no folder named raw
+    assert arguments_in_bash(capsys.readouterr().out.splitlines()[-1])[3:5] == ["--output_dir", str(folder)]
 
 
 def train_config():

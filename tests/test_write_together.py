@@ -131,6 +131,15 @@ def test_chat_in_a_pipe_prints_only_the_text(spelling):
     assert "Traceback" not in talk.stderr
 
 
+def test_line_that_is_no_text_is_reported_and_the_next_is_read(spelling, capsys, monkeypatch):
+    lines = iter(["राम", "क\udcff", "सीता", "/quit"])  # as Python reads a byte that is not UTF-8
+    monkeypatch.setattr("builtins.input", lambda question: next(lines))
+    assert generate.main(["--checkpoint", str(spelling), "--interactive", "--max_tokens", "5", "--temperature", "0", "--device", "cpu"]) == 0
+    shown = capsys.readouterr()
+    assert [line.split()[0] for line in shown.out.splitlines()] == ["राम", "सीता"]
+    assert "[a text is not valid Unicode" in shown.err
+
+
 @pytest.fixture
 def speller(spelling):
     trained = load_for_inference(spelling)

@@ -9,6 +9,7 @@ python -m http.server --directory my_onnx --bind 127.0.0.1
 import argparse
 import base64
 import hashlib
+import http.client
 import io
 import tarfile
 import urllib.request
@@ -35,13 +36,15 @@ def fetch(folder: Path, registry: str) -> None:
         try:
             with urllib.request.urlopen(f"{registry}/{address}", timeout=60) as answer:
                 package = answer.read()
-        except OSError as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise SystemExit(f"error: cannot fetch {registry}/{address}: {error}") from None
         if base64.b64encode(hashlib.sha512(package).digest()).decode() != digest:
             raise SystemExit(f"error: {registry}/{address} is not the file that it should be; nothing was kept of it")
         with tarfile.open(fileobj=io.BytesIO(package)) as archive:
             for name in names:
-                (folder / name).write_bytes(archive.extractfile(f"package/dist/{name}").read())
+                part = folder / f"{name}.part"
+                part.write_bytes(archive.extractfile(f"package/dist/{name}").read())
+                part.replace(folder / name)
 
 
 def main() -> None:

@@ -94,15 +94,22 @@ class Source:
         return name, HubSource(hub.dataset, chosen, hub.split, hub.columns)
 
     @property
-    def identity(self) -> str:
-        """Return what tells whether a second run has the same source."""
+    def title(self) -> str:
+        """Return what the model card names."""
         if self.name == SAMPLE:
             return f"sample, seed {self.seed}"
         if self._on_hub:
             _, hub = self._on_hub
             return f"{hub.dataset} {' '.join(hub.configurations)}"
+        return one_line(Path(self.name).name)
+
+    @property
+    def identity(self) -> str:
+        """Return what tells whether a second run has the same source."""
+        if self.name == SAMPLE or self._on_hub:
+            return self.title
         stat = Path(self.name).stat()
-        return f"{one_line(Path(self.name).name)} {stat.st_size} {stat.st_mtime_ns}"
+        return f"{self.title} {stat.st_size} {stat.st_mtime_ns}"
 
     @property
     def licence(self) -> str:

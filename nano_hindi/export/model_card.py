@@ -257,7 +257,7 @@ def data_metadata(data_dir: Path, training: dict) -> dict[str, str]:
         return {}
     metadata = read_metadata(prepared)
     known = {"fingerprint": training["tokenizer"].get("fingerprint"), **training["data"]}
-    if any(metadata.get(key) != str(value) for key, value in known.items()):
+    if any(metadata.get(key, "") != str(value) for key, value in known.items()):  # an older version wrote no digests
         return {}
     of_text = read_metadata(raw) if raw.is_file() else {}
     documents = int(metadata["train_documents"]) + int(metadata["val_documents"])

@@ -77,14 +77,10 @@ class Conversation(Session):
     def respond(self, line: str, stop: threading.Event) -> None:
         if not line.strip():
             return
-        n_turns = len(self.turns)
-        try:
-            show, made = stdout_filter(), False
-            for text in self.answer(line, stop):
-                print(show(text), end="", flush=True)
-                made = made or bool(text)
-        except UserError as error:
-            return note(f"[{error}]")
+        n_turns, show, made = len(self.turns), stdout_filter(), False
+        for text in self.answer(line, stop):
+            print(show(text), end="", flush=True)
+            made = made or bool(text)
         if made:
             print(flush=True)
         if len(self.turns) == n_turns:
@@ -185,7 +181,7 @@ class Conversation(Session):
     def _save(self, name: str) -> str:
         if not name or not self.turns:
             return "[/save needs the name of a file]" if self.turns else "[there is nothing to save]"
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))  # Path.expanduser raises for a user that does not exist
         line = json.dumps({"messages": [*self.system, *self.turns]}, ensure_ascii=False)
         try:
             append_conversation(path, line)
@@ -213,8 +209,8 @@ def append_conversation(path: Path, line: str) -> None:
             if file.write(new) < len(new):  # a full disk; half a line would spoil the file
                 file.truncate(len(before))
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; make room, or choose another name") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}; make room, or choose another name") from error
 
 
 def print_answer(model: GPT, tokenizer: Tokenizer, question: str, settings: Settings) -> None:

@@ -35,7 +35,8 @@ class Session:
         self.commands: dict[str, Callable[[str], str]] = {"/help": lambda _: self.help()}  # they return the message to show
 
     def respond(self, line: str, stop: threading.Event) -> None:
-        """Print what the model writes after `line`, until it ends or `stop` is set."""
+        """Print what the model writes after `line`, until it ends or `stop` is set. Raises
+        UserError for a line that it cannot read."""
         raise NotImplementedError
 
     def command(self, line: str) -> str:
@@ -86,6 +87,8 @@ def run(session: Session) -> None:
                     note(session.command(line))
                 else:
                     session.respond(line, stop)
+        except UserError as error:
+            note(f"[{error}]")
         except EOFError:
             if is_terminal:
                 print()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ _TRAIN_ONE = "train one on your own corpus, without the hub: data/preprocess.py 
 def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
     """Return the `tokenizers.Tokenizer` of a folder (no network) or of a name on the hub, and its
     bos and eos ids. Raises UserError, with what to do, if it is not available."""
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # Path.expanduser raises for a user that does not exist
     if folder.is_file():
         raise UserError(f"{name} is a file; give the folder that holds tokenizer.json")
     if not folder.is_dir() and not re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?", name):
