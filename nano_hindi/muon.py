@@ -1,5 +1,5 @@
-"""Muon: momentum SGD with (nearly) orthogonalized updates, for the matrices of the blocks. DistMuon
-splits the work over ranks.
+"""Muon: momentum SGD with (nearly) orthogonalized updates, for matrices. DistMuon splits the work
+over ranks.
 
 One update of a matrix W with gradient G:
     momentum        M <- mu M + (1 - mu) G,  U = mu M + (1 - mu) G                            [1]
