@@ -110,6 +110,8 @@ def test_chunked_input_with_a_cache_gives_the_logits_of_the_whole_text(theirs):
     torch.testing.assert_close(torch.cat(pieces, dim=1)[mask.bool()], whole[mask.bool()], rtol=0, atol=2e-5)
     torch.testing.assert_close(whole[1, 5:], theirs(ids[1:, 5:]).logits[0], rtol=0, atol=2e-5)
     cache = theirs(ids[:, :50], attention_mask=mask[:, :50], use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="give last_ids"):
+        theirs(ids[:1, 50:], past_key_values=cache)
     cache.reorder_cache(torch.tensor([1, 0]))
     rows = ids.flip(0)
     again = theirs(rows[:, 50:], attention_mask=mask.flip(0), past_key_values=cache, last_ids=rows[:, 49:50]).logits
@@ -299,6 +301,8 @@ def test_mask_of_four_dimensions_is_limited_to_the_windows(exported, ours, atten
     for columns in (20, 25, 30):  # a mask may end before the slots of a static cache
         cache = StaticCache(config=model.config, max_cache_len=30)
         assert_same(model(ids[:, :20], attention_mask=causal(30)[..., :20, :columns], past_key_values=cache).logits, ours(ids[:, :20]))
+    cache.reset()
+    assert_same(model(ids[:, 40:60], past_key_values=cache).logits, ours(ids[:, 40:60]))
 
 
 @torch.no_grad()

@@ -132,7 +132,7 @@ def test_chat_in_a_pipe_prints_only_the_text(spelling):
 
 
 def test_line_that_is_no_text_is_reported_and_the_next_is_read(spelling, capsys, monkeypatch):
-    lines = iter(["राम", "क\udcff", "सीता", "/quit"])  # as Python reads a byte that is not UTF-8
+    lines = iter(["\ufeffराम", "क\udcff", "सीता", "/quit"])  # as Python reads a byte that is not UTF-8
     monkeypatch.setattr("builtins.input", lambda question: next(lines))
     assert generate.main(["--checkpoint", str(spelling), "--interactive", "--max_tokens", "5", "--temperature", "0", "--device", "cpu"]) == 0
     shown = capsys.readouterr()

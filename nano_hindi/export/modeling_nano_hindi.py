@@ -410,11 +410,14 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
 
         x0 = rms_norm(inputs_embeds)
         if self.smear is not None:
-            last_ids = getattr(cache, "last_ids", None) if last_ids is None else last_ids
+            if last_ids is None and (last := getattr(cache, "last", None)) is not None and cache.get_seq_length():
+                last_ids, length = last
+                if length != cache.get_seq_length() or last_ids.size(0) != x0.size(0):
+                    raise ValueError("the cache has changed since it was filled: give last_ids (B, 1), the last token of each text in it")
             first = torch.zeros_like(x0[:, :1]) if last_ids is None else rms_norm(self.wte(last_ids))
             x0 = self.smear(x0, first, follows(attention_mask, position_ids, cache_position))
             if cache is not None:
-                cache.last_ids = None if input_ids is None else input_ids[:, -1:]
+                cache.last = None if input_ids is None else (input_ids[:, -1:], cache.get_seq_length() + n_new)
         x = x0
         hidden_states, attentions = [], []
         # generate with `assistant_early_exit` lowers num_hidden_layers for its drafts

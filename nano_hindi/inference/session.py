@@ -75,11 +75,13 @@ def run(session: Session) -> None:
     everything else to stderr."""
     _edit_lines()
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    is_first = True
     if is_terminal:
         note(session.greeting)
     while True:
         try:
             line = input("\n> " if is_terminal else "")
+            line, is_first = line.removeprefix("\ufeff" * is_first), False  # PowerShell begins a pipe with U+FEFF
             if session.aliases.get(line.strip(), line.strip()) in ("/quit", "\x04"):  # Ctrl-D is an ordinary character on Windows
                 return
             with collected_interrupts() as stop:

@@ -163,8 +163,8 @@ class Tokenizer:
         try:
             with panics_as_errors():
                 yield
-        except (TypeError, UnicodeEncodeError) as error:  # raised by `tokenizers` and kitoken for half a surrogate pair
-            raise UserError("a text is not valid Unicode (half a surrogate pair); save it as UTF-8") from error
+        except (TypeError, UnicodeEncodeError) as error:  # raised by `tokenizers` and kitoken
+            raise UserError("a text is not valid Unicode (a byte that is not UTF-8, or half a surrogate pair); save it as UTF-8") from error
         except Exception as error:  # no unknown token, or one outside the vocabulary
             raise UserError(f"the tokenizer {self.name} cannot encode a text ({str(error)[:QUOTED_CHARACTERS]}); use another") from error
 
