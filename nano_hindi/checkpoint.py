@@ -121,7 +121,7 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
         raise UserError(f"{path} is damaged or not a checkpoint of this program ({type(error).__name__}); use an older one") from error
     state = state if isinstance(state, dict) else {}
     missing = [key for key in keys if key not in state]
-    if "optimizers" in missing and state.keys() >= set(MODEL_KEYS):
+    if missing and {*missing} == {*CHECKPOINT_KEYS} - {*MODEL_KEYS}:
         raise UserError(f"{path} holds weights alone, from which training cannot resume; name a checkpoint, or begin a new run with --init_from")
     if missing:
         raise UserError(f"{path} is not a checkpoint of this program: it lacks {', '.join(missing)}; use another one")

@@ -511,7 +511,6 @@ GENERATE = {
     "--prompt and --interactive at once": (["--prompt", "x", "--interactive"], "--interactive", "not allowed with"),
     "a prompt with bytes that are not UTF-8": (["--prompt", "\udcff"], "Unicode", "UTF-8"),
     "a prompt from stdin that is not UTF-8": (lambda s: s.stdin(b"\xe0\xa4\xff").flags("--prompt", "-"), "Unicode", "UTF-8"),
-    "an interactive line that is not UTF-8": (lambda s: s.stdin(b"\xe0\xa4\xff\n").flags("--interactive"), "Unicode", "UTF-8"),
     # surroundings
     "an attention backend that does not exist": (lambda s: s.env(NANO_HINDI_ATTENTION="nonsense").flags(), "NANO_HINDI_ATTENTION=nonsense", "unset"),
     # checkpoints
