@@ -10,7 +10,6 @@ model's context is how long a conversation may be.
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, python_command, shell_quoted, shown
 from nano_hindi.errors import UserError, require
-from nano_hindi.files import locked, read_metadata
+from nano_hindi.files import expanded, locked, read_metadata
 from nano_hindi.ranges import Range, whole
 
 SAMPLE_CONVERSATIONS = 20_000
@@ -140,7 +139,7 @@ def tokenizer_of(name: str) -> str:
 
     Raises UserError for a folder that only holds folders of models.
     """
-    path = Path(os.path.expanduser(name))
+    path = expanded(name)
     folder = path.parent if path.is_file() else path
     inner = folder / "tokenizer"
     if (folder / "tokenizer.json").is_file():
@@ -152,7 +151,7 @@ def tokenizer_of(name: str) -> str:
 
 def model_of(name: str) -> Path | None:
     """Return the model file or folder of checkpoints that `name` is; None for a tokenizer alone."""
-    path = Path(os.path.expanduser(name))
+    path = expanded(name)
     has_model = path.is_file() or (path / "model.pt").is_file() or any(path.glob("checkpoint_step*.pt"))
     return path if has_model and tokenizer_of(name) != name else None
 

@@ -26,8 +26,8 @@ MIN_TEMPERATURE = 1e-6  # below it float32 overflows, and the most likely token 
 class KVCache:
     """Keys and values of the tokens so far, in each layer as far back as its window reaches.
 
-    `position` is the number of tokens so far, without limit; `last_ids` (B, 1) are those of the
-    last token, None before the first.
+    `position` is the number of tokens so far, without limit; `last_ids` (B, 1), of a model with
+    smear, are those of the last token, None before the first.
 
     A layer has slots for its window plus slack: when they are full, the window is copied to the
     front. Keys are stored rotated by their absolute positions, and rotary attention depends only on
@@ -36,7 +36,7 @@ class KVCache:
 
     def __init__(self, config: GPTConfig, batch_size: int, device: torch.device | str, dtype: torch.dtype):
         self.position = 0
-        self._windows = config.windows
+        self._windows, self._keeps_ids = config.windows, config.smear
         self._lengths = [0] * config.n_layer  # filled slots of each layer
         self._ids = torch.empty((batch_size, 0), dtype=torch.int64, device=device)  # those of the last tokens, as far back as `rewind` goes
         shapes = [(batch_size, window + max(window, PREFILL_TOKENS), config.n_kv_head, config.head_dim) for window in config.windows]
@@ -52,7 +52,8 @@ class KVCache:
     def advance(self, idx: Tensor) -> Tensor:
         """Return the positions (T,) of the next tokens (B, T), which every layer attends to
         next."""
-        self._ids = torch.cat((self._ids, idx), dim=1)[:, -self._keys[-1].size(1) :]  # the last layer has the longest window
+        if self._keeps_ids:
+            self._ids = torch.cat((self._ids, idx), dim=1)[:, -self._keys[-1].size(1) :]  # the last layer has the longest window
         self.position += idx.size(1)
         return torch.arange(self.position - idx.size(1), self.position, device=idx.device)
 

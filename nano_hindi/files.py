@@ -270,6 +270,12 @@ def file_size(path: Path, makers: str = TEXT_MAKERS) -> int:
     return path.stat().st_size
 
 
+def expanded(name: str) -> Path:
+    """Return the path of a name that may begin with ~. Path.expanduser raises for a user that does
+    not exist; here that name stays as it is."""
+    return Path(os.path.expanduser(name))
+
+
 def one_line(name: str) -> str:
     """Return a file name as a value of `key: value` lines: as it is, or its `repr` if it has line
     breaks, or spaces at its ends."""

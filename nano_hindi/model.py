@@ -92,6 +92,16 @@ def _one_row(x: Tensor, weight: Tensor) -> Tensor:
     return torch.bmm(weight.view(ROW_BLOCKS, -1, weight.size(1)), column).view(*x.shape[:-1], -1)
 
 
+class Gate(Linear):
+    """A linear layer that reads the first GATE_CHANNELS channels of its input."""
+
+    def __init__(self, config: GPTConfig, n_out: int):
+        super().__init__(min(GATE_CHANNELS, config.n_embd), n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[..., : self.in_features])
+
+
 class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
         """Do nothing, as in Linear. On the meta device, the default initialization would import
@@ -129,7 +139,7 @@ class Attention(nn.Module):
         self.c_k = Linear(config.n_embd, config.n_kv_head * config.head_dim)
         self.c_v = Linear(config.n_embd, config.n_kv_head * config.head_dim)
         self.c_proj = Linear(config.n_head * config.head_dim, config.n_embd)
-        self.ve_gate = Linear(min(GATE_CHANNELS, config.n_embd), config.n_kv_head) if layer in config.value_embedding_layers else None
+        self.ve_gate = Gate(config, config.n_kv_head) if layer in config.value_embedding_layers else None
 
     def qkv(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return q (B, T, H, D) and k, v (B, T, G, D) for x (B, T, C) and a value embedding
@@ -142,7 +152,7 @@ class Attention(nn.Module):
             q, k, v = (projection(x).unflatten(-1, (-1, self.head_dim)) for projection in (self.c_q, self.c_k, self.c_v))
             qk = torch.cat((q, k), dim=2)
         if ve is not None and self.ve_gate is not None:
-            gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))  # (B, T, G), from 0 to 2; 1 at the start
+            gate = 2 * torch.sigmoid(self.ve_gate(x))  # (B, T, G), from 0 to 2; 1 at the start
             v = v + gate[..., None] * ve.view_as(v)
         q, k = rms_norm(apply_rope(qk, cos, sin)).split(heads, dim=2)
         return q, k, v
@@ -213,12 +223,12 @@ class Smear(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.gate = Linear(min(GATE_CHANNELS, config.n_embd), 1)
+        self.gate = Gate(config, 1)
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
         """Return the smeared embeddings (B, T, C) of embeddings x (B, T, C), and that of the token
         `before` (B, 1, C), 0 if there is none."""
-        gate = torch.tanh(self.gate(x[..., : self.gate.in_features]))  # (B, T, 1); 0 at the start
+        gate = torch.tanh(self.gate(x))  # (B, T, 1); 0 at the start
         return x + gate * torch.cat((before, x[:, :-1]), dim=1)
 
 

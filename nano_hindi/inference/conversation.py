@@ -20,6 +20,7 @@ from nano_hindi.chat import template
 from nano_hindi.cli import collected_interrupts
 from nano_hindi.console import shown, stdout_filter
 from nano_hindi.errors import UserError, require
+from nano_hindi.files import expanded
 from nano_hindi.inference.session import LEAVE, Session, note
 from nano_hindi.inference.settings import Settings
 from nano_hindi.inference.text import AnswerStream
@@ -181,7 +182,7 @@ class Conversation(Session):
     def _save(self, name: str) -> str:
         if not name or not self.turns:
             return "[/save needs the name of a file]" if self.turns else "[there is nothing to save]"
-        path = Path(os.path.expanduser(name))  # Path.expanduser raises for a user that does not exist
+        path = expanded(name)
         line = json.dumps({"messages": [*self.system, *self.turns]}, ensure_ascii=False)
         try:
             append_conversation(path, line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nano_hindi.errors import UserError, naming
-from nano_hindi.files import utf8_path
+from nano_hindi.files import expanded, utf8_path
 from nano_hindi.tokenizer.definition_check import DEFINITIONS, panics_as_errors, require_sound_definition
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ _TRAIN_ONE = "train one on your own corpus, without the hub: data/preprocess.py 
 def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
     """Return the `tokenizers.Tokenizer` of a folder (no network) or of a name on the hub, and its
     bos and eos ids. Raises UserError, with what to do, if it is not available."""
-    folder = Path(os.path.expanduser(name))  # Path.expanduser raises for a user that does not exist
+    folder = expanded(name)
     if folder.is_file():
         raise UserError(f"{name} is a file; give the folder that holds tokenizer.json")
     if not folder.is_dir() and not re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?", name):

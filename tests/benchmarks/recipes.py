@@ -79,7 +79,7 @@ class OtherAttention(Attention):
     def qkv(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.c_q, self.c_k, self.c_v))
         if ve is not None:
-            gate = 2 * torch.sigmoid(self.ve_gate(x[..., : self.ve_gate.in_features]))
+            gate = 2 * torch.sigmoid(self.ve_gate(x))
             v = v + gate[..., None] * ve.view_as(v)
         return self.finish(apply_rope(q, cos, sin)), self.finish(apply_rope(k, cos, sin)), v
 
@@ -301,10 +301,10 @@ class HeadGates(Attention):
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__(config, layer)
-        self.head_gate = model_module.Linear(min(model_module.GATE_CHANNELS, config.n_embd), config.n_head)
+        self.head_gate = model_module.Gate(config, config.n_head)
 
     def qkv(self, x: Tensor, *rest) -> tuple[Tensor, Tensor, Tensor]:
-        self.gates = 2 * torch.sigmoid(self.head_gate(x[..., : self.head_gate.in_features]))
+        self.gates = 2 * torch.sigmoid(self.head_gate(x))
         return super().qkv(x, *rest)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, kv_cache) -> Tensor:
