@@ -111,6 +111,10 @@ def main(argv: list[str] | None = None) -> int:
     asked = {"source": ", ".join(labels), "max_tokens": args.max_tokens, "cleaned": "yes" if args.clean else "no"}
     if any(source.hub for source in args.sources):
         asked |= {"seed": args.seed, "tokenizer": args.tokenizer or TOKENIZER}
+    if files := [source for source in args.sources if source.is_file]:
+        for source in files:
+            read_source(source.name)  # checks the name
+        asked["inputs"] = "; ".join(map(reader_of, files))
     if args.is_several:
         for number, (label, budget) in enumerate(zip(labels, args.budgets, strict=True), 1):
             asked |= {f"source_{number}": label, f"source_{number}_max_tokens": budget}
@@ -126,7 +130,7 @@ def make(args, asked: dict, corpus: Path) -> int:
     unfinished = UnfinishedCorpus(corpus)
     if not (unfinished.is_complete and unfinished.is_of(asked)):
         if corpus.exists() and not args.overwrite:
-            return leave_alone(corpus, asked)
+            return leave_alone(corpus, asked, args.report)
         unfinished.claim(asked, args.overwrite)
         if args.is_several or args.sources[0].hub:
             download(args, asked, unfinished)
@@ -158,8 +162,7 @@ def gather(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
         documents, tokenizer = stories(args.seed), load_tokenizer(args.tokenizer) if args.tokenizer else None
         progress = Progress(args.max_tokens, "tokens" if tokenizer else "words", "writing stories")
     else:
-        readers = [read_source(path) for path in paths]  # a missing file is an error before the work begins
-        documents, tokenizer = itertools.chain.from_iterable(readers), tokenizer_or_none(args.tokenizer or TOKENIZER)
+        documents, tokenizer = itertools.chain.from_iterable(map(read_source, paths)), tokenizer_or_none(args.tokenizer or TOKENIZER)
         progress = Progress(local_size(paths), "bytes", "reading")
     writer, cleaning = Writer(args.max_tokens, tokenizer, Cleaner() if args.clean else None), rules(args)
     try:
@@ -181,9 +184,6 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
 
     Progress is recorded every RECORD_BYTES of text, so a crash loses no more than that.
     """
-    for source in args.sources:
-        if source.is_file:
-            read_source(source.name)  # checks the name: before the hub is asked
     begun, all_numbers = unfinished.recorded, range(1, len(args.sources) + 1)
     number = int(begun.get("source_in_progress", 1))  # all before it are complete
     readers = {i: opened(args, i, begun) for i in all_numbers[number - 1 :]}  # all of them, so that what is missing is an error at once
@@ -275,14 +275,17 @@ def next_flags(args) -> str:
     return "" if args.output_dir == DEFAULT_DIR else f" --input {shell_quoted(args.output_dir / 'hindi_corpus.txt')}"
 
 
-def leave_alone(corpus: Path, asked: dict) -> int:
-    """Print that the corpus already exists. Raises UserError if it is of another command."""
+def leave_alone(corpus: Path, asked: dict, report: bool) -> int:
+    """Print that the corpus already exists. Raises UserError if it is of another command, or
+    without the report that is asked for."""
     metadata_file = corpus.with_name("metadata.txt")
     metadata = read_metadata(metadata_file) if metadata_file.is_file() else {}
     if any(metadata.get(key) != str(value) for key, value in asked.items()):
         raise UserError(
-            f"{corpus} is already there, from another source, budget, seed, tokenizer or --clean; --overwrite replaces it, another --output_dir keeps both"
+            f"{corpus} is already there, from another source, text, budget, seed, tokenizer or --clean; --overwrite replaces it, another --output_dir keeps both"
         )
+    if report and not corpus.with_name(REPORT).is_file():
+        raise UserError(f"{corpus} is already there, without a report, which is written as the text is cleaned; --overwrite makes both")
     print(f"{shown(corpus)} is already there, from the same command: {metadata.get('documents')} documents; --overwrite makes it again")
     return 0
 

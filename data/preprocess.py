@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, python_command, shell_quoted, shown
-from nano_hindi.corpus.documents import MARKER, Chunk, batches, chunks, read_source
+from nano_hindi.corpus.documents import MARKER, Chunk, batches, chunks, read_source, with_text
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked, one_line, read_metadata
 from nano_hindi.ranges import Range, whole
@@ -150,7 +150,7 @@ def require_two_documents(paths: list[Path]) -> None:
 
 
 def all_documents(paths: list[Path]) -> Iterable[str]:
-    return itertools.chain.from_iterable(map(read_source, paths))
+    return with_text(itertools.chain.from_iterable(map(read_source, paths)))
 
 
 def is_ready(shards: Shards, settings: dict) -> bool:

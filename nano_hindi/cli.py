@@ -62,9 +62,8 @@ _REMEDIES = {  # an error of the operating system about a file: what the user ca
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM), f"{'close the program that has it open, ' if IS_WINDOWS else ''}get permission to read or write it, or {_PLACE}"
     ),
-    **dict.fromkeys(
-        (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT), f"something else has that name, or it does not exist: move it, or {_PLACE}"
-    ),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), f"something else has that name: move it, or {_PLACE}"),
+    errno.ENOENT: f"it does not exist: check the path, or {_PLACE}",
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), f"give another name, or {_PLACE}"),
     **({errno.EINVAL: f"give another name, or {_PLACE}"} if IS_WINDOWS else {}),  # the name a?b
 }

@@ -293,7 +293,8 @@ def val_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Return an iterator over inputs and targets, int64 (batch_size, T).
 
-    They are this rank's shard of the first `eval_tokens` targets of a file, in file order.
+    They are this rank's shard of `eval_tokens` targets of a file, in sequences that are spread
+    evenly over it, in file order; all targets of a shorter file.
 
     Each target appears once, whatever the batch and world size. Padding of the last sequence and
     the last batch has input 0 and target -1; a rank with less than one batch of sequences gets one
@@ -301,19 +302,23 @@ def val_batches(
     holds no full sequence, and during iteration DataError as `SequenceLoader.batch` does.
     """
     file.num_sequences(sequence_len, "get more data, give data/preprocess.py a larger --val_fraction, or use a smaller --sequence_len")
-    T, targets = sequence_len, min(eval_tokens, len(file) - 1)
-    sequences = -(-targets // T)
+    T, available = sequence_len, len(file) - 1
+    targets = min(eval_tokens, available)
+    sequences, in_file = -(-targets // T), -(-available // T)
     first, last = sequences * rank // world_size, sequences * (rank + 1) // world_size
     size = min(batch_size, last - first)
 
     def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for begin in range(first, last, max(1, size)):
-            tokens = file[begin * T : min(min(begin + size, last) * T, targets) + 1]
+            numbers = range(begin, min(begin + size, last))
+            starts = (number * in_file // sequences * T for number in numbers)
+            rows = [file[start : start + min(T, targets - number * T) + 1] for number, start in zip(numbers, starts, strict=True)]
             file.require_unchanged()
-            file.require_in_vocabulary(tokens)
-            span = torch.from_numpy(tokens.astype(np.int64))
-            x, y = torch.zeros(size * T, dtype=torch.int64), torch.full((size * T,), IGNORED)
-            x[: len(span) - 1], y[: len(span) - 1] = span[:-1], span[1:]
-            yield x.view(size, T), y.view(size, T)
+            x, y = torch.zeros(size, T, dtype=torch.int64), torch.full((size, T), IGNORED)
+            for row, tokens in enumerate(rows):
+                file.require_in_vocabulary(tokens)
+                span = torch.from_numpy(tokens.astype(np.int64))
+                x[row, : len(span) - 1], y[row, : len(span) - 1] = span[:-1], span[1:]
+            yield x, y
 
     return batches()

@@ -2,6 +2,7 @@
 broken or unreachable."""
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
+import nano_hindi.corpus.documents
 import nano_hindi.corpus.hub
 import nano_hindi.corpus.sources
 import nano_hindi.corpus.writer
@@ -96,13 +98,10 @@ def test_download_stops_with_the_document_that_reaches_the_budget(tmp_path, toke
     source, tokenizer = write_texts(tmp_path / "a.txt", texts), load_tokenizer(tokenizer_dir)
     sizes = [len(ids) + 2 for ids in tokenizer.encode_batch(texts)]
     for n, batch_characters in ((1, 10**6), (57, 10**6), (57, 700), (57, 1)):  # whatever the batches
-        monkeypatch.setattr(nano_hindi.corpus.writer, "batches", lambda documents, size=batch_characters: original_batches(documents, size))
+        monkeypatch.setattr(nano_hindi.corpus.writer, "BATCH_CHARACTERS", batch_characters)
         for budget, taken in ((sum(sizes[:n]), n), (sum(sizes[:n]) + 1, n + 1), (sum(sizes[:n]) - 1, n)):
             assert run(tmp_path / "raw", "--source", source, "--tokenizer", tokenizer_dir, "--max_tokens", budget, "--overwrite") == 0
             assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == texts[:taken]
-
-
-original_batches = nano_hindi.corpus.writer.batches
 
 
 def test_without_a_tokenizer_words_are_counted_with_a_notice(tmp_path, capsys):
@@ -170,6 +169,7 @@ def test_interrupted_run_keeps_the_old_corpus_and_no_partial_file(tmp_path, monk
         (["--source", "sangraha=5e8", "wikipedia"], "not 5e8"),
         (["--source", "sangraha", "wikipedia=700000000", "--max_tokens", "600000000"], "leave nothing of --max_tokens 600000000 for sangraha"),
         (["--source", "sangraha", "wikipedia", "sangraha=5"], "sangraha is named twice"),
+        (["--source", "a.txt", "b.txt", "a.txt"], "a.txt is named twice"),
         (["--dataset", "stories"], "OWNER/NAME, not stories"),
         (["--column", "body"], "--column belongs to --dataset"),
         (["--max_tokens", "0"], "--max_tokens must be a whole number, at least 1"),
@@ -520,7 +520,7 @@ def waits(monkeypatch) -> list[float]:
 def little_by_little(monkeypatch) -> None:
     """Make documents arrive and be recorded a few at a time."""
     monkeypatch.setattr(nano_hindi.corpus.hub, "BATCH_CHARACTERS", 400)
-    monkeypatch.setattr(nano_hindi.corpus.sources, "batches", lambda documents: original_batches(documents, 400))
+    monkeypatch.setattr(nano_hindi.corpus.sources, "batches", functools.partial(nano_hindi.corpus.documents.batches, characters=400))
     monkeypatch.setattr(nano_hindi.corpus.hub, "TURN", 2)
     monkeypatch.setattr(nano_hindi.corpus.parquet, "PARQUET_ROWS", 4)
     monkeypatch.setattr(download, "RECORD_BYTES", 1000)
@@ -965,6 +965,28 @@ def test_near_duplicates_are_found_between_the_sources(tmp_path, capsys):
     found = {f"cleaned_{rule}_documents": metadata[f"cleaned_{rule}_documents"] for rule in ("duplicate", "near_duplicate")}
     assert found == {"cleaned_duplicate_documents": "1", "cleaned_near_duplicate_documents": "1"}
     assert (metadata["source_1_documents"], metadata["source_2_documents"]) == ("2", "0")
+
+
+def test_copy_of_a_document_that_the_budget_left_out_is_kept(tmp_path, tokenizer_dir):
+    texts = list(itertools.islice(stories(3), 30))
+    first, second = write_texts(tmp_path / "a.txt", texts[:20]), write_texts(tmp_path / "b.txt", texts[5:])
+    sizes = [len(ids) + 2 for ids in load_tokenizer(tokenizer_dir).encode_batch(texts)]
+    argv = ["--source", f"{first}={sum(sizes[:8])}", f"{second}=1000000", "--tokenizer", tokenizer_dir, "--clean"]
+    assert run(tmp_path / "raw", *argv) == 0
+    assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == texts  # each of them once, and only three are dropped
+    assert read_metadata(tmp_path / "raw" / "metadata.txt")["cleaned_duplicate_documents"] == "3"
+
+
+def test_edited_file_and_missing_report_are_noticed(tmp_path, capsys):
+    source, out = write_texts(tmp_path / "a.txt", CLEANED), tmp_path / "raw"
+    argv = ["--source", source, *NO_TOKENIZER, "--clean"]
+    assert run(out, *argv) == run(out, *argv) == 0
+    assert "already there, from the same command" in capsys.readouterr().out
+    assert run(out, *argv, "--report") == 2
+    assert "without a report" in capsys.readouterr().err
+    write_texts(source, [*CLEANED, LONG + "तीसरा। " + OTHER])
+    assert run(out, *argv) == 2
+    assert "from another source, text, budget" in capsys.readouterr().err
 
 
 # other data sets

@@ -52,10 +52,22 @@ def test_figures_match_the_text(straight, story, tmp_path, capsys):
     assert all(passage["text"] in shown for passage in found["best"] + found["worst"])
 
 
+def test_place_for_the_figures_is_checked_before_the_work(tmp_path, capsys):
+    for place, message in ((tmp_path / "none" / "x.json", "its folder does not exist"), (tmp_path, "this is a folder")):
+        assert command.main(["--checkpoint", "nothing", "--json", str(place)]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_without_text_it_scores_the_documents_of_val_bin(straight, data_dir, tmp_path):
     args = command.parse(["--checkpoint", str(straight), "--data_dir", str(data_dir)])
     held_out = [text for text in read_documents(data_dir / "corpus.txt") if is_for_validation(text.encode(), 0.1)]
-    assert command.read_texts(args) == held_out
+    read = command.read_texts(args)
+    assert sorted(read) == sorted(held_out)
+    args.max_bytes = sum(len(text.encode()) for text in held_out) // 3
+    some = command.read_texts(args)  # from all of the file, which has the sources one after another
+    assert read[: len(some) - 1] == some[:-1]
+    thirds = {3 * held_out.index(text) // len(held_out) for text in some[:-1]}
+    assert thirds == {0, 1, 2}
     found = evaluated(tmp_path, "--checkpoint", straight, "--data_dir", data_dir)
     assert found["documents"] == len(held_out) > 10
 

@@ -34,7 +34,7 @@ from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
 HARD_TEXTS = [
     *("👍🏽 👩‍🌾 🇮🇳", "क्‍या शक्‌ति", "ख़ुशी ज़रूरत बड़ा पढ़ना", "१२३ 1,234.5", "\ta\tb", "  two  spaces  ", "एक\n\n\nदो\n", "\r\nwindows\r\n", "\ufeffBOM"),
-    *("</s>", "<s>राम</s> <unk> <pad>", "<|endoftext|>", "a\n<|endoftext|>\nb", "\\<|endoftext|>", "<0x41> <0x0A>", "\x00\x01", "中文 عربى é e\u0301", " ", "\n"),
+    *("</s>", "<s>राम</s> <unk> <pad>", "<|endoftext|>", "a\n<|endoftext|>\nb", "\\<|endoftext|>", "<0x41> <0x0A>", "\x00\x01", "中文 عربى é e\u0301"),
 ]  # fmt: skip
 
 
@@ -173,12 +173,23 @@ def test_short_validation_split_gives_a_notice(tmp_path, tokenizer_dir, capsys):
     assert "notice" not in capsys.readouterr().out
 
 
+def test_blank_documents_are_left_out(tmp_path, tokenizer_dir):
+    texts = standin.documents(60)
+    assert run(tmp_path / "a", write_corpus(tmp_path / "a.txt", texts), tokenizer_dir, "--val_fraction", 0.1) == 0
+    with_blanks = [blank for text in texts for blank in (text, "", " \n ")]
+    assert run(tmp_path / "b", write_corpus(tmp_path / "b.txt", with_blanks), tokenizer_dir, "--val_fraction", 0.1) == 0
+    for name in ("train.bin", "val.bin"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("texts", "argv", "message"),
     [
         (None, [], "run data/download.py first"),
         (["", "\n"][:0], [], "holds no text"),
+        (["", "  \n", "\u3000"], [], "holds no text"),
         (["एक"], [], "one single document"),
+        (["एक", "", " "], [], "one single document"),
         (["एक", "दो"], ["--val_fraction", "1e-9"], "are in the validation split; give a larger --val_fraction"),
         (["एक", "दो"], ["--val_fraction", "0.999999999"], "are in the training split; give a smaller --val_fraction"),
         (["एक", "दो"], ["--val_fraction", "0"], "above 0 and below 1, not 0"),

@@ -10,11 +10,14 @@ from collections import Counter
 
 import pytest
 
+import standin
 import story_grammar
-from nano_hindi.evaluation.questions import OPEN_KINDS, Answer, mistakes
+from nano_hindi.errors import UserError
+from nano_hindi.evaluation.questions import OPEN_KINDS, Answer, mistakes, unseen_conversations
 from nano_hindi.sample import compose, tell
 from nano_hindi.sample.grammar import Noun
 from nano_hindi.sample.questions import MORAL, MOST_QUESTIONS, QUESTIONS, Conversation, conversations, questions_of
+from nano_hindi.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +29,13 @@ def test_same_seed_gives_the_same_conversations_on_every_machine(many):
     text = json.dumps([conversation.messages for conversation in many[:200]], ensure_ascii=False)
     assert hashlib.blake2b(text.encode(), digest_size=8).hexdigest() == "cd9058721095e433"
     assert [c.messages for c in itertools.islice(conversations(1), 20)] != [c.messages for c in many[:20]]
+
+
+def test_context_too_short_for_the_questions_is_a_user_error(tmp_path):
+    tokenizer = load_tokenizer(standin.make_tokenizer(tmp_path / "tokenizer"))
+    assert len(unseen_conversations(tokenizer, 3, 10_000)) == 3
+    with pytest.raises(UserError, match="whose context has 20 tokens"):
+        unseen_conversations(tokenizer, 3, 20)
 
 
 def test_a_story_is_the_one_that_the_corpus_has():

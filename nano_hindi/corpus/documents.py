@@ -119,6 +119,12 @@ def read_source(path: str | Path) -> Iterator[str]:
     raise UserError(f"{path}: documents are read from {', '.join([*_READERS, '.parquet', *compressed])} files; rename or convert it")
 
 
+def with_text(documents: Iterable[str]) -> Iterator[str]:
+    """Yield the documents that are not blank: a model would learn from blank ones to end at
+    once."""
+    return (text for text in documents if text and not text.isspace())
+
+
 def batches(documents: Iterable[str], characters: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
     """Yield `documents` in lists of about `characters` characters: enough to keep a tokenizer's
     threads busy, little enough to fit in memory."""

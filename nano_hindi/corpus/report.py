@@ -125,7 +125,7 @@ def draw_tokens_per_word(axes, tokenizer: Tokenizer, texts: list[str]) -> None:
     counts = Counter()
     for word, number in zip(distinct, pieces, strict=True):
         counts[min(number, 16)] += words[word]
-    total = counts.total()
+    total = max(1, counts.total())
     axes.bar(range(1, 17), [100 * counts[number] / total for number in range(1, 17)])
     axes.set_xticks(range(1, 17), [*map(str, range(1, 16)), "16+"])
     mean = sum(number * words[word] for word, number in zip(distinct, pieces, strict=True)) / total

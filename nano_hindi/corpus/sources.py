@@ -69,7 +69,8 @@ def split_budget(text: str, flag: str) -> tuple[str, int | None]:
 
 def sources(names: list[str] | None, dataset: str | None, folder: str | None, column: str | None, split: str | None) -> list[Source]:
     """Return the sources of a command in the order of the corpus: those that `--source` names, then
-    that of `--dataset`, to which the other arguments belong."""
+    that of `--dataset`, to which the other arguments belong. Raises UserError for wrong ones, and
+    for one that is named twice."""
     found = []
     for text in names or ([] if dataset else ["sangraha"]):
         name, budget = split_budget(text, "--source")
@@ -79,10 +80,14 @@ def sources(names: list[str] | None, dataset: str | None, folder: str | None, co
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
             raise UserError(f"--dataset takes the name of a data set on the hub, OWNER/NAME, not {name[:100]}")
         folder = (folder or "").strip("/") or None
-        return [*found, Source(name, budget, HubFolder(name, folder, None, column or TEXT_COLUMN, split or "train"))]
-    for flag, value in (("--data_dir", folder), ("--column", column), ("--split", split)):
-        if value is not None:
-            raise UserError(f"{flag} belongs to --dataset; give both")
+        found.append(Source(name, budget, HubFolder(name, folder, None, column or TEXT_COLUMN, split or "train")))
+    else:
+        for flag, value in (("--data_dir", folder), ("--column", column), ("--split", split)):
+            if value is not None:
+                raise UserError(f"{flag} belongs to --dataset; give both")
+    for first, second in itertools.combinations(found, 2):
+        if (first.name, first.hub) == (second.name, second.hub):
+            raise UserError(f"{first.name} is named twice; name each source once")
     return found
 
 
@@ -90,11 +95,8 @@ def budgets(sources: list[Source], max_tokens: int) -> list[int]:
     """Return the budget of each source: its own, or an equal fraction of what those leave of
     `max_tokens`.
 
-    Raises UserError if they leave nothing, or a source is named twice.
+    Raises UserError if they leave nothing.
     """
-    for first, second in itertools.combinations(sources, 2):
-        if (first.name, first.hub) == (second.name, second.hub):
-            raise UserError(f"{first.name} is named twice; name each source once")
     without = [source.name for source in sources if source.budget is None]
     left = max_tokens - sum(source.budget or 0 for source in sources)
     if without and left < len(without):

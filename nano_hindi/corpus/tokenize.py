@@ -26,7 +26,7 @@ import numpy as np
 
 from nano_hindi.cli import collected_interrupts
 from nano_hindi.common import IS_WINDOWS
-from nano_hindi.corpus.documents import Chunk, batches, count_words
+from nano_hindi.corpus.documents import Chunk, batches, count_words, with_text
 from nano_hindi.errors import UserError
 from nano_hindi.files import replacing
 
@@ -98,8 +98,8 @@ def is_for_validation(raw: bytes, val_fraction: float) -> bool:
 
 
 def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) -> tuple[dict[str, bytes], Summary]:
-    """Encode `documents`, in order. Returns the ids of each split (little-endian uint32) and a
-    summary.
+    """Encode the `documents` that are not blank, in order. Returns the ids of each split
+    (little-endian uint32) and a summary.
 
     The bytes, the split and the losses are those of the normalized text. Every document is checked
     for losses. If the tokenizer does not change that text (not `rewrites`), tokens can only lack
@@ -109,7 +109,7 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
     token_bytes = tokenizer.token_bytes()
     tokens, summary = {name: [] for name in SPLITS}, Summary()
     counts = summary.counts
-    for originals in batches(documents, BATCH_CHARACTERS):
+    for originals in batches(with_text(documents), BATCH_CHARACTERS):
         batch = [tokenizer.normalize(text) for text in originals]
         for original, text in zip(originals, batch, strict=True):
             summary.note_normalized(original, text)

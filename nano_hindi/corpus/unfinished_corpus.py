@@ -93,10 +93,10 @@ class UnfinishedCorpus:
         write_metadata(self.progress, state)
         self.recorded = {key: str(value) for key, value in state.items()}
 
-    def finish(self) -> dict[str, str]:
+    def finish(self) -> None:
         """Rename a complete part to the corpus and write metadata.txt.
 
-        Safe to interrupt and repeat. Returns the metadata.
+        Safe to interrupt and repeat.
         """
         metadata_file = self.corpus.with_name("metadata.txt")
         if self.part.exists():
@@ -105,7 +105,6 @@ class UnfinishedCorpus:
         metadata = {key: value for key, value in self.recorded.items() if key not in OF_NO_LATER_USE}
         write_metadata(metadata_file, metadata | {"created": datetime.now(timezone.utc).isoformat(timespec="seconds")})
         self.discard()
-        return metadata
 
     def discard(self) -> None:
         """Delete the part. The progress file is first: without the part, it says that the corpus is

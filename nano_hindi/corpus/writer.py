@@ -10,13 +10,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO
 
 from nano_hindi.console import Progress, count
-from nano_hindi.corpus.documents import batches, count_words, write_document
+from nano_hindi.corpus.documents import BATCH_CHARACTERS, batches, count_words, write_document
 
 if TYPE_CHECKING:
     from nano_hindi.corpus.cleaning import Cleaner
     from nano_hindi.tokenizer import Tokenizer
 
 # tokens are with bos and eos, as in the token files; bytes are of text, without markers
+MOST_TOKENS = 12  # of a character: four bytes of UTF-8, or in NFC up to three characters, and a token for each byte
 COUNTED = ("documents", "tokens", "words", "characters", "bytes", "empty_documents_left_out")
 
 
@@ -61,7 +62,8 @@ class Writer:
     def write(self, file: BinaryIO, documents: Iterable[str], progress: Progress) -> None:
         """Append `documents`; `progress` counts tokens, words, or bytes of the file."""
         totals, tokenizer, unit = self.totals, self.tokenizer, "written" if progress.unit == "bytes" else progress.unit
-        for batch in batches(self._kept(documents)):
+        kept = self._kept(documents)
+        while batch := next(batches(kept, self._room()), None):
             encoded: list[list[int]] = tokenizer.encode_batch(batch) if tokenizer else [[]] * len(batch)
             before = totals[unit]
             for text, ids in zip(batch, encoded, strict=True):
@@ -77,6 +79,11 @@ class Writer:
             progress.update(totals[unit] - before, documents=count(totals["documents"]), **others, MB=f"{totals['bytes'] / 1e6:,.1f}")
             if self.is_full:
                 return
+
+    def _room(self) -> int:
+        """Return the characters of a batch, so few that none of its documents follows the one that
+        reaches the limit: the cleaner would drop later copies of a document that is not written."""
+        return max(1, min(BATCH_CHARACTERS, (self.limit - self.totals[self.limited]) // MOST_TOKENS))
 
     def _kept(self, documents: Iterable[str]) -> Iterator[str]:
         """Yield the documents to write, from any source, in the order of the corpus."""

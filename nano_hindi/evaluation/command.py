@@ -69,7 +69,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="ask a chat model N questions about stories that it has not read, of the kind that data/chat.py --source sample makes; with --text, do both",
     )
     parser.add_argument("--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder with val.bin and tokenizer/")
-    parser.add_argument("--max_bytes", type=whole(1, 2**63), default=MAX_BYTES, metavar="N", help="maximum number of bytes of text to read")
+    parser.add_argument(
+        "--max_bytes",
+        type=whole(1, 2**63),
+        default=MAX_BYTES,
+        metavar="N",
+        help="maximum number of bytes of text to read: the first of --text, or of random documents of val.bin",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     args = parser.parse_args(argv)
@@ -77,6 +83,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise UserError("--trust_remote_code is for a model of --hf; omit it")
     if args.questions and args.hf:
         raise UserError("--questions is for a model of --checkpoint; omit one of --questions and --hf")
+    if args.json and (args.json.is_dir() or not args.json.parent.is_dir()):
+        raise UserError(
+            f"--json {args.json}: {'this is a folder' if args.json.is_dir() else 'its folder does not exist'}; name a file in a folder that exists"
+        )
     return args
 
 
@@ -191,16 +201,19 @@ def read_texts(args: argparse.Namespace) -> list[str]:
 
 
 def val_documents(data_dir: Path) -> Iterator[str]:
-    """Yield the documents of val.bin, in file order. Raises UserError as `check_data` does."""
+    """Yield the documents of val.bin in a random order, always the same, so that the first come
+    from all sources. Raises UserError as `check_data` does."""
     import numpy as np
 
     from nano_hindi.corpus.prepared import check_data
+    from nano_hindi.dataloader import epoch_order
 
     info = check_data(data_dir)
     tokens = info.val[:]
-    starts = np.flatnonzero(tokens == info.bos_id).tolist()
-    for begin, end in itertools.pairwise([*starts, len(tokens)]):
-        yield info.tokenizer.decode(tokens[begin:end])  # leaves bos and eos out
+    starts = np.flatnonzero(tokens == info.bos_id)
+    ends = [*starts[1:], len(tokens)]
+    for i in epoch_order(len(starts), seed=0, epoch=0):
+        yield info.tokenizer.decode(tokens[starts[i] : ends[i]])  # leaves bos and eos out
 
 
 def load_scorer(args: argparse.Namespace) -> Scorer:

@@ -15,6 +15,7 @@ from nano_hindi.chat.dataset import unseen
 from nano_hindi.chat.sources import VAL_FRACTION
 from nano_hindi.chat.template import prompt, until_stop
 from nano_hindi.engine import generate_tokens
+from nano_hindi.errors import require
 from nano_hindi.minimal_pairs import wilson
 from nano_hindi.model import GPT
 from nano_hindi.sample.questions import Conversation
@@ -22,6 +23,7 @@ from nano_hindi.tokenizer import Tokenizer
 
 MAX_TOKENS = 400  # of an answer; the longest story has fewer
 N_GRAM = 4  # words
+TRIED = 4  # conversations for each question, in a context that is too short for some
 OPEN_KINDS = ("continue", "tell")  # many answers would be right
 
 
@@ -49,9 +51,14 @@ def ask(model: GPT, tokenizer: Tokenizer, conversations: Iterable[Conversation])
 
 def unseen_conversations(tokenizer: Tokenizer, count: int, sequence_len: int, seed: int = 0) -> list[Conversation]:
     """Return `count` conversations that fit into a context of `sequence_len` tokens, about stories
-    of no training split."""
-    fitting = (c for c in unseen(seed, VAL_FRACTION) if len(prompt(tokenizer, c.messages[:-1])) < sequence_len)
-    return list(itertools.islice(fitting, count))
+    of no training split. Raises UserError if most do not fit."""
+    tried = itertools.islice(unseen(seed, VAL_FRACTION), TRIED * count)
+    fitting = (c for c in tried if len(prompt(tokenizer, c.messages[:-1])) < sequence_len)
+    found = list(itertools.islice(fitting, count))
+    require(
+        len(found) == count, f"the questions of --questions are too long for this model, whose context has {sequence_len} tokens; omit --questions"
+    )
+    return found
 
 
 def repeated(text: str) -> tuple[int, int]:

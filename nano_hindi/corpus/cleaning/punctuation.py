@@ -10,7 +10,7 @@ from nano_hindi.corpus.cleaning.letters import LETTER, WORD, words
 # ---- danda
 
 _TERMINATOR = re.compile("[।॥?!|]")
-_DOUBLE_DANDA = re.compile(r"।\|+|\|+।")
+_DOUBLE_DANDA = re.compile(r"।\|+|(?<!\|)\|+।")
 _OF_WORDS = re.compile(f"[{WORD}]+")
 # Words that end a sentence: forms of होना, participles of the commonest verbs, and imperatives.
 _VERBS = words(
