@@ -68,6 +68,7 @@ TAKEN = [("u", "क"), ("a", "ख")]
         {"instruction": "क", "context": None, "response": "ख"},
         {"inputs": "क", "targets": "ख", "language_code": "hin"},
         {"hin_Deva": [["क", "ख"]], "language_code": "hi"},
+        {"inputs": "क", "targets": "ख", "language_code": None},
     ],
 )
 def test_every_layout_is_read(record):
