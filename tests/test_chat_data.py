@@ -250,6 +250,18 @@ def test_a_failed_run_leaves_the_earlier_data_and_a_failed_end_is_made_again(tmp
     assert (tmp_path / "val_conversations.bin").read_bytes() == whole
 
 
+def test_unreadable_record_is_refused_until_it_is_deleted(tmp_path, tokenizer_dir, capsys):
+    """It may be that of text for train.py, so it is not made again without asking."""
+    few, record = ["--max_conversations", 40, "--val_fraction", 0.2], tmp_path / "preprocess_meta.txt"
+    assert run(tmp_path, tokenizer_dir, *few) == 0
+    record.write_text("garbage\n")
+    assert run(tmp_path, tokenizer_dir, *few) == 2
+    assert f"{record} does not consist of `key: value` lines; delete it, and run the command that wrote it again" in capsys.readouterr().err
+    record.unlink()
+    assert run(tmp_path, tokenizer_dir, *few) == 0
+    check_data(tmp_path, every_chunk=True, kind=CHAT)
+
+
 def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, tokenizer_dir, capsys):
     records = [{"instruction": f"सवाल {i}", "output": f"जवाब {i}"} for i in range(60)]
     lines = "".join(json.dumps(record) + "\n" for record in [*records[:20], {"instruction": "क" * 10**7, "output": "ख"}])
