@@ -262,6 +262,13 @@ def test_unreadable_record_is_refused_until_it_is_deleted(tmp_path, tokenizer_di
     check_data(tmp_path, every_chunk=True, kind=CHAT)
 
 
+def test_help_shows_the_default_source_as_it_is_typed(capsys):
+    with pytest.raises(SystemExit):
+        chat.parse(["--help"])
+    assert "(default: sample)" in " ".join(capsys.readouterr().out.split())
+    assert chat.parse([]).source == ["sample"]
+
+
 def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, tokenizer_dir, capsys):
     records = [{"instruction": f"सवाल {i}", "output": f"जवाब {i}"} for i in range(60)]
     lines = "".join(json.dumps(record) + "\n" for record in [*records[:20], {"instruction": "क" * 10**7, "output": "ख"}])
