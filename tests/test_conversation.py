@@ -265,6 +265,13 @@ def test_ctrl_c_prints_the_first_token_of_the_only_answer_and_stops_the_command(
     assert capsys.readouterr().out.strip() == trained.tokenizer.decode([first]) != ""
 
 
+def test_any_whitespace_separates_a_command_from_its_value():
+    talk = Conversation(None, None, Settings())
+    assert talk.command("/temp\t0.7 ") == "[temperature is 0.7]"
+    assert talk.command("/निर्देश\nसच बोलो।\nकम बोलो।\n") == "[a new conversation with this system message]"  # pasted
+    assert talk.system == [{"role": "system", "content": "सच बोलो।\nकम बोलो।"}]
+
+
 def test_help_fits_into_a_narrow_terminal(monkeypatch):
     for columns in ("40", "80"):
         monkeypatch.setenv("COLUMNS", columns)
