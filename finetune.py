@@ -40,11 +40,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         ("lr_scale", Range(float, 0, 1000, low_open=True), "learning rates, as a fraction of train.py's"),
     ):
         parser.add_argument(f"--{name}", type=valid, default=argparse.SUPPRESS, metavar=str(FINETUNE[name]), help=text)
+    texts = {  # other than train.py's
+        "seed": "seed of the data order",
+        "device_batch_size": "a forward pass on a device reads at most as many positions as N full contexts; auto: measured before the first update",
+    }
     eighths = ("eval_interval", "inference_interval", "checkpoint_interval")
     for name in ("seed", "device_batch_size", *eighths, "log_interval", "eval_tokens", "keep_checkpoints"):
         metadata, shown = FIELDS[name].metadata, "an eighth of the run" if name in eighths else FIELDS[name].default
         parser.add_argument(
-            f"--{name}", type=metadata["valid"], default=argparse.SUPPRESS, metavar="N", help=f"{metadata['help']} (default: {shown})"
+            f"--{name}",
+            type=metadata["valid"],
+            default=argparse.SUPPRESS,
+            metavar="N",
+            help=f"{texts.get(name, metadata['help'])} (default: {shown})",
         )
     args = parser.parse_args(argv)
     args.data_dir = [WeightedFolder(args.data_dir)]

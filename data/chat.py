@@ -36,10 +36,9 @@ def parse(argv: list[str] | None):
     parser.add_argument(
         "--source",
         nargs="+",
-        default=[SAMPLE],
         metavar="NAME|FILE",
         help=f"{SAMPLE}: questions about generated stories, offline; {', '.join(HUB_SOURCES)}: Hindi conversations of data sets on the hub "
-        f"(NAME:CONFIGURATION for a part); or {', '.join(FORMATS)} files with the fields {LAYOUTS}",
+        f"(NAME:CONFIGURATION for a part); or {', '.join(FORMATS)} files with the fields {LAYOUTS} (default: {SAMPLE})",
     )
     parser.add_argument(
         "--tokenizer",
@@ -69,6 +68,7 @@ def parse(argv: list[str] | None):
     )
     parser.add_argument("--seed", type=Range(int), default=0, metavar="S", help=f"random seed of {SAMPLE}")
     args = parser.parse_args(argv)
+    args.source = args.source or [SAMPLE]
     require(
         SAMPLE not in args.source or args.val_fraction >= VAL_FRACTION,
         f"--val_fraction of {SAMPLE} must be at least {VAL_FRACTION}: python -m nano_hindi.eval --questions asks about the stories that are held out",

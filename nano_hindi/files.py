@@ -300,7 +300,7 @@ def read_metadata(path: str | Path, makers: str = TEXT_MAKERS) -> dict[str, str]
         pairs = [line.split(":", 1) for line in text.splitlines() if line.strip()]
         return {key.strip(): value.strip() for key, value in pairs}
     except ValueError as error:  # no colon
-        raise UserError(f"{path} does not consist of `key: value` lines; run the command that wrote it again") from error
+        raise UserError(f"{path} does not consist of `key: value` lines; delete it, and run the command that wrote it again") from error
 
 
 def close_read(file: IO[bytes]) -> None:

@@ -68,6 +68,7 @@ TAKEN = [("u", "क"), ("a", "ख")]
         {"instruction": "क", "context": None, "response": "ख"},
         {"inputs": "क", "targets": "ख", "language_code": "hin"},
         {"hin_Deva": [["क", "ख"]], "language_code": "hi"},
+        {"inputs": "क", "targets": "ख", "language_code": None},
     ],
 )
 def test_every_layout_is_read(record):
@@ -247,6 +248,25 @@ def test_a_failed_run_leaves_the_earlier_data_and_a_failed_end_is_made_again(tmp
     (tmp_path / "val_conversations.bin").write_bytes(whole[:-8])
     assert run(tmp_path, tokenizer_dir, *few, "--seed", 1) == 0
     assert (tmp_path / "val_conversations.bin").read_bytes() == whole
+
+
+def test_unreadable_record_is_refused_until_it_is_deleted(tmp_path, tokenizer_dir, capsys):
+    """It may be that of text for train.py, so it is not made again without asking."""
+    few, record = ["--max_conversations", 40, "--val_fraction", 0.2], tmp_path / "preprocess_meta.txt"
+    assert run(tmp_path, tokenizer_dir, *few) == 0
+    record.write_text("garbage\n")
+    assert run(tmp_path, tokenizer_dir, *few) == 2
+    assert f"{record} does not consist of `key: value` lines; delete it, and run the command that wrote it again" in capsys.readouterr().err
+    record.unlink()
+    assert run(tmp_path, tokenizer_dir, *few) == 0
+    check_data(tmp_path, every_chunk=True, kind=CHAT)
+
+
+def test_help_shows_the_default_source_as_it_is_typed(capsys):
+    with pytest.raises(SystemExit):
+        chat.parse(["--help"])
+    assert "(default: sample)" in " ".join(capsys.readouterr().out.split())
+    assert chat.parse([]).source == ["sample"]
 
 
 def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, tokenizer_dir, capsys):

@@ -313,5 +313,5 @@ def test_checkpoint_in_use_on_windows_is_deleted_at_the_next_save(tmp_path, monk
 def test_empty_folder_has_no_newest_checkpoint(tmp_path):
     assert ckpt.newest_checkpoint(tmp_path) is None
     assert ckpt.newest_checkpoint(tmp_path / "nowhere") is None
-    with pytest.raises(UserError, match="train one first"):
+    with pytest.raises(UserError, match=r"; check the path, or train a model first: \S+ \S*train\.py$"):  # not into this folder
         load_for_inference(tmp_path)

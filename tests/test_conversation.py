@@ -203,10 +203,18 @@ def test_save_appends_what_data_chat_reads_and_spoils_no_file(model, trained, mo
     for _ in range(2):
         assert talk.command(f"/सहेजो {file}").startswith("[saved in ")
     assert [turns_of(json.loads(line)) for line in file.read_text("utf-8").splitlines()] == [[("user", "क्या?"), ("assistant", "हाँ")]] * 2
-    for name, content in (("other.jsonl", '{"text": "राम"}\n'), ("list.jsonl", "3\n"), ("story.txt", "राम"), ("raw.jsonl", "राम")):
-        (tmp_path / name).write_text(content, "utf-8")
-        assert "choose another name" in talk.command(f"/save {tmp_path / name}")
-        assert (tmp_path / name).read_text("utf-8") == content
+    for name, content in (
+        ("other.jsonl", '{"instruction": "क्या?", "output": "हाँ"}\n'),
+        ("list.jsonl", "3\n"),
+        ("deep.jsonl", "[" * 100_000),
+        ("raw.jsonl", "राम"),
+        ("story.txt", "राम"),
+    ):
+        path = tmp_path / name
+        path.write_text(content, "utf-8")
+        why = "does not end in .jsonl" if path.suffix == ".txt" else "holds records of another layout"
+        assert talk.command(f"/save {path}") == f"[{path} {why}; choose another name]"
+        assert path.read_text("utf-8") == content
     for name in (tmp_path / "no folder" / "x.jsonl", f"{tmp_path}/\0.jsonl", "~nobody_of_this_name/x.jsonl"):
         assert "cannot write" in talk.command(f"/save {name}")
     if os.name != "nt":
@@ -245,10 +253,23 @@ def test_command_line(chat_folder, straight, capsys, monkeypatch):
         assert shown.err.count("\n") == 1
 
 
-def test_ctrl_c_stops_the_only_answer_and_the_command(chat_folder, capsys, monkeypatch):
-    sample = engine.sample_token
-    monkeypatch.setattr(engine, "sample_token", lambda *arguments: signal.raise_signal(signal.SIGINT) or sample(*arguments))
+def test_ctrl_c_prints_the_first_token_of_the_only_answer_and_stops_the_command(chat_folder, trained, capsys, monkeypatch):
+    [[first, *_]] = trained.tokenizer.encode_batch(["राम"])
+
+    def interrupted(*_):
+        signal.raise_signal(signal.SIGINT)
+        return torch.tensor([first])
+
+    monkeypatch.setattr(engine, "sample_token", interrupted)
     assert generate.main(["--checkpoint", str(chat_folder), "--chat", "--prompt", "राम?", "--device", "cpu"]) == 130
+    assert capsys.readouterr().out.strip() == trained.tokenizer.decode([first]) != ""
+
+
+def test_any_whitespace_separates_a_command_from_its_value():
+    talk = Conversation(None, None, Settings())
+    assert talk.command("/temp\t0.7 ") == "[temperature is 0.7]"
+    assert talk.command("/निर्देश\nसच बोलो।\nकम बोलो।\n") == "[a new conversation with this system message]"  # pasted
+    assert talk.system == [{"role": "system", "content": "सच बोलो।\nकम बोलो।"}]
 
 
 def test_help_fits_into_a_narrow_terminal(monkeypatch):

@@ -783,6 +783,24 @@ def test_full_disk_is_one_line_and_keeps_the_earlier_export(checkpoint, tmp_path
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_second_export_into_the_folder_is_refused_and_no_lock_stays_in_it(checkpoint, tmp_path, capsys, monkeypatch):
+    arguments, write_weights = ("--checkpoint", checkpoint, "--output_dir", tmp_path), export.write_weights
+    for name in (".lock", ".lock.txt"):  # a killed export leaves them
+        (tmp_path / name).touch()
+
+    def during(path, weights):
+        monkeypatch.setattr(export, "write_weights", write_weights)
+        refused.append(failing(export.main, capsys, *arguments, "--dtype", "bfloat16"))
+        write_weights(path, weights)
+
+    refused = []
+    monkeypatch.setattr(export, "write_weights", during)
+    assert export.main(list(map(str, arguments))) == 0
+    assert "is exporting there; wait for it, stop it, or choose another --output_dir" in refused[0]
+    assert sorted(os.listdir(tmp_path)) == sorted(export.FILES["transformers"])
+    assert load_file(tmp_path / "model.safetensors")["model.wte.weight"].dtype == torch.float32
+
+
 @pytest.mark.parametrize("moved", [0, 3, 6])
 def test_killed_export_does_not_load_and_is_repeated(checkpoint, tmp_path, monkeypatch, moved):
     arguments = ["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path)]

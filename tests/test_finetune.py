@@ -215,6 +215,14 @@ def test_two_ranks_give_the_weights_of_one(tuned, base, short, tmp_path):
         assert torch.norm(together[name] - weight) <= 0.002 * torch.norm(weight - change[name]), name
 
 
+def test_help_says_what_seed_and_device_batch_size_are_here(capsys):
+    with pytest.raises(SystemExit):
+        finetune.parse(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--seed N seed of the data order (default: 42)" in shown
+    assert "at most as many positions as N full contexts; auto: measured before the first update (default: auto)" in shown
+
+
 def test_what_does_not_belong_together_is_refused_in_one_line(tuned, base, short, data_dir, tmp_path, capsys):
     def refused(main, argv) -> str:
         assert main(list(map(str, argv))) == 2

@@ -16,6 +16,7 @@ import torch
 import generate
 from conftest import PATIENCE, launched, run_command, spelled
 from nano_hindi import engine
+from nano_hindi.errors import UserError
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.inference.settings import Settings
 from nano_hindi.inference.write_together import Writer
@@ -131,12 +132,12 @@ def test_chat_in_a_pipe_prints_only_the_text(spelling):
     assert "Traceback" not in talk.stderr
 
 
-def test_line_that_is_no_text_is_reported_and_the_next_is_read(spelling, capsys, monkeypatch):
-    lines = iter(["\ufeffराम", "क\udcff", "सीता", "/quit"])  # as Python reads a byte that is not UTF-8
+def test_line_that_is_no_text_is_reported_and_the_next_continues_the_text(spelling, capsys, monkeypatch):
+    lines = iter(["\ufeffराम", "क\udcff", "", "/quit"])  # as Python reads a byte that is not UTF-8
     monkeypatch.setattr("builtins.input", lambda question: next(lines))
     assert generate.main(["--checkpoint", str(spelling), "--interactive", "--max_tokens", "5", "--temperature", "0", "--device", "cpu"]) == 0
     shown = capsys.readouterr()
-    assert [line.split()[0] for line in shown.out.splitlines()] == ["राम", "सीता"]
+    assert shown.out == "राम क्षि\nक्षि1️\ufffd\n"  # as without the second line
     assert "[a text is not valid Unicode" in shown.err
 
 
@@ -203,6 +204,19 @@ def test_quote_that_opens_is_separated_and_one_that_closes_is_not(speller, text,
     speller.text = text
     speller.respond(line, threading.Event())
     assert speller.text == joined + " क्षि"
+
+
+def test_line_that_fails_leaves_the_text_as_it_was(speller, monkeypatch):
+    speller.respond("राम", threading.Event())
+
+    def full(*_):
+        raise UserError("not enough memory")
+
+    monkeypatch.setattr(engine, "KVCache", full)
+    for line in ("सीता", "क\udcff"):
+        with pytest.raises(UserError):
+            speller.respond(line, threading.Event())
+        assert speller.text == "राम क्षि"
 
 
 def test_model_reads_the_whole_text_so_far(speller, monkeypatch):

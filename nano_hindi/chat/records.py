@@ -88,7 +88,7 @@ def turns_of(record: Any) -> list[Turn]:
     """
     if not isinstance(record, Mapping):
         raise _DroppedError("not a JSON object")
-    if record.get("language_code", HINDI[0]) not in HINDI:
+    if record.get("language_code") not in (None, *HINDI):
         raise _DroppedError("in another language")
     turns = _turns(record)
     if not turns:

@@ -24,7 +24,7 @@ from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import ROOT, visible
 from nano_hindi.console import count, python_command, shown
 from nano_hindi.errors import UserError, naming, require
-from nano_hindi.files import rename, write_text
+from nano_hindi.files import HOLDER, LOCK, locked, rename, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     trained = load_for_inference(args.checkpoint)
     weights = exported_weights(trained.config, trained.state_dict, "float32" if args.format == "onnx" else args.dtype)
     card = Card.of(trained, args.data_dir, parameters_by_kind(weights), args.dtype, args.format)
-    with new_export(args.output_dir, FILES[args.format]) as folder:
+    with locked(args.output_dir, "is exporting there", "--output_dir"), new_export(args.output_dir, FILES[args.format]) as folder:
         write_tokenizer(folder, trained.tokenizer, trained.is_chat)
         if args.format == "onnx":
             write_onnx(folder / "model.onnx", trained, weights, args.dtype)
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def require_own_folder(folder: Path) -> None:
     """Raise UserError if `folder` holds anything that is not from an export."""
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    names = {path.name for path in folder.iterdir()} - {LOCK, HOLDER} if folder.exists() else set()
     config = folder / "config.json"
     is_export = names & {UNFINISHED, *(files[0] for files in FILES.values())} or (
         config.is_file() and b'"model_type": "nano_hindi"' in config.read_bytes()

@@ -203,13 +203,15 @@ def append_conversation(path: Path, line: str) -> None:
             before = file.readall()
             try:
                 is_ours = all("messages" in json.loads(earlier) for earlier in before.splitlines() if earlier.strip())
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):  # the last: nested too deeply
                 is_ours = False
-            require(is_ours, f"{path} holds something else than conversations; choose another name")
+            require(is_ours, f"{path} holds records of another layout; choose another name")
             new = b"\n" * (before[-1:] not in (b"", b"\n")) + line.encode() + b"\n"
             if file.write(new) < len(new):  # a full disk; half a line would spoil the file
                 file.truncate(len(before))
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except UserError:  # a ValueError too
+        raise
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}; make room, or choose another name") from error
 

@@ -10,7 +10,7 @@ import torch
 from nano_hindi.checkpoint import MODEL_KEYS, list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped
 from nano_hindi.common import compute_dtype
 from nano_hindi.config import GPTConfig, from_dict
-from nano_hindi.console import python_command, shell_quoted
+from nano_hindi.console import python_command
 from nano_hindi.errors import UserError, require
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.model import GPT
@@ -80,7 +80,5 @@ def _latest_model(folder: Path) -> tuple[Path, dict]:
             return newest
     if trained is None:
         which = "no checkpoint that loads" if checkpoints else "no checkpoint"
-        raise UserError(
-            f"there is {which} in {folder}; train one first: {python_command('train.py')} --config 25m --checkpoint_dir {shell_quoted(folder)}"
-        )
+        raise UserError(f"there is {which} in {folder}; check the path, or train a model first: {python_command('train.py')}")
     return model, trained

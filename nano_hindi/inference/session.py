@@ -41,16 +41,16 @@ class Session:
 
     def command(self, line: str) -> str:
         """Run the command of a line that begins with a slash. Returns the message to show."""
-        command, _, value = line.strip().partition(" ")
-        command = self.aliases.get(command, command)
+        word, *rest = line.split(None, 1)  # at a tab or a line break too
+        command, value = self.aliases.get(word, word), "".join(rest).strip()
         if command in self.commands:
-            return self.commands[command](value.strip())
+            return self.commands[command](value)
         if command not in SETTING_COMMANDS:
             return f"[there is no command {command}; /help lists them]"
         name = SETTING_COMMANDS[command]
         if value:
             try:
-                self.settings = dataclasses.replace(self.settings, **{name: parse_setting(name, command, value.strip())})
+                self.settings = dataclasses.replace(self.settings, **{name: parse_setting(name, command, value)})
             except UserError as error:
                 return f"[{error}]"
         value = getattr(self.settings, name)

@@ -47,15 +47,15 @@ Ctrl-C stops the model. {LEAVE} or /quit leaves. A command without a value shows
         # shorter. A space is before `begin`, and nothing composes with it: the text before `begin`
         # has the same length there whatever follows.
         printed = len(self.tokenizer.decode(self.tokenizer.encode_batch([prompt[:begin]])[0]))
-        self.text, times = "", []
+        text, times = "", []  # after an error, `self.text` is as it was before the line
         for (new,) in stream_texts(self.model, self.tokenizer, prompt, self.settings, 1, stop):
-            self.text += new
+            text += new
             times.append(time.perf_counter())
-            if len(self.text) > printed:
-                print(stdout_filter()(self.text[printed:]), end="", flush=True)
-                printed = len(self.text)
+            if len(text) > printed:
+                print(stdout_filter()(text[printed:]), end="", flush=True)
+                printed = len(text)
         print(flush=True)
-        self.text = self.text.rstrip("\ufffd")  # an incomplete character must not be part of the context
+        self.text = text.rstrip("\ufffd")  # an incomplete character must not be part of the context
         made = len(times) - 2  # the first item is the prompt, the last the text that was held back
         tokens = "1 token" if made == 1 else f"{made} tokens"
         rate = f", {(made - 1) / (times[-2] - times[1]):.0f} tokens/s" if made > 1 else ""
