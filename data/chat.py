@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_DIR = ROOT / "data" / "chat"
@@ -26,6 +27,9 @@ from nano_hindi.console import Progress, count, python_command, shell_quoted, sh
 from nano_hindi.errors import UserError, require
 from nano_hindi.files import expanded, locked, read_metadata
 from nano_hindi.ranges import Range, whole
+
+if TYPE_CHECKING:
+    from nano_hindi.tokenizer import Tokenizer
 
 SAMPLE_CONVERSATIONS = 20_000
 MAX_LENGTH = 1024  # tokens, the default of train.py's --sequence_len
@@ -81,25 +85,23 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     sources = [Source(name, args.seed) for name in dict.fromkeys(args.source)]
     model = model_of(args.tokenizer)
-    if args.max_length is None:
-        args.max_length = MAX_LENGTH if model is None else context_of(model)
+    tokenizer, context = tokenizer_and_context(args.tokenizer, model)
+    args.max_length = args.max_length or context
     with locked(args.output_dir, "is writing conversations there", "--output_dir"):
-        make(args, sources)
+        make(args, sources, tokenizer)
     named = "MODEL" if model is None else shell_quoted(model)
     print(f"{shown(args.output_dir)} is ready; next: {python_command('finetune.py')} --checkpoint {named} --data_dir {shell_quoted(args.output_dir)}")
     return 0
 
 
-def make(args, sources: list[Source]) -> None:
+def make(args, sources: list[Source], tokenizer: Tokenizer) -> None:
     """Write the data folder unless it is there.
 
     The caller holds the lock of the folder.
     """
     from nano_hindi.chat.dataset import METADATA, Writer
     from nano_hindi.corpus.prepared import CHAT
-    from nano_hindi.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(tokenizer_of(args.tokenizer))
     settings = {
         "kind": CHAT,
         "template": VERSION,
@@ -156,11 +158,17 @@ def model_of(name: str) -> Path | None:
     return path if has_model and tokenizer_of(name) != name else None
 
 
-def context_of(model: Path) -> int:
-    """Return the context of a model in tokens. Raises UserError if it does not load."""
+def tokenizer_and_context(name: str, model: Path | None) -> tuple[Tokenizer, int]:
+    """Return the tokenizer, under the name of its origin if `model` knows it, and the model's
+    context in tokens; MAX_LENGTH without a model. Raises UserError if it does not load."""
+    if model is None:
+        from nano_hindi.tokenizer import load_tokenizer
+
+        return load_tokenizer(tokenizer_of(name)), MAX_LENGTH
     from nano_hindi.inference.loading import load_for_inference
 
-    return load_for_inference(model).config.sequence_len
+    trained = load_for_inference(model)
+    return trained.tokenizer, trained.config.sequence_len
 
 
 def is_ready(metadata_file: Path, settings: dict) -> bool:

@@ -24,6 +24,8 @@ from nano_hindi.corpus.prepared import CHAT, check_data
 from nano_hindi.dataloader import IGNORED, DataError
 from nano_hindi.errors import UserError
 from nano_hindi.evaluation import command
+from nano_hindi.export import __main__ as export
+from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.model import GPT
 from nano_hindi.sample.questions import conversations
@@ -183,6 +185,35 @@ def test_fine_tuning_learns_and_makes_a_chat_model(base, tuned):
     assert not load_for_inference(base).is_chat
     losses = [record["val_loss"] for record in read_metrics(tuned / "metrics.jsonl") if "val_loss" in record]
     assert losses[-1] < losses[0] - 0.5
+
+
+def card_of(model: Path, data: Path, folder: Path) -> str:
+    assert export.main(["--checkpoint", str(model), "--data_dir", str(data), "--output_dir", str(folder)]) == 0
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_model_card_points_to_the_base_model_and_names_its_tokenizer(base, short, tuned, data_dir, tmp_path, capsys):
+    given, of_chat = (read_metadata(folder / "preprocess_meta.txt")["tokenizer"] for folder in (data_dir, short))
+    assert of_chat == given != str(base / "tokenizer")
+    card, notice = card_of(tuned, short, tmp_path / "new"), "notice      the card does not name the text that the base model was trained on"
+    of_base = "that the base model was trained on, and its licence, are not named here:\nsee the card of the base model."
+    assert notice in capsys.readouterr().out
+    assert of_base in card
+    assert "Files of the model's maker: talk.jsonl." in card
+    assert "\n`standin`. Its licence is not known here" in card
+    assert f"| update | 8 conversations of {opened(short, 128).mean_length} tokens on average: " in card
+    assert "preset" not in card  # of a recipe that is not finetune.py's
+    assert of_base not in card_of(base, short, tmp_path / "base")
+    assert notice not in capsys.readouterr().out
+
+    older = shutil.copytree(tuned, tmp_path / "older")  # neither the checkpoint nor the data have the name
+    for path in (older / "model.pt", *older.glob("checkpoint_*.pt")):
+        state = torch.load(path, weights_only=True)
+        del state["tokenizer"]["name"]
+        torch.save(state, path)
+    data = shutil.copytree(short, tmp_path / "data")
+    write_metadata(data / "preprocess_meta.txt", read_metadata(data / "preprocess_meta.txt") | {"tokenizer": base / "tokenizer"})
+    assert "\nThat of the base model. Its source and licence are not named here" in card_of(older, data, tmp_path / "exported")
 
 
 def test_resumed_run_equals_the_uninterrupted_one_to_the_bit(tuned, base, short, tmp_path, capsys):

@@ -48,18 +48,28 @@ class Card:
             trained.config, trained.step, dtype, format, trained.is_chat, parameters, trained.path, training, data_metadata(data_dir, training)
         )
 
+    @property
+    def has_base(self) -> bool:
+        """Return whether the training began with the weights of another model."""
+        return self.is_chat or "parent" in self.training
+
     def notices(self) -> list[str]:
         """Return notices for the user about gaps in the card."""
+        notices = []
         if not self.training:
-            return [
+            notices.append(
                 f"notice      the card says nothing about the training: {self.checkpoint.name} has no record of it; "
                 f"put checkpoint_step{self.step}.pt beside it and export again"
-            ]
-        if folders := self.training["data"].get("sources"):
-            return [f"notice      the training text is a mixture of {len(folders)} folders; name their sources and licences in the card"]
-        if not self.data.get("source"):
-            return ["notice      the card does not name the training text; export again with --data_dir DIR, the data folder of the run"]
-        return []
+            )
+        elif folders := self.training["data"].get("sources"):
+            notices.append(f"notice      the training text is a mixture of {len(folders)} folders; name their sources and licences in the card")
+        elif not self.data.get("source"):
+            notices.append("notice      the card does not name the training text; export again with --data_dir DIR, the data folder of the run")
+        if self.has_base:
+            notices.append(
+                "notice      the card does not name the text that the base model was trained on; name it and its licence, or link that model's card"
+            )
+        return notices
 
     def text(self, name: str) -> str:
         """Return README.md for a model called `name`."""
@@ -68,7 +78,7 @@ class Card:
             self.introduction(name),
             self.model(),
             self.training_section(),
-            self.data_section(),
+            [*self.data_section(), *self.data_of_base()],
             self.tokenizer_section(),
         )
         return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
@@ -134,14 +144,15 @@ class Card:
             ]
         t, latest = from_dict(TrainConfig, self.training["train_config"]), self.training["metrics"].get("latest", {})
         tokens, train_tokens = self.training["tokens_seen"], self.training["data"].get("train_tokens")
+        sequences = f"conversations of {t.sequence_len:,} tokens on average" if self.is_chat else f"sequences of {t.sequence_len:,} tokens"
         rows = {
             "step": f"{self.step:,} of {t.steps:,} ({self.step // t.gradient_accumulation_steps:,} of {t.updates:,} updates)",
             "tokens seen": f"{tokens:,}" + (f": the {train_tokens:,} of the data {tokens / train_tokens:.2f} times" if train_tokens else ""),
             "bits per byte": figure(latest, "val_bpb", "on held-out documents, at the last evaluation"),
             "validation loss": figure(latest, "val_loss", "nats per token"),
             "training loss": figure(latest, "loss", "nats per token"),
-            "preset": f"`{self.training['preset']}`",
-            "update": f"{t.sequences_per_update:,} sequences of {t.sequence_len:,} tokens: {t.tokens_per_update:,} tokens",
+            **({} if self.is_chat else {"preset": f"`{self.training['preset']}`"}),  # finetune.py has a recipe of its own
+            "update": f"{t.sequences_per_update:,} {sequences}: {t.tokens_per_update:,} tokens",
             "matrices of the blocks": f"Muon, learning rate {t.muon_lr:g}, momentum {t.muon_momentum:g}, second moment {t.muon_beta2:g}",
             "all other weights": f"AdamW, betas {t.adamw_beta1:g} and {t.adamw_beta2:g}; learning rates at width 768: {self.table_rates(t)}; "
             f"scalars {t.adamw_scalar_lr:g}",
@@ -182,9 +193,19 @@ class Card:
         rows = [f"- {described(source)} {int(source['documents']):,} documents. Licence: {licence(source)}." for source in sources]
         return ["## Data", "", *rows, "", f"Together: {total}"]
 
+    def data_of_base(self) -> list[str]:
+        words = (
+            "The training began with the weights of a base model. The text that the base model was trained on, and its licence, are not named here:\n"
+            "see the card of the base model."
+        )
+        return ["", words] if self.has_base else []
+
     def tokenizer_section(self) -> list[str]:
-        name = self.data.get("tokenizer")
-        if name is None:
+        recorded = self.training.get("tokenizer", {}).get("name")  # older versions recorded none
+        name = recorded or self.data.get("tokenizer")
+        if self.has_base and PurePath(name or "tokenizer").name == "tokenizer":  # the copy in the base model's folder
+            words = "That of the base model. Its source and licence are not named here: see the card of the base model."
+        elif name is None:
             words = "Its source and licence are not known: the export was made without the folder of the training data."
         elif name.startswith("trained on the corpus"):
             words = f"It was {name.replace(', ', ' (')}) and has no other source."
@@ -245,7 +266,7 @@ def training_record(trained: TrainedModel) -> dict:
     for path in (trained.path, whole):
         with contextlib.suppress(UserError):  # a model.pt, a missing or a damaged file
             state = load_checkpoint(path)
-            return {key: state[key] for key in TRAINING_KEYS}
+            return {key: state[key] for key in (*TRAINING_KEYS, "parent") if key in state}
     return {}
 
 
