@@ -5,8 +5,13 @@ import itertools
 import random
 from types import SimpleNamespace
 
+import pytest
+
 from conftest import assert_parted_between_characters
-from nano_hindi.inference.text import AnswerStream, TextStream
+from nano_hindi import engine
+from nano_hindi.inference import text as inference_text
+from nano_hindi.inference.settings import Settings
+from nano_hindi.inference.text import AnswerStream, TextStream, stream_texts
 
 ONE = [  # each is one character to its reader
     *("क", "कि", "की", "कं", "क़", "क़ि", "ज़्यादा"[:3], "क्ष", "क्षि", "त्र", "ज्ञ", "श्री", "र्क", "द्ध्व", "स्त्र्य", "र्त्स्न्य", "ट्रां"),
@@ -60,6 +65,28 @@ def test_character_is_shown_as_soon_as_the_next_begins():
         for end, text in zip(cuts, shown, strict=False):
             begun = sum(start < end for start in itertools.accumulate(map(len, characters[:-1]), initial=0))
             assert text == "".join(characters[: max(0, begun - 1)])
+
+
+@pytest.mark.parametrize("cluster", ["क" + "\u0301" * 2000, "क्" * 1000, "👩\u200d" * 1000])
+def test_endless_cluster_is_returned_whole_in_linear_time(cluster, monkeypatch):
+    """As a prompt, and as what a model writes: the characters that the regex reads are counted."""
+    findall, read = inference_text.regex.compile(r"\X").findall, []
+    monkeypatch.setattr(
+        inference_text, "regex", SimpleNamespace(compile=lambda _: SimpleNamespace(findall=lambda text: read.append(len(text)) or findall(text)))
+    )
+    ids, n = list(cluster.encode()), len(cluster)
+    tokenizer = SimpleNamespace(
+        piece_bytes=[bytes([byte]) for byte in range(256)], has_dummy_space=False, encode_open=lambda _: (ids, None), eos_id=0
+    )
+    stream = AnswerStream(tokenizer, prompt=ids, skipped=n)
+    assert sum(read) == n
+    read.clear()
+    assert "".join(map(stream.push, ids)) + stream.flush() == cluster
+    assert max(read) < 100
+    read.clear()
+    monkeypatch.setattr(engine, "generate_batch", lambda *_, **__: [])
+    assert "".join(new for (new,) in stream_texts(None, tokenizer, cluster, Settings())) == cluster
+    assert sum(read) == n
 
 
 def test_answer_ends_before_a_stop_text_and_is_stripped_however_it_is_cut_into_tokens():

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from nano_hindi.model import GPT
     from nano_hindi.tokenizer import Tokenizer
 
+MAX_HELD = 64  # characters of a grapheme cluster; those of real text are shorter (UAX 15 has 30 marks in a row at most)
+
 
 class TextStream:
     """Decode a stream of tokens: `push` returns complete grapheme clusters only, `flush` the rest.
 
     Concatenated, they are `Tokenizer.decode` of all ids. No further text changes the glyphs of a
     complete cluster: `\\X` keeps all consonants that a virama joins together. It separates न + ZWJ
-    from या, and त् from अ, which form no conjunct.
+    from या, and त् from अ, which form no conjunct. Of a cluster of more than `MAX_HELD` characters,
+    only that many are held back: a stream takes linear time, whatever its text.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -33,16 +36,17 @@ class TextStream:
         self._decoder, self._clusters = codecs.getincrementaldecoder("utf-8")(errors="replace"), regex.compile(r"\X").findall
         self._last = ""  # the last cluster, which more text may extend
 
-    def push(self, token: int) -> str:
-        """Return the grapheme clusters that `token` completes.
+    def push(self, *tokens: int) -> str:
+        """Return the grapheme clusters that `tokens` complete.
 
         The last one is held back until the next begins.
         """
-        piece = self._piece_bytes[token]
+        piece = b"".join([self._piece_bytes[token] for token in tokens])
         if self._strip_space and piece:
             piece, self._strip_space = piece.removeprefix(b" "), False
-        *complete, self._last = self._clusters(self._last + self._decoder.decode(piece)) or [""]
-        return "".join(complete)
+        *complete, last = self._clusters(self._last + self._decoder.decode(piece)) or [""]
+        self._last = last[-MAX_HELD:]
+        return "".join(complete) + last[:-MAX_HELD]
 
     def flush(self) -> str:
         """Return the last grapheme cluster, and U+FFFD for incomplete UTF-8.
@@ -63,7 +67,7 @@ class AnswerStream:
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), strips: bool = False, prompt: Sequence[int] = (), skipped: int = 0):
         self._stream, self._stops, self._strips = TextStream(tokenizer), stops, strips
         self._held, self._begins, self.has_stopped = "", True, False  # held back: it may begin a stop, or be whitespace at the end
-        self._to_skip = skipped - sum(len(self._stream.push(token)) for token in prompt)
+        self._to_skip = skipped - len(self._stream.push(*prompt))
 
     def push(self, token: int) -> str:
         """Return the characters that `token` completes."""
@@ -107,7 +111,7 @@ def stream_texts(
 
     ids, first_ids = tokenizer.encode_open(prompt)
     streams = [TextStream(tokenizer) for _ in range(n_texts)]
-    yield ["".join(map(stream.push, ids)) for stream in streams]
+    yield [stream.push(*ids) for stream in streams]
     steps = generate_batch(
         model,
         ids,
