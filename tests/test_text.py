@@ -3,6 +3,7 @@ chunks of any length."""
 
 import itertools
 import random
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -106,3 +107,19 @@ def test_answer_ends_before_a_stop_text_and_is_stripped_however_it_is_cut_into_t
                 whole = whole.partition(stop)[0]
             assert "".join(shown) + stream.flush() == (whole.strip() if strips else whole)
     assert stopped > 100
+
+
+def test_work_for_a_token_is_the_same_for_a_stop_text_of_any_length():
+    tokenizer = SimpleNamespace(piece_bytes=["राम सीता ".encode()], has_dummy_space=False)
+
+    def calls(stop: str) -> int:
+        stream, made = AnswerStream(tokenizer, [stop]), []
+        before = sys.getprofile()
+        sys.setprofile(lambda *_: made.append(1))
+        try:
+            assert stream.push(0) == "राम सीता"
+        finally:
+            sys.setprofile(before)
+        return len(made)
+
+    assert calls("क" * 100) == calls("क" * 100_000)

@@ -85,7 +85,7 @@ class AnswerStream:
             self.has_stopped, text = True, text[: min(found)]
         end = len(text)
         if not self.has_stopped:
-            end -= max((n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+            end -= max((n for stop in self._stops for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])), default=0)
         if self._strips:
             end = len(text[:end].rstrip())
         self._held = text[end:]
