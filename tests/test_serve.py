@@ -191,6 +191,8 @@ def test_conversation_longer_than_the_context_is_refused(chat):
         ({"temperature": -1}, 400, "temperature"),
         ({"temperature": "hot"}, 400, "temperature"),
         (b'{"temperature": NaN}', 400, "temperature"),
+        ({"temperature": 10**400}, 400, "temperature"),
+        (b'{"temperature": 1e999}', 400, "temperature"),
         ({"top_p": 0}, 400, "top_p"),
         ({"top_k": 1.5}, 400, "top_k"),
         ({"seed": 2**63}, 400, "seed"),
@@ -218,6 +220,24 @@ def test_null_and_harmless_values_ask_for_nothing(chat):
         response = chat.request("POST", CHAT, {"messages": ASKED, "max_tokens": 3, **fields})
         assert response.status == 200
         assert json.loads(response.read())["usage"]["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 10**21},
+        {"temperature": 10**30},
+        {"temperature": 0},
+        {"top_p": 1},
+        {"repetition_penalty": 100},
+        {"top_k": 2**63 - 1},
+        {"seed": -(2**63)},
+    ],
+)
+def test_integer_is_valid_wherever_a_number_is(chat, fields):
+    response = chat.request("POST", CHAT, {"messages": ASKED, "max_tokens": 2, **fields})
+    assert response.status == 200
+    assert json.loads(response.read())["usage"]["completion_tokens"] == 2
 
 
 def test_paths_methods_types_and_sizes_are_checked(chat, monkeypatch):

@@ -120,7 +120,7 @@ def _checked(fields: dict[str, Any], name: str, valid: Any, default: Any) -> Any
     value = fields.get(name, default)
     if value not in valid:
         raise ApiError(400, f"{name} must be {valid}, not {quoted(value)}", name)
-    return value
+    return float(value) if valid.kind is float else value  # a JSON integer may be beyond int64
 
 
 def _messages(messages: Any) -> Any:
