@@ -10,6 +10,7 @@ import pytest
 
 from conftest import assert_parted_between_characters
 from nano_hindi import engine
+from nano_hindi.chat.template import until_stop
 from nano_hindi.inference import text as inference_text
 from nano_hindi.inference.settings import Settings
 from nano_hindi.inference.text import AnswerStream, TextStream, stream_texts
@@ -96,16 +97,16 @@ def test_answer_ends_before_a_stop_text_and_is_stripped_however_it_is_cut_into_t
     pieces = ["\n", "#", " ", "सहायक", ":", "क", "### ", "अ ", "ि", "\n\n"]
     tokenizer = SimpleNamespace(piece_bytes=[piece.encode() for piece in pieces], has_dummy_space=False)
     stopped = 0
-    for strips in (False, True):
+    for is_chat in (False, True):
         for _ in range(8000):
             prompt, ids = ([5, 8, 2][: rng.randrange(4)], rng.choices(range(10), k=rng.randrange(14)))
-            stream = AnswerStream(tokenizer, stops, strips, prompt, skipped=len(prompt))
+            stream = AnswerStream(tokenizer, stops[is_chat:], is_chat, prompt, skipped=len(prompt))
             shown = [text for text in map(stream.push, ids) if text]
             stopped += stream.has_stopped
             whole = "".join(pieces[i] for i in ids)
-            for stop in stops:
+            for stop in stops[is_chat:]:
                 whole = whole.partition(stop)[0]
-            assert "".join(shown) + stream.flush() == (whole.strip() if strips else whole)
+            assert "".join(shown) + stream.flush() == (until_stop(whole) if is_chat else whole)
     assert stopped > 100
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import regex
 
+from nano_hindi.chat.template import MARKERS, STOP
 from nano_hindi.cli import collected_interrupts
 from nano_hindi.console import stdout_filter
 from nano_hindi.inference.settings import Settings
@@ -61,12 +62,15 @@ class AnswerStream:
     """Decode a stream of tokens like TextStream, up to the first of the texts in `stops`.
 
     `prompt`: ids whose text comes first; of it and the tokens, the first `skipped` characters are
-    left out. `strips` removes whitespace at both ends, as the chat template does.
+    left out. `is_chat`: the text is an answer of a chat model, as `until_stop` of the template
+    returns it. It also ends before a line that begins with a marker, and has no whitespace at its
+    ends.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), strips: bool = False, prompt: Sequence[int] = (), skipped: int = 0):
-        self._stream, self._stops, self._strips = TextStream(tokenizer), stops, strips
-        self._held, self._begins, self.has_stopped = "", True, False  # held back: it may begin a stop, or be whitespace at the end
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), is_chat: bool = False, prompt: Sequence[int] = (), skipped: int = 0):
+        self._stream, self._stops, self._is_chat = TextStream(tokenizer), [*(STOP if is_chat else ()), *stops], is_chat
+        self._first_stops = tuple(MARKERS.values()) if is_chat else ()  # for the beginning of the text: the line end before it is the prompt's
+        self._held, self.has_stopped = "", False  # held back: it may begin a stop, or be whitespace at the end
         self._to_skip = skipped - len(self._stream.push(*prompt))
 
     def push(self, token: int) -> str:
@@ -76,25 +80,29 @@ class AnswerStream:
     def flush(self) -> str:
         """Return the characters that were held back."""
         text = self._add(self._stream.flush()) + self._held
-        return self._strip_begin(text).rstrip() if self._strips else text
+        return self._strip_begin(text).rstrip() if self._is_chat else text
 
     def _add(self, new: str) -> str:
         new, self._to_skip = new[max(self._to_skip, 0) :], self._to_skip - len(new)
         text = "" if self.has_stopped else self._held + new
         if found := [i for stop in self._stops if (i := text.find(stop)) >= 0]:
             self.has_stopped, text = True, text[: min(found)]
+        if text.lstrip().startswith(self._first_stops):
+            self.has_stopped, text = True, ""
         end = len(text)
         if not self.has_stopped:
             end -= max((n for stop in self._stops for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])), default=0)
-        if self._strips:
+            if any(stop.startswith(text.lstrip()) for stop in self._first_stops):
+                end = 0
+        if self._is_chat:
             end = len(text[:end].rstrip())
         self._held = text[end:]
         return self._strip_begin(text[:end])
 
     def _strip_begin(self, text: str) -> str:
-        if self._strips and self._begins:
+        if self._first_stops:
             text = text.lstrip()
-            self._begins = not text
+            self._first_stops = () if text else self._first_stops
         return text
 
 

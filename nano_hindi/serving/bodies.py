@@ -91,7 +91,7 @@ def parse_request(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int
     try:
         if is_chat:
             tokens = template.prompt(tokenizer, _messages(fields.get("messages")))
-            answer = AnswerStream(tokenizer, [*template.STOP, *stops], strips=True)
+            answer = AnswerStream(tokenizer, stops, is_chat=True)
         else:
             text = _one_text(fields.get("prompt", ""))
             tokens, sampling["first_ids"] = tokenizer.encode_open(text)
