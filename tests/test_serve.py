@@ -150,6 +150,16 @@ def test_eos_and_stop_texts_end_an_answer(chat):
     wait_until(chat.is_idle, "the end of the stopped texts")
 
 
+@pytest.mark.parametrize(("written", "text", "stops"), [("### उपयोगकर्ता:\nराम", "", True), ("राम", "राम", False)])
+def test_line_end_before_an_answer_is_for_the_markers_not_for_stop_texts(chat, written, text, stops):
+    tokenizer = chat.served.tokenizer
+    body = json.dumps({"messages": ASKED, "stop": ["\n", "\nराम"]}).encode()
+    answer = api.parse_request(body, tokenizer, True, 512, 100).answer
+    shown = [answer.push(token) for token in tokenizer.encode_batch([written])[0]]
+    assert "".join(shown) + answer.flush() == text
+    assert answer.has_stopped == stops
+
+
 def test_models_are_listed_and_a_base_model_refuses_to_chat(chat, base):
     assert [(model.id, model.chat) for model in chat.client().models.list()] == [("nano_hindi", True)]
     assert chat.client().models.retrieve("nano_hindi").context == 512
