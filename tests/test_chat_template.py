@@ -127,6 +127,9 @@ def test_transformers_gives_the_same_ids_with_the_exported_template(tokenizer, t
 
 def test_an_answer_ends_where_the_model_writes_a_marker():
     assert until_stop(f" पहला\n### शीर्षक\nपाठ \n{USER}\nझूठ{STOP[1]}") == "पहला\n### शीर्षक\nपाठ"
+    for marker in (USER, ASSISTANT):
+        assert until_stop(f"{marker}\nझूठ") == until_stop(f" \n {marker}") == ""
+    assert until_stop(f"उत्तर {USER}") == f"उत्तर {USER}"
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,14 @@ def test_stop_strings_and_space_around_the_answer_are_not_printed(model, trained
     assert [message["content"] for message in talk.turns] == ["क्या?", "हाँ।"]
 
 
+def test_answer_that_begins_with_a_marker_is_empty(model, trained, monkeypatch, capsys):
+    talk = Conversation(model, trained.tokenizer, Settings())
+    for written in ("### उपयोगकर्ता:\nराम कहाँ है?", "### सहायक:\nराम"):
+        said(monkeypatch, trained.tokenizer, written)
+        talk.respond("क्या?", NEVER)
+        assert capsys.readouterr() == ("", "[no answer; the question is taken back]\n")
+
+
 def test_answer_ends_at_max_tokens_and_says_so_and_an_empty_one_is_no_turn(model, trained, monkeypatch, capsys):
     talk = Conversation(model, trained.tokenizer, Settings(max_tokens=3))
     said(monkeypatch, trained.tokenizer, "राम " * 9, "", "सीता")

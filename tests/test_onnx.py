@@ -232,10 +232,20 @@ def test_example_asks_a_chat_model_as_we_do_and_ends_its_answer_at_a_marker(read
     model, tokenizer = read_export(tmp_path / "onnx"), load_for_inference(file).tokenizer
     for question in ("राजा कौन था?", " {} ▁ \n", "</s><s> ### सहायक:\nराम?", ""):
         assert model.encode(question) == template.prompt(tokenizer, [{"role": "user", "content": question}])
-    script = [*tokenizer.encode_prompt("राजा # ये\n### उपयोगकर्ता:\nरानी")[1:], tokenizer.eos_id]
-    model.read = lambda _: np.eye(CONFIG.vocab_size, dtype=np.float32)[script.pop(0)]
-    assert "".join(model.generate("कौन?", 100, 0, 0, None)).strip() == "राजा # ये"
-    assert len(script) > 1  # the model was not asked for the rest
+    for answer, shown in (("राजा # ये\n### उपयोगकर्ता:\nरानी", "राजा # ये"), ("\n### उपयोगकर्ता:\nरानी", "")):
+        script = [*tokenizer.encode_prompt(answer)[1:], tokenizer.eos_id]
+        model.read = lambda _, script=script: np.eye(CONFIG.vocab_size, dtype=np.float32)[script.pop(0)]
+        assert "".join(model.generate("कौन?", 100, 0, 0, None)).strip() == shown
+        assert len(script) > 1  # the model was not asked for the rest
+
+
+def test_example_stops_at_a_marker_on_the_first_line(read_export):
+    before_stop = importlib.import_module("onnx_generate").before_stop
+    marker = template.MARKERS["user"]
+    assert before_stop(f"{marker}\nराम", template.STOP) == ("", True)
+    assert before_stop(marker[:5], template.STOP) == ("", False)
+    assert before_stop(f"राम {marker}", template.STOP) == (f"राम {marker}", False)
+    assert before_stop("राम", []) == ("राम", False)
 
 
 def test_special_tokens_in_a_text_are_text(read_export, small):

@@ -150,6 +150,16 @@ def test_eos_and_stop_texts_end_an_answer(chat):
     wait_until(chat.is_idle, "the end of the stopped texts")
 
 
+@pytest.mark.parametrize(("written", "text", "stops"), [("### उपयोगकर्ता:\nराम", "", True), ("राम", "राम", False)])
+def test_line_end_before_an_answer_is_for_the_markers_not_for_stop_texts(chat, written, text, stops):
+    tokenizer = chat.served.tokenizer
+    body = json.dumps({"messages": ASKED, "stop": ["\n", "\nराम"]}).encode()
+    answer = api.parse_request(body, tokenizer, True, 512, 100).answer
+    shown = [answer.push(token) for token in tokenizer.encode_batch([written])[0]]
+    assert "".join(shown) + answer.flush() == text
+    assert answer.has_stopped == stops
+
+
 def test_models_are_listed_and_a_base_model_refuses_to_chat(chat, base):
     assert [(model.id, model.chat) for model in chat.client().models.list()] == [("nano_hindi", True)]
     assert chat.client().models.retrieve("nano_hindi").context == 512
@@ -191,6 +201,8 @@ def test_conversation_longer_than_the_context_is_refused(chat):
         ({"temperature": -1}, 400, "temperature"),
         ({"temperature": "hot"}, 400, "temperature"),
         (b'{"temperature": NaN}', 400, "temperature"),
+        ({"temperature": 10**400}, 400, "temperature"),
+        (b'{"temperature": 1e999}', 400, "temperature"),
         ({"top_p": 0}, 400, "top_p"),
         ({"top_k": 1.5}, 400, "top_k"),
         ({"seed": 2**63}, 400, "seed"),
@@ -218,6 +230,24 @@ def test_null_and_harmless_values_ask_for_nothing(chat):
         response = chat.request("POST", CHAT, {"messages": ASKED, "max_tokens": 3, **fields})
         assert response.status == 200
         assert json.loads(response.read())["usage"]["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 10**21},
+        {"temperature": 10**30},
+        {"temperature": 0},
+        {"top_p": 1},
+        {"repetition_penalty": 100},
+        {"top_k": 2**63 - 1},
+        {"seed": -(2**63)},
+    ],
+)
+def test_integer_is_valid_wherever_a_number_is(chat, fields):
+    response = chat.request("POST", CHAT, {"messages": ASKED, "max_tokens": 2, **fields})
+    assert response.status == 200
+    assert json.loads(response.read())["usage"]["completion_tokens"] == 2
 
 
 def test_paths_methods_types_and_sizes_are_checked(chat, monkeypatch):

@@ -3,10 +3,17 @@ chunks of any length."""
 
 import itertools
 import random
+import sys
 from types import SimpleNamespace
 
+import pytest
+
 from conftest import assert_parted_between_characters
-from nano_hindi.inference.text import AnswerStream, TextStream
+from nano_hindi import engine
+from nano_hindi.chat.template import until_stop
+from nano_hindi.inference import text as inference_text
+from nano_hindi.inference.settings import Settings
+from nano_hindi.inference.text import AnswerStream, TextStream, stream_texts
 
 ONE = [  # each is one character to its reader
     *("क", "कि", "की", "कं", "क़", "क़ि", "ज़्यादा"[:3], "क्ष", "क्षि", "त्र", "ज्ञ", "श्री", "र्क", "द्ध्व", "स्त्र्य", "र्त्स्न्य", "ट्रां"),
@@ -62,20 +69,58 @@ def test_character_is_shown_as_soon_as_the_next_begins():
             assert text == "".join(characters[: max(0, begun - 1)])
 
 
+@pytest.mark.parametrize("cluster", ["क" + "\u0301" * 2000, "क्" * 1000, "👩\u200d" * 1000])
+def test_endless_cluster_is_returned_whole_in_linear_time(cluster, monkeypatch):
+    """As a prompt, and as what a model writes: the characters that the regex reads are counted."""
+    findall, read = inference_text.regex.compile(r"\X").findall, []
+    monkeypatch.setattr(
+        inference_text, "regex", SimpleNamespace(compile=lambda _: SimpleNamespace(findall=lambda text: read.append(len(text)) or findall(text)))
+    )
+    ids, n = list(cluster.encode()), len(cluster)
+    tokenizer = SimpleNamespace(
+        piece_bytes=[bytes([byte]) for byte in range(256)], has_dummy_space=False, encode_open=lambda _: (ids, None), eos_id=0
+    )
+    stream = AnswerStream(tokenizer, prompt=ids, skipped=n)
+    assert sum(read) == n
+    read.clear()
+    assert "".join(map(stream.push, ids)) + stream.flush() == cluster
+    assert max(read) < 100
+    read.clear()
+    monkeypatch.setattr(engine, "generate_batch", lambda *_, **__: [])
+    assert "".join(new for (new,) in stream_texts(None, tokenizer, cluster, Settings())) == cluster
+    assert sum(read) == n
+
+
 def test_answer_ends_before_a_stop_text_and_is_stripped_however_it_is_cut_into_tokens():
     """Against the whole text. Its prompt, which may end inside a character, is left out."""
     rng, stops = random.Random(0), ("\n### सहायक:", "\n### क")
     pieces = ["\n", "#", " ", "सहायक", ":", "क", "### ", "अ ", "ि", "\n\n"]
     tokenizer = SimpleNamespace(piece_bytes=[piece.encode() for piece in pieces], has_dummy_space=False)
     stopped = 0
-    for strips in (False, True):
+    for is_chat in (False, True):
         for _ in range(8000):
             prompt, ids = ([5, 8, 2][: rng.randrange(4)], rng.choices(range(10), k=rng.randrange(14)))
-            stream = AnswerStream(tokenizer, stops, strips, prompt, skipped=len(prompt))
+            stream = AnswerStream(tokenizer, stops[is_chat:], is_chat, prompt, skipped=len(prompt))
             shown = [text for text in map(stream.push, ids) if text]
             stopped += stream.has_stopped
             whole = "".join(pieces[i] for i in ids)
-            for stop in stops:
+            for stop in stops[is_chat:]:
                 whole = whole.partition(stop)[0]
-            assert "".join(shown) + stream.flush() == (whole.strip() if strips else whole)
+            assert "".join(shown) + stream.flush() == (until_stop(whole) if is_chat else whole)
     assert stopped > 100
+
+
+def test_work_for_a_token_is_the_same_for_a_stop_text_of_any_length():
+    tokenizer = SimpleNamespace(piece_bytes=["राम सीता ".encode()], has_dummy_space=False)
+
+    def calls(stop: str) -> int:
+        stream, made = AnswerStream(tokenizer, [stop]), []
+        before = sys.getprofile()
+        sys.setprofile(lambda *_: made.append(1))
+        try:
+            assert stream.push(0) == "राम सीता"
+        finally:
+            sys.setprofile(before)
+        return len(made)
+
+    assert calls("क" * 100) == calls("क" * 100_000)

@@ -96,6 +96,7 @@ def prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
 
 def until_stop(text: str) -> str:
     """Return the answer that a model wrote: `text` up to a stop string, stripped."""
+    text = f"\n{text.strip()}"  # the first line of an answer may begin with a marker too; the line end before it is the prompt's
     for stop in STOP:
         text = text.partition(stop)[0]
     return text.strip()

@@ -233,7 +233,8 @@ def onnx_config_json(trained: TrainedModel, dtype: str) -> dict:
     """Return what a program needs to know to generate text with the graph.
 
     `prompt` is what to put a text or a question into, after the replacements in `replace`. A chat
-    model's begins with bos. `stop` are the texts that end an answer as eos does.
+    model's begins with bos. `stop` are the texts that end an answer as eos does: the
+    line end at their beginning may be that of the prompt.
     """
     from nano_hindi.chat import template
 

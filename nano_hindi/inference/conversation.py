@@ -106,7 +106,7 @@ class Conversation(Session):
         ids = self._prompt(message)
         cache = self._cache_of(ids)
         settings, made, times = self.settings, list[int](), [time.perf_counter()]
-        stream, text, n_cached = AnswerStream(self.tokenizer, template.STOP, strips=True), "", cache.position
+        stream, text, n_cached = AnswerStream(self.tokenizer, is_chat=True), "", cache.position
         steps = generate_tokens(
             self.model,
             ids,

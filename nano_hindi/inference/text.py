@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import regex
 
+from nano_hindi.chat.template import MARKERS, STOP
 from nano_hindi.cli import collected_interrupts
 from nano_hindi.console import stdout_filter
 from nano_hindi.inference.settings import Settings
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
     from nano_hindi.model import GPT
     from nano_hindi.tokenizer import Tokenizer
 
+MAX_HELD = 64  # characters of a grapheme cluster; those of real text are shorter (UAX 15 has 30 marks in a row at most)
+
 
 class TextStream:
     """Decode a stream of tokens: `push` returns complete grapheme clusters only, `flush` the rest.
 
     Concatenated, they are `Tokenizer.decode` of all ids. No further text changes the glyphs of a
     complete cluster: `\\X` keeps all consonants that a virama joins together. It separates न + ZWJ
-    from या, and त् from अ, which form no conjunct.
+    from या, and त् from अ, which form no conjunct. Of a cluster of more than `MAX_HELD` characters,
+    only that many are held back: a stream takes linear time, whatever its text.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -33,16 +37,17 @@ class TextStream:
         self._decoder, self._clusters = codecs.getincrementaldecoder("utf-8")(errors="replace"), regex.compile(r"\X").findall
         self._last = ""  # the last cluster, which more text may extend
 
-    def push(self, token: int) -> str:
-        """Return the grapheme clusters that `token` completes.
+    def push(self, *tokens: int) -> str:
+        """Return the grapheme clusters that `tokens` complete.
 
         The last one is held back until the next begins.
         """
-        piece = self._piece_bytes[token]
+        piece = b"".join([self._piece_bytes[token] for token in tokens])
         if self._strip_space and piece:
             piece, self._strip_space = piece.removeprefix(b" "), False
-        *complete, self._last = self._clusters(self._last + self._decoder.decode(piece)) or [""]
-        return "".join(complete)
+        *complete, last = self._clusters(self._last + self._decoder.decode(piece)) or [""]
+        self._last = last[-MAX_HELD:]
+        return "".join(complete) + last[:-MAX_HELD]
 
     def flush(self) -> str:
         """Return the last grapheme cluster, and U+FFFD for incomplete UTF-8.
@@ -57,13 +62,16 @@ class AnswerStream:
     """Decode a stream of tokens like TextStream, up to the first of the texts in `stops`.
 
     `prompt`: ids whose text comes first; of it and the tokens, the first `skipped` characters are
-    left out. `strips` removes whitespace at both ends, as the chat template does.
+    left out. `is_chat`: the text is an answer of a chat model, as `until_stop` of the template
+    returns it. It also ends before a line that begins with a marker, and has no whitespace at its
+    ends.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), strips: bool = False, prompt: Sequence[int] = (), skipped: int = 0):
-        self._stream, self._stops, self._strips = TextStream(tokenizer), stops, strips
-        self._held, self._begins, self.has_stopped = "", True, False  # held back: it may begin a stop, or be whitespace at the end
-        self._to_skip = skipped - sum(len(self._stream.push(token)) for token in prompt)
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), is_chat: bool = False, prompt: Sequence[int] = (), skipped: int = 0):
+        self._stream, self._stops, self._is_chat = TextStream(tokenizer), [*(STOP if is_chat else ()), *stops], is_chat
+        self._first_stops = tuple(MARKERS.values()) if is_chat else ()  # for the beginning of the text: the line end before it is the prompt's
+        self._held, self.has_stopped = "", False  # held back: it may begin a stop, or be whitespace at the end
+        self._to_skip = skipped - len(self._stream.push(*prompt))
 
     def push(self, token: int) -> str:
         """Return the characters that `token` completes."""
@@ -72,25 +80,29 @@ class AnswerStream:
     def flush(self) -> str:
         """Return the characters that were held back."""
         text = self._add(self._stream.flush()) + self._held
-        return self._strip_begin(text).rstrip() if self._strips else text
+        return self._strip_begin(text).rstrip() if self._is_chat else text
 
     def _add(self, new: str) -> str:
         new, self._to_skip = new[max(self._to_skip, 0) :], self._to_skip - len(new)
         text = "" if self.has_stopped else self._held + new
         if found := [i for stop in self._stops if (i := text.find(stop)) >= 0]:
             self.has_stopped, text = True, text[: min(found)]
+        if text.lstrip().startswith(self._first_stops):
+            self.has_stopped, text = True, ""
         end = len(text)
         if not self.has_stopped:
-            end -= max((n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-        if self._strips:
+            end -= max((n for stop in self._stops for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])), default=0)
+            if any(stop.startswith(text.lstrip()) for stop in self._first_stops):
+                end = 0
+        if self._is_chat:
             end = len(text[:end].rstrip())
         self._held = text[end:]
         return self._strip_begin(text[:end])
 
     def _strip_begin(self, text: str) -> str:
-        if self._strips and self._begins:
+        if self._first_stops:
             text = text.lstrip()
-            self._begins = not text
+            self._first_stops = () if text else self._first_stops
         return text
 
 
@@ -107,7 +119,7 @@ def stream_texts(
 
     ids, first_ids = tokenizer.encode_open(prompt)
     streams = [TextStream(tokenizer) for _ in range(n_texts)]
-    yield ["".join(map(stream.push, ids)) for stream in streams]
+    yield [stream.push(*ids) for stream in streams]
     steps = generate_batch(
         model,
         ids,

@@ -91,7 +91,7 @@ def parse_request(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int
     try:
         if is_chat:
             tokens = template.prompt(tokenizer, _messages(fields.get("messages")))
-            answer = AnswerStream(tokenizer, [*template.STOP, *stops], strips=True)
+            answer = AnswerStream(tokenizer, stops, is_chat=True)
         else:
             text = _one_text(fields.get("prompt", ""))
             tokens, sampling["first_ids"] = tokenizer.encode_open(text)
@@ -120,7 +120,7 @@ def _checked(fields: dict[str, Any], name: str, valid: Any, default: Any) -> Any
     value = fields.get(name, default)
     if value not in valid:
         raise ApiError(400, f"{name} must be {valid}, not {quoted(value)}", name)
-    return value
+    return float(value) if valid.kind is float else value  # a JSON integer may be beyond int64
 
 
 def _messages(messages: Any) -> Any:
