@@ -70,7 +70,7 @@ _REMEDIES = {  # an error of the operating system about a file: what the user ca
 _OTHER_REMEDY = "check the disk or the network drive, then run the same command again"  # a dying disk, a lost connection, ...
 
 
-_PACKAGES = ("torch", "numpy", "transformers", "datasets", "huggingface_hub", "pyarrow", "regex", "tqdm")  # every environment has them
+_PACKAGES = ("torch", "numpy", "transformers", "datasets", "huggingface_hub", "pyarrow", "regex", "tqdm", "matplotlib")  # every environment has them
 
 
 def _environment() -> str:
@@ -108,9 +108,10 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         except UserError as error:
             return _fail(str(error))
         except ModuleNotFoundError as error:
-            if error.name not in _PACKAGES:
+            package = (error.name or "").partition(".")[0]
+            if package not in _PACKAGES:
                 raise
-            return _fail(f"{error.name} is not installed in {sys.executable}; {_environment()}")
+            return _fail(f"{package} is not installed in {sys.executable}; {_environment()}")
         except KeyboardInterrupt as stop:
             print(f"\n{visible(str(stop)) or 'stopped'}", file=sys.stderr)
             return 130

@@ -135,7 +135,7 @@ class TrainConfig:
     warmup_steps: int = _opt(1000, "steps of linear warm-up, at most a fifth of the run", _INTERVAL)
     init_lr_fraction: float = _opt(
         0.0,  # of a run without a parent: the warm-up begins at almost 0
-        "--init_from only: learning rate of the first update, as a fraction of the peak",
+        "--init_from only: where the warm-up begins, as a fraction of the peak learning rates",
         _FRACTION,
         shown=INIT_LR_FRACTION,
     )

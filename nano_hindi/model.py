@@ -37,6 +37,7 @@ MLP_FACTOR = 4
 ROW_BLOCKS = 64  # blocks of rows into which a weight is split to multiply a single row on a CPU
 SPLIT_FROM = 2**16  # entries of a weight from which that is worth it
 GATE_CHANNELS = 32  # channels of the normed input that the gate of a value embedding reads, and that of the smear
+RECOMPILE_LIMIT = 64  # graphs of a part: two or three for each batch size, with and without gradients; after 8, torch would run it eagerly
 # initial values; the projections back into the residual stream begin at zero, so every block begins
 # as the identity
 WTE_STD = 1.0
@@ -322,6 +323,9 @@ class GPT(nn.Module):
         embedding lookups: their compiled backward sums the gradients of a row in a nondeterministic
         order, so runs would not be reproducible.
         """
+        import torch._dynamo
+
+        torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
         before_attention, after_attention = EAGER
         self._parts = torch.compile(before_attention, dynamic=False), torch.compile(after_attention, dynamic=False)
 

@@ -308,7 +308,7 @@ def test_other_mixtures_and_damage_are_refused_by_name(data_dir, stories, run, t
         ([*new, data_dir, small, "--sequence_len", "256"], f"{small / 'train.bin'} holds"),
         ([*new, data_dir, stories, "--anneal_fraction", "0.2"], "--anneal_fraction belongs to --anneal_data_dir"),
         ([*resumed, "--data_dir", f"{data_dir}=0.7", f"{stories}=0.3"], "data source 1 weight, data source 2 weight differ"),
-        ([*resumed, "--data_dir", data_dir], "differ"),
+        ([*resumed, "--data_dir", data_dir], "data source"),
         ([*resumed, "--anneal_data_dir", stories], "data source 1 anneal_weight, data source 2 anneal_weight differ"),
         ([*resumed, "--anneal_fraction", "0.5"], "--anneal_fraction 0.5 (checkpoint: 0.25)"),
     ):
@@ -320,6 +320,14 @@ def test_other_mixtures_and_damage_are_refused_by_name(data_dir, stories, run, t
         train.main([str(x) for x in (*flags(data_dir, moved), "--resume", "auto", "--checkpoint_dir", run, "--dry_run", "--total_tokens", 6144)]) == 0
     )
     assert "notice: the anneal begins after step 18, not 36 as this budget would have it" in capsys.readouterr().out
+
+
+def test_resume_without_the_anneal_is_refused_even_if_the_folder_is_the_same(data_dir, tmp_path, capsys):
+    short = [*SMALL, "--total_tokens", 1024, "--data_dir", data_dir, "--checkpoint_dir", tmp_path / "run"]
+    assert train.main([str(x) for x in (*short, "--anneal_data_dir", data_dir)]) == 0
+    capsys.readouterr()
+    assert train.main([str(x) for x in (*short, "--total_tokens", 2048, "--resume", "auto")]) == 2
+    assert "data sources differ" in capsys.readouterr().err
 
 
 def prepared_with_another_tokenizer(folder):

@@ -405,6 +405,20 @@ def test_state_dict_has_the_documented_names():
 
 
 @pytest.mark.slow
+def test_many_batch_sizes_stay_compiled(monkeypatch):
+    """As a run has that halves its batch until it fits, and evaluates several sources."""
+    compile_function = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda part, **options: compile_function(part, backend="eager", fullgraph=True, **options))
+    torch._dynamo.reset()
+    model = random_model(CONFIG)
+    model.compile_blocks()
+    for size in range(1, 8):
+        idx = random_ids(size, 8)
+        model(idx, idx).backward()  # fullgraph: an error, not the eager function, if there are too many graphs
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "kinds"), [(CONFIG, 3), (TIED, 2)], ids=["default", "tied, without value embeddings"])
 def test_all_layers_share_a_compiled_graph_of_each_kind_with_the_same_names_and_updates(config, kinds, monkeypatch):
     """A part before attention with a value embedding, one without, and a part after it; whatever

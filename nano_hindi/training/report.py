@@ -231,7 +231,8 @@ def print_dry_run(plan: Plan, args: argparse.Namespace, world: World) -> int:
         model = GPT(model_config)
     if data is None:
         owner = "checkpoint" if plan.saved else "model" if plan.parent else "preset"
-        folders = ", ".join(str(given.folder) for given in (*args.data_dir, *args.anneal_data_dir))
+        given = (source.folder for source in (*args.data_dir, *args.anneal_data_dir))
+        folders = ", ".join(str(folder) for folder in given if not (folder / "preprocess_meta.txt").is_file())
         world.print(f"data        none in {folders} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} tokens")
     if plan.saved:
         world.print(f"progress    {position(config, plan.update)}, {max(0, config.updates - plan.update):,} updates left")

@@ -125,7 +125,10 @@ def parent_to_load(args: argparse.Namespace, data: Sources | ChatData | None, sa
     """
     if args.init_from is None:
         return None
-    parent = load_parent(args.init_from)
+    try:
+        parent = load_parent(args.init_from)
+    except UserError as error:
+        raise UserError(f"{error} (a resumed run does not need it)") if saved else error from None
     if saved is not None:
         require_same_parent(saved, parent)
         return None

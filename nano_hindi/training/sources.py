@@ -191,6 +191,8 @@ def different_keys(saved: dict, now: dict) -> list[str]:
     """Return the keys of the records of data `saved` and `now` that differ. A digest is missing, or
     empty, in those of older versions."""
     before, after = _flat(saved), _flat(now)
+    if ("sources" in saved) != ("sources" in now):
+        return ["sources"]
     return [key for key in after if before.get(key) != after[key] and not ("digest" in key and "" in (before.get(key, ""), after[key]))]
 
 
