@@ -59,7 +59,10 @@ def by_definition(world, eval_tokens=10**9):
     itself."""
     tokenizer, _, model, ids, _ = world
     nats, text_nats, text_bytes = [], [], 0
-    for previous, target in list(pairwise(ids))[:eval_tokens]:
+    targets = list(pairwise(ids))
+    in_file, sequences = -(-len(targets) // T), -(-min(eval_tokens, len(targets)) // T)
+    spread = [pair for i in range(sequences) for pair in targets[i * in_file // sequences * T :][:T]]
+    for previous, target in spread[:eval_tokens]:
         nats.append(model.table[previous, target].double().item())
         if target not in tokenizer.special_ids:
             text_nats.append(nats[-1])

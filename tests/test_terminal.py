@@ -108,15 +108,11 @@ def arguments_in_bash(line: str) -> list[str]:
 
 @posix
 def test_every_printed_command_keeps_its_paths(tmp_path, capsys, monkeypatch):
-    """Also that of the error about a folder without checkpoints."""
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)  # as in an activated environment
     folder = tmp_path / 'it\'s $HOME `id` "दिन"\n\x1b[2J'
     folder.mkdir()
     line = report.summary_lines(train_config(), 3, {"loss": 1.0, "val_loss": 1.0, "val_bpb": 1.0}, 5.0, None, folder)[-1]
     assert arguments_in_bash(line) == ["generate.py", "--checkpoint", str(folder), "--interactive"]
-    with pytest.raises(UserError) as error:
-        load_for_inference(folder)
-    assert arguments_in_bash(str(error.value)) == ["train.py", "--config", "25m", "--checkpoint_dir", str(folder)]
     with pytest.raises(UserError) as error:
         load_checkpoint(folder)
     assert arguments_in_bash("python " + re.search(r"--checkpoint_dir .*", str(error.value))[0]) == [
