@@ -87,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     model = model_of(args.tokenizer)
     tokenizer, context = tokenizer_and_context(args.tokenizer, model)
     args.max_length = args.max_length or context
+    if model is not None and args.max_length > context:
+        print(f"notice: finetune.py will leave out conversations of more than {context:,} tokens, the context of {visible(str(model))}")
     with locked(args.output_dir, "is writing conversations there", "--output_dir"):
         make(args, sources, tokenizer)
     named = "MODEL" if model is None else shell_quoted(model)

@@ -269,10 +269,14 @@ def rules(args) -> dict[str, str]:
 
 def next_flags(args) -> str:
     """Return the flags that data/preprocess.py needs for this corpus."""
-    if is_sample(args):
+    flags = ""
+    if args.output_dir != DEFAULT_DIR:
         folder = args.output_dir.parent if args.output_dir.name == "raw" else args.output_dir
-        return f" --input {shell_quoted(args.output_dir / 'hindi_corpus.txt')} --output_dir {shell_quoted(folder)} --train_tokenizer 4096"
-    return "" if args.output_dir == DEFAULT_DIR else f" --input {shell_quoted(args.output_dir / 'hindi_corpus.txt')}"
+        flags = f" --input {shell_quoted(args.output_dir / 'hindi_corpus.txt')} --output_dir {shell_quoted(folder)}"
+    if args.tokenizer:
+        folder = Path(args.tokenizer)
+        return f"{flags} --tokenizer {shell_quoted(folder) if folder.exists() else args.tokenizer}"
+    return f"{flags} --train_tokenizer 4096" if is_sample(args) else flags
 
 
 def leave_alone(corpus: Path, asked: dict, report: bool) -> int:

@@ -181,9 +181,14 @@ def named_tensors(tree: dict) -> Iterator[tuple[str, Tensor]]:
             yield from ((f"{key} {name}", tensor) for name, tensor in named_tensors(content))
 
 
+def without_advice(error: UserError) -> str:
+    """Return what is wrong with a checkpoint, without the advice to use an older one."""
+    return str(error).rpartition("; ")[0]
+
+
 def print_skipped(error: UserError) -> None:
     """Print that a checkpoint was skipped, and why."""
-    print(visible(f"notice: skipped: {error}"), flush=True)
+    print(visible(f"notice: skipped: {without_advice(error)}"), flush=True)
 
 
 def newest_checkpoint(

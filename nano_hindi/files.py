@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from nano_hindi.common import IS_WINDOWS, visible
-from nano_hindi.errors import UserError, naming
+from nano_hindi.errors import UserError, naming, require
 
 LOCK = ".lock"
 HOLDER = ".lock.txt"  # who has locked the folder: on Windows a locked file cannot be read
@@ -48,6 +48,12 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def require_place(flag: str, path: Path) -> None:
+    """Raise UserError if a file cannot be written to `path`, the value of `flag`."""
+    problem = "this is a folder" if path.is_dir() else "its folder does not exist" if not path.parent.is_dir() else None
+    require(problem is None, f"{flag} {path}: {problem}; name a file in a folder that exists")
 
 
 def write_text(path: Path, text: str, errors: str = "backslashreplace") -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import visible
 from nano_hindi.errors import UserError
+from nano_hindi.files import require_place
 from nano_hindi.training.curves import draw_curves, drawable_name, headline
 from nano_hindi.training.metrics import read_metrics
 
@@ -25,8 +26,9 @@ def names_of(folders: list[Path]) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="python -m nano_hindi.plot", description="Plot the curves of one or several runs in one picture.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="checkpoint folder of a run")
-    parser.add_argument("--output", type=Path, default=Path("curves.png"), metavar="FILE", help="the picture to write (PNG)")
+    parser.add_argument("--output", type=Path, default=Path("curves.png"), metavar="FILE", help="the picture to write: .png, .svg, .pdf")
     args = parser.parse_args(argv)
+    require_place("--output", args.output)
     runs = {}
     for name, folder in zip(names_of(args.runs), args.runs, strict=True):
         runs[name] = read_metrics(folder / "metrics.jsonl")

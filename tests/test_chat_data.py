@@ -191,7 +191,8 @@ def test_the_folder_holds_what_the_template_makes_and_a_second_run_leaves_it(tmp
     assert stories["val"] <= {c.story for c in itertools.islice(unseen(0, 0.1), 50)}
     assert metadata["licence"].startswith("MIT")
     output = capsys.readouterr().out
-    assert "dropped: longer than max_length" in output
+    assert "notice" not in output
+    assert "dropped: longer than 900 tokens (--max_length)" in output
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "chat").iterdir()}
     assert run(tmp_path / "chat", tokenizer_dir, *arguments) == 0
     assert "already there" in capsys.readouterr().out
@@ -281,7 +282,7 @@ def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, toke
     assert info.train_documents + info.val_documents == 60
     output = capsys.readouterr().out
     assert "1 dropped: not a JSON object" in output
-    assert "1 dropped: longer than max_length" in output
+    assert "1 dropped: longer than 1,024 tokens (--max_length)" in output
     assert "60 kept" in output
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     (tmp_path / "object.json").write_text("{}")

@@ -315,3 +315,13 @@ def test_empty_folder_has_no_newest_checkpoint(tmp_path):
     assert ckpt.newest_checkpoint(tmp_path / "nowhere") is None
     with pytest.raises(UserError, match=r"; check the path, or train a model first: \S+ \S*train\.py$"):  # not into this folder
         load_for_inference(tmp_path)
+
+
+def test_advice_fits_a_folder_whose_checkpoints_are_all_damaged(tmp_path, capsys):
+    for step in (6, 8):
+        (tmp_path / f"checkpoint_step{step}.pt").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no checkpoint in .* loads; copy the files again, or move the folder away and train again$"):
+        load_for_inference(tmp_path)
+    skipped = capsys.readouterr().out
+    assert skipped.count("notice: skipped") == 2
+    assert "use an older one" not in skipped

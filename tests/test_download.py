@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -90,7 +91,8 @@ def test_local_files_become_a_corpus_in_the_given_order(tmp_path, tokenizer_dir,
     assert metadata["source"] == f"{a}, {b}"
     output = capsys.readouterr().out
     assert f"60 documents, {tokens:,} tokens of {tokenizer_dir}" in output
-    assert re.search(r"next: \S*python\S* data/preprocess\.py", output)
+    flags = output.partition("data/preprocess.py ")[2]
+    assert shlex.split(flags) == ["--input", str(corpus), "--output_dir", str(tmp_path), "--tokenizer", str(tokenizer_dir)]
 
 
 def test_download_stops_with_the_document_that_reaches_the_budget(tmp_path, tokenizer_dir, monkeypatch):

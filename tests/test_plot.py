@@ -192,6 +192,16 @@ def test_command_compares_runs_with_any_names(tmp_path):
         assert folder.name in done.stdout
 
 
+def test_format_of_the_picture_is_that_of_its_name(tmp_path, capsys):
+    folder = write(tmp_path / "run", records(5))
+    for name, begin in (("x.svg", b"<?xml"), ("x.PDF", b"%PDF")):
+        assert main([str(folder), "--output", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_bytes().startswith(begin)
+    for name, message in (("x.xyz", "not the name of a picture"), ("x", "not the name of a picture"), ("none/x.png", "its folder does not exist")):
+        assert main([str(folder), "--output", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_damaged_metrics_are_drawn_without_a_warning_from_what_is_valid(tmp_path, capsys):
     """Each panel has values at the ends of what is plausible, and values that are missing or
     invalid."""

@@ -326,6 +326,16 @@ def test_dry_run_refuses_what_the_run_would_refuse(data_dir, straight, capsys, f
     assert words in errors.pop()
 
 
+def test_dry_run_refuses_a_sequence_longer_than_a_split(data_dir, tmp_path, capsys):
+    for flags in (["--sequence_len", 10**6], ["--sequence_len", 4000]):  # longer than train.bin, than val.bin
+        errors = set()
+        for mode in ([], ["--dry_run"]):
+            assert start(data_dir, tmp_path / "run", *mode, *flags) == 2
+            errors.add(capsys.readouterr().err)
+        assert len(errors) == 1
+        assert "but one sequence needs" in errors.pop()
+
+
 def test_dry_run_works_without_the_data_and_refuses_other_data(data_dir, straight, tmp_path, capsys):
     assert start(tmp_path / "none", straight, "--resume", "auto", "--dry_run") == 0
     assert re.search(r"data        none in .*; the vocabulary is the checkpoint's, \d+ tokens", capsys.readouterr().out)

@@ -145,7 +145,7 @@ def test_printed_commands_run_one_after_the_other_in_a_folder_with_any_name(tmp_
     for expected in ("data/preprocess.py", "train.py", None):
         command = line.split("next: ")[1].replace("--train_tokenizer 4096", "--train_tokenizer 600")
         if expected is None:
-            command += " --config tiny --dry_run --device cpu"
+            command += " --config tiny --sequence_len 64 --dry_run --device cpu"
         done = run_command(["bash", "-c", command])
         assert done.returncode == 0, done.stderr
         line = done.stdout.splitlines()[-1]

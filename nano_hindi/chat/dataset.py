@@ -31,7 +31,6 @@ from nano_hindi.sample.questions import Conversation, conversations
 from nano_hindi.tokenizer import Tokenizer
 
 METADATA = "preprocess_meta.txt"
-TOO_LONG = "dropped: longer than max_length"
 
 
 def conversations_file(folder: Path, split: str) -> Path:
@@ -68,6 +67,7 @@ class Writer:
 
     def __init__(self, folder: Path, tokenizer: Tokenizer, max_length: int, val_fraction: float):
         self.folder, self.tokenizer, self.max_length, self.val_fraction = folder, tokenizer, max_length, val_fraction
+        self.too_long = f"dropped: longer than {max_length:,} tokens (--max_length)"
         self.mender = Mender()
         self.counts = self.mender.counts
         # more text is surely too long; the tokenizer takes a minute and 5 GB for a text of 50 MB
@@ -116,7 +116,7 @@ class Writer:
             if (messages := self.mender(record)) is None:
                 continue
             if sum(len(message["content"].encode()) for message in messages) > self._most_bytes:
-                self.counts.update({TOO_LONG: 1, "kept": -1})
+                self.counts.update({self.too_long: 1, "kept": -1})
                 continue
             batch.append((key, messages))
             characters += sum(len(message["content"]) for message in messages)
@@ -133,7 +133,7 @@ class Writer:
         kept = 0
         for (key, messages), rendered in zip(batch, render_batch(self.tokenizer, [messages for _, messages in batch]), strict=True):
             if len(rendered.ids) > self.max_length:
-                self.counts.update({TOO_LONG: 1, "kept": -1})
+                self.counts.update({self.too_long: 1, "kept": -1})
                 continue
             text = self.tokenizer.normalize(first_question(messages) if key is None else key)
             split = SPLITS[is_for_validation(text.encode(), self.val_fraction)]

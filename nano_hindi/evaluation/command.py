@@ -26,7 +26,7 @@ from nano_hindi.common import ROOT, pick_device, visible
 from nano_hindi.console import Progress
 from nano_hindi.corpus.documents import read_source
 from nano_hindi.errors import UserError
-from nano_hindi.files import write_text
+from nano_hindi.files import require_place, write_text
 from nano_hindi.ranges import whole
 
 if TYPE_CHECKING:
@@ -83,10 +83,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise UserError("--trust_remote_code is for a model of --hf; omit it")
     if args.questions and args.hf:
         raise UserError("--questions is for a model of --checkpoint; omit one of --questions and --hf")
-    if args.json and (args.json.is_dir() or not args.json.parent.is_dir()):
-        raise UserError(
-            f"--json {args.json}: {'this is a folder' if args.json.is_dir() else 'its folder does not exist'}; name a file in a folder that exists"
-        )
+    if args.json:
+        require_place("--json", args.json)
     return args
 
 

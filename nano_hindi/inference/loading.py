@@ -80,6 +80,7 @@ def _latest_model(folder: Path) -> tuple[Path, dict]:
         if newest is not None and (trained is None or newest[1]["step"] > trained["step"]):
             return newest
     if trained is None:
-        which = "no checkpoint that loads" if checkpoints else "no checkpoint"
-        raise UserError(f"there is {which} in {folder}; check the path, or train a model first: {python_command('train.py')}")
+        if checkpoints:
+            raise UserError(f"no checkpoint in {folder} loads; copy the files again, or move the folder away and train again")
+        raise UserError(f"there is no checkpoint in {folder}; check the path, or train a model first: {python_command('train.py')}")
     return model, trained

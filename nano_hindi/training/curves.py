@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from nano_hindi.console import count
+from nano_hindi.errors import require
 from nano_hindi.files import replacing
 from nano_hindi.training.metrics import read_metrics
 
@@ -60,11 +61,16 @@ class LiveCurves:
 
 
 def draw_curves(runs: dict[str, list[dict]], picture: Path) -> None:
-    """Draw `picture` (PNG) from the records of one or several runs. The keys of `runs` are their
-    names."""
+    """Draw `picture` from the records of one or several runs. The keys of `runs` are their names.
+
+    Raises UserError for a suffix that is not of a format of matplotlib: .png, .svg, .pdf, ...
+    """
     figure = make_figure(runs)
+    formats = figure.canvas.get_supported_filetypes()
+    suffix = picture.suffix.removeprefix(".").lower()
+    require(suffix in formats, f"{picture} is not the name of a picture; end it with one of .{', .'.join(sorted(formats))}")
     with replacing(picture) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+        figure.savefig(temporary, format=suffix, dpi=100)
 
 
 def make_figure(runs: dict[str, list[dict]]) -> Figure:

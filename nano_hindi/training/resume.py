@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from nano_hindi.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped
+from nano_hindi.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped, without_advice
 from nano_hindi.common import compute_dtype, visible
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, from_dict
 from nano_hindi.distributed import World, from_main, require_same
@@ -80,7 +80,7 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
 
     With --dry_run there may be no data yet, and without --resume the folder is not looked at.
     Raises UserError if flags, data and checkpoint contradict each other, if the folders of data and
-    checkpoints are the same, or if the ranks differ.
+    checkpoints are the same, if the data is too small, or if the ranks differ.
     """
     folders = [given.folder for given in (*args.data_dir, *args.anneal_data_dir)]
     if args.checkpoint_dir.resolve() in [folder.resolve() for folder in folders]:
@@ -112,6 +112,9 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
     if plan.anneal_start not in (None, config.anneal_start):
         asked, kept = (updates * config.gradient_accumulation_steps for updates in (config.anneal_start, plan.anneal_start))
         world.print(f"notice: the anneal begins after step {kept:,}, not {asked:,} as this budget would have it: what has been read cannot change")
+    if data is not None:  # raise UserError now if a split is shorter than a sequence, not at the first evaluation
+        data.val_batches(config, 1, world)
+        data.loader(config, plan.anneal_start)
     if plan.update < config.updates or args.dry_run:
         return plan
     return dataclasses.replace(plan, has_files=from_main(world, lambda: holds_end(args.checkpoint_dir, plan.step)))
@@ -169,8 +172,9 @@ def _newest_of(folder: Path) -> dict | None:
     newest = newest_checkpoint(folder, errors.append)
     remedy = "move the folder away to start a new run, or choose another --checkpoint_dir"
     if newest is None and errors:
-        reason = str(errors[0]).rpartition("; ")[0]  # without the advice to use an older checkpoint: none loads
-        raise UserError(f"no checkpoint in {folder} loads; the newest: {reason}; resume the run with the version that wrote it, {remedy}")
+        raise UserError(
+            f"no checkpoint in {folder} loads; the newest: {without_advice(errors[0])}; resume the run with the version that wrote it, {remedy}"
+        )
     if newest is None and _has_model(folder):
         raise UserError(f"{folder} holds a model.pt but no checkpoint, and training cannot resume from weights alone; {remedy}")
     for error in errors:

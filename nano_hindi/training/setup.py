@@ -97,11 +97,9 @@ class Run:
 def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     """Build the run of a plan that is not finished yet, and print its start page.
 
-    Raises UserError if the data is too small, if the model does not fit in memory, or if the ranks
-    differ.
+    Raises UserError if the model does not fit in memory, or if the ranks differ.
     """
     model_config, config, data, saved = plan.model_config, plan.config, plan.data, plan.saved
-    data.val_batches(config, 1, world)  # fails now if a val.bin is too short, not at the first evaluation
     loader = data.loader(config, plan.anneal_start)
 
     memory.require_memory(model_config, world.device)
