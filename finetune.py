@@ -24,6 +24,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags. Raises UserError for a wrong value."""
     parser = Parser(prog="finetune.py", description="Fine-tune a model of train.py on conversations. The data comes from data/chat.py.")
     parser.add_argument(
         "--checkpoint",

@@ -27,16 +27,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description="Continue Hindi text with a trained model. Without --prompt: a few built-in prompts.",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE|DIR", help="a checkpoint, a model.pt, or a folder that holds them")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--prompt", metavar="TEXT", help="text to continue; - reads it from stdin; empty: generate from nothing")
-    what.add_argument("--interactive", action="store_true", help="write a text together with the model, line by line; with a chat model: --chat")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--prompt", metavar="TEXT", help="text to continue; - reads it from stdin; empty: generate from nothing")
+    source.add_argument("--interactive", action="store_true", help="write a text together with the model, line by line; with a chat model: --chat")
     parser.add_argument("--chat", action="store_true", help="talk to a chat model; with --prompt: print the answer to it alone")
     parser.add_argument(
         "--num_samples", type=whole(1, 10_000), default=1, metavar="N", help="texts per prompt, generated in one batch, separated by a line ---"
     )
     for name, setting in SETTINGS.items():
-        what = setting.metadata
-        parser.add_argument(f"--{name}", type=what["valid"], default=setting.default, metavar=what["metavar"], help=what["help"])
+        metadata = setting.metadata
+        parser.add_argument(f"--{name}", type=metadata["valid"], default=setting.default, metavar=metadata["metavar"], help=metadata["help"])
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
     args = parser.parse_args(argv)
     args.settings = Settings(**{name: getattr(args, name) for name in SETTINGS})

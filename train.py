@@ -6,6 +6,7 @@ torchrun --nproc_per_node=4 train.py --config 25m
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from nano_hindi.flags import WeightedFolder, add_flags, add_run_flags, weighted_
 ROOT = Path(__file__).resolve().parent
 
 
-def parse(argv: list[str] | None):
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags. Raises UserError for a wrong value."""
     parser = Parser(prog="train.py", description="Train a Hindi GPT from scratch. The data comes from data/download.py and data/preprocess.py.")
     parser.add_argument("--config", metavar="NAME", help=f"preset: {', '.join(PRESETS)} (default: {DEFAULT_PRESET})")
     parser.add_argument(
@@ -56,7 +58,9 @@ def main(argv: list[str] | None = None) -> int:
         from nano_hindi.training.report import print_dry_run
         from nano_hindi.training.resume import plan_run
 
-        return print_dry_run(plan_run(args, world), args, world) if args.dry_run else start_or_resume(args, world)
+        if args.dry_run:
+            return print_dry_run(plan_run(args, world), args, world)
+        return start_or_resume(args, world)
 
 
 if __name__ == "__main__":

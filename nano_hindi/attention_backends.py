@@ -91,15 +91,16 @@ def fa3_backend(module: Any) -> Backend:
     or the hub's kernel."""
     attend_func, attend_with_cache = module.flash_attn_func, module.flash_attn_with_kvcache
 
+    def output(result: Any) -> Tensor:
+        return result[0] if isinstance(result, tuple) else result  # older builds return (out, lse)
+
     def attend(q: Tensor, k: Tensor, v: Tensor, left: int) -> Tensor:
-        out = attend_func(q, k, v, causal=True, window_size=(left, 0))
-        return out[0] if isinstance(out, tuple) else out  # older builds return (out, lse)
+        return output(attend_func(q, k, v, causal=True, window_size=(left, 0)))
 
     def attend_cached(
         q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor | None, v: Tensor | None, cache_seqlens: int | Tensor, left: int
     ) -> Tensor:
-        out = attend_with_cache(q, k_cache, v_cache, k=k, v=v, cache_seqlens=cache_seqlens, causal=True, window_size=(left, 0))
-        return out[0] if isinstance(out, tuple) else out
+        return output(attend_with_cache(q, k_cache, v_cache, k=k, v=v, cache_seqlens=cache_seqlens, causal=True, window_size=(left, 0)))
 
     return Backend("fa3", attend, attend_cached)
 

@@ -1,5 +1,5 @@
-"""Choose the device and the compute dtype, know an Intel CPU, test whether torch.compile works, and
-show text of unknown origin.
+"""Choose the device and the compute dtype, detect an Intel CPU, test whether torch.compile works,
+and escape control characters in text from outside.
 
 torch is imported inside the functions, so that `--help` answers at once.
 """

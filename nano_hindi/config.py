@@ -22,13 +22,11 @@ from nano_hindi.ranges import Range, Switch, whole
 
 LR_SCHEDULES = ("cosine", "plateau")
 VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a multiple of this, for the matmul's tiles
-
-
 INIT_LR_FRACTION = 0.1  # default of --init_lr_fraction in a run with --init_from
 FINETUNE = {"epochs": 2, "batch_size": 16, "lr_scale": 0.6}  # defaults of finetune.py (docs/LOG.md compares others)
 
 _INT64 = 2**63
-_INDEX = 2**31  # of sequences, steps within an update and context: far beyond any memory
+_INDEX = 2**31  # limit of sequence counts, steps per update and context lengths: far beyond any memory
 _COUNT = whole(1, _INT64)
 _INTERVAL = whole(0, _INT64)
 _LEARNING_RATE = Range(float, 0, 1e6)  # larger ones overflow float32 within a few updates

@@ -155,12 +155,12 @@ class EpochStream:
 
     def at(self, start: int, count: int) -> np.ndarray:
         """Return the numbers at the positions `start` to `start + count`, int64 (count,)."""
-        parts = []
+        chunks = []
         while count > 0:
             epoch, first = divmod(start, self.n)
-            parts.append(self._order(epoch)[first : first + count])
-            start, count = start + len(parts[-1]), count - len(parts[-1])
-        return np.concatenate(parts)
+            chunks.append(self._order(epoch)[first : first + count])
+            start, count = start + len(chunks[-1]), count - len(chunks[-1])
+        return np.concatenate(chunks)
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Result = TypeVar("Result")
+_TORCHRUN_HINT = (
+    "torchrun sets RANK and related variables: start `torchrun --nproc_per_node=N train.py ...`, or unset RANK and LOCAL_RANK to train on one device"
+)
 
 
 @dataclass(frozen=True)
@@ -128,11 +131,6 @@ def _store_of_this_start(store: dist.Store, rank: int, size: int) -> dist.Store:
             raise dist.DistStoreError(f"not all {size} ranks have connected")
         time.sleep(0.01)
     return dist.PrefixStore(prefix, store)
-
-
-_TORCHRUN_HINT = (
-    "torchrun sets RANK and related variables: start `torchrun --nproc_per_node=N train.py ...`, or unset RANK and LOCAL_RANK to train on one device"
-)
 
 
 def _check_torchrun() -> tuple[int, bool]:
@@ -248,8 +246,8 @@ def weight_sums(model: nn.Module) -> dict[str, int]:
 
 @contextlib.contextmanager
 def only_run_in(folder: Path, world: World) -> Iterator[None]:
-    """Keep other runs out of `folder` until the block ends. Creates the folder if it is missing,
-    and then removes it if it is still empty at the end.
+    """Keep other runs out of `folder` until the block ends. If the folder is missing, create it;
+    remove it at the end if it is still empty.
 
     Raises UserError on every rank if another run uses it.
     """

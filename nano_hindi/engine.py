@@ -85,7 +85,7 @@ class KVCache:
         return True
 
     def repeat(self, n: int) -> None:
-        """Repeat the only row n times: texts with the same prompt share its prefill. Raises
+        """Repeat the only row n times, so that n texts share the prefill of one prompt. Raises
         UserError if there is not enough memory."""
         if n == 1:
             return
@@ -100,7 +100,8 @@ class JoinedCaches(KVCache):
     """The caches of B texts of different lengths, one row each, as one: a forward pass reads the
     weights once for all of them, and only attention is computed text by text.
 
-    So a text can join or leave between two tokens without a copy.
+    So a text can join or leave between two tokens without a copy. It has what a forward pass needs,
+    not `rewind` and `repeat`.
     """
 
     def __init__(self, caches: Sequence[KVCache]):
@@ -133,13 +134,13 @@ def sample_token(logits: Tensor, temperature: float, top_k: int | None, generato
     p = (logits / max(temperature, MIN_TEMPERATURE)).softmax(dim=-1)
     if top_p < 1:
         if ids is None:
-            p, ids = _likeliest(p, top_p)
+            p, ids = _most_likely(p, top_p)
         p = p * (p.cumsum(dim=-1) - p < top_p)
     column = _draw(p, generator)
     return column if ids is None else ids.gather(1, column[:, None]).squeeze(1)
 
 
-def _likeliest(p: Tensor, total: float) -> tuple[Tensor, Tensor]:
+def _most_likely(p: Tensor, total: float) -> tuple[Tensor, Tensor]:
     """Return the largest of each row of p (B, V) in descending order, and their ids (B, n): enough
     of them to sum to `total`.
 
@@ -226,8 +227,8 @@ def generate_batch(
 
 
 class Sampler:
-    """Sample the tokens of `n_texts` texts that begin with `tokens`: the arguments, and what is
-    raised, are those of `generate_batch`."""
+    """Sample the tokens of `n_texts` texts that begin with `tokens`. Takes the arguments of
+    `generate_batch`, and raises what it raises."""
 
     def __init__(
         self,

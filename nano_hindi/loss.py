@@ -157,8 +157,8 @@ def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
 
 
 def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return losses (n,), and, where the gradient is wanted, u (n, V) and the factor (n, 1) of its
-    rows; of logits over c, z (n, V), which are overwritten."""
+    """Return the losses (n,) of z (n, V), the logits divided by c, and `with_gradient` u (n, V) and
+    the factor (n, 1) of each of its rows. May overwrite z."""
     counts = (targets != IGNORED)[:, None]
     index = targets[:, None].masked_fill(~counts, 0)
     t = z.gather(1, index).to(torch.promote_types(z.dtype, torch.float32)).tanh_()
@@ -175,16 +175,16 @@ def _eager_pass(z: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor,
     """Return u in place of z (n, V), its target's column still e (1 - t^2), and S (n, 1)."""
     totals = z.new_empty(len(z), 1, dtype=torch.promote_types(z.dtype, torch.float32))
     rows = max(1, ROWS_BYTES[_kind(z)] // (4 * z.shape[1]))
-    for part, total in zip(z.split(rows), totals.split(rows), strict=True):
-        t = part.to(totals.dtype).tanh_()  # part itself if that is its dtype
+    for chunk, total in zip(z.split(rows), totals.split(rows), strict=True):
+        t = chunk.to(totals.dtype).tanh_()  # chunk itself if that is its dtype
         e = (torch.mul(t, softcap) if with_gradient else t.mul_(softcap)).exp_()
         torch.sum(e, 1, keepdim=True, out=total)
         if with_gradient:
             torch.ops.aten.tanh_backward.grad_input(e, t, grad_input=t)  # e (1 - t^2)
             if z.dtype == torch.float16:
                 t.mul_(FP16_SCALE / total)
-            if t is not part:
-                part.copy_(t)
+            if t is not chunk:
+                chunk.copy_(t)
     return z, totals
 
 

@@ -89,10 +89,10 @@ def normalized(weights: Sequence[Fraction]) -> list[Fraction]:
     """Return positive weights divided by their sum. If their common denominator is above
     LONGEST_PERIOD they are rounded to multiples of 1 / LONGEST_PERIOD, at least 1, by the largest
     remainders."""
-    shares = [weight / sum(weights) for weight in weights]
-    if math.lcm(*(share.denominator for share in shares)) <= LONGEST_PERIOD:
-        return shares
-    scaled = [share * LONGEST_PERIOD for share in shares]
+    fractions = [weight / sum(weights) for weight in weights]
+    if math.lcm(*(fraction.denominator for fraction in fractions)) <= LONGEST_PERIOD:
+        return fractions
+    scaled = [fraction * LONGEST_PERIOD for fraction in fractions]
     counts = [max(1, int(count)) for count in scaled]
     while (missing := LONGEST_PERIOD - sum(counts)) != 0:
         step = 1 if missing > 0 else -1

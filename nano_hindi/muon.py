@@ -330,9 +330,11 @@ class Muon(torch.optim.Optimizer):
     # ---- ownership: rank r owns the slots r K to (r + 1) K of every group
 
     def _slots(self, group: dict) -> int:
+        """Return K, the number of slots of each rank for the matrices of a group."""
         return -(-len(group["params"]) // self.world_size)
 
     def _own(self, group: dict, items: list) -> list:
+        """Return those of `items`, one for each matrix of the group, that this rank owns."""
         slots = self._slots(group)
         return items[self.rank * slots : (self.rank + 1) * slots]
 

@@ -25,7 +25,7 @@ from nano_hindi.saved_state import require_alike
 REFERENCE_WIDTH = 768  # learning rates of embeddings and lm_head are given for this width, and scale with (n_embd / 768) to these powers
 EMBEDDING_WIDTH_EXPONENT = -0.5
 UNEMBEDDING_WIDTH_EXPONENT = -1.0  # lm_head adds up n_embd channels; at widths from 64 to 192 this was better than -0.5 (docs/LOG.md)
-RESID_LAMBDA_RATE = 0.01  # fraction of adamw_scalar_lr: these multiply the residual stream in every layer (nanochat's value)
+RESID_LAMBDA_LR_FRACTION = 0.01  # fraction of adamw_scalar_lr: these multiply the residual stream in every layer (nanochat's value)
 X0_LAMBDA_BETA1 = 0.96  # averages over more updates than the rest: a few scalars with noisy gradients (nanochat's value)
 # The blocks begin as the identity and the final norm cancels every scale, so in the first update
 # the gradient of these scalars is nothing but rounding (measured: 1e-10, against 1e-3 from the
@@ -85,7 +85,7 @@ class TrainOptimizer:
             "value_embeds": (config.adamw_value_embedding_lr * embedding_factor, betas, config.adamw_eps),
             "lm_head": (config.adamw_unembedding_lr * unembedding_factor, betas, config.adamw_eps),
             "tied": (config.adamw_tied_lr * unembedding_factor, betas, config.adamw_eps),
-            "resid_lambdas": (config.adamw_scalar_lr * RESID_LAMBDA_RATE, betas, SCALAR_EPS),
+            "resid_lambdas": (config.adamw_scalar_lr * RESID_LAMBDA_LR_FRACTION, betas, SCALAR_EPS),
             "x0_lambdas": (config.adamw_scalar_lr, (X0_LAMBDA_BETA1, config.adamw_beta2), SCALAR_EPS),
         }
         groups = [

@@ -193,7 +193,7 @@ def test_nucleus_of_a_large_vocabulary_equals_that_of_a_full_sort():
     logits = torch.randn(3, 68_096, generator=generator) * torch.tensor([[6.0], [2.0], [0.5]])
     for rows in (logits, logits[:1], logits[1:2]):
         for top_p in (0.3, 0.9, 0.99):
-            p, ids = engine._likeliest(rows.softmax(-1), top_p)
+            p, ids = engine._most_likely(rows.softmax(-1), top_p)
             kept = torch.zeros_like(rows, dtype=torch.bool).scatter(1, ids, p.cumsum(-1) - p < top_p)
             ordered, order = rows.double().softmax(-1).sort(-1, descending=True)
             expected = torch.zeros_like(kept).scatter(1, order, ordered.cumsum(-1) - ordered < top_p)

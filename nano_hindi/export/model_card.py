@@ -154,7 +154,7 @@ class Card:
             **({} if self.is_chat else {"preset": f"`{self.training['preset']}`"}),  # finetune.py has a recipe of its own
             "update": f"{t.sequences_per_update:,} {sequences}: {t.tokens_per_update:,} tokens",
             "matrices of the blocks": f"Muon, learning rate {t.muon_lr:g}, momentum {t.muon_momentum:g}, second moment {t.muon_beta2:g}",
-            "all other weights": f"AdamW, betas {t.adamw_beta1:g} and {t.adamw_beta2:g}; learning rates at width 768: {self.table_rates(t)}; "
+            "all other weights": f"AdamW, betas {t.adamw_beta1:g} and {t.adamw_beta2:g}; learning rates at width 768: {self.table_learning_rates(t)}; "
             f"scalars {t.adamw_scalar_lr:g}",
             "schedule": t.schedule_text,
             "weight decay, clipping": f"{t.weight_decay:g}, {t.grad_clip:g}",
@@ -162,14 +162,14 @@ class Card:
         }
         return ["## Training", "", *table(rows)]
 
-    def table_rates(self, t: TrainConfig) -> str:
+    def table_learning_rates(self, t: TrainConfig) -> str:
         """Return the learning rates of the tables that the model has."""
         tables = {"wte": t.adamw_embedding_lr, "value embeddings": t.adamw_value_embedding_lr, "lm_head": t.adamw_unembedding_lr}
         if self.config.tie_embeddings:
             tables = {"wte and lm_head": t.adamw_tied_lr, "value embeddings": t.adamw_value_embedding_lr}
         if not self.config.value_embeddings:
             del tables["value embeddings"]
-        return ", ".join(f"{name} {rate:g}" for name, rate in tables.items())
+        return ", ".join(f"{name} {lr:g}" for name, lr in tables.items())
 
     def sources(self) -> list[dict[str, str]]:
         """Return for each source of the text its entries `source`, `licence`, `revision` and, if

@@ -42,10 +42,10 @@ class TextStream:
 
         The last one is held back until the next begins.
         """
-        piece = b"".join([self._piece_bytes[token] for token in tokens])
-        if self._strip_space and piece:
-            piece, self._strip_space = piece.removeprefix(b" "), False
-        *complete, last = self._clusters(self._last + self._decoder.decode(piece)) or [""]
+        data = b"".join([self._piece_bytes[token] for token in tokens])
+        if self._strip_space and data:
+            data, self._strip_space = data.removeprefix(b" "), False
+        *complete, last = self._clusters(self._last + self._decoder.decode(data)) or [""]
         self._last = last[-MAX_HELD:]
         return "".join(complete) + last[:-MAX_HELD]
 
@@ -148,8 +148,8 @@ def print_texts(model: GPT, tokenizer: Tokenizer, prompt: str, settings: Setting
     """
     waiting, shown = [""] * (n_texts - 1), stdout_filter()
     with collected_interrupts() as stop:
-        for piece, *others in stream_texts(model, tokenizer, prompt, settings, n_texts, stop):
-            print(shown(piece), end="", flush=True)
+        for first, *others in stream_texts(model, tokenizer, prompt, settings, n_texts, stop):
+            print(shown(first), end="", flush=True)
             waiting = [text + new for text, new in zip(waiting, others, strict=True)]
         print("".join(f"\n---\n{shown(text)}" for text in waiting), flush=True)
     if stop.is_set():

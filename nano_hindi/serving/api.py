@@ -197,7 +197,7 @@ class _Api:
         async def events() -> AsyncIterator[str]:
             try:
                 yield _event(reply("", None, True))
-                async for text in generation.pieces():
+                async for text in generation.texts():
                     yield _event(reply(text, None, False))
                 yield _event(reply("", generation.finish_reason, False))
                 if wanted.includes_usage:
@@ -226,7 +226,7 @@ class _Generation:
     """
 
     def __init__(self, served: Served, wanted: GenerationRequest, client: str):
-        self._served, self._wish, self._n_tokens = served, wanted, 0
+        self._served, self._request, self._n_tokens = served, wanted, 0
         self.finish_reason: str | None = None
         self._received: asyncio.Queue[int | Exception | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -247,25 +247,25 @@ class _Generation:
     def __exit__(self, *exc_info: object) -> None:
         self._served.scheduler.cancel(self._text)
 
-    async def pieces(self) -> AsyncIterator[str]:
+    async def texts(self) -> AsyncIterator[str]:
         """Yield the text in whole characters."""
-        answer = self._wish.answer
+        answer = self._request.answer
         while not answer.has_stopped and (item := await self._received.get()) is not None:
             if isinstance(item, Exception):
                 raise item
             self._n_tokens += 1
             if text := answer.push(item):
                 yield text
-        self.finish_reason = "length" if self._n_tokens == self._wish.max_tokens and not answer.has_stopped else "stop"
+        self.finish_reason = "length" if self._n_tokens == self._request.max_tokens and not answer.has_stopped else "stop"
         if text := answer.flush():
             yield text
 
     async def whole(self) -> str:
-        return "".join([text async for text in self.pieces()])
+        return "".join([text async for text in self.texts()])
 
     def usage(self) -> dict[str, int]:
-        asked, made = len(self._wish.tokens), self._n_tokens
-        return {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made}
+        prompt, completion = len(self._request.tokens), self._n_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 class _EventStream(StreamingResponse):

@@ -75,7 +75,8 @@ def draw_curves(runs: dict[str, list[dict]], picture: Path) -> None:
 
 def make_figure(runs: dict[str, list[dict]]) -> Figure:
     """Return a figure with one panel for each of PANELS, and a legend if there are several runs. A
-    panel without values says so. That of the validation shows the sources of a single run too."""
+    panel without values says so. For a single run, that of the validation also shows each
+    source."""
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
     figure = Figure(figsize=(8.4, 7))

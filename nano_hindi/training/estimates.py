@@ -28,7 +28,7 @@ PEAK_TFLOPS = {
     "RTX 5080": 112.6,
     "RTX 5090": 209.5,
 }
-EXPECTED_UTILISATION = 0.4  # fraction of the measured matmul speed, for time estimates before the first update
+EXPECTED_UTILIZATION = 0.4  # fraction of the measured matmul speed, for time estimates before the first update
 
 
 def peak_flops(device: torch.device) -> float | None:

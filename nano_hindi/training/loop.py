@@ -32,7 +32,7 @@ from nano_hindi.training.setup import RECOMPUTED, Run, open_run
 from nano_hindi.training.stop import StopSignal
 
 Result = TypeVar("Result")
-BAD_UPDATES_IN_A_ROW = 3  # then the run stops: more data will not fix it
+MAX_NONFINITE_IN_A_ROW = 3  # then the run stops: more data will not fix it
 
 
 def start_or_resume(args: argparse.Namespace, world: World, chat: bool = False) -> int:
@@ -87,7 +87,7 @@ def saved_if_data_fails(run: Run) -> Iterator[None]:
 def make_updates(run: Run, stop: StopSignal) -> None:
     """Run the loop. Between updates: log, evaluate, sample and save, each when its interval is
     due."""
-    config, bad_in_a_row, first = run.config, 0, run.update + 1
+    config, nonfinite_in_a_row, first = run.config, 0, run.update + 1
     if evaluation_is_pending(config, run.update, run.latest):
         evaluate(run, stop)
     if run.is_finished:  # a resumed run in which only the work of its end is left
@@ -99,9 +99,9 @@ def make_updates(run: Run, stop: StopSignal) -> None:
             run.console.print(f"{report.position(config, run.update)} | the anneal begins, with {run.data.anneal_text}")
         loss, norm, lr_scale = retried(run, stop, lambda: train_update(run, stop))
         run.pace.mark(run.update)
-        is_good = math.isfinite(loss) and math.isfinite(norm)
-        run.meter.add(loss if is_good else None, config.tokens_per_update)
-        bad_in_a_row = 0 if is_good else report_bad_update(run, loss, norm, lr_scale, bad_in_a_row)
+        is_finite = math.isfinite(loss) and math.isfinite(norm)
+        run.meter.add(loss if is_finite else None, config.tokens_per_update)
+        nonfinite_in_a_row = 0 if is_finite else report_skipped_update(run, loss, norm, lr_scale, nonfinite_in_a_row)
         if config.is_due(config.log_interval, run.update):
             log(run, norm, lr_scale)
         show_status(run, loss)
@@ -118,7 +118,7 @@ def make_updates(run: Run, stop: StopSignal) -> None:
 
 def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
     """Make the next update. Returns the mean loss over all ranks, the norm of the averaged
-    gradient, and the factor on the learning rates.
+    gradient, and the learning-rate multiplier.
 
     Each rank computes the gradients of its own sequences, a device batch at a time. The sum of its
     losses is divided by targets / ranks, not by its own number of targets: averaged over the ranks,
@@ -224,21 +224,21 @@ def collect_garbage() -> None:
         gc.freeze()
 
 
-def report_bad_update(run: Run, loss: float, norm: float, lr_scale: float, bad_in_a_row: int) -> int:
-    """Count an update that the optimizer skipped because of a non-finite loss or gradient. Raises
-    UserError after several in a row."""
+def report_skipped_update(run: Run, loss: float, norm: float, lr_scale: float, nonfinite_in_a_row: int) -> int:
+    """Report an update that the optimizer skipped because of a non-finite loss or gradient. Returns
+    the number of them in a row. Raises UserError at the limit."""
     run.skipped += 1
     if math.isfinite(loss) and run.loss_scale.enabled and run.loss_scale.value >= 1:  # fp16 finds its loss scale this way
-        return bad_in_a_row
+        return nonfinite_in_a_row
     run.console.print(f"{report.position(run.config, run.update)} | loss {loss:.4g}, norm {norm:.4g}: skipped")
-    if bad_in_a_row + 1 >= BAD_UPDATES_IN_A_ROW:
+    if nonfinite_in_a_row + 1 >= MAX_NONFINITE_IN_A_ROW:
         run.saver.wait()
         saved = list_checkpoints(run.folder)
         raise UserError(
-            f"non-finite loss or gradient in {BAD_UPDATES_IN_A_ROW} updates in a row, up to step {run.step} (learning rate {run.config.muon_lr * lr_scale:.2e}); "
-            f"start a new run with lower learning rates; the last good checkpoint is {saved[-1][1] if saved else 'none yet'}"
+            f"non-finite loss or gradient in {MAX_NONFINITE_IN_A_ROW} updates in a row, up to step {run.step} (learning rate {run.config.muon_lr * lr_scale:.2e}); "
+            f"start a new run with lower learning rates; {f'the newest checkpoint is {saved[-1][1]}' if saved else 'there is no checkpoint yet'}"
         )
-    return bad_in_a_row + 1
+    return nonfinite_in_a_row + 1
 
 
 def log(run: Run, norm: float, lr_scale: float) -> None:
@@ -263,7 +263,7 @@ def log(run: Run, norm: float, lr_scale: float) -> None:
 def show_status(run: Run, loss: float) -> None:
     if run.console.is_live:
         left = run.pace.left(run.update, run.config.updates)
-        run.console.status(report.status_line(run.config, run.update, loss, run.meter.rate, left, run.console.columns))
+        run.console.status(report.status_line(run.config, run.update, loss, run.meter.tokens_per_second, left, run.console.columns))
 
 
 def evaluate(run: Run, stop: StopSignal) -> None:

@@ -19,7 +19,7 @@ from nano_hindi.console import bar, count, duration, python_command, shell_quote
 from nano_hindi.distributed import World
 from nano_hindi.eval import Evaluation
 from nano_hindi.model import GPT
-from nano_hindi.training.estimates import EXPECTED_UTILISATION, matmul_flops
+from nano_hindi.training.estimates import EXPECTED_UTILIZATION, matmul_flops
 from nano_hindi.training.memory import MEMORY_FRACTION, activation_bytes, choose_device_batch_size, state_bytes
 from nano_hindi.training.resume import Plan
 
@@ -44,11 +44,11 @@ def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
     n = model.num_params()
     labels = {"blocks": "blocks", "wte": "wte" if n["lm_head"] else "wte, also lm_head,", "lm_head": "lm_head", "value_embeds": "value embeddings"}
     kinds = ", ".join(f"{label} {count(n[kind])}" for kind, label in labels.items() if n[kind])
+    tokens = train.updates * train.tokens_per_update
     return [
         f"parameters  {count(n['total'])} ({n['total']:,})",
         f"            {kinds}, scalars {n['scalars']}",
-        f"tokens      {count(train.updates * train.tokens_per_update)}: {train.updates * train.tokens_per_update / n['total']:.3g} per parameter, "
-        f"{train.updates * train.tokens_per_update / n['blocks']:.3g} per parameter of the blocks",
+        f"tokens      {count(tokens)}: {tokens / n['total']:.3g} per parameter, {tokens / n['blocks']:.3g} per parameter of the blocks",
     ]
 
 
@@ -71,13 +71,13 @@ def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: Wor
         activations, how = activation_bytes(config, dtype, recompute=True), "with each block computed again in the backward pass"
         sequences = _expected_at_once(train, config.sequence_len, world, state, activations)
         how += "" if sequences else ": not even one fits on this device"
-    rate = matmul_flops(world.device, dtype)
-    tokens_per_second = EXPECTED_UTILISATION * rate / model.flops_per_token() * world.size
+    flops_per_second = matmul_flops(world.device, dtype)
+    tokens_per_second = EXPECTED_UTILIZATION * flops_per_second / model.flops_per_token() * world.size
     seconds = (train.updates - updates_made) * train.tokens_per_update / tokens_per_second
     return [
         f"memory      about {(state + sequences * activations) / 1e9:.3g} GB with {sequences} sequences at once, {how}",
         f"            {state / 1e9:.3g} GB of weights, gradients and optimizer states + {activations / 1e9:.3g} GB for each sequence",
-        f"time        about {duration(seconds)} at {count(tokens_per_second)} tokens/s: an estimate, {EXPECTED_UTILISATION:.0%} of the {rate / 1e12:.2g} TFLOP/s measured here",
+        f"time        about {duration(seconds)} at {count(tokens_per_second)} tokens/s: an estimate, {EXPECTED_UTILIZATION:.0%} of the {flops_per_second / 1e12:.2g} TFLOP/s measured here",
     ]
 
 
@@ -97,7 +97,7 @@ class Meter:
 
     def __init__(self, state: dict | None = None):
         self.loss_sum, self.updates = (state["loss_sum"], state["updates"]) if state else (0.0, 0)
-        self.rate: float | None = None  # tokens per second, at the last `read`
+        self.tokens_per_second: float | None = None  # at the last `read`
         self._start_interval()
 
     def state_dict(self) -> dict:
@@ -124,10 +124,10 @@ class Meter:
         """Return (mean loss, tokens per second) since the last call. The loss is nan if every
         update was skipped."""
         loss = self.loss_sum / self.updates if self.updates else math.nan
-        self.rate = self.tokens / max(1e-9, time.perf_counter() - self.start)
+        self.tokens_per_second = self.tokens / max(1e-9, time.perf_counter() - self.start)
         self.loss_sum, self.updates = 0.0, 0
         self._start_interval()
-        return loss, self.rate
+        return loss, self.tokens_per_second
 
 
 class Pace:

@@ -23,7 +23,7 @@ from nano_hindi.training.sources import Sources, different_keys, open_sources
 
 @dataclass(frozen=True)
 class Plan:
-    """A run as the flags of train.py ask for it, before anything is built."""
+    """A run as the command line asks for it, before anything is built."""
 
     preset: str
     model_config: GPTConfig
@@ -31,7 +31,7 @@ class Plan:
     data: Sources | ChatData | None  # None only for --dry_run before there is any data
     saved: dict | None  # the checkpoint to resume from; None for a new run
     parent: Parent | None = None  # the model that a new run begins with; None: new weights, or those of `saved`
-    has_files: bool = False  # whether the folder holds all that the end of the run writes, as far as the run is
+    has_files: bool = False  # whether the folder holds the checkpoint of `step` and a model.pt of that step
 
     @property
     def update(self) -> int:

@@ -186,8 +186,10 @@ def require_same_weights(model: GPT, world: World) -> None:
 def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: Sequences, model: GPT, optimizer: TrainOptimizer) -> int:
     """Select the attention backend, compile the kernels, and return the device batch size. Prints
     the start page."""
-    mc, config = plan.model_config, plan.config
-    backend = select_backend(world.device, model.compute_dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=True)
+    model_config, config = plan.model_config, plan.config
+    backend = select_backend(
+        world.device, model.compute_dtype, head_dim=model_config.head_dim, n_head=model_config.n_head, n_kv_head=model_config.n_kv_head, training=True
+    )
     is_chat = isinstance(plan.data, ChatData)  # each length of a conversation would be compiled separately
     if not (is_chat or args.no_compile):
         keep_compiled_kernels()
@@ -199,15 +201,15 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
         f"compile     {'on: the first update takes a minute or two' if why_eager is None else f'off ({why_eager})'}",
         *report.parameter_lines(model, config),
         *plan.data.lines(config, plan.anneal_start),
-        *report.plan_lines(mc, config),
-        *report.estimate_lines(model, mc, config, world, model.compute_dtype, plan.update),
+        *report.plan_lines(model_config, config),
+        *report.estimate_lines(model, model_config, config, world, model.compute_dtype, plan.update),
     ):
         world.print(line)
     memory.forbid_spilling(world.device)
     compiles_loss = why_eager is None and world.device.type == "cuda"  # on a CPU the eager loss stays within the cache and is as fast
     # allocated later: the optimizer's states, and a second chunk of logits by the compiled loss
-    to_come = (0 if plan.update else memory.optimizer_bytes(model.num_params())) + compiles_loss * LOSS_CHUNK_BYTES["cuda"]
-    size = fitting_batch_size(config, world, loader, model, to_come)
+    bytes_to_come = (0 if plan.update else memory.optimizer_bytes(model.num_params())) + compiles_loss * LOSS_CHUNK_BYTES["cuda"]
+    size = fitting_batch_size(config, world, loader, model, bytes_to_come)
     # only now: each size that was tried would be compiled separately, half a minute on a GPU;
     # without compile it needs more memory, which errs on the safe side
     if why_eager is None:
@@ -218,7 +220,7 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
     return size
 
 
-def fitting_batch_size(config: TrainConfig, world: World, loader: Sequences, model: GPT, to_come: int) -> int:
+def fitting_batch_size(config: TrainConfig, world: World, loader: Sequences, model: GPT, bytes_to_come: int) -> int:
     """Return the number of sequences that the device takes at once, see
     `memory.choose_device_batch_size`; a GPU tries it with the first sequences of the data."""
 
@@ -237,4 +239,6 @@ def fitting_batch_size(config: TrainConfig, world: World, loader: Sequences, mod
         return True
 
     per_rank = config.sequences_per_rank(world.size)
-    return memory.choose_device_batch_size(config.device_batch_size, per_rank, model.config.sequence_len, try_step, to_come, world, recompute_blocks)
+    return memory.choose_device_batch_size(
+        config.device_batch_size, per_rank, model.config.sequence_len, try_step, bytes_to_come, world, recompute_blocks
+    )

@@ -77,8 +77,8 @@ class Sources:
         """Return (prompt, text) for each sample prompt. The text begins with the prompt and is on
         one line."""
         settings = Settings(max_tokens=SAMPLE_TOKENS, seed=seed)
-        texts = ("".join(piece for (piece,) in stream_texts(model, self.tokenizer, prompt, settings)) for prompt in SAMPLE_PROMPTS)
-        return [(prompt, " ".join(text.split())) for prompt, text in zip(SAMPLE_PROMPTS, texts, strict=True)]
+        samples = ("".join(text for (text,) in stream_texts(model, self.tokenizer, prompt, settings)) for prompt in SAMPLE_PROMPTS)
+        return [(prompt, " ".join(sample.split())) for prompt, sample in zip(SAMPLE_PROMPTS, samples, strict=True)]
 
     def val_batches(self, config: TrainConfig, batch_size: int, world: World) -> dict[str, Batches]:
         """Return this rank's batches for an evaluation, by the name of the source. Raises UserError

@@ -34,7 +34,7 @@ from nano_hindi.config import get_config, get_train_config
 from nano_hindi.distributed import World
 from nano_hindi.model import GPT
 from nano_hindi.optim import TrainOptimizer
-from nano_hindi.training.estimates import EXPECTED_UTILISATION, PEAK_TFLOPS
+from nano_hindi.training.estimates import EXPECTED_UTILIZATION, PEAK_TFLOPS
 from optimizer_step import take_step
 
 FLOAT = 4  # bytes; gradients and weights are sent in their own dtype
@@ -125,7 +125,7 @@ def main() -> None:
     print("\nEstimates, not measured on several GPUs: the fraction of one GPU's speed that each further GPU adds (without hiding transfers)\n")
     print("| GPU | tokens/s of one | link | 2 GPUs | 4 GPUs | 8 GPUs |\n|---|---|---|---|---|---|")
     for gpu, links in BOXES.items():
-        rate = args.tokens_per_second or EXPECTED_UTILISATION * PEAK_TFLOPS[gpu] * 1e12 / flops
+        rate = args.tokens_per_second or EXPECTED_UTILIZATION * PEAK_TFLOPS[gpu] * 1e12 / flops
         seconds = recipe.tokens_per_update / rate
         adamw = ADAMW_PASSES * FLOAT * (n["total"] - n["blocks"]) / MEMORY_RATE[gpu]
         # the backward of the trunk, 2/3 of its operations, for the last device batch
@@ -138,7 +138,7 @@ def main() -> None:
                 with_hiding, without = ((seconds / x - 1) / (processes - 1) for x in times)
                 cells.append(f"{with_hiding:.0%} ({without:.0%})")
             print(
-                f"| {gpu} | {rate:,.0f}{'' if args.tokens_per_second else f' ({EXPECTED_UTILISATION:.0%} of peak)'} | {link} | "
+                f"| {gpu} | {rate:,.0f}{'' if args.tokens_per_second else f' ({EXPECTED_UTILIZATION:.0%} of peak)'} | {link} | "
                 + " | ".join(cells)
                 + " |"
             )
