@@ -303,7 +303,7 @@ def test_batch_too_large_for_memory_is_a_user_error():
 def test_temperature_0_and_top_k_1_take_the_most_probable_token():
     logits = torch.randn(500, 101, generator=torch.Generator().manual_seed(0))
     best = logits.argmax(-1)
-    for temperature, top_k in ((0, None), (0, 50), (1.0, 1), (5.0, 1), (1e-9, None), (1e-42, 50)):
+    for temperature, top_k in ((0, None), (0, 50), (1.0, 1), (5.0, 1), (1e-9, None), (1e-40, None), (1e-42, 50)):
         assert (sample_token(logits * 15, temperature, top_k, torch.Generator().manual_seed(1)) == best).all()
 
 
