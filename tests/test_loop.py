@@ -50,7 +50,7 @@ def prefetch_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 6])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6])
 def test_batches_of_any_update_are_this_ranks_sequences_in_order(size):
     for rank in (0, 1):
         with TrainBatches(Positions(), per_update=12, device_batch_size=size, rank=rank, world_size=2) as batches:
