@@ -210,6 +210,7 @@ def test_text_is_dropped(text, rule):
         GOOD + " Contact us: ls -l, gS is the stiffness; vkSj",
         "सूर्य अस्त हो गया, चिड़ियाँ लौट आईं अपने घोंसले की ओर। दिन भर की थकान, रात की गोद, मीठी नींद, नए सपने।",  # few of the common words
         GOOD + " " + SANSKRIT,
+        f"{GOOD} {('abcd ' * 15).strip()}",  # 56 % of the letters are Devanagari
     ],
 )
 def test_text_is_kept(text):
