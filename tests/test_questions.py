@@ -90,14 +90,17 @@ def test_an_answer_ends_at_a_stop_text_and_is_right_only_if_it_ended_by_itself(t
 
 def test_every_question_is_asked_in_correct_hindi():
     asked: Counter[int] = Counter()
+    checked: set[str] = set()
     rng = random.Random(2)
-    for _ in range(3000):
+    for _ in range(2500):
         story = compose(rng)
         for question in questions_of(story):
             asked[QUESTIONS.index(question) if question.wordings != MORAL else -1] += 1
             for template in (*question.wordings, *question.answers):
                 text = story.fill(template)
-                assert not story_grammar.mistakes(text), text
+                if text not in checked:
+                    assert not story_grammar.mistakes(text), text
+                checked.add(text)
     assert min(asked[i] for i in range(-1, len(QUESTIONS))) > 5
 
 
