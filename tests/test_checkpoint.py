@@ -284,6 +284,16 @@ def test_non_finite_weights_are_named(tmp_path, value):
     assert ckpt.require_finite(state(6)["model_state_dict"]) is None
 
 
+def test_non_finite_weights_are_not_saved(tmp_path):
+    ckpt.save_checkpoint(tmp_path, state(1), keep=1)
+    broken = state(2)
+    broken["model_state_dict"]["lm_head.weight"][3, 2] = float("nan")
+    for save in (lambda: ckpt.save_checkpoint(tmp_path, broken, keep=1), lambda: ckpt.save_model(tmp_path, broken)):
+        with pytest.raises(UserError, match=r"lm_head\.weight has 1 non-finite values of 512"):
+            save()
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint_step1.pt"]
+
+
 def test_partial_files_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
     halves = ["checkpoint_step7.pt.tmp", "model.pt.tmp", "metrics.jsonl.tmp", "curves.png.tmp"]
     others = ["notes.tmp", "my_checkpoint_step7.pt.tmp", "checkpoint_step7.pt", "model.pt"]

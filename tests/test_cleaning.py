@@ -185,6 +185,7 @@ KRUTI_DEV = "Hkkjr ,d fo'kky ns'k gS vkSj ;gk¡ vusd Hkk\"kk,¡ cksyh tkrh gSaA 
         (GOOD + " \ufffd", "broken encoding"),
         (GOOD + "\ud800", "broken encoding"),
         ("The river is long, and the farmer sells mangoes at the market. " * 3 + GOOD[:40], "not Devanagari"),
+        (f"{GOOD} {'abcd ' * 23}", "not Devanagari"),  # 45 % of the letters are
         ("12345 67890 !!! " * 10, "not Devanagari"),
         ("আমার সোনার বাংলা, আমি তোমায় ভালোবাসি। চিরদিন তোমার আকাশ, তোমার বাতাস", "not Devanagari"),
         ("", "not Devanagari"),
@@ -209,6 +210,7 @@ def test_text_is_dropped(text, rule):
         GOOD + " Contact us: ls -l, gS is the stiffness; vkSj",
         "सूर्य अस्त हो गया, चिड़ियाँ लौट आईं अपने घोंसले की ओर। दिन भर की थकान, रात की गोद, मीठी नींद, नए सपने।",  # few of the common words
         GOOD + " " + SANSKRIT,
+        f"{GOOD} {('abcd ' * 15).strip()}",  # 56 % of the letters are Devanagari
     ],
 )
 def test_text_is_kept(text):

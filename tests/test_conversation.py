@@ -102,27 +102,6 @@ def test_answers_are_those_to_the_template_s_prompt_though_no_turn_is_read_twice
     assert talk.unseen
 
 
-def test_cache_forgets_only_what_leaves_all_that_its_windows_see(model):
-    """The next logits are those of a new cache; else it refuses."""
-    config, outcomes = model.config, []
-    torch.manual_seed(0)
-    ids = torch.randint(3, config.vocab_size, (1, 3 * config.sequence_len + 5))
-    for position in (ids.size(1) - 1, ids.size(1) - config.sequence_len // 2, 1):
-        caches = [engine.KVCache(config, 1, "cpu", model.compute_dtype) for _ in range(2)]
-        with torch.inference_mode():
-            for token in ids[0]:
-                engine.next_logits(model, token[None, None], caches[0])
-            outcomes.append(caches[0].rewind(position))
-            if outcomes[-1]:
-                engine.next_logits(model, ids[:, :position], caches[1])
-                logits = [engine.next_logits(model, ids[:, :1], cache) for cache in caches]
-                torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
-            else:
-                assert caches[0].position == ids.size(1)
-    assert outcomes[0]
-    assert not outcomes[-1]
-
-
 @pytest.mark.parametrize("written", ["हाँ।\n### उपयोगकर्ता:\nक्या", "हाँ।\n\n### सहायक:\nऔर", " हाँ। \n"])
 def test_stop_strings_and_space_around_the_answer_are_not_printed(model, trained, monkeypatch, capsys, written):
     talk = Conversation(model, trained.tokenizer, Settings())

@@ -161,7 +161,7 @@ def test_sample_finds_damage_as_often_as_documented(tmp_path, monkeypatch, damag
     assert all(is_found([i]) for i in (0, 399))
     assert all(is_found([i], every=True) for i in range(400))
     found = sum(is_found(random.sample(range(1, 399), damaged)) for _ in range(600)) / 600
-    assert found == pytest.approx(1 - (1 - damaged / 398) ** 62, abs=0.08)
+    assert found == pytest.approx(1 - (1 - damaged / 398) ** 62, abs=0.12)
 
 
 def test_small_file_is_checked_whole_at_every_start(tmp_path, monkeypatch):
@@ -185,6 +185,20 @@ def test_file_that_shrinks_is_an_error_for_every_reader(token_file, tmp_path, si
     next(validation)
     os.truncate(path, size)
     for read in (lambda: sequences.batch(0, 37), lambda: list(validation), lambda: list(file.chunk_digests())):
+        with pytest.raises(DataError, match=r"t\.bin was truncated or changed while it was in use; restore it"):
+            read()
+
+
+def test_file_that_changes_in_place_is_an_error_for_every_reader(token_file, tmp_path):
+    path = tmp_path / "t.bin"
+    path.write_bytes(token_file.read_bytes())
+    file = TokenFile(path, VOCAB)
+    file.require_digests(list(file.chunk_digests()), every=True)
+    sequences, validation = SequenceLoader(file, T, 1), val_batches(file, T, 4, 10**6)
+    next(validation)
+    path.write_bytes(b"\0" * file.size)
+    os.utime(path, (1, 1))  # a clock may be too coarse for two writes
+    for read in (lambda: sequences.batch(0, 1), lambda: next(validation)):
         with pytest.raises(DataError, match=r"t\.bin was truncated or changed while it was in use; restore it"):
             read()
 

@@ -1,10 +1,12 @@
 """Documents round-trip to the byte, whatever they contain; files from other sources are read, or
 refused in one line."""
 
+import contextlib
 import gzip
 import json
 import random
 import tracemalloc
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -85,17 +87,26 @@ def test_corpus_saved_by_a_windows_editor_has_the_same_documents(tmp_path):
     assert [text.replace("\r\n", "\n") for text in read_source(tmp_path / "w.txt")] == texts
 
 
+@contextlib.contextmanager
+def traced() -> Iterator[Callable[[], int]]:
+    """Trace the memory of Python's objects in the block. Returns a function for its peak, in
+    bytes."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def test_reading_holds_one_document_in_memory(tmp_path):
     with open(tmp_path / "c.txt", "wb") as file:
         for text in standin.documents(2000):
             for _ in range(12):
                 write_document(file, text)
     assert (tmp_path / "c.txt").stat().st_size > 5_000_000
-    tracemalloc.start()
-    assert sum(1 for _ in read_documents(tmp_path / "c.txt")) == 24_000
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 500_000
+    with traced() as peak:
+        assert sum(1 for _ in read_documents(tmp_path / "c.txt")) == 24_000
+        assert peak() < 500_000
 
 
 def test_jsonl_and_parquet_are_read_in_order(tmp_path):
@@ -111,13 +122,11 @@ def test_jsonl_and_parquet_are_read_in_order(tmp_path):
 def test_parquet_is_read_by_row_group(tmp_path):
     texts = ["x" * 10_000 + str(i) for i in range(3000)]
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=100, compression="none", use_dictionary=False)
-    tracemalloc.start()
-    before = pa.total_allocated_bytes()
-    most = max(pa.total_allocated_bytes() - before for _ in read_source(tmp_path / "a.parquet"))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert most < 15_000_000  # of 30 MB
-    assert peak < 15_000_000
+    with traced() as peak:
+        before = pa.total_allocated_bytes()
+        most = max(pa.total_allocated_bytes() - before for _ in read_source(tmp_path / "a.parquet"))
+        assert most < 15_000_000  # of 30 MB
+        assert peak() < 15_000_000
 
 
 @pytest.mark.parametrize("use_dictionary", [True, False])
@@ -320,11 +329,9 @@ def test_huge_line_is_read_once_and_not_by_every_chunk(tmp_path):
         (tmp_path / name).write_bytes(raw + b"\n")
         first, *others = chunks(tmp_path / name, 100_000)
         assert [len(text) for text in first.read()] in ([3_000_001], [3_000_000])
-        tracemalloc.start()
-        assert not any(text for chunk in others for text in chunk.read())
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 500_000
+        with traced() as peak:
+            assert not any(text for chunk in others for text in chunk.read())
+            assert peak() < 500_000
 
 
 def test_words_of_a_long_text_are_those_that_split_finds():
@@ -404,13 +411,11 @@ def test_reading_a_compressed_file_needs_little_memory(tmp_path, end):
     copy = compressed(tmp_path / "a.txt", end)
     plan, before = chunks(copy), pa.total_allocated_bytes()
     most = 0
-    tracemalloc.start()
-    for chunk in plan:
-        for _ in chunk.read():
-            most = max(most, pa.total_allocated_bytes() - before)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1_000_000
+    with traced() as peak:
+        for chunk in plan:
+            for _ in chunk.read():
+                most = max(most, pa.total_allocated_bytes() - before)
+        assert peak() < 1_000_000
     assert most < 5_000_000
 
 

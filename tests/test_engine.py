@@ -1,5 +1,6 @@
 """Generation: the KV cache against full recomputation, sampling against its probabilities."""
 
+import copy
 import itertools
 
 import pytest
@@ -129,6 +130,24 @@ def test_texts_that_join_and_leave_a_batch_get_the_logits_they_get_alone(model, 
             new = torch.stack([texts[row, cache.position :][:1] for row, cache in active])
             logits = engine.next_logits(model, new, engine.JoinedCaches([cache for _, cache in active]))
             torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+def test_cache_is_rewound_to_exactly_the_positions_whose_windows_it_holds(model, monkeypatch):
+    """After each of 60 tokens. From the earliest of these positions, the logits are those of the
+    whole text."""
+    monkeypatch.setattr(engine, "PREFILL_TOKENS", 1)
+    ids, cache = random_ids(1, 60), KVCache(CONFIG, 1, "cpu", torch.float32)
+    with torch.inference_mode():
+        whole = model(ids)[0]
+        for end in range(1, 60):
+            engine.next_logits(model, ids[:, end - 1 : end], cache)
+            layers = [(window, end - length) for window, length in zip(CONFIG.windows, cache._lengths, strict=True)]  # and its oldest token
+            held = [position for position in range(end + 1) if all(max(0, position - window + 1) >= oldest for window, oldest in layers)]
+            assert [position for position in range(end + 1) if copy.copy(cache).rewind(position)] == held
+            rewound, first = copy.deepcopy(cache), held[0]
+            rewound.rewind(first)
+            logits = engine.next_logits(model, ids[:, first : first + 1], rewound)
+            torch.testing.assert_close(logits[0], whole[first], atol=1e-4, rtol=0)
 
 
 def test_rewound_and_repeated_cache_continues_as_the_whole_texts(model):
@@ -284,7 +303,7 @@ def test_batch_too_large_for_memory_is_a_user_error():
 def test_temperature_0_and_top_k_1_take_the_most_probable_token():
     logits = torch.randn(500, 101, generator=torch.Generator().manual_seed(0))
     best = logits.argmax(-1)
-    for temperature, top_k in ((0, None), (0, 50), (1.0, 1), (5.0, 1), (1e-9, None), (1e-42, 50)):
+    for temperature, top_k in ((0, None), (0, 50), (1.0, 1), (5.0, 1), (1e-9, None), (1e-40, None), (1e-42, 50)):
         assert (sample_token(logits * 15, temperature, top_k, torch.Generator().manual_seed(1)) == best).all()
 
 

@@ -407,6 +407,11 @@ def test_config_has_the_standard_names(theirs, ours):
     assert_same(15.0 * torch.tanh(theirs.get_output_embeddings()(hidden) / 15.0), ours(ids))
 
 
+def test_config_without_short_windows_has_no_sliding_window(checkpoint):
+    names = export.config_json(dataclasses.replace(CONFIG, window_pattern="L"), load_tokenizer(checkpoint.parent / "tokenizer"), "float32")
+    assert (names["sliding_window"], set(names["layer_types"])) == (None, {"full_attention"})
+
+
 @torch.no_grad()
 def test_logits_without_a_soft_cap_if_the_config_has_none(exported, theirs):
     model, ids = load(exported["float32"], dtype=torch.float32, final_logit_softcapping=None), some_ids(2, 40)

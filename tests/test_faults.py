@@ -86,9 +86,10 @@ def at_update(monkeypatch, number: int, act):
 @pytest.mark.timeout(1800)
 def test_runs_killed_ten_times_and_resumed_equal_the_uninterrupted_run_to_the_bit(tmp_path):
     (tmp_path / "data").mkdir()
-    tally, found = kill_and_resume(tmp_path, make_data(tmp_path / "data", 60), kills=10, seed=time.time_ns())
+    seed = time.time_ns()
+    tally, found = kill_and_resume(tmp_path, make_data(tmp_path / "data", 60), kills=10, seed=seed)
     assert tally.kills >= 10
-    assert found == []
+    assert found == [], f"seed {seed}"
 
 
 @posix

@@ -13,7 +13,7 @@ import generate
 from nano_hindi.evaluation import command as evaluation
 from nano_hindi.export import __main__ as export
 
-SECONDS = 60  # each takes a few seconds at most; the sizes in these files would take hours, or all memory
+SECONDS = 300  # each takes a few seconds at most; the sizes in these files would take hours, or all memory
 
 
 def nested(depth: int) -> list:

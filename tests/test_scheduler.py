@@ -8,7 +8,7 @@ from torch import nn
 
 from conftest import PATIENCE, wait_until
 from nano_hindi.config import GPTConfig
-from nano_hindi.engine import generate_tokens
+from nano_hindi.engine import KVCache, generate_tokens
 from nano_hindi.model import GPT
 from nano_hindi.serving import scheduler as module
 from nano_hindi.serving.scheduler import BusyError, Scheduler, Text
@@ -78,7 +78,8 @@ def test_active_texts_share_a_forward_pass(model, monkeypatch):
 def test_long_prompt_is_read_between_the_tokens_of_others(model, monkeypatch):
     """In 22 chunks: as far back as the windows reach. Another text of ten tokens ends before."""
     monkeypatch.setattr(module, "PREFILL_TOKENS", 1)
-    events = []
+    events, caches, trunk = [], [], model.trunk
+    monkeypatch.setattr(model, "trunk", lambda ids, cache: caches.append(type(cache)) or trunk(ids, cache))
     long = Text("a", [5] * 1000, 1, (), {}, lambda item: events.append("read"))
     short = Text("b", [1], 10, (), {}, lambda item: (scheduler.submit(long) if not events else None, events.append("token")))
     scheduler = Scheduler(model)
@@ -86,6 +87,7 @@ def test_long_prompt_is_read_between_the_tokens_of_others(model, monkeypatch):
     with scheduler:
         wait_until(lambda: len(events) == 13, "the end of both texts")
     assert events == ["token"] * 11 + ["read"] * 2  # with the end of each
+    assert caches.count(KVCache) == 1 + 22  # the prompts of both
 
 
 def test_clients_take_turns(model, monkeypatch):
@@ -135,6 +137,17 @@ def test_cancelled_texts_leave_at_once(model, monkeypatch):
         scheduler.submit(last)
         assert len(all_of(result)) == 5
         wait_until(lambda: not (scheduler._active or scheduler._joining or scheduler._row or scheduler._waiting), "an empty scheduler")
+        assert nothing.empty()
+
+
+def test_prompt_of_a_cancelled_text_is_read_no_further(model, monkeypatch):
+    monkeypatch.setattr(module, "PREFILL_TOKENS", 1)
+    (cancelled, nothing), (last, received), trunk = make_text(tokens=[5] * 20), make_text(), model.trunk
+    with Scheduler(model) as scheduler:
+        monkeypatch.setattr(model, "trunk", lambda ids, cache: scheduler.cancel(cancelled) or trunk(ids, cache))
+        scheduler.submit(cancelled)
+        scheduler.submit(last)
+        assert len(all_of(received)) == 5
         assert nothing.empty()
 
 

@@ -145,6 +145,9 @@ def test_eos_and_stop_texts_end_an_answer(chat):
     assert (ended.text, ended.finish_reason) == ("", "stop")
     stopped = complete(chat, stop=["⃣", "ॐ"], max_tokens=3000).choices[0]
     assert (stopped.text, stopped.finish_reason) == (spelled(40).partition("⃣")[0], "stop")
+    for n in (15, 16):  # the first n with a whole ॐ; the first at which no mark can follow it
+        last = complete(chat, stop="ॐ", max_tokens=n).choices[0]
+        assert (last.text, last.finish_reason) == (spelled(12), "stop")
     streamed = list(ask(chat, stop="ॐ", max_tokens=3000, stream=True))
     assert "".join(chunk.choices[0].delta.content for chunk in streamed) == spelled(40).partition("ॐ")[0].strip()
     wait_until(chat.is_idle, "the end of the stopped texts")
@@ -209,6 +212,7 @@ def test_conversation_longer_than_the_context_is_refused(chat):
         ({"stop": ["a"] * 5}, 400, "stop"),
         ({"stop": [""]}, 400, "stop"),
         ({"n": 2}, 400, "n is not supported"),
+        ({"n": 0}, 400, "n is not supported"),
         ({"tools": [{"type": "function"}]}, 400, "tools"),
         ({"logprobs": True}, 400, "logprobs"),
     ],

@@ -94,12 +94,12 @@ def test_endless_cluster_is_returned_whole_in_linear_time(cluster, monkeypatch):
 def test_answer_ends_before_a_stop_text_and_is_stripped_however_it_is_cut_into_tokens():
     """Against the whole text. Its prompt, which may end inside a character, is left out."""
     rng, stops = random.Random(0), ("\n### सहायक:", "\n### क")
-    pieces = ["\n", "#", " ", "सहायक", ":", "क", "### ", "अ ", "ि", "\n\n"]
+    pieces = ["\n", "#", " ", "सहायक", ":", "क", "### ", "अ ", "ि", "\n\n", "क\n### क\n### सहायक: अ"]
     tokenizer = SimpleNamespace(piece_bytes=[piece.encode() for piece in pieces], has_dummy_space=False)
     stopped = 0
     for is_chat in (False, True):
         for _ in range(8000):
-            prompt, ids = ([5, 8, 2][: rng.randrange(4)], rng.choices(range(10), k=rng.randrange(14)))
+            prompt, ids = ([5, 8, 2][: rng.randrange(4)], rng.choices(range(len(pieces)), k=rng.randrange(14)))
             stream = AnswerStream(tokenizer, stops[is_chat:], is_chat, prompt, skipped=len(prompt))
             shown = [text for text in map(stream.push, ids) if text]
             stopped += stream.has_stopped

@@ -256,9 +256,10 @@ class _Generation:
             self._n_tokens += 1
             if text := answer.push(item):
                 yield text
+        rest = answer.flush()  # a stop text may end in it
         self.finish_reason = "length" if self._n_tokens == self._request.max_tokens and not answer.has_stopped else "stop"
-        if text := answer.flush():
-            yield text
+        if rest:
+            yield rest
 
     async def whole(self) -> str:
         return "".join([text async for text in self.texts()])
