@@ -7,6 +7,7 @@ from collections import defaultdict
 from nano_hindi import sample
 from nano_hindi.sample import words
 from nano_hindi.sample.plots import PLOTS
+from nano_hindi.sample.world import GROUPS, Line
 
 SEASONS = {
     "आम": "summer",
@@ -48,3 +49,20 @@ def test_fruit_is_found_in_its_season_and_birds_steal_only_what_they_can_lift(mo
     assert thefts.keys() == {thing.word for thing in words.FINDS}
     assert all(not BIRDS & thieves for thing, thieves in thefts.items() if thing in TOO_HEAVY_FOR_BIRDS)
     assert set().union(*thefts.values()) >= BIRDS
+
+
+def test_every_fact_and_trait_is_needed_somewhere():
+    needed, brought = {fact for group in GROUPS for fact in group} | {"newday"}, set()
+
+    def read(part):
+        if isinstance(part, list | tuple):
+            for inner in part:
+                read(inner)
+        elif not isinstance(part, str):
+            needed.update(fact.removeprefix("-").rpartition(".")[2] for fact in getattr(part, "needs", "").split())
+            facts = part.sets if isinstance(part, Line) else getattr(part, "traits", "")
+            brought.update(fact.removeprefix("-") for fact in facts.split())
+
+    for plot in PLOTS:
+        read([plot.parts, words.TRADES, *sample.DEFAULT_CAST.values(), *plot.cast.values()])
+    assert brought <= needed, brought - needed
