@@ -264,7 +264,7 @@ MEDICINE = Plot(
         ],
         moral("सेवा सबसे बड़ा धर्म है।", "प्यार हर रास्ते को छोटा कर देता है।", "जहाँ चाह होती है, वहाँ राह होती है।"),
     ),
-    {"k": [trade for trade in TRADES if trade.word not in ("वैद्य", "दाई")]},
+    {"k": [trade for trade in TRADES if trade.word != "वैद्य"]},
     "old village",
 )
 
