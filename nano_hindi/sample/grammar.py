@@ -122,6 +122,7 @@ class Noun:
         """Return the oblique singular (0), direct plural (1) or oblique plural (2)."""
         for gender, ending, *forms in (
             ("m", "आँ", "एँ", "एँ", "ओं"),
+            ("m", "िया", "िए", "िए", "ियों"),
             ("m", "आ", "ए", "ए", "ओं"),
             ("m", "ा", "े", "े", "ों"),
             ("f", "िया", "िया", "ियाँ", "ियों"),
