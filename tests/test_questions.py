@@ -13,7 +13,7 @@ import pytest
 import standin
 import story_grammar
 from nano_hindi.errors import UserError
-from nano_hindi.evaluation.questions import OPEN_KINDS, Answer, mistakes, unseen_conversations
+from nano_hindi.evaluation.questions import OPEN_KINDS, Answer, ask, mistakes, unseen_conversations
 from nano_hindi.sample import compose, tell
 from nano_hindi.sample.grammar import Noun
 from nano_hindi.sample.questions import MORAL, MOST_QUESTIONS, QUESTIONS, Conversation, conversations, questions_of
@@ -36,6 +36,14 @@ def test_context_too_short_for_the_questions_is_a_user_error(tmp_path):
     assert len(unseen_conversations(tokenizer, 3, 10_000)) == 3
     with pytest.raises(UserError, match="whose context has 20 tokens"):
         unseen_conversations(tokenizer, 3, 20)
+
+
+def test_an_answer_as_long_as_the_longest_story_fits_with_a_small_vocabulary(many, tmp_path, monkeypatch):
+    tokenizer = load_tokenizer(standin.make_tokenizer(tmp_path / "tokenizer"))
+    conversation = max(many, key=lambda conversation: len(conversation.accepted[0]))
+    right = tokenizer.encode_batch([conversation.accepted[0]])[0]
+    monkeypatch.setattr("nano_hindi.evaluation.questions.generate_tokens", lambda _model, _ids, limit, **_: right[:limit])
+    assert next(ask(None, tokenizer, [conversation])).is_right
 
 
 def test_a_story_is_the_one_that_the_corpus_has():
