@@ -21,7 +21,7 @@ from nano_hindi.model import GPT
 from nano_hindi.sample.questions import Conversation
 from nano_hindi.tokenizer import Tokenizer
 
-MAX_TOKENS = 400  # of an answer; the longest story has fewer
+MAX_TOKENS = 400  # of an answer, beyond as many as the story of its conversation has
 N_GRAM = 4  # words
 TRIED = 4  # conversations for each question, in a context that is too short for some
 OPEN_KINDS = ("continue", "tell")  # many answers would be right
@@ -44,9 +44,10 @@ def ask(model: GPT, tokenizer: Tokenizer, conversations: Iterable[Conversation])
     """Yield the model's answer to the last question of each conversation."""
     for conversation in conversations:
         ids = prompt(tokenizer, conversation.messages[:-1])
-        answer = list(generate_tokens(model, ids, MAX_TOKENS, temperature=0, stop_ids=(tokenizer.eos_id,)))
+        limit = len(tokenizer.encode_batch([conversation.story])[0]) + MAX_TOKENS
+        answer = list(generate_tokens(model, ids, limit, temperature=0, stop_ids=(tokenizer.eos_id,)))
         text = tokenizer.decode(answer)
-        yield Answer(conversation, until_stop(text), len(answer) < MAX_TOKENS)
+        yield Answer(conversation, until_stop(text), len(answer) < limit)
 
 
 def unseen_conversations(tokenizer: Tokenizer, count: int, sequence_len: int, seed: int = 0) -> list[Conversation]:

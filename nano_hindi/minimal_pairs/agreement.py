@@ -2,8 +2,8 @@
 in pronouns, possessives and verbs.
 
 Forms that differ only in a nasal sign (है and हैं, थी and थीं) are never contrasted: many leave it
-out in writing. So the number of feminine nouns is not tested. Nor is what regional speech has in
-common use: तुम with a verb in the third person, आप with हो or a command in ओ.
+out in writing. So the number of feminine nouns is not tested. Nor is आप with हो or a command in ओ,
+which is common in speech.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ THING_FRAMES = [
     Frame("यह {n} बहुत _ है।", "+पुराना"),
     Frame("यह {n} बहुत _ है।", "+सस्ता"),
     Frame("यह {n} बहुत _ है।", "+हल्का"),
-    Frame("यह {n} बिलकुल _ है।", "+नया"),
+    Frame("यह {n} बिल्कुल _ है।", "+नया"),
     Frame("{owner} को रास्ते में एक {n} _।", "मिला"),
     Frame("{owner} की माँ को यह {n} बहुत पसंद _।", "आया"),
     Frame("यह {owner} _ {n} है।", "+का"),

@@ -109,7 +109,7 @@ def _tell(rng: random.Random, part: Part, facts: Facts) -> tuple[list[str], Fact
 
 def _cast(rng: random.Random, extras: dict[str, Sequence], facts: Facts) -> tuple[dict, Facts]:
     """Return the characters, things and places of a story, no two with the same name, each possible
-    at its beginning, and the facts with what these bring: traits, and the river of a place."""
+    at its beginning, and the facts with what these bring: traits, and the hills of a place."""
     cast: dict = {}
 
     def add(name: str, candidates: Sequence) -> None:

@@ -118,12 +118,12 @@ PROUD = [
 ]
 HUMBLE = [
     Animal("चींटी", "f", traits="tiny ground bites"),
-    Animal("मधुमक्खी", "f", traits="tiny flies stings"),
+    Animal("मधुमक्खी", "f", traits="tiny stings"),
     Animal("चूहा", "m", traits="tiny ground bites gnaws"),
     Animal("चुहिया", "f", traits="tiny ground bites gnaws"),
     Animal("गिलहरी", "f", traits="tiny gnaws"),
     Animal("मेंढक", "m", traits="tiny ground swims"),
-    Animal("जुगनू", "m", traits="tiny flies glows"),
+    Animal("जुगनू", "m", traits="tiny glows"),
     Animal("झींगुर", "m", traits="tiny ground"),
     Animal("कछुआ", "m", traits="slow ground swims"),
     Animal("घोंघा", "m", traits="slow ground"),

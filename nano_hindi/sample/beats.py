@@ -28,7 +28,6 @@ OPENING = [
 
 CHILD = (
     OPENING,
-    say(sets="child"),
     [
         "{p} {h} नाम {h:+का} एक {h:+छोटा सा} {h.kid} {h:रहता था}।",
         "{p} {h} नाम {h:+का} एक {h.kid} {h:रहता था}।",
@@ -97,13 +96,13 @@ PLACES = [
     say("एक हरे-भरे गाँव में", needs="village"),
     say("एक शांत गाँव में", needs="village"),
     say("भारत के एक छोटे से गाँव में", needs="village"),
-    say("नदी के किनारे बसे एक गाँव में", needs="village", sets="river"),
+    say("नदी के किनारे बसे एक गाँव में", needs="village"),
     say("पहाड़ों के बीच बसे एक गाँव में", needs="village", sets="hills"),
     say("घने जंगल के पास एक गाँव में", needs="village"),
     say("झील के किनारे बसे एक गाँव में", needs="village"),
     say("आम के बागों से घिरे एक गाँव में", needs="village"),
     say("एक छोटे से कस्बे में", needs="town"),
-    say("नदी के पुल के पास बसे एक कस्बे में", needs="town", sets="river"),
+    say("नदी के पुल के पास बसे एक कस्बे में", needs="town"),
     say("पहाड़ी पर बसे एक कस्बे में", needs="town", sets="hills"),
     say("रेलवे स्टेशन के पास बसे एक कस्बे में", needs="town today"),
     say("पुराने किले के नीचे बसे एक कस्बे में", needs="town"),
@@ -118,7 +117,7 @@ PLACES = [
 FORESTS = [
     "एक घने जंगल में",
     "एक हरे-भरे वन में",
-    say("नदी के पास एक जंगल में", sets="river"),
+    "नदी के पास एक जंगल में",
     say("पहाड़ की तलहटी के एक जंगल में", sets="hills"),
     say("{v} के पास एक जंगल में", needs="village"),
     "बाँस के एक घने वन में",

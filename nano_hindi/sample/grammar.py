@@ -88,7 +88,7 @@ class Noun:
     """A noun or a name. A `fixed` noun never changes its form (names, राजा, and nouns with जी). An
     `honorific` noun is singular and agrees as a plural.
 
-    `plural` is its number. `traits` are facts about it (`small flies`), and `needs` the facts
+    `plural` is its number. `traits` are facts about it (`flies light`), and `needs` the facts
     without which it is in no story (`summer` for mangoes); world.py explains both.
     """
 
@@ -122,6 +122,7 @@ class Noun:
         """Return the oblique singular (0), direct plural (1) or oblique plural (2)."""
         for gender, ending, *forms in (
             ("m", "आँ", "एँ", "एँ", "ओं"),
+            ("m", "िया", "िए", "िए", "ियों"),
             ("m", "आ", "ए", "ए", "ओं"),
             ("m", "ा", "े", "े", "ों"),
             ("f", "िया", "िया", "ियाँ", "ियों"),
