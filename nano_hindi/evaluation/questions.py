@@ -71,7 +71,7 @@ def repeated(text: str) -> tuple[int, int]:
 
 def report(answers: Iterable[Answer]) -> tuple[list[str], dict[str, dict]]:
     """Return a table with a line for each kind of question and one for all, and its figures: the
-    share of right answers with its 95 % interval (Wilson 1927), of answers that ended by
+    fraction of right answers with its 95 % interval (Wilson 1927), of answers that ended by
     themselves, and of repeated 4-grams."""
     by_kind: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
