@@ -6,6 +6,8 @@ python tests/benchmarks/attention.py
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 from timing import medians  # puts the repo's root on the path
 from torch.nn.functional import scaled_dot_product_attention
@@ -27,6 +29,7 @@ def dense_mask(q, k, v):
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.manual_seed(0)
     for length in (1024, 4096):
         tensors = [torch.randn(1, length, heads, HEAD_DIM, requires_grad=True) for heads in (HEADS, KV_HEADS, KV_HEADS)]

@@ -112,6 +112,8 @@ def main() -> None:
     if args.train:
         serve()
         return
+    if min(args.busy) != 0 or max(args.busy) == 0:
+        parser.error("--busy needs 0 and a larger number")
     speeds = measure(args.rounds, args.seconds, args.busy)
     medians = {key: statistics.median(values) for key, values in speeds.items()}
     print(

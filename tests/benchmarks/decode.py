@@ -86,8 +86,7 @@ def main() -> None:
     texts = [KVCache(config, 1, "cpu", torch.float32) for _ in range(TEXTS)]
     for length, text_cache in enumerate(texts, start=50):
         next_logits(model, text[:, :length], text_cache)
-    counts = model.num_params()
-    read = 4 * (counts["blocks"] + counts["lm_head"])  # only one row of the embeddings is read
+    read = 4 * (model.num_params()["blocks"] + model.head_weight.numel())  # only one row of the embeddings is read
     memory = torch.randn(256 * 2**20)
     logits, generator = 3 * torch.randn(1, config.vocab_size), torch.Generator().manual_seed(0)
     cached, recomputed, top_k, both, top_p, joined, separate, reading = medians(

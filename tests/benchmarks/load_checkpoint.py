@@ -10,6 +10,7 @@ cache.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import tempfile
 import zlib
@@ -30,6 +31,7 @@ ROUNDS = 7
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     config, recipe = get_config("25m"), get_train_config("25m")
     model = GPT(config)
     model.init_weights()

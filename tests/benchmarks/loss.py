@@ -6,6 +6,8 @@ python tests/benchmarks/loss.py
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 from timing import medians  # puts the repo's root on the path
 from torch.nn import functional as F
@@ -16,6 +18,7 @@ TOKENS, WIDTH, VOCABULARY, SOFTCAP = 1024, 384, 68096, 15.0
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.manual_seed(0)
     x = torch.randn(TOKENS, WIDTH, requires_grad=True)
     weight = torch.empty(VOCABULARY, WIDTH).normal_(0, 0.05).requires_grad_()

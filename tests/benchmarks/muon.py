@@ -19,6 +19,7 @@ from nano_hindi.distributed import World
 from nano_hindi.model import GPT
 from nano_hindi.muon import MIN_MEAN_SQUARE, NORM_SAFETY, POLAR_EXPRESS, second_moment_dim
 from nano_hindi.optim import TrainOptimizer
+from optimizer_step import take_step
 
 
 def plain_adamw(p, g, mean, square, lr, beta1, beta2, eps, correction1, correction2):
@@ -50,15 +51,14 @@ class Plain:
         names = {id(p): name for name, p in model.named_parameters()}
         adamw, muon = (torch.compile(f, dynamic=False) if compiled else f for f in (plain_adamw, plain_muon))
         self.adamw, self.muon, self.steps, self.clip, self.state = adamw, muon, 0, like.grad_clip, {}
-        self.groups = [(True, g) for g in like.muon.param_groups] + [(False, g) for g in like.adamw.param_groups]
-        self.owner = lambda group: [names[id(p)] for p in group["params"]]
-        self.names = [(is_muon, group, self.owner(group)) for is_muon, group in self.groups]
+        groups = [(True, g) for g in like.muon.param_groups] + [(False, g) for g in like.adamw.param_groups]
+        self.groups = [(is_muon, group, [names[id(p)] for p in group["params"]]) for is_muon, group in groups]
 
     @torch.no_grad()
     def step(self, parameters: dict[str, torch.Tensor]) -> None:
         self.steps += 1
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), self.clip)
-        for is_muon, group, names in self.names:
+        for is_muon, group, names in self.groups:
             for name in names:
                 p = parameters[name]
                 if name not in self.state:
@@ -90,7 +90,7 @@ def main() -> None:
     copy = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
     if not args.no_compile:
         ours.compile()
-    rivals = {"ours": (dict(model.named_parameters()), lambda: step(ours)), "straightforward": (copy, lambda: plain.step(copy))}
+    rivals = {"ours": (dict(model.named_parameters()), lambda: take_step(ours)), "straightforward": (copy, lambda: plain.step(copy))}
 
     def wait() -> None:
         if device.type == "cuda":

@@ -127,11 +127,9 @@ def quality(checkpoint: Path, data_dir: Path) -> None:
     windows = tokens[: len(tokens) // (length + 1) * (length + 1)].reshape(-1, length + 1)[:64]
     model = build_model(trained, torch.device("cpu"))
     with torch.inference_mode():
-        expected = sum(
-            float(model(*torch.from_numpy(window)[None].split([length, 1], 1)[:1], torch.from_numpy(window)[None, 1:])) for window in windows
-        )
+        expected = sum(float(model(window[None, :-1], window[None, 1:])) for window in torch.from_numpy(windows))
     expected /= len(windows)
-    print(f"torch, float32    {expected:.5f} nats/token on {windows.size:,} tokens")
+    print(f"torch, float32    {expected:.5f} nats/token on {len(windows) * length:,} tokens")
     for dtype in export.DTYPES["onnx"]:
         with tempfile.TemporaryDirectory() as name:
             assert export.main(["--checkpoint", str(checkpoint), "--output_dir", name, "--format", "onnx", "--dtype", dtype]) == 0

@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, rng = Path(folder) / "train.bin", np.random.default_rng(0)
         with open(path, "wb") as out:
-            for _ in range(round(args.gigabytes * 1e9 / 4e7)):
+            for _ in range(max(1, round(args.gigabytes * 1e9 / 4e7))):
                 rng.integers(VOCAB, size=10_000_000, dtype=np.uint32).tofile(out)
         file = TokenFile(path, VOCAB)
         for T, size in SHAPES:

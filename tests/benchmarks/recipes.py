@@ -25,8 +25,8 @@ from nano_hindi.dataloader import EpochStream, SequenceLoader, TokenFile
 from nano_hindi.model import GPT, Attention, apply_rope, rms_norm
 from nano_hindi.optim import TrainOptimizer
 
-# K. Jordan 2024, kellerjordan.github.io/posts/muon: the same quintic at every iteration
 BOS = 1  # id in tokenizers that data/preprocess.py trains
+# K. Jordan 2024, kellerjordan.github.io/posts/muon: the same quintic at every iteration
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 

@@ -1,6 +1,6 @@
 """Run all checks that need a GPU, in one command:
 
-    python tests/gpu/check.py                       all checks, then a table; under 8 minutes
+    python tests/gpu/check.py                       all checks, then a table
     python tests/gpu/check.py --only attention
     python tests/gpu/check.py --device cpu --small  test the checks themselves
 
