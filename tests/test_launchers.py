@@ -373,10 +373,10 @@ def test_launchers_ignore_what_other_programs_set_for_python_and_pip(machine, na
     (machine.bin / "python3").unlink()
     machine.put(FAKE_PYTHON.replace("#!/bin/bash", f'#!/bin/bash\n! [ {pip_only} ] || [ "${{{name}:-0}}" = 0 ] || exit 99'), machine.bin / "python3")
     machine.make("checkpoints/model.pt")
-    for script in ("setup_env.sh", "run_training.sh", "chat.sh"):
+    for script in ("setup_env.sh", "run_training.sh", "chat.sh", "run_tests.sh"):
         code, out, err = machine.run(script, FAKE_RC="page=1", **{name: "/nowhere"})
         assert (code, err) == (0, "")
-    assert "cannot be installed" not in out
+        assert "cannot be installed" not in out
 
 
 @POSIX
