@@ -20,7 +20,8 @@ fail() { # code, message
 # Set `base` to a Python of 3.10 to 3.14: $PYTHON, or the first suitable one.
 find_python() {
     local candidate answer wrong=
-    for candidate in ${PYTHON:+"$PYTHON"} ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python3.10 python}; do
+    if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3 python3.{14..10} python; fi
+    for candidate; do
         answer=$("$candidate" --version 2>&1) || continue
         if [[ $answer =~ ^Python\ 3\.([0-9]+) ]] && ((BASH_REMATCH[1] >= 10 && BASH_REMATCH[1] <= 14)); then
             base=$candidate

@@ -207,7 +207,7 @@ def test_ctrl_c_during_setup_is_not_reported_as_a_pip_failure(machine):
         ({"FAKE_VERSION": "Python 3.9.18"}, 1, "Python 3.9.18 is too old"),
         ({"FAKE_VERSION": "Python 2.7.18"}, 1, "Python 2.7.18 is too old"),
         ({"FAKE_VERSION": "Python 3.15.0"}, 1, "Python 3.15.0 is too new for PyTorch: use Python 3.10 to 3.14"),
-        ({"PYTHON": "/nowhere/python"}, 1, "/nowhere/python does not start a Python"),
+        ({"PYTHON": "/no where/python or python3"}, 1, "/no where/python or python3 does not start a Python"),
         ({"FAKE_RC": "venv=1 ensurepip=1"}, 3, "apt install python3-venv"),
         ({"FAKE_RC": "venv=1"}, 3, "stub venv fails"),
         ({"FAKE_RC": "pip=1"}, 4, "pip could not install"),
