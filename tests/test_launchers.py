@@ -54,7 +54,7 @@ class Machine:
     """A copy of the launchers in a folder with a difficult name, and a PATH with only a few tools
     and what a test adds."""
 
-    TOOLS = ("bash", "dirname", "cmp", "cp", "rm", "uname", "mkdir", "tr", "touch", "sleep")
+    TOOLS = ("bash", "dirname", "cmp", "cp", "ls", "rm", "uname", "mkdir", "tr", "touch", "sleep")
 
     def __init__(self, folder: Path):
         self.repo, self.bin, self.log = folder / "my & (own) it's नैनो", folder / "bin", folder / "log"
@@ -136,8 +136,7 @@ def test_first_setup_makes_the_environment_and_a_second_does_nothing(machine):
     assert (code, err) == (0, "")
     assert all(line.startswith("setup: ") for line in out.splitlines())
     asked = [call[:3] for call in machine.calls()]
-    assert asked[0] == ["-m", "venv", "--clear"]
-    assert [call for call in asked[1:] if call[0] == "-m"] == [["-m", "pip", "install"]] * 2
+    assert [call for call in asked if call[0] == "-m"] == [["-m", "venv", "--clear"], *[["-m", "pip", "install"]] * 2]
     assert (machine.repo / "venv/.requirements").read_bytes() == (ROOT / "requirements.txt").read_bytes()
     assert machine.run("setup_env.sh") == (0, "", "")
     assert [call[0] for call in machine.calls()] == ["-c"], "a second start calls pip or makes something"
@@ -174,12 +173,23 @@ def test_damaged_or_outdated_environment_is_repaired(ready, damage):
 
 
 @POSIX
-def test_setup_never_replaces_a_folder_with_other_files(machine):
-    machine.make("my photos/a.jpg")
+@pytest.mark.parametrize("file", ["a.jpg", ".hidden", "pyvenv.cfg", ".requirements"])
+def test_setup_replaces_no_files_in_a_folder_that_it_did_not_make(machine, file):
+    """Not even an environment of the user's own, in which it once installed the packages."""
+    machine.make(f"my photos/{file}")
     code, _, err = machine.run("setup_env.sh", VENV="my photos")
-    assert (code, machine.scripts()) == (3, [])
-    assert err.startswith("error: VENV=my photos is a folder with other files")
-    assert (machine.repo / "my photos/a.jpg").exists()
+    assert (code, machine.calls()) == (3, [])
+    assert err.startswith("error: VENV=my photos has files but no Python")
+    assert (machine.repo / "my photos" / file).exists()
+
+
+@POSIX
+@pytest.mark.parametrize("finished", [False, True])
+def test_setup_replaces_an_environment_of_its_own_that_lost_its_python(machine, finished):
+    assert machine.run("setup_env.sh", VENV="my venv", FAKE_RC="" if finished else "pip=1")[0] == (0 if finished else 4)
+    (machine.repo / "my venv/bin/python").unlink()
+    assert machine.run("setup_env.sh", VENV="my venv")[0] == 0
+    assert (machine.repo / "my venv/.requirements").exists()
 
 
 @POSIX
