@@ -339,12 +339,31 @@ def test_setup_installs_the_chosen_build_and_prints_its_notices(machine):
 
 
 def test_python_without_packages_is_refused_before_the_download():
-    setup_env.check_python("AMD64", True, "Windows")
-    setup_env.check_python("arm64", True, "Darwin")
+    for built_for, machine in [("win-amd64", "AMD64"), ("win-amd64", "ARM64"), ("macosx-11.0-universal2", "arm64"), ("linux-x86_64", "x86_64")]:
+        setup_env.check_python(built_for, machine, True)
     with pytest.raises(setup_env.SetupError, match=r"32-bit.*install the 64-bit Python"):
-        setup_env.check_python("x86", False, "Windows")
+        setup_env.check_python("win32", "x86", False)
     with pytest.raises(setup_env.SetupError, match="ARM64 Python: install the 64-bit one"):
-        setup_env.check_python("ARM64", True, "Windows")
+        setup_env.check_python("win-arm64", "ARM64", True)
+    for built_for in ("macosx-10.13-universal2", "macosx-11.0-x86_64"):
+        with pytest.raises(setup_env.SetupError, match=r"no PyTorch for Intel Macs.*arm64 Python"):
+            setup_env.check_python(built_for, "x86_64", True)
+
+
+@pytest.mark.parametrize(
+    ("torch", "triton"), [("2.13.0+cpu", []), ("2.13.0+cu130", ["triton-windows==3.7.*"]), ("2.9.1+cu126", ["triton-windows==3.5.*"])]
+)
+def test_emulated_python_on_windows_on_arm_is_accepted_and_triton_is_for_gpus(torch, triton, tmp_path, monkeypatch):
+    installed = []
+    monkeypatch.setattr(setup_env.platform, "machine", lambda: "ARM64")  # since Python 3.12 the CPU's, not Python's own
+    monkeypatch.setattr(setup_env.sysconfig, "get_platform", lambda: "win-amd64")
+    monkeypatch.setattr(setup_env.importlib.metadata, "version", lambda name: torch)
+    monkeypatch.setattr(setup_env, "nvidia_gpus", lambda: None)
+    monkeypatch.setattr(setup_env, "pip", lambda *arguments, quiet=False: installed.append(arguments[-1]))
+    monkeypatch.setattr(setup_env, "check_imports", lambda system: None)
+    monkeypatch.setattr(setup_env, "allows_long_paths", lambda: True)
+    setup_env.install(tmp_path, "Windows")
+    assert installed == [TORCH, "requirements.txt", *triton]
 
 
 def test_folder_too_deep_for_the_longest_file_is_refused_unless_windows_allows_long_paths():
