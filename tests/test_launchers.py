@@ -729,6 +729,34 @@ def test_run_training_bat_checks_the_flags_before_the_download(windows):
 
 @pytest.mark.wine
 @wine
+@pytest.mark.parametrize(
+    ("words", "passed", "checkpoints"),
+    [
+        (["--checkpoint_dir", "my out\\"], ["--checkpoint_dir", r"my out\."], r"my out\."),
+        (["--checkpoint_dir=out\\", "--x"], [r"--checkpoint_dir=out\.", "--x"], r"out\."),
+        (["--checkpoint_dir", "C:\\", "--x", "a & b"], ["--checkpoint_dir", r"C:\.", "--x", "a & b"], r"C:\."),
+        (["--checkpoint_dir", r"my\out", "", "--x=1"], ["--checkpoint_dir", r"my\out", "", "--x=1"], r"my\out"),
+        (["--data_dir", "my data\\", "--x"], ["--data_dir", r"my data\.", "--x"], "checkpoints"),
+    ],
+)
+def test_run_training_bat_takes_folders_that_end_in_a_backslash(windows, words, passed, checkpoints):
+    options = ["--venv", "--file", r"data\preprocess_meta.txt"]
+    code, output, called = run_batch(windows, "run_training.bat", *words, options=options)
+    assert (code, called[-2:]) == (0, [["train.py", "--resume", "auto", *passed], ["generate.py", "--checkpoint", checkpoints]]), output
+
+
+@pytest.mark.wine
+@wine
+@pytest.mark.parametrize(("model", "passed"), [("my model\\", r"my model\."), ("my model", "my model")])
+@pytest.mark.parametrize("mode", [[], ["terminal"]])
+def test_chat_bat_takes_a_folder_that_ends_in_a_backslash(windows, mode, model, passed):
+    code, output, called = run_batch(windows, "chat.bat", *mode, model, options=["--venv", "--file", r"my model\model.pt"])
+    last = ["generate.py", "--checkpoint", passed, "--interactive"] if mode else ["serve.py", "--checkpoint", passed, "--port", "0", "--open"]
+    assert (code, called[-1]) == (0, last), output
+
+
+@pytest.mark.wine
+@wine
 def test_chat_bat_talks_to_the_chat_model_first(windows):
     code, output, called = run_batch(windows, "chat.bat", options=["--venv"])
     assert (code, called) == (2, [])
