@@ -33,6 +33,8 @@ if defined model goto setup
 for %%d in (checkpoints_chat checkpoints checkpoints\sample) do call :look %%d
 if not defined model goto no_model
 :setup
+rem in mymodel\" the backslash would keep the quote from ending the word
+if "%model:~-1%"=="\" set "model=%model%."
 call ".\setup_env.bat"
 set "rc=%errorlevel%"
 if not "%rc%"=="0" goto end

@@ -6,6 +6,8 @@
 # PYTHON=... names the Python to start from, VENV=... the environment; an active virtual environment is not touched.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
+export PYTHONUTF8=1 PIP_USER=0
+unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX # as in setup_env.sh
 
 bash setup_env.sh
 venv="${VENV:-venv}"
@@ -17,7 +19,7 @@ if ! cmp -s requirements-test.txt "$stamp"; then
     cp requirements-test.txt "$stamp"
 fi
 
-export PYTHONUTF8=1 HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-0}" WANDB_MODE=disabled
+export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-0}" WANDB_MODE=disabled
 choice=()
 if [ "${1:-}" = --fast ]; then
     choice=(-m "not slow")

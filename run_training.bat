@@ -44,22 +44,29 @@ set "train=--config tiny --data_dir data\sample --checkpoint_dir checkpoints\sam
 :words
 rem the further arguments, each with its quotes
 set "words="
+set "previous="
 set "own_data="
 set "no_samples="
 :next_word
 if "%~1"=="" if [%1]==[] goto setup
+set before=%words%
 set words=%words% %1
-set "word=%~1"
+set word=%1
+set "word=%word:"=%"
 if not defined word goto shifted
+rem in "my data\" the backslash would keep the quote from ending the word
+if "%word:~-1%"=="\" set words=%before% "%word%."
+if "%word:~-1%"=="\" set "word=%word%."
 if "%word%"=="--dry_run" set "no_samples=1"
 if "%word%"=="--help" set "no_samples=1"
 if "%word%"=="-h" set "no_samples=1"
 rem train.py says what is missing in it
 if "%word%"=="--data_dir" set "own_data=1"
 if "%word:~0,11%"=="--data_dir=" set "own_data=1"
-if "%word%"=="--checkpoint_dir" set "checkpoints=%~2"
+if "%previous%"=="--checkpoint_dir" set "checkpoints=%word%"
 if "%word:~0,17%"=="--checkpoint_dir=" set "checkpoints=%word:~17%"
 :shifted
+set "previous=%word%"
 shift
 goto next_word
 

@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -158,12 +159,21 @@ def index_options(build: str, system: str) -> list[str]:
 # ---- what stops an installation before it begins
 
 
-def check_python(machine: str, is_64_bit: bool, system: str) -> None:
-    """Raise SetupError if there are no packages for this Python: it is 32-bit, or the one for
-    Windows on ARM."""
+def check_python(built_for: str, machine: str, is_64_bit: bool) -> None:
+    """Raise SetupError if there are no packages for this Python: it is 32-bit, or one for
+    Windows on ARM or an Intel Mac.
+
+    On Windows `machine` is the CPU even for an emulated Python, so `built_for` counts, the platform
+    of sysconfig; that of a Python for both kinds of Mac says nothing, so there `machine` counts.
+    """
     if not is_64_bit:
         raise SetupError(1, f"this Python is 32-bit, and PyTorch is not: install the 64-bit Python from {PYTHON_ORG}, delete venv, {AGAIN}")
-    if system == "Windows" and machine.upper() == "ARM64":
+    if built_for.startswith("macosx") and machine == "x86_64":
+        raise SetupError(
+            1,
+            f"there is no PyTorch for Intel Macs: use Linux in a virtual machine, or another computer; on Apple silicon use an arm64 Python, delete venv, {AGAIN}",
+        )
+    if built_for == "win-arm64":
         raise SetupError(
             1,
             f"there is no pyarrow for the ARM64 Python: install the 64-bit one (AMD64) from {PYTHON_ORG}, which Windows on ARM runs, delete venv, {AGAIN}",
@@ -197,7 +207,7 @@ def allows_long_paths() -> bool:
 
 def install(venv: Path, system: str) -> None:
     """Install the packages and check that they import. Raises SetupError."""
-    check_python(platform.machine(), sys.maxsize > 2**32, system)
+    check_python(sysconfig.get_platform(), platform.machine(), sys.maxsize > 2**32)
     if system == "Windows":
         check_path_lengths(str(venv / "Lib" / "site-packages"), allows_long_paths())
     if url := os.environ.get("TORCH_INDEX_URL"):
@@ -213,7 +223,7 @@ def install(venv: Path, system: str) -> None:
     pip("--no-deps", *options, torch)
     print("setup: installing the other packages", flush=True)
     pip("--requirement", str(REQUIREMENTS.relative_to(ROOT)))
-    if system == "Windows":
+    if system == "Windows" and not importlib.metadata.version("torch").endswith("+cpu"):  # on a CPU, torch.compile needs Visual Studio's cl instead
         install_triton()
     check_imports(system)
 
@@ -237,7 +247,7 @@ def install_triton() -> None:
     try:
         pip(f"triton-windows=={version}.*", quiet=True)
     except SetupError:
-        print(f"notice: triton-windows {version} could not be installed: on a GPU, training works without torch.compile, more slowly", flush=True)
+        print(f"notice: triton-windows {version} could not be installed: training works without torch.compile, more slowly", flush=True)
 
 
 CHECK = """

@@ -20,7 +20,8 @@ fail() { # code, message
 # Set `base` to a Python of 3.10 to 3.14: $PYTHON, or the first suitable one.
 find_python() {
     local candidate answer wrong=
-    for candidate in ${PYTHON:+"$PYTHON"} ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python3.10 python}; do
+    if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3 python3.{14..10} python; fi
+    for candidate; do
         answer=$("$candidate" --version 2>&1) || continue
         if [[ $answer =~ ^Python\ 3\.([0-9]+) ]] && ((BASH_REMATCH[1] >= 10 && BASH_REMATCH[1] <= 14)); then
             base=$candidate
@@ -40,15 +41,14 @@ venv="${VENV:-venv}"
 python="$venv/bin/python"
 # fails after an upgrade of the underlying Python
 if ! "$python" -c 'import pip, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' >/dev/null 2>&1; then
-    there=("$venv"/*)
-    if [ -n "${VENV:-}" ] && [ ! -e "$venv/pyvenv.cfg" ] && [ -e "${there[0]}" ]; then
-        fail 3 "VENV=$venv is a folder with other files, which a new environment would replace: name a new folder"
+    made="$venv/.nano_hindi" # only what this script made is replaced: .requirements may be in an environment of the user's own
+    if [ -n "${VENV:-}" ] && [ ! -e "$made" ] && [ -n "$(ls -A -- "$venv" 2>/dev/null)" ]; then
+        fail 3 "VENV=$venv has files but no Python 3.10 to 3.14 with pip, and a new environment would replace them: name a new folder, or delete this one"
     fi
     find_python
+    "$base" -c 'import ensurepip' >/dev/null 2>&1 || fail 3 "this Python cannot make virtual environments: apt install python3-venv, then start me again"
     echo "setup: making $venv with $base (once)"
-    if ! answer=$("$base" -m venv --clear "$venv" 2>&1); then
-        "$base" -c 'import ensurepip' >/dev/null 2>&1 || fail 3 "this Python cannot make virtual environments: apt install python3-venv, then start me again"
-        fail 3 "no virtual environment in $venv: ${answer##*$'\n'}"
-    fi
+    answer=$("$base" -m venv --clear "$venv" 2>&1) || fail 3 "no virtual environment in $venv: ${answer##*$'\n'}"
+    : >"$made"
 fi
 exec "$python" setup_env.py

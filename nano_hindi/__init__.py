@@ -27,10 +27,11 @@ def _on_ctrl_c(number: int, frame: FrameType | None) -> None:
 
 
 def _is_command() -> bool:
-    """Return whether Python was started with a script of this repo or `-m`, and not with a program
-    that only imports the package: its Ctrl-C stays as it is."""
+    """Return whether Python was started with a script of this repo or `-m`, and not with a program,
+    `-c` or a prompt that only imports the package: its Ctrl-C stays as it is."""
     started, root = sys.argv[0] if sys.argv else "", os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-    return started == "-m" or os.path.dirname(os.path.realpath(started)) in (root, os.path.join(root, "data"))
+    folders = (root, os.path.join(root, "data"))
+    return started == "-m" or (os.path.isfile(started) and os.path.dirname(os.path.realpath(started)) in folders)
 
 
 if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as by nohup

@@ -158,7 +158,8 @@ def test_ctrl_c_stays_as_it_is_in_other_programs_and_where_it_is_ignored(tmp_pat
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_IMPORT)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "AT": "nano_hindi.cli"}
     (tmp_path / "mine.py").write_text("import nano_hindi.cli")
-    assert "cannot load module" in run_command([sys.executable, str(tmp_path / "mine.py")], env=env, fork=False).stderr
+    for other in ([str(tmp_path / "mine.py")], ["-c", "import nano_hindi.cli"]):
+        assert "cannot load module" in run_command([sys.executable, *other], cwd=ROOT, env=env, fork=False).stderr
     if os.name != "nt":
         ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "generate.py", "--help"]
         assert run_command(ignoring, env=env).returncode == 0

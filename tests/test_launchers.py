@@ -54,7 +54,7 @@ class Machine:
     """A copy of the launchers in a folder with a difficult name, and a PATH with only a few tools
     and what a test adds."""
 
-    TOOLS = ("bash", "dirname", "cmp", "cp", "rm", "uname", "mkdir", "tr", "touch", "sleep")
+    TOOLS = ("bash", "dirname", "cmp", "cp", "ls", "rm", "uname", "mkdir", "tr", "touch", "sleep")
 
     def __init__(self, folder: Path):
         self.repo, self.bin, self.log = folder / "my & (own) it's नैनो", folder / "bin", folder / "log"
@@ -136,8 +136,7 @@ def test_first_setup_makes_the_environment_and_a_second_does_nothing(machine):
     assert (code, err) == (0, "")
     assert all(line.startswith("setup: ") for line in out.splitlines())
     asked = [call[:3] for call in machine.calls()]
-    assert asked[0] == ["-m", "venv", "--clear"]
-    assert [call for call in asked[1:] if call[0] == "-m"] == [["-m", "pip", "install"]] * 2
+    assert [call for call in asked if call[0] == "-m"] == [["-m", "venv", "--clear"], *[["-m", "pip", "install"]] * 2]
     assert (machine.repo / "venv/.requirements").read_bytes() == (ROOT / "requirements.txt").read_bytes()
     assert machine.run("setup_env.sh") == (0, "", "")
     assert [call[0] for call in machine.calls()] == ["-c"], "a second start calls pip or makes something"
@@ -174,12 +173,23 @@ def test_damaged_or_outdated_environment_is_repaired(ready, damage):
 
 
 @POSIX
-def test_setup_never_replaces_a_folder_with_other_files(machine):
-    machine.make("my photos/a.jpg")
+@pytest.mark.parametrize("file", ["a.jpg", ".hidden", "pyvenv.cfg", ".requirements"])
+def test_setup_replaces_no_files_in_a_folder_that_it_did_not_make(machine, file):
+    """Not even an environment of the user's own, in which it once installed the packages."""
+    machine.make(f"my photos/{file}")
     code, _, err = machine.run("setup_env.sh", VENV="my photos")
-    assert (code, machine.scripts()) == (3, [])
-    assert err.startswith("error: VENV=my photos is a folder with other files")
-    assert (machine.repo / "my photos/a.jpg").exists()
+    assert (code, machine.calls()) == (3, [])
+    assert err.startswith("error: VENV=my photos has files but no Python")
+    assert (machine.repo / "my photos" / file).exists()
+
+
+@POSIX
+@pytest.mark.parametrize("finished", [False, True])
+def test_setup_replaces_an_environment_of_its_own_that_lost_its_python(machine, finished):
+    assert machine.run("setup_env.sh", VENV="my venv", FAKE_RC="" if finished else "pip=1")[0] == (0 if finished else 4)
+    (machine.repo / "my venv/bin/python").unlink()
+    assert machine.run("setup_env.sh", VENV="my venv")[0] == 0
+    assert (machine.repo / "my venv/.requirements").exists()
 
 
 @POSIX
@@ -207,7 +217,7 @@ def test_ctrl_c_during_setup_is_not_reported_as_a_pip_failure(machine):
         ({"FAKE_VERSION": "Python 3.9.18"}, 1, "Python 3.9.18 is too old"),
         ({"FAKE_VERSION": "Python 2.7.18"}, 1, "Python 2.7.18 is too old"),
         ({"FAKE_VERSION": "Python 3.15.0"}, 1, "Python 3.15.0 is too new for PyTorch: use Python 3.10 to 3.14"),
-        ({"PYTHON": "/nowhere/python"}, 1, "/nowhere/python does not start a Python"),
+        ({"PYTHON": "/no where/python or python3"}, 1, "/no where/python or python3 does not start a Python"),
         ({"FAKE_RC": "venv=1 ensurepip=1"}, 3, "apt install python3-venv"),
         ({"FAKE_RC": "venv=1"}, 3, "stub venv fails"),
         ({"FAKE_RC": "pip=1"}, 4, "pip could not install"),
@@ -329,12 +339,31 @@ def test_setup_installs_the_chosen_build_and_prints_its_notices(machine):
 
 
 def test_python_without_packages_is_refused_before_the_download():
-    setup_env.check_python("AMD64", True, "Windows")
-    setup_env.check_python("arm64", True, "Darwin")
+    for built_for, machine in [("win-amd64", "AMD64"), ("win-amd64", "ARM64"), ("macosx-11.0-universal2", "arm64"), ("linux-x86_64", "x86_64")]:
+        setup_env.check_python(built_for, machine, True)
     with pytest.raises(setup_env.SetupError, match=r"32-bit.*install the 64-bit Python"):
-        setup_env.check_python("x86", False, "Windows")
+        setup_env.check_python("win32", "x86", False)
     with pytest.raises(setup_env.SetupError, match="ARM64 Python: install the 64-bit one"):
-        setup_env.check_python("ARM64", True, "Windows")
+        setup_env.check_python("win-arm64", "ARM64", True)
+    for built_for in ("macosx-10.13-universal2", "macosx-11.0-x86_64"):
+        with pytest.raises(setup_env.SetupError, match=r"no PyTorch for Intel Macs.*arm64 Python"):
+            setup_env.check_python(built_for, "x86_64", True)
+
+
+@pytest.mark.parametrize(
+    ("torch", "triton"), [("2.13.0+cpu", []), ("2.13.0+cu130", ["triton-windows==3.7.*"]), ("2.9.1+cu126", ["triton-windows==3.5.*"])]
+)
+def test_emulated_python_on_windows_on_arm_is_accepted_and_triton_is_for_gpus(torch, triton, tmp_path, monkeypatch):
+    installed = []
+    monkeypatch.setattr(setup_env.platform, "machine", lambda: "ARM64")  # since Python 3.12 the CPU's, not Python's own
+    monkeypatch.setattr(setup_env.sysconfig, "get_platform", lambda: "win-amd64")
+    monkeypatch.setattr(setup_env.importlib.metadata, "version", lambda name: torch)
+    monkeypatch.setattr(setup_env, "nvidia_gpus", lambda: None)
+    monkeypatch.setattr(setup_env, "pip", lambda *arguments, quiet=False: installed.append(arguments[-1]))
+    monkeypatch.setattr(setup_env, "check_imports", lambda system: None)
+    monkeypatch.setattr(setup_env, "allows_long_paths", lambda: True)
+    setup_env.install(tmp_path, "Windows")
+    assert installed == [TORCH, "requirements.txt", *triton]
 
 
 def test_folder_too_deep_for_the_longest_file_is_refused_unless_windows_allows_long_paths():
@@ -373,10 +402,10 @@ def test_launchers_ignore_what_other_programs_set_for_python_and_pip(machine, na
     (machine.bin / "python3").unlink()
     machine.put(FAKE_PYTHON.replace("#!/bin/bash", f'#!/bin/bash\n! [ {pip_only} ] || [ "${{{name}:-0}}" = 0 ] || exit 99'), machine.bin / "python3")
     machine.make("checkpoints/model.pt")
-    for script in ("setup_env.sh", "run_training.sh", "chat.sh"):
+    for script in ("setup_env.sh", "run_training.sh", "chat.sh", "run_tests.sh"):
         code, out, err = machine.run(script, FAKE_RC="page=1", **{name: "/nowhere"})
         assert (code, err) == (0, "")
-    assert "cannot be installed" not in out
+        assert "cannot be installed" not in out
 
 
 @POSIX
@@ -696,6 +725,34 @@ def test_run_training_bat_checks_the_flags_before_the_download(windows):
     sample = [r"--data_dir", r"data\sample", "--checkpoint_dir", r"checkpoints\sample"]
     code, _, called = run_batch(windows, "run_training.bat", "sample", "--note", "a  b", "", "--x=1", options=["--venv", "--rc", "train=2"])
     assert (code, called[-1]) == (2, ["train.py", "--config", "tiny", *sample, "--note", "a  b", "", "--x=1", "--dry_run"])
+
+
+@pytest.mark.wine
+@wine
+@pytest.mark.parametrize(
+    ("words", "passed", "checkpoints"),
+    [
+        (["--checkpoint_dir", "my out\\"], ["--checkpoint_dir", r"my out\."], r"my out\."),
+        (["--checkpoint_dir=out\\", "--x"], [r"--checkpoint_dir=out\.", "--x"], r"out\."),
+        (["--checkpoint_dir", "C:\\", "--x", "a & b"], ["--checkpoint_dir", r"C:\.", "--x", "a & b"], r"C:\."),
+        (["--checkpoint_dir", r"my\out", "", "--x=1"], ["--checkpoint_dir", r"my\out", "", "--x=1"], r"my\out"),
+        (["--data_dir", "my data\\", "--x"], ["--data_dir", r"my data\.", "--x"], "checkpoints"),
+    ],
+)
+def test_run_training_bat_takes_folders_that_end_in_a_backslash(windows, words, passed, checkpoints):
+    options = ["--venv", "--file", r"data\preprocess_meta.txt"]
+    code, output, called = run_batch(windows, "run_training.bat", *words, options=options)
+    assert (code, called[-2:]) == (0, [["train.py", "--resume", "auto", *passed], ["generate.py", "--checkpoint", checkpoints]]), output
+
+
+@pytest.mark.wine
+@wine
+@pytest.mark.parametrize(("model", "passed"), [("my model\\", r"my model\."), ("my model", "my model")])
+@pytest.mark.parametrize("mode", [[], ["terminal"]])
+def test_chat_bat_takes_a_folder_that_ends_in_a_backslash(windows, mode, model, passed):
+    code, output, called = run_batch(windows, "chat.bat", *mode, model, options=["--venv", "--file", r"my model\model.pt"])
+    last = ["generate.py", "--checkpoint", passed, "--interactive"] if mode else ["serve.py", "--checkpoint", passed, "--port", "0", "--open"]
+    assert (code, called[-1]) == (0, last), output
 
 
 @pytest.mark.wine

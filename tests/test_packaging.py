@@ -68,6 +68,14 @@ def test_metadata_lists_the_dependencies_of_the_requirements_files(installed):
     }
 
 
+@pytest.mark.skipif(not shutil.which("git") or not (ROOT / ".git").exists(), reason="needs git and its checkout")
+def test_git_ignores_the_default_output_folders_and_nothing_tracked():
+    outputs = {"data/train.bin", "data/chat/chat.jsonl", "checkpoints/model.pt", "checkpoints_chat/model.pt"}
+    git = ["git", "-c", "safe.directory=*", "-C", ROOT]  # another user may own it, as in a container
+    assert set(run_command([*git, "check-ignore", *outputs]).stdout.split()) == outputs
+    assert run_command([*git, "ls-files", "--cached", "--ignored", "--exclude-standard"]).stdout == ""
+
+
 def test_torch_requirements_exclude_2_14():
     """Otherwise pip would install an untested version, with gigabytes of CUDA."""
     matrix = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))["jobs"]["tests"]["strategy"]["matrix"]["include"]
