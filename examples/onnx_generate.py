@@ -32,7 +32,9 @@ class Model:
             options.intra_op_num_threads = threads
             self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 - each of these libraries has its own kinds
-            raise SystemExit(f"error: {folder} is not a whole export of nano_hindi for ONNX: {str(error).splitlines()[0][:200]}") from None
+            raise SystemExit(
+                f"error: {folder} is not a whole export of nano_hindi for ONNX: {(str(error) or type(error).__name__).splitlines()[0][:200]}"
+            ) from None
         shapes = {f"{layer}.{kind}": heads for layer in range(layers) for kind in ("key", "value")}
         if self.config.get("smear"):
             shapes["smear"] = (1, 1, 0, self.config["hidden_size"])

@@ -10,6 +10,7 @@ import functools
 import os
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,3 +130,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
     of_others = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in of_others)
+
+
+def common_prefix_length(a: Sequence, b: Sequence) -> int:
+    """Return the number of items at the beginning of `a` and `b` that are equal."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

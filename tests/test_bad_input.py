@@ -517,7 +517,7 @@ GENERATE = {
     "a missing checkpoint": (["--checkpoint", "nowhere"], "no checkpoint nowhere", "train.py"),
     "an empty name for the checkpoint": (["--checkpoint", ""], "empty value after --checkpoint", "fill it in"),
     "a folder without checkpoints": (lambda s: ["--checkpoint", s.subfolder("empty")], "no checkpoint in", "train.py"),
-    "a folder whose only checkpoint is truncated": (lambda s: ["--checkpoint", s.checkpoint(s.good_checkpoint.read_bytes()[:5000]).parent], "no checkpoint that loads", "train.py"),
+    "a folder whose only checkpoint is truncated": (lambda s: ["--checkpoint", s.checkpoint(s.good_checkpoint.read_bytes()[:5000]).parent], "no checkpoint in", "copy the files again"),
     "a name that no file system takes": (["--checkpoint", LONG], LONG, "name"),
     "a link to nothing": (lambda s: ["--checkpoint", s.link("a.pt", "gone.pt")], "a.pt", "no checkpoint"),
     "an unreadable checkpoint": (lambda s: ["--checkpoint", s.forbidden(s.checkpoint(lambda c: None), 0)], "checkpoint_step10.pt", "ermission", "read"),

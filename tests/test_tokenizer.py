@@ -11,10 +11,12 @@ import unicodedata
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer
 
 import standin
 from conftest import assert_parted_between_characters, run_script
+from hub import Hub
 from nano_hindi.errors import UserError
 from nano_hindi.inference.text import TextStream
 from nano_hindi.tokenizer import load_tokenizer
@@ -303,6 +305,23 @@ def test_unreachable_hub_is_an_error_that_suggests_a_folder(tmp_path):
     assert "someone/something" in last
     assert "folder that holds its tokenizer.json" in last
     assert "HF_ENDPOINT" in last
+
+
+@pytest.mark.slow
+def test_hub_tokenizer_without_tokenizer_json_is_built_from_its_vocabulary(tmp_path):
+    """The cache of the hub then holds a marker that there is no such file."""
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    tokens = ["<|endoftext|>", *sorted(ByteLevel.alphabet())]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    (folder / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    special = {f"{kind}_token": tokens[0] for kind in ("bos", "eos", "unk")}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer", **special}), encoding="utf-8")
+    with Hub({"someone/bytes": folder}) as hub:
+        code = "from nano_hindi.tokenizer import load_tokenizer; print(load_tokenizer('someone/bytes').vocab_size)"
+        done = run_script("-c", code, **hub.environment(tmp_path / "home"))
+    assert (done.returncode, done.stdout.strip()) == (0, str(len(tokens))), done.stderr
 
 
 @pytest.mark.slow

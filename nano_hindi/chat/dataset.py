@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -160,7 +159,7 @@ class Writer:
         copy = self.folder / "tokenizer"
         if not (copy.is_dir() and Path(self.tokenizer.name).is_dir() and copy.samefile(self.tokenizer.name)):  # keep the original
             self.tokenizer.save(copy)
-        counts = Counter(self.counts)
+        counts = self.counts
         metadata = {
             "tokenizer": self.tokenizer.name,
             "vocab_size": self.tokenizer.vocab_size,
@@ -174,6 +173,6 @@ class Writer:
 
 
 def first_question(messages: list[dict[str, str]]) -> str:
-    """Return the text by which a conversation is in one split or the other: another answer to the
-    same question is in the same."""
+    """Return the text that decides the split, so that all conversations with the same first
+    question are in the same one."""
     return next(message["content"] for message in messages if message["role"] == "user")

@@ -6,6 +6,7 @@ the hub itself.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ VAL_FRACTION = 0.02  # of the first questions, or stories
 FORMATS = (".jsonl", ".json", ".parquet")
 HUB = "https://huggingface.co/datasets/"
 
-Record = tuple[str | None, Any]  # what is split by, the record itself if None; and the record
+Record = tuple[str | None, Any]  # the text that decides the split (None: the first question), and the record
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ class Source:
         format."""
         if self.name == SAMPLE:
             return
-        if self._on_hub:
-            _, hub = self._on_hub
+        if hub := self._on_hub:
             if not hub.configurations:
                 first = self.name.partition(":")[0]
                 raise UserError(f"--source {self.name}: {first} has {', '.join(HUB_SOURCES[first].configurations)}")
@@ -85,21 +85,22 @@ class Source:
             )
 
     @property
-    def _on_hub(self) -> tuple[str, HubSource] | None:
+    def _on_hub(self) -> HubSource | None:
+        """Return the data set that `name` means, with the configurations that it selects; None for
+        the sample and files."""
         name, _, configuration = self.name.partition(":")
         if name not in HUB_SOURCES or Path(self.name).exists():
             return None
         hub = HUB_SOURCES[name]
-        chosen = {key: licence for key, licence in hub.configurations.items() if configuration in ("", key)}
-        return name, HubSource(hub.dataset, chosen, hub.split, hub.columns)
+        selected = {key: licence for key, licence in hub.configurations.items() if configuration in ("", key)}
+        return dataclasses.replace(hub, configurations=selected)
 
     @property
     def title(self) -> str:
         """Return what the model card names."""
         if self.name == SAMPLE:
             return f"sample, seed {self.seed}"
-        if self._on_hub:
-            _, hub = self._on_hub
+        if hub := self._on_hub:
             return f"{hub.dataset} {' '.join(hub.configurations)}"
         return one_line(Path(self.name).name)
 
@@ -115,8 +116,7 @@ class Source:
     def licence(self) -> str:
         if self.name == SAMPLE:
             return LICENCE
-        if self._on_hub:
-            _, hub = self._on_hub
+        if hub := self._on_hub:
             licences = [f"{'' if key == 'default' else f'{key} '}{licence}" for key, licence in hub.configurations.items()]
             together = licences if len(set(hub.configurations.values())) > 1 else list(hub.configurations.values())[:1]
             return f"{', '.join(together)}, {hub.dataset} ({HUB}{hub.dataset})"
@@ -128,8 +128,8 @@ class Source:
         if self.name == SAMPLE:
             for conversation in conversations(self.seed):
                 yield conversation.story, {"messages": conversation.messages}
-        elif self._on_hub:
-            yield from ((None, record) for record in _of_hub(self._on_hub[1]))
+        elif hub := self._on_hub:
+            yield from ((None, record) for record in _of_hub(hub))
         else:
             yield from ((None, record) for record in _of_file(self.name))
 

@@ -16,12 +16,15 @@ CHUNKS_PER_GROUP = 16  # at most: each chunk skips the rows before it, which cos
 
 
 def read_parquet(path: str | Path) -> Iterator[str]:
+    """Yield the texts of a file, one row group at a time. Raises UserError if it is damaged or has
+    no text column."""
     with _opened(path) as file:
         for group in range(file.num_row_groups):  # one by one: iter_batches over all of them fetches the whole file first
             yield from _rows(file, path, group)
 
 
 def read_rows(path: str | Path, group: int, begin: int, end: int) -> Iterator[str]:
+    """Yield the texts of rows `begin` to `end` - 1 of a row group; raises as `read_parquet`."""
     with _opened(path) as file:
         yield from _rows(file, path, group, begin, end)
 
@@ -32,11 +35,11 @@ def row_ranges(path: str | Path, size: int) -> Iterator[tuple[int, int, int, int
     with _opened(path) as file:
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
-            length = sum(column.total_uncompressed_size for column in _columns(group, TEXT_COLUMN))
-            parts = max(1, min(-(-length // size), CHUNKS_PER_GROUP, group.num_rows))
-            bounds = [group.num_rows * i // parts for i in range(parts + 1)]
+            length = _column_bytes(group, TEXT_COLUMN)
+            n = max(1, min(-(-length // size), CHUNKS_PER_GROUP, group.num_rows))
+            bounds = [group.num_rows * i // n for i in range(n + 1)]
             for begin, end in itertools.pairwise(bounds):
-                yield number, begin, end, length // parts
+                yield number, begin, end, length // n
 
 
 @contextlib.contextmanager
@@ -82,13 +85,13 @@ def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float
 def rows_at_once(group, name: str = TEXT_COLUMN) -> int:
     """Return the number of rows to read at once, by the size of the average row: the file of a few
     kilobytes may hold rows of many megabytes."""
-    size = sum(column.total_uncompressed_size for column in _columns(group, name))
-    return max(1, min(PARQUET_ROWS, PARQUET_BYTES * group.num_rows // max(1, size)))
+    return max(1, min(PARQUET_ROWS, PARQUET_BYTES * group.num_rows // max(1, _column_bytes(group, name))))
 
 
-def _columns(group, name: str) -> list:
-    columns = [group.column(i) for i in range(group.num_columns)]
-    return [column for column in columns if column.path_in_schema == name]
+def _column_bytes(group, name: str) -> int:
+    """Return the uncompressed bytes of a column in a row group."""
+    columns = (group.column(i) for i in range(group.num_columns))
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == name)
 
 
 def _text_of_scalar(value, place: str) -> str | None:

@@ -33,7 +33,7 @@ SCRIPTS = ("Devanagari", "Latin", "digits", "other letters", "punctuation and si
 
 @dataclass
 class Scan:
-    """Hold the results of one pass over train.bin."""
+    """The results of one pass over train.bin."""
 
     lengths: np.ndarray  # (len(LENGTHS) - 1,) documents in each histogram bin
     uses: np.ndarray  # (vocab_size,) how often each token occurs
@@ -41,14 +41,14 @@ class Scan:
     longest: int  # tokens of the longest document
 
 
-def write_report(folder: Path, seed: int = 0) -> list[Path]:
-    """Write the plots and the page into a folder that `data/preprocess.py` prepared; deterministic
-    for a seed.
+def write_report(folder: Path) -> list[Path]:
+    """Write the plots and the page into a folder that `data/preprocess.py` prepared; the same for
+    the same data.
 
     Returns their paths.
     """
     info = check_data(folder)
-    scan = scan_tokens(info.train, info, seed)
+    scan = scan_tokens(info.train, info, seed=0)
     tokenizer, texts = info.tokenizer, [info.tokenizer.decode(ids) for ids in scan.sample]
     pictures = {
         "document_lengths": lambda axes: draw_lengths(axes, scan),

@@ -137,10 +137,10 @@ def other_encoding(block: bytes) -> str | None:
     for name, width, upper, values, lowest in _ENCODINGS:
         units = block[: len(block) // width * width]
         high, low = b"".join(units[i::width] for i in upper), units[lowest::width]
-        if len(low) >= 3 and _share(high, values) > 0.9 and _share(low, values) < 0.5:
+        if len(low) >= 3 and _fraction(high, values) > 0.9 and _fraction(low, values) < 0.5:
             return name
     return None
 
 
-def _share(part: bytes, values: bytes) -> float:
-    return sum(part.count(value) for value in values) / len(part)
+def _fraction(block: bytes, values: bytes) -> float:
+    return sum(block.count(value) for value in values) / len(block)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nano_hindi.cli import collected_interrupts
-from nano_hindi.common import IS_WINDOWS
+from nano_hindi.common import IS_WINDOWS, common_prefix_length
 from nano_hindi.corpus.documents import Chunk, batches, count_words, with_text
 from nano_hindi.errors import UserError
 from nano_hindi.files import replacing
@@ -83,7 +83,7 @@ class Summary:
 
 
 def _first_difference(text: str, decoded: str) -> str:
-    at = next((i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), min(len(text), len(decoded)))
+    at = common_prefix_length(text, decoded)
     around = slice(max(0, at - AROUND), at + AROUND)
     return f"{text[around]!r} decodes to {decoded[around]!r}"
 
@@ -190,9 +190,8 @@ def _interrupt_later() -> Iterator[None]:
         if not hasattr(signal, "pthread_sigmask"):
             yield
         else:
-            before = signal.pthread_sigmask(
-                signal.SIG_BLOCK, {signal.SIGINT}
-            )  # for this thread and the processes it starts; other threads may still receive it
+            # for this thread and the processes it starts; other threads may still receive it
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 yield
             finally:

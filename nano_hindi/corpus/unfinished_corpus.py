@@ -20,7 +20,7 @@ from typing import BinaryIO
 from nano_hindi.errors import UserError, naming
 from nano_hindi.files import read_metadata, rename, write_metadata
 
-OF_NO_LATER_USE = (
+NOT_IN_METADATA = (
     "complete",
     "position",
     "reader",
@@ -102,7 +102,7 @@ class UnfinishedCorpus:
         if self.part.exists():
             metadata_file.unlink(missing_ok=True)  # so that it never describes another corpus
             rename(self.part, self.corpus)
-        metadata = {key: value for key, value in self.recorded.items() if key not in OF_NO_LATER_USE}
+        metadata = {key: value for key, value in self.recorded.items() if key not in NOT_IN_METADATA}
         write_metadata(metadata_file, metadata | {"created": datetime.now(timezone.utc).isoformat(timespec="seconds")})
         self.discard()
 

@@ -81,8 +81,9 @@ class Writer:
                 return
 
     def _room(self) -> int:
-        """Return the characters of a batch, so few that none of its documents follows the one that
-        reaches the limit: the cleaner would drop later copies of a document that is not written."""
+        """Return the most characters of the next batch: so few that only its last document can
+        reach the limit. The cleaner remembers every document of a batch; of one that is not
+        written, it would drop later copies."""
         return max(1, min(BATCH_CHARACTERS, (self.limit - self.totals[self.limited]) // MOST_TOKENS))
 
     def _kept(self, documents: Iterable[str]) -> Iterator[str]:

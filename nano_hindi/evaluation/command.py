@@ -92,7 +92,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     texts = [] if (args.pairs is not None or args.questions) and not args.text else read_texts(args)
-    some = read_pairs(args.pairs) if args.pairs is not None else []
+    pairs = read_pairs(args.pairs) if args.pairs is not None else []
     scorer = load_scorer(args)
     if args.questions and not scorer.is_chat:
         raise UserError(f"{scorer.name} is not a chat model, which --questions asks; finetune.py makes one of it")
@@ -105,14 +105,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"text        {visible(source(args))} (at most {args.max_bytes:,} bytes)")
         print(visible("\n".join(report_lines(figures))))
         results |= as_json(figures)
-    if some:
-        scores = scores_of_pairs(scorer, some)
+    if pairs:
+        scores = scores_of_pairs(scorer, pairs)
         of_files = f" of {', '.join(map(str, args.pairs))}" if args.pairs else ""
         print(visible(f"\nPairs of sentences{of_files}, one right and one wrong; chance is 50 %:\n{scores.report()}"))
         print(visible(f"\nthe worst mistakes, right / *wrong:\n{scores.mistakes()}"))
         results["pairs"] = {name: dataclasses.asdict(score) for name, score in {**scores.kinds, "all": scores.total}.items()}
     if args.questions:
-        results["questions"] = asked(scorer, args.questions)
+        results["questions"] = ask_questions(scorer, args.questions)
     if args.json:
         results = json.loads(json.dumps(results), parse_constant=lambda _: None)  # JSON has neither nan nor inf
         write_text(args.json, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
@@ -140,7 +140,7 @@ def read_pairs(files: list[Path]) -> list[Pair]:
     return read_pair_files(files) if files else pairs()
 
 
-def scores_of_pairs(scorer: Scorer, some: list[Pair]) -> PairScores:
+def scores_of_pairs(scorer: Scorer, pairs: list[Pair]) -> PairScores:
     """Return how often the right sentence of a pair is the more probable one."""
     from nano_hindi.minimal_pairs import score_pairs
 
@@ -155,10 +155,10 @@ def scores_of_pairs(scorer: Scorer, some: list[Pair]) -> PairScores:
             print(f"warning     the tokenizer loses characters in {lossy:,} of {len(sentences):,} sentences; the model has scored altered sentences")
         return nats
 
-    return score_pairs(total_nats, some)
+    return score_pairs(total_nats, pairs)
 
 
-def asked(scorer: Scorer, number: int) -> dict[str, dict]:
+def ask_questions(scorer: Scorer, number: int) -> dict[str, dict]:
     """Ask the model `number` questions, print a table of its answers, and return its figures."""
     from nano_hindi.evaluation.questions import ask, mistakes, report, unseen_conversations
 

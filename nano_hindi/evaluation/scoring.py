@@ -101,7 +101,7 @@ class Scorer:
         """Return the losses of the scored tokens of a batch, span after span."""
         length = max(span.end - span.begin for span in batch)
         inputs = np.zeros((len(batch), length), dtype=np.int64)
-        targets = np.full((len(batch), length), IGNORED)
+        targets = np.full((len(batch), length), IGNORED, dtype=np.int64)
         inputs[:, 0] = self.tokenizer.bos_id
         for row, span in enumerate(batch):
             inputs[row, 1 : span.end - span.begin] = ids[span.text][span.begin : span.end - 1]

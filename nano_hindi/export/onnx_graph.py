@@ -147,11 +147,11 @@ def build(config: GPTConfig, weights: Mapping[str, np.ndarray], dtype: str, meta
         heads = graph.reshape(graph.linear(normed, f"{layer}.qkv", qkv), 0, 0, H + 2 * G, D)
         qk, v = graph("Split", heads, graph.ints(H + G, G), axis=2, outputs=2)
         if "attn.value_embed" in own:
-            gate = own["attn.ve_gate"]
             read = graph("Slice", normed, graph.ints(0), graph.ints(GATE_CHANNELS), graph.ints(-1))
-            opened = graph("Mul", graph("Sigmoid", graph("MatMul", read, graph.stored(f"{layer}.gate", gate.T.copy()))), graph.constant(2))
+            logits = graph("MatMul", read, graph.stored(f"{layer}.gate", own["attn.ve_gate"].T.copy()))
+            gate = graph("Mul", graph("Sigmoid", logits), graph.constant(2))  # (B, T, G), from 0 to 2
             values = graph.reshape(graph.rows(ids, f"{layer}.value_embed", own["attn.value_embed"]), 0, 0, G, D)
-            v = graph("Add", v, graph("Mul", graph("Unsqueeze", opened, graph.ints(-1)), values))
+            v = graph("Add", v, graph("Mul", graph("Unsqueeze", gate, graph.ints(-1)), values))
         q, k = graph("Split", graph.rms_norm(_rotated(graph, qk, cos, sin)), graph.ints(H, G), axis=2, outputs=2)
         for kind, new in (("key", k), ("value", v)):
             own_heads = graph("Transpose", new, perm=(0, 2, 1, 3))  # (B, G, T, D)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from nano_hindi.chat import template
 from nano_hindi.cli import collected_interrupts
+from nano_hindi.common import common_prefix_length
 from nano_hindi.console import shown, stdout_filter
 from nano_hindi.errors import UserError, require
 from nano_hindi.files import expanded
@@ -107,18 +107,7 @@ class Conversation(Session):
         cache = self._cache_of(ids)
         settings, made, times = self.settings, list[int](), [time.perf_counter()]
         stream, text, n_cached = AnswerStream(self.tokenizer, is_chat=True), "", cache.position
-        steps = generate_tokens(
-            self.model,
-            ids,
-            settings.max_tokens,
-            settings.temperature,
-            settings.top_k,
-            secrets.randbits(32) if settings.seed is None else settings.seed,
-            stop_ids=(self.tokenizer.eos_id,),
-            top_p=settings.top_p,
-            repetition_penalty=settings.repetition_penalty,
-            cache=cache,
-        )
+        steps = generate_tokens(self.model, ids, settings.max_tokens, stop_ids=(self.tokenizer.eos_id,), cache=cache, **settings.sampling())
         for token in steps:
             made.append(token)
             times.append(time.perf_counter())
@@ -138,9 +127,9 @@ class Conversation(Session):
         yield rest
 
     def _prompt(self, message: template.Message) -> list[int]:
-        """Return the ids before the answer. The oldest turns are left out if the model was trained
-        on too few tokens for all and a short answer: a longer one moves the windows, which loses
-        less than a whole turn."""
+        """Return the ids before the answer, without the oldest turns if all turns and a short
+        answer exceed the training sequences. A longer answer moves the attention windows, which
+        loses less than a whole turn."""
         length = self.model.config.sequence_len
         room = min(self.settings.max_tokens, length // 8)
         for unseen in range(self.unseen, len(self.turns) + 1, 2):
@@ -156,7 +145,7 @@ class Conversation(Session):
         from nano_hindi.engine import KVCache
 
         cache, self._cache = self._cache, None  # after an error, the next turn begins with a new one
-        shared = next((i for i, (a, b) in enumerate(zip(self._cached, ids[:-1], strict=False)) if a != b), min(len(self._cached), len(ids) - 1))
+        shared = common_prefix_length(self._cached, ids[:-1])
         if cache is not None and cache.rewind(shared):
             return cache
         return KVCache(self.model.config, 1, self.model.head_weight.device, self.model.compute_dtype)

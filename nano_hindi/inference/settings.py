@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,18 @@ class Settings:
     seed: int | None = _setting(
         None, "S", "the same seed gives the same text; random, the default, gives a new one each time", whole(-(2**63), 2**63, random=None)
     )
+
+    def sampling(self) -> dict[str, Any]:
+        """Return the sampling arguments of `engine.generate_batch`; without a seed, with a new
+        one."""
+        seed = secrets.randbits(32) if self.seed is None else self.seed
+        return {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "seed": seed,
+            "top_p": self.top_p,
+            "repetition_penalty": self.repetition_penalty,
+        }
 
 
 SETTINGS = {f.name: f for f in dataclasses.fields(Settings)}

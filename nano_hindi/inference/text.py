@@ -4,7 +4,6 @@ character, such as a conjunct with its matra (Unicode Standard Annex 29)."""
 from __future__ import annotations
 
 import codecs
-import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -120,19 +119,7 @@ def stream_texts(
     ids, first_ids = tokenizer.encode_open(prompt)
     streams = [TextStream(tokenizer) for _ in range(n_texts)]
     yield [stream.push(*ids) for stream in streams]
-    steps = generate_batch(
-        model,
-        ids,
-        n_texts,
-        settings.max_tokens,
-        settings.temperature,
-        settings.top_k,
-        secrets.randbits(32) if settings.seed is None else settings.seed,
-        stop_ids=(tokenizer.eos_id,),
-        top_p=settings.top_p,
-        repetition_penalty=settings.repetition_penalty,
-        first_ids=first_ids,
-    )
+    steps = generate_batch(model, ids, n_texts, settings.max_tokens, stop_ids=(tokenizer.eos_id,), first_ids=first_ids, **settings.sampling())
     for tokens in steps:
         yield ["" if token is None else stream.push(token) for stream, token in zip(streams, tokens, strict=True)]
         if stop is not None and stop.is_set():

@@ -104,7 +104,7 @@ class Tokenizer:
     def _definition_for_text(self) -> dict:
         """Return the definition that encodes text which is already normalized; the special tokens
         of it are plain characters."""
-        description = json.loads(self._json)
+        description = self.definition()
         for token in description["added_tokens"]:
             token["special"] = token["id"] in self._plain_ids
         if description["model"].get("type") == "Unigram":  # it finds special tokens in its vocabulary too, unless they are renamed
@@ -224,7 +224,7 @@ class Tokenizer:
     def piece_bytes(self) -> list[bytes]:
         """Return the bytes that each token adds to a text, by id; b"" for a special or unknown
         token."""
-        return bytes_of_ids(json.loads(self._json), self._ids, self.special_ids, self.name)
+        return bytes_of_ids(self.definition(), self._ids, self.special_ids, self.name)
 
     def token_bytes(self) -> np.ndarray:
         """Return the number of UTF-8 bytes that each token adds to a text, int32 (vocab_size,).
@@ -273,8 +273,8 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is; LlamaTokenizer of transformers 5 rebuilds it
-            "bos_token": self._backend.id_to_token(self.bos_id),
-            "eos_token": self._backend.id_to_token(self.eos_id),
+            "bos_token": self.piece(self.bos_id),
+            "eos_token": self.piece(self.eos_id),
             "add_prefix_space": self.has_dummy_space,  # otherwise transformers 4 turns it off in a byte-level tokenizer
             "clean_up_tokenization_spaces": False,
         }

@@ -46,7 +46,7 @@ def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
             # transformers 5 rebuilds Llama tokenizers from vocabulary and merges; the file has the
             # original definition
             file = readable / "tokenizer.json" if is_local else try_to_load_from_cache(name, "tokenizer.json")
-            if file and Path(file).is_file():
+            if isinstance(file, (str, Path)) and Path(file).is_file():  # the cache may also say that there is no such file
                 from_file = Backend.from_file(str(file))
                 if auto.get_vocab().items() <= from_file.get_vocab(with_added_tokens=True).items():
                     backend = from_file

@@ -76,6 +76,6 @@ def fast_encoder(description: dict, unknown: str | None, encode: Callable[[list[
             encoder = FastEncoder(Kitoken.from_tokenizers(json.dumps(plain, ensure_ascii=False).encode()).to_bytes(), refused)
     except (ImportError, ValueError, RuntimeError):  # not installed, or this kind of tokenizer is not supported
         return None
-    traps = (*TRAPS, *(f"क{token}क {token} {other}{token}" for token, other in zip(found, [*found[1:], "", *found[:1]], strict=False)))
+    traps = (*TRAPS, *(f"क{token}क {token} {other}{token}" for token, other in zip(found, [*found[1:], ""], strict=False)))
     texts = [text for text in (*traps, *sample) if encoder.can_take([text])]
     return encoder if encoder(texts) == encode(texts) else None

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -76,7 +75,7 @@ def _parts(encode: Encode, tokenizer: Tokenizer, text: str) -> Iterator[str]:
 def _before_spaces(tokenizer: Tokenizer) -> frozenset[int] | None:
     """Return the bytes that come before a space within a token, or None if texts must not be
     cut."""
-    description = json.loads(tokenizer._json)
+    description = tokenizer.definition()
     splits = any(part["type"] == "Metaspace" and part["split"] for part in components(description["pre_tokenizer"], "pretokenizers"))
     if description["model"]["type"] != "BPE" and not splits:
         return None

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from nano_hindi.common import common_prefix_length
 from nano_hindi.corpus.cleaning.drops import why_not
 from nano_hindi.corpus.cleaning.repairs import REPAIRS
 from nano_hindi.corpus.cleaning.seen import NearlySeen, Seen, hash_key
@@ -142,7 +143,7 @@ def rules_version() -> str:
 def excerpt(before: str, after: str) -> list[str]:
     """Return the place of the first difference between two texts, in its context; the beginning of
     `before` if `after` is ""."""
-    start = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+    start = common_prefix_length(before, after)
     begin = max(0, start - CONTEXT) if after else 0
     return [text[begin : begin + SHOWN].encode("utf-8", "replace").decode() for text in (before, after)]
 

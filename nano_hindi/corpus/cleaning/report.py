@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import html
-from itertools import takewhile
 
-from nano_hindi.common import visible
+from nano_hindi.common import common_prefix_length, visible
 from nano_hindi.corpus.cleaning import Cleaner, Count
 
 STYLE = """
@@ -45,7 +44,7 @@ def _marked(before: str, after: str) -> tuple[str, str]:
     """Return an example as HTML, with the first word that differs marked."""
     if not after:
         return _shown(before), "<i>dropped</i>"
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+    same = common_prefix_length(before, after)
     begin = max(before.rfind(" ", 0, same), before.rfind("\n", 0, same)) + 1
     return _with_mark(before, begin), _with_mark(after, begin)
 
