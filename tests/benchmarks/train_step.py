@@ -30,7 +30,7 @@ from nano_hindi.distributed import World
 from nano_hindi.flash_attention import flash_attn
 from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.loss import softcapped_cross_entropy
-from nano_hindi.model import GPT, SOFTCAP, linear
+from nano_hindi.model import GPT
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.training.estimates import matmul_flops, peak_flops
 from optimizer_step import take_step
@@ -98,8 +98,7 @@ class Bench:
 
     def step_with_all_logits(self) -> None:
         self.read()
-        logits = linear(self.model.trunk(self.x), self.model.head_weight).float()
-        F.cross_entropy((SOFTCAP * torch.tanh(logits / SOFTCAP)).flatten(0, 1), self.y.flatten()).backward()
+        F.cross_entropy(self.model.logits(self.model.trunk(self.x)).flatten(0, 1), self.y.flatten()).backward()
         self.optimize()
 
     def step_with_dense_masks(self) -> None:
@@ -154,9 +153,10 @@ def floors(bench: Bench, flops: float, rate: float) -> dict[str, float]:
     keys = sum(sum(min(i + 1, w) for i in range(c.sequence_len)) for w in c.windows) * bench.size  # that the queries of all layers attend to
     scores = 4 * keys * c.n_head * c.head_dim
     adamw = n["total"] - n["blocks"]
-    # five iterations of three products, two of which are symmetric: half as many operations suffice
+    # five iterations, or the product of their polynomials (nano_hindi/muon.py), whichever has fewer
+    # operations; half as many suffice for a symmetric product
     shapes = [sorted(p.shape) for group in bench.optimizer.muon.param_groups for p in group["params"]]
-    polar = sum(5 * (m * m * columns + m**3 + 2 * m * m * columns) for m, columns in shapes)
+    polar = sum(3 * m * m * columns + min(12 * m * m * columns + 5 * m**3, 17 * m**3) for m, columns in shapes)
     parts = {
         "read": (0, 0),
         "embed": (0, 2 * width * tokens * c.n_embd * (1 + len(c.value_embedding_layers) * c.n_kv_head / c.n_head)),
