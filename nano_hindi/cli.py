@@ -23,14 +23,14 @@ from nano_hindi.errors import UserError, system_error
 
 
 class _HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Show the default of a flag, except None and False."""
+    """A formatter that shows the default of a flag, except None and False."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """Parse flags, with one-line errors (UserError) and without abbreviations.
+    """A parser of flags with one-line errors (UserError) and without abbreviations.
 
     Only the flags in `may_be_empty` accept an empty value: it mostly comes from an unset shell
     variable, and as a path it would be the current folder.

@@ -17,6 +17,7 @@ from nano_hindi.common import IS_WINDOWS, ROOT, visible
 from nano_hindi.errors import naming
 
 NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")  # notebook cells look like a terminal, but cannot rewrite a line
+QUIET_SECONDS = 10.0  # between two lines of progress that is not shown as a bar
 
 
 def is_terminal() -> bool:
@@ -65,7 +66,7 @@ class _Dispensable:
 
 
 class Console:
-    """Print the output of rank 0; other ranks are silent.
+    """The output of rank 0; other ranks are silent.
 
     A `with` block clears the status line at its end. The status line is plain text between two
     carriage returns, which every console supports. The cursor stays at its beginning, so other
@@ -196,20 +197,19 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Show progress: a tqdm bar on a terminal, otherwise a line at most every `quiet_seconds`.
+    """A progress bar by tqdm on a terminal, otherwise a line at most every QUIET_SECONDS.
 
     Use it as a context manager. `total` may be None. The postfix of `update` is shown after the
     speed and the time left.
     """
 
-    def __init__(self, total: float | None, unit: str, description: str, *, quiet_seconds: float = 10.0):
+    def __init__(self, total: float | None, unit: str, description: str):
         from tqdm import tqdm
 
         self.total, self.unit, self.description = total, unit, description
         self.done: float = 0
         self.postfix: dict[str, object] = {}
-        self.quiet_seconds, self.start = quiet_seconds, time.monotonic()
-        self.last_line = self.start
+        self.start = self.last_line = time.monotonic()
         is_live = sys.stderr is not None and sys.stderr.isatty()
         # a bar that is disabled would still start tqdm's thread
         self.bar = tqdm(total=total, unit=f" {unit}", desc=description, unit_scale=True, dynamic_ncols=True) if is_live else None
@@ -230,7 +230,7 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix(self.postfix, refresh=False)
             self.bar.update(n)
-        elif time.monotonic() - self.last_line >= self.quiet_seconds:
+        elif time.monotonic() - self.last_line >= QUIET_SECONDS:
             self._print_line()
 
     def _print_line(self) -> None:

@@ -219,8 +219,8 @@ EAGER: Parts = (Block.before_attention, Block.after_attention)
 
 
 class Smear(nn.Module):
-    """Adds to each embedding that of the token before, times a gate from -1 to 1. So the first
-    block knows pairs of tokens, without a head that looks back by one."""
+    """A layer that adds to each embedding that of the token before, times a gate from -1 to 1. So
+    the first block knows pairs of tokens, without a head that looks back by one."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()

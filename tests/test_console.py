@@ -49,8 +49,9 @@ def test_durations_have_two_units(seconds, text):
     assert duration(seconds) == text
 
 
-def test_progress_prints_plain_lines_without_a_terminal(capsys):
-    with Progress(100, "tokens", "reading", quiet_seconds=0) as progress:
+def test_progress_prints_plain_lines_without_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("nano_hindi.console.QUIET_SECONDS", 0)
+    with Progress(100, "tokens", "reading") as progress:
         progress.update(40)
         progress.update(60, documents=3)
     lines = capsys.readouterr().out.splitlines()

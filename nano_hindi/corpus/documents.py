@@ -233,7 +233,7 @@ _READERS: dict[str, tuple] = {  # how to split a file, to seek the first part of
 
 
 class _Forward:
-    """Read a compressed file once, forward, for many chunks in the order of the file."""
+    """A reader of a compressed file: once, forward, for many chunks in the order of the file."""
 
     def __init__(self, path: str | Path):
         self.identity = _identity(path)
@@ -290,7 +290,7 @@ def _chunk_of_compressed(path: str | Path, begin: int, end: float) -> Generator[
 
 @dataclass(frozen=True)
 class Chunk:
-    """Describe a range of a file.
+    """A range of a file.
 
     It holds the documents that begin in bytes `begin` to `end` - 1 of a .txt or .jsonl, after
     decompression, or rows `begin` to `end` - 1 of row group `group` of a .parquet.

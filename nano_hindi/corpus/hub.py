@@ -52,7 +52,7 @@ JSON_READ = 1 << 20  # bytes of a JSON lines file that are parsed at once
 
 @dataclass(frozen=True)
 class HubFolder:
-    """Name the files of a data set that are a source, and the column of their text.
+    """The files of a data set that are a source, and the column of their text.
 
     Without a folder, the library chooses the files. `licence` is None if it is that of the data
     set's card.
@@ -76,8 +76,8 @@ class HubFolder:
 
 
 class HubTexts:
-    """Stream the texts of `source` at the newest revision, or at that of `recorded`, the `metadata`
-    of a download that continues.
+    """The texts of `source` as a stream: at the newest revision, or at that of `recorded`, the
+    `metadata` of a download that continues.
 
     Row groups are shuffled with `seed`; documents are interleaved from all files. `metadata` has
     the revision and the licence. Raises UserError if the data set is not available.
@@ -345,7 +345,7 @@ def reason_of(error: Exception) -> str:
 
 
 class _Notices(logging.Handler):
-    """Report each retry of the library in one line; drop its other warnings."""
+    """A handler that reports each retry of the library in one line and drops its other warnings."""
 
     def __init__(self):
         super().__init__(logging.WARNING)

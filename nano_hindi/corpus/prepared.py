@@ -23,7 +23,7 @@ CHECKED_IDS, BLOCK = 2**28, 2**22  # 1 GB: a second or two from a fast disk; rea
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Hold the contents of a data folder's preprocess_meta.txt, and its tokenizer."""
+    """The contents of a data folder's preprocess_meta.txt, its tokenizer and its token files."""
 
     tokenizer: Tokenizer
     tokenizer_name: str

@@ -32,7 +32,7 @@ OF_A_TOKENIZER = {f"{name}{end}" for name in ("tokenizer.json", "tokenizer_confi
 
 
 class Shards:
-    """Manage the shards of one corpus, tokenizer and settings: `paths` in the order of the corpus,
+    """The shards of one corpus, tokenizer and settings: `paths` in the order of the corpus,
     `summary` of those joined so far by this process."""
 
     def __init__(self, output_dir: Path, settings: dict, chunks: int):

@@ -30,7 +30,7 @@ BUDGET = whole(1, 2**63)
 
 @dataclass(frozen=True)
 class Source:
-    """Name a source as the command line does, with its budget of tokens if it has one: a name of
+    """A source as the command line names it, with its budget of tokens if it has one: a name of
     HUB, `sample`, or a file. `hub` is set for those on the hub."""
 
     name: str
@@ -117,8 +117,8 @@ def reader_of(source: Source) -> str:
 
 
 class LocalTexts:
-    """Read a file, or stories, in batches that can be resumed; `metadata` has the licence if it is
-    known."""
+    """The texts of a file, or stories, in batches that can be resumed; `metadata` has the licence
+    if it is known."""
 
     def __init__(self, documents: Callable[[], Iterator[str]], licence: str | None = None):
         self._documents = documents

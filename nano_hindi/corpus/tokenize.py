@@ -42,7 +42,8 @@ AROUND = 20  # characters of context on each side of a loss
 
 @dataclass
 class Summary:
-    """Count what a chunk, or several, holds, what NFC changes and what decoding does not restore.
+    """Counts of what a chunk, or several, holds, what NFC changes and what decoding does not
+    restore.
 
     `counts` has documents, tokens (with bos and eos) and bytes (of text) of each split; and of both
     characters, words, text_tokens (without bos and eos), lossy_documents (that do not decode to the

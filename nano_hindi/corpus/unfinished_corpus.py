@@ -32,8 +32,7 @@ NOT_IN_METADATA = (
 
 
 class UnfinishedCorpus:
-    """Manage the part file of `corpus`; `recorded` is its progress file, empty if no download has
-    begun."""
+    """The part file of `corpus`; `recorded` is its progress file, empty before a download begins."""
 
     def __init__(self, corpus: Path):
         self.corpus, self.part, self.progress = corpus, corpus.with_name(corpus.name + ".part"), corpus.with_name(corpus.stem + ".progress.txt")

@@ -22,8 +22,8 @@ COUNTED = ("documents", "tokens", "words", "characters", "bytes", "empty_documen
 
 
 class Writer:
-    """Append documents to a corpus, up to and including the one that reaches `--max_tokens`, or
-    the budget of the source that `start` has named.
+    """A writer that appends documents to a corpus, up to and including the one that reaches
+    `--max_tokens`, or the budget of the source that `start` has named.
 
     Without a tokenizer, that limits the words, each of which is at least one token. Documents of
     only whitespace are skipped, and those that the cleaner drops. `recorded` has the lines that

@@ -23,14 +23,15 @@ CONTEXT, SHOWN = 40, 160  # characters of an example before the change, and in a
 
 @dataclass
 class Count:
-    """Count what one rule changed."""
+    """The counts of what one rule changed."""
 
     documents: int = 0  # repaired or dropped
     bytes: int = 0  # of UTF-8 removed from the documents; negative where a repair adds more
 
 
 class Cleaner:
-    """Clean texts: `cleaner(text)` returns the repaired text, or None if it is dropped.
+    """The rules and what they have seen: `cleaner(text)` returns the repaired text, None if it is
+    dropped.
 
     Cleaning a cleaned text changes nothing. `counts` has a Count for each rule, in the order in
     which they are applied. `examples` has for each rule the first places that it changed, before

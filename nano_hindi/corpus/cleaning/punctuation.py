@@ -52,7 +52,7 @@ def restore_dandas(text: str) -> str:
 
 @dataclass
 class _Pipe:
-    """Describe a pipe of a line by the words before it, back to another terminator."""
+    """A pipe of a line, with the words before it, back to another terminator."""
 
     place: int
     words: list[str]

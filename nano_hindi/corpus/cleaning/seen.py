@@ -17,7 +17,7 @@ MAX_LOAD = 5 / 6  # of the slots of a table
 
 
 class Seen:
-    """Keep a set of texts, or of other keys of 64 bits, in 10 to 19 bytes each.
+    """A set of texts, or of other keys of 64 bits, in 10 to 19 bytes each.
 
     A text's key is 64 bits of its BLAKE2b hash. The probability that any two of thirty million
     different texts share one is 1 in 40,000. The table uses linear probing.
@@ -77,7 +77,7 @@ class Seen:
 
 
 class NearlySeen:
-    """Keep a set of texts by their MinHash signatures, to find texts that are nearly the same.
+    """A set of texts by their MinHash signatures, to find texts that are nearly the same.
 
     BANDS keys of `Seen` for each text, 134 to 269 bytes: the thirty million documents of Sangraha
     take 4.3 GB. Texts are compared by their words; white space does not matter.
