@@ -108,34 +108,34 @@ def is_sample(args) -> bool:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     labels = [source.label(args.seed) for source in args.sources]
-    asked = {"source": ", ".join(labels), "max_tokens": args.max_tokens, "cleaned": "yes" if args.clean else "no"}
+    settings = {"source": ", ".join(labels), "max_tokens": args.max_tokens, "cleaned": "yes" if args.clean else "no"}
     if any(source.hub for source in args.sources):
-        asked |= {"seed": args.seed, "tokenizer": args.tokenizer or TOKENIZER}
+        settings |= {"seed": args.seed, "tokenizer": args.tokenizer or TOKENIZER}
     if files := [source for source in args.sources if source.is_file]:
         for source in files:
             read_source(source.name)  # checks the name
-        asked["inputs"] = "; ".join(map(reader_of, files))
+        settings["inputs"] = "; ".join(map(reader_of, files))
     if args.is_several:
         for number, (label, budget) in enumerate(zip(labels, args.budgets, strict=True), 1):
-            asked |= {f"source_{number}": label, f"source_{number}_max_tokens": budget}
+            settings |= {f"source_{number}": label, f"source_{number}_max_tokens": budget}
     with locked(args.output_dir, "is downloading there", "--output_dir"):
-        return make(args, asked, args.output_dir / "hindi_corpus.txt")
+        return make(args, settings, args.output_dir / "hindi_corpus.txt")
 
 
-def make(args, asked: dict, corpus: Path) -> int:
+def make(args, settings: dict, corpus: Path) -> int:
     """Write the corpus unless it exists, and print a summary.
 
     The caller holds the lock of the folder.
     """
     unfinished = UnfinishedCorpus(corpus)
-    if not (unfinished.is_complete and unfinished.is_of(asked)):
+    if not (unfinished.is_complete and unfinished.is_of(settings)):
         if corpus.exists() and not args.overwrite:
-            return leave_alone(corpus, asked, args.report)
-        unfinished.claim(asked, args.overwrite)
+            return leave_alone(corpus, settings, args.report)
+        unfinished.claim(settings, args.overwrite)
         if args.is_several or args.sources[0].hub:
-            download(args, asked, unfinished)
+            download(args, settings, unfinished)
         else:
-            gather(args, asked, unfinished)
+            gather(args, settings, unfinished)
     metadata = unfinished.recorded
     documents, words, size, empty = (int(metadata[key]) for key in ("documents", "words", "bytes", "empty_documents_left_out"))
     if args.clean:
@@ -153,12 +153,12 @@ def make(args, asked: dict, corpus: Path) -> int:
     return 0
 
 
-def gather(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
+def gather(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     """Write the part file from local files, or from the sample, in one go: there is none if this
     fails."""
     paths = [source.name for source in args.sources]
     if is_sample(args):
-        asked = asked | {"licence": SAMPLE_LICENCE}
+        settings = settings | {"licence": SAMPLE_LICENCE}
         documents, tokenizer = stories(args.seed), load_tokenizer(args.tokenizer) if args.tokenizer else None
         progress = Progress(args.max_tokens, "tokens" if tokenizer else "words", "writing stories")
     else:
@@ -172,14 +172,14 @@ def gather(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
             if not writer.totals["documents"]:
                 why, remedy = ("nothing is left of the text", ", or omit --clean") if args.clean else ("there is no text", "")
                 raise UserError(f"{why} in {', '.join(paths)}; give other files{remedy}")
-            unfinished.record(file, {"complete": "yes"} | asked | cleaning | writer.metadata() | {"written": writer.totals["written"]})
+            unfinished.record(file, {"complete": "yes"} | settings | cleaning | writer.metadata() | {"written": writer.totals["written"]})
     except BaseException:
         with contextlib.suppress(OSError):
             unfinished.discard()
         raise
 
 
-def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
+def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     """Complete the part file, one source after another.
 
     Progress is recorded every RECORD_BYTES of text, so a crash loses no more than that.
@@ -187,8 +187,8 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
     begun, all_numbers = unfinished.recorded, range(1, len(args.sources) + 1)
     number = int(begun.get("source_in_progress", 1))  # all before it are complete
     readers = {i: opened(args, i, begun) for i in all_numbers[number - 1 :]}  # all of them, so that what is missing is an error at once
-    tokenizer = load_tokenizer(asked["tokenizer"]) if "tokenizer" in asked else tokenizer_or_none(args.tokenizer or TOKENIZER)
-    every = dict(asked)
+    tokenizer = load_tokenizer(settings["tokenizer"]) if "tokenizer" in settings else tokenizer_or_none(args.tokenizer or TOKENIZER)
+    every = dict(settings)
     for i in all_numbers:
         origin = readers[i].metadata if i in readers else recorded_origin(args, i, begun)
         every |= {prefix(args, i) + key: value for key, value in origin.items()}
@@ -198,7 +198,7 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
         if not args.overwrite:
             raise unfinished.foreign("a file, its tokenizer, this program or a library has changed since")
         unfinished.discard()
-        return download(args, asked, unfinished)
+        return download(args, settings, unfinished)
     writer = Writer(args.max_tokens, tokenizer, Cleaner.recorded(begun) if args.clean else None, begun)
     totals, position = writer.totals, json.loads(begun["position"]) if begun else None
     if begun:
@@ -211,7 +211,7 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
 
     with (
         unfinished.open(totals["written"]) as file,
-        Progress(args.max_tokens - totals[writer.limited], writer.limited, "downloading" if "tokenizer" in asked else "reading") as progress,
+        Progress(args.max_tokens - totals[writer.limited], writer.limited, "downloading" if "tokenizer" in settings else "reading") as progress,
     ):
         if writer.cleaner and begun:
             for text in read_documents(unfinished.part):
@@ -238,7 +238,9 @@ def download(args, asked: dict, unfinished: UnfinishedCorpus) -> None:
             record(complete=True)
     if not totals["documents"]:
         unfinished.discard()
-        raise UserError(f"there is no text in {asked['source']}; " + ("give other sources" if args.is_several else "is HF_ENDPOINT a full mirror?"))
+        raise UserError(
+            f"there is no text in {settings['source']}; " + ("give other sources" if args.is_several else "is HF_ENDPOINT a full mirror?")
+        )
 
 
 def prefix(args, number: int) -> str:
@@ -279,12 +281,12 @@ def next_flags(args) -> str:
     return f"{flags} --train_tokenizer 4096" if is_sample(args) else flags
 
 
-def leave_alone(corpus: Path, asked: dict, report: bool) -> int:
+def leave_alone(corpus: Path, settings: dict, report: bool) -> int:
     """Print that the corpus already exists. Raises UserError if it is of another command, or
     without the report that is asked for."""
     metadata_file = corpus.with_name("metadata.txt")
     metadata = read_metadata(metadata_file) if metadata_file.is_file() else {}
-    if any(metadata.get(key) != str(value) for key, value in asked.items()):
+    if any(metadata.get(key) != str(value) for key, value in settings.items()):
         raise UserError(
             f"{corpus} is already there, from another source, text, budget, seed, tokenizer or --clean; --overwrite replaces it, another --output_dir keeps both"
         )

@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists all flags)")
 
 
-STORE_PATIENCE = datetime.timedelta(seconds=10)  # for torchrun's store, and for another rank to print
+STORE_TIMEOUT = datetime.timedelta(seconds=10)  # for torchrun's store, and for another rank to print
 
 _PLACE = "choose another folder, then run the same command again"
 _REMEDIES = {  # an error of the operating system about a file: what the user can do
@@ -177,7 +177,7 @@ def _once_per_machine(line: str) -> Iterator[bool]:
     start = [os.environ.get(name) for name in ("GROUP_RANK", "TORCHELASTIC_RESTART_COUNT")]  # the machine, and its restarts: torchrun keeps the store
     key = f"printed {start} {line}"
     try:
-        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=STORE_PATIENCE)
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=STORE_TIMEOUT)
         is_first = store.add(key, 1) == 1
     except Exception:  # noqa: BLE001 - torchrun has ended, or its variables are not its own: the line must be seen
         yield True

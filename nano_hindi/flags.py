@@ -92,8 +92,8 @@ def configs_for_new_run(args: argparse.Namespace, vocab_size: int | None) -> tup
     preset = args.config or DEFAULT_PRESET
     model_flags = given_flags(args, GPTConfig)
     if vocab_size is not None:
-        asked = model_flags.setdefault("vocab_size", vocab_size)
-        require(asked == vocab_size, f"--vocab_size {asked} differs from the data's {vocab_size}; omit the flag, or tokenize the data again")
+        given = model_flags.setdefault("vocab_size", vocab_size)
+        require(given == vocab_size, f"--vocab_size {given} differs from the data's {vocab_size}; omit the flag, or tokenize the data again")
     train = dataclasses.replace(get_train_config(preset), **given_flags(args, TrainConfig))
     model = dataclasses.replace(get_config(preset), **model_flags)
     _require_effect(args, model, train, has_parent=False)

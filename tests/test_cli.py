@@ -116,7 +116,7 @@ def test_ranks_print_different_errors_and_every_machine_and_restart_prints_its_o
 def test_error_is_printed_if_torchrun_has_ended(monkeypatch, capfd):
     for name, value in {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(cli, "STORE_PATIENCE", datetime.timedelta(seconds=1))
+    monkeypatch.setattr(cli, "STORE_TIMEOUT", datetime.timedelta(seconds=1))
     assert command_line(lambda argv=None: fail(UserError("no data; do this")))([]) == 2
     assert errors_of(capfd.readouterr().err) == ["error: no data; do this"]
 

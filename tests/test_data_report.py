@@ -61,7 +61,7 @@ def test_character_split_between_tokens_is_marked_as_broken(prepared):
 
 
 def test_same_data_give_the_same_report(prepared):
-    names = ["report.html", "report_document_lengths.png", "report_piece_lengths.png", "report_scripts.png", "report_tokens_per_word.png"]
+    names = ["report.html", "report_document_lengths.png", "report_scripts.png", "report_token_lengths.png", "report_tokens_per_word.png"]
     assert sorted(path.name for path in prepared.glob("report*")) == names
     before = (prepared / "report.html").read_bytes()
     assert all((prepared / name).read_bytes().startswith(b"\x89PNG") for name in names[1:])

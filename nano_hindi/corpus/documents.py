@@ -62,7 +62,7 @@ def read_documents(path: str | Path) -> Iterator[str]:
             yield _text_of_document(path, document)
 
 
-class Raw(NamedTuple):
+class Record(NamedTuple):
     """The bytes of a document or a line, and where they are in the file, with what ends them."""
 
     begin: int
@@ -70,7 +70,7 @@ class Raw(NamedTuple):
     end: int
 
 
-def _documents(file: BinaryIO, position: int = 0, end: float = float("inf")) -> Iterator[Raw]:
+def _documents(file: BinaryIO, position: int = 0, end: float = float("inf")) -> Iterator[Record]:
     """Yield the documents from the position of `file`, where one begins, to the last one that
     begins before byte `end`."""
     lines: list[bytes] = []
@@ -79,7 +79,7 @@ def _documents(file: BinaryIO, position: int = 0, end: float = float("inf")) -> 
         position += len(line)
         if line in _DOCUMENT_ENDS:
             # what write_document, or the Windows editor, put between the text and the marker
-            yield Raw(begin, b"".join(lines).removesuffix(b"\r\n" if line.endswith(b"\r\n") else b"\n"), position)
+            yield Record(begin, b"".join(lines).removesuffix(b"\r\n" if line.endswith(b"\r\n") else b"\n"), position)
             lines, begin = [], position
             if position >= end:
                 return
@@ -87,10 +87,10 @@ def _documents(file: BinaryIO, position: int = 0, end: float = float("inf")) -> 
             lines.append(line)
     rest = b"".join(lines)
     if rest.strip():
-        yield Raw(begin, rest, position)
+        yield Record(begin, rest, position)
 
 
-def _text_of_document(path: str | Path, document: Raw) -> str:
+def _text_of_document(path: str | Path, document: Record) -> str:
     raw = document.raw
     try:
         return (_ESCAPED_LINE.sub(rb"\g<1>", raw) if MARKER in raw else raw).decode("utf-8")
@@ -151,12 +151,12 @@ def _read(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterat
     *_, text_of = _READERS[kind(path)]
     found = _chunk_of_compressed(path, begin, end) if compression(path) else _chunk_of_plain(path, begin, end)
     with contextlib.closing(found):
-        for raw in found:
-            if (text := text_of(path, raw)) is not None:
+        for record in found:
+            if (text := text_of(path, record)) is not None:
                 yield text
 
 
-def _chunk_of_plain(path: str | Path, begin: int, end: float) -> Generator[Raw]:
+def _chunk_of_plain(path: str | Path, begin: int, end: float) -> Generator[Record]:
     split, seek, _ = _READERS[kind(path)]
     with opened(path) as file:
         if begin == 0 or seek(file, begin, end):
@@ -192,21 +192,21 @@ def _seek_line(file: BinaryIO, begin: int, end: int) -> bool:
     return False
 
 
-def _lines(file: BinaryIO, position: int = 0, end: float = float("inf")) -> Iterator[Raw]:
+def _lines(file: BinaryIO, position: int = 0, end: float = float("inf")) -> Iterator[Record]:
     """Yield the lines that are not blank from the position of `file`, where one begins, to the last
     one that begins before byte `end`."""
     while position < end and (line := file.readline()):
         begin, position = position, position + len(line)
         if line.strip():
-            yield Raw(begin, line, position)
+            yield Record(begin, line, position)
 
 
-def _text_of_first_document(path: str | Path, document: Raw) -> str:
+def _text_of_first_document(path: str | Path, document: Record) -> str:
     text = _text_of_document(path, document)
     return text if document.begin else text.removeprefix(BOM)
 
 
-def _text_of_json(path: str | Path, line: Raw) -> str | None:
+def _text_of_json(path: str | Path, line: Record) -> str | None:
     value = None
     try:
         value = json.loads(line.raw.decode("utf-8-sig"))
@@ -223,7 +223,7 @@ def _text_of_json(path: str | Path, line: Raw) -> str | None:
         raise UserError(f"{place}: expected a JSON object with a text in the field {TEXT_COLUMN!r}") from error
 
 
-_READERS: dict[str, tuple] = {  # how to split a file, to seek the first part of a chunk, and to decode a part
+_READERS: dict[str, tuple] = {  # how to split a file, to seek the first record of a chunk, and to decode a record
     ".txt": (_documents, _seek_document, _text_of_first_document),
     ".jsonl": (_lines, _seek_line, _text_of_json),
 }
@@ -237,12 +237,12 @@ class _Forward:
 
     def __init__(self, path: str | Path):
         self.identity = _identity(path)
-        self._parts = self._all(path)
-        self._last = -1  # where the last part began that `take` has passed
-        self._next: Raw | None = None  # read, but of a later chunk
+        self._records = self._all(path)
+        self._last = -1  # where the last record began that `take` has passed
+        self._next: Record | None = None  # read, but of a later chunk
 
     @staticmethod
-    def _all(path: str | Path) -> Iterator[Raw]:
+    def _all(path: str | Path) -> Iterator[Record]:
         split, *_ = _READERS[kind(path)]
         with opened(path) as file:
             yield from split(file)
@@ -250,13 +250,13 @@ class _Forward:
     def is_before(self, path: str | Path, begin: int) -> bool:
         return self._last < begin and self.identity == _identity(path)
 
-    def take(self, begin: int, end: float) -> Iterator[Raw]:
-        """Yield the parts that begin in bytes `begin` to `end` - 1."""
-        while (part := self._next or next(self._parts, None)) and part.begin < end:
-            self._next, self._last = None, part.begin
-            if part.begin >= begin:
-                yield part
-        self._next = part
+    def take(self, begin: int, end: float) -> Iterator[Record]:
+        """Yield the records that begin in bytes `begin` to `end` - 1."""
+        while (record := self._next or next(self._records, None)) and record.begin < end:
+            self._next, self._last = None, record.begin
+            if record.begin >= begin:
+                yield record
+        self._next = record
 
 
 _forward: _Forward | None = None  # of this process, at rest
@@ -267,8 +267,8 @@ def _identity(path: str | Path) -> tuple:
     return str(path), stat.st_size, stat.st_mtime_ns
 
 
-def _chunk_of_compressed(path: str | Path, begin: int, end: float) -> Generator[Raw]:
-    """Yield the parts of a chunk.
+def _chunk_of_compressed(path: str | Path, begin: int, end: float) -> Generator[Record]:
+    """Yield the records of a chunk.
 
     A process continues where its chunk before this one ended, so it decompresses the file once,
     whatever the number of chunks.

@@ -54,7 +54,7 @@ def write_report(folder: Path) -> list[Path]:
         "document_lengths": lambda axes: draw_lengths(axes, scan),
         "tokens_per_word": lambda axes: draw_tokens_per_word(axes, tokenizer, texts),
         "scripts": lambda axes: draw_scripts(axes, texts),
-        "piece_lengths": lambda axes: draw_piece_lengths(axes, tokenizer, scan.uses),
+        "token_lengths": lambda axes: draw_token_lengths(axes, tokenizer, scan.uses),
     }
     paths = []
     for name, draw in pictures.items():
@@ -121,14 +121,14 @@ def draw_lengths(axes, scan: Scan) -> None:
 def draw_tokens_per_word(axes, tokenizer: Tokenizer, texts: list[str]) -> None:
     words = Counter(word for text in texts for word in text.split())
     distinct = list(words)
-    pieces = [len(ids) for ids in tokenizer.encode_batch(distinct)]
+    lengths = [len(ids) for ids in tokenizer.encode_batch(distinct)]
     counts = Counter()
-    for word, number in zip(distinct, pieces, strict=True):
+    for word, number in zip(distinct, lengths, strict=True):
         counts[min(number, 16)] += words[word]
     total = max(1, counts.total())
     axes.bar(range(1, 17), [100 * counts[number] / total for number in range(1, 17)])
     axes.set_xticks(range(1, 17), [*map(str, range(1, 16)), "16+"])
-    mean = sum(number * words[word] for word, number in zip(distinct, pieces, strict=True)) / total
+    mean = sum(number * words[word] for word, number in zip(distinct, lengths, strict=True)) / total
     axes.set_xlabel("tokens in a word")
     axes.set_ylabel("words (%)")
     axes.set_title(f"Tokens per word: {mean:.2f} on average, over {total:,} words of {len(texts):,} documents")
@@ -159,8 +159,8 @@ def draw_scripts(axes, texts: list[str]) -> None:
     axes.set_title(f"Scripts: {sum(map(len, texts)):,} characters of {len(texts):,} documents")
 
 
-def draw_piece_lengths(axes, tokenizer: Tokenizer, uses: np.ndarray) -> None:
-    lengths = np.array([len(piece) for piece in piece_texts(tokenizer)])
+def draw_token_lengths(axes, tokenizer: Tokenizer, uses: np.ndarray) -> None:
+    lengths = np.array([len(text) for text in token_texts(tokenizer)])
     bounds = np.arange(1, max(int(lengths.max()), 2) + 2) - 0.5
     ordinary = lengths > 0
     for weights, label in ((None, "of the vocabulary"), (uses[ordinary], "of the tokens of train.bin")):
@@ -172,10 +172,10 @@ def draw_piece_lengths(axes, tokenizer: Tokenizer, uses: np.ndarray) -> None:
     axes.set_title(f"Token lengths: {int((uses[ordinary] > 0).sum()):,} of {int(ordinary.sum()):,} vocabulary entries are used")
 
 
-def piece_texts(tokenizer: Tokenizer) -> list[str]:
+def token_texts(tokenizer: Tokenizer) -> list[str]:
     """Return the text of each token by id, "" for special ones; a token with a part of a
     character's bytes is one U+FFFD."""
-    return [piece.decode("utf-8", errors="replace") for piece in tokenizer.piece_bytes]
+    return [raw.decode("utf-8", errors="replace") for raw in tokenizer.piece_bytes]
 
 
 # ---- the page
@@ -195,7 +195,7 @@ def page(info: DataInfo, scan: Scan, pictures: list[str]) -> str:
         f"<h3>{len(ids):,} tokens</h3>\n<p class='document'>{marked(info.tokenizer, ids[:SHOWN_TOKENS])}{' ...' if len(ids) > SHOWN_TOKENS else ''}</p>"
         for ids in random.Random(len(scan.sample)).sample(scan.sample, min(SHOWN, len(scan.sample)))
     )
-    texts = piece_texts(info.tokenizer)
+    texts = token_texts(info.tokenizer)
     longest = sorted((i for i in range(info.vocab_size) if scan.uses[i] and texts[i]), key=lambda i: (-len(texts[i]), i))[:LONGEST]
     rows = "\n".join(f"<tr><td>{html.escape(visible(texts[i]))}</td><td>{len(texts[i])}</td><td>{scan.uses[i]:,}</td></tr>" for i in longest)
     images = "\n".join(f"<p><img src='{name}' alt='{name}'></p>" for name in pictures)

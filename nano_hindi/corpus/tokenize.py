@@ -56,14 +56,14 @@ class Summary:
     examples: list[str] = field(default_factory=list)  # the first EXAMPLES distinct lost characters
     place: str = ""  # the first difference in the first lossy document
 
-    def note_normalized(self, text: str, normalized: str) -> None:
+    def count_normalization(self, text: str, normalized: str) -> None:
         """Count what normalization changed in a document."""
         if text != normalized:
             lost = Counter(text) - Counter(normalized)
             self.counts.update(normalized_documents=1, normalized_characters=lost.total())
 
-    def look(self, text: str, decoded: str) -> None:
-        """Add the losses of a document that decodes to `decoded`."""
+    def count_losses(self, text: str, decoded: str) -> None:
+        """Count the losses of a document that decodes to `decoded`."""
         if text != decoded:
             lost = Counter(text) - Counter(decoded)
             losses = Counter(lossy_documents=1, lost_characters=lost.total())
@@ -113,7 +113,7 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
     for originals in batches(with_text(documents), BATCH_CHARACTERS):
         batch = [tokenizer.normalize(text) for text in originals]
         for original, text in zip(originals, batch, strict=True):
-            summary.note_normalized(original, text)
+            summary.count_normalization(original, text)
         encoded = tokenizer.encode_batch(batch)
         raws = [text.encode() for text in batch]
         sides = [SPLITS[is_for_validation(raw, val_fraction)] for raw in raws]
@@ -134,7 +134,7 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
         counts["words"] += sum(map(count_words, batch))
         if tokenizer.rewrites or found != tokenizer.bytes_of_tokens(raws):
             for text, ids in zip(batch, encoded, strict=True):
-                summary.look(tokenizer.as_decoded(text), tokenizer.decode(ids))
+                summary.count_losses(tokenizer.as_decoded(text), tokenizer.decode(ids))
     return {name: b"".join(tokens[name]) for name in SPLITS}, summary
 
 

@@ -32,7 +32,8 @@ NOT_IN_METADATA = (
 
 
 class UnfinishedCorpus:
-    """The part file of `corpus`; `recorded` is its progress file, empty before a download begins."""
+    """The part file of `corpus`; `recorded` is its progress file, empty before a download
+    begins."""
 
     def __init__(self, corpus: Path):
         self.corpus, self.part, self.progress = corpus, corpus.with_name(corpus.name + ".part"), corpus.with_name(corpus.stem + ".progress.txt")
@@ -40,8 +41,8 @@ class UnfinishedCorpus:
         if self.recorded and not all(self.recorded.get(key, "").isdecimal() for key in ("written", "documents")):
             raise UserError(f"{self.progress} is damaged (its counts are missing); delete it to start over")
 
-    def is_of(self, asked: dict) -> bool:
-        return bool(self.recorded) and all(self.recorded.get(key) == str(value) for key, value in asked.items())
+    def is_of(self, settings: dict) -> bool:
+        return bool(self.recorded) and all(self.recorded.get(key) == str(value) for key, value in settings.items())
 
     def number(self, key: str) -> int:
         return int(self.recorded.get(key, 0))
@@ -53,7 +54,7 @@ class UnfinishedCorpus:
         places = (self.part, self.corpus) if self.recorded.get("complete") == "yes" else ()
         return any(path.is_file() and path.stat().st_size == self.number("written") for path in places)
 
-    def claim(self, asked: dict, overwrite: bool) -> None:
+    def claim(self, settings: dict, overwrite: bool) -> None:
         """Keep the recorded part if it is of the same command; discard it if it has no documents,
         or with `overwrite`.
 
@@ -62,10 +63,10 @@ class UnfinishedCorpus:
         for path in (self.corpus, self.part):
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if self.is_of(asked) and self.part.is_file() and self.part.stat().st_size >= self.number("written"):
+        if self.is_of(settings) and self.part.is_file() and self.part.stat().st_size >= self.number("written"):
             return
         if self.number("documents") and not overwrite:
-            there = [f"{key} was {self.recorded.get(key)}" for key, value in asked.items() if self.recorded.get(key) != str(value)]
+            there = [f"{key} was {self.recorded.get(key)}" for key, value in settings.items() if self.recorded.get(key) != str(value)]
             raise self.foreign(", ".join(there) or "the part file is too short or missing")
         self.discard()
 
