@@ -101,8 +101,8 @@ def make(args, sources: list[Source], tokenizer: Tokenizer) -> None:
 
     The caller holds the lock of the folder.
     """
-    from nano_hindi.chat.dataset import METADATA, Writer
-    from nano_hindi.corpus.prepared import CHAT
+    from nano_hindi.chat.dataset import Writer
+    from nano_hindi.corpus.prepared import CHAT, METADATA
 
     settings = {
         "kind": CHAT,

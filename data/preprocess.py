@@ -105,12 +105,14 @@ def make(args, plan: list[Chunk]) -> None:
         tokenizer = load_tokenizer(args.tokenizer)
         settings |= {"normalization": tokenizer.normalization, "fingerprint": tokenizer.fingerprint()}
     shards = Shards(args.output_dir, settings, len(plan))
-    if shards.metadata.is_file() and b"\nkind: chat\n" in shards.metadata.read_bytes():
+    if shards.metadata_file.is_file() and b"\nkind: chat\n" in shards.metadata_file.read_bytes():
         raise UserError(f"{args.output_dir} holds data of data/chat.py; choose another --output_dir")
     shards.remove_leftovers()
     if is_ready(shards, settings):
         discard(shards.folder)  # a run that was killed at its very end leaves it
-        print(f"{shown(args.output_dir)} is ready already, from the same command and the same text; delete {shown(shards.metadata)} to start over")
+        print(
+            f"{shown(args.output_dir)} is ready already, from the same command and the same text; delete {shown(shards.metadata_file)} to start over"
+        )
     else:
         tokenizer = tokenize(args, plan, shards, tokenizer)
         if metadata_of_input(args.input, plan).items() - settings.items():
@@ -157,10 +159,10 @@ def is_ready(shards: Shards, settings: dict) -> bool:
     """Return whether the folder holds the complete output of these settings."""
     from nano_hindi.corpus.prepared import check_data
 
-    if not shards.metadata.is_file():
+    if not shards.metadata_file.is_file():
         return False
     try:
-        metadata = read_metadata(shards.metadata)
+        metadata = read_metadata(shards.metadata_file)
         if any(metadata.get(key) != str(value) for key, value in settings.items()):
             return False
         check_data(shards.output_dir, every_chunk=True)
@@ -216,6 +218,7 @@ def finish(args, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
 
     Returns the metadata. Raises UserError if a split has no documents.
     """
+    from nano_hindi.corpus.prepared import tokenizer_record
     from nano_hindi.corpus.shards import discard
 
     refuse_losses(shards, tokenizer, args.allow_lossy)
@@ -229,10 +232,7 @@ def finish(args, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
             )
     metadata = {
         "tokenizer": tokenizer.name,
-        "fingerprint": tokenizer.fingerprint(),
-        "vocab_size": tokenizer.vocab_size,
-        "bos_id": tokenizer.bos_id,
-        "eos_id": tokenizer.eos_id,
+        **tokenizer_record(tokenizer),
         **{f"{name}_{key}": counts[f"{name}_{key}"] for name in ("train", "val") for key in ("documents", "tokens", "bytes")},
         **{
             key: counts[key] for key in ("words", "characters", "normalized_characters", "normalized_documents", "lost_characters", "lossy_documents")

@@ -35,8 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
     If the block raises, `path` is unchanged and the temporary file is deleted. Raises
     IsADirectoryError, before the block, if `path` is a folder.
     """
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    require_not_folder(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
         with naming(temporary):
@@ -48,6 +47,12 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def require_not_folder(path: Path) -> None:
+    """Raise IsADirectoryError if `path` is a folder."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
 
 def require_place(flag: str, path: Path) -> None:

@@ -9,8 +9,6 @@ for each conversation: its tokens, and how many of them are targets.
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -21,15 +19,13 @@ from nano_hindi.chat.records import Mender
 from nano_hindi.chat.sources import Record
 from nano_hindi.chat.template import render_batch
 from nano_hindi.corpus.documents import count_words
-from nano_hindi.corpus.prepared import DataInfo, write_digests
+from nano_hindi.corpus.prepared import METADATA, DataInfo, require_places, save_tokenizer, tokenizer_record, write_digests
 from nano_hindi.corpus.tokenize import BATCH_CHARACTERS, SPLITS, is_for_validation
 from nano_hindi.dataloader import TARGET
 from nano_hindi.errors import UserError
 from nano_hindi.files import file_size, replacing, write_metadata
 from nano_hindi.sample.questions import Conversation, conversations
 from nano_hindi.tokenizer import Tokenizer
-
-METADATA = "preprocess_meta.txt"
 
 
 def conversations_file(folder: Path, split: str) -> Path:
@@ -80,13 +76,7 @@ class Writer:
 
         The metadata of earlier data is deleted before the first file gets its name.
         """
-        metadata = self.folder / METADATA
-        if metadata.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(metadata))
-        if (self.folder / "tokenizer").is_file():
-            raise UserError(
-                f"{self.folder / 'tokenizer'} is a file, but the copy of the tokenizer needs that name; move it, or choose another folder"
-            )
+        require_places(self.folder)
         with contextlib.ExitStack() as stack:
             with contextlib.ExitStack() as files:
                 for split in SPLITS:
@@ -94,7 +84,7 @@ class Writer:
                         self._files[path] = files.enter_context(open(stack.enter_context(replacing(path)), "wb"))
                 yield
             self._require_both_splits()
-            metadata.unlink(missing_ok=True)
+            (self.folder / METADATA).unlink(missing_ok=True)
 
     def _require_both_splits(self) -> None:
         kept = self.counts["train_documents"] + self.counts["val_documents"]
@@ -156,15 +146,11 @@ class Writer:
     def finish(self, settings: dict) -> None:
         """Write the tokenizer, the digests and, last, the metadata: a folder without it is not
         ready."""
-        copy = self.folder / "tokenizer"
-        if not (copy.is_dir() and Path(self.tokenizer.name).is_dir() and copy.samefile(self.tokenizer.name)):  # keep the original
-            self.tokenizer.save(copy)
+        save_tokenizer(self.folder, self.tokenizer)
         counts = self.counts
         metadata = {
             "tokenizer": self.tokenizer.name,
-            "vocab_size": self.tokenizer.vocab_size,
-            "bos_id": self.tokenizer.bos_id,
-            "eos_id": self.tokenizer.eos_id,
+            **tokenizer_record(self.tokenizer),
             **{f"{split}_{key}": counts[f"{split}_{key}"] for split in SPLITS for key in ("documents", "tokens", "targets", "bytes")},
             "words": counts["words"],
             "fertility": f"{(counts['train_tokens'] + counts['val_tokens']) / max(counts['words'], 1):.4f}",

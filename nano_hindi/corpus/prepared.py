@@ -1,4 +1,5 @@
-"""Load the output of data/preprocess.py, and check it against preprocess_meta.txt."""
+"""Load the output of data/preprocess.py or data/chat.py, checked against preprocess_meta.txt; and
+write what both have besides the tokens."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ from typing import Any
 
 from nano_hindi.dataloader import TOKEN_BYTES, TokenFile
 from nano_hindi.errors import UserError
-from nano_hindi.files import TEXT_MAKERS, file_size, read_metadata, write_metadata
+from nano_hindi.files import TEXT_MAKERS, file_size, read_metadata, require_not_folder, write_metadata
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
-DIGESTS = "preprocess_digests.txt"
+METADATA, DIGESTS = "preprocess_meta.txt", "preprocess_digests.txt"
 TEXT, CHAT = "text", "chat"  # the line `kind` of preprocess_meta.txt; text if there is none
 KINDS = {
     TEXT: "text, which train.py takes; data/chat.py makes chat data",
@@ -63,7 +64,7 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
     see `TokenFile.require_digests`.
     """
     folder = Path(data_dir)
-    path = folder / "preprocess_meta.txt"
+    path = folder / METADATA
     makers = "data/chat.py" if kind == CHAT else TEXT_MAKERS
     metadata = read_metadata(path, makers)
     if (found_kind := metadata.get("kind", TEXT)) != kind:
@@ -85,8 +86,7 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
     if not tokenizer_dir.is_dir():
         raise UserError(f"{tokenizer_dir} is missing (the copy of the tokenizer that the data was made with); {again}")
     tokenizer = load_tokenizer(tokenizer_dir)
-    found = {"fingerprint": tokenizer.fingerprint(), "vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
-    if found.items() - info.items():
+    if tokenizer_record(tokenizer).items() - info.items():
         raise UserError(
             f"{tokenizer_dir} is not the tokenizer that the data was made with ({info['tokenizer_name']}); restore the original, or {again}"
         )
@@ -110,6 +110,30 @@ def _check_digests(file: TokenFile, digest: str, listed: list[str], every_chunk:
         file.digests = found
     else:
         raise UserError(f"{file.path} is damaged: it is not what {file.maker} wrote; {file.restore}")
+
+
+# ---- what data/preprocess.py and data/chat.py write besides the tokens
+
+
+def require_places(folder: Path) -> None:
+    """Raise IsADirectoryError or UserError if a folder is in the place of a file of prepared data,
+    or a file in that of the tokenizer."""
+    for name in ("train.bin", "val.bin", METADATA):
+        require_not_folder(folder / name)
+    if (copy := folder / "tokenizer").is_file():
+        raise UserError(f"{copy} is a file, but the copy of the tokenizer needs that name; move it, or choose another --output_dir")
+
+
+def tokenizer_record(tokenizer: Tokenizer) -> dict[str, str | int]:
+    """Return the lines of METADATA that identify a tokenizer."""
+    return {"fingerprint": tokenizer.fingerprint(), "vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write the copy of the tokenizer, unless the tokenizer was loaded from there."""
+    copy = folder / "tokenizer"
+    if not (copy.is_dir() and Path(tokenizer.name).is_dir() and copy.samefile(tokenizer.name)):
+        tokenizer.save(copy)
 
 
 def write_digests(folder: Path, vocab_size: int) -> dict[str, str]:

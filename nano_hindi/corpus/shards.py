@@ -10,7 +10,6 @@ bytes.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import json
@@ -19,7 +18,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from nano_hindi.corpus.prepared import write_digests
+from nano_hindi.corpus.prepared import METADATA, require_places, save_tokenizer, write_digests
 from nano_hindi.corpus.tokenize import SPLITS, Summary
 from nano_hindi.dataloader import TOKEN_BYTES
 from nano_hindi.errors import UserError, naming
@@ -43,12 +42,8 @@ class Shards:
         name = hashlib.blake2b(json.dumps(settings).encode(), digest_size=8).hexdigest()
         self.output_dir, self.folder = output_dir, output_dir / f"preprocess-{name}.part"
         self.paths = [self.folder / f"{i:06}.shard" for i in range(chunks)]
-        self.metadata, self.tokenizer, self.summary = output_dir / "preprocess_meta.txt", output_dir / "tokenizer", Summary()
-        for path in (*(output_dir / f"{name}.bin" for name in SPLITS), self.metadata):
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if self.tokenizer.is_file():
-            raise UserError(f"{self.tokenizer} is a file, but the copy of the tokenizer needs that name; move it, or choose another --output_dir")
+        self.metadata_file, self.summary = output_dir / METADATA, Summary()
+        require_places(output_dir)
 
     def remove_leftovers(self) -> None:
         """Delete what nothing resumes: unfinished files of older versions, and a folder that
@@ -122,13 +117,12 @@ class Shards:
 
         Safe to interrupt and repeat.
         """
-        self.metadata.unlink(missing_ok=True)
+        self.metadata_file.unlink(missing_ok=True)
         for name in SPLITS:
             if (self.folder / f"{name}.bin").exists():
                 rename(self.folder / f"{name}.bin", self.output_dir / f"{name}.bin")
-        if not (self.tokenizer.is_dir() and Path(tokenizer.name).is_dir() and self.tokenizer.samefile(tokenizer.name)):  # keep the original
-            tokenizer.save(self.tokenizer)
-        write_metadata(self.metadata, metadata | write_digests(self.output_dir, tokenizer.vocab_size))
+        save_tokenizer(self.output_dir, tokenizer)
+        write_metadata(self.metadata_file, metadata | write_digests(self.output_dir, tokenizer.vocab_size))
         discard(self.folder)
 
 

@@ -10,7 +10,6 @@ atomically, after the part file is flushed to disk.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nano_hindi.errors import UserError, naming
-from nano_hindi.files import read_metadata, rename, write_metadata
+from nano_hindi.files import read_metadata, rename, require_not_folder, write_metadata
 
 NOT_IN_METADATA = (
     "complete",
@@ -61,8 +60,7 @@ class UnfinishedCorpus:
         Raises UserError otherwise.
         """
         for path in (self.corpus, self.part):
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            require_not_folder(path)
         if self.is_of(settings) and self.part.is_file() and self.part.stat().st_size >= self.number("written"):
             return
         if self.number("documents") and not overwrite:

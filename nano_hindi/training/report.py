@@ -1,5 +1,4 @@
-"""The output of train.py: the start page, the log and status lines, samples, the summary, and
-`--dry_run`."""
+"""The output of train.py: the start page, log and status lines, the summary, and `--dry_run`."""
 
 from __future__ import annotations
 
@@ -16,6 +15,7 @@ import torch
 from nano_hindi.common import compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import bar, count, duration, python_command, shell_quoted, shown
+from nano_hindi.corpus.prepared import METADATA
 from nano_hindi.distributed import World
 from nano_hindi.eval import Evaluation
 from nano_hindi.model import GPT
@@ -232,7 +232,7 @@ def print_dry_run(plan: Plan, args: argparse.Namespace, world: World) -> int:
     if data is None:
         owner = "checkpoint" if plan.saved else "model" if plan.parent else "preset"
         given = (source.folder for source in (*args.data_dir, *args.anneal_data_dir))
-        folders = ", ".join(str(folder) for folder in given if not (folder / "preprocess_meta.txt").is_file())
+        folders = ", ".join(str(folder) for folder in given if not (folder / METADATA).is_file())
         world.print(f"data        none in {folders} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} tokens")
     if plan.saved:
         world.print(f"progress    {position(config, plan.update)}, {max(0, config.updates - plan.update):,} updates left")

@@ -12,6 +12,7 @@ from pathlib import Path
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped, without_advice
 from nano_hindi.common import compute_dtype, visible
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, from_dict
+from nano_hindi.corpus.prepared import METADATA
 from nano_hindi.distributed import World, from_main, require_same
 from nano_hindi.errors import UserError, require
 from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run, configs_for_run_from_model
@@ -88,7 +89,7 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
         raise UserError(
             f"--checkpoint_dir and --data_dir are the same folder; give the run a folder of its own, for example --checkpoint_dir {folder}"
         )
-    has_data = not args.dry_run or all((folder / "preprocess_meta.txt").exists() for folder in folders)
+    has_data = not args.dry_run or all((folder / METADATA).exists() for folder in folders)
     data: Sources | ChatData | None = None
     if chat:
         data = open_chat(folders[0], world, args.verify_data)
