@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nano_hindi.common import pick_device, visible
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, first_line
 from nano_hindi.files import locked, locked_for_reading
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
         dist.init_process_group("nccl" if nccl else "gloo", store=store, rank=rank, world_size=size, device_id=device if nccl else None)
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise UserError(f"the ranks cannot connect at {address} ({str(error).splitlines()[0][:120]}); {_TORCHRUN_HINT}") from error
+        raise UserError(f"the ranks cannot connect at {address} ({first_line(error)}); {_TORCHRUN_HINT}") from error
     try:
         yield World(rank, size, device)
         dist.barrier()  # no rank exits while another one still saves or samples
@@ -85,7 +85,7 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
         if not is_lost_rank(error):
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it at once: first say what happened, and exit
-        reason = re.sub(r"^\[\S+\] ", "", str(error)).splitlines()[0].split(". ")[0][:200]
+        reason = re.sub(r"^\[\S+\] ", "", first_line(error)).split(". ")[0]
         raise UserError(
             f"another rank of this run has exited ({reason}): torchrun names the first rank that failed under Root Cause. "
             "To resume from the newest checkpoint, run the same command with --resume auto"

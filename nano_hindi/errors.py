@@ -34,6 +34,12 @@ def quoted(value: object) -> str:
     return text if len(text) <= QUOTED_CHARACTERS else text[: QUOTED_CHARACTERS - 3] + "..."
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type if it has none; at most
+    QUOTED_CHARACTERS, without the punctuation at its end."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:QUOTED_CHARACTERS].rstrip(".:")
+
+
 @contextlib.contextmanager
 def naming(path: object) -> Iterator[None]:
     """Raise errors of the operating system as OSErrors that name a file: `path`, if they name none.

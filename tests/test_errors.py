@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 import torch
 
-from nano_hindi.errors import UserError, naming
+from nano_hindi.errors import UserError, first_line, naming
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a full disk")
 
@@ -62,3 +62,8 @@ def test_other_errors_and_names_are_left_as_they_are(tmp_path):
         with pytest.raises(type(error)) as caught, naming("other"):
             raise error
         assert caught.value is error
+
+
+@pytest.mark.parametrize(("message", "line"), [("", "ValueError"), (" \n", "ValueError"), ("no room:\nfor b", "no room"), ("a" * 999, "a" * 200)])
+def test_first_line_of_an_error_is_never_empty_and_never_long(message, line):
+    assert first_line(ValueError(message)) == line

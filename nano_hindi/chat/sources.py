@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from nano_hindi.corpus.hub import prepare_library, reason_of, response_of
-from nano_hindi.corpus.source_files import COMPRESSIONS, compression, kind, opened, reason, require_file
+from nano_hindi.corpus.source_files import COMPRESSIONS, compression, kind, opened, require_file
 from nano_hindi.corpus.sources import SAMPLE
-from nano_hindi.errors import UserError, naming
+from nano_hindi.errors import UserError, first_line, naming
 from nano_hindi.files import one_line, utf8_path
 from nano_hindi.sample import LICENCE
 from nano_hindi.sample.questions import conversations
@@ -176,7 +176,7 @@ def _of_parquet(path: str) -> Iterator[Any]:
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file's content
             raise
-        raise UserError(f"{path} is not a readable parquet file ({reason(error)}); download or copy it again") from error
+        raise UserError(f"{path} is not a readable parquet file ({first_line(error)}); download or copy it again") from error
 
 
 # ---- the hub

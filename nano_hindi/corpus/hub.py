@@ -31,7 +31,7 @@ from nano_hindi.common import visible
 from nano_hindi.corpus.documents import BATCH_CHARACTERS
 from nano_hindi.corpus.parquet import rows_at_once
 from nano_hindi.corpus.source_files import TEXT_COLUMN, columns_named
-from nano_hindi.errors import UserError, naming
+from nano_hindi.errors import UserError, first_line, naming
 
 if TYPE_CHECKING:
     import datasets
@@ -337,7 +337,7 @@ def reason_of(error: Exception) -> str:
     if response is not None:
         said = response.headers.get("X-Error-Message", "")
         return f"HTTP {response.status_code}{': ' + said.rstrip('.') if said else ''}"[:300]
-    words = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
+    words = first_line(error.__cause__ or error)
     return words if isinstance(error, OSError) else f"{type(error).__name__}: {words}"
 
 

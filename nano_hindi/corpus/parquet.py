@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from nano_hindi.corpus.source_files import TEXT_COLUMN, no_text, reason
-from nano_hindi.errors import UserError, naming
+from nano_hindi.corpus.source_files import TEXT_COLUMN, no_text
+from nano_hindi.errors import UserError, first_line, naming
 from nano_hindi.files import utf8_path
 
 PARQUET_ROWS, PARQUET_BYTES = 200, 8_000_000  # of a column read at once, at most; but at least a row
@@ -59,7 +59,7 @@ def _opened(path: str | Path) -> Iterator:
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file's content
             raise
-        raise UserError(f"{path} is not a readable parquet file ({reason(error)}); download or copy it again") from error
+        raise UserError(f"{path} is not a readable parquet file ({first_line(error)}); download or copy it again") from error
 
 
 def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float
             if first >= end:
                 return
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read after row {before + first:,} ({reason(error)}); download or copy it again") from error
+        raise UserError(f"{path} cannot be read after row {before + first:,} ({first_line(error)}); download or copy it again") from error
 
 
 def rows_at_once(group, name: str = TEXT_COLUMN) -> int:

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from nano_hindi.errors import UserError, naming
+from nano_hindi.errors import UserError, first_line, naming
 from nano_hindi.files import close_read
 
 TEXT_COLUMN, CHAT_COLUMN = "text", "messages"
@@ -80,7 +80,7 @@ def _damage_named(path: str | Path, method: str | None) -> Iterator[None]:
     except OSError as error:
         if method is None or error.errno is not None:  # of the system, not of the file's content
             raise
-        raise UserError(f"{path} is not a complete {method} file ({reason(error)}); download or copy it again") from error
+        raise UserError(f"{path} is not a complete {method} file ({first_line(error)}); download or copy it again") from error
 
 
 def size(path: str | Path) -> int:
@@ -99,10 +99,6 @@ def line_number(path: str | Path, end: int) -> int:
             newlines += block.count(b"\n")
             left -= len(block)
     return newlines + (not block.endswith(b"\n"))
-
-
-def reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
 def no_text(place: str | Path, what: str, names: list[str]) -> UserError:

@@ -22,8 +22,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nano_hindi.corpus.source_files import COMPRESSIONS, columns_named, compression, kind, opened, reason
-from nano_hindi.errors import UserError, quoted
+from nano_hindi.corpus.source_files import COMPRESSIONS, columns_named, compression, kind, opened
+from nano_hindi.errors import UserError, first_line, quoted
 from nano_hindi.minimal_pairs import Pair
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -97,7 +97,9 @@ def _rows(path: Path, delimiter: str) -> Iterator[Record]:
                 raise UserError(f"{place}: {len(row)} columns instead of the {len(names)} of the first line; mend or delete the line")
             yield Record(place, dict(zip(names, row, strict=True)))
     except csv.Error as error:
-        raise UserError(f"{path}, line {table.line_num:,}: not a table with columns separated by {delimiter!r} ({reason(error)}); mend it") from error
+        raise UserError(
+            f"{path}, line {table.line_num:,}: not a table with columns separated by {delimiter!r} ({first_line(error)}); mend it"
+        ) from error
 
 
 def _json_records(path: Path) -> Iterator[Record]:
@@ -113,12 +115,12 @@ def _json_records(path: Path) -> Iterator[Record]:
             yield Record(f"{path}, line {number:,}", _json(path, number, line))
 
 
-def _json(path: Path, first_line: int, text: str) -> Any:
+def _json(path: Path, number: int, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        line = first_line + (error.lineno - 1 if isinstance(error, json.JSONDecodeError) else 0)
-        raise UserError(f"{path}, line {line:,}: not valid JSON ({reason(error)}); mend or delete the line") from error
+        line = number + (error.lineno - 1 if isinstance(error, json.JSONDecodeError) else 0)
+        raise UserError(f"{path}, line {line:,}: not valid JSON ({first_line(error)}); mend or delete the line") from error
 
 
 def _pair(path: Path, record: Record) -> Pair:

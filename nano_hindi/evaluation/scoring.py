@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from nano_hindi.common import IGNORED, compute_dtype, visible
 from nano_hindi.corpus.documents import batches
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, first_line
 from nano_hindi.files import utf8_path
 from nano_hindi.inference.loading import TrainedModel, build_model
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
@@ -164,9 +164,8 @@ def _load_causal_lm(folder: Path, trust_remote_code: bool) -> torch.nn.Module:
                 readable, local_files_only=True, trust_remote_code=trust_remote_code, output_loading_info=True
             )
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
         remedy = "give a folder with config.json and weights; if the model has its own code, add --trust_remote_code"
-        raise UserError(f"{folder} holds no causal language model that can be loaded ({reason}); {remedy}") from error
+        raise UserError(f"{folder} holds no causal language model that can be loaded ({first_line(error)}); {remedy}") from error
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{folder} lacks weights of a causal language model ({', '.join(missing[:3])}); download it again, or use another model")
     return model.eval()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nano_hindi.errors import UserError, naming
+from nano_hindi.errors import UserError, first_line, naming
 from nano_hindi.files import expanded, utf8_path
 from nano_hindi.tokenizer.definition_check import DEFINITIONS, panics_as_errors, require_sound_definition
 
@@ -88,7 +88,7 @@ def _auto_tokenizer_of_hub(name: str) -> PreTrainedTokenizerFast:
 
 
 def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".:")
+    reason = first_line(error)
     if is_local:
         if reason.startswith("Couldn't instantiate the backend tokenizer"):
             reason = "it has no tokenizer.json"
