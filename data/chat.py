@@ -70,7 +70,7 @@ def parse(argv: list[str] | None):
         metavar="FRACTION",
         help="fraction of the first questions, or stories, held out for validation",
     )
-    parser.add_argument("--seed", type=Range(int), default=0, metavar="S", help=f"random seed of {SAMPLE}")
+    parser.add_argument("--seed", type=whole(0, 2**63), default=0, metavar="S", help=f"random seed of {SAMPLE}")
     args = parser.parse_args(argv)
     args.source = args.source or [SAMPLE]
     require(

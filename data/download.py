@@ -30,10 +30,10 @@ from nano_hindi.corpus.documents import read_documents, read_source
 from nano_hindi.corpus.hub import HubTexts, say
 from nano_hindi.corpus.sources import HUB, SAMPLE, LocalTexts, budgets, reader_of, sources
 from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus
-from nano_hindi.corpus.writer import Writer, lines_by_source
+from nano_hindi.corpus.writer import WITHOUT_TOKENIZER, Writer, lines_by_source
 from nano_hindi.errors import UserError
 from nano_hindi.files import locked, read_metadata, write_text
-from nano_hindi.ranges import Range, whole
+from nano_hindi.ranges import whole
 from nano_hindi.sample import LICENCE as SAMPLE_LICENCE
 from nano_hindi.sample import stories
 
@@ -74,7 +74,11 @@ def parse(argv: list[str] | None):
         "--tokenizer", metavar="NAME|DIR", help=f"tokenizer to count tokens with (default: {TOKENIZER}; none for the sample, whose words are counted)"
     )
     parser.add_argument(
-        "--seed", type=Range(int), default=0, metavar="S", help="random seed: selects which documents of parquet files on the hub, or which stories"
+        "--seed",
+        type=whole(0, 2**63),
+        default=0,
+        metavar="S",
+        help="random seed: selects which documents of parquet files on the hub, or which stories",
     )
     parser.add_argument(
         "--clean",
@@ -130,7 +134,7 @@ def make(args, settings: dict, corpus: Path) -> int:
     unfinished = UnfinishedCorpus(corpus)
     if not (unfinished.is_complete and unfinished.is_of(settings)):
         if corpus.exists() and not args.overwrite:
-            return leave_alone(corpus, settings, args.report)
+            return leave_alone(args, settings, corpus)
         unfinished.claim(settings, args.overwrite)
         if args.is_several or args.sources[0].hub:
             download(args, settings, unfinished)
@@ -281,16 +285,20 @@ def next_flags(args) -> str:
     return f"{flags} --train_tokenizer 4096" if is_sample(args) else flags
 
 
-def leave_alone(corpus: Path, settings: dict, report: bool) -> int:
+def leave_alone(args, settings: dict, corpus: Path) -> int:
     """Print that the corpus already exists. Raises UserError if it is of another command, or
     without the report that is asked for."""
     metadata_file = corpus.with_name("metadata.txt")
     metadata = read_metadata(metadata_file) if metadata_file.is_file() else {}
+    if is_sample(args):
+        settings = settings | {"tokenizer": args.tokenizer or WITHOUT_TOKENIZER}
+    elif metadata.get("tokenizer") != WITHOUT_TOKENIZER:  # it was not available; a file is then counted in words
+        settings = settings | {"tokenizer": args.tokenizer or TOKENIZER}
     if any(metadata.get(key) != str(value) for key, value in settings.items()):
         raise UserError(
             f"{corpus} is already there, from another source, text, budget, seed, tokenizer or --clean; --overwrite replaces it, another --output_dir keeps both"
         )
-    if report and not corpus.with_name(REPORT).is_file():
+    if args.report and not corpus.with_name(REPORT).is_file():
         raise UserError(f"{corpus} is already there, without a report, which is written as the text is cleaned; --overwrite makes both")
     print(f"{shown(corpus)} is already there, from the same command: {metadata.get('documents')} documents; --overwrite makes it again")
     return 0

@@ -184,6 +184,11 @@ def count(n: float) -> str:
     return f"{n:.0f}"
 
 
+def counted(n: int, noun: str) -> str:
+    """Format a number of things: 1 update, 1,907 updates."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def duration(seconds: float) -> str:
     """Format a time span in its two largest units: 45s, 3m 05s, 2h 10m, 3d 4h."""
     s = int(max(0, seconds) + 0.5)

@@ -128,6 +128,7 @@ def _require_effect(args: argparse.Namespace, model: GPTConfig, train: TrainConf
         "--init_lr_fraction belongs to --init_from, and this run has none; omit --init_lr_fraction, or give --init_from to a new run",
     )
     for name, other, has_effect in (
+        ("init_lr_fraction", "warmup_steps N", train.warmup_steps > 0),
         ("constant_share", "lr_schedule plateau", train.lr_schedule == "plateau"),
         ("anneal_fraction", "anneal_data_dir DIR", bool(getattr(args, "anneal_data_dir", None))),
         ("adamw_tied_lr", "tie_embeddings True", model.tie_embeddings),

@@ -287,6 +287,7 @@ DOWNLOAD = {
     "a number in scientific notation": (["--max_tokens", "6e8"], "--max_tokens must be a whole number", "not 6e8"),
     "a budget of zero": (["--max_tokens", 0], "--max_tokens must be", "at least 1", "not 0"),
     "a negative budget": (["--max_tokens", -5], "--max_tokens must be", "at least 1", "not -5"),
+    "a negative seed": (["--seed", -1], "--seed must be a whole number, at least 0", "not -1"),
     "a budget of a source in scientific notation": (["--source", "sangraha=5e8"], "budget of sangraha must be a whole number", "not 5e8"),
     "a folder without a data set": (["--data_dir", "hin"], "--data_dir", "give both"),
     "an empty source": (["--source", ""], "empty value after --source", "fill it in"),

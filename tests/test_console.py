@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nano_hindi.console import Progress, count, duration, python_command
+from nano_hindi.console import Progress, count, counted, duration, python_command
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -42,6 +42,11 @@ def shell(path: Path) -> str:
 )
 def test_counts_have_three_significant_digits(n, text):
     assert count(n) == text
+
+
+@pytest.mark.parametrize(("n", "text"), [(0, "0 updates"), (1, "1 update"), (1907, "1,907 updates")])
+def test_one_thing_is_in_the_singular(n, text):
+    assert counted(n, "update") == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (3599.7, "1h 00m"), (7800, "2h 10m"), (273_600, "3d 4h")])

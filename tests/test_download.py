@@ -146,6 +146,17 @@ def test_existing_corpus_is_not_changed(tmp_path, capsys):
     assert run(tmp_path / "raw", "--source", b, *NO_TOKENIZER) == 2
 
 
+@pytest.mark.parametrize("source", ["stories.txt", "sample"])
+def test_other_tokenizer_for_an_existing_corpus_is_noticed(tmp_path, tokenizer_dir, source, capsys):
+    write_texts(tmp_path / "stories.txt", ["एक"])
+    argv = ["--source", source if source == "sample" else tmp_path / source, "--max_tokens", 500]
+    for _ in range(2):
+        assert run(tmp_path / "raw", *argv, "--tokenizer", tokenizer_dir) == 0
+    for other in ([], ["--tokenizer", "other"]):
+        assert run(tmp_path / "raw", *argv, *other) == 2
+        assert "from another source, text, budget, seed, tokenizer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("end", ["a bad line", "Ctrl-C", "a full disk"])
 def test_interrupted_run_keeps_the_old_corpus_and_no_partial_file(tmp_path, monkeypatch, capsys, end):
     good = write_texts(tmp_path / "good.txt", ["एक"])

@@ -141,6 +141,7 @@ def test_two_ranks_begin_with_the_weights_that_rank_0_has_read(data_dir, straigh
     [
         (["--n_layer", "3", "--n_head", "4"], ["--n_layer 3 (model: 2)", "--n_head 4 (model: 2)"]),
         (["--init_lr_fraction", "1.5"], ["--init_lr_fraction must be a number, at least 0 and at most 1"]),
+        (["--init_lr_fraction", "0.5", "--warmup_steps", "0"], ["--init_lr_fraction belongs to --warmup_steps N"]),
         (["--adamw_tied_lr", "0.1"], ["--adamw_tied_lr belongs to --tie_embeddings True"]),
     ],
 )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # tokens are with bos and eos, as in the token files; bytes are of text, without markers
 MOST_TOKENS = 12  # of a character: four bytes of UTF-8, or in NFC up to three characters, and a token for each byte
+WITHOUT_TOKENIZER = "none: max_tokens bounded the words"  # in place of its name
 COUNTED = ("documents", "tokens", "words", "characters", "bytes", "empty_documents_left_out")
 
 
@@ -54,7 +55,7 @@ class Writer:
 
     def metadata(self) -> dict[str, int | str]:
         """Return the lines of metadata.txt."""
-        name = self.tokenizer.name if self.tokenizer else "none: max_tokens bounded the words"
+        name = self.tokenizer.name if self.tokenizer else WITHOUT_TOKENIZER
         counts = {key: self.totals[key] for key in COUNTED if self.tokenizer or key != "tokens"}
         lines: dict[str, int | str] = {"documents": counts["documents"], "tokenizer": name}
         return lines | counts | self._of_sources | self._of_source() | (self.cleaner.metadata() if self.cleaner else {})

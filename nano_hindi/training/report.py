@@ -14,7 +14,7 @@ import torch
 
 from nano_hindi.common import compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
-from nano_hindi.console import bar, count, duration, python_command, shell_quoted, shown
+from nano_hindi.console import bar, count, counted, duration, python_command, shell_quoted, shown
 from nano_hindi.corpus.prepared import METADATA
 from nano_hindi.distributed import World
 from nano_hindi.eval import Evaluation
@@ -27,9 +27,8 @@ from nano_hindi.training.resume import Plan
 def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
     """Return the line of the start page that names the preset, the device, the dtype and the number
     of ranks."""
-    threads = torch.get_num_threads()
-    kind = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else f"{threads} thread{'s' * (threads > 1)}"
-    return f"nano_hindi  {preset} on {world.device} ({kind}) in {str(dtype).removeprefix('torch.')}, {world.size} rank{'s' * (world.size > 1)}"
+    kind = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else counted(torch.get_num_threads(), "thread")
+    return f"nano_hindi  {preset} on {world.device} ({kind}) in {str(dtype).removeprefix('torch.')}, {counted(world.size, 'rank')}"
 
 
 def parent_lines(plan: Plan) -> list[str]:
@@ -56,7 +55,7 @@ def plan_lines(model_config: GPTConfig, train: TrainConfig) -> list[str]:
     """Return the lines about updates, schedule and attention windows."""
     on_average = " on average" if train.sequence_len != model_config.sequence_len else ""  # conversations
     return [
-        f"plan        {train.updates:,} updates = {train.steps:,} steps of {train.batch_size} x {train.sequence_len} tokens{on_average}, {train.tokens_per_update:,} tokens per update",
+        f"plan        {counted(train.updates, 'update')} = {counted(train.steps, 'step')} of {train.batch_size} x {train.sequence_len} tokens{on_average}, {train.tokens_per_update:,} tokens per update",
         f"schedule    {train.schedule_text}",
         f"windows     {model_config.window_pattern}: {' '.join(str(w) for w in model_config.windows)} keys per layer",
     ]
@@ -75,7 +74,7 @@ def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: Wor
     tokens_per_second = EXPECTED_UTILIZATION * flops_per_second / model.flops_per_token() * world.size
     seconds = (train.updates - updates_made) * train.tokens_per_update / tokens_per_second
     return [
-        f"memory      about {(state + sequences * activations) / 1e9:.3g} GB with {sequences} sequences at once, {how}",
+        f"memory      about {(state + sequences * activations) / 1e9:.3g} GB with {counted(sequences, 'sequence')} at once, {how}",
         f"            {state / 1e9:.3g} GB of weights, gradients and optimizer states + {activations / 1e9:.3g} GB for each sequence",
         f"time        about {duration(seconds)} at {count(tokens_per_second)} tokens/s: an estimate, {EXPECTED_UTILIZATION:.0%} of the {flops_per_second / 1e12:.2g} TFLOP/s measured here",
     ]
@@ -202,7 +201,7 @@ def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float,
     names = ("model.pt", f"checkpoint_step{update * train.gradient_accumulation_steps}.pt", "metrics.jsonl", "curves.png")
     speed = f" in {duration(seconds)} of training: {count(tokens / seconds)} tokens/s" if seconds > 0 else ""
     return [
-        f"done:       {update:,} updates, {count(tokens)} tokens{speed}",
+        f"done:       {counted(update, 'update')}, {count(tokens)} tokens{speed}",
         f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}{loss}",
         *([f"memory      {peak_bytes / 1e9:.3g} GB at the most"] if peak_bytes is not None else []),
         f"files       {shown(folder)}: {', '.join(name for name in names if (folder / name).is_file())}",
@@ -235,7 +234,7 @@ def print_dry_run(plan: Plan, args: argparse.Namespace, world: World) -> int:
         folders = ", ".join(str(folder) for folder in given if not (folder / METADATA).is_file())
         world.print(f"data        none in {folders} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} tokens")
     if plan.saved:
-        world.print(f"progress    {position(config, plan.update)}, {max(0, config.updates - plan.update):,} updates left")
+        world.print(f"progress    {position(config, plan.update)}, {counted(max(0, config.updates - plan.update), 'update')} left")
     for line in (
         *parent_lines(plan),
         *parameter_lines(model, config),

@@ -115,7 +115,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
         remove_leftovers(args.checkpoint_dir)
 
     device_batch_size = _prepare_device(plan, args, world, loader, model, optimizer)
-    world.print(f"batch       {device_batch_size} sequences at once on each device (--device_batch_size)")
+    world.print(f"batch       {device_batch_size} x {model_config.sequence_len} tokens at once on each device (--device_batch_size)")
     world.print(f"folder      {shown(args.checkpoint_dir)}; Ctrl-C saves and stops")
     if world.is_main:
         copy_contents(data.tokenizer_dir, args.checkpoint_dir / "tokenizer")

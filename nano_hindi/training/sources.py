@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from nano_hindi.config import TrainConfig
-from nano_hindi.console import count
+from nano_hindi.console import count, counted
 from nano_hindi.corpus.prepared import DataInfo, check_data
 from nano_hindi.dataloader import SequenceLoader, TrainBatches, val_batches
 from nano_hindi.distributed import World, require_same
@@ -120,7 +120,7 @@ class Sources:
             )
         if anneal_start is not None:
             step = anneal_start * config.gradient_accumulation_steps
-            lines.append(f"anneal      after step {step:,}, for {config.updates - anneal_start:,} updates: {self.anneal_text}")
+            lines.append(f"anneal      after step {step:,}, for {counted(config.updates - anneal_start, 'update')}: {self.anneal_text}")
         return lines
 
     @property
