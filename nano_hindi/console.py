@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nano_hindi.common import IS_WINDOWS, ROOT, visible
@@ -167,6 +167,14 @@ def _relative(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def unique_names(folders: Sequence[Path]) -> list[str]:
+    """Return the names of resolved folders, with as much of the path before an equal name as tells
+    them apart."""
+    every = [folder.parts for folder in folders]
+    ends = [next(parts[-k:] for k in range(1, len(parts) + 1) if [other[-k:] for other in every].count(parts[-k:]) == 1) for parts in every]
+    return [Path(*parts).as_posix() for parts in ends]
 
 
 def stdout_filter() -> Callable[[str], str]:

@@ -43,7 +43,7 @@ def compute_token_bytes(tokenizer: Tokenizer | PreTrainedTokenizerFast | Hugging
     from nano_hindi.tokenizer import Tokenizer
     from nano_hindi.tokenizer.pieces import hugging_face_token_bytes
 
-    table = tokenizer.token_bytes() if isinstance(tokenizer, Tokenizer) else hugging_face_token_bytes(tokenizer)
+    table = tokenizer.token_bytes if isinstance(tokenizer, Tokenizer) else hugging_face_token_bytes(tokenizer)
     return torch.from_numpy(table).to(device)
 
 

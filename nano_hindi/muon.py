@@ -272,7 +272,7 @@ class Muon(torch.optim.Optimizer):
         return torch.stack([torch.linalg.vector_norm(pending.wait(), dtype=torch.float32) for pending in self._gradients]).square().sum()
 
     @torch.no_grad()
-    def step(self, grad_scale: Tensor | float | None = None) -> None:  # type: ignore[override] # torch.optim passes a closure, which Muon has no use for
+    def step(self, grad_scale: Tensor | float = 1.0) -> None:  # type: ignore[override] # torch.optim passes a closure, which Muon has no use for
         """Update every matrix with its gradient times `grad_scale` (0-d tensor or number). If that
         is not finite, weights and state do not change.
 
@@ -280,7 +280,7 @@ class Muon(torch.optim.Optimizer):
         """
         self.reduce_gradients()
         device = self.param_groups[0]["params"][0].device
-        scale = _scalar(1.0 if grad_scale is None else grad_scale, device)
+        scale = _scalar(grad_scale, device)
         updated = []
         for group, pending, momentum, second_moment in zip(self.param_groups, self._gradients, self._momentum, self._second_moment, strict=True):
             weights = _stack(self._own(group, group["params"]), self._slots(group), group["params"][0])

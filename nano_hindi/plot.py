@@ -10,16 +10,11 @@ from pathlib import Path
 
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import visible
+from nano_hindi.console import unique_names
 from nano_hindi.errors import UserError
 from nano_hindi.files import require_place
 from nano_hindi.training.curves import draw_curves, drawable_name, headline
 from nano_hindi.training.metrics import read_metrics
-
-
-def names_of(folders: list[Path]) -> list[str]:
-    """Return the names of the folders, or their full paths if two have the same name."""
-    names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 @command_line
@@ -29,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("curves.png"), metavar="FILE", help="the picture to write: .png, .svg, .pdf")
     args = parser.parse_args(argv)
     require_place("--output", args.output)
-    runs = {}
-    for name, folder in zip(names_of(args.runs), args.runs, strict=True):
+    folders, runs = {folder.resolve(): folder for folder in args.runs}, {}
+    for name, folder in zip(unique_names(list(folders)), folders.values(), strict=True):
         runs[name] = read_metrics(folder / "metrics.jsonl")
         if not runs[name]:
             raise UserError(f"{folder} holds no run (there are no metrics in {folder / 'metrics.jsonl'}); give the --checkpoint_dir of a run")

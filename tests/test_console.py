@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nano_hindi.console import Progress, count, counted, duration, python_command
+from nano_hindi.console import Progress, count, counted, duration, python_command, unique_names
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -34,6 +34,13 @@ def shell(path: Path) -> str:
     """Return a path as a shell takes it."""
     word = str(path)
     return word if " " not in word else f'"{word}"' if os.name == "nt" else f"'{word}'"
+
+
+def test_equal_names_are_told_apart_by_their_parents(tmp_path):
+    folders = [tmp_path / name for name in ("a/data", "b/data", "b/x/data", "c/x/data", "news")]
+    assert unique_names(folders) == ["a/data", "b/data", "b/x/data", "c/x/data", "news"]
+    assert unique_names([tmp_path / "x" / "data"]) == ["data"]
+    assert unique_names([Path("/data"), Path("/mnt/data")]) == ["/data", "mnt/data"]
 
 
 @pytest.mark.parametrize(

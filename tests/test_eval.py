@@ -156,7 +156,7 @@ def test_no_targets_gives_nan(world):
 def test_token_bytes_are_those_of_the_tokenizer(world):
     token_bytes = compute_token_bytes(world[0], torch.device("cpu"))
     assert token_bytes.dtype == torch.int32
-    assert token_bytes.tolist() == world[0].token_bytes().tolist()
+    assert token_bytes.tolist() == world[0].token_bytes.tolist()
 
 
 # ---- the bytes of tokens, of any tokenizer

@@ -63,7 +63,7 @@ def folder(family, tmp_path_factory):
 def test_text_is_restored_in_nfc_and_its_bytes_add_up(folder, family):
     tokenizer = load_tokenizer(folder)
     texts = texts_of(family)
-    token_bytes = tokenizer.token_bytes()
+    token_bytes = tokenizer.token_bytes
     for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
         assert tokenizer.decode(ids) == nfc(text)
         assert token_bytes[ids].sum() == len(nfc(text).encode()) + tokenizer.has_dummy_space
@@ -237,11 +237,11 @@ def test_run_of_spaces_of_a_sentencepiece_vocabulary_has_a_byte_for_each_space(t
     description["added_tokens"].append(added_token(vocab["▁▁"], "▁▁"))
     tokenizer = load_tokenizer(write_folder(tmp_path, description, names))
     assert tokenizer.decode([vocab["▁▁"], vocab["▁▁"]]) == "   "  # without the dummy space
-    assert tokenizer.token_bytes()[vocab["▁▁"]] == 2
+    assert tokenizer.token_bytes[vocab["▁▁"]] == 2
     assert hugging_face_token_bytes(AutoTokenizer.from_pretrained(tmp_path))[vocab["▁▁"]] == 2
     for text, size in (("एक  दो", 15), ("एक   दो", 16), ("  एक", 9)):
         (ids,) = tokenizer.encode_batch([text])
-        assert tokenizer.token_bytes()[ids].sum() == size == tokenizer.bytes_of_tokens([text.encode()])
+        assert tokenizer.token_bytes[ids].sum() == size == tokenizer.bytes_of_tokens([text.encode()])
         assert tokenizer.decode(ids) == text
         assert ids == AutoTokenizer.from_pretrained(tmp_path).encode(text, add_special_tokens=False)
     assert vocab["▁▁"] in ids
@@ -251,7 +251,7 @@ def test_run_of_spaces_behind_a_byte_level_vocabulary_is_one_token(tmp_path):
     tokenizer = load_tokenizer(make_family(tmp_path, "neox"))
     (ids,) = tokenizer.encode_batch(["a    b"])
     assert [tokenizer.piece(i) for i in ids] == ["a", "    ", "b"]
-    assert tokenizer.token_bytes()[ids].tolist() == [1, 4, 1]
+    assert tokenizer.token_bytes[ids].tolist() == [1, 4, 1]
 
 
 @pytest.mark.parametrize(

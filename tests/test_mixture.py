@@ -9,7 +9,6 @@ import shutil
 import signal
 import sys
 from fractions import Fraction
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,7 +30,6 @@ from nano_hindi.mixture import LONGEST_PERIOD, MixedLoader, Mixture, Schedule, n
 from nano_hindi.training import loop
 from nano_hindi.training.curves import by_source, make_figure
 from nano_hindi.training.resume import Plan
-from nano_hindi.training.sources import unique_names
 
 T, VOCAB = 4, 10_000
 
@@ -154,13 +152,6 @@ def test_folder_with_an_equals_sign_is_a_plain_path_if_it_exists(tmp_path, monke
         given = weighted_folder(text)
         assert (str(given.folder), given.weight) == (str(tmp_path.joinpath(folder).relative_to(tmp_path)), weight and Fraction(weight))
     assert train.parse([]).data_dir == [WeightedFolder(ROOT / "data")]
-
-
-def test_equal_names_are_told_apart_by_their_parents(tmp_path):
-    folders = [tmp_path / name for name in ("a/data", "b/data", "b/x/data", "c/x/data", "news")]
-    assert unique_names(folders) == ["a/data", "b/data", "b/x/data", "c/x/data", "news"]
-    assert unique_names([tmp_path / "x" / "data"]) == ["data"]
-    assert unique_names([Path("/data"), Path("/mnt/data")]) == ["/data", "mnt/data"]
 
 
 # ---- runs

@@ -91,7 +91,7 @@ def has_dummy_space(tokenizer) -> bool:
 
 
 def test_token_bytes_add_up_to_the_text(tokenizer):
-    token_bytes = tokenizer.token_bytes()
+    token_bytes = tokenizer.token_bytes
     assert token_bytes.dtype == np.int32
     assert token_bytes.shape == (tokenizer.vocab_size,)
     for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
@@ -100,7 +100,7 @@ def test_token_bytes_add_up_to_the_text(tokenizer):
 
 
 def test_only_special_tokens_have_no_bytes(tokenizer):
-    without = set(np.flatnonzero(tokenizer.token_bytes() == 0))
+    without = set(np.flatnonzero(tokenizer.token_bytes == 0))
     assert without == tokenizer.special_ids
 
 
@@ -183,7 +183,7 @@ def test_streamed_random_tokens_equal_their_decoding(tokenizer):
     """Half of the tokens are single bytes, so that most characters are broken, and a third are
     fragments of Hindi letters, conjuncts and emoji."""
     rng = random.Random(1)
-    raw = [i for i, n in enumerate(tokenizer.token_bytes()) if n == 1]
+    raw = [i for i, n in enumerate(tokenizer.token_bytes) if n == 1]
     parts = tokenizer.encode_batch(["".join(rng.choices("कषर्य\u200d\u200cिंा़ \n👩🏽🌾🇮🇳️⃣", k=2000))])[0]
     for _ in range(300):
         ids = [rng.choice(rng.choice((raw, raw, raw, parts, parts, range(tokenizer.vocab_size)))) for _ in range(rng.randint(1, 40))]
@@ -232,7 +232,7 @@ def test_saved_copy_has_the_same_fingerprint_ids_and_bytes(tokenizer, tmp_path):
     copy = load_tokenizer(tmp_path / "copy")
     assert copy.fingerprint() == tokenizer.fingerprint()
     assert copy.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
-    assert (copy.token_bytes() == tokenizer.token_bytes()).all()
+    assert (copy.token_bytes == tokenizer.token_bytes).all()
     assert (copy.bos_id, copy.eos_id, copy.special_ids) == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.special_ids)
 
 
@@ -360,7 +360,7 @@ def test_added_token_of_a_byte_level_tokenizer_decodes_to_its_own_text(tmp_path)
     change(standin.make_tokenizer(tmp_path, kind="byte_level"), lambda d: d["added_tokens"].append({"id": 640, "content": "«é»", **token}))
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.decode([640]) == "«é»"
-    assert tokenizer.token_bytes()[640] == 6
+    assert tokenizer.token_bytes[640] == 6
 
 
 # ---- files that the library cannot read: it would end the process, or panic

@@ -65,7 +65,7 @@ def test_any_text_round_trips_and_its_bytes_add_up(tokenizer, text):
     assert tokenizer.decode(ids) == nfc(text)
     assert 0 not in ids
     dummy = 1 if text else 0
-    assert tokenizer.token_bytes()[ids].sum() == len(nfc(text).encode()) + dummy
+    assert tokenizer.token_bytes[ids].sum() == len(nfc(text).encode()) + dummy
 
 
 def test_word_boundary_never_separates_a_letter_from_its_marks():

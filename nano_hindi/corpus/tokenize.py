@@ -107,7 +107,6 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
     bytes, so a batch whose tokens have as many bytes as its texts is lossless: one sum, 1 % of the
     time. Other batches are decoded and compared.
     """
-    token_bytes = tokenizer.token_bytes()
     tokens, summary = {name: [] for name in SPLITS}, Summary()
     counts = summary.counts
     for originals in batches(with_text(documents), BATCH_CHARACTERS):
@@ -125,7 +124,7 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
                 ids.fromlist(tokenizer.document(encoded[i]))
             of_batch = np.frombuffer(ids, dtype=np.uint32)
             tokens[name].append(of_batch.astype("<u4", copy=False))
-            found += int(token_bytes[of_batch].sum())
+            found += int(tokenizer.token_bytes[of_batch].sum())
             counts[f"{name}_documents"] += len(chosen)
             counts[f"{name}_tokens"] += len(ids)
             counts[f"{name}_bytes"] += sum(len(raws[i]) for i in chosen)

@@ -223,7 +223,7 @@ def sizes_of(text: str, ids: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarr
     raw = text.encode()
     if not len(ids):
         return np.zeros(0, dtype=np.int64), len(text)
-    sizes = tokenizer.token_bytes()[ids].astype(np.int64)
+    sizes = tokenizer.token_bytes[ids].astype(np.int64)
     decoded = tokenizer.decode(ids)
     expected = tokenizer.as_decoded(text)
     lost = 0 if decoded == expected else (Counter(expected) - Counter(decoded)).total()

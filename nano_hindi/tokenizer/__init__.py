@@ -226,15 +226,12 @@ class Tokenizer:
         token."""
         return bytes_of_ids(self.definition(), self._ids, self.special_ids, self.name)
 
+    @functools.cached_property
     def token_bytes(self) -> np.ndarray:
         """Return the number of UTF-8 bytes that each token adds to a text, int32 (vocab_size,).
 
         Special and unknown tokens have 0. The dummy space counts as one byte.
         """
-        return self._token_bytes
-
-    @functools.cached_property
-    def _token_bytes(self) -> np.ndarray:
         return np.array([len(piece) for piece in self.piece_bytes], dtype=np.int32)
 
     def _bytes_of(self, text: str) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from nano_hindi.config import TrainConfig
-from nano_hindi.console import count, counted
+from nano_hindi.console import count, counted, unique_names
 from nano_hindi.corpus.prepared import DataInfo, check_data
 from nano_hindi.dataloader import SequenceLoader, TrainBatches, val_batches
 from nano_hindi.distributed import World, require_same
@@ -177,14 +177,6 @@ def _weights_of(group: Sequence[WeightedFolder], opened: dict[Path, tuple[Path, 
     places = [given.folder.resolve() for given in group]
     tokens = [Fraction(opened[place][1].train_tokens) for place in places]
     return dict(zip(places, normalized([given.weight or n for given, n in zip(group, tokens, strict=True)]), strict=True))
-
-
-def unique_names(folders: Sequence[Path]) -> list[str]:
-    """Return the names of resolved folders, with as much of the path before an equal name as tells
-    them apart."""
-    every = [folder.parts for folder in folders]
-    ends = [next(parts[-k:] for k in range(1, len(parts) + 1) if [other[-k:] for other in every].count(parts[-k:]) == 1) for parts in every]
-    return [Path(*parts).as_posix() for parts in ends]
 
 
 def different_keys(saved: dict, now: dict) -> list[str]:

@@ -74,12 +74,10 @@ class StopSignal:
 
     def agree(self, world: World) -> bool:
         """Return on every rank whether any rank was asked to stop. Collective."""
+        stops = torch.tensor(float(self.signal is not None), device=world.device)
         if world.size > 1:
-            asked = torch.tensor(float(self.signal is not None), device=world.device)
-            dist.all_reduce(asked)
-            self.everywhere = asked.item() > 0
-        else:
-            self.everywhere = self.signal is not None
+            dist.all_reduce(stops)
+        self.everywhere = stops.item() > 0
         return self.everywhere
 
     def raise_if_repeated(self) -> None:
