@@ -3,13 +3,13 @@
 python tests/benchmarks/cleaning.py FILE ... [--documents 100000]
 """
 
+from __future__ import annotations
+
 import argparse
 import random
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+import timing  # noqa: F401 - puts the repo's root on the path
 
 from nano_hindi.corpus.cleaning import Cleaner, Count
 from nano_hindi.corpus.cleaning.punctuation import restore_dandas
@@ -38,7 +38,7 @@ def main() -> None:
         print(f"{name} instead of danda: {restored / dandas:.1%} of {dandas:,} restored")
 
     rng, exact, nearly = random.Random(0), Seen(), NearlySeen()
-    words = " ".join(texts[0:2000]).split()
+    words = " ".join(texts[:2000]).split()
     start = time.process_time()
     for _ in range(args.documents):
         text = " ".join(rng.choices(words, k=30))

@@ -16,12 +16,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
-
 import pyarrow
 import pyarrow.parquet
+from timing import ROOT  # puts the repo's root on the path
 
+import standin
 from hub import Hub
 from nano_hindi.files import read_metadata
 from nano_hindi.sample import stories
@@ -70,8 +69,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for the data set")
     work = parser.parse_args().work
     if not (work / "tokenizer").exists():
-        import standin
-
         standin.make_tokenizer(work / "tokenizer")
     for rows_per_group in (300, ROWS):
         measure(work, rows_per_group)

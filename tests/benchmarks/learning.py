@@ -47,7 +47,7 @@ def prepare(corpus: Path, vocab_size: int, folder: Path, unseen: bool = False, t
         return folder
     from data import preprocess
 
-    sources, share = sorted(corpus.glob("*.txt")), VAL_FRACTION
+    sources, fraction = sorted(corpus.glob("*.txt")), VAL_FRACTION
     if unseen:
         folder.mkdir(parents=True, exist_ok=True)
         rest = folder / "rest.txt"
@@ -55,8 +55,8 @@ def prepare(corpus: Path, vocab_size: int, folder: Path, unseen: bool = False, t
             for text in (text for source in sources for text in read_documents(source)):
                 if not is_for_validation(text.encode(), VAL_FRACTION):
                     write_document(file, text)
-        sources, share = [rest], 2 * VAL_FRACTION  # documents with hashes between one and two VAL_FRACTIONs
-    argv = ["--input", *map(str, sources), "--output_dir", str(folder), "--val_fraction", str(share)]
+        sources, fraction = [rest], 2 * VAL_FRACTION  # documents with hashes between one and two VAL_FRACTIONs
+    argv = ["--input", *map(str, sources), "--output_dir", str(folder), "--val_fraction", str(fraction)]
     argv += ["--tokenizer", tokenizer] if tokenizer else ["--train_tokenizer", str(vocab_size)]
     if preprocess.main(argv):
         raise SystemExit(1)

@@ -259,8 +259,8 @@ def reached(points: list[dict], bpb: float) -> str:
     points."""
     for a, b in itertools.pairwise(points):
         if b["bpb"] <= bpb < a["bpb"]:
-            part = (a["bpb"] - bpb) / (a["bpb"] - b["bpb"])
-            return " | ".join(f"{a[key] + part * (b[key] - a[key]):,.0f}" for key in ("tokens", "seconds"))
+            fraction = (a["bpb"] - bpb) / (a["bpb"] - b["bpb"])
+            return " | ".join(f"{a[key] + fraction * (b[key] - a[key]):,.0f}" for key in ("tokens", "seconds"))
     return f"{points[0]['tokens']:,} at most | {points[0]['seconds']:,.0f} at most" if points[0]["bpb"] <= bpb else "not reached | "
 
 

@@ -121,17 +121,17 @@ class NoMuon:
     step = zero_grad = load_state_dict = reduce_gradients
 
 
-def adamw_only(rate: float) -> type[TrainOptimizer]:
+def adamw_only(lr: float) -> type[TrainOptimizer]:
     """Return an optimizer with AdamW for all parameters, the matrices of the blocks at learning
-    rate `rate`."""
+    rate `lr`."""
 
     class AdamWOnly(TrainOptimizer):
         def __init__(self, model, config, world):
             super().__init__(model, config, world)
             names = {p: name for name, p in model.named_parameters()}
             matrices = [(names[p], p) for group in self.muon.param_groups for p in group["params"]]
-            self.adamw.add_param_group({"params": matrices, "kind": "blocks", "lr": rate, "betas": (0.9, 0.95), "eps": 1e-8})
-            self.adamw.param_groups[-1]["initial_lr"] = rate
+            self.adamw.add_param_group({"params": matrices, "kind": "blocks", "lr": lr, "betas": (0.9, 0.95), "eps": 1e-8})
+            self.adamw.param_groups[-1]["initial_lr"] = lr
             self.muon = NoMuon()
 
     return AdamWOnly
@@ -160,8 +160,8 @@ def plainly_decayed_update(weights: Tensor, *args, weight_decay: float, **kwargs
 
 RECIPES = {
     "default": Recipe("the product as it is"),
-    "adamw": Recipe("AdamW instead of Muon, rate 0.003", optimizer=adamw_only(0.003)),
-    "adamw_high": Recipe("AdamW instead of Muon, rate 0.01", optimizer=adamw_only(0.01)),
+    "adamw": Recipe("AdamW instead of Muon, learning rate 0.003", optimizer=adamw_only(0.003)),
+    "adamw_high": Recipe("AdamW instead of Muon, learning rate 0.01", optimizer=adamw_only(0.01)),
     "full_attention": Recipe("every layer sees all of the context", {"window_pattern": "L"}),
     "no_value_embeddings": Recipe("no value embeddings", {"value_embeddings": False}),
     "no_scalars": Recipe("no resid_lambdas, no x0_lambdas", model=NoScalars),
@@ -216,10 +216,10 @@ class MomentumRamp(TrainOptimizer):
     def step(self, lr_scale: float, grad_scale: Tensor) -> None:
         if isinstance(lr_scale, Tensor):
             raise ValueError("the ramp counts updates, and one that is recorded for a GPU would be the first for ever; try it on a CPU")
-        share = min(1.0, self.updates / 300)
+        fraction = min(1.0, self.updates / 300)
         for group in self.muon.param_groups:
             full = group.setdefault("full_momentum", group["momentum"])
-            group["momentum"] = 0.85 + share * (full - 0.85)
+            group["momentum"] = 0.85 + fraction * (full - 0.85)
         self.updates += 1
         super().step(lr_scale, grad_scale)
 

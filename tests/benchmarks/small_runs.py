@@ -120,7 +120,7 @@ class Training:
             self.model.compute_dtype = getattr(torch, run.dtype)
             self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device))
         updates = self.config.updates
-        self.rates = [learning_rate_scale(self.config, i) for i in range(updates)]
+        self.lr_scales = [learning_rate_scale(self.config, i) for i in range(updates)]
         self.loader = recipe.loader(info.train, self.config.sequence_len, run.seed)
         self.at_once = recipe.at_once or self.config.batch_size
         self.val = partial(val_batches, info.val, self.config.sequence_len, recipe.at_once or VAL_BATCH[run.device], eval_tokens)
@@ -136,10 +136,10 @@ class Training:
             start = time.perf_counter()
             x, y = self.loader.batch(self.made * self.config.batch_size, self.config.batch_size)
             loss = self.gradient(x.to(self.device), y.to(self.device))
-            norm = take_step(self.optimizer, self.rates[self.made])
+            norm = take_step(self.optimizer, self.lr_scales[self.made])
             self.losses.append((float(loss), float(norm)))
             self.seconds += time.perf_counter() - start
-            self.look()
+            self.end_update()
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """Add the gradient of the mean loss of an update, and return that loss."""
@@ -151,7 +151,8 @@ class Training:
             mean += loss.detach()
         return mean
 
-    def look(self) -> None:
+    def end_update(self) -> None:
+        """Count the update, and evaluate where that is due."""
         self.made += 1
         if self.made in self.marks:
             bpb = evaluate_bpb(self.model, self.val(), self.token_bytes)
@@ -166,9 +167,12 @@ class CapturedTraining(Training):
     def __init__(self, *args):
         super().__init__(*args)
         self.stream = torch.cuda.Stream()  # a stream and workspaces of its own: other runs share the device
-        self.rates = torch.tensor(self.rates, device=self.device)
+        self.lr_scales = torch.tensor(self.lr_scales, device=self.device)
         self.batches = [tokens.to(self.device) for tokens in self.loader.batch(0, self.config.updates * self.config.batch_size)]
-        self.rate, self.batch = torch.empty((), device=self.device), [torch.empty_like(tokens[: self.config.batch_size]) for tokens in self.batches]
+        self.lr_scale, self.batch = (
+            torch.empty((), device=self.device),
+            [torch.empty_like(tokens[: self.config.batch_size]) for tokens in self.batches],
+        )
         for group in self.optimizer.adamw.param_groups:
             group["capturable"] = True
         with conditions(self.run):
@@ -197,20 +201,20 @@ class CapturedTraining(Training):
     def read(self) -> None:
         """Copy the next update's tokens and learning rates to where the captured kernels read
         them."""
-        self.rate.copy_(self.rates[self.made])
+        self.lr_scale.copy_(self.lr_scales[self.made])
         for static, tokens in zip(self.batch, self.batches, strict=True):
             static.copy_(tokens[self.made * len(static) : (self.made + 1) * len(static)])
 
     def update(self) -> None:
         self.model(*self.batch).backward()
-        take_step(self.optimizer, self.rate)
+        take_step(self.optimizer, self.lr_scale)
 
     def advance(self) -> None:
         with torch.cuda.stream(self.stream):
             self.read()
             self.graph.replay()
             with conditions(self.run) if self.made + 1 in self.marks else contextlib.nullcontext():
-                self.look()
+                self.end_update()
 
 
 def learn(run: Run, data_dir: str, eval_tokens: int) -> list[dict]:

@@ -24,19 +24,16 @@ import threading
 import time
 from pathlib import Path
 
-from timing import medians  # puts the repo's root on the path
+from timing import ROOT, medians  # puts the repo's root on the path
 
 from nano_hindi.corpus.documents import batches, chunks, read_documents, write_document
 from nano_hindi.sample import stories
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_text(path: Path, size: float, corpus: Path | None, longest: float = 0) -> None:
     """Write a corpus of about `size` bytes: the files of a folder, or stories, repeated. The first
     document has about `longest` bytes."""
-    texts = itertools.chain.from_iterable(map(read_documents, sorted(corpus.glob("*.txt")))) if corpus else itertools.islice(stories(), 20_000)
-    texts = list(texts)
+    texts = list(itertools.chain.from_iterable(map(read_documents, sorted(corpus.glob("*.txt")))) if corpus else itertools.islice(stories(), 20_000))
     with open(path, "wb") as file:
         if longest:
             write_document(
