@@ -19,7 +19,6 @@ import numpy as np
 
 from nano_hindi.common import visible
 from nano_hindi.corpus.prepared import DataInfo, check_data
-from nano_hindi.dataloader import TokenFile
 from nano_hindi.files import replacing, write_text
 from nano_hindi.tokenizer import Tokenizer
 
@@ -48,7 +47,7 @@ def write_report(folder: Path) -> list[Path]:
     Returns their paths.
     """
     info = check_data(folder)
-    scan = scan_tokens(info.train, info, seed=0)
+    scan = scan_tokens(info, seed=0)
     tokenizer, texts = info.tokenizer, [info.tokenizer.decode(ids) for ids in scan.sample]
     pictures = {
         "document_lengths": lambda axes: draw_lengths(axes, scan),
@@ -65,9 +64,10 @@ def write_report(folder: Path) -> list[Path]:
     return paths
 
 
-def scan_tokens(tokens: TokenFile, info: DataInfo, seed: int) -> Scan:
-    """Return the document lengths, the token counts and SAMPLE documents, reading block by
-    block."""
+def scan_tokens(info: DataInfo, seed: int) -> Scan:
+    """Return the document lengths, the token counts and SAMPLE documents of train.bin, reading
+    block by block."""
+    tokens = info.train
     wanted = sorted(random.Random(seed).sample(range(info.train_documents), min(SAMPLE, info.train_documents)))
     scan = Scan(np.zeros(len(LENGTHS) - 1, dtype=np.int64), np.zeros(info.vocab_size, dtype=np.int64), [], 0)
     seen, open_begin, spans, next_wanted = 0, None, [], 0  # documents so far, start of the unfinished one

@@ -61,9 +61,10 @@ def plan_lines(model_config: GPTConfig, train: TrainConfig) -> list[str]:
     ]
 
 
-def estimate_lines(model: GPT, config: GPTConfig, train: TrainConfig, world: World, dtype: torch.dtype, updates_made: int = 0) -> list[str]:
+def estimate_lines(model: GPT, train: TrainConfig, world: World, updates_made: int) -> list[str]:
     """Return estimates of the memory and of the time of the remaining updates on this device, from
     counted bytes and the measured speed of a matmul."""
+    config, dtype = model.config, compute_dtype(world.device)
     state, activations = state_bytes(model.num_params()), activation_bytes(config, dtype)
     sequences, how = _expected_at_once(train, config.sequence_len, world, state, activations), "without compile"
     if sequences == 0:
@@ -240,7 +241,7 @@ def print_dry_run(plan: Plan, args: argparse.Namespace, world: World) -> int:
         *parameter_lines(model, config),
         *(data.lines(config, plan.anneal_start) if data else []),
         *plan_lines(model_config, config),
-        *estimate_lines(model, model_config, config, world, compute_dtype(world.device), plan.update),
+        *estimate_lines(model, config, world, plan.update),
     ):
         world.print(line)
     return 0

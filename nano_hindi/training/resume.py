@@ -199,7 +199,7 @@ def _has_model(folder: Path) -> bool:
 
 
 def configs_of(
-    args: argparse.Namespace, data: Sources | ChatData | None, saved: dict | None, world: World, parent: Parent | None = None
+    args: argparse.Namespace, data: Sources | ChatData | None, saved: dict | None, world: World, parent: Parent | None
 ) -> tuple[GPTConfig, TrainConfig]:
     """Return the configuration of a new run (`saved` is None), with the weights of `parent` if
     there is one, or that of the checkpoint `saved` updated by the flags that may change.

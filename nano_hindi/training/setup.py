@@ -202,7 +202,7 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
         *report.parameter_lines(model, config),
         *plan.data.lines(config, plan.anneal_start),
         *report.plan_lines(model_config, config),
-        *report.estimate_lines(model, model_config, config, world, model.compute_dtype, plan.update),
+        *report.estimate_lines(model, config, world, plan.update),
     ):
         world.print(line)
     memory.forbid_spilling(world.device)

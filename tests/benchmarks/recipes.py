@@ -122,8 +122,7 @@ class NoMuon:
 
 
 def adamw_only(lr: float) -> type[TrainOptimizer]:
-    """Return an optimizer with AdamW for all parameters, the matrices of the blocks at learning
-    rate `lr`."""
+    """Return an optimizer with AdamW for all parameters; the matrices of the blocks have `lr`."""
 
     class AdamWOnly(TrainOptimizer):
         def __init__(self, model, config, world):

@@ -67,11 +67,11 @@ class Transfers:
     hideable: int  # the all-reduces that are launched before the backward ends: all but wte and the scalars
 
 
-def count_transfers(preset: str, processes: int) -> Transfers:
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+def count_transfers(preset: str, ranks: int) -> Transfers:
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     model = GPT(get_config(preset))
     model.init_weights()
-    optimizer = TrainOptimizer(model, get_train_config(preset), World(0, processes, torch.device("cpu")))
+    optimizer = TrainOptimizer(model, get_train_config(preset), World(0, ranks, torch.device("cpu")))
     tokens = torch.zeros(1, 8, dtype=torch.int64)
     with numbers_sent() as sent:
         with optimizer.last_backward():
@@ -83,19 +83,19 @@ def count_transfers(preset: str, processes: int) -> Transfers:
     return Transfers(
         all_reduce=FLOAT * sum(sent["all_reduce"]),
         reduce_scatter=FLOAT * sum(sent["reduce_scatter"]),
-        all_gather=FLOAT * sum(sent["all_gather"]) * processes,
+        all_gather=FLOAT * sum(sent["all_gather"]) * ranks,
         calls=sum(map(len, sent.values())),
         hideable=FLOAT * (n["lm_head"] + n["value_embeds"]),
     )
 
 
-def seconds_on(processes: int, seconds: float, adamw: float, window: float, transfers: Transfers, link: str) -> float:
-    """Return the seconds of an update on `processes` GPUs; `window`: seconds of the last backward
+def seconds_on(ranks: int, seconds: float, adamw: float, window: float, transfers: Transfers, link: str) -> float:
+    """Return the seconds of an update on `ranks` GPUs; `window`: seconds of the last backward
     that can hide the hideable transfers."""
     rate, latency = LINKS[link]
-    ring = (processes - 1) / processes / rate
+    ring = (ranks - 1) / ranks / rate
     crossing = ring * (2 * transfers.all_reduce + transfers.reduce_scatter + transfers.all_gather) + transfers.calls * latency
-    return (seconds - adamw) / processes + adamw + crossing - min(window, 2 * ring * transfers.hideable)
+    return (seconds - adamw) / ranks + adamw + crossing - min(window, 2 * ring * transfers.hideable)
 
 
 def main() -> None:
@@ -109,14 +109,14 @@ def main() -> None:
     with torch.device("meta"):
         model = GPT(config)
     n, flops = model.num_params(), model.flops_per_token()
-    transfers = {processes: count_transfers(args.config, processes) for processes in (2, 4, 8)}
+    transfers = {ranks: count_transfers(args.config, ranks) for ranks in (2, 4, 8)}
     print(f"{args.config}: MB that a rank transfers in an update; {recipe.tokens_per_update:,} tokens\n")
     print(
         "| ranks | all-reduce (AdamW) | of it during backward | reduce-scatter (Muon) | all-gather (Muon) | sent by each, ring |\n|---|---|---|---|---|---|"
     )
-    for processes, t in transfers.items():
-        sent = (processes - 1) / processes * (2 * t.all_reduce + t.reduce_scatter + t.all_gather)
-        print(f"| {processes} | " + " | ".join(f"{x / 1e6:.1f}" for x in (t.all_reduce, t.hideable, t.reduce_scatter, t.all_gather, sent)) + " |")
+    for ranks, t in transfers.items():
+        sent = (ranks - 1) / ranks * (2 * t.all_reduce + t.reduce_scatter + t.all_gather)
+        print(f"| {ranks} | " + " | ".join(f"{x / 1e6:.1f}" for x in (t.all_reduce, t.hideable, t.reduce_scatter, t.all_gather, sent)) + " |")
 
     print("\nEstimates, not measured on several GPUs: the fraction of one GPU's speed that each further GPU adds (without hiding transfers)\n")
     print("| GPU | tokens/s of one | link | 2 GPUs | 4 GPUs | 8 GPUs |\n|---|---|---|---|---|---|")
@@ -128,10 +128,10 @@ def main() -> None:
         trunk = 2 / 3 * (1 - 6 * n["lm_head"] / flops)
         for link in links:
             cells = []
-            for processes, t in transfers.items():
-                window = trunk * min(args.device_batch_size, recipe.sequences_per_rank(processes)) * recipe.sequence_len / rate
-                times = [seconds_on(processes, seconds, adamw, w, t, link) for w in (window, 0)]
-                with_hiding, without = ((seconds / x - 1) / (processes - 1) for x in times)
+            for ranks, t in transfers.items():
+                window = trunk * min(args.device_batch_size, recipe.sequences_per_rank(ranks)) * recipe.sequence_len / rate
+                times = [seconds_on(ranks, seconds, adamw, w, t, link) for w in (window, 0)]
+                with_hiding, without = ((seconds / x - 1) / (ranks - 1) for x in times)
                 cells.append(f"{with_hiding:.0%} ({without:.0%})")
             print(
                 f"| {gpu} | {rate:,.0f}{'' if args.tokens_per_second else f' ({EXPECTED_UTILIZATION:.0%} of peak)'} | {link} | "

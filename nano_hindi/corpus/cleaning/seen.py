@@ -65,7 +65,7 @@ class Seen:
             places = keys & mask
             while len(keys):
                 free = self._table[places] == 0
-                self._table[places[free]] = keys[free]  # of keys with the same slot the last wins; the others go on
+                self._table[places[free]] = keys[free]  # of keys with the same slot the last wins; the others try the next slot
                 left = self._table[places] != keys
                 keys, places = keys[left], (places[left] + numpy.uint64(1)) & mask
 
