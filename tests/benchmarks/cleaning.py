@@ -13,7 +13,7 @@ import timing  # noqa: F401 - puts the repo's root on the path
 
 from nano_hindi.corpus.cleaning import Cleaner, Count
 from nano_hindi.corpus.cleaning.punctuation import restore_dandas
-from nano_hindi.corpus.cleaning.seen import NearlySeen, Seen
+from nano_hindi.corpus.cleaning.seen import NearlySeen, Seen, hash_key
 from nano_hindi.corpus.documents import read_source
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     start = time.process_time()
     for _ in range(args.documents):
         text = " ".join(rng.choices(words, k=30))
-        exact.add(text)
+        exact.add(hash_key(text.encode()))
         nearly.add(nearly.keys(text))
     tables = [seen._table.nbytes / args.documents for seen in (exact, nearly._bands)]
     print(

@@ -54,7 +54,7 @@ class Cleaner:
     def remember(self, text: str) -> None:
         """Mark a document as already kept, so that a resumed download also drops duplicates of what
         it wrote before."""
-        self._seen.add(text)
+        self._seen.add(hash_key(text.encode()))
         self._nearly_seen.add(self._nearly_seen.keys(text))
 
     def _known(self, text: str) -> str | None:
@@ -66,7 +66,7 @@ class Cleaner:
         bands = self._nearly_seen.keys(text)
         if self._nearly_seen.knows(bands):
             return "near duplicate"
-        self._seen.add_key(key)
+        self._seen.add(key)
         self._nearly_seen.add(bands)
         return None
 

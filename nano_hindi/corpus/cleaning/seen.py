@@ -1,4 +1,4 @@
-"""Find duplicates: a compact set of texts, and one that also knows texts that differ little."""
+"""Find duplicates: a compact set of hashes, and one that knows texts that differ little."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MAX_LOAD = 5 / 6  # of the slots of a table
 
 
 class Seen:
-    """A set of texts, or of other keys of 64 bits, in 10 to 19 bytes each.
+    """A set of keys of 64 bits from `hash_key`, in 10 to 19 bytes each.
 
-    A text's key is 64 bits of its BLAKE2b hash. The probability that any two of thirty million
+    The key of a text is 64 bits of its BLAKE2b hash. The probability that any two of thirty million
     different texts share one is 1 in 40,000. The table uses linear probing.
     """
 
@@ -27,23 +27,16 @@ class Seen:
         self._used = 0
         self._set_table(1024)
 
-    def add(self, text: str) -> bool:
-        """Add `text`. Returns whether it is new."""
-        return self.add_key(hash_key(text.encode()))
-
     def __contains__(self, key: int) -> bool:
         return self._slots[self._place(key)] == key
 
-    def add_key(self, key: int) -> bool:
-        """Add a key from `hash_key`. Returns whether it is new."""
+    def add(self, key: int) -> None:
         place = self._place(key)
-        if self._slots[place] == key:
-            return False
-        self._slots[place] = key
-        self._used += 1
-        if self._used > MAX_LOAD * len(self._table):
-            self._grow()
-        return True
+        if self._slots[place] != key:
+            self._slots[place] = key
+            self._used += 1
+            if self._used > MAX_LOAD * len(self._table):
+                self._grow()
 
     def _place(self, key: int) -> int:
         """Return where `key` is, or the empty slot where it belongs."""
@@ -104,7 +97,7 @@ class NearlySeen:
 
     def add(self, keys: list[int]) -> None:
         for key in keys:
-            self._bands.add_key(key)
+            self._bands.add(key)
 
 
 def hash_key(raw: bytes) -> int:
