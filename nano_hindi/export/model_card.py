@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from nano_hindi.checkpoint import load_checkpoint
 from nano_hindi.config import GPTConfig, TrainConfig, from_dict
 from nano_hindi.console import shell_quoted
+from nano_hindi.corpus.prepared import METADATA
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata
 from nano_hindi.inference.loading import TrainedModel
@@ -273,7 +274,7 @@ def training_record(trained: TrainedModel) -> dict:
 def data_metadata(data_dir: Path, training: dict) -> dict[str, str]:
     """Return preprocess_meta.txt of `data_dir`, and the source of the text from raw/metadata.txt.
     Each is used only if it describes the checkpoint's data."""
-    prepared, raw = data_dir / "preprocess_meta.txt", data_dir / "raw" / "metadata.txt"
+    prepared, raw = data_dir / METADATA, data_dir / "raw" / "metadata.txt"
     if not (training and prepared.is_file()):
         return {}
     metadata = read_metadata(prepared)
