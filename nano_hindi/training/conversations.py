@@ -24,7 +24,6 @@ from nano_hindi.errors import require
 from nano_hindi.files import file_digest
 from nano_hindi.flags import given_flags
 from nano_hindi.model import GPT
-from nano_hindi.tokenizer import Tokenizer
 
 EVALUATIONS, SAMPLES, SAMPLE_TOKENS = 8, 4, 64
 
@@ -61,10 +60,6 @@ class ChatData:
         return str(self.folder)
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        return self.first.tokenizer
-
-    @property
     def tokenizer_dir(self) -> Path:
         return self.folder / "tokenizer"
 
@@ -84,21 +79,17 @@ class ChatData:
     def samples(self, model: GPT, seed: int) -> list[tuple[str, str]]:
         """Return (question, question and answer) for the first answers of some conversations of
         val.bin, at temperature 0. Each is on one line."""
-        chosen = []
+        chosen, tokenizer = [], self.first.tokenizer
         for i in range(min(SAMPLES, len(self.val))):
             x, y = self.val.batch(np.array([i]))
             begin = int((y[0] >= 0).nonzero()[0])  # the first target is that of the last token of the question
             ids = x[0, : begin + 1].tolist()
-            answer = list(generate_tokens(model, ids, SAMPLE_TOKENS, temperature=0, stop_ids=(self.tokenizer.eos_id,)))
-            asked = self.tokenizer.decode(ids).rpartition(MARKERS["user"])[2].rpartition(MARKERS["assistant"])[0]
-            question = min(asked.strip().split("\n\n"), key=len)  # not the story that it is about
-            texts = [" ".join(text.split()) for text in (question, until_stop(self.tokenizer.decode(answer)))]
+            answer = list(generate_tokens(model, ids, SAMPLE_TOKENS, temperature=0, stop_ids=(tokenizer.eos_id,)))
+            turn = tokenizer.decode(ids).rpartition(MARKERS["user"])[2].rpartition(MARKERS["assistant"])[0]
+            question = min(turn.strip().split("\n\n"), key=len)  # not the story that it is about
+            texts = [" ".join(text.split()) for text in (question, until_stop(tokenizer.decode(answer)))]
             chosen.append((texts[0], " → ".join(texts)))
         return chosen
-
-    def tokenizer_record(self) -> dict:
-        """Return the tokenizer metadata that a checkpoint keeps."""
-        return self.first.tokenizer_record()
 
     def record(self, anneal_start: int | None) -> dict:
         """Return the data metadata that a checkpoint keeps."""

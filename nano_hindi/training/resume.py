@@ -235,7 +235,7 @@ def configs_of(
 def _require_same_data(saved: dict, data: Sources) -> None:
     differences = [
         f"{kind} {key}"
-        for kind, now in (("tokenizer", data.tokenizer_record()), ("data", data.record(None)))
+        for kind, now in (("tokenizer", data.first.tokenizer_record()), ("data", data.record(None)))
         for key in different_keys(saved[kind], now)
     ]
     if differences:

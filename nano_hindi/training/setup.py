@@ -87,7 +87,7 @@ class Run:
             "optimizers": {**self.optimizer.state_dict(), "loss_scale": self.loss_scale.state_dict()},
             "rng": {"torch": torch.get_rng_state()},
             "metrics": {"latest": self.latest, "meter": self.meter.state_dict(), "skipped": self.skipped},
-            "tokenizer": self.data.tokenizer_record() | {"name": self.data.first.tokenizer_name},  # a resumed run may have another
+            "tokenizer": self.data.first.tokenizer_record() | {"name": self.data.first.tokenizer_name},  # a resumed run may have another
             "data": self.data.record(self.anneal_start),
             **({"parent": self.parent} if self.parent is not None else {}),
             **({"chat": {"template": VERSION}} if isinstance(self.data, ChatData) else {}),

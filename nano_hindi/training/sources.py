@@ -21,7 +21,6 @@ from nano_hindi.inference.settings import SAMPLE_PROMPTS, Settings
 from nano_hindi.inference.text import stream_texts
 from nano_hindi.mixture import MixedLoader, Mixture, normalized
 from nano_hindi.model import GPT
-from nano_hindi.tokenizer import Tokenizer
 
 SAMPLE_TOKENS = 48
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
@@ -52,10 +51,6 @@ class Sources:
         return ", ".join(str(source.folder) for source in self.all)
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        return self.first.tokenizer
-
-    @property
     def tokenizer_dir(self) -> Path:
         return self.all[0].folder / "tokenizer"
 
@@ -77,7 +72,7 @@ class Sources:
         """Return (prompt, text) for each sample prompt. The text begins with the prompt and is on
         one line."""
         settings = Settings(max_tokens=SAMPLE_TOKENS, seed=seed)
-        samples = ("".join(text for (text,) in stream_texts(model, self.tokenizer, prompt, settings)) for prompt in SAMPLE_PROMPTS)
+        samples = ("".join(text for (text,) in stream_texts(model, self.first.tokenizer, prompt, settings)) for prompt in SAMPLE_PROMPTS)
         return [(prompt, " ".join(sample.split())) for prompt, sample in zip(SAMPLE_PROMPTS, samples, strict=True)]
 
     def val_batches(self, config: TrainConfig, batch_size: int, world: World) -> dict[str, Batches]:
@@ -87,10 +82,6 @@ class Sources:
             source.name: val_batches(source.data.val, config.sequence_len, batch_size, config.eval_tokens, world.rank, world.size)
             for source in self.all
         }
-
-    def tokenizer_record(self) -> dict:
-        """Return the tokenizer metadata that a checkpoint keeps."""
-        return self.first.tokenizer_record()
 
     def record(self, anneal_start: int | None) -> dict:
         """Return the data metadata that a checkpoint keeps. That of a single folder has no
