@@ -222,6 +222,8 @@ def test_folder_of_models_is_refused_with_the_name_of_one(tmp_path, tokenizer_di
     assert f"--tokenizer {tmp_path / 'models' / 'sample'}" in capsys.readouterr().err
     assert run(tmp_path / "chat", tokenizer_dir, "--val_fraction", 0.01) == 2
     assert "--val_fraction of sample must be at least 0.02" in capsys.readouterr().err
+    assert run(tmp_path / "chat", tokenizer_dir, "--seed", -1) == 2
+    assert "--seed must be a whole number, at least 0" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "chat", tmp_path / "empty") == 2
     assert "no readable tokenizer (it has no tokenizer.json); it needs tokenizer.json" in capsys.readouterr().err
