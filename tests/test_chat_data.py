@@ -69,11 +69,22 @@ TAKEN = [("u", "क"), ("a", "ख")]
         {"inputs": "क", "targets": "ख", "language_code": "hin"},
         {"hin_Deva": [["क", "ख"]], "language_code": "hi"},
         {"inputs": "क", "targets": "ख", "language_code": None},
+        {"prompt": "क", "completion": "ख", "system": "", "history": []},
+        {"question": "क", "answer": "ख"},
+        {"messages": [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in (("user", "क"), ("assistant", "ख"))]},
     ],
 )
 def test_every_layout_is_read(record):
     assert mended(record) == (TAKEN, set())
     assert mended({"instruction": "क", "input": "ग", "output": "ख"}) == ([("u", "क\n\nग"), ("a", "ख")], set())
+
+
+def test_system_and_history_of_a_record_are_kept():
+    system, earlier = [("s", "ग")], [("u", "घ"), ("a", "ङ")]
+    assert mended({"instruction": "क", "output": "ख", "system": "ग", "history": [["घ", "ङ"]]}) == ([*system, *earlier, *TAKEN], set())
+    assert mended(messages("u क", "a ख") | {"system": "ग"}) == ([*system, *TAKEN], set())
+    assert mended(messages("s ग", "u क", "a ख") | {"system": "च"}) == ([*system, *TAKEN], set())
+    assert mended({"messages": [{"role": "developer", "content": "ग"}, *PAIR]}) == ([*system, *TAKEN], set())
 
 
 @pytest.mark.parametrize(
@@ -99,6 +110,8 @@ def test_every_layout_is_read(record):
         ({"messages": []}, None, "no messages"),
         ({"hin_Deva": ["कख"]}, None, "content that is not text"),
         ({"text": "क"}, None, "of an unknown layout"),
+        ({"instruction": "क", "output": "ख", "history": "ग"}, None, "messages that are not a list"),
+        ({"instruction": "क", "output": "ख", "system": ["ग"]}, None, "content that is not text"),
         ({"inputs": "क", "targets": "ख", "language_code": "zsm"}, None, "in another language"),
         ([1], None, "not a JSON object"),
     ],
@@ -132,6 +145,8 @@ def test_no_record_is_a_traceback_and_the_counts_add_up():
     ]
     names = [
         "messages",
+        "system",
+        "history",
         "conversations",
         "hin_Deva",
         "instruction",
@@ -288,13 +303,15 @@ def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, toke
     assert "60 kept" in output
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     (tmp_path / "object.json").write_text("{}")
+    (tmp_path / "array.jsonl").write_text(json.dumps(records, indent=1))
     (tmp_path / "empty.jsonl").write_text("{}\n")
     for name, message in (
         ("none.jsonl", "there is no file"),
         ("a.txt", "there is no file"),
         ("broken.parquet", "not a readable parquet"),
         ("object.json", "not a JSON array"),
-        ("empty.jsonl", "no conversation is left"),
+        ("array.jsonl", "is a JSON array; such a file is named .json"),
+        ("empty.jsonl", "no conversation is left; the counts above say why; known are records with the fields messages, "),
         ("aya:nothing", "aya has default"),
         ("sampel", "give sample, indic-align"),
         ("sample", "no conversation is left"),

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from nano_hindi.chat.records import Mender
+from nano_hindi.chat.records import LAYOUTS, UNKNOWN_LAYOUT, Mender
 from nano_hindi.chat.sources import Record
 from nano_hindi.chat.template import render_batch
 from nano_hindi.corpus.documents import count_words
@@ -89,7 +89,8 @@ class Writer:
     def _require_both_splits(self) -> None:
         kept = self.counts["train_documents"] + self.counts["val_documents"]
         if not kept:
-            raise UserError("no conversation is left; the counts above say why")
+            known = f"; known are records with the fields {LAYOUTS}" if self.counts[f"dropped: {UNKNOWN_LAYOUT}"] else ""
+            raise UserError(f"no conversation is left; the counts above say why{known}")
         for split, change in (("val", "larger"), ("train", "smaller")):
             if not self.counts[f"{split}_documents"]:
                 raise UserError(

@@ -11,12 +11,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-ROLES = {"system": "system", "user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant"}
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "bot"), "assistant"),
+}
 LISTS = ("messages", "conversations", "conversation")  # of {"role", "content"} or {"from", "value"}
 PAIRS = ("hin_Deva", "interactions")  # of [question, answer], as in ai4bharat/indic-align
-QUESTIONS, CONTEXTS, ANSWERS = ("instruction", "inputs"), ("input", "context"), ("output", "response", "targets")
+QUESTIONS, CONTEXTS = ("instruction", "inputs", "prompt", "question"), ("input", "context")
+ANSWERS = ("output", "response", "targets", "completion", "answer")
 HINDI = ("hin", "hi")  # in the field language_code
-LAYOUTS = "messages, conversations, hin_Deva, instruction and output, or inputs and targets"
+LAYOUTS = "messages, conversations, hin_Deva, instruction and output, inputs and targets, prompt and completion, or question and answer"
+UNKNOWN_LAYOUT = "of an unknown layout"
 # at least one character of Devanagari in UTF-8: E0 A4 or A5, and one more byte
 _ESCAPED = re.compile(r"(?:%[0-9A-Fa-f]{2})*%[Ee]0%[Aa][45]%[89ABab][0-9A-Fa-f](?:%[0-9A-Fa-f]{2})*")
 
@@ -93,6 +99,8 @@ def turns_of(record: Any) -> list[Turn]:
     turns = _turns(record)
     if not turns:
         raise _DroppedError("no messages")
+    if record.get("system") and turns[0][0] != "system":
+        turns = [("system", record["system"]), *turns]
     for _, content in turns:
         if not isinstance(content, str):
             raise _DroppedError("content that is not text")
@@ -107,18 +115,22 @@ def _turns(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     if name := next((name for name in LISTS if record.get(name) is not None), None):
         return [_turn(message) for message in _list(record[name])]
     if name := next((name for name in PAIRS if record.get(name) is not None), None):
-        pairs = _list(record[name])
-        if any(isinstance(pair, str) or not isinstance(pair, Sequence) for pair in pairs):
-            raise _DroppedError("content that is not text")
-        return [(("user", "assistant")[i % 2], text) for pair in pairs for i, text in enumerate(pair)]
+        return _paired(record[name])
     question, context, answer = (
         next((record[name] for name in names if record.get(name) is not None), None) for names in (QUESTIONS, CONTEXTS, ANSWERS)
     )
     if question is None or answer is None:
-        raise _DroppedError("of an unknown layout")
+        raise _DroppedError(UNKNOWN_LAYOUT)
     if isinstance(question, str) and isinstance(context, str) and context.strip():
         question = f"{question.strip()}\n\n{context.strip()}"
-    return [("user", question), ("assistant", answer)]
+    return [*_paired(record.get("history") or []), ("user", question), ("assistant", answer)]
+
+
+def _paired(value: Any) -> list[tuple[str, Any]]:
+    pairs = _list(value)
+    if any(isinstance(pair, str) or not isinstance(pair, Sequence) for pair in pairs):
+        raise _DroppedError("content that is not text")
+    return [(("user", "assistant")[i % 2], text) for pair in pairs for i, text in enumerate(pair)]
 
 
 def _list(value: Any) -> Sequence:
@@ -133,7 +145,16 @@ def _turn(message: Any) -> tuple[str, Any]:
     role = message.get("role", message.get("from"))
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise _DroppedError("an unknown role")
-    return ROLES[role.lower()], message.get("content", message.get("value"))
+    return ROLES[role.lower()], joined_parts(message.get("content", message.get("value")))
+
+
+def joined_parts(content: Any) -> Any:
+    """Return the text of a list of text parts, as OpenAI's API has them; other content as it is."""
+    if not isinstance(content, list) or not all(
+        isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content
+    ):
+        return content
+    return "".join(part["text"] for part in content)
 
 
 def _joined(turns: list[Turn]) -> list[Turn]:

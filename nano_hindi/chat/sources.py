@@ -146,6 +146,8 @@ def _of_file(path: str) -> Iterator[Any]:
             yield from _of_array(path, file.read())
             return
         for line in file:
+            if line.strip() == b"[":
+                raise UserError(f"{path} is a JSON array; such a file is named .json")
             if line.strip():
                 yield _parsed(line)
 

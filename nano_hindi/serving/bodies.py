@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nano_hindi.chat import template
+from nano_hindi.chat.records import joined_parts
 from nano_hindi.errors import UserError, quoted
 from nano_hindi.inference.settings import SETTINGS, Settings
 from nano_hindi.inference.text import AnswerStream
@@ -129,15 +130,14 @@ def _messages(messages: Any) -> Any:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise UserError("messages must be a list of objects")
     roles = {"developer": "system"}
-    return [{"role": roles.get(str(m.get("role")), m.get("role")), "content": _joined(m.get("content"))} for m in messages]
+    return [{"role": roles.get(str(m.get("role")), m.get("role")), "content": _text(m.get("content"))} for m in messages]
 
 
-def _joined(content: Any) -> Any:
-    if not isinstance(content, list):
-        return content
-    if not all(isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content):
+def _text(content: Any) -> Any:
+    content = joined_parts(content)
+    if isinstance(content, list):
         raise UserError("the content of a message must be text; images, sound and files are not supported here")
-    return "".join(part["text"] for part in content)
+    return content
 
 
 def _one_text(prompt: Any) -> str:
