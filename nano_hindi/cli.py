@@ -58,9 +58,10 @@ STORE_TIMEOUT = datetime.timedelta(seconds=10)  # for torchrun's store, and for 
 
 _PLACE = "choose another folder, then run the same command again"
 _REMEDIES = {  # an error of the operating system about a file: what the user can do
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), f"make room, or {_PLACE}"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), f"make room, or {_PLACE}"),
     **dict.fromkeys(
-        (errno.EACCES, errno.EPERM), f"{'close the program that has it open, ' if IS_WINDOWS else ''}get permission to read or write it, or {_PLACE}"
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        f"{'close the program that has it open, ' if IS_WINDOWS else ''}get permission to read or write it, or {_PLACE}",
     ),
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), f"something else has that name: move it, or {_PLACE}"),
     errno.ENOENT: f"it does not exist: check the path, or {_PLACE}",

@@ -41,6 +41,7 @@ def test_any_error_of_the_system_is_one_line_with_code_2(capsys, number):
     code, output = run(lambda: fail(OSError(number, os.strerror(number), "x.bin")), capsys)
     assert (code, output.out) == (2, "")
     assert re.fullmatch(re.escape(f"error: x.bin: {os.strerror(number)}; ") + "[^\n]+, then run the same command again\n", output.err), output.err
+    assert ("make room" in output.err) == (number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # it does not help on a read-only file system
 
 
 def test_error_of_a_library_without_a_number_is_one_line_with_code_2(capsys):

@@ -387,7 +387,9 @@ def test_data_in_another_order_is_not_resumed(data_dir, straight, reordered, cap
     assert [getattr(check_data(reordered), name) for name in same] == [getattr(check_data(data_dir), name) for name in same]
     capsys.readouterr()
     assert start(reordered, straight, "--resume", "auto", "--total_tokens", 32 * 8 * 20) == 2
-    assert "is not the data of this checkpoint: data train_digest, data val_digest differ" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "is not the data of this checkpoint: data train_digest, data val_digest differ" in error
+    assert "(--init_from MODEL begins it with the weights of this one)" in error
     assert snapshot(straight) == before
 
 

@@ -77,7 +77,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="maximum number of bytes of text to read: the first of --text, or of random documents of val.bin",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
     args = parser.parse_args(argv)
     if args.trust_remote_code and not args.hf:
         raise UserError("--trust_remote_code is for a model of --hf; omit it")

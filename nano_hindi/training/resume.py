@@ -232,13 +232,15 @@ def configs_of(
     return model_config, config
 
 
-def _require_same_data(saved: dict, data: Sources) -> None:
+def _require_same_data(saved: dict, data: Sources | ChatData) -> None:
     differences = [
         f"{kind} {key}"
         for kind, now in (("tokenizer", data.first.tokenizer_record()), ("data", data.record(None)))
         for key in different_keys(saved[kind], now)
     ]
     if differences:
+        flag = "--checkpoint" if isinstance(data, ChatData) else "--init_from"
         raise UserError(
-            f"{data} is not the data of this checkpoint: {', '.join(differences)} differ; give the right --data_dir, or start a new run in another --checkpoint_dir"
+            f"{data} is not the data of this checkpoint: {', '.join(differences)} differ; give the right --data_dir, "
+            f"or start a new run in another --checkpoint_dir ({flag} MODEL begins it with the weights of this one)"
         )
