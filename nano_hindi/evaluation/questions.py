@@ -29,7 +29,8 @@ OPEN_KINDS = ("continue", "tell")  # many answers would be right
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to the last question of a conversation; whether it ended by itself."""
+    """A model's answer to the last question of a conversation; whether it ended by itself, with eos
+    or with a marker."""
 
     conversation: Conversation
     text: str
@@ -47,7 +48,8 @@ def ask(model: GPT, tokenizer: Tokenizer, conversations: Iterable[Conversation])
         limit = len(tokenizer.encode_batch([conversation.story])[0]) + MAX_TOKENS
         answer = list(generate_tokens(model, ids, limit, temperature=0, stop_ids=(tokenizer.eos_id,)))
         text = tokenizer.decode(answer)
-        yield Answer(conversation, until_stop(text), len(answer) < limit)
+        ended = until_stop(text)  # at a marker too, as in a chat
+        yield Answer(conversation, ended, len(answer) < limit or ended != text.strip())
 
 
 def unseen_conversations(tokenizer: Tokenizer, count: int, sequence_len: int, seed: int = 0) -> list[Conversation]:
