@@ -14,7 +14,7 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,38 +161,32 @@ class _Api:
         return {"id": MODEL_NAME, "object": "model", "created": self._started, "owned_by": MODEL_NAME, **ours}
 
     async def completions(self, request: Request) -> Response:
-        def choice(text: str, is_first: bool, streams: bool) -> dict[str, Any]:
-            return {"text": text}
-
-        return await self._generate(request, False, "cmpl", "text_completion", choice)
+        return await self._generate(request, is_chat=False)
 
     async def chat_completions(self, request: Request) -> Response:
-        def choice(text: str, is_first: bool, streams: bool) -> dict[str, Any]:
-            role = {"role": "assistant"} if is_first else {}
-            return {"delta": {**role, "content": text}} if streams else {"message": {**role, "content": text, "refusal": None}}
-
         if not self._served.is_chat:
             raise ApiError(
                 400,
                 "this model continues text, it was not fine-tuned to chat; use /v1/completions, or serve a model of finetune.py",
                 code="not_a_chat_model",
             )
-        return await self._generate(request, True, "chatcmpl", "chat.completion", choice)
+        return await self._generate(request, is_chat=True)
 
-    async def _generate(self, request: Request, is_chat: bool, prefix: str, kind: str, choice: Callable[[str, bool, bool], dict]) -> Response:
-        """Answer a request. `choice` returns what is particular to the endpoint: the fields of a
-        choice for a text, whether it is the first, and whether it is one of a stream."""
+    async def _generate(self, request: Request, is_chat: bool) -> Response:
         served = self._served
         body = await _read_body(request)
         loop = asyncio.get_running_loop()
         wanted = await loop.run_in_executor(self._tokenizing, parse_request, body, served.tokenizer, is_chat, served.context, served.max_tokens)
         address = request.client.host if request.client else ""
         generation = _Generation(served, wanted, f"{address} {wanted.user or request.headers.get('user-agent')}")
-        head = {"id": f"{prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": MODEL_NAME}
+        kind = f"chat.completion{'.chunk' * wanted.streams}" if is_chat else "text_completion"
+        name = f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}"
+        head = {"id": name, "object": kind, "created": int(time.time()), "model": MODEL_NAME}
 
         def reply(text: str, reason: str | None, is_first: bool) -> dict[str, Any]:
-            fields = choice(text, is_first, wanted.streams)
-            return {**head, "object": kind, "choices": [{"index": 0, **fields, "logprobs": None, "finish_reason": reason}]}
+            role = {"role": "assistant"} if is_first else {}
+            chat = {"delta": {**role, "content": text}} if wanted.streams else {"message": {**role, "content": text, "refusal": None}}
+            return {**head, "choices": [{"index": 0, **(chat if is_chat else {"text": text}), "logprobs": None, "finish_reason": reason}]}
 
         async def events() -> AsyncIterator[str]:
             try:
@@ -201,13 +195,12 @@ class _Api:
                     yield _event(reply(text, None, False))
                 yield _event(reply("", generation.finish_reason, False))
                 if wanted.includes_usage:
-                    yield _event({**head, "object": kind, "choices": [], "usage": generation.usage()})
+                    yield _event({**head, "choices": [], "usage": generation.usage()})
                 yield "data: [DONE]\n\n"
             except Exception as error:  # noqa: BLE001 - the status has been sent: the client learns of any error here
                 yield _event(_as_api_error(error).body())
 
         if wanted.streams:
-            kind += ".chunk" if is_chat else ""
             return _EventStream(events(), generation)
         with generation:
             text = await _unless_disconnected(request.receive, generation.whole())

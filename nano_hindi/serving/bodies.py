@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from nano_hindi.ranges import whole
 from nano_hindi.tokenizer import Tokenizer
 
 MODEL_NAME = "nano_hindi"  # one server has one model, and a client need not know which
-SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty", "seed")  # the last three letters of OpenAI's API, and our own
+SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty")  # OpenAI's API has the first two
+SEEDS = dataclasses.replace(SETTINGS["seed"].metadata["valid"], words={})  # without `random`, which is to omit it
 MAX_STOPS = 4  # as OpenAI's API has it
 # what this server cannot do, and the values that ask for nothing
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
@@ -80,15 +82,13 @@ def parse_request(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int
         if name in fields and fields[name] not in harmless:
             raise ApiError(400, f"{name} is not supported here; omit it", name, "unsupported_parameter")
     sampling = {name: _checked(fields, name, SETTINGS[name].metadata["valid"], SETTINGS[name].default) for name in SAMPLING}
-    if sampling["seed"] is None:
-        sampling["seed"] = secrets.randbits(32)
+    sampling["seed"] = _checked(fields, "seed", SEEDS, secrets.randbits(32))
     length = next((name for name in ("max_completion_tokens", "max_tokens") if name in fields), "max_tokens")
     max_tokens = _checked(fields, length, whole(1, limit + 1), limit if is_chat else min(limit, Settings.max_tokens))
-    stops = fields.get("stop", [])
-    stops = [stops] if isinstance(stops, str) else stops
-    if not (isinstance(stops, list) and len(stops) <= MAX_STOPS and all(isinstance(stop, str) and stop for stop in stops)):
-        raise ApiError(400, f"stop must be a text, or a list of at most {MAX_STOPS}", "stop")
+    stops = _stops(fields.get("stop", []))
     options = fields.get("stream_options", {})
+    if not isinstance(options, dict):
+        raise ApiError(400, "stream_options must be an object", "stream_options")
     try:
         if is_chat:
             tokens = template.prompt(tokenizer, _messages(fields.get("messages")))
@@ -111,8 +111,8 @@ def parse_request(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int
         max_tokens=max_tokens,
         sampling=sampling,
         answer=answer,
-        streams=fields.get("stream") is True,
-        includes_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        streams=_is_set(fields, "stream"),
+        includes_usage=_is_set(options, "include_usage"),
         user=str(fields.get("user", "")),
     )
 
@@ -122,6 +122,20 @@ def _checked(fields: dict[str, Any], name: str, valid: Any, default: Any) -> Any
     if value not in valid:
         raise ApiError(400, f"{name} must be {valid}, not {quoted(value)}", name)
     return float(value) if valid.kind is float else value  # a JSON integer may be beyond int64
+
+
+def _is_set(fields: dict[str, Any], name: str) -> bool:
+    value = fields.get(name)
+    if not isinstance(value, bool | None):
+        raise ApiError(400, f"{name} must be true or false, not {quoted(value)}", name)
+    return bool(value)
+
+
+def _stops(stops: Any) -> list[str]:
+    stops = [stops] if isinstance(stops, str) else stops
+    if not (isinstance(stops, list) and len(stops) <= MAX_STOPS and all(isinstance(stop, str) and stop for stop in stops)):
+        raise ApiError(400, f"stop must be a text, or a list of at most {MAX_STOPS}", "stop")
+    return stops
 
 
 def _messages(messages: Any) -> Any:
