@@ -457,7 +457,7 @@ def open_page(browser, running: Running, fragment: str = ""):
     return page
 
 
-def set_length(page, tokens: int) -> None:
+def set_length(page, tokens: int | str) -> None:
     page.click("#settings summary")
     page.fill("#length", str(tokens))
     page.press("#length", "Escape")
@@ -483,7 +483,10 @@ def test_page_chats_stops_and_answers_again(chat, browser):
     set_length(page, 40)
     page.get_by_text("फिर से जवाब दें").click()
     page.get_by_text("लंबाई की सीमा आ गई।").wait_for()
-    assert page.locator(".assistant").all_inner_texts() == [spelled(40).strip()]
+    assert page.get_by_role("article", name="मॉडल").all_inner_texts() == [spelled(40).strip()]  # the label is for screen readers
+    set_length(page, "")
+    assert page.evaluate("length()") == 256
+    set_length(page, 40)
     page.get_by_text("English").click()
     page.get_by_text("Answer again").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
