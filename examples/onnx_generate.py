@@ -93,8 +93,9 @@ class Model:
 
 
 def before_stop(text: str, stops: list[str]) -> tuple[str, bool]:
-    """Return a text up to the first of `stops` or to what may begin one, and whether it has one."""
-    text = f"\n{text}"  # the line end before an answer, with which a stop may begin, is the prompt's
+    """Return a text up to the first of `stops` or to what may begin one, and whether it has one.
+    An answer, which has stops, has no whitespace at its beginning."""
+    text = f"\n{text.lstrip() if stops else text}"  # the line end before an answer, with which a stop may begin, is the prompt's
     if found := [text.index(stop) for stop in stops if stop in text]:
         return text[1 : min(found)], True
     held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)

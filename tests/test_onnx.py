@@ -243,9 +243,11 @@ def test_example_stops_at_a_marker_on_the_first_line(read_export):
     before_stop = importlib.import_module("onnx_generate").before_stop
     marker = template.MARKERS["user"]
     assert before_stop(f"{marker}\nराम", template.STOP) == ("", True)
+    assert before_stop(f" \n {marker}\nराम", template.STOP) == ("", True)
+    assert before_stop(" राम", template.STOP) == ("राम", False)
     assert before_stop(marker[:5], template.STOP) == ("", False)
     assert before_stop(f"राम {marker}", template.STOP) == (f"राम {marker}", False)
-    assert before_stop("राम", []) == ("राम", False)
+    assert before_stop(" राम", []) == (" राम", False)
 
 
 def test_special_tokens_in_a_text_are_text(read_export, small):
