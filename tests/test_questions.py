@@ -89,7 +89,8 @@ def test_short_answers_and_missing_dandas_are_accepted():
 def test_an_answer_ends_at_a_stop_text_and_is_right_only_if_it_ended_by_itself(tokenizer, monkeypatch):
     conversation = Conversation("who", [{"role": "user", "content": "किसने?"}, {"role": "assistant", "content": "कछुए ने।"}], ("कछुए ने।",), "")
     for written, is_right in (("कछुए ने।", True), ("कछुए ने।" + "\n" * 2000, False), ("कछुए ने।\n### उपयोगकर्ता:\n" + "क्यों? " * 2000, True)):
-        monkeypatch.setattr(questions, "generate_tokens", lambda *_, ids=tokenizer.encode_batch([written])[0], **__: ids[:MAX_TOKENS])
+        ids = tokenizer.encode_batch([written])[0][:MAX_TOKENS]
+        monkeypatch.setattr(questions, "generate_tokens", lambda *_, ids=ids, **__: ids)
         [answer] = ask(None, tokenizer, [conversation])
         assert answer.text == "कछुए ने।"
         assert answer.is_right == is_right
