@@ -45,7 +45,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Measure the FLOP/s of a square matmul, the best of five: an upper limit for this machine."""
-    n = 8192 if device.type == "cuda" else 1024
+    n = 8192 if device.type == "cuda" else 512
     own = torch.Generator(device).manual_seed(0)  # the global one must keep the state that a checkpoint has restored
     a, b = (torch.randn(n, n, device=device, dtype=dtype, generator=own) for _ in range(2))
     best = float("inf")

@@ -112,8 +112,8 @@ def make_updates(run: Run, stop: StopSignal) -> None:
                 sample(run)
             if saves := config.is_due(config.checkpoint_interval, run.update) or stop.everywhere:
                 save(run)
-            if evaluates or saves or run.update == first:  # gc.get_freeze_count() would take 30 ms each time
-                collect_garbage()
+            if evaluates or saves or run.update == first:
+                collect_garbage(freeze=run.update == first)
 
 
 def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
@@ -216,11 +216,11 @@ def garbage_collected_by_hand() -> Iterator[None]:
         gc.enable()
 
 
-def collect_garbage() -> None:
-    """Collect garbage. The objects that are left after the first call, such as the model and the
-    compiler's, are frozen: scanning them takes a second."""
+def collect_garbage(freeze: bool) -> None:
+    """Collect garbage. With `freeze`, later calls do not scan the objects that are left, such as
+    the model and the compiler's: that takes a second."""
     gc.collect()
-    if not gc.get_freeze_count():
+    if freeze:
         gc.freeze()
 
 
