@@ -34,6 +34,7 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_I
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import forked
+from short_ends import shorten_ends
 
 PATIENCE = 500  # seconds to wait for what takes a few on an idle machine; below the test's timeout, so that the message says what was missing
 
@@ -71,6 +72,16 @@ SLOWEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files of SLOWEST first."""
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
+
+
+@pytest.fixture(autouse=True)
+def short_ends(request) -> Iterator[None]:
+    """Shorten the runs that a test makes in this process, unless it is marked `whole_run`. Runs in
+    other processes and those of session and module fixtures stay whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "nano_hindi.training.loop" in sys.modules and not request.node.get_closest_marker("whole_run"):
+            shorten_ends(patch.setattr)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -284,6 +284,7 @@ def test_an_update_is_made_by_eight_files(data_dir, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.whole_run
 def test_garbage_is_collected_between_updates_only(data_dir, tmp_path, monkeypatch):
     seen, real = [], loop.train_update
     monkeypatch.setattr(loop, "train_update", lambda run, stop: (seen.append(gc.isenabled()), real(run, stop))[1])

@@ -163,6 +163,7 @@ def test_drawing_takes_below_1_percent_of_the_time_and_the_end_is_always_drawn(f
     assert len(drawn) >= 22
 
 
+@pytest.mark.whole_run
 def test_failed_drawing_keeps_the_old_figure(tmp_path, monkeypatch):
     folder = write(tmp_path / "run", records(3))
     LiveCurves(folder).draw()

@@ -53,6 +53,7 @@ def test_run_learns_and_writes_its_files(straight):
     assert sorted(p.name for p in straight.iterdir()) == [
         "checkpoint_step10.pt", "checkpoint_step20.pt", "checkpoint_step24.pt", "curves.png", "metrics.jsonl", "model.pt", "tokenizer",
     ]  # fmt: skip
+    assert (straight / "curves.png").read_bytes().startswith(b"\x89PNG")
     curve = losses(straight)
     assert len(curve) == 6
     assert curve[-1] < curve[0] - 0.5

@@ -70,7 +70,9 @@ def _train(argv: list[str], log: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     import train
+    from short_ends import shorten_ends
 
+    shorten_ends(draws=True)  # the picture is one of the files that are compared
     code = train.main(argv)
     sys.stdout.flush()
     os._exit(code)  # skips multiprocessing's own exit

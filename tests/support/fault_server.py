@@ -8,6 +8,7 @@ stdout, is a line with the exit code.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -18,6 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)
+sys.path.append(str(Path(__file__).parent))
+
+from short_ends import shorten_ends
+
 USED = (
     "data.download", "data.preprocess", "filelock", "matplotlib.backends.backend_agg", "nano_hindi.corpus.shards", "nano_hindi.export.model_card",
     "nano_hindi.inference.loading", "nano_hindi.tokenizer.training", "nano_hindi.training.loop",
@@ -31,6 +36,8 @@ def serve() -> None:
         importlib.import_module(name)
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401 - they are imported when they are named
 
+    gc.freeze()  # a collection in a fork would touch, and so copy, all of it
+    shorten_ends(draws=True)
     print("ready", flush=True)
     for line in sys.stdin:
         *words, output = json.loads(line)

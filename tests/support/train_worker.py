@@ -21,6 +21,7 @@ import train
 from dist_muon_worker import numbers_sent
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.training import loop
+from short_ends import shorten_ends
 
 RANK, START = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 
@@ -58,6 +59,7 @@ def main(records: Path, events: list[str], flags: list[str]) -> int:
             exhausted.clear()
             raise torch.cuda.OutOfMemoryError
 
+    shorten_ends()
     loop.train_update, TrainOptimizer.clip, torch.Tensor.backward = train_update, clip, backward
     code = train.main(flags)
     torch.save(record, records / f"{RANK}.pt")
