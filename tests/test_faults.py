@@ -280,9 +280,8 @@ def test_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts(capsys):
 def limited(data_dir, folder, limit: int, *flags) -> subprocess.CompletedProcess:
     """Run training in a process that may write no file above `limit` bytes, which fails like a full
     disk."""
-    import resource
-
-    return run_command(command(data_dir, folder, *flags), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    script = f"import resource, sys, train; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.exit(train.main(sys.argv[1:]))"
+    return run_command([sys.executable, "-c", script, *command(data_dir, folder, *flags)[2:]], fork=True)
 
 
 @posix

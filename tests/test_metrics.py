@@ -12,7 +12,7 @@ import types
 import pytest
 
 import train
-from conftest import PATIENCE, SMALL, run_script
+from conftest import PATIENCE, SMALL, run_command
 from nano_hindi.inference.settings import SAMPLE_PROMPTS
 from nano_hindi.training.metrics import Metrics, WandbLog, read_metrics, training_seconds
 
@@ -262,9 +262,13 @@ def test_real_wandb_offline_records_a_run_and_its_id(data_dir, tmp_path):
     would upload."""
     pytest.importorskip("wandb", reason="needs wandb: pip install wandb")
     flags = ["--inference_interval", "12", "--resume", "auto", "--wandb"]
+    script = (
+        f"import os, sys, train; os.environ.update(HOME={str(tmp_path)!r}, WANDB_CACHE_DIR={str(tmp_path)!r}); sys.exit(train.main(sys.argv[1:]))"
+    )
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     for tokens in (1024, 2048):
         argv = [*SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path / "run", *flags, "--total_tokens", tokens]
-        done = run_script("train.py", *argv, WANDB_MODE="offline", HOME=str(tmp_path), WANDB_CACHE_DIR=str(tmp_path))
+        done = run_command([sys.executable, "-c", script, *argv], fork=True, env=env)
         assert (done.returncode, done.stderr) == (0, "")
         assert sum(line.startswith("wandb") for line in done.stdout.splitlines()) == 1, done.stdout
     runs = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))

@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 # none of them may start a thread, which a fork would lose; datasets does
@@ -195,12 +195,13 @@ class Process(subprocess.Popen):
     server = ""  # the path of its socket
 
     @staticmethod
-    def start_server(environment: Mapping[str, str]) -> str:
-        """Start a server, and return the path of its socket."""
+    def start_server(environment: Mapping[str, str], inside: Callable[..., list[str]] = lambda *argv: list(argv)) -> str:
+        """Start a server with the command that `inside` makes of its own, and return the path of
+        its socket."""
         folder = tempfile.mkdtemp()  # pytest's own folder may be too long for the path of a socket
         path = os.path.join(folder, "socket")
         server = subprocess.Popen(
-            [sys.executable, __file__, path],
+            inside(sys.executable, __file__, path),
             env={**environment, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
