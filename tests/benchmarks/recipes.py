@@ -22,7 +22,7 @@ from nano_hindi import model as model_module
 from nano_hindi import muon as muon_module
 from nano_hindi.config import GPTConfig
 from nano_hindi.dataloader import EpochStream, SequenceLoader, TokenFile
-from nano_hindi.model import GPT, Attention, apply_rope, rms_norm
+from nano_hindi.model import GPT, MLP, Attention, apply_rope, rms_norm
 from nano_hindi.optim import TrainOptimizer
 
 BOS = 1  # id in tokenizers that data/preprocess.py trains
@@ -328,6 +328,55 @@ class ShiftedKeys(Attention):
         return q, torch.cat((k[..., :half], before), -1), v
 
 
+class FirstValues(Attention):
+    """Add the first layer's values to those of all others, with the gate of the value embeddings
+    (ResFormer, Zhou et al. 2024, arXiv 2410.17897)."""
+
+    first: Tensor
+
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__(config, layer)
+        self.ve_gate = model_module.Gate(config, config.n_kv_head) if layer else None
+
+    def qkv(self, x: Tensor, ve: Tensor | None, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().qkv(x, FirstValues.first if self.layer else None, cos, sin)
+        if self.layer == 0:
+            FirstValues.first = v
+        return q, k, v
+
+
+class ConvolvedMLP(MLP):
+    """Add to the input of the MLP a weighted sum of it and that of the three tokens before, with
+    weights of each channel (the third place of the Canon layers, Allen-Zhu 2025)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__(config)
+        self.taps = nn.Parameter(torch.zeros(4, config.n_embd))
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = [F.pad(x, (0, 0, back, 0))[:, : x.size(1)] for back in range(len(self.taps))]
+        return super().forward(x + sum(tap * shifted for tap, shifted in zip(self.taps, before, strict=True)))
+
+
+class Convolved(GPT):
+    def init_weights(self) -> None:
+        super().init_weights()
+        for block in self.transformer.h:
+            nn.init.zeros_(block.mlp.taps)
+
+
+class WithTaps(TrainOptimizer):
+    """AdamW at a learning rate of 0.02 for the weights of the convolutions."""
+
+    def __init__(self, model, config, world):
+        named = list(model.named_parameters())
+        taps, others = ([(name, p) for name, p in named if name.endswith("taps") is wanted] for wanted in (True, False))
+        with mock.patch.object(model, "named_parameters", return_value=others):
+            super().__init__(model, config, world)
+        betas = (config.adamw_beta1, config.adamw_beta2)
+        self.adamw.add_param_group({"params": taps, "kind": "taps", "lr": 0.02, "initial_lr": 0.02, "betas": betas})
+
+
 exact_polar = muon_module.polar_express
 
 
@@ -381,6 +430,7 @@ def averaged(fraction: float) -> type[TrainOptimizer]:
     return Averaged
 
 
+TIED_SMEAR = {"smear": True, "tie_embeddings": True, "value_embeddings": False}
 CANDIDATES = {
     "plateau": Recipe("full learning rates for two fifths of the run, then a straight line", {"lr_schedule": "plateau"}),
     "sharper_attention": Recipe("normed queries and keys times 1.2", patches=((model_module, "Attention", SharperAttention),)),
@@ -397,9 +447,14 @@ CANDIDATES = {
     "head_gates": Recipe("a gate on the output of each head", model=GatedHeads, patches=((model_module, "Attention", HeadGates),)),
     "shifted_keys": Recipe("half of each key is of the token before", patches=((model_module, "Attention", ShiftedKeys),)),
     "smear": Recipe("each embedding plus a gated one of the token before", {"smear": True}),
-    "tied_smear": Recipe(
-        "each embedding plus a gated one of the token before; wte is lm_head, no value embeddings",
-        {"smear": True, "tie_embeddings": True, "value_embeddings": False},
+    "tied_smear": Recipe("each embedding plus a gated one of the token before; wte is lm_head, no value embeddings", TIED_SMEAR),
+    "first_values": Recipe("tied_smear, and the first layer's values in all others", TIED_SMEAR, patches=((model_module, "Attention", FirstValues),)),
+    "convolved_mlp": Recipe(
+        "tied_smear, and a convolution over four tokens before each MLP",
+        TIED_SMEAR,
+        model=Convolved,
+        optimizer=WithTaps,
+        patches=((model_module, "MLP", ConvolvedMLP),),
     ),
     "muon_eq": Recipe("rows of equal norm before the polar factor", patches=((muon_module, "polar_express", equilibrated_polar),)),
     "muon_plus": Recipe("the polar factor with its exact norm", patches=((muon_module, "polar_express", renormalized_polar),)),
