@@ -12,6 +12,7 @@ All intervals count steps. What is due at a step happens at the end of the updat
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -163,15 +164,15 @@ class TrainConfig:
         _require_valid(self)
         require(self.lr_schedule in LR_SCHEDULES, f"there is no lr_schedule {quoted(self.lr_schedule)}; choose one of {', '.join(LR_SCHEDULES)}")
 
-    @property
+    @functools.cached_property
     def sequences_per_update(self) -> int:
         return self.batch_size * self.gradient_accumulation_steps
 
-    @property
+    @functools.cached_property
     def tokens_per_update(self) -> int:
         return self.sequences_per_update * self.sequence_len
 
-    @property
+    @functools.cached_property
     def updates(self) -> int:
         return max(1, self.total_tokens // self.tokens_per_update)
 
@@ -179,7 +180,7 @@ class TrainConfig:
     def steps(self) -> int:
         return self.updates * self.gradient_accumulation_steps
 
-    @property
+    @functools.cached_property
     def warmup_updates(self) -> int:
         """Return the number of warm-up updates: `warmup_steps`, but at most a fifth of the run."""
         return min(-(-self.warmup_steps // self.gradient_accumulation_steps), self.updates // 5)

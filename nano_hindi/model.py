@@ -252,7 +252,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config, self.compute_dtype = config, torch.float32
+        self.config, self.head_dim, self.compute_dtype = config, config.head_dim, torch.float32
         rows = config.padded_vocab_size
         self.transformer = Transformer(config)
         self.value_embeds = nn.ModuleDict(
@@ -293,7 +293,7 @@ class GPT(nn.Module):
             x0 = self.transformer.smear(x0, torch.zeros_like(x0[:, :1]) if before is None else self.embed(before))
         value_embeddings = {layer: table(idx).to(self.compute_dtype) for layer, table in self.value_embeds.items()}
         positions = torch.arange(idx.size(1), device=idx.device) if kv_cache is None else kv_cache.advance(idx)
-        cos, sin = rope_factors(positions, self.config.head_dim)
+        cos, sin = rope_factors(positions, self.head_dim)
         x = x0.view_as(x0)  # with the same object as both inputs, the first layer would need a graph of its own
         resid_lambdas, x0_lambdas = self.resid_lambdas.to(x.dtype), self.x0_lambdas.to(x.dtype)
         for layer, block in enumerate(self.transformer.h):

@@ -274,8 +274,8 @@ def main() -> None:
     threading._shutdown()
     atexit._run_exitfuncs()
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: the program has given it up
+            stream.flush()
     except OSError:
         sys.exit(code)  # the interpreter tries again, and reports it
     os._exit(code & 255)
