@@ -463,19 +463,22 @@ def set_length(page, tokens: int | str) -> None:
     page.press("#length", "Escape")
 
 
-def ask_for_a_long_answer(page, question: str) -> None:
-    """Ask, and wait until the answer streams."""
+def ask_for_a_long_answer(page, question: str, then: str = "") -> None:
+    """Ask, wait until the answer streams, and run `then` in the page at once: on a busy machine,
+    this process could be too late."""
     set_length(page, 3000)
     page.fill("#question", question)
     page.press("#question", "Enter")
-    page.locator(".assistant", has_text="ॐ").wait_for()
+    streams = "document.querySelector('.assistant')?.textContent.includes('ॐ')"
+    page.evaluate(
+        f"new Promise((done) => {{ const look = () => {streams} ? done() : requestAnimationFrame(look); look(); }}).then(() => {{ {then} }})"
+    )
 
 
 @pytest.mark.slow
 def test_page_chats_stops_and_answers_again(chat, browser):
     page = open_page(browser, chat)
-    ask_for_a_long_answer(page, "<b>नमस्ते</b>")
-    page.get_by_text("रोकें").click()
+    ask_for_a_long_answer(page, "<b>नमस्ते</b>", "if ($('send').textContent === 'रोकें') $('send').click()")
     page.get_by_text("रोका गया।").wait_for()
     wait_until(chat.is_idle, "the end of the stopped text")
     assert page.locator(".user").inner_text() == "<b>नमस्ते</b>"
