@@ -9,7 +9,7 @@ from conftest import ROOT
 from nano_hindi.config import PRESETS, GPTConfig, TrainConfig
 
 FOLDER = ROOT / "tests" / "benchmarks"
-LIBRARIES = {"recipes", "small_runs", "timing"}
+LIBRARIES = {"ideas", "recipes", "small_runs", "timing"}
 
 
 def start(monkeypatch, name: str, *flags: str) -> None:

@@ -1,5 +1,5 @@
-"""The recipes of tests/benchmarks/recipes.py: each trains and differs from the default; and the
-tables that learning.py makes of their results."""
+"""The recipes of learning.py: each trains and differs from the default; and the tables that
+learning.py makes of their results."""
 
 import dataclasses
 import itertools
@@ -17,9 +17,9 @@ from conftest import ROOT
 from data import preprocess
 
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+import ideas
 import learning
 import peers
-import recipes
 import small_runs
 
 from nano_hindi import loss, model
@@ -109,9 +109,9 @@ def test_bfloat16_run_learns_nearly_the_same_and_has_its_own_name(ends, data_dir
 
 def test_document_windows_start_at_documents_and_omit_nothing(data_dir):
     T = 64
-    loader = recipes.DocumentWindows(TokenFile(f"{data_dir}/train.bin", 500), T, 0)
+    loader = ideas.DocumentWindows(TokenFile(f"{data_dir}/train.bin", 500), T, 0)
     tokens = TokenFile(f"{data_dir}/train.bin", 500)[:]
-    borders = [*np.flatnonzero(tokens == recipes.BOS), len(tokens)]
+    borders = [*np.flatnonzero(tokens == ideas.BOS), len(tokens)]
     covered = np.zeros(len(tokens) + T, dtype=bool)
     for start in loader.starts:
         covered[start : start + T + 1] = True
@@ -121,7 +121,7 @@ def test_document_windows_start_at_documents_and_omit_nothing(data_dir):
     assert all(covered[begin:end].all() for begin, end in longer)
     x, y = loader.batch(0, loader.num_sequences + 3)
     assert torch.equal(x[:, 1:], y[:, :-1])
-    assert (x[:, 0] == recipes.BOS).sum() >= len(longer)
+    assert (x[:, 0] == ideas.BOS).sum() >= len(longer)
 
 
 def test_attention_within_documents_does_not_cross_their_boundaries(data_dir):
@@ -131,12 +131,12 @@ def test_attention_within_documents_does_not_cross_their_boundaries(data_dir):
     config, _ = small_runs.configs(run, small_runs.ALL[run.recipe], 500)
     torch.manual_seed(0)
     with small_runs.ALL[run.recipe].patched(), torch.no_grad():
-        net = recipes.Within(config)
+        net = ideas.Within(config)
         net.init_weights()
         for block in net.transformer.h:
             block.attn.c_proj.weight.normal_()  # zero at initialization: attention would have no effect
-        second = torch.tensor([recipes.BOS, *range(10, 30)])
-        first, other = torch.tensor([recipes.BOS, *range(40, 50)]), torch.tensor([recipes.BOS, *range(60, 70)])
+        second = torch.tensor([ideas.BOS, *range(10, 30)])
+        first, other = torch.tensor([ideas.BOS, *range(40, 50)]), torch.tensor([ideas.BOS, *range(60, 70)])
         a, b = (net.logits(net.trunk(torch.cat([begin, second])[None]))[0, 11:] for begin in (first, other))
     assert torch.allclose(a, b, atol=1e-5)
 

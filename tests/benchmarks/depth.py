@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a data folder, such as tokens8192 in the --work folder of learning.py")
     parser.add_argument("--depths", type=int, nargs="+", default=[8, 32])
-    parser.add_argument("--recipes", nargs="+", default=["tied_only"], help="recipes of recipes.py")
+    parser.add_argument("--recipes", nargs="+", default=["tied_only"], help="recipes of learning.py")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=1_638_400, help="4,096 are an update")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -27,7 +27,8 @@ from pathlib import Path
 
 import timing  # noqa: F401 - puts the repo's root on the path
 import torch
-from recipes import CANDIDATES, RECIPES
+from ideas import CANDIDATES
+from recipes import RECIPES
 from small_runs import ALL, Run, learn, learn_together
 
 from nano_hindi.corpus.documents import read_documents, write_document

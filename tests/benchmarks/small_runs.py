@@ -17,7 +17,8 @@ from unittest import mock
 
 import timing  # noqa: F401 - puts the repo's root on the path
 import torch
-from recipes import CANDIDATES, RECIPES, Recipe
+from ideas import CANDIDATES
+from recipes import RECIPES, Recipe
 from torch import Tensor
 
 from nano_hindi import loss
