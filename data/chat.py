@@ -25,7 +25,7 @@ from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, python_command, shell_quoted, shown
 from nano_hindi.errors import UserError, require
-from nano_hindi.files import expanded, locked, read_metadata
+from nano_hindi.files import expanded, has_lines, locked, read_metadata
 from nano_hindi.ranges import Range, whole
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def is_ready(metadata_file: Path, settings: dict) -> bool:
     metadata = read_metadata(metadata_file)
     if metadata.get("kind", TEXT) != CHAT:
         raise UserError(f"{metadata_file.parent} holds data of data/preprocess.py; choose another --output_dir")
-    if any(metadata.get(key) != str(value) for key, value in settings.items()):
+    if not has_lines(metadata, settings):
         return False
     try:
         info = check_data(metadata_file.parent, every_chunk=True, kind=CHAT)

@@ -32,7 +32,7 @@ from nano_hindi.corpus.sources import HUB, SAMPLE, LocalTexts, budgets, reader_o
 from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus
 from nano_hindi.corpus.writer import WITHOUT_TOKENIZER, Writer, lines_by_source
 from nano_hindi.errors import UserError
-from nano_hindi.files import locked, read_metadata, write_text
+from nano_hindi.files import has_lines, locked, read_metadata, write_text
 from nano_hindi.ranges import whole
 from nano_hindi.sample import LICENCE as SAMPLE_LICENCE
 from nano_hindi.sample import stories
@@ -294,7 +294,7 @@ def leave_alone(args, settings: dict, corpus: Path) -> int:
         settings = settings | {"tokenizer": args.tokenizer or WITHOUT_TOKENIZER}
     elif metadata.get("tokenizer") != WITHOUT_TOKENIZER:  # it was not available; a file is then counted in words
         settings = settings | {"tokenizer": args.tokenizer or TOKENIZER}
-    if any(metadata.get(key) != str(value) for key, value in settings.items()):
+    if not has_lines(metadata, settings):
         raise UserError(
             f"{corpus} is already there, from another source, text, budget, seed, tokenizer or --clean; --overwrite replaces it, another --output_dir keeps both"
         )

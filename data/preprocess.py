@@ -29,7 +29,7 @@ from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, python_command, shell_quoted, shown
 from nano_hindi.corpus.documents import MARKER, Chunk, batches, chunks, read_source, with_text
 from nano_hindi.errors import UserError
-from nano_hindi.files import locked, one_line, read_metadata
+from nano_hindi.files import has_lines, locked, one_line, read_metadata
 from nano_hindi.ranges import Range, whole
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def is_ready(shards: Shards, settings: dict) -> bool:
         return False
     try:
         metadata = read_metadata(shards.metadata_file)
-        if any(metadata.get(key) != str(value) for key, value in settings.items()):
+        if not has_lines(metadata, settings):
             return False
         check_data(shards.output_dir, every_chunk=True)
     except UserError:  # damaged data is made again

@@ -11,7 +11,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -312,6 +312,12 @@ def read_metadata(path: str | Path, makers: str = TEXT_MAKERS) -> dict[str, str]
         return {key.strip(): value.strip() for key, value in pairs}
     except ValueError as error:  # no colon
         raise UserError(f"{path} does not consist of `key: value` lines; delete it, and run the command that wrote it again") from error
+
+
+def has_lines(metadata: Mapping[str, str], lines: Mapping[str, object]) -> bool:
+    """Return whether `metadata`, from `read_metadata`, has all of `lines`; values are compared as
+    text."""
+    return all(metadata.get(key) == str(value) for key, value in lines.items())
 
 
 def close_read(file: IO[bytes]) -> None:

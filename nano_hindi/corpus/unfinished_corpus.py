@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nano_hindi.errors import UserError, naming
-from nano_hindi.files import read_metadata, rename, require_not_folder, write_metadata
+from nano_hindi.files import has_lines, read_metadata, rename, require_not_folder, write_metadata
 
 NOT_IN_METADATA = (
     "complete",
@@ -41,7 +41,7 @@ class UnfinishedCorpus:
             raise UserError(f"{self.progress} is damaged (its counts are missing); delete it to start over")
 
     def is_of(self, settings: dict) -> bool:
-        return bool(self.recorded) and all(self.recorded.get(key) == str(value) for key, value in settings.items())
+        return bool(self.recorded) and has_lines(self.recorded, settings)
 
     def number(self, key: str) -> int:
         return int(self.recorded.get(key, 0))
