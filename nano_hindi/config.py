@@ -67,6 +67,7 @@ class GPTConfig:
     tie_embeddings: bool = _opt(False, "wte is lm_head too: one table instead of two", Switch())
     value_embeddings: bool = _opt(True, "a table of value embeddings in every other layer", Switch())
     smear: bool = _opt(False, "add to each token's embedding that of the token before, times a learned gate", Switch())
+    embedding_conv: int = _opt(0, "add to each token's embedding those of this many tokens before, each channel times a learned weight", whole(0, 2**10))
 
     def __post_init__(self) -> None:
         _require_valid(self)
@@ -101,7 +102,12 @@ class GPTConfig:
     def reach(self) -> int:
         """Return the receptive field of the last token through all layers: tokens before it have no
         effect."""
-        return 1 + sum(window - 1 for window in self.windows) + self.smear
+        return 1 + sum(window - 1 for window in self.windows) + self.tokens_before
+
+    @property
+    def tokens_before(self) -> int:
+        """Return the number of tokens before each whose embeddings are added to its own."""
+        return max(int(self.smear), self.embedding_conv)
 
     @property
     def value_embedding_layers(self) -> tuple[int, ...]:

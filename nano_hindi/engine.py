@@ -26,8 +26,8 @@ MIN_TEMPERATURE = 1e-6  # below it float32 overflows, and the most likely token 
 class KVCache:
     """Keys and values of the tokens so far, in each layer as far back as its window reaches.
 
-    `position` is the number of tokens so far, without limit; `last_ids` (B, 1), of a model with
-    smear, are those of the last token, None before the first.
+    `position` is the number of tokens so far, without limit; `last_ids` (B, config.tokens_before)
+    are those of the last tokens, -1 before the first.
 
     A layer has slots for its window plus slack: when they are full, the window is copied to the
     front. Keys are stored rotated by their absolute positions, and rotary attention depends only on
@@ -36,9 +36,9 @@ class KVCache:
 
     def __init__(self, config: GPTConfig, batch_size: int, device: torch.device | str, dtype: torch.dtype):
         self.position = 0
-        self._windows, self._keeps_ids = config.windows, config.smear
+        self._windows, self._tokens_before = config.windows, config.tokens_before
         self._lengths = [0] * config.n_layer  # filled slots of each layer
-        self._ids = torch.empty((batch_size, 0), dtype=torch.int64, device=device)  # those of the last tokens, as far back as `rewind` goes
+        self._ids = torch.full((batch_size, config.tokens_before), -1, device=device)  # those of the last tokens, for as far back as `rewind` goes
         shapes = [(batch_size, window + max(window, PREFILL_TOKENS), config.n_kv_head, config.head_dim) for window in config.windows]
         try:
             self._keys, self._values = ([torch.empty(shape, device=device, dtype=dtype) for shape in shapes] for _ in range(2))
@@ -46,14 +46,15 @@ class KVCache:
             raise UserError(f"this device does not have enough memory for a context of {config.sequence_len:,} tokens; use another model") from error
 
     @property
-    def last_ids(self) -> Tensor | None:
-        return self._ids[:, -1:] if self.position else None
+    def last_ids(self) -> Tensor:
+        return self._ids[:, self._ids.size(1) - self._tokens_before :]
 
     def advance(self, idx: Tensor) -> Tensor:
         """Return the positions (T,) of the next tokens (B, T), which every layer attends to
         next."""
-        if self._keeps_ids:
-            self._ids = torch.cat((self._ids, idx), dim=1)[:, -self._keys[-1].size(1) :]  # the last layer has the longest window
+        if self._tokens_before:
+            kept = self._tokens_before + self._keys[-1].size(1)  # the last layer has the longest window
+            self._ids = torch.cat((self._ids, idx), dim=1)[:, -kept:]
         self.position += idx.size(1)
         return torch.arange(self.position - idx.size(1), self.position, device=idx.device)
 
@@ -109,7 +110,7 @@ class JoinedCaches(KVCache):
 
     @property
     def last_ids(self) -> Tensor:
-        return torch.cat([cache._ids[:, -1:] for cache in self._caches])
+        return torch.cat([cache.last_ids for cache in self._caches])
 
     def advance(self, idx: Tensor) -> Tensor:  # (B, T)
         return torch.stack([cache.advance(row) for cache, row in zip(self._caches, idx.split(1), strict=True)])

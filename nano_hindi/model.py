@@ -7,6 +7,7 @@ ReLU^2                   So et al. 2021, arXiv 2109.08668
 value embeddings         after ResFormer, Zhou et al. 2024, arXiv 2410.17897, gated by the input
 soft-cap                 Gemma 2, arXiv 2408.00118
 smear                    nanochat (github.com/karpathy/nanochat), with another gate
+embedding convolution    after Canon layers, Allen-Zhu 2025, arXiv 2512.17351, on the embeddings only
 """
 
 # B batch, T time, C width, H query heads, G key/value heads, D head width, V vocabulary
@@ -227,19 +228,36 @@ class Smear(nn.Module):
         self.gate = Gate(config, 1)
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
-        """Return the smeared embeddings (B, T, C) of embeddings x (B, T, C), and that of the token
-        `before` (B, 1, C), 0 if there is none."""
-        gate = torch.tanh(self.gate(x))  # (B, T, 1); 0 at the start
-        return x + gate * torch.cat((before, x[:, :-1]), dim=1)
+        """Return the smeared embeddings (B, T, C) of embeddings x (B, T, C), and those of the tokens
+        before (B, T, C), 0 if there is none."""
+        return x + torch.tanh(self.gate(x)) * before  # (B, T, 1) times (B, T, C); 0 at the start
+
+
+class EmbeddingConv(nn.Module):
+    """A causal depthwise convolution that adds to each embedding those of the last tokens, each
+    channel times a weight of the channel and the distance."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.embedding_conv, config.n_embd))
+
+    def forward(self, x: Tensor, before: Sequence[Tensor]) -> Tensor:
+        """Return x (B, T, C) plus the weighted embeddings of the token before, of the one before that
+        and so on, each (B, T, C)."""
+        for weight, shifted in zip(self.weight.to(x.dtype), before, strict=False):
+            x = torch.addcmul(x, weight, shifted)
+        return x
 
 
 class Transformer(nn.Module):
-    """The token embedding `wte`, the blocks `h`, and between them `smear`, if the model has it."""
+    """The token embedding `wte`, the blocks `h`, and between them `smear` and `conv`, if the model
+    has them."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.wte = Embedding(config.padded_vocab_size, config.n_embd)
         self.smear = Smear(config) if config.smear else None
+        self.conv = EmbeddingConv(config) if config.embedding_conv else None
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
 
 
@@ -273,6 +291,8 @@ class GPT(nn.Module):
             nn.init.normal_(self.lm_head.weight, std=LM_HEAD_STD)
         if self.transformer.smear:
             nn.init.zeros_(self.transformer.smear.gate.weight)
+        if self.transformer.conv:
+            nn.init.zeros_(self.transformer.conv.weight)
         for name, weight in self.transformer.h.named_parameters():
             if name.endswith(("c_proj.weight", "ve_gate.weight")):
                 nn.init.zeros_(weight)
@@ -287,10 +307,7 @@ class GPT(nn.Module):
         """Return normed hidden states (B, T, C) in the compute dtype for token ids (B, T), which
         follow the tokens in the cache if there is one."""
         parts = self._parts if kv_cache is None else EAGER
-        x0 = self.embed(idx)
-        if self.transformer.smear:
-            before = None if kv_cache is None else kv_cache.last_ids
-            x0 = self.transformer.smear(x0, torch.zeros_like(x0[:, :1]) if before is None else self.embed(before))
+        x0 = self.add_tokens_before(self.embed(idx), kv_cache)
         value_embeddings = {layer: table(idx).to(self.compute_dtype) for layer, table in self.value_embeds.items()}
         positions = torch.arange(idx.size(1), device=idx.device) if kv_cache is None else kv_cache.advance(idx)
         cos, sin = rope_factors(positions, self.head_dim)
@@ -307,6 +324,22 @@ class GPT(nn.Module):
     def embed(self, idx: Tensor) -> Tensor:
         """Return normed token embeddings (B, T, C) in the compute dtype for token ids (B, T)."""
         return rms_norm(self.transformer.wte(idx).to(self.compute_dtype))
+
+    def add_tokens_before(self, x: Tensor, kv_cache: KVCache | None) -> Tensor:
+        """Return embeddings x (B, T, C) plus what the smear and the convolution add from those of
+        the tokens before."""
+        n, new = self.config.tokens_before, x.size(1)
+        if n == 0:
+            return x
+        if kv_cache is None:
+            text = F.pad(x, (0, 0, n, 0))
+        else:
+            ids = kv_cache.last_ids
+            text = torch.cat((self.embed(ids.clamp_min(0)) * (ids >= 0)[..., None], x), dim=1)
+        before = [text[:, n - back : n - back + new] for back in range(1, n + 1)]
+        smear, conv = self.transformer.smear, self.transformer.conv
+        y = smear(x, before[0]) if smear else x
+        return conv(y, before) if conv else y
 
     @property
     def head_weight(self) -> Tensor:
@@ -371,7 +404,7 @@ class GPT(nn.Module):
             "wte": [self.transformer.wte.weight],
             "lm_head": self.lm_head.parameters() if self.lm_head else [],
             "value_embeds": self.value_embeds.parameters(),
-            "blocks": [p for name, p in self.transformer.named_parameters() if name != "wte.weight"],  # and the gate of the smear
+            "blocks": [p for name, p in self.transformer.named_parameters() if name != "wte.weight"],  # and smear and convolution
             "scalars": [self.resid_lambdas, self.x0_lambdas],
         }
         counts = {kind: sum(p.numel() for p in of_kind) for kind, of_kind in parameters.items()}

@@ -26,6 +26,7 @@ REFERENCE_WIDTH = 768  # learning rates of embeddings and lm_head are given for 
 EMBEDDING_WIDTH_EXPONENT = -0.5
 UNEMBEDDING_WIDTH_EXPONENT = -1.0  # lm_head adds up n_embd channels; at widths from 64 to 192 this was better than -0.5 (docs/LOG.md)
 RESID_LAMBDA_LR_FRACTION = 0.01  # fraction of adamw_scalar_lr: these multiply the residual stream in every layer (nanochat's value)
+CONV_LR_FRACTION = 0.04  # fraction of adamw_scalar_lr for the weights of the embedding convolution
 X0_LAMBDA_BETA1 = 0.96  # averages over more updates than the rest: a few scalars with noisy gradients (nanochat's value)
 # The blocks begin as the identity and the final norm cancels every scale, so in the first update
 # the gradient of these scalars is nothing but rounding (measured: 1e-10, against 1e-3 from the
@@ -66,7 +67,7 @@ class TrainOptimizer:
 
     def __init__(self, model: nn.Module, config: TrainConfig, world: World):
         self.grad_clip, self.world = config.grad_clip, world
-        kinds = ("blocks", "wte", "value_embeds", "lm_head", "tied", "resid_lambdas", "x0_lambdas")
+        kinds = ("blocks", "wte", "value_embeds", "lm_head", "tied", "conv", "resid_lambdas", "x0_lambdas")
         named: dict[str, list[tuple[str, nn.Parameter]]] = {kind: [] for kind in kinds}
         for name, p in model.named_parameters():
             top = name.removeprefix("transformer.").split(".")[0]
@@ -85,6 +86,7 @@ class TrainOptimizer:
             "value_embeds": (config.adamw_value_embedding_lr * embedding_factor, betas, config.adamw_eps),
             "lm_head": (config.adamw_unembedding_lr * unembedding_factor, betas, config.adamw_eps),
             "tied": (config.adamw_tied_lr * unembedding_factor, betas, config.adamw_eps),
+            "conv": (config.adamw_scalar_lr * CONV_LR_FRACTION, betas, config.adamw_eps),
             "resid_lambdas": (config.adamw_scalar_lr * RESID_LAMBDA_LR_FRACTION, betas, SCALAR_EPS),
             "x0_lambdas": (config.adamw_scalar_lr, (X0_LAMBDA_BETA1, config.adamw_beta2), SCALAR_EPS),
         }
@@ -103,7 +105,7 @@ class TrainOptimizer:
         for group in self._groups():
             group["initial_lr"] = group["lr"]
         self._all_reduces: list[tuple[Tensor, dist.Work]] = []  # those launched, a prefix of `_all_reduce_order`: gradient and its async all-reduce
-        order = ("lm_head", "value_embeds", "wte", "tied", "resid_lambdas", "x0_lambdas")
+        order = ("lm_head", "value_embeds", "wte", "tied", "conv", "resid_lambdas", "x0_lambdas")
         self._all_reduce_order = [p for kind in order for _, p in reversed(named[kind])]
         self.is_stepping = False  # between `reduce_gradients` and the end of `step`
         self._complete: set[Tensor] | None = None  # parameters whose accumulated gradient is complete; None outside the last backward of an update
