@@ -36,8 +36,8 @@ class Model:
                 f"error: {folder} is not a whole export of nano_hindi for ONNX: {(str(error) or type(error).__name__).splitlines()[0][:200]}"
             ) from None
         shapes = {f"{layer}.{kind}": heads for layer in range(layers) for kind in ("key", "value")}
-        if self.config.get("smear"):
-            shapes["smear"] = (1, 1, 0, self.config["hidden_size"])
+        if self.config.get("tokens_before"):
+            shapes["embeddings"] = (1, 1, 0, self.config["hidden_size"])
         inputs = {value.name.removeprefix("past_key_values."): value.shape[1::2] for value in self.session.get_inputs()}
         expected = {name: [shape[1], shape[3]] for name, shape in shapes.items()}
         if inputs.keys() != expected.keys() | {"input_ids", "attention_mask", "position_ids"} or not expected.items() <= inputs.items():

@@ -67,7 +67,9 @@ class GPTConfig:
     tie_embeddings: bool = _opt(False, "wte is lm_head too: one table instead of two", Switch())
     value_embeddings: bool = _opt(True, "a table of value embeddings in every other layer", Switch())
     smear: bool = _opt(False, "add to each token's embedding that of the token before, times a learned gate", Switch())
-    embedding_conv: int = _opt(0, "add to each token's embedding those of this many tokens before, each channel times a learned weight", whole(0, 2**10))
+    embedding_conv: int = _opt(
+        0, "add to each token's embedding those of so many tokens before, each channel times a learned weight", whole(0, 2**10)
+    )
 
     def __post_init__(self) -> None:
         _require_valid(self)
@@ -135,7 +137,9 @@ class TrainConfig:
     adamw_value_embedding_lr: float = _opt(0.2, "learning rate of the value embeddings (AdamW), times (n_embd/768)^-0.5", _LEARNING_RATE)
     adamw_unembedding_lr: float = _opt(0.004, "learning rate of lm_head (AdamW), times (n_embd/768)^-1", _LEARNING_RATE)
     adamw_tied_lr: float = _opt(0.004, "learning rate of wte where it is lm_head too (AdamW), times (n_embd/768)^-1", _LEARNING_RATE)
-    adamw_scalar_lr: float = _opt(0.5, "learning rate of x0_lambdas (AdamW); that of resid_lambdas is a hundredth of it", _LEARNING_RATE)
+    adamw_scalar_lr: float = _opt(
+        0.5, "learning rate of x0_lambdas (AdamW); that of resid_lambdas is 0.01 of it, that of embedding_conv 0.04", _LEARNING_RATE
+    )
     warmup_steps: int = _opt(1000, "steps of linear warm-up, at most a fifth of the run", _INTERVAL)
     init_lr_fraction: float = _opt(
         0.0,  # of a run without a parent: the warm-up begins at almost 0

@@ -90,8 +90,8 @@ class KVCache:
         UserError if there is not enough memory."""
         if n == 1:
             return
-        self._ids = self._ids.repeat(n, 1)
         try:
+            self._ids = self._ids.repeat(n, 1)
             self._keys, self._values = ([cache.repeat(n, 1, 1, 1) for cache in caches] for caches in (self._keys, self._values))
         except RuntimeError as error:  # out of memory, on CUDA too
             raise UserError(f"this device does not have enough memory for {n} texts at once; use a smaller --num_samples") from error

@@ -7,7 +7,7 @@ ReLU^2                   So et al. 2021, arXiv 2109.08668
 value embeddings         after ResFormer, Zhou et al. 2024, arXiv 2410.17897, gated by the input
 soft-cap                 Gemma 2, arXiv 2408.00118
 smear                    nanochat (github.com/karpathy/nanochat), with another gate
-embedding convolution    after Canon layers, Allen-Zhu 2025, arXiv 2512.17351, on the embeddings only
+embedding convolution    after Canon layers, Allen-Zhu 2025, arXiv 2512.17351
 """
 
 # B batch, T time, C width, H query heads, G key/value heads, D head width, V vocabulary
@@ -228,8 +228,8 @@ class Smear(nn.Module):
         self.gate = Gate(config, 1)
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
-        """Return the smeared embeddings (B, T, C) of embeddings x (B, T, C), and those of the tokens
-        before (B, T, C), 0 if there is none."""
+        """Return the smeared embeddings (B, T, C) of embeddings x (B, T, C), and those of the
+        tokens before (B, T, C), 0 if there is none."""
         return x + torch.tanh(self.gate(x)) * before  # (B, T, 1) times (B, T, C); 0 at the start
 
 
@@ -242,8 +242,8 @@ class EmbeddingConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.embedding_conv, config.n_embd))
 
     def forward(self, x: Tensor, before: Sequence[Tensor]) -> Tensor:
-        """Return x (B, T, C) plus the weighted embeddings of the token before, of the one before that
-        and so on, each (B, T, C)."""
+        """Return x (B, T, C) plus the weighted embeddings of the token before, of the one before
+        that and so on, each (B, T, C)."""
         for weight, shifted in zip(self.weight.to(x.dtype), before, strict=False):
             x = torch.addcmul(x, weight, shifted)
         return x

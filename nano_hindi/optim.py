@@ -26,12 +26,12 @@ REFERENCE_WIDTH = 768  # learning rates of embeddings and lm_head are given for 
 EMBEDDING_WIDTH_EXPONENT = -0.5
 UNEMBEDDING_WIDTH_EXPONENT = -1.0  # lm_head adds up n_embd channels; at widths from 64 to 192 this was better than -0.5 (docs/LOG.md)
 RESID_LAMBDA_LR_FRACTION = 0.01  # fraction of adamw_scalar_lr: these multiply the residual stream in every layer (nanochat's value)
-CONV_LR_FRACTION = 0.04  # fraction of adamw_scalar_lr for the weights of the embedding convolution
 X0_LAMBDA_BETA1 = 0.96  # averages over more updates than the rest: a few scalars with noisy gradients (nanochat's value)
 # The blocks begin as the identity and the final norm cancels every scale, so in the first update
 # the gradient of these scalars is nothing but rounding (measured: 1e-10, against 1e-3 from the
 # second update on). With AdamW's tiny eps each would take a full step in a random direction.
 SCALAR_EPS = 1e-5
+CONV_LR_FRACTION = 0.04  # fraction of adamw_scalar_lr for the weights of the embedding convolution (docs/LOG.md)
 
 # torch.amp.GradScaler's values, except for the interval: a default run has only 1,907 updates
 FIRST_LOSS_SCALE = 2.0**16

@@ -49,7 +49,7 @@ def test_default_run_has_1907_updates_and_7628_steps():
 
 def test_defaults_are_those_of_the_brief():
     model, train = GPTConfig(), TrainConfig()
-    assert dataclasses.astuple(model) == (68096, 8, 6, 2, 384, 1024, "SSSL", 8, False, True, False)
+    assert dataclasses.astuple(model) == (68096, 8, 6, 2, 384, 1024, "SSSL", 8, False, True, False, 0)
     expected = dict(
         total_tokens=500_000_000, batch_size=64, gradient_accumulation_steps=4, muon_lr=0.02, adamw_embedding_lr=0.2, adamw_unembedding_lr=0.004,
         warmup_steps=1000, checkpoint_interval=1000, eval_interval=500, inference_interval=1000, log_interval=10, grad_clip=1.0, keep_checkpoints=3,
@@ -184,7 +184,7 @@ NUMBERS = [(cls, f) for cls in (GPTConfig, TrainConfig) for f in dataclasses.fie
 MAY_BE_ZERO = {
     "seed", "muon_lr", "adamw_embedding_lr", "adamw_value_embedding_lr", "adamw_unembedding_lr", "adamw_tied_lr", "adamw_scalar_lr", "warmup_steps", "constant_share",
     "min_lr_ratio", "init_lr_fraction", "muon_momentum", "muon_beta2", "weight_decay", "adamw_beta1", "adamw_beta2", "grad_clip", "checkpoint_interval", "eval_interval",
-    "inference_interval", "log_interval",
+    "inference_interval", "log_interval", "embedding_conv",
 }  # fmt: skip
 BELOW_ONE = {"muon_momentum", "muon_beta2", "adamw_beta1", "adamw_beta2"}
 AT_MOST_ONE = {"constant_share", "min_lr_ratio", "init_lr_fraction", "adamw_eps"}
@@ -297,11 +297,11 @@ def test_resume_refuses_every_other_changed_flag_by_name():
 
 def test_checkpoint_older_than_a_field_keeps_the_value_of_its_run():
     old = saved()
-    del old["model_config"]["short_window_divisor"], old["model_config"]["smear"]
+    del old["model_config"]["short_window_divisor"], old["model_config"]["smear"], old["model_config"]["embedding_conv"]
     del old["train_config"]["lr_schedule"]  # the version whose only schedule was plateau
     model, train = configs_for_resumed_run(parse(), old)
     assert model.windows == (256, 256, 256, 1024, 256, 256, 256, 1024)
-    assert not model.smear
+    assert (model.smear, model.embedding_conv) == (False, 0)
     assert train.lr_schedule == "plateau"
     del old["train_config"]["constant_share"]  # earlier versions, whose only schedule was a cosine
     assert configs_for_resumed_run(parse(), old)[1].lr_schedule == "cosine"

@@ -193,8 +193,9 @@ def test_each_gradient_is_reduced_once_and_none_before_the_last_backward(togethe
             assert after_backward[-1] == {"all_reduce": others, "reduce_scatter": 0, "all_gather": 0}  # launched during the backward
 
 
-def test_tied_embeddings_and_smear_train_as_on_one_rank_and_are_reduced_once(data_dir, tmp_path):
-    flags = ["--tie_embeddings", "true", "--value_embeddings", "false", "--smear", "true", "--total_tokens", str(32 * 8 * 20)]
+def test_tied_embeddings_smear_and_convolution_train_as_on_one_rank_and_are_reduced_once(data_dir, tmp_path):
+    flags = ["--tie_embeddings", "true", "--value_embeddings", "false", "--smear", "true", "--embedding_conv", "3"]
+    flags += ["--total_tokens", str(32 * 8 * 20)]
     ways = {"alone": [], "another order": ["--device_batch_size", "1"]}
     for name, size in ways.items():
         assert train.main([*FIFTY, *flags, *size, "--data_dir", str(data_dir), "--checkpoint_dir", str(tmp_path / name)]) == 0

@@ -14,7 +14,7 @@ from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 
 # windows 4, 4, 4, 16, 4, 16: both kinds, and an incomplete last period of the pattern
-CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=6, n_head=6, n_kv_head=2, n_embd=48, short_window_divisor=4, smear=True)
+CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=6, n_head=6, n_kv_head=2, n_embd=48, short_window_divisor=4, smear=True, embedding_conv=3)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def model() -> GPT:
                 if linear is not None:
                     nn.init.normal_(linear.weight, std=0.2)
         nn.init.normal_(model.transformer.smear.gate.weight, std=0.3)
+        nn.init.normal_(model.transformer.conv.weight, std=0.3)
         nn.init.normal_(model.lm_head.weight, std=1.0)
     return model
 
@@ -74,22 +75,22 @@ def test_hidden_states_with_the_cache_equal_those_without_for_any_chunks(model, 
 
 
 def test_long_prompt_is_read_in_chunks_and_only_as_far_back_as_the_windows_reach(model, monkeypatch):
-    """1 + 4 x 3 + 2 x 15 tokens, and one for the smear; the logits after them equal those of the
-    whole prompt, and with one token less they differ."""
+    """1 + 4 x 3 + 2 x 15 tokens, and three for the convolution; the logits after them equal those
+    of the whole prompt, and with one token less they differ."""
     monkeypatch.setattr(engine, "PREFILL_TOKENS", 16)
     lengths, trunk = [], model.trunk
     monkeypatch.setattr(model, "trunk", lambda idx, cache: lengths.append(idx.size(1)) or trunk(idx, cache))
     ids = random_ids(1300).tolist()
     first, second = generate_tokens(model, ids, 2, temperature=0)
     monkeypatch.undo()
-    assert lengths == [16, 16, 12, 1]
+    assert lengths == [16, 16, 14, 1]
     with torch.no_grad():
         whole = model(torch.tensor([ids]))[0, -1]
         assert whole.argmax() == first
         assert model(torch.tensor([[*ids, first]]))[0, -1].argmax() == second
-        torch.testing.assert_close(model(torch.tensor([ids[-44:]]))[0, -1], whole, atol=1e-4, rtol=0)
+        torch.testing.assert_close(model(torch.tensor([ids[-46:]]))[0, -1], whole, atol=1e-4, rtol=0)
         changed = torch.tensor([ids]).repeat(3, 1)
-        for row, back in ((1, 44), (2, 45)):
+        for row, back in ((1, 46), (2, 47)):
             changed[row, -back] = (changed[row, -back] + 1) % CONFIG.vocab_size
         same, nearer, farther = (model(row[None])[0, -1] for row in changed)  # one by one: the place in a batch may change the rounding
     assert torch.equal(same, farther)
@@ -113,10 +114,10 @@ def test_cache_keeps_only_the_windows(model, monkeypatch):
 
 
 def test_texts_that_join_and_leave_a_batch_get_the_logits_they_get_alone(model, monkeypatch):
-    """Prompts of 3 to 40 tokens, one more text at every step, the first leaves after five; with
+    """Prompts of 1 to 40 tokens, one more text at every step, the first leaves after five; with
     little slack the caches move their windows many times, each at its own time."""
     monkeypatch.setattr(engine, "PREFILL_TOKENS", 4)
-    texts, prompts, active = random_ids(5, 80), (3, 40, 17, 8, 25), []
+    texts, prompts, active = random_ids(5, 80), (1, 40, 17, 8, 25), []
     with torch.inference_mode():
         whole = model(texts)
         for step in range(30):

@@ -114,7 +114,7 @@ def test_chunked_input_with_a_cache_gives_the_logits_of_the_whole_text(theirs):
         theirs(ids[:1, 50:], past_key_values=cache)
     cache.reorder_cache(torch.tensor([1, 0]))
     rows = ids.flip(0)
-    again = theirs(rows[:, 50:], attention_mask=mask.flip(0), past_key_values=cache, last_ids=rows[:, 49:50]).logits
+    again = theirs(rows[:, 50:], attention_mask=mask.flip(0), past_key_values=cache, last_ids=rows[:, 47:50]).logits
     torch.testing.assert_close(again, whole.flip(0)[:, 50:], rtol=0, atol=2e-5)
 
 
@@ -332,7 +332,7 @@ def test_hidden_states_and_attentions(exported, ours, theirs):
     output = theirs(ids, output_hidden_states=True, output_attentions=True)
     assert_same(output.logits, ours(ids))
     assert len(output.hidden_states) == CONFIG.n_layer + 1
-    assert_same(output.hidden_states[0], ours.transformer.smear(ours.embed(ids), torch.zeros(2, 1, CONFIG.n_embd)))
+    assert_same(output.hidden_states[0], ours.add_tokens_before(ours.embed(ids), None))
     assert_same(output.hidden_states[-1], ours.trunk(ids))
     for weights, window in zip(output.attentions, CONFIG.windows, strict=True):
         assert weights.shape == (2, CONFIG.n_head, 40, 40)
@@ -444,7 +444,7 @@ def test_resized_vocabulary_has_all_its_tables(exported, theirs, tmp_path):
 
 
 def test_tied_model_has_one_table_after_every_operation(tmp_path):
-    config = dataclasses.replace(CONFIG, tie_embeddings=True, value_embeddings=False, smear=False)
+    config = dataclasses.replace(CONFIG, tie_embeddings=True, value_embeddings=False, smear=False, embedding_conv=0)
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "bpe", config)
     assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "model")]) == 0
     assert not [name for name in load_file(tmp_path / "model/model.safetensors") if "lm_head" in name or "value_embed" in name]
@@ -587,12 +587,13 @@ def test_pipeline_continues_prompts_of_different_lengths_in_one_batch(exported, 
 
     write = pipeline("text-generation", model=str(exported["float32"]), trust_remote_code=True, dtype=torch.float32)
     tokenizer = load_tokenizer(exported["float32"])
+    padding = (tokenizer.eos_id, write.tokenizer.pad_token_id)  # the model may also choose the latter
     records = write(list(PROMPTS), batch_size=3, do_sample=False, max_new_tokens=20, return_tensors=True)
     texts = write(list(PROMPTS), batch_size=3, do_sample=False, max_new_tokens=20)
     for prompt, [record], [text] in zip(PROMPTS, records, texts, strict=True):
         ids = tokenizer.encode_prompt(prompt)
         expected = itertools.takewhile(lambda token: token != tokenizer.eos_id, greedy(ours, ids, 20))
-        assert [i for i in record["generated_token_ids"] if i not in (tokenizer.eos_id, write.tokenizer.pad_token_id)] == [*ids, *expected]
+        assert [i for i in record["generated_token_ids"] if i not in padding] == [i for i in (*ids, *expected) if i not in padding]
         assert text["generated_text"].startswith(prompt)
 
 

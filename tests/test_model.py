@@ -36,6 +36,8 @@ def random_model(config: GPTConfig = CONFIG, seed: int = 0) -> GPT:
                     nn.init.normal_(linear.weight, std=0.2)
         if model.transformer.smear:
             nn.init.normal_(model.transformer.smear.gate.weight, std=0.3)
+        if model.transformer.conv:
+            nn.init.normal_(model.transformer.conv.weight, std=0.3)
         nn.init.normal_(model.head_weight, std=1.0)
         nn.init.uniform_(model.resid_lambdas, 0.5, 1.5)
         nn.init.uniform_(model.x0_lambdas, -0.5, 0.5)
@@ -64,10 +66,13 @@ def reference_logits(config: GPTConfig, state: dict, ids: list[int], first_posit
     short = config.sequence_len // config.short_window_divisor
     windows = [{"S": short, "L": config.sequence_len}[config.window_pattern[i % len(config.window_pattern)]] for i in range(config.n_layer)]
     windows[-1] = config.sequence_len
-    x0 = norm(w["transformer.wte.weight"][ids])
-    if config.smear:
-        gates = torch.tanh(x0[:, :32] @ w["transformer.smear.gate.weight"][0])
-        x0 = torch.stack([x0[t] + gates[t] * (x0[t - 1] if t else 0) for t in range(T)])
+    embeddings = norm(w["transformer.wte.weight"][ids])
+    x0 = embeddings.clone()
+    for t in range(T):
+        if config.smear and t:
+            x0[t] += torch.tanh(embeddings[t, :32] @ w["transformer.smear.gate.weight"][0]) * embeddings[t - 1]
+        for back in range(1, min(config.embedding_conv, t) + 1):
+            x0[t] += w["transformer.conv.weight"][back - 1] * embeddings[t - back]
     x = x0
     for i in range(config.n_layer):
         name = f"transformer.h.{i}."
@@ -106,8 +111,10 @@ def reference_logits(config: GPTConfig, state: dict, ids: list[int], first_posit
         TIED,
         dataclasses.replace(CONFIG, tie_embeddings=True),
         dataclasses.replace(CONFIG, smear=True),
+        dataclasses.replace(CONFIG, embedding_conv=3),
+        dataclasses.replace(TIED, smear=True, embedding_conv=2),
     ],
-    ids=["SSL, 6 on 2 heads", "SSSL, 4 on 4", "one layer, 4 on 1", "tied, no value embeddings", "tied", "smear"],
+    ids=["SSL, 6 on 2 heads", "SSSL, 4 on 4", "one layer, 4 on 1", "tied, no value embeddings", "tied", "smear", "convolution", "tied, both"],
 )
 def test_logits_equal_a_float64_implementation(config):
     """Also for texts longer than sequence_len, which only the windows bound."""
@@ -120,9 +127,9 @@ def test_logits_equal_a_float64_implementation(config):
         torch.testing.assert_close(row.double(), expected, atol=1e-4, rtol=0)
 
 
-def test_smear_begins_as_nothing_and_learns():
-    """With the same seed, the first logits and all other weights are those without it."""
-    config, models = dataclasses.replace(CONFIG, smear=True), []
+def test_smear_and_convolution_begin_as_nothing_and_learn():
+    """With the same seed, the first logits and all other weights are those without them."""
+    config, models = dataclasses.replace(CONFIG, smear=True, embedding_conv=3), []
     for each in (CONFIG, config):
         torch.manual_seed(0)
         models.append(GPT(each))
@@ -130,10 +137,11 @@ def test_smear_begins_as_nothing_and_learns():
     without, model = models
     idx = random_ids(2, 40)
     assert torch.equal(model(idx), without(idx))
-    assert model.num_params()["blocks"] == without.num_params()["blocks"] + GATE_CHANNELS
+    assert model.num_params()["blocks"] == without.num_params()["blocks"] + GATE_CHANNELS + 3 * CONFIG.n_embd
     model.load_state_dict(without.state_dict(), strict=False)
     model(idx, idx).backward()
-    assert (model.transformer.smear.gate.weight.grad != 0).all()
+    for weight in (model.transformer.smear.gate.weight, model.transformer.conv.weight):
+        assert (weight.grad != 0).all()
 
 
 def test_half_precision_compute_keeps_float32_weights_and_close_logits():

@@ -63,12 +63,14 @@ def test_run_learns_and_writes_its_files(straight):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tied", "values", "smear"), [("true", "false", "true"), ("true", "true", "false"), ("false", "false", "false")])
-def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp_path, capsys, tied, values, smear):
+@pytest.mark.parametrize(
+    ("tied", "values", "smear", "conv"), [("true", "false", "true", "3"), ("true", "true", "false", "0"), ("false", "false", "false", "1")]
+)
+def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp_path, capsys, tied, values, smear, conv):
     import generate
     from nano_hindi.evaluation import command
 
-    flags = ["--tie_embeddings", tied, "--value_embeddings", values, "--smear", smear]
+    flags = ["--tie_embeddings", tied, "--value_embeddings", values, "--smear", smear, "--embedding_conv", conv]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert start(data_dir, whole, *flags) == 0
     assert bits_per_byte(whole)[-1] < bits_per_byte(whole)[0]
@@ -80,6 +82,7 @@ def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp
     assert ("lm_head.weight" in names) == (tied == "false")
     assert any("value_embeds" in name for name in names) == (values == "true")
     assert ("transformer.smear.gate.weight" in names) == (smear == "true")
+    assert ("transformer.conv.weight" in names) == (conv != "0")
     assert generate.main(["--checkpoint", str(whole), "--prompt", "राम", "--max_tokens", "5", "--device", "cpu"]) == 0
     assert command.main(["--checkpoint", str(whole), "--data_dir", str(data_dir), "--max_bytes", "2000", "--device", "cpu"]) == 0
     assert "bits per byte" in capsys.readouterr().out

@@ -167,7 +167,7 @@ def parameters_by_kind(weights: dict[str, Tensor]) -> dict[str, int]:
         kind = name.removeprefix("model.").split(".")[0]
         if kind == "h":
             kind = "value_embeds" if ".value_embed." in name else "scalars" if ".mix." in name else "blocks"
-        elif kind == "smear":
+        elif kind in ("smear", "conv"):
             kind = "blocks"
         counts[kind] += weight.numel()
     return counts | {"total": sum(counts.values())}
@@ -222,6 +222,7 @@ def config_json(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict:
         "full_window": config.sequence_len,
         "value_embedding_layers": list(config.value_embedding_layers),
         "smear": config.smear,
+        "embedding_conv": config.embedding_conv,
         "final_logit_softcapping": SOFTCAP,
         "use_cache": True,
         "tie_word_embeddings": config.tie_embeddings,
@@ -253,7 +254,7 @@ def onnx_config_json(trained: TrainedModel, dtype: str) -> dict:
         "num_key_value_heads": config.n_kv_head,
         "head_dim": config.head_dim,
         "hidden_size": config.n_embd,
-        "smear": config.smear,
+        "tokens_before": config.tokens_before,
         **special_ids(tokenizer),
         **(chat if trained.is_chat else {"prompt": "{}", "replace": template.special_token_replacements(tokenizer), "stop": []}),
     }

@@ -10,6 +10,7 @@ ReLU^2                   So et al. 2021, arXiv 2109.08668
 value embeddings         after ResFormer, Zhou et al. 2024, arXiv 2410.17897, gated by the input
 soft-cap                 Gemma 2, arXiv 2408.00118
 smear                    nanochat (github.com/karpathy/nanochat), with another gate
+embedding convolution    after Canon layers, Allen-Zhu 2025, arXiv 2512.17351
 
 There are no biases, no weights in the norms and no buffers: angles and masks are computed from
 positions, so text length is not limited.
@@ -47,7 +48,8 @@ class NanoHindiConfig(PretrainedConfig):
     A query of a layer of type "sliding_attention" sees `sliding_window` keys, one of a layer of
     type "full_attention" `full_window` keys, its own included. The layers of
     `value_embedding_layers` add to their values an embedding of the token. With `smear`, the
-    embedding of the token before is added to each.
+    embedding of the token before is added to each, times a gate; with `embedding_conv`, those of so
+    many tokens before, times weights.
     """
 
     model_type = "nano_hindi"
@@ -68,6 +70,7 @@ class NanoHindiConfig(PretrainedConfig):
         full_window: int = 1024,
         value_embedding_layers: list[int] | None = None,
         smear: bool = False,
+        embedding_conv: int = 0,
         final_logit_softcapping: float | None = 15.0,
         use_cache: bool = True,
         tie_word_embeddings: bool = False,
@@ -78,9 +81,14 @@ class NanoHindiConfig(PretrainedConfig):
         self.num_attention_heads, self.num_key_value_heads, self.head_dim = num_attention_heads, num_key_value_heads, head_dim
         self.layer_types = layer_types or ["full_attention"] * num_hidden_layers
         self.sliding_window, self.full_window = sliding_window, full_window
-        self.value_embedding_layers, self.smear = value_embedding_layers or [], smear
+        self.value_embedding_layers, self.smear, self.embedding_conv = value_embedding_layers or [], smear, embedding_conv
         self.final_logit_softcapping, self.use_cache = final_logit_softcapping, use_cache
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+
+    @property
+    def tokens_before(self) -> int:
+        """Return the number of tokens before each whose embeddings are added to its own."""
+        return max(int(self.smear), self.embedding_conv)
 
     def window(self, layer: int) -> int:
         """Return the number of keys that a query sees in a layer, its own included."""
@@ -156,19 +164,27 @@ def windowed(config: NanoHindiConfig, mask: Tensor, cache: Cache | None, kind: s
     return mask & ~outside if mask.dtype == torch.bool else mask.masked_fill(outside, torch.finfo(mask.dtype).min)
 
 
-def follows(attention_mask: Tensor | dict | None, position_ids: Tensor, cache_position: Tensor) -> Tensor:
-    """Return whether each of T new tokens follows the one before it in the same text (B or 1, T).
+def tokens_of_text(n: int, attention_mask: Tensor | dict | None, position_ids: Tensor, cache_position: Tensor) -> list[Tensor]:
+    """Return for the tokens 1 to n before each of T new ones whether they are of the same text
+    (B or 1, T).
 
-    It does not where its position does not, or where it does not see it, as after padding.
+    They are not where the positions do not follow each other, or where the token does not see them,
+    as after padding.
     """
-    follow = torch.cat((position_ids[:, :1] > 0, position_ids.diff(dim=1) == 1), dim=1)
-    if not isinstance(attention_mask, Tensor):
-        return follow
-    if attention_mask.ndim == 2:
-        return follow & F.pad(attention_mask, (1, 0))[:, cache_position].bool()
-    sees = attention_mask if attention_mask.dtype == torch.bool else attention_mask > torch.finfo(attention_mask.dtype).min / 2
-    rows = torch.arange(cache_position.size(0), device=sees.device)
-    return follow & F.pad(sees, (1, 0))[:, :, rows, cache_position].any(dim=1)
+    seen = torch.ones((), dtype=torch.bool, device=position_ids.device)
+    if isinstance(attention_mask, Tensor):
+        seen = attention_mask
+        if seen.ndim == 4 and seen.dtype != torch.bool:
+            seen = seen > torch.finfo(seen.dtype).min / 2
+        seen = F.pad(seen.bool(), (n, 0))
+    rows = torch.arange(cache_position.size(0), device=position_ids.device)
+    follows = position_ids.diff(dim=1) == 1
+    of_text, before = [], torch.ones_like(position_ids, dtype=torch.bool)
+    for back in range(1, n + 1):
+        before = torch.cat((position_ids[:, :1] >= back, follows & before[:, :-1]), dim=1)
+        columns = cache_position + n - back
+        of_text.append(before & (seen[:, :, rows, columns].any(dim=1) if seen.ndim == 4 else seen[:, columns] if seen.ndim == 2 else seen))
+    return of_text
 
 
 # ---- the network
@@ -280,11 +296,26 @@ class NanoHindiSmear(nn.Module):
         super().__init__()
         self.gate = ZeroLinear(min(GATE_CHANNELS, config.hidden_size), 1, bias=False)
 
-    def forward(self, x: Tensor, first: Tensor, follow: Tensor) -> Tensor:
-        """Return the smeared embeddings (B, T, C) of embeddings x (B, T, C), that of the token
-        before the `first` (B, 1, C), and whether each token follows the one before (B or 1, T)."""
-        before = torch.cat((first, x[:, :-1]), dim=1) * follow[..., None]
+    def forward(self, x: Tensor, before: Tensor) -> Tensor:
+        """Return the smeared embeddings (B, T, C) of embeddings x (B, T, C), and those of the
+        tokens before (B, T, C), 0 if there is none."""
         return x + torch.tanh(self.gate(x[..., : self.gate.in_features])) * before
+
+
+class NanoHindiEmbeddingConv(nn.Module):
+    """A causal depthwise convolution that adds to each embedding those of the last tokens, each
+    channel times a weight of the channel and the distance."""
+
+    def __init__(self, config: NanoHindiConfig):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.embedding_conv, config.hidden_size))
+
+    def forward(self, x: Tensor, before: list[Tensor]) -> Tensor:
+        """Return x (B, T, C) plus the weighted embeddings of the token before, of the one before
+        that and so on, each (B, T, C)."""
+        for weight, shifted in zip(self.weight, before, strict=False):
+            x = torch.addcmul(x, weight, shifted)
+        return x
 
 
 class NanoHindiBlock(GradientCheckpointingLayer):
@@ -326,6 +357,8 @@ class NanoHindiPreTrainedModel(PreTrainedModel):
         elif isinstance(module, NanoHindiMix):
             nn.init.constant_(module.resid_lambda, 1.0)
             nn.init.constant_(module.x0_lambda, 0.1)
+        elif isinstance(module, NanoHindiEmbeddingConv):
+            nn.init.zeros_(module.weight)
 
     def _resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of=None, mean_resizing=True) -> nn.Embedding:
         """Resize the value embeddings as the token embedding and the head."""
@@ -344,6 +377,7 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
         self.smear = NanoHindiSmear(config) if config.smear else None
+        self.conv = NanoHindiEmbeddingConv(config) if config.embedding_conv else None
         self.h = nn.ModuleList(NanoHindiBlock(config, layer) for layer in range(config.num_hidden_layers))
         self.gradient_checkpointing = False
         self.post_init()
@@ -409,15 +443,16 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
             masks = layer_masks(of_implementation, inputs_embeds, attention_mask, cache, position_ids, cache_position)
 
         x0 = rms_norm(inputs_embeds)
-        if self.smear is not None:
+        if n_before := config.tokens_before:
             if last_ids is None and (last := getattr(cache, "last", None)) is not None and cache.get_seq_length():
                 last_ids, length = last
                 if length != cache.get_seq_length() or last_ids.size(0) != x0.size(0):
-                    raise ValueError("the cache has changed since it was filled: give last_ids (B, 1), the last token of each text in it")
-            first = torch.zeros_like(x0[:, :1]) if last_ids is None else rms_norm(self.wte(last_ids))
-            x0 = self.smear(x0, first, follows(attention_mask, position_ids, cache_position))
+                    raise ValueError(f"the cache has changed since it was filled: give last_ids (B, {n_before}), the last tokens of each text in it")
+            first = x0[:, :0] if last_ids is None else rms_norm(self.wte(last_ids[:, -n_before:]))
+            x0 = self.add_tokens_before(x0, first, tokens_of_text(n_before, attention_mask, position_ids, cache_position))
             if cache is not None:
-                cache.last = None if input_ids is None else (input_ids[:, -1:], cache.get_seq_length() + n_new)
+                known = input_ids if last_ids is None or input_ids is None else torch.cat((last_ids, input_ids), dim=1)
+                cache.last = None if known is None else (known[:, -n_before:], cache.get_seq_length() + n_new)
         x = x0
         hidden_states, attentions = [], []
         # generate with `assistant_early_exit` lowers num_hidden_layers for its drafts
@@ -435,6 +470,19 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
             attentions=tuple(attentions) if output_attentions else None,
             **{CACHE_NAME: cache},
         )
+
+    def add_tokens_before(self, x: Tensor, first: Tensor, of_text: list[Tensor]) -> Tensor:
+        """Return embeddings x (B, T, C) plus what the smear and the convolution add from those of
+        the tokens before.
+
+        first (B, at most n, C): the embeddings before x. of_text: for the tokens 1 to n before,
+        whether they are of the same text (B or 1, T).
+        """
+        n = len(of_text)
+        text = torch.cat((F.pad(first, (0, 0, n - first.size(1), 0)), x), dim=1)
+        before = [text[:, n - back : n - back + x.size(1)] * is_same[..., None] for back, is_same in enumerate(of_text, start=1)]
+        y = x if self.smear is None else self.smear(x, before[0])
+        return y if self.conv is None else self.conv(y, before)
 
 
 class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
@@ -478,14 +526,15 @@ class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args, inputs_embeds: Tensor | None = None, **kwargs) -> dict:
         """Return the inputs of the next forward pass of `generate`, which may be fewer tokens than
-        `input_ids`; the smear reads the one before them.
+        `input_ids`; smear and convolution read those before them.
 
-        The cache knows it too, but not the order of the texts in a beam search.
+        The cache knows them too, but not the order of the texts in a beam search.
         """
         inputs = super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
         new = inputs.get("input_ids")
-        if self.config.smear and new is not None and (read := input_ids.size(1) - new.size(1)):
-            inputs["last_ids"] = input_ids[:, read - 1 : read].clone()
+        n = self.config.tokens_before
+        if n and new is not None and (read := input_ids.size(1) - new.size(1)):
+            inputs["last_ids"] = input_ids[:, max(0, read - n) : read].clone()
         return inputs
 
     @can_return_tuple
@@ -513,8 +562,9 @@ class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
         distances. Default: the position in the row. Without an attention mask, a position that
         does not follow the one before it begins another document, which does not see the tokens
         before. inputs_embeds (B, T, C): replaces the token embedding of `input_ids`; a model with
-        value embeddings needs both. last_ids (B, 1): the last tokens in the cache, which a model
-        with smear needs only where the cache was cropped or reordered by hand. labels (B, T): the
+        value embeddings needs both. last_ids (B, config.tokens_before): the last tokens in the
+        cache, which a model with smear or convolution needs only where the cache was cropped or
+        reordered by hand. labels (B, T): the
         same tokens as `input_ids`, each predicted from those before it; -100 is ignored. The loss
         is the mean in nats, or the sum divided by `num_items_in_batch` if transformers' Trainer
         passes it. logits_to_keep: an int n keeps the logits of the last n tokens only (0: of all),

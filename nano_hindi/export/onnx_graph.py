@@ -135,8 +135,8 @@ def build(config: GPTConfig, weights: Mapping[str, np.ndarray], dtype: str, meta
     cos, sin = _rotary(graph, positions, D)
     masks = _masks(graph, ids, seen, {*config.windows})
     x0 = graph.rms_norm(graph.rows(ids, "wte", weights["model.wte.weight"]))
-    if config.smear:
-        x0 = _smeared(graph, x0, seen, weights["model.smear.gate.weight"])
+    if config.tokens_before:
+        x0 = _with_tokens_before(graph, x0, seen, config.tokens_before, weights)
     x = x0
     for layer, window in enumerate(config.windows):
         own = {name.split(".", 3)[3].removesuffix(".weight"): w for name, w in weights.items() if name.startswith(f"model.h.{layer}.")}
@@ -170,22 +170,31 @@ def build(config: GPTConfig, weights: Mapping[str, np.ndarray], dtype: str, meta
     return _model(config, graph, dtype, metadata)
 
 
-def _smeared(graph: Graph, x: str, seen: str, gate: np.ndarray) -> str:
-    """Add to embeddings x (B, T, C) those of the tokens before, as model.Smear does.
+def _with_tokens_before(graph: Graph, x: str, seen: str, n: int, weights: Mapping[str, np.ndarray]) -> str:
+    """Add to embeddings x (B, T, C) what smear and convolution take from the n tokens before, as
+    GPT.add_tokens_before does.
 
-    The cache has the last embedding (B, 1, P, C), P 0 or 1, beside keys and values.
+    The cache has the embeddings of the last tokens (B, 1, P, C), P from 0 to n, beside keys and
+    values.
     """
     last = graph.ints(-1)
-    graph.nodes.append(helper.make_node("Unsqueeze", [graph("Slice", x, last, graph.ints(2**62), graph.ints(1)), graph.ints(1)], ["present.smear"]))
-    begin = graph("Neg", graph("Add", graph("Shape", x, start=1, end=2), graph.ints(1)))  # of the last T + 1
-    past = graph("Squeeze", "past_key_values.smear", graph.ints(1))
-    nothing = graph("Slice", x, graph.ints(0), graph.ints(1), graph.ints(1))  # before the first token of all, which does not see it
-    before = graph("Slice", graph("Concat", nothing, past, x, axis=1), begin, last, graph.ints(1))
-    padded = graph("Pad", graph("Cast", seen, to=TensorProto.FLOAT), graph.ints(0, 1, 0, 0))
-    is_text = graph("Unsqueeze", graph("Slice", padded, begin, last, last), last)
-    read = graph("Slice", x, graph.ints(0), graph.ints(GATE_CHANNELS), last)
-    factor = graph("Mul", graph("Tanh", graph("MatMul", read, graph.stored("smear.gate", gate.T.copy()))), is_text)
-    return graph("Add", x, graph("Mul", factor, before))
+    begin = graph("Neg", graph("Add", graph("Shape", x, start=1, end=2), graph.ints(n)))  # of the last T + n
+    past = graph("Concat", graph("Squeeze", "past_key_values.embeddings", graph.ints(1)), x, axis=1)
+    embeddings = graph("Slice", graph("Pad", past, graph.ints(0, n, 0, 0, 0, 0)), begin, graph.ints(2**62), graph.ints(1))
+    padded = graph("Pad", graph("Cast", seen, to=TensorProto.FLOAT), graph.ints(0, n, 0, 0))
+    is_text = graph("Unsqueeze", graph("Slice", padded, begin, graph.ints(2**62), last), last)
+    text = graph("Mul", embeddings, is_text)
+    newest = graph("Slice", text, graph.ints(-n), graph.ints(2**62), graph.ints(1))
+    graph.nodes.append(helper.make_node("Unsqueeze", [newest, graph.ints(1)], ["present.embeddings"]))
+    before = [graph("Slice", text, graph.ints(n - back), graph.ints(-back), graph.ints(1)) for back in range(1, n + 1)]
+    y = x
+    if (gate := weights.get("model.smear.gate.weight")) is not None:
+        read = graph("Slice", x, graph.ints(0), graph.ints(GATE_CHANNELS), last)
+        factor = graph("Tanh", graph("MatMul", read, graph.stored("smear.gate", gate.T.copy())))
+        y = graph("Add", y, graph("Mul", factor, before[0]))
+    for back, weight in enumerate(weights.get("model.conv.weight", ())):
+        y = graph("Add", y, graph("Mul", graph.stored(f"conv.{back}", weight), before[back]))
+    return y
 
 
 def _rotary(graph: Graph, positions: str, head_dim: int) -> tuple[str, str]:
@@ -229,10 +238,10 @@ def _model(config: GPTConfig, graph: Graph, dtype: str, metadata: Mapping[str, s
     def value(name: str, elements: int, *shape: str | int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, elements, shape)
 
-    def cache(name: str, length: str, smear_length: str | int) -> list[onnx.ValueInfoProto]:
+    def cache(name: str, length: str, last: str | int) -> list[onnx.ValueInfoProto]:
         shape = ("batch_size", config.n_kv_head, length, config.head_dim)
         heads = [value(f"{name}.{layer}.{kind}", TensorProto.FLOAT, *shape) for layer in range(config.n_layer) for kind in ("key", "value")]
-        return heads + [value(f"{name}.smear", TensorProto.FLOAT, "batch_size", 1, smear_length, config.n_embd)] * config.smear
+        return heads + [value(f"{name}.embeddings", TensorProto.FLOAT, "batch_size", 1, last, config.n_embd)] * (config.tokens_before > 0)
 
     model = helper.make_model(
         helper.make_graph(
@@ -242,9 +251,12 @@ def _model(config: GPTConfig, graph: Graph, dtype: str, metadata: Mapping[str, s
                 value("input_ids", TensorProto.INT64, "batch_size", "sequence_length"),
                 value("attention_mask", TensorProto.INT64, "batch_size", "total_sequence_length"),
                 value("position_ids", TensorProto.INT64, "batch_size", "sequence_length"),
-                *cache("past_key_values", "past_sequence_length", "smear_length"),
+                *cache("past_key_values", "past_sequence_length", "last_tokens"),
             ],
-            [value("logits", TensorProto.FLOAT, "batch_size", "sequence_length", config.vocab_size), *cache("present", "total_sequence_length", 1)],
+            [
+                value("logits", TensorProto.FLOAT, "batch_size", "sequence_length", config.vocab_size),
+                *cache("present", "total_sequence_length", config.tokens_before),
+            ],
             list(graph.initializers.values()),
         ),
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)],

@@ -14,7 +14,7 @@ from nano_hindi.model import GPT
 from nano_hindi.tokenizer import load_tokenizer
 
 CONFIG = GPTConfig(
-    vocab_size=500, sequence_len=32, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, window_pattern="SLS", smear=True
+    vocab_size=500, sequence_len=32, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, window_pattern="SLS", smear=True, embedding_conv=3
 )  # c_fc has 512 rows, the same as wte
 
 
@@ -31,7 +31,7 @@ def make_checkpoint(folder: Path, kind: str, config: GPTConfig = CONFIG) -> Path
         for name, weight in model.named_parameters():
             if name.endswith("c_proj.weight"):
                 weight.normal_(std=0.1)
-            elif name.endswith("smear.gate.weight"):
+            elif name.endswith(("smear.gate.weight", "conv.weight")):
                 weight.normal_(std=0.2)
             elif name.endswith(("ve_gate.weight", "lambdas")):
                 weight.normal_(mean=0.5, std=0.5)
