@@ -79,6 +79,7 @@ class GPTConfig:
         )
         divisors = ", ".join(str(d) for d in range(1, min(self.n_head, 64) + 1) if self.n_head % d == 0)
         require(self.n_head % self.n_kv_head == 0, f"n_kv_head {self.n_kv_head} does not divide n_head {self.n_head}; these do: {divisors}")
+        require(self.embedding_conv < self.sequence_len, f"embedding_conv {self.embedding_conv} must be less than sequence_len {self.sequence_len}")
         require(
             isinstance(self.window_pattern, str) and bool(self.window_pattern) and set(self.window_pattern) <= {"S", "L"},
             f"window_pattern {quoted(self.window_pattern)} must be made of the letters S and L, for example SSSL",

@@ -27,7 +27,7 @@ class KVCache:
     """Keys and values of the tokens so far, in each layer as far back as its window reaches.
 
     `position` is the number of tokens so far, without limit; `last_ids` (B, config.tokens_before)
-    are those of the last tokens, -1 before the first.
+    are the last tokens, -1 where there is none.
 
     A layer has slots for its window plus slack: when they are full, the window is copied to the
     front. Keys are stored rotated by their absolute positions, and rotary attention depends only on

@@ -244,7 +244,7 @@ class EmbeddingConv(nn.Module):
     def forward(self, x: Tensor, before: Sequence[Tensor]) -> Tensor:
         """Return x (B, T, C) plus the weighted embeddings of the token before, of the one before
         that and so on, each (B, T, C)."""
-        for weight, shifted in zip(self.weight.to(x.dtype), before, strict=False):
+        for weight, shifted in zip(self.weight.to(x.dtype), before, strict=True):
             x = torch.addcmul(x, weight, shifted)
         return x
 

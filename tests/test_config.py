@@ -172,7 +172,9 @@ def test_unknown_preset_is_refused_with_the_valid_names():
             get("26m")
 
 
-@pytest.mark.parametrize("wrong", [{"n_embd": 100}, {"n_kv_head": 4}, {"window_pattern": "SX"}, {"window_pattern": ""}, {"window_pattern": 5}])
+@pytest.mark.parametrize(
+    "wrong", [{"n_embd": 100}, {"n_kv_head": 4}, {"window_pattern": "SX"}, {"window_pattern": ""}, {"window_pattern": 5}, {"embedding_conv": 1024}]
+)
 def test_shape_that_cannot_be_built_is_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         GPTConfig(**wrong)

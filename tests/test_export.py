@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -103,7 +104,7 @@ def test_chunked_input_with_a_cache_gives_the_logits_of_the_whole_text(theirs):
     ids, mask = some_ids(2, 3 * CONFIG.sequence_len), torch.ones(2, 3 * CONFIG.sequence_len, dtype=torch.long)
     mask[1, :5] = 0
     cache, pieces = None, []
-    for start, end in itertools.pairwise((0, 7, 8, 50, 61, 96)):
+    for start, end in itertools.pairwise((0, 1, 2, 7, 8, 50, 61, 96)):
         output = theirs(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True)
         cache, pieces = output.past_key_values, [*pieces, output.logits]
     whole = theirs(ids, attention_mask=mask).logits
@@ -116,6 +117,29 @@ def test_chunked_input_with_a_cache_gives_the_logits_of_the_whole_text(theirs):
     rows = ids.flip(0)
     again = theirs(rows[:, 50:], attention_mask=mask.flip(0), past_key_values=cache, last_ids=rows[:, 47:50]).logits
     torch.testing.assert_close(again, whole.flip(0)[:, 50:], rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_text_after_a_gap_of_padding_does_not_depend_on_where_the_chunks_end(theirs):
+    ids, mask = some_ids(1, 40), torch.ones(1, 40, dtype=torch.long)
+    mask[0, 18:20] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    whole = theirs(ids, attention_mask=mask, position_ids=positions).logits
+    for end in (17, 18, 19, 20, 21, 22):
+        cache = theirs(ids[:, :end], attention_mask=mask[:, :end], position_ids=positions[:, :end], use_cache=True).past_key_values
+        rest = theirs(ids[:, end:], attention_mask=mask, position_ids=positions[:, end:], past_key_values=cache).logits
+        assert_same(rest[:, max(0, 20 - end) :], whole[:, max(20, end) :])
+
+
+@pytest.mark.skipif(int(transformers.__version__.split(".")[0]) < 5, reason="generate takes new tokens alone since transformers 5")
+@torch.no_grad()
+def test_generate_continues_a_filled_cache_with_new_tokens_alone(theirs, ours):
+    ids = some_ids(1, 10)
+    for new in (1, 2, 3, 5):
+        cache = theirs(ids[:, :-new], use_cache=True).past_key_values
+        options = {"attention_mask": torch.ones(1, 10, dtype=torch.long), "past_key_values": cache, "do_sample": False, "max_new_tokens": 8}
+        made = theirs.generate(ids[:, -new:], eos_token_id=None, **options)
+        assert made[0, new:].tolist() == greedy(ours, ids[0].tolist(), 8)
 
 
 @torch.no_grad()

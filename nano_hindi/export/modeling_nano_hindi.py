@@ -165,25 +165,28 @@ def windowed(config: NanoHindiConfig, mask: Tensor, cache: Cache | None, kind: s
 
 
 def tokens_of_text(n: int, attention_mask: Tensor | dict | None, position_ids: Tensor, cache_position: Tensor) -> list[Tensor]:
-    """Return for the tokens 1 to n before each of T new ones whether they are of the same text
-    (B or 1, T).
+    """Return for back = 1 to n whether the token `back` before each of T new ones is of the same
+    text (B or 1, T).
 
-    They are not where the positions do not follow each other, or where the token does not see them,
-    as after padding.
+    It is if all positions from it on follow each other, and the new token sees all tokens between:
+    not across padding.
     """
-    seen = torch.ones((), dtype=torch.bool, device=position_ids.device)
+    seen = None
     if isinstance(attention_mask, Tensor):
         seen = attention_mask
         if seen.ndim == 4 and seen.dtype != torch.bool:
             seen = seen > torch.finfo(seen.dtype).min / 2
         seen = F.pad(seen.bool(), (n, 0))
     rows = torch.arange(cache_position.size(0), device=position_ids.device)
-    follows = position_ids.diff(dim=1) == 1
-    of_text, before = [], torch.ones_like(position_ids, dtype=torch.bool)
+    earlier = position_ids[:, :1] - torch.arange(n, 0, -1, device=position_ids.device)  # those of the cache, if they are of the same text
+    positions = torch.cat((earlier, position_ids), dim=1)
+    of_text, is_same = [], True
     for back in range(1, n + 1):
-        before = torch.cat((position_ids[:, :1] >= back, follows & before[:, :-1]), dim=1)
-        columns = cache_position + n - back
-        of_text.append(before & (seen[:, :, rows, columns].any(dim=1) if seen.ndim == 4 else seen[:, columns] if seen.ndim == 2 else seen))
+        is_same = is_same & (position_ids >= back) & (positions[:, n - back : n - back + rows.size(0)] == position_ids - back)
+        if seen is not None:
+            columns = cache_position + n - back
+            is_same = is_same & (seen[:, columns] if seen.ndim == 2 else seen[:, :, rows, columns].any(dim=1))
+        of_text.append(is_same)
     return of_text
 
 
@@ -313,7 +316,7 @@ class NanoHindiEmbeddingConv(nn.Module):
     def forward(self, x: Tensor, before: list[Tensor]) -> Tensor:
         """Return x (B, T, C) plus the weighted embeddings of the token before, of the one before
         that and so on, each (B, T, C)."""
-        for weight, shifted in zip(self.weight, before, strict=False):
+        for weight, shifted in zip(self.weight, before, strict=True):
             x = torch.addcmul(x, weight, shifted)
         return x
 
@@ -447,7 +450,9 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
             if last_ids is None and (last := getattr(cache, "last", None)) is not None and cache.get_seq_length():
                 last_ids, length = last
                 if length != cache.get_seq_length() or last_ids.size(0) != x0.size(0):
-                    raise ValueError(f"the cache has changed since it was filled: give last_ids (B, {n_before}), the last tokens of each text in it")
+                    raise ValueError(
+                        f"the cache has changed since it was filled: give last_ids, the last {n_before} tokens of each text in it (all, if fewer)"
+                    )
             first = x0[:, :0] if last_ids is None else rms_norm(self.wte(last_ids[:, -n_before:]))
             x0 = self.add_tokens_before(x0, first, tokens_of_text(n_before, attention_mask, position_ids, cache_position))
             if cache is not None:
@@ -534,7 +539,11 @@ class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
         new = inputs.get("input_ids")
         n = self.config.tokens_before
         if n and new is not None and (read := input_ids.size(1) - new.size(1)):
-            inputs["last_ids"] = input_ids[:, max(0, read - n) : read].clone()
+            last_ids = input_ids[:, max(0, read - n) : read]
+            known, length = getattr(cache := inputs.get(CACHE_NAME), "last", None) or (None, 0)
+            if read < n and known is not None and length == cache.get_seq_length():  # the caller may have filled the cache
+                last_ids = torch.cat((known[:, :-read], last_ids), dim=1)
+            inputs["last_ids"] = last_ids.clone()
         return inputs
 
     @can_return_tuple
@@ -562,13 +571,13 @@ class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
         distances. Default: the position in the row. Without an attention mask, a position that
         does not follow the one before it begins another document, which does not see the tokens
         before. inputs_embeds (B, T, C): replaces the token embedding of `input_ids`; a model with
-        value embeddings needs both. last_ids (B, config.tokens_before): the last tokens in the
-        cache, which a model with smear or convolution needs only where the cache was cropped or
-        reordered by hand. labels (B, T): the
-        same tokens as `input_ids`, each predicted from those before it; -100 is ignored. The loss
-        is the mean in nats, or the sum divided by `num_items_in_batch` if transformers' Trainer
-        passes it. logits_to_keep: an int n keeps the logits of the last n tokens only (0: of all),
-        a tensor those of the tokens with these indices.
+        value embeddings needs both. last_ids (B, n): the last n = config.tokens_before tokens in
+        the cache, or all if there are fewer, which a model with smear or convolution needs only
+        where the cache was cropped or reordered by hand. labels (B, T): the same tokens as
+        `input_ids`, each predicted from those before it; -100 is ignored. The loss is the mean in
+        nats, or the sum divided by `num_items_in_batch` if transformers' Trainer passes it.
+        logits_to_keep: an int n keeps the logits of the last n tokens only (0: of all), a tensor
+        those of the tokens with these indices.
         """
         output = self.model(
             input_ids, attention_mask, position_ids, past_key_values, cache, inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs

@@ -174,13 +174,13 @@ def _with_tokens_before(graph: Graph, x: str, seen: str, n: int, weights: Mappin
     """Add to embeddings x (B, T, C) what smear and convolution take from the n tokens before, as
     GPT.add_tokens_before does.
 
-    The cache has the embeddings of the last tokens (B, 1, P, C), P from 0 to n, beside keys and
-    values.
+    Beside keys and values, the cache has the embeddings of the last tokens: (B, 1, 0 to n, C) comes
+    in, (B, 1, n, C) goes out, 0 before the text.
     """
     last = graph.ints(-1)
     begin = graph("Neg", graph("Add", graph("Shape", x, start=1, end=2), graph.ints(n)))  # of the last T + n
-    past = graph("Concat", graph("Squeeze", "past_key_values.embeddings", graph.ints(1)), x, axis=1)
-    embeddings = graph("Slice", graph("Pad", past, graph.ints(0, n, 0, 0, 0, 0)), begin, graph.ints(2**62), graph.ints(1))
+    known = graph("Concat", graph("Squeeze", "past_key_values.embeddings", graph.ints(1)), x, axis=1)
+    embeddings = graph("Slice", graph("Pad", known, graph.ints(0, n, 0, 0, 0, 0)), begin, graph.ints(2**62), graph.ints(1))
     padded = graph("Pad", graph("Cast", seen, to=TensorProto.FLOAT), graph.ints(0, n, 0, 0))
     is_text = graph("Unsqueeze", graph("Slice", padded, begin, graph.ints(2**62), last), last)
     text = graph("Mul", embeddings, is_text)

@@ -291,6 +291,7 @@ CANDIDATES = {
     "shifted_keys": Recipe("half of each key is of the token before", patches=((model_module, "Attention", ShiftedKeys),)),
     "smear": Recipe("each embedding plus a gated one of the token before", {"smear": True}),
     "tied_smear": Recipe("each embedding plus a gated one of the token before; wte is lm_head, no value embeddings", TIED_SMEAR),
+    "tied_conv": Recipe("tied_smear, and a convolution over the embeddings of the three tokens before", TIED_SMEAR | {"embedding_conv": 3}),
     "first_values": Recipe("tied_smear, and the first layer's values in all others", TIED_SMEAR, patches=((model_module, "Attention", FirstValues),)),
     "convolved_mlp": Recipe(
         "tied_smear, and a convolution over four tokens before each MLP",
