@@ -270,7 +270,8 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config, self.head_dim, self.compute_dtype = config, config.head_dim, torch.float32
+        self.config, self.compute_dtype = config, torch.float32
+        self.head_dim, self.tokens_before = config.head_dim, config.tokens_before
         rows = config.padded_vocab_size
         self.transformer = Transformer(config)
         self.value_embeds = nn.ModuleDict(
@@ -328,7 +329,7 @@ class GPT(nn.Module):
     def add_tokens_before(self, x: Tensor, kv_cache: KVCache | None) -> Tensor:
         """Return embeddings x (B, T, C) plus what the smear and the convolution add from those of
         the tokens before."""
-        n, new = self.config.tokens_before, x.size(1)
+        n, new = self.tokens_before, x.size(1)
         if n == 0:
             return x
         if kv_cache is None:
