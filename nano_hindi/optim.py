@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nano_hindi.config import TrainConfig
 from nano_hindi.distributed import World
 from nano_hindi.muon import DistMuon, Muon
+from nano_hindi.ngrams import BUCKETS, NGrams
 from nano_hindi.saved_state import require_alike
 
 REFERENCE_WIDTH = 768  # learning rates of embeddings and lm_head are given for this width, and scale with (n_embd / 768) to these powers
@@ -31,6 +32,7 @@ X0_LAMBDA_BETA1 = 0.96  # averages over more updates than the rest: a few scalar
 # the gradient of these scalars is nothing but rounding (measured: 1e-10, against 1e-3 from the
 # second update on). With AdamW's tiny eps each would take a full step in a random direction.
 SCALAR_EPS = 1e-5
+NGRAM_LR_FRACTION = 0.4  # fraction of a table's learning rate for the rows of its n-grams (docs/LOG.md)
 CONV_LR_FRACTION = 0.04  # fraction of adamw_scalar_lr for the weights of the embedding convolution (docs/LOG.md)
 
 # torch.amp.GradScaler's values, except for the interval: a default run has only 1,907 updates
@@ -65,8 +67,9 @@ class TrainOptimizer:
     """Muon (DistMuon if world.size > 1) and AdamW over all parameters of a GPT. Raises ValueError
     for a parameter that neither takes."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, world: World):
-        self.grad_clip, self.world = config.grad_clip, world
+    def __init__(self, model: nn.Module, config: TrainConfig, world: World, ngrams: NGrams | None = None):
+        """`ngrams` of the tokens are needed for `step` with `config.ngram_updates`."""
+        self.grad_clip, self.world, self.ngrams = config.grad_clip, world, ngrams
         kinds = ("blocks", "wte", "value_embeds", "lm_head", "tied", "conv", "resid_lambdas", "x0_lambdas")
         named: dict[str, list[tuple[str, nn.Parameter]]] = {kind: [] for kind in kinds}
         for name, p in model.named_parameters():
@@ -93,6 +96,13 @@ class TrainOptimizer:
         groups = [
             {"params": named[kind], "kind": kind, "lr": lr, "betas": betas, "eps": eps} for kind, (lr, betas, eps) in recipes.items() if named[kind]
         ]
+        self._by_ngrams: list[tuple[Tensor, Tensor]] = []  # tables of tokens, and the updates (BUCKETS, C) of their n-grams, 0 between steps
+        for kind in ("wte", "lm_head", "tied") if config.ngram_updates else ():
+            lr, betas, eps = recipes[kind]
+            for name, table in named[kind]:
+                update = torch.zeros(BUCKETS, table.size(1), device=table.device)
+                self._by_ngrams.append((table, update))
+                groups.append({"params": [(f"{name}.ngrams", update)], "kind": "ngrams", "lr": lr * NGRAM_LR_FRACTION, "betas": betas, "eps": eps})
         self.adamw = _AdamW(groups, weight_decay=0.0, fused=True)
         self.muon = (DistMuon if world.size > 1 else Muon)(
             named["blocks"],
@@ -159,7 +169,7 @@ class TrainOptimizer:
         From here on the gradients cannot be computed again before `step`: the other ranks have
         received them. Raises RuntimeError for a parameter without a gradient.
         """
-        for name, p in self._adamw_parameters():
+        for name, p in self._adamw_parameters("ngrams"):
             if p.grad is None:
                 raise RuntimeError(f"{name} has no gradient: every parameter needs one before each step (was backward called?)")
         self.is_stepping = True
@@ -198,7 +208,12 @@ class TrainOptimizer:
         # the fused kernel divides by grad_scale and skips the update if found_inf is 1: the
         # attributes that GradScaler sets
         self.adamw.grad_scale, self.adamw.found_inf = grad_scale.reciprocal(), (~torch.isfinite(grad_scale)).float()
+        for table, update in self._by_ngrams:
+            update.grad = self.ngrams.gradient(table.grad)
         self.adamw.step()
+        for table, update in self._by_ngrams:
+            self.ngrams.update(table, update)
+            update.zero_()
         self.zero_grad()
         self.is_stepping = False
 
@@ -212,7 +227,7 @@ class TrainOptimizer:
         counts on its owner, AdamW's parameters on rank 0."""
         square = self.muon.grad_sq_norm()
         if self.world.rank == 0:
-            norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for _, p in self._adamw_parameters()]
+            norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for _, p in self._adamw_parameters("ngrams")]
             square = square + torch.stack(norms).square().sum()
         if self.world.size > 1:
             dist.all_reduce(square)
@@ -242,8 +257,9 @@ class TrainOptimizer:
         self.adamw.state.clear()
         self.adamw.state.update({p: {key: t.to(p.device, copy=True) for key, t in saved[name].items()} for name, p in parameters if saved})
 
-    def _adamw_parameters(self) -> list[tuple[str, Tensor]]:
-        return [named for group in self.adamw.param_groups for named in zip(group["param_names"], group["params"], strict=True)]
+    def _adamw_parameters(self, without: str = "") -> list[tuple[str, Tensor]]:
+        groups = [group for group in self.adamw.param_groups if group["kind"] != without]
+        return [named for group in groups for named in zip(group["param_names"], group["params"], strict=True)]
 
     def _groups(self) -> list[dict]:
         return [*self.muon.param_groups, *self.adamw.param_groups]

@@ -27,6 +27,7 @@ from nano_hindi.corpus.prepared import DataInfo, check_data
 from nano_hindi.dataloader import val_batches
 from nano_hindi.distributed import World
 from nano_hindi.eval import compute_token_bytes, evaluate_bpb
+from nano_hindi.ngrams import NGrams
 from nano_hindi.optim import learning_rate_scale
 from optimizer_step import take_step
 
@@ -120,6 +121,7 @@ class Training:
             self.model.to(self.device)
             self.model.compute_dtype = getattr(torch, run.dtype)
             self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device))
+            self.optimizer.ngrams = NGrams(info.tokenizer.piece_bytes, self.device) if self.config.ngram_updates else None
         updates = self.config.updates
         self.lr_scales = [learning_rate_scale(self.config, i) for i in range(updates)]
         self.loader = recipe.loader(info.train, self.config.sequence_len, run.seed)

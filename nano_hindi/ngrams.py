@@ -1,0 +1,70 @@
+"""The character n-grams of tokens, through which tokens that are spelled alike learn together.
+
+Bojanowski et al. 2017 (arXiv 1607.04606) make the row of a word the sum of rows of its n-grams.
+Here a table W of token rows is E + S G: E has a row for each token, G a row for each of BUCKETS
+hashes of n-grams, and S has 1 / sqrt(n) for each of the n n-grams of a token. AdamW without weight
+decay adds its updates up, so neither E nor G has to exist: the gradient of E is that of W, the
+gradient of G is S^T times it, and W changes by the update of E plus S times that of G. What the
+model, checkpoints and exports hold is W alone.
+"""
+
+# V rows of the table, C width
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+BUCKETS = 4096  # hashes of n-grams: rows of G
+LENGTHS = range(2, 6)  # characters of an n-gram
+
+
+def ngrams(piece: bytes) -> set[str]:
+    """Return the n-grams of a token with a mark at its end, and at its beginning unless that is a
+    space; and the token without its spaces. None for a special token and a part of a character."""
+    try:
+        text = piece.decode()
+    except UnicodeDecodeError:
+        return set()
+    if not text:
+        return set()
+    marked = f"{'' if text.startswith(' ') else '<'}{text}>"
+    return {marked[i : i + n] for n in LENGTHS for i in range(len(marked) - n + 1)} | {text.strip(" ")}
+
+
+class NGrams:
+    """The matrix S (V, BUCKETS) of the module's docstring, for the bytes of each token; further
+    rows of the table have no n-grams."""
+
+    def __init__(self, pieces: Sequence[bytes], device: torch.device):
+        hashes = [sorted(zlib.crc32(ngram.encode()) % BUCKETS for ngram in ngrams(piece)) for piece in pieces]
+        counts = np.array([len(of_token) for of_token in hashes])
+        buckets, tokens = np.concatenate([np.array(of_token, np.int64) for of_token in hashes]), np.repeat(np.arange(len(pieces)), counts)
+        weights = np.repeat(np.maximum(counts, 1) ** -0.5, counts).astype(np.float32)
+        order = np.argsort(buckets, kind="stable")
+        by_token = buckets, counts, weights
+        by_bucket = tokens[order], np.bincount(buckets, minlength=BUCKETS), weights[order]
+        self._by_token, self._by_bucket = (
+            [torch.from_numpy(array).to(device) for array in (index, counts.cumsum() - counts, weights)]
+            for index, counts, weights in (by_token, by_bucket)
+        )
+
+    def gradient(self, of_table: Tensor) -> Tensor:
+        """Return the gradient of G (BUCKETS, C) for that of the table (V, C)."""
+        return _sums(of_table, *self._by_bucket)
+
+    def update(self, table: Tensor, of_buckets: Tensor) -> None:
+        """Add S times the update of G (BUCKETS, C) to the table (V, C)."""
+        change = _sums(of_buckets, *self._by_token)
+        table[: len(change)].add_(change)
+
+
+def _sums(rows: Tensor, index: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """Return weighted sums of rows, one for each offset into `index`. Unlike a sparse matrix
+    product on a GPU it always adds in the same order, so all ranks get the same."""
+    return F.embedding_bag(index, rows, offsets, mode="sum", per_sample_weights=weights)
