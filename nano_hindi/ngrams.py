@@ -12,6 +12,7 @@ model, checkpoints and exports hold is W alone.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Sequence
 
@@ -43,8 +44,8 @@ class NGrams:
 
     def __init__(self, pieces: Sequence[bytes], device: torch.device):
         hashes = [sorted(zlib.crc32(ngram.encode()) % BUCKETS for ngram in ngrams(piece)) for piece in pieces]
-        counts = np.array([len(of_token) for of_token in hashes])
-        buckets, tokens = np.concatenate([np.array(of_token, np.int64) for of_token in hashes]), np.repeat(np.arange(len(pieces)), counts)
+        counts = np.array([len(of_token) for of_token in hashes], np.int64)
+        buckets, tokens = np.array([*itertools.chain(*hashes)], np.int64), np.repeat(np.arange(len(pieces)), counts)
         weights = np.repeat(np.maximum(counts, 1) ** -0.5, counts).astype(np.float32)
         order = np.argsort(buckets, kind="stable")
         by_token = buckets, counts, weights

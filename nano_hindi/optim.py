@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -67,9 +67,9 @@ class TrainOptimizer:
     """Muon (DistMuon if world.size > 1) and AdamW over all parameters of a GPT. Raises ValueError
     for a parameter that neither takes."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, world: World, ngrams: NGrams | None = None):
-        """`ngrams` of the tokens are needed for `step` with `config.ngram_updates`."""
-        self.grad_clip, self.world, self.ngrams = config.grad_clip, world, ngrams
+    def __init__(self, model: nn.Module, config: TrainConfig, world: World, pieces: Sequence[bytes] = ()):
+        """`pieces` are the bytes of each token, which `step` needs with `config.ngram_updates`."""
+        self.grad_clip, self.world = config.grad_clip, world
         kinds = ("blocks", "wte", "value_embeds", "lm_head", "tied", "conv", "resid_lambdas", "x0_lambdas")
         named: dict[str, list[tuple[str, nn.Parameter]]] = {kind: [] for kind in kinds}
         for name, p in model.named_parameters():
@@ -96,6 +96,7 @@ class TrainOptimizer:
         groups = [
             {"params": named[kind], "kind": kind, "lr": lr, "betas": betas, "eps": eps} for kind, (lr, betas, eps) in recipes.items() if named[kind]
         ]
+        self.ngrams = NGrams(pieces if config.ngram_updates else (), world.device)
         self._by_ngrams: list[tuple[Tensor, Tensor]] = []  # tables of tokens, and the updates (BUCKETS, C) of their n-grams, 0 between steps
         for kind in ("wte", "lm_head", "tied") if config.ngram_updates else ():
             lr, betas, eps = recipes[kind]
@@ -209,7 +210,7 @@ class TrainOptimizer:
         # attributes that GradScaler sets
         self.adamw.grad_scale, self.adamw.found_inf = grad_scale.reciprocal(), (~torch.isfinite(grad_scale)).float()
         for table, update in self._by_ngrams:
-            update.grad = self.ngrams.gradient(table.grad)
+            update.grad = self.ngrams.gradient(table.grad)  # type: ignore[arg-type] # `reduce_gradients` has required one
         self.adamw.step()
         for table, update in self._by_ngrams:
             self.ngrams.update(table, update)

@@ -15,6 +15,7 @@ from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 from nano_hindi.muon import Muon
+from nano_hindi.ngrams import NGrams
 from nano_hindi.optim import LossScale, TrainOptimizer, learning_rate_scale
 from optimizer_step import take_step
 
@@ -268,7 +269,8 @@ def test_muon_is_compiled_on_a_cpu_alone(device, is_compiled, monkeypatch):
 def test_an_update_reads_nothing_back_from_the_device():
     """Fake tensors have no values: asking for one raises."""
     with FakeTensorMode():
-        model, optimizer = make()
+        model, optimizer = make(ngram_updates=True)
+        optimizer.ngrams = NGrams([b" a", b"b"], ALONE.device)
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
         norm = take_step(optimizer, 1.0)

@@ -64,13 +64,14 @@ def test_run_learns_and_writes_its_files(straight):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("tied", "values", "smear", "conv"), [("true", "false", "true", "3"), ("true", "true", "false", "0"), ("false", "false", "false", "1")]
+    ("tied", "values", "smear", "conv", "ngrams"),
+    [("true", "false", "true", "3", "true"), ("true", "true", "false", "0", "false"), ("false", "false", "false", "1", "true")],
 )
-def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp_path, capsys, tied, values, smear, conv):
+def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp_path, capsys, tied, values, smear, conv, ngrams):
     import generate
     from nano_hindi.evaluation import command
 
-    flags = ["--tie_embeddings", tied, "--value_embeddings", values, "--smear", smear, "--embedding_conv", conv]
+    flags = ["--tie_embeddings", tied, "--value_embeddings", values, "--smear", smear, "--embedding_conv", conv, "--ngram_updates", ngrams]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert start(data_dir, whole, *flags) == 0
     assert bits_per_byte(whole)[-1] < bits_per_byte(whole)[0]

@@ -21,7 +21,6 @@ from nano_hindi.flash_attention import select_backend
 from nano_hindi.loss import CHUNK_BYTES as LOSS_CHUNK_BYTES
 from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.model import GPT
-from nano_hindi.ngrams import NGrams
 from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.training import memory, report
 from nano_hindi.training.compile_cache import keep_compiled_kernels
@@ -105,8 +104,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
 
     memory.require_memory(model_config, world.device)
     model = new_model(model_config, config.seed, world.device)
-    ngrams = NGrams(data.first.tokenizer.piece_bytes, world.device) if config.ngram_updates else None
-    optimizer = TrainOptimizer(model, config, world, ngrams)
+    optimizer = TrainOptimizer(model, config, world, data.first.tokenizer.piece_bytes)
     loss_scale = LossScale(enabled=model.compute_dtype == torch.float16)
     if saved is not None:
         restore(saved, model, optimizer, loss_scale)
