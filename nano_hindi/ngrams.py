@@ -27,7 +27,7 @@ LENGTHS = range(2, 6)  # characters of an n-gram
 
 def ngrams(piece: bytes) -> set[str]:
     """Return the n-grams of a token with a mark at its end, and at its beginning unless that is a
-    space; and the token without its spaces. None for a special token and a part of a character."""
+    space; and the token without its spaces. A special token and a part of a character have none."""
     try:
         text = piece.decode()
     except UnicodeDecodeError:
@@ -39,8 +39,8 @@ def ngrams(piece: bytes) -> set[str]:
 
 
 class NGrams:
-    """The matrix S (V, BUCKETS) of the module's docstring, for the bytes of each token; further
-    rows of the table have no n-grams."""
+    """The matrix S (V, BUCKETS) of the module's docstring, for the bytes of each token. A table may
+    have more rows: those have no n-grams."""
 
     def __init__(self, pieces: Sequence[bytes], device: torch.device):
         hashes = [sorted(zlib.crc32(ngram.encode()) % BUCKETS for ngram in ngrams(piece)) for piece in pieces]
@@ -48,24 +48,27 @@ class NGrams:
         buckets, tokens = np.array([*itertools.chain(*hashes)], np.int64), np.repeat(np.arange(len(pieces)), counts)
         weights = np.repeat(np.maximum(counts, 1) ** -0.5, counts).astype(np.float32)
         order = np.argsort(buckets, kind="stable")
-        by_token = buckets, counts, weights
-        by_bucket = tokens[order], np.bincount(buckets, minlength=BUCKETS), weights[order]
-        self._by_token, self._by_bucket = (
-            [torch.from_numpy(array).to(device) for array in (index, counts.cumsum() - counts, weights)]
-            for index, counts, weights in (by_token, by_bucket)
-        )
+        self._of_tokens = _bags(buckets, counts, weights, device)
+        self._of_buckets = _bags(tokens[order], np.bincount(buckets, minlength=BUCKETS), weights[order], device)
 
     def gradient(self, of_table: Tensor) -> Tensor:
-        """Return the gradient of G (BUCKETS, C) for that of the table (V, C)."""
-        return _sums(of_table, *self._by_bucket)
+        """Return the gradient of G (BUCKETS, C), S^T times that of the table (V, C)."""
+        return _sums(of_table, self._of_buckets)
 
     def update(self, table: Tensor, of_buckets: Tensor) -> None:
         """Add S times the update of G (BUCKETS, C) to the table (V, C)."""
-        change = _sums(of_buckets, *self._by_token)
+        change = _sums(of_buckets, self._of_tokens)
         table[: len(change)].add_(change)
 
 
-def _sums(rows: Tensor, index: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """Return weighted sums of rows, one for each offset into `index`. Unlike a sparse matrix
-    product on a GPU it always adds in the same order, so all ranks get the same."""
+def _bags(index: np.ndarray, counts: np.ndarray, weights: np.ndarray, device: torch.device) -> list[Tensor]:
+    """Return the index of each term of sums with `counts` terms, where each sum begins, and the
+    weight of each term."""
+    return [torch.from_numpy(array).to(device) for array in (index, counts.cumsum() - counts, weights)]
+
+
+def _sums(rows: Tensor, bags: list[Tensor]) -> Tensor:
+    """Return the weighted sums of rows that `bags` describe. Always added in the same order, unlike
+    a product with a sparse matrix on a GPU, so all ranks get the same."""
+    index, offsets, weights = bags
     return F.embedding_bag(index, rows, offsets, mode="sum", per_sample_weights=weights)

@@ -56,7 +56,7 @@ def test_gpu_checks_run_on_a_cpu():
     done = run_script("tests/gpu/check.py", "--device", "cpu", "--small", "--updates", "3", timeout=1800)
     verdicts = {row.split("|")[1].strip(): row.split("|")[2].strip() for row in done.stdout.splitlines() if row.startswith("| ")}
     assert done.returncode == 0, done.stdout + done.stderr
-    passed = {"attention sdpa", "decoding sdpa", "loss", "loss fp8", "network", "updates", "float16", "resume", "commands"}
+    passed = {"attention sdpa", "decoding sdpa", "loss", "loss fp8", "network", "n-grams", "updates", "float16", "resume", "commands"}
     assert {name for name, verdict in verdicts.items() if verdict == "ok"} == passed
     assert {name for name, verdict in verdicts.items() if verdict == "skipped"} == {
         "8 GB, auto",

@@ -46,6 +46,7 @@ def checks(lab: Lab, n_updates: int) -> dict[str, tuple]:
         "loss": (numerics.loss,),
         **{f"loss {name}": (numerics.loss, name) for name in candidates.CANDIDATES},
         "network": (numerics.network,),
+        "n-grams": (numerics.ngrams,),
         "updates": (updates.full_updates, n_updates),
         "8 GB, auto": (updates.memory_ceiling, 8, "auto"),
         "16 GB, 64 at once": (updates.memory_ceiling, 16, lab.train.batch_size),

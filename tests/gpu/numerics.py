@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import time
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +18,7 @@ from nano_hindi.engine import PREFILL_TOKENS, KVCache
 from nano_hindi.flash_attention import flash_attn, select_backend
 from nano_hindi.loss import softcapped_cross_entropy
 from nano_hindi.model import GPT, SOFTCAP
+from nano_hindi.ngrams import NGrams
 
 
 def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
@@ -161,3 +164,24 @@ def randomize(model: GPT, seed: int = 0) -> None:
     for block in model.transformer.h:
         torch.nn.init.normal_(block.attn.c_proj.weight, std=0.02)
         torch.nn.init.normal_(block.mlp.c_proj.weight, std=0.02)
+
+
+def ngrams(lab: Lab) -> str:
+    """Check that both products of n-gram updates are with the same matrix, repeat them to the bit,
+    as ranks have to, and time those of one table."""
+    rng, V, C = random.Random(0), lab.model.vocab_size, lab.model.n_embd
+    pieces = [f" {''.join(rng.choices('कखगतदनपमरलसािीे', k=rng.randint(1, 8)))}".encode() for _ in range(V)]
+    matrix, gradient, tables = NGrams(pieces, lab.device), torch.randn(V, C, device=lab.device), []
+    for _ in range(3):
+        table = torch.zeros_like(gradient)
+        float(table[0, 0])  # waits for the device
+        start = time.perf_counter()
+        of_buckets = matrix.gradient(gradient)
+        matrix.update(table, of_buckets)
+        float(table[0, 0])
+        milliseconds = 1e3 * (time.perf_counter() - start)
+        tables.append(table)
+    error = relative_error((table.double() * gradient.double()).sum(), of_buckets.double().square().sum())
+    assert error < 1e-5, f"relative error {error:.2g}"
+    assert all(torch.equal(table, tables[0]) for table in tables), "not the same twice"
+    return f"relative error {error:.1e}, the same three times, {milliseconds:.1f} ms for a table"
