@@ -108,11 +108,11 @@ def main() -> None:
     parser.add_argument("text", help="a text to continue, or a question to a chat model")
     parser.add_argument("--max_tokens", type=int, default=200)
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the most likely token")
-    parser.add_argument("--top_k", type=int, default=50)
+    parser.add_argument("--top_k", type=int, default=50, help="0: all tokens")
     parser.add_argument("--seed", type=int)
     args = parser.parse_args()
-    if not 0 <= args.temperature < float("inf"):
-        parser.error("--temperature must be at least 0")
+    if not 0 <= args.temperature < float("inf") or args.top_k < 0 or args.max_tokens < 1:
+        parser.error("--temperature and --top_k must be at least 0, --max_tokens at least 1")
     model = Model(args.folder)
     if model.config["prompt"] == "{}":
         print(args.text, end="")

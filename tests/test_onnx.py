@@ -202,6 +202,13 @@ def example(*arguments) -> subprocess.CompletedProcess:
     return run_command([sys.executable, "-W", "error", ROOT / "examples" / "onnx_generate.py", *arguments])
 
 
+@pytest.mark.parametrize("wrong", [("--temperature", "-1"), ("--temperature", "nan"), ("--top_k", "-4"), ("--max_tokens", "0")])
+def test_example_refuses_impossible_values(wrong):
+    done = example("nowhere", "text", *wrong)
+    assert done.returncode == 2
+    assert wrong[0] in done.stderr.splitlines()[-1]
+
+
 @pytest.fixture
 def read_export(monkeypatch):
     """Return the class of the example that reads an exported folder."""
