@@ -27,7 +27,8 @@ LENGTHS = range(2, 6)  # characters of an n-gram
 
 def ngrams(piece: bytes) -> set[str]:
     """Return the n-grams of a token with a mark at its end, and at its beginning unless that is a
-    space; and the token without its spaces. A special token and a part of a character have none."""
+    space; and the token without a space before or after it. A special token has none, nor has one
+    that is not whole characters."""
     try:
         text = piece.decode()
     except UnicodeDecodeError:
@@ -43,6 +44,7 @@ class NGrams:
     have more rows: those have no n-grams."""
 
     def __init__(self, pieces: Sequence[bytes], device: torch.device):
+        # sorted: sums in the order of a set would differ between processes
         hashes = [sorted(zlib.crc32(ngram.encode()) % BUCKETS for ngram in ngrams(piece)) for piece in pieces]
         counts = np.array([len(of_token) for of_token in hashes], np.int64)
         buckets, tokens = np.array([*itertools.chain(*hashes)], np.int64), np.repeat(np.arange(len(pieces)), counts)

@@ -81,7 +81,8 @@ class TrainOptimizer:
 
         if not named["lm_head"]:
             named["tied"], named["wte"] = named["wte"], []
-        relative_width = (named["wte"] + named["tied"])[0][1].size(1) / REFERENCE_WIDTH
+        [(_, wte)] = named["wte"] + named["tied"]
+        relative_width = wte.size(1) / REFERENCE_WIDTH
         embedding_factor, unembedding_factor = relative_width**EMBEDDING_WIDTH_EXPONENT, relative_width**UNEMBEDDING_WIDTH_EXPONENT
         betas = (config.adamw_beta1, config.adamw_beta2)
         recipes = {
@@ -96,7 +97,7 @@ class TrainOptimizer:
         groups = [
             {"params": named[kind], "kind": kind, "lr": lr, "betas": betas, "eps": eps} for kind, (lr, betas, eps) in recipes.items() if named[kind]
         ]
-        self.ngrams = NGrams(pieces if config.ngram_updates else (), world.device)
+        self.ngrams = NGrams(pieces if config.ngram_updates else (), wte.device)
         self._by_ngrams: list[tuple[Tensor, Tensor]] = []  # tables of tokens, and the updates (BUCKETS, C) of their n-grams, 0 between steps
         for kind in ("wte", "lm_head", "tied") if config.ngram_updates else ():
             lr, betas, eps = recipes[kind]

@@ -79,6 +79,8 @@ def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp
     shutil.copy(whole / "checkpoint_step10.pt", resumed)
     assert start(data_dir, resumed, *flags, "--resume", "auto") == 0
     assert_same_state(last_state(whole), last_state(resumed), exact=True)
+    moments = last_state(whole)["optimizers"]["adamw"].get("transformer.wte.weight.ngrams")
+    assert (moments is not None and moments["exp_avg"].any()) == (ngrams == "true")
     names = load_checkpoint(resumed / "model.pt", MODEL_KEYS)["model_state_dict"].keys()
     assert ("lm_head.weight" in names) == (tied == "false")
     assert any("value_embeds" in name for name in names) == (values == "true")
