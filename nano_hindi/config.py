@@ -162,7 +162,11 @@ class TrainConfig:
     adamw_beta1: float = _opt(0.6, "AdamW's decay of the first moment (mean gradient)", _DECAY)
     adamw_beta2: float = _opt(0.98, "AdamW's decay of the second moment (mean squared gradient)", _DECAY)
     adamw_eps: float = _opt(1e-10, "AdamW's epsilon for the embeddings and lm_head, added to the root of the second moment", _EPSILON)
-    ngram_updates: bool = _opt(False, "tokens with the same character n-grams share a part of each update of wte and lm_head", Switch())
+    ngram_buckets: int = _opt(
+        0,
+        "tokens with common character n-grams share a part of each update of wte and lm_head; buckets of n-grams (try 4096), 0: off",
+        whole(0, 2**20),
+    )
     grad_clip: float = _opt(1.0, "maximum norm of the gradient over all parameters; 0 turns clipping off", Range(float, 0, 1e30))
     # intervals, in steps; 0 means only at the end
     checkpoint_interval: int = _opt(1000, "steps between checkpoints; 0: only at the end", _INTERVAL)

@@ -1,14 +1,17 @@
 """The character n-grams of tokens, through which tokens that are spelled alike learn together.
 
 Bojanowski et al. 2017 (arXiv 1607.04606) make the row of a word the sum of rows of its n-grams.
-Here a table W of token rows is E + S G: E has a row for each token, G a row for each of BUCKETS
-hashes of n-grams, and S has 1 / sqrt(n) for each of the n n-grams of a token. AdamW without weight
+Here a table W of token rows is E + S G: E has a row for each token, G a row for each bucket of
+hashed n-grams, and S has 1 / sqrt(n) for each of the n n-grams of a token. AdamW without weight
 decay adds its updates up, so neither E nor G has to exist: the gradient of E is that of W, the
 gradient of G is S^T times it, and W changes by the update of E plus S times that of G. What the
 model, checkpoints and exports hold is W alone.
+
+Tokens whose n-grams share a bucket by chance share updates too: Sarvam-1's tokens have 252,160
+n-grams. Random buckets in place of n-grams gain nothing (docs/LOG.md).
 """
 
-# V rows of the table, C width
+# V rows of the table, N buckets, C width
 
 from __future__ import annotations
 
@@ -21,7 +24,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BUCKETS = 4096  # hashes of n-grams: rows of G
 LENGTHS = range(2, 6)  # characters of an n-gram
 
 
@@ -40,25 +42,25 @@ def ngrams(piece: bytes) -> set[str]:
 
 
 class NGrams:
-    """The matrix S (V, BUCKETS) of the module's docstring, for the bytes of each token. A table may
+    """The matrix S (V, N) of the module's docstring, for the bytes of each token. A table may
     have more rows: those have no n-grams."""
 
-    def __init__(self, pieces: Sequence[bytes], device: torch.device):
+    def __init__(self, pieces: Sequence[bytes], buckets: int, device: torch.device):
         # sorted: sums in the order of a set would differ between processes
-        hashes = [sorted(zlib.crc32(ngram.encode()) % BUCKETS for ngram in ngrams(piece)) for piece in pieces]
+        hashes = [sorted(zlib.crc32(ngram.encode()) % buckets for ngram in ngrams(piece)) for piece in pieces]
         counts = np.array([len(of_token) for of_token in hashes], np.int64)
-        buckets, tokens = np.array([*itertools.chain(*hashes)], np.int64), np.repeat(np.arange(len(pieces)), counts)
+        hashed, tokens = np.array([*itertools.chain(*hashes)], np.int64), np.repeat(np.arange(len(pieces)), counts)
         weights = np.repeat(np.maximum(counts, 1) ** -0.5, counts).astype(np.float32)
-        order = np.argsort(buckets, kind="stable")
-        self._of_tokens = _bags(buckets, counts, weights, device)
-        self._of_buckets = _bags(tokens[order], np.bincount(buckets, minlength=BUCKETS), weights[order], device)
+        order = np.argsort(hashed, kind="stable")
+        self._of_tokens = _bags(hashed, counts, weights, device)
+        self._of_buckets = _bags(tokens[order], np.bincount(hashed, minlength=buckets), weights[order], device)
 
     def gradient(self, of_table: Tensor) -> Tensor:
-        """Return the gradient of G (BUCKETS, C), S^T times that of the table (V, C)."""
+        """Return the gradient of G (N, C), S^T times that of the table (V, C)."""
         return _sums(of_table, self._of_buckets)
 
     def update(self, table: Tensor, of_buckets: Tensor) -> None:
-        """Add S times the update of G (BUCKETS, C) to the table (V, C)."""
+        """Add S times the update of G (N, C) to the table (V, C)."""
         change = _sums(of_buckets, self._of_tokens)
         table[: len(change)].add_(change)
 

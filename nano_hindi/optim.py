@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nano_hindi.config import TrainConfig
 from nano_hindi.distributed import World
 from nano_hindi.muon import DistMuon, Muon
-from nano_hindi.ngrams import BUCKETS, NGrams
+from nano_hindi.ngrams import NGrams
 from nano_hindi.saved_state import require_alike
 
 REFERENCE_WIDTH = 768  # learning rates of embeddings and lm_head are given for this width, and scale with (n_embd / 768) to these powers
@@ -68,7 +68,7 @@ class TrainOptimizer:
     for a parameter that neither takes."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, world: World, pieces: Sequence[bytes] = ()):
-        """`pieces` are the bytes of each token, which `step` needs with `config.ngram_updates`."""
+        """`pieces` are the bytes of each token, which `step` needs with `config.ngram_buckets`."""
         self.grad_clip, self.world = config.grad_clip, world
         kinds = ("blocks", "wte", "value_embeds", "lm_head", "tied", "conv", "resid_lambdas", "x0_lambdas")
         named: dict[str, list[tuple[str, nn.Parameter]]] = {kind: [] for kind in kinds}
@@ -97,12 +97,12 @@ class TrainOptimizer:
         groups = [
             {"params": named[kind], "kind": kind, "lr": lr, "betas": betas, "eps": eps} for kind, (lr, betas, eps) in recipes.items() if named[kind]
         ]
-        self.ngrams = NGrams(pieces if config.ngram_updates else (), wte.device)
-        self._by_ngrams: list[tuple[Tensor, Tensor]] = []  # tables of tokens, and the updates (BUCKETS, C) of their n-grams, 0 between steps
-        for kind in ("wte", "lm_head", "tied") if config.ngram_updates else ():
+        self.ngrams = NGrams(pieces if config.ngram_buckets else (), config.ngram_buckets, wte.device)
+        self._by_ngrams: list[tuple[Tensor, Tensor]] = []  # tables of tokens, and the updates (N, C) of their n-grams, 0 between steps
+        for kind in ("wte", "lm_head", "tied") if config.ngram_buckets else ():
             lr, betas, eps = recipes[kind]
             for name, table in named[kind]:
-                update = torch.zeros(BUCKETS, table.size(1), device=table.device)
+                update = torch.zeros(config.ngram_buckets, table.size(1), device=table.device)
                 self._by_ngrams.append((table, update))
                 groups.append({"params": [(f"{name}.ngrams", update)], "kind": "ngrams", "lr": lr * NGRAM_LR_FRACTION, "betas": betas, "eps": eps})
         self.adamw = _AdamW(groups, weight_decay=0.0, fused=True)

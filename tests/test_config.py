@@ -186,7 +186,7 @@ NUMBERS = [(cls, f) for cls in (GPTConfig, TrainConfig) for f in dataclasses.fie
 MAY_BE_ZERO = {
     "seed", "muon_lr", "adamw_embedding_lr", "adamw_value_embedding_lr", "adamw_unembedding_lr", "adamw_tied_lr", "adamw_scalar_lr", "warmup_steps", "constant_share",
     "min_lr_ratio", "init_lr_fraction", "muon_momentum", "muon_beta2", "weight_decay", "adamw_beta1", "adamw_beta2", "grad_clip", "checkpoint_interval", "eval_interval",
-    "inference_interval", "log_interval", "embedding_conv",
+    "inference_interval", "log_interval", "embedding_conv", "ngram_buckets",
 }  # fmt: skip
 BELOW_ONE = {"muon_momentum", "muon_beta2", "adamw_beta1", "adamw_beta2"}
 AT_MOST_ONE = {"constant_share", "min_lr_ratio", "init_lr_fraction", "adamw_eps"}

@@ -35,10 +35,12 @@ def test_estimated_activations_equal_those_that_a_forward_pass_keeps():
     assert memory.activation_bytes(SMALL, torch.float32) == pytest.approx(real, rel=0.15)
 
 
-def test_estimated_state_equals_weights_gradients_and_optimizer_state():
-    model = GPT(SMALL)
+@pytest.mark.parametrize(("tied", "buckets"), [(False, 0), (False, 128), (True, 256)])
+def test_estimated_state_equals_weights_gradients_and_optimizer_state(tied, buckets):
+    config = dataclasses.replace(SMALL, tie_embeddings=tied)
+    model = GPT(config)
     model.init_weights()
-    optimizer = TrainOptimizer(model, TrainConfig(sequence_len=64), CPU)
+    optimizer = TrainOptimizer(model, TrainConfig(sequence_len=64, ngram_buckets=buckets), CPU, [b" a", b"a"])
     idx = torch.zeros(1, 64, dtype=torch.int64)
     model(idx, idx).backward()
     real = sum(p.nbytes + p.grad.nbytes for p in model.parameters())
@@ -46,7 +48,10 @@ def test_estimated_state_equals_weights_gradients_and_optimizer_state():
     state = optimizer.state_dict()
     real += sum(tensor.nbytes for kind in state["muon"].values() for tensor in kind.values())
     real += sum(tensor.nbytes for moments in state["adamw"].values() for tensor in moments.values())
-    assert memory.state_bytes(model.num_params()) == pytest.approx(real, rel=0.02)  # the difference: factored second moments
+    real += sum(p.nbytes for group in optimizer.adamw.param_groups if group["kind"] == "ngrams" for p in group["params"])
+    assert memory.state_bytes(model.num_params()) + memory.ngram_bytes(config, buckets) == pytest.approx(
+        real, rel=0.02
+    )  # the difference: factored second moments
 
 
 def test_state_bytes_of_the_default_preset_follow_from_its_parameter_counts():

@@ -10,11 +10,11 @@ import dist_muon_worker as worker
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.distributed import World
 from nano_hindi.model import GPT
-from nano_hindi.ngrams import BUCKETS, NGrams, ngrams
+from nano_hindi.ngrams import NGrams, ngrams
 from nano_hindi.optim import NGRAM_LR_FRACTION, TrainOptimizer
 from optimizer_step import take_step
 
-CPU = torch.device("cpu")
+CPU, BUCKETS = torch.device("cpu"), 4096
 ALONE = World(0, 1, CPU)
 WORDS = [" भारत", "भारत", " भारतीय", "य", "।", " का", " के", " की", "ा", "ab", " abc", "abcd", " "]
 PIECES = [b"", b"", "क".encode()[:2], *(word.encode() for word in WORDS)]
@@ -40,7 +40,7 @@ def test_ngrams_of_a_token():
 
 def test_products_equal_those_of_the_dense_matrix():
     S, of_table, of_buckets = dense(), worker.randn("table", (ROWS, 16)), worker.randn("buckets", (BUCKETS, 16))
-    shared = NGrams(PIECES, CPU)
+    shared = NGrams(PIECES, BUCKETS, CPU)
     torch.testing.assert_close(shared.gradient(of_table).double(), S.T @ of_table.double(), rtol=1e-5, atol=1e-5)
     table = of_table.clone()
     shared.update(table, of_buckets)
@@ -55,7 +55,7 @@ def test_products_do_not_depend_on_the_order_of_a_set(monkeypatch):
     for reverse in (False, True):
         monkeypatch.setattr("nano_hindi.ngrams.ngrams", lambda piece, reverse=reverse: sorted(ngrams(piece), reverse=reverse))
         tables.append(torch.zeros(ROWS, 16))
-        NGrams(PIECES, CPU).update(tables[-1], worker.randn("buckets", (BUCKETS, 16)))
+        NGrams(PIECES, BUCKETS, CPU).update(tables[-1], worker.randn("buckets", (BUCKETS, 16)))
     assert torch.equal(*tables)
 
 
@@ -64,7 +64,7 @@ def test_updates_equal_adamw_on_rows_of_tokens_plus_rows_of_ngrams(tied):
     model = worker.StandIn()
     if tied:
         model.lm_head = None
-    optimizer = TrainOptimizer(model, TrainConfig(ngram_updates=True, grad_clip=0.5), ALONE, PIECES)
+    optimizer = TrainOptimizer(model, TrainConfig(ngram_buckets=BUCKETS, grad_clip=0.5), ALONE, PIECES)
     S, expected = dense(), {}
     for group in list(optimizer.adamw.param_groups):
         for name, p in zip(group["param_names"], group["params"], strict=True):
@@ -93,7 +93,7 @@ def test_updates_equal_adamw_on_rows_of_tokens_plus_rows_of_ngrams(tied):
 
 def test_update_with_a_gradient_that_is_not_finite_changes_nothing():
     model = worker.StandIn()
-    optimizer = TrainOptimizer(model, TrainConfig(ngram_updates=True), ALONE, PIECES)
+    optimizer = TrainOptimizer(model, TrainConfig(ngram_buckets=BUCKETS), ALONE, PIECES)
     for update, nan in enumerate((False, True)):
         before = worker.weights(dict(model.named_parameters())), worker.copied(optimizer.state_dict())
         worker.set_gradients(dict(model.named_parameters()), update, nan=nan)
@@ -107,7 +107,7 @@ def test_tokens_that_a_batch_lacks_learn_from_those_spelled_alike():
     config = GPTConfig(vocab_size=len(PIECES), n_layer=2, n_head=2, n_kv_head=1, n_embd=32, sequence_len=8)
     model = GPT(config)
     model.init_weights()
-    optimizer = TrainOptimizer(model, TrainConfig(ngram_updates=True), ALONE, PIECES)
+    optimizer = TrainOptimizer(model, TrainConfig(ngram_buckets=BUCKETS), ALONE, PIECES)
     table, before = model.transformer.wte.weight, model.transformer.wte.weight.detach().clone()
     ids = torch.full((1, 8), PIECES.index(" भारत".encode()))
     model(ids, ids).backward()

@@ -64,14 +64,14 @@ def test_run_learns_and_writes_its_files(straight):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("tied", "values", "smear", "conv", "ngrams"),
-    [("true", "false", "true", "3", "true"), ("true", "true", "false", "0", "false"), ("false", "false", "false", "1", "true")],
+    ("tied", "values", "smear", "conv", "buckets"),
+    [("true", "false", "true", "3", "64"), ("true", "true", "false", "0", "0"), ("false", "false", "false", "1", "512")],
 )
-def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp_path, capsys, tied, values, smear, conv, ngrams):
+def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp_path, capsys, tied, values, smear, conv, buckets):
     import generate
     from nano_hindi.evaluation import command
 
-    flags = ["--tie_embeddings", tied, "--value_embeddings", values, "--smear", smear, "--embedding_conv", conv, "--ngram_updates", ngrams]
+    flags = ["--tie_embeddings", tied, "--value_embeddings", values, "--smear", smear, "--embedding_conv", conv, "--ngram_buckets", buckets]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert start(data_dir, whole, *flags) == 0
     assert bits_per_byte(whole)[-1] < bits_per_byte(whole)[0]
@@ -80,7 +80,7 @@ def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp
     assert start(data_dir, resumed, *flags, "--resume", "auto") == 0
     assert_same_state(last_state(whole), last_state(resumed), exact=True)
     moments = last_state(whole)["optimizers"]["adamw"].get("transformer.wte.weight.ngrams")
-    assert (moments is not None and moments["exp_avg"].any()) == (ngrams == "true")
+    assert (moments is not None and moments["exp_avg"].any()) == (buckets != "0")
     names = load_checkpoint(resumed / "model.pt", MODEL_KEYS)["model_state_dict"].keys()
     assert ("lm_head.weight" in names) == (tied == "false")
     assert any("value_embeds" in name for name in names) == (values == "true")

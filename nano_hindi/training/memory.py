@@ -51,6 +51,11 @@ def optimizer_bytes(params: dict[str, int]) -> int:
     return 4 * (params["blocks"] + 2 * (params["total"] - params["blocks"]))
 
 
+def ngram_bytes(config: GPTConfig, buckets: int) -> int:
+    """Return the bytes of the updates by n-grams and of their two moments, for wte and lm_head."""
+    return 4 * 3 * buckets * config.n_embd * (1 if config.tie_embeddings else 2)
+
+
 def state_bytes(params: dict[str, int]) -> int:
     """Return the bytes of weights, gradients and optimizer states, all float32."""
     return 4 * 2 * params["total"] + optimizer_bytes(params)

@@ -292,9 +292,9 @@ CANDIDATES = {
     "smear": Recipe("each embedding plus a gated one of the token before", {"smear": True}),
     "tied_smear": Recipe("each embedding plus a gated one of the token before; wte is lm_head, no value embeddings", TIED_SMEAR),
     "tied_conv": Recipe("tied_smear, and a convolution over the embeddings of the three tokens before", TIED_SMEAR | {"embedding_conv": 3}),
-    "ngrams": Recipe("updates shared by character n-grams", {"ngram_updates": True}),
-    "additions": Recipe("smear, the convolution and shared updates", {"smear": True, "embedding_conv": 3, "ngram_updates": True}),
-    "tied_additions": Recipe("tied_conv, and shared updates", TIED_SMEAR | {"embedding_conv": 3, "ngram_updates": True}),
+    "ngrams": Recipe("updates shared by character n-grams", {"ngram_buckets": 16384}),
+    "additions": Recipe("smear, the convolution and shared updates", {"smear": True, "embedding_conv": 3, "ngram_buckets": 16384}),
+    "tied_additions": Recipe("tied_conv, and shared updates", TIED_SMEAR | {"embedding_conv": 3, "ngram_buckets": 4096}),
     "first_values": Recipe("tied_smear, and the first layer's values in all others", TIED_SMEAR, patches=((model_module, "Attention", FirstValues),)),
     "convolved_mlp": Recipe(
         "tied_smear, and a convolution over four tokens before each MLP",

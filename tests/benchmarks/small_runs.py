@@ -121,8 +121,8 @@ class Training:
             self.model.to(self.device)
             self.model.compute_dtype = getattr(torch, run.dtype)
             self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device))
-            if self.config.ngram_updates:
-                self.optimizer.ngrams = NGrams(info.tokenizer.piece_bytes, self.device)
+            if buckets := self.config.ngram_buckets:
+                self.optimizer.ngrams = NGrams(info.tokenizer.piece_bytes, buckets, self.device)
         updates = self.config.updates
         self.lr_scales = [learning_rate_scale(self.config, i) for i in range(updates)]
         self.loader = recipe.loader(info.train, self.config.sequence_len, run.seed)
