@@ -7,7 +7,7 @@ decay adds its updates up, so neither E nor G has to exist: the gradient of E is
 gradient of G is S^T times it, and W changes by the update of E plus S times that of G. What the
 model, checkpoints and exports hold is W alone.
 
-Tokens whose n-grams share a bucket by chance share updates too: Sarvam-1's tokens have 252,160
+Tokens whose n-grams share a bucket by chance share updates too: 68,096 tokens have about 250,000
 n-grams. Random buckets in place of n-grams gain nothing (docs/LOG.md).
 """
 
