@@ -171,7 +171,7 @@ class TrainOptimizer:
         From here on the gradients cannot be computed again before `step`: the other ranks have
         received them. Raises RuntimeError for a parameter without a gradient.
         """
-        for name, p in self._adamw_parameters("ngrams"):
+        for name, p in self._adamw_parameters(without="ngrams"):
             if p.grad is None:
                 raise RuntimeError(f"{name} has no gradient: every parameter needs one before each step (was backward called?)")
         self.is_stepping = True
@@ -229,7 +229,7 @@ class TrainOptimizer:
         counts on its owner, AdamW's parameters on rank 0."""
         square = self.muon.grad_sq_norm()
         if self.world.rank == 0:
-            norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for _, p in self._adamw_parameters("ngrams")]
+            norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float32) for _, p in self._adamw_parameters(without="ngrams")]
             square = square + torch.stack(norms).square().sum()
         if self.world.size > 1:
             dist.all_reduce(square)
@@ -259,7 +259,7 @@ class TrainOptimizer:
         self.adamw.state.clear()
         self.adamw.state.update({p: {key: t.to(p.device, copy=True) for key, t in saved[name].items()} for name, p in parameters if saved})
 
-    def _adamw_parameters(self, without: str = "") -> list[tuple[str, Tensor]]:
+    def _adamw_parameters(self, *, without: str = "") -> list[tuple[str, Tensor]]:
         groups = [group for group in self.adamw.param_groups if group["kind"] != without]
         return [named for group in groups for named in zip(group["param_names"], group["params"], strict=True)]
 
