@@ -164,7 +164,7 @@ class TrainConfig:
     adamw_eps: float = _opt(1e-10, "AdamW's epsilon for the embeddings and lm_head, added to the root of the second moment", _EPSILON)
     ngram_buckets: int = _opt(
         0,
-        "tokens with common character n-grams share a part of each update of wte and lm_head; buckets of n-grams (try 4096), 0: off",
+        "rare tokens learn from those spelled alike: buckets of character n-grams that share updates of wte and lm_head (try 4096), 0: off",
         whole(0, 2**20),
     )
     grad_clip: float = _opt(1.0, "maximum norm of the gradient over all parameters; 0 turns clipping off", Range(float, 0, 1e30))

@@ -7,6 +7,10 @@ decay adds its updates up, so neither E nor G has to exist: the gradient of E is
 gradient of G is S^T times it, and W changes by the update of E plus S times that of G. What the
 model, checkpoints and exports hold is W alone.
 
+A token that is read often knows more than its spelling says. So S times the update of G is
+multiplied by HALF_READS / (HALF_READS + how often the token was read so far); without that the gain
+is gone after a few hundred reads of each token (docs/LOG.md).
+
 Tokens whose n-grams share a bucket by chance share updates too: 68,096 tokens have about 250,000
 n-grams. Random buckets in place of n-grams gain nothing (docs/LOG.md).
 """
@@ -25,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LENGTHS = range(2, 6)  # characters of an n-gram
+HALF_READS = 64  # after so many reads a token takes half of the updates of its n-grams (docs/LOG.md)
 
 
 def ngrams(piece: bytes) -> set[str]:
@@ -43,9 +48,11 @@ def ngrams(piece: bytes) -> set[str]:
 
 class NGrams:
     """The matrix S (V, N) of the module's docstring, for the bytes of each token. A table may
-    have more rows: those have no n-grams."""
+    have more rows: those have no n-grams. `reads` (V,): how often an update reads each token, on
+    average."""
 
-    def __init__(self, pieces: Sequence[bytes], buckets: int, device: torch.device):
+    def __init__(self, pieces: Sequence[bytes], buckets: int, reads: Tensor, device: torch.device):
+        self.buckets = buckets
         # sorted: sums in the order of a set would differ between processes
         hashes = [sorted(zlib.crc32(ngram.encode()) % buckets for ngram in ngrams(piece)) for piece in pieces]
         counts = np.array([len(of_token) for of_token in hashes], np.int64)
@@ -54,14 +61,16 @@ class NGrams:
         order = np.argsort(hashed, kind="stable")
         self._of_tokens = _bags(hashed, counts, weights, device)
         self._of_buckets = _bags(tokens[order], np.bincount(hashed, minlength=buckets), weights[order], device)
+        self.reads = reads[: len(pieces), None].to(device)
 
     def gradient(self, of_table: Tensor) -> Tensor:
         """Return the gradient of G (N, C), S^T times that of the table (V, C)."""
         return _sums(of_table, self._of_buckets)
 
-    def update(self, table: Tensor, of_buckets: Tensor) -> None:
-        """Add S times the update of G (N, C) to the table (V, C)."""
-        change = _sums(of_buckets, self._of_tokens)
+    def update(self, table: Tensor, of_buckets: Tensor, number: float | Tensor) -> None:
+        """Add S times the update of G (N, C), weighted by the reads of the tokens, to the table
+        (V, C). `number` is that of the update, from 1."""
+        change = _sums(of_buckets, self._of_tokens) * (HALF_READS / (HALF_READS + self.reads * number))
         table[: len(change)].add_(change)
 
 

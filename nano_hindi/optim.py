@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 import torch
 import torch.distributed as dist
@@ -67,8 +67,8 @@ class TrainOptimizer:
     """Muon (DistMuon if world.size > 1) and AdamW over all parameters of a GPT. Raises ValueError
     for a parameter that neither takes."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, world: World, pieces: Sequence[bytes] = ()):
-        """`pieces` are the bytes of each token, which `step` needs with `config.ngram_buckets`."""
+    def __init__(self, model: nn.Module, config: TrainConfig, world: World, ngrams: NGrams | None = None):
+        """`ngrams`: through which tokens learn together, if they do (`config.ngram_buckets`)."""
         self.grad_clip, self.world = config.grad_clip, world
         kinds = ("blocks", "wte", "value_embeds", "lm_head", "tied", "conv", "resid_lambdas", "x0_lambdas")
         named: dict[str, list[tuple[str, nn.Parameter]]] = {kind: [] for kind in kinds}
@@ -97,14 +97,15 @@ class TrainOptimizer:
         groups = [
             {"params": named[kind], "kind": kind, "lr": lr, "betas": betas, "eps": eps} for kind, (lr, betas, eps) in recipes.items() if named[kind]
         ]
-        self.ngrams = NGrams(pieces if config.ngram_buckets else (), config.ngram_buckets, wte.device)
-        self._by_ngrams: list[tuple[Tensor, Tensor]] = []  # tables of tokens, and the updates (N, C) of their n-grams, 0 between steps
-        for kind in ("wte", "lm_head", "tied") if config.ngram_buckets else ():
-            lr, betas, eps = recipes[kind]
-            for name, table in named[kind]:
-                update = torch.zeros(config.ngram_buckets, table.size(1), device=table.device)
-                self._by_ngrams.append((table, update))
-                groups.append({"params": [(f"{name}.ngrams", update)], "kind": "ngrams", "lr": lr * NGRAM_LR_FRACTION, "betas": betas, "eps": eps})
+        self._by_ngrams: list[tuple[NGrams, Tensor, Tensor]] = []  # tables of tokens, and the updates (N, C) of their n-grams, 0 between steps
+        if ngrams is not None:
+            for kind in ("wte", "lm_head", "tied"):
+                lr, betas, eps = recipes[kind]
+                for name, table in named[kind]:
+                    update = torch.zeros(ngrams.buckets, table.size(1), device=table.device)
+                    self._by_ngrams.append((ngrams, table, update))
+                    parameter = (f"{name}.ngrams", update)
+                    groups.append({"params": [parameter], "kind": "ngrams", "lr": lr * NGRAM_LR_FRACTION, "betas": betas, "eps": eps})
         self.adamw = _AdamW(groups, weight_decay=0.0, fused=True)
         self.muon = (DistMuon if world.size > 1 else Muon)(
             named["blocks"],
@@ -210,11 +211,11 @@ class TrainOptimizer:
         # the fused kernel divides by grad_scale and skips the update if found_inf is 1: the
         # attributes that GradScaler sets
         self.adamw.grad_scale, self.adamw.found_inf = grad_scale.reciprocal(), (~torch.isfinite(grad_scale)).float()
-        for table, update in self._by_ngrams:
-            update.grad = self.ngrams.gradient(table.grad)  # type: ignore[arg-type] # `reduce_gradients` has required one
+        for ngrams, table, update in self._by_ngrams:
+            update.grad = ngrams.gradient(table.grad)  # type: ignore[arg-type] # `reduce_gradients` has required one
         self.adamw.step()
-        for table, update in self._by_ngrams:
-            self.ngrams.update(table, update)
+        for ngrams, table, update in self._by_ngrams:
+            ngrams.update(table, update, self.adamw.state[update]["step"])
             update.zero_()
         self.zero_grad()
         self.is_stepping = False

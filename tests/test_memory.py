@@ -10,6 +10,7 @@ from nano_hindi.config import GPTConfig, TrainConfig, get_config
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
+from nano_hindi.ngrams import NGrams
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.training import memory
 from nano_hindi.training.setup import fitting_batch_size
@@ -40,7 +41,8 @@ def test_estimated_state_equals_weights_gradients_and_optimizer_state(tied, buck
     config = dataclasses.replace(SMALL, tie_embeddings=tied)
     model = GPT(config)
     model.init_weights()
-    optimizer = TrainOptimizer(model, TrainConfig(sequence_len=64, ngram_buckets=buckets), CPU, [b" a", b"a"])
+    ngrams = NGrams([b" a", b"a"], buckets, torch.ones(2), CPU.device) if buckets else None
+    optimizer = TrainOptimizer(model, TrainConfig(sequence_len=64), CPU, ngrams)
     idx = torch.zeros(1, 64, dtype=torch.int64)
     model(idx, idx).backward()
     real = sum(p.nbytes + p.grad.nbytes for p in model.parameters())

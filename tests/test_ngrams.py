@@ -9,9 +9,12 @@ import torch
 import dist_muon_worker as worker
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.distributed import World
+from nano_hindi.flags import WeightedFolder
 from nano_hindi.model import GPT
-from nano_hindi.ngrams import NGrams, ngrams
+from nano_hindi.ngrams import HALF_READS, NGrams, ngrams
 from nano_hindi.optim import NGRAM_LR_FRACTION, TrainOptimizer
+from nano_hindi.training.setup import new_ngrams
+from nano_hindi.training.sources import open_sources
 from optimizer_step import take_step
 
 CPU, BUCKETS = torch.device("cpu"), 4096
@@ -19,6 +22,8 @@ ALONE = World(0, 1, CPU)
 WORDS = [" भारत", "भारत", " भारतीय", "य", "।", " का", " के", " की", "ा", "ab", " abc", "abcd", " "]
 PIECES = [b"", b"", "क".encode()[:2], *(word.encode() for word in WORDS)]
 ROWS = 20  # of the stand-in: some have no token
+READS = torch.arange(ROWS) * 0.75  # of each token by an update
+SHARED = NGrams(PIECES, BUCKETS, READS, CPU)
 
 
 def dense(rows: int = ROWS) -> torch.Tensor:
@@ -40,11 +45,11 @@ def test_ngrams_of_a_token():
 
 def test_products_equal_those_of_the_dense_matrix():
     S, of_table, of_buckets = dense(), worker.randn("table", (ROWS, 16)), worker.randn("buckets", (BUCKETS, 16))
-    shared = NGrams(PIECES, BUCKETS, CPU)
-    torch.testing.assert_close(shared.gradient(of_table).double(), S.T @ of_table.double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(SHARED.gradient(of_table).double(), S.T @ of_table.double(), rtol=1e-5, atol=1e-5)
     table = of_table.clone()
-    shared.update(table, of_buckets)
-    torch.testing.assert_close(table.double(), of_table.double() + S @ of_buckets.double(), rtol=1e-5, atol=1e-5)
+    SHARED.update(table, of_buckets, 40)
+    expected = of_table.double() + HALF_READS / (HALF_READS + 40 * READS.double()[:, None]) * (S @ of_buckets.double())
+    torch.testing.assert_close(table.double(), expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(table[len(PIECES) :], of_table[len(PIECES) :])
     assert torch.equal(table[:3], of_table[:3])  # two special tokens, and a part of a character
 
@@ -55,7 +60,7 @@ def test_products_do_not_depend_on_the_order_of_a_set(monkeypatch):
     for reverse in (False, True):
         monkeypatch.setattr("nano_hindi.ngrams.ngrams", lambda piece, reverse=reverse: sorted(ngrams(piece), reverse=reverse))
         tables.append(torch.zeros(ROWS, 16))
-        NGrams(PIECES, BUCKETS, CPU).update(tables[-1], worker.randn("buckets", (BUCKETS, 16)))
+        NGrams(PIECES, BUCKETS, READS, CPU).update(tables[-1], worker.randn("buckets", (BUCKETS, 16)), 1)
     assert torch.equal(*tables)
 
 
@@ -64,7 +69,7 @@ def test_updates_equal_adamw_on_rows_of_tokens_plus_rows_of_ngrams(tied):
     model = worker.StandIn()
     if tied:
         model.lm_head = None
-    optimizer = TrainOptimizer(model, TrainConfig(ngram_buckets=BUCKETS, grad_clip=0.5), ALONE, PIECES)
+    optimizer = TrainOptimizer(model, TrainConfig(grad_clip=0.5), ALONE, SHARED)
     S, expected = dense(), {}
     for group in list(optimizer.adamw.param_groups):
         for name, p in zip(group["param_names"], group["params"], strict=True):
@@ -72,28 +77,42 @@ def test_updates_equal_adamw_on_rows_of_tokens_plus_rows_of_ngrams(tied):
                 of_tokens, of_ngrams = p.detach().double().requires_grad_(), torch.zeros(BUCKETS, 16, dtype=torch.float64, requires_grad=True)
                 groups = [{"params": [rows], "initial_lr": group["lr"]} for rows in (of_tokens, of_ngrams)]
                 adamw = torch.optim.AdamW(groups, betas=group["betas"], eps=group["eps"], weight_decay=0)
-                expected[name] = p, of_tokens, of_ngrams, adamw
+                expected[name] = p, of_tokens, of_ngrams, torch.zeros(ROWS, 16, dtype=torch.float64), adamw
     assert set(expected) == ({"transformer.wte.weight"} if tied else {"transformer.wte.weight", "lm_head.weight"})
     for update in range(4):
         named = dict(model.named_parameters())
         worker.set_gradients(named, update)
         norm = torch.stack([p.grad.double().norm() for p in named.values()]).norm()
         scale = 1 / (1 + update)
-        for p, of_tokens, of_ngrams, adamw in expected.values():
+        rarity = HALF_READS / (HALF_READS + (update + 1) * READS.double()[:, None])
+        for p, of_tokens, of_ngrams, shared, adamw in expected.values():
             for group, fraction in zip(adamw.param_groups, (1, NGRAM_LR_FRACTION), strict=True):
                 group["lr"] = group["initial_lr"] * fraction * scale
             of_tokens.grad = p.grad.double() * min(1.0, 0.5 / norm)
             of_ngrams.grad = S.T @ of_tokens.grad
+            before = of_ngrams.detach().clone()
             adamw.step()
+            shared += rarity * (S @ (of_ngrams.detach() - before))
         assert float(take_step(optimizer, scale)) == pytest.approx(float(norm), rel=1e-5)  # n-grams do not count twice
-        for p, of_tokens, of_ngrams, _ in expected.values():
-            torch.testing.assert_close(p.double(), (of_tokens + S @ of_ngrams).detach(), rtol=1e-4, atol=1e-5)
-            assert (S @ of_ngrams).abs().max() > 1e-3
+        for p, of_tokens, _, shared, _ in expected.values():
+            torch.testing.assert_close(p.double(), of_tokens.detach() + shared, rtol=1e-4, atol=1e-5)
+            assert shared.abs().max() > 1e-3
+
+
+def test_reads_are_those_of_the_run(data_dir):
+    """An epoch reads each token as often as train.bin has it."""
+    data = open_sources([WeightedFolder(data_dir)], [], ALONE, every_chunk=False)
+    sequences = (data.first.train_tokens - 1) // 16
+    config = TrainConfig(total_tokens=16 * sequences, sequence_len=16, batch_size=1, gradient_accumulation_steps=1, ngram_buckets=64)
+    shared = new_ngrams(data, data.loader(config, None), config, CPU)
+    read = torch.from_numpy(data.first.train[: 16 * sequences].astype("i8"))
+    torch.testing.assert_close(shared.reads[:, 0] * sequences, torch.bincount(read, minlength=data.first.vocab_size).float())
+    assert new_ngrams(data, data.loader(config, None), TrainConfig(), CPU) is None
 
 
 def test_update_with_a_gradient_that_is_not_finite_changes_nothing():
     model = worker.StandIn()
-    optimizer = TrainOptimizer(model, TrainConfig(ngram_buckets=BUCKETS), ALONE, PIECES)
+    optimizer = TrainOptimizer(model, TrainConfig(), ALONE, SHARED)
     for update, nan in enumerate((False, True)):
         before = worker.weights(dict(model.named_parameters())), worker.copied(optimizer.state_dict())
         worker.set_gradients(dict(model.named_parameters()), update, nan=nan)
@@ -107,7 +126,7 @@ def test_tokens_that_a_batch_lacks_learn_from_those_spelled_alike():
     config = GPTConfig(vocab_size=len(PIECES), n_layer=2, n_head=2, n_kv_head=1, n_embd=32, sequence_len=8)
     model = GPT(config)
     model.init_weights()
-    optimizer = TrainOptimizer(model, TrainConfig(ngram_buckets=BUCKETS), ALONE, PIECES)
+    optimizer = TrainOptimizer(model, TrainConfig(), ALONE, SHARED)
     table, before = model.transformer.wte.weight, model.transformer.wte.weight.detach().clone()
     ids = torch.full((1, 8), PIECES.index(" भारत".encode()))
     model(ids, ids).backward()

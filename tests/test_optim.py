@@ -269,8 +269,8 @@ def test_muon_is_compiled_on_a_cpu_alone(device, is_compiled, monkeypatch):
 def test_an_update_reads_nothing_back_from_the_device():
     """Fake tensors have no values: asking for one raises."""
     with FakeTensorMode():
-        model, optimizer = make(ngram_buckets=64)
-        optimizer.ngrams = NGrams([b" a", b"b"], 64, ALONE.device)
+        model = worker.StandIn()
+        optimizer = TrainOptimizer(model, TrainConfig(), ALONE, NGrams([b" a", b"b"], 64, torch.ones(2), ALONE.device))
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
         norm = take_step(optimizer, 1.0)

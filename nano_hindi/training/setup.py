@@ -21,6 +21,7 @@ from nano_hindi.flash_attention import select_backend
 from nano_hindi.loss import CHUNK_BYTES as LOSS_CHUNK_BYTES
 from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.model import GPT
+from nano_hindi.ngrams import NGrams
 from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.training import memory, report
 from nano_hindi.training.compile_cache import keep_compiled_kernels
@@ -31,6 +32,7 @@ from nano_hindi.training.resume import Plan
 from nano_hindi.training.saving import Saver
 from nano_hindi.training.sources import Sources
 
+COUNTED_TOKENS = 2**22  # seconds at most, even where reading is slow
 RECOMPUTED = "each block computed again in the backward pass: less memory, but about a third more time"
 
 
@@ -104,7 +106,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
 
     memory.require_memory(model_config, world.device)
     model = new_model(model_config, config.seed, world.device)
-    optimizer = TrainOptimizer(model, config, world, data.first.tokenizer.piece_bytes)
+    optimizer = TrainOptimizer(model, config, world, new_ngrams(data, loader, config, world.device))
     loss_scale = LossScale(enabled=model.compute_dtype == torch.float16)
     if saved is not None:
         restore(saved, model, optimizer, loss_scale)
@@ -149,6 +151,23 @@ def _history(args: argparse.Namespace) -> Path | None:
     (or it is the run's own, with `--resume auto`)."""
     beside = Path(args.resume).parent / "metrics.jsonl" if args.resume not in (None, "auto") else None
     return beside if beside is not None and beside.is_file() else None
+
+
+def new_ngrams(data: Sources | ChatData, loader: Sequences, config: TrainConfig, device: torch.device) -> NGrams | None:
+    """Return the n-grams of the tokens, or None if they do not learn together.
+
+    How often an update reads each token is counted in the run's first updates, up to COUNTED_TOKENS
+    tokens: the same on every rank, and in a run that resumes.
+    """
+    if not config.ngram_buckets:
+        return None
+    reads = torch.zeros(data.first.vocab_size)
+    updates = min(config.updates, -(-COUNTED_TOKENS // config.tokens_per_update))
+    with data.train_batches(loader, config, config.sequences_per_update, World(0, 1, torch.device("cpu"))) as batches:
+        for update in range(updates):
+            for x, _, _ in batches.of(update):
+                reads += torch.bincount(x.flatten(), minlength=len(reads))
+    return NGrams(data.first.tokenizer.piece_bytes, config.ngram_buckets, reads / updates, device)
 
 
 def new_model(config: GPTConfig, seed: int, device: torch.device) -> GPT:

@@ -70,8 +70,8 @@ def adamw_beta2(**by_kind: float) -> type[TrainOptimizer]:
     """Return an optimizer whose AdamW has a beta2 of its own for each kind of parameter."""
 
     class OwnBeta2(TrainOptimizer):
-        def __init__(self, model, config, world):
-            super().__init__(model, config, world)
+        def __init__(self, *args):
+            super().__init__(*args)
             for group in self.adamw.param_groups:
                 group["betas"] = (group["betas"][0], by_kind.get(group["kind"], group["betas"][1]))
 
@@ -82,8 +82,8 @@ class DecayedEmbeddings(TrainOptimizer):
     """Decay in AdamW too, each kind by a few thousandths of its learning rate and update
     (nanochat's values)."""
 
-    def __init__(self, model, config, world):
-        super().__init__(model, config, world)
+    def __init__(self, *args):
+        super().__init__(*args)
         strengths = {"wte": 0.001, "value_embeds": 0.01, "lm_head": 0.01}
         for group in self.adamw.param_groups:
             group["weight_decay"] = strengths.get(group["kind"], 0.0)

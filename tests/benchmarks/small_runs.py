@@ -115,17 +115,20 @@ class Training:
         recipe = ALL[run.recipe]
         with conditions(run):
             shape, self.config = configs(run, recipe, info.vocab_size)
+            updates = self.config.updates
+            self.loader = recipe.loader(info.train, self.config.sequence_len, run.seed)
             torch.manual_seed(run.seed)
             self.model = recipe.model(shape)
             self.model.init_weights()
             self.model.to(self.device)
             self.model.compute_dtype = getattr(torch, run.dtype)
-            self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device))
+            ngrams = []
             if buckets := self.config.ngram_buckets:
-                self.optimizer.ngrams = NGrams(info.tokenizer.piece_bytes, buckets, self.device)
-        updates = self.config.updates
+                tokens = self.loader.batch(0, updates * self.config.batch_size)[0]
+                reads = torch.bincount(tokens.flatten(), minlength=info.vocab_size) / updates
+                ngrams = [NGrams(info.tokenizer.piece_bytes, buckets, reads, self.device)]
+            self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device), *ngrams)
         self.lr_scales = [learning_rate_scale(self.config, i) for i in range(updates)]
-        self.loader = recipe.loader(info.train, self.config.sequence_len, run.seed)
         self.at_once = recipe.at_once or self.config.batch_size
         self.val = partial(val_batches, info.val, self.config.sequence_len, recipe.at_once or VAL_BATCH[run.device], eval_tokens)
         self.marks = {round(updates * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}

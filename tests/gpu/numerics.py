@@ -171,13 +171,13 @@ def ngrams(lab: Lab) -> str:
     as ranks have to, and time those of one table."""
     rng, V, C = random.Random(0), lab.model.vocab_size, lab.model.n_embd
     pieces = [f" {''.join(rng.choices('कखगतदनपमरलसािीे', k=rng.randint(1, 8)))}".encode() for _ in range(V)]
-    matrix, gradient, tables = NGrams(pieces, 4096, lab.device), torch.randn(V, C, device=lab.device), []
+    matrix, gradient, tables = NGrams(pieces, 4096, torch.zeros(V), lab.device), torch.randn(V, C, device=lab.device), []
     for _ in range(3):
         table = torch.zeros_like(gradient)
         float(table[0, 0])  # waits for the device
         start = time.perf_counter()
         of_buckets = matrix.gradient(gradient)
-        matrix.update(table, of_buckets)
+        matrix.update(table, of_buckets, 1)
         float(table[0, 0])
         milliseconds = 1e3 * (time.perf_counter() - start)
         tables.append(table)
