@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LENGTHS = range(2, 6)  # characters of an n-gram
-HALF_READS = 64  # after so many reads a token takes half of the updates of its n-grams (docs/LOG.md)
+HALF_READS = 256  # after so many reads a token takes half of the updates of its n-grams (docs/LOG.md)
 
 
 def ngrams(piece: bytes) -> set[str]:
