@@ -9,6 +9,7 @@ from nano_hindi.config import GPTConfig, TrainConfig, from_dict
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError, quoted, require
 from nano_hindi.model import GPT
+from nano_hindi.ngrams import NGrams
 from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.saved_state import require_alike
 
@@ -38,7 +39,9 @@ def require_sound(state: dict, model: GPT) -> None:
     checkpoint's configuration requires.
     """
     recipe = from_dict(TrainConfig, state["train_config"])
-    TrainOptimizer(model, recipe, World(0, 1, torch.device("meta"))).load_state_dict(state["optimizers"])
+    meta = torch.device("meta")
+    ngrams = NGrams((), recipe.ngram_buckets, torch.zeros(0), meta) if recipe.ngram_buckets else None
+    TrainOptimizer(model, recipe, World(0, 1, meta), ngrams).load_state_dict(state["optimizers"])
     LossScale(enabled=False).load_state_dict(state["optimizers"].get("loss_scale"))
     require_alike(state["rng"], {"torch": torch.get_rng_state()}, "rng")
     torch.Generator().set_state(state["rng"]["torch"])
