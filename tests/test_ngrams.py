@@ -104,10 +104,10 @@ def test_reads_are_those_of_the_run(data_dir):
     data = open_sources([WeightedFolder(data_dir)], [], ALONE, every_chunk=False)
     sequences = (data.first.train_tokens - 1) // 16
     config = TrainConfig(total_tokens=16 * sequences, sequence_len=16, batch_size=1, gradient_accumulation_steps=1, ngram_buckets=64)
-    shared = new_ngrams(data, data.loader(config, None), config, CPU)
+    shared = new_ngrams(data.first, data.loader(config, None), config, CPU)
     read = torch.from_numpy(data.first.train[: 16 * sequences].astype("i8"))
     torch.testing.assert_close(shared.reads[:, 0] * sequences, torch.bincount(read, minlength=data.first.vocab_size).float())
-    assert new_ngrams(data, data.loader(config, None), TrainConfig(), CPU) is None
+    assert new_ngrams(data.first, data.loader(config, None), TrainConfig(), CPU) is None
 
 
 def test_update_with_a_gradient_that_is_not_finite_changes_nothing():

@@ -14,6 +14,7 @@ from nano_hindi.checkpoint import FORMAT, remove_leftovers
 from nano_hindi.common import can_compile, compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import Console, shown
+from nano_hindi.corpus.prepared import DataInfo
 from nano_hindi.dataloader import Sequences, UpdateBatches
 from nano_hindi.distributed import World, require_same, weight_sums
 from nano_hindi.files import copy_contents
@@ -106,7 +107,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
 
     memory.require_memory(model_config, world.device)
     model = new_model(model_config, config.seed, world.device)
-    optimizer = TrainOptimizer(model, config, world, new_ngrams(data, loader, config, world.device))
+    optimizer = TrainOptimizer(model, config, world, new_ngrams(data.first, loader, config, world.device))
     loss_scale = LossScale(enabled=model.compute_dtype == torch.float16)
     if saved is not None:
         restore(saved, model, optimizer, loss_scale)
@@ -153,7 +154,7 @@ def _history(args: argparse.Namespace) -> Path | None:
     return beside if beside is not None and beside.is_file() else None
 
 
-def new_ngrams(data: Sources | ChatData, loader: Sequences, config: TrainConfig, device: torch.device) -> NGrams | None:
+def new_ngrams(info: DataInfo, loader: Sequences, config: TrainConfig, device: torch.device) -> NGrams | None:
     """Return the n-grams of the tokens, or None if they do not learn together.
 
     How often an update reads each token is counted in the run's first updates, up to COUNTED_TOKENS
@@ -161,13 +162,10 @@ def new_ngrams(data: Sources | ChatData, loader: Sequences, config: TrainConfig,
     """
     if not config.ngram_buckets:
         return None
-    reads = torch.zeros(data.first.vocab_size)
     updates = min(config.updates, -(-COUNTED_TOKENS // config.tokens_per_update))
-    with data.train_batches(loader, config, config.sequences_per_update, World(0, 1, torch.device("cpu"))) as batches:
-        for update in range(updates):
-            for x, _, _ in batches.of(update):
-                reads += torch.bincount(x.flatten(), minlength=len(reads))
-    return NGrams(data.first.tokenizer.piece_bytes, config.ngram_buckets, reads / updates, device)
+    x, _ = loader.batch(0, updates * config.sequences_per_update)
+    reads = torch.bincount(x.flatten(), minlength=info.vocab_size) / updates
+    return NGrams(info.tokenizer.piece_bytes, config.ngram_buckets, reads, device)
 
 
 def new_model(config: GPTConfig, seed: int, device: torch.device) -> GPT:

@@ -211,11 +211,11 @@ class Convolved(GPT):
 class WithTaps(TrainOptimizer):
     """AdamW at a learning rate of 0.02 for the weights of the convolutions."""
 
-    def __init__(self, model, config, world):
+    def __init__(self, model, config, *args):
         named = list(model.named_parameters())
         taps, others = ([(name, p) for name, p in named if name.endswith("taps") is wanted] for wanted in (True, False))
         with mock.patch.object(model, "named_parameters", return_value=others):
-            super().__init__(model, config, world)
+            super().__init__(model, config, *args)
         betas = (config.adamw_beta1, config.adamw_beta2)
         self.adamw.add_param_group({"params": taps, "kind": "taps", "lr": 0.02, "initial_lr": 0.02, "betas": betas})
 
@@ -253,8 +253,8 @@ def averaged(fraction: float) -> type[TrainOptimizer]:
     a fraction of all (LAWA, Kaddour 2022, arXiv 2209.14981)."""
 
     class Averaged(TrainOptimizer):
-        def __init__(self, model, config, world):
-            super().__init__(model, config, world)
+        def __init__(self, model, config, *args):
+            super().__init__(model, config, *args)
             self.weights, self.left, self.count = list(model.parameters()), config.updates, max(2, round(fraction * config.updates))
             self.sums = [torch.zeros_like(p) for p in self.weights]
 

@@ -115,7 +115,7 @@ class NanochatOptimizer(OneRank):
     """nanochat's optimizer with its schedules. `lr` and `decay` multiply its learning rates and its
     weight decay."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, _: object, *, folder: Path, lr: float, decay: float):
+    def __init__(self, model: nn.Module, config: TrainConfig, *_: object, folder: Path, lr: float, decay: float):
         script, gpt = folder / "scripts" / "base_train.py", import_nanochat(folder)
         flags = run_part(script, {"parser"}, argparse=argparse)["parser"].parse_args([])
         for name, value in vars(flags).items():
@@ -175,7 +175,7 @@ def nanogpt_model(config: GPTConfig, *, folder: Path) -> nn.Module:
 class NanogptOptimizer(OneRank):
     """nanoGPT's AdamW with its schedule."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig, _: object, *, folder: Path, lr: float):
+    def __init__(self, model: nn.Module, config: TrainConfig, *_: object, folder: Path, lr: float):
         names = {"weight_decay", "beta1", "beta2", "grad_clip", "get_lr"}
         own = {"learning_rate": lr, "min_lr": lr / 10, "warmup_iters": config.updates // 50, "lr_decay_iters": config.updates}
         self.script, self.model, self.updates = SimpleNamespace(**run_part(folder / "train.py", names, math=math, **own)), model, 0

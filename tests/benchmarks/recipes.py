@@ -122,8 +122,8 @@ def adamw_only(lr: float) -> type[TrainOptimizer]:
     """Return an optimizer with AdamW for all parameters; the matrices of the blocks have `lr`."""
 
     class AdamWOnly(TrainOptimizer):
-        def __init__(self, model, config, world):
-            super().__init__(model, config, world)
+        def __init__(self, model, config, *args):
+            super().__init__(model, config, *args)
             names = {p: name for name, p in model.named_parameters()}
             matrices = [(names[p], p) for group in self.muon.param_groups for p in group["params"]]
             self.adamw.add_param_group({"params": matrices, "kind": "blocks", "lr": lr, "betas": (0.9, 0.95), "eps": 1e-8})

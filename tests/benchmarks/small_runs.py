@@ -27,8 +27,8 @@ from nano_hindi.corpus.prepared import DataInfo, check_data
 from nano_hindi.dataloader import val_batches
 from nano_hindi.distributed import World
 from nano_hindi.eval import compute_token_bytes, evaluate_bpb
-from nano_hindi.ngrams import NGrams
 from nano_hindi.optim import learning_rate_scale
+from nano_hindi.training.setup import new_ngrams
 from optimizer_step import take_step
 
 ALL = RECIPES | CANDIDATES
@@ -115,19 +115,15 @@ class Training:
         recipe = ALL[run.recipe]
         with conditions(run):
             shape, self.config = configs(run, recipe, info.vocab_size)
-            updates = self.config.updates
             self.loader = recipe.loader(info.train, self.config.sequence_len, run.seed)
             torch.manual_seed(run.seed)
             self.model = recipe.model(shape)
             self.model.init_weights()
             self.model.to(self.device)
             self.model.compute_dtype = getattr(torch, run.dtype)
-            ngrams = []
-            if buckets := self.config.ngram_buckets:
-                tokens = self.loader.batch(0, updates * self.config.batch_size)[0]
-                reads = torch.bincount(tokens.flatten(), minlength=info.vocab_size) / updates
-                ngrams = [NGrams(info.tokenizer.piece_bytes, buckets, reads, self.device)]
-            self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device), *ngrams)
+            ngrams = new_ngrams(info, self.loader, self.config, self.device)
+            self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device), ngrams)
+        updates = self.config.updates
         self.lr_scales = [learning_rate_scale(self.config, i) for i in range(updates)]
         self.at_once = recipe.at_once or self.config.batch_size
         self.val = partial(val_batches, info.val, self.config.sequence_len, recipe.at_once or VAL_BATCH[run.device], eval_tokens)
