@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import errno
 import functools
+import io
 import os
 import re
 import signal
@@ -210,11 +211,13 @@ def use_utf8_console() -> None:
     cannot print Devanagari. File names that are not UTF-8 are printed with escapes.
 
     Invalid UTF-8 on stdin becomes surrogates, as on the command line; the tokenizer raises a
-    UserError for them.
+    UserError for them. A stdin that is closed becomes an empty one.
     """
     for stream in (sys.stdout, sys.stderr):
         is_utf8 = (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
         if hasattr(stream, "reconfigure") and not (is_utf8 and stream.errors != "strict"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    if hasattr(sys.stdin, "reconfigure"):
+    if sys.stdin is None:
+        sys.stdin = io.StringIO()
+    elif hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")

@@ -161,7 +161,7 @@ class TrainConfig:
     weight_decay: float = _opt(0.0, "cautious weight decay of the matrices, times their learning rate", _LEARNING_RATE)
     adamw_beta1: float = _opt(0.6, "AdamW's decay of the first moment (mean gradient)", _DECAY)
     adamw_beta2: float = _opt(0.98, "AdamW's decay of the second moment (mean squared gradient)", _DECAY)
-    adamw_eps: float = _opt(1e-10, "AdamW's epsilon for the embeddings and lm_head, added to the root of the second moment", _EPSILON)
+    adamw_eps: float = _opt(1e-10, "AdamW's epsilon, except for the lambdas, added to the root of the second moment", _EPSILON)
     ngram_buckets: int = _opt(
         0,
         "rare tokens learn from those spelled alike: buckets of character n-grams that share updates of wte and lm_head (try 4096), 0: off",

@@ -304,6 +304,7 @@ def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, toke
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     (tmp_path / "object.json").write_text("{}")
     (tmp_path / "array.jsonl").write_text(json.dumps(records, indent=1))
+    (tmp_path / "line.jsonl").write_text("\ufeff" + json.dumps(records), encoding="utf-8")
     (tmp_path / "empty.jsonl").write_text("{}\n")
     for name, message in (
         ("none.jsonl", "there is no file"),
@@ -311,6 +312,7 @@ def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, toke
         ("broken.parquet", "not a readable parquet"),
         ("object.json", "not a JSON array"),
         ("array.jsonl", "is a JSON array; such a file is named .json"),
+        ("line.jsonl", "is a JSON array; such a file is named .json"),
         ("empty.jsonl", "no conversation is left; the counts above say why; known are records with the fields messages, "),
         ("aya:nothing", "aya has default"),
         ("sampel", "give sample, indic-align"),

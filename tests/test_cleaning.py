@@ -183,7 +183,6 @@ KRUTI_DEV = "Hkkjr ,d fo'kky ns'k gS vkSj ;gk¡ vusd Hkk\"kk,¡ cksyh tkrh gSaA 
         (MOJIBAKE, "broken encoding"),
         (GOOD[:30] + "\ufffd" + GOOD[30:], "broken encoding"),
         (GOOD + " \ufffd", "broken encoding"),
-        (GOOD + "\ud800", "broken encoding"),
         ("The river is long, and the farmer sells mangoes at the market. " * 3 + GOOD[:40], "not Devanagari"),
         (f"{GOOD} {'abcd ' * 23}", "not Devanagari"),  # 45 % of the letters are
         ("12345 67890 !!! " * 10, "not Devanagari"),
@@ -328,7 +327,7 @@ def test_byte_counts_of_all_rules_add_up_to_the_bytes_removed():
 
 def test_counts_and_examples_survive_a_record():
     cleaner = Cleaner()
-    for text in (GOOD + "\x00", GOOD, GOOD + "\ud800 दु:ख", MARATHI, GOOD + "\n\u2028 लडा़का"):
+    for text in (GOOD + "\x00", GOOD, GOOD + "\ufffd दु:ख", MARATHI, GOOD + "\n\u2028 लडा़का"):
         cleaner(text)
     recorded = {key: str(value) for key, value in cleaner.metadata().items()}
     again = Cleaner.recorded(recorded)
@@ -341,7 +340,7 @@ def test_counts_and_examples_survive_a_record():
 def test_page_shows_the_first_three_examples_of_each_rule_in_their_context():
     cleaner = Cleaner()
     texts = [f"{story}\nचौथा शब्द दु:ख <{i}> है।" for i, story in enumerate(itertools.islice(stories(5), 5))]
-    texts[3] += "\ud800"
+    texts[3] += "\ufffd" * 5
     for text in texts:
         cleaner(text)
     shown = page(cleaner, Count(4, 1000))

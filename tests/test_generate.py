@@ -124,6 +124,12 @@ def test_prompt_can_come_from_stdin_and_without_one_demo_prompts_are_used(straig
     assert all(prompt in demos for prompt in SAMPLE_PROMPTS)
 
 
+def test_closed_stdin_is_an_empty_one(straight, capsys, monkeypatch):
+    for source in (["--prompt", "-"], ["--interactive"]):
+        monkeypatch.setattr(sys, "stdin", None)
+        text_of(capsys, "--checkpoint", straight, "--max_tokens", 3, *source)
+
+
 class Profiled(io.StringIO):
     """Stands in for stdout. Records the files of the package that run from the third print to the
     fourth: the first is the prompt, so that is the third token."""

@@ -46,14 +46,30 @@ def test_estimated_state_equals_weights_gradients_and_optimizer_state(tied, buck
     idx = torch.zeros(1, 64, dtype=torch.int64)
     model(idx, idx).backward()
     real = sum(p.nbytes + p.grad.nbytes for p in model.parameters())
+    in_step = []  # the bytes of the updates by n-grams and of their gradients, which live as long as the step
+
+    def count(adamw, *_):
+        updates = [p for group in adamw.param_groups if group["kind"] == "ngrams" for p in group["params"]]
+        in_step.append(sum(p.nbytes + p.grad.nbytes for p in updates))
+
+    optimizer.adamw.register_step_pre_hook(count)
     take_step(optimizer)
     state = optimizer.state_dict()
     real += sum(tensor.nbytes for kind in state["muon"].values() for tensor in kind.values())
     real += sum(tensor.nbytes for moments in state["adamw"].values() for tensor in moments.values())
-    real += sum(p.nbytes for group in optimizer.adamw.param_groups if group["kind"] == "ngrams" for p in group["params"])
+    real += sum(in_step)
     assert memory.state_bytes(model.num_params()) + memory.ngram_bytes(config, buckets) == pytest.approx(
         real, rel=0.02
     )  # the difference: factored second moments
+
+
+@pytest.mark.parametrize(
+    ("width", "buckets", "words"), [(2**22, 0, "--n_embd, --n_layer or vocabulary"), (64, 2**44, "--n_layer, --ngram_buckets or vocabulary")]
+)
+def test_what_does_not_fit_is_refused_before_it_is_allocated(width, buckets, words):
+    with pytest.raises(UserError, match=f"too large for the memory of this device; .*{words}"):
+        memory.require_memory(dataclasses.replace(SMALL, n_embd=width), buckets, CPU.device)
+    memory.require_memory(SMALL, 4096, CPU.device)
 
 
 def test_state_bytes_of_the_default_preset_follow_from_its_parameter_counts():

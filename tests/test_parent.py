@@ -171,6 +171,16 @@ def test_preset_of_another_shape_is_refused_and_its_recipe_is_used_for_its_own(d
     assert f"plan        {recipe.updates:,} updates = {recipe.steps:,} steps of 8 x 32 tokens" in capsys.readouterr().out
 
 
+def test_new_run_shares_updates_by_ngrams_only_if_it_is_told_to(data_dir, tmp_path, capsys):
+    """Its tokens have been read, and the n-grams count reads from its own start."""
+    line = "n-grams     64 buckets"
+    old = ["--total_tokens", 256, "--ngram_buckets", 64]
+    for folder, flags, has_line in (("old", old, True), ("new", [], False), ("told", ["--ngram_buckets", 64], True)):
+        more = [] if folder == "old" else ["--init_from", tmp_path / "old", "--dry_run"]
+        assert start(data_dir, tmp_path / folder, *flags, *more) == 0
+        assert (line in capsys.readouterr().out) == has_line
+
+
 def test_another_tokenizer_is_refused_by_the_name_of_both(data_dir, straight, tmp_path, capsys):
     other = other_data(tmp_path / "data", standin.make_tokenizer(tmp_path / "tokens", vocab_size=600))
     capsys.readouterr()

@@ -219,6 +219,7 @@ def test_conversation_longer_than_the_context_is_refused(chat):
         ({"n": 0}, 400, "n is not supported"),
         ({"tools": [{"type": "function"}]}, 400, "tools"),
         ({"logprobs": True}, 400, "logprobs"),
+        ({"logprobs": 0}, 400, "logprobs"),  # in /v1/completions a number of tokens
     ],
 )
 def test_wrong_request_is_an_error_in_the_shape_of_openai(chat, fields, status, words):
@@ -499,6 +500,15 @@ def test_page_chats_stops_and_answers_again(chat, browser):
         page.get_by_text("Stop", exact=True).wait_for(state="detached")
     page.get_by_text("no longer sees its beginning").wait_for()
     assert page.locator(".assistant").count() == 13
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.reload()
+    page.get_by_text("no longer sees its beginning").wait_for()
+    requests.clear()
+    page.get_by_text("Answer again").click()
+    page.get_by_text("Stop", exact=True).wait_for(state="detached")
+    assert len(requests) == 1  # what the model no longer sees is not sent again
+    assert page.evaluate("messages.filter(message => message.unseen).length") in range(2, 26, 2)
     page.get_by_text("New chat").click()
     page.get_by_text("Ask something in Hindi").wait_for()
     text = "राम hello घर " * 7000  # one line: when it was wrapped, Chromium took a minute

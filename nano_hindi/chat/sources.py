@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ def _of_file(path: str) -> Iterator[Any]:
             yield from _of_array(path, file.read())
             return
         for line in file:
-            if line.strip() == b"[":
+            if line.removeprefix(BOM_UTF8).lstrip().startswith(b"["):
                 raise UserError(f"{path} is a JSON array; such a file is named .json")
             if line.strip():
                 yield _parsed(line)

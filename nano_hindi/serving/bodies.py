@@ -20,21 +20,21 @@ MODEL_NAME = "nano_hindi"  # one server has one model, and a client need not kno
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty")  # OpenAI's API has the first two
 SEEDS = dataclasses.replace(SETTINGS["seed"].metadata["valid"], words={})  # without `random`, which is to omit it
 MAX_STOPS = 4  # as OpenAI's API has it
-# what this server cannot do, and the values that ask for nothing
-UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "echo": (False,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "suffix": ("",),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "tools": ([],),
-    "functions": ([],),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
+# what this server cannot do, and the value that asks for nothing
+UNSUPPORTED: dict[str, object] = {
+    "n": 1,
+    "best_of": 1,
+    "echo": False,
+    "logprobs": False,
+    "top_logprobs": 0,
+    "suffix": "",
+    "logit_bias": {},
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "tools": [],
+    "functions": [],
+    "response_format": {"type": "text"},
+    "modalities": ["text"],
 }
 
 
@@ -79,7 +79,7 @@ def parse_request(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int
     if fields.get("model", MODEL_NAME) != MODEL_NAME:
         raise ApiError(404, f"there is no model {quoted(fields['model'])} here; it is {MODEL_NAME}", "model", "model_not_found")
     for name, harmless in UNSUPPORTED.items():
-        if name in fields and fields[name] not in harmless:
+        if name in fields and (fields[name] != harmless or isinstance(fields[name], bool) != isinstance(harmless, bool)):  # 0 is no False
             raise ApiError(400, f"{name} is not supported here; omit it", name, "unsupported_parameter")
     sampling = {name: _checked(fields, name, SETTINGS[name].metadata["valid"], SETTINGS[name].default) for name in SAMPLING}
     sampling["seed"] = _checked(fields, "seed", SEEDS, secrets.randbits(32))

@@ -52,8 +52,9 @@ def optimizer_bytes(params: dict[str, int]) -> int:
 
 
 def ngram_bytes(config: GPTConfig, buckets: int) -> int:
-    """Return the bytes of the updates by n-grams and of their two moments, for wte and lm_head."""
-    return 4 * 3 * buckets * config.n_embd * (1 if config.tie_embeddings else 2)
+    """Return the bytes of the updates by n-grams, their gradients and two moments, for wte and
+    lm_head."""
+    return 4 * 4 * buckets * config.n_embd * (1 if config.tie_embeddings else 2)
 
 
 def state_bytes(params: dict[str, int]) -> int:
@@ -74,20 +75,21 @@ def peak_memory(device: torch.device) -> int | None:
     return peak if platform.system() == "Darwin" else peak * 1024
 
 
-def require_memory(config: GPTConfig, device: torch.device) -> None:
-    """Raise UserError if the model's weights, gradients and optimizer states do not fit on the
-    device.
+def require_memory(config: GPTConfig, buckets: int, device: torch.device) -> None:
+    """Raise UserError if the model's weights, gradients and optimizer states, with `buckets` of
+    n-grams, do not fit on the device.
 
     Checked before they are allocated and filled, which could bring the machine down: memory that is
     reserved but not touched costs nothing.
     """
     try:
         with torch.device("meta"):
-            needed = state_bytes(GPT(config).num_params())
+            needed = state_bytes(GPT(config).num_params()) + ngram_bytes(config, buckets)
         torch.empty(needed, dtype=torch.uint8, device=device)
     except RuntimeError as error:  # includes CUDA's OutOfMemoryError; on the meta device, sizes that overflow
         raise UserError(
-            "the model is too large for the memory of this device; use a smaller --config, or a smaller --n_embd, --n_layer or vocabulary"
+            "the model is too large for the memory of this device; use a smaller --config, or a smaller --n_embd, --n_layer"
+            f"{', --ngram_buckets' if buckets else ''} or vocabulary"
         ) from error
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -110,7 +110,7 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
     config.sequences_per_rank(world.size)  # raises UserError if they do not split evenly
     preset = saved["preset"] if saved else args.config or (parent.preset if parent else DEFAULT_PRESET)
     plan = Plan(preset, model_config, config, data, saved, parent)
-    if plan.anneal_start not in (None, config.anneal_start):
+    if plan.update < config.updates and plan.anneal_start not in (None, config.anneal_start):
         asked, kept = (updates * config.gradient_accumulation_steps for updates in (config.anneal_start, plan.anneal_start))
         world.print(f"notice: the anneal begins after step {kept:,}, not {asked:,} as this budget would have it: what has been read cannot change")
     if data is not None:  # raise UserError now if a split is shorter than a sequence, not at the first evaluation

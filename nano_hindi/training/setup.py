@@ -105,7 +105,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     model_config, config, data, saved = plan.model_config, plan.config, plan.data, plan.saved
     loader = data.loader(config, plan.anneal_start)
 
-    memory.require_memory(model_config, world.device)
+    memory.require_memory(model_config, config.ngram_buckets, world.device)
     model = new_model(model_config, config.seed, world.device)
     optimizer = TrainOptimizer(model, config, world, new_ngrams(data.first, loader, config, world.device))
     loss_scale = LossScale(enabled=model.compute_dtype == torch.float16)
@@ -158,7 +158,7 @@ def new_ngrams(info: DataInfo, loader: Sequences, config: TrainConfig, device: t
     """Return the n-grams of the tokens, or None if they do not learn together.
 
     How often an update reads each token is counted in the run's first updates, up to COUNTED_TOKENS
-    tokens: the same on every rank, and in a run that resumes.
+    tokens: the same on every rank, and in a run that resumes with the same budget.
     """
     if not config.ngram_buckets:
         return None

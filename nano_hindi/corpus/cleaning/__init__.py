@@ -88,7 +88,7 @@ class Cleaner:
         """Count that `rule` made `before` into `after`, "" if it dropped the document; `again`: it
         is counted already."""
         self.counts[rule].documents += not again
-        self.counts[rule].bytes += _size(before) - _size(after)
+        self.counts[rule].bytes += len(before.encode()) - len(after.encode())
         examples = self.examples.setdefault(rule, [])
         if len(examples) < EXAMPLES and not again:
             examples.append(excerpt(before, after))
@@ -151,9 +151,3 @@ def excerpt(before: str, after: str) -> list[str]:
 
 def _key(rule: str, kind: str) -> str:
     return f"cleaned_{rule.replace(' ', '_').lower()}_{kind}"
-
-
-def _size(text: str) -> int:
-    """Return the UTF-8 bytes of `text`; half a surrogate pair, which JSON can contain, counts as
-    three."""
-    return len(text.encode("utf-8", "surrogatepass"))

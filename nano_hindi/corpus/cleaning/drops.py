@@ -20,14 +20,13 @@ CLASSIFIED = 2000  # characters that the model sees
 # U+FFFD, noncharacters, and UTF-8 of Devanagari (E0 A4 .., E0 A5 ..) that was read as Latin-1 or
 # cp1252
 _BROKEN = re.compile("\ufffd|[\ufdd0-\ufdef\ufffe\uffff]|\u00e0[\u00a4\u00a5].")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _DEVANAGARI = re.compile("[\u0900-\u0963\u0970-\u097f]+")  # letters and their marks, no dandas and digits
 _OTHER_LETTERS = re.compile(r"[^\W\d_\u0900-\u097f]+")
 
 
 def why_not(text: str) -> str | None:
     """Return the rule that drops `text`, or None if it is kept."""
-    if has_unusual(text) and (_length(_BROKEN, text) > MAX_BROKEN * len(text) or _SURROGATE.search(text)):
+    if has_unusual(text) and _length(_BROKEN, text) > MAX_BROKEN * len(text):
         return "broken encoding"
     devanagari = _length(_DEVANAGARI, text)
     if devanagari == 0 or (devanagari < MIN_DEVANAGARI * len(text) and devanagari < MIN_DEVANAGARI * (devanagari + _length(_OTHER_LETTERS, text))):
