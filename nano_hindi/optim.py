@@ -35,6 +35,9 @@ SCALAR_EPS = 1e-5
 NGRAM_LR_FRACTION = 0.4  # fraction of a table's learning rate for the rows of its n-grams (docs/LOG.md)
 CONV_LR_FRACTION = 0.04  # fraction of adamw_scalar_lr for the weights of the embedding convolution (docs/LOG.md)
 
+# of parameters, in the order of their gradients in backward
+ADAMW_KINDS = ("lm_head", "value_embeds", "wte", "tied", "conv", "resid_lambdas", "x0_lambdas")
+
 # torch.amp.GradScaler's values, except for the interval: a default run has only 1,907 updates
 FIRST_LOSS_SCALE = 2.0**16
 LOSS_SCALE_INTERVAL = 200
@@ -58,6 +61,37 @@ def learning_rate_scale(config: TrainConfig, update: int) -> float:
     return 1 - (1 - end) * max(0, update - start) / max(1, last - start)
 
 
+def parameters_by_kind(model: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:
+    """Return the named parameters of a GPT by kind: "blocks" for Muon, and ADAMW_KINDS for AdamW;
+    "tied" is the wte of a model without lm_head. Raises ValueError for a parameter of no kind."""
+    named: dict[str, list[tuple[str, nn.Parameter]]] = {kind: [] for kind in ("blocks", *ADAMW_KINDS)}
+    for name, p in model.named_parameters():
+        top = name.removeprefix("transformer.").split(".")[0]
+        kind = "blocks" if top in ("h", "smear") else top
+        if kind not in named or (kind == "blocks" and p.ndim != 2):
+            raise ValueError(f"no optimizer takes the parameter {name} of shape {tuple(p.shape)}")
+        named[kind].append((name, p))
+    if not named["lm_head"]:
+        named["tied"], named["wte"] = named["wte"], []
+    return named
+
+
+def adamw_recipes(config: TrainConfig, n_embd: int) -> dict[str, tuple[float, tuple[float, float], float]]:
+    """Return the peak learning rate, the betas and the epsilon of each of ADAMW_KINDS."""
+    relative_width = n_embd / REFERENCE_WIDTH
+    embedding_factor, unembedding_factor = relative_width**EMBEDDING_WIDTH_EXPONENT, relative_width**UNEMBEDDING_WIDTH_EXPONENT
+    betas = (config.adamw_beta1, config.adamw_beta2)
+    return {
+        "wte": (config.adamw_embedding_lr * embedding_factor, betas, config.adamw_eps),
+        "value_embeds": (config.adamw_value_embedding_lr * embedding_factor, betas, config.adamw_eps),
+        "lm_head": (config.adamw_unembedding_lr * unembedding_factor, betas, config.adamw_eps),
+        "tied": (config.adamw_tied_lr * unembedding_factor, betas, config.adamw_eps),
+        "conv": (config.adamw_scalar_lr * CONV_LR_FRACTION, betas, config.adamw_eps),
+        "resid_lambdas": (config.adamw_scalar_lr * RESID_LAMBDA_LR_FRACTION, betas, SCALAR_EPS),
+        "x0_lambdas": (config.adamw_scalar_lr, (X0_LAMBDA_BETA1, config.adamw_beta2), SCALAR_EPS),
+    }
+
+
 class _AdamW(torch.optim.AdamW):
     grad_scale: Tensor  # the fused kernel reads both, which GradScaler sets
     found_inf: Tensor
@@ -68,32 +102,11 @@ class TrainOptimizer:
     for a parameter that neither takes."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, world: World, ngrams: NGrams | None = None):
-        """`ngrams`: through which tokens learn together, if they do (`config.ngram_buckets`)."""
+        """`ngrams`: those of the tokens if `config.ngram_buckets` is not 0, else None."""
         self.grad_clip, self.world = config.grad_clip, world
-        kinds = ("blocks", "wte", "value_embeds", "lm_head", "tied", "conv", "resid_lambdas", "x0_lambdas")
-        named: dict[str, list[tuple[str, nn.Parameter]]] = {kind: [] for kind in kinds}
-        for name, p in model.named_parameters():
-            top = name.removeprefix("transformer.").split(".")[0]
-            kind = "blocks" if top in ("h", "smear") else top
-            if kind not in named or (kind == "blocks" and p.ndim != 2):
-                raise ValueError(f"no optimizer takes the parameter {name} of shape {tuple(p.shape)}")
-            named[kind].append((name, p))
-
-        if not named["lm_head"]:
-            named["tied"], named["wte"] = named["wte"], []
+        named = parameters_by_kind(model)
         [(_, wte)] = named["wte"] + named["tied"]
-        relative_width = wte.size(1) / REFERENCE_WIDTH
-        embedding_factor, unembedding_factor = relative_width**EMBEDDING_WIDTH_EXPONENT, relative_width**UNEMBEDDING_WIDTH_EXPONENT
-        betas = (config.adamw_beta1, config.adamw_beta2)
-        recipes = {
-            "wte": (config.adamw_embedding_lr * embedding_factor, betas, config.adamw_eps),
-            "value_embeds": (config.adamw_value_embedding_lr * embedding_factor, betas, config.adamw_eps),
-            "lm_head": (config.adamw_unembedding_lr * unembedding_factor, betas, config.adamw_eps),
-            "tied": (config.adamw_tied_lr * unembedding_factor, betas, config.adamw_eps),
-            "conv": (config.adamw_scalar_lr * CONV_LR_FRACTION, betas, config.adamw_eps),
-            "resid_lambdas": (config.adamw_scalar_lr * RESID_LAMBDA_LR_FRACTION, betas, SCALAR_EPS),
-            "x0_lambdas": (config.adamw_scalar_lr, (X0_LAMBDA_BETA1, config.adamw_beta2), SCALAR_EPS),
-        }
+        recipes = adamw_recipes(config, wte.size(1))
         groups = [
             {"params": named[kind], "kind": kind, "lr": lr, "betas": betas, "eps": eps} for kind, (lr, betas, eps) in recipes.items() if named[kind]
         ]
@@ -118,8 +131,7 @@ class TrainOptimizer:
         for group in self._groups():
             group["initial_lr"] = group["lr"]
         self._all_reduces: list[tuple[Tensor, dist.Work]] = []  # those launched, a prefix of `_all_reduce_order`: gradient and its async all-reduce
-        order = ("lm_head", "value_embeds", "wte", "tied", "conv", "resid_lambdas", "x0_lambdas")
-        self._all_reduce_order = [p for kind in order for _, p in reversed(named[kind])]
+        self._all_reduce_order = [p for kind in ADAMW_KINDS for _, p in reversed(named[kind])]
         self.is_stepping = False  # between `reduce_gradients` and the end of `step`
         self._complete: set[Tensor] | None = None  # parameters whose accumulated gradient is complete; None outside the last backward of an update
         if world.size > 1:
