@@ -45,10 +45,15 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match)
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the path of the checkpoint of `step` in `folder`."""
+    return folder / f"checkpoint_step{step}.pt"
+
+
 def save_checkpoint(folder: Path, checkpoint: dict, keep: int) -> Path:
     """Write `checkpoint_step{N}.pt`, then delete all but the newest `keep`. The file appears under
     its name complete, or not at all."""
-    path = folder / f"checkpoint_step{checkpoint['step']}.pt"
+    path = checkpoint_path(folder, checkpoint["step"])
     _save(path, checkpoint, CHECKPOINT_KEYS)
     remove_superseded(folder, checkpoint["step"], keep)
     return path

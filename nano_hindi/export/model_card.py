@@ -3,19 +3,17 @@ training, its data and the licences."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from nano_hindi.checkpoint import load_checkpoint
+from nano_hindi.checkpoint import CHECKPOINT_KEYS, checkpoint_path
 from nano_hindi.config import GPTConfig, TrainConfig, from_dict
 from nano_hindi.console import shell_quoted
 from nano_hindi.corpus.prepared import METADATA
-from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata
-from nano_hindi.inference.loading import TrainedModel
+from nano_hindi.inference.loading import TrainedModel, training_record
 
 TRAINING_KEYS = ("format", "step", "tokens_seen", "preset", "train_config", "metrics", "data", "tokenizer")  # of a checkpoint, not in a model.pt
 HUB_SOURCE = re.compile(r"([\w.-]+/[\w.-]+)(?:[ ,]+(.*))?")  # a data set on the hub, and which of its files; paths are absolute
@@ -44,7 +42,8 @@ class Card:
 
     @classmethod
     def of(cls, trained: TrainedModel, data_dir: Path, parameters: dict[str, int], dtype: str, format: str) -> Card:
-        training = training_record(trained)
+        record = training_record(trained, CHECKPOINT_KEYS)
+        training = {key: record[key] for key in (*TRAINING_KEYS, "parent") if key in record}
         return cls(
             trained.config, trained.step, dtype, format, trained.is_chat, parameters, trained.path, training, data_metadata(data_dir, training)
         )
@@ -60,7 +59,7 @@ class Card:
         if not self.training:
             notices.append(
                 f"notice      the card says nothing about the training: {self.checkpoint.name} has no record of it; "
-                f"put checkpoint_step{self.step}.pt beside it and export again"
+                f"put {checkpoint_path(self.checkpoint.parent, self.step).name} beside it and export again"
             )
         elif folders := self.training["data"].get("sources"):
             notices.append(f"notice      the training text is a mixture of {len(folders)} folders; name their sources and licences in the card")
@@ -258,17 +257,6 @@ def table(rows: dict[str, str]) -> list[str]:
 
 def figure(latest: dict, key: str, unit: str) -> str:
     return f"{latest[key]:.4f} {unit}" if key in latest else "not known"
-
-
-def training_record(trained: TrainedModel) -> dict:
-    """Return the training record of a checkpoint. A model.pt has none, but the checkpoint of the
-    same step may be beside it; empty if not."""
-    whole = trained.path.with_name(f"checkpoint_step{trained.step}.pt")
-    for path in (trained.path, whole):
-        with contextlib.suppress(UserError):  # a model.pt, a missing or a damaged file
-            state = load_checkpoint(path)
-            return {key: state[key] for key in (*TRAINING_KEYS, "parent") if key in state}
-    return {}
 
 
 def data_metadata(data_dir: Path, training: dict) -> dict[str, str]:

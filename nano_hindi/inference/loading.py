@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from nano_hindi.checkpoint import MODEL_KEYS, list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped
+from nano_hindi.checkpoint import MODEL_KEYS, checkpoint_path, list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped
 from nano_hindi.common import compute_dtype
 from nano_hindi.config import GPTConfig, from_dict
 from nano_hindi.console import python_command
@@ -48,6 +49,15 @@ def load_for_inference(path: Path | str) -> TrainedModel:
     tokenizer.name = str(state["tokenizer"].get("name", tokenizer.name))  # its origin, not the folder of the copy; older versions recorded none
     require(tokenizer.vocab_size == config.vocab_size, f"{file} has a vocabulary of {config.vocab_size} tokens, its tokenizer {tokenizer.vocab_size}")
     return TrainedModel(config, state["model_state_dict"], state["step"], tokenizer, file, "chat" in state)
+
+
+def training_record(trained: TrainedModel, keys: tuple[str, ...]) -> dict:
+    """Return the checkpoint that a model is from, with `keys`: its own file or, for a model.pt, the
+    checkpoint of the same step beside it. Empty if neither loads."""
+    for path in (trained.path, checkpoint_path(trained.path.parent, trained.step)):
+        with contextlib.suppress(UserError):  # a model.pt has no record; a checkpoint may be deleted
+            return load_checkpoint(path, keys)
+    return {}
 
 
 def build_model(trained: TrainedModel, device: torch.device) -> GPT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from dataclasses import dataclass
@@ -9,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from nano_hindi.checkpoint import MODEL_KEYS, load_checkpoint
+from nano_hindi.checkpoint import MODEL_KEYS
 from nano_hindi.common import visible
 from nano_hindi.config import DEFAULT_PRESET, PRESETS, GPTConfig, TrainConfig, from_dict, get_train_config
 from nano_hindi.corpus.prepared import DataInfo
 from nano_hindi.errors import UserError, require
-from nano_hindi.inference.loading import TrainedModel, load_for_inference
+from nano_hindi.inference.loading import TrainedModel, load_for_inference, training_record
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,9 @@ def _recipe(trained: TrainedModel) -> tuple[str, TrainConfig]:
     for name, (shape, recipe) in PRESETS.items():
         if dataclasses.replace(shape, vocab_size=trained.config.vocab_size) == trained.config:
             return name, recipe
-    for path in (trained.path, trained.path.with_name(f"checkpoint_step{trained.step}.pt")):
-        try:
-            saved = load_checkpoint(path, (*MODEL_KEYS, "preset", "train_config"))
+    if saved := training_record(trained, (*MODEL_KEYS, "preset", "train_config")):
+        with contextlib.suppress(UserError):  # a recipe of another version
             return saved["preset"], from_dict(TrainConfig, saved["train_config"])
-        except UserError:  # a model.pt has no recipe; a checkpoint may be deleted
-            continue
     return DEFAULT_PRESET, get_train_config(DEFAULT_PRESET)
 
 

@@ -12,6 +12,7 @@ from statistics import fmean
 
 import torch
 
+from nano_hindi.checkpoint import checkpoint_path
 from nano_hindi.common import compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import bar, count, counted, duration, python_command, shell_quoted, shown
@@ -204,7 +205,7 @@ def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float,
     `seconds` are those of training alone, 0 if the metrics are lost."""
     tokens = update * train.tokens_per_update
     loss = f", training loss {latest['loss']:.4f}" if "loss" in latest else ""  # absent if the run ended before its first log line
-    names = ("model.pt", f"checkpoint_step{update * train.gradient_accumulation_steps}.pt", "metrics.jsonl", "curves.png")
+    names = ("model.pt", checkpoint_path(folder, update * train.gradient_accumulation_steps).name, "metrics.jsonl", "curves.png")
     speed = f" in {duration(seconds)} of training: {count(tokens / seconds)} tokens/s" if seconds > 0 else ""
     return [
         f"done:       {counted(update, 'update')}, {count(tokens)} tokens{speed}",

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from nano_hindi.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped, without_advice
+from nano_hindi.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped, without_advice
 from nano_hindi.common import compute_dtype, visible
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, from_dict
 from nano_hindi.corpus.prepared import METADATA
@@ -191,7 +191,7 @@ def holds_end(folder: Path, step: int) -> bool:
         trained = load_for_inference(folder / "model.pt")
     except UserError:
         return False
-    return trained.step == step and (folder / f"checkpoint_step{step}.pt").is_file()
+    return trained.step == step and checkpoint_path(folder, step).is_file()
 
 
 def _has_model(folder: Path) -> bool:
