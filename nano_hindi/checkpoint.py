@@ -108,6 +108,27 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
     from a complete checkpoint, and a model can be built from MODEL_KEYS. Tensors are compared with
     the checksums in the file, but with MODEL_KEYS only the weights, and the others are not read.
     """
+    state, checksums = _read(path, keys)
+    _require_keys(path, state, keys)
+    is_complete = keys == CHECKPOINT_KEYS
+    try:
+        model = require_fitting_weights(state)
+        if is_complete:
+            require_sound(state, model)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} does not fit its own configuration ({reason[:REASON_CHARACTERS]}); use an older one") from error
+    parts = ("model_state_dict", "optimizers", "rng") if is_complete else ("model_state_dict",)
+    _require_checksums(path, {part: state[part] for part in parts}, checksums)
+    try:
+        require_finite(state["model_state_dict"])
+    except UserError as error:
+        raise UserError(f"{path} has non-finite weights: {error}; use an older one") from error
+    return state
+
+
+def _read(path: Path, keys: tuple[str, ...]) -> tuple[dict, set[tuple[int, int]]]:
+    """Return the content of a file and its checksums. Raises UserError if it cannot be read."""
     if path.is_dir():
         raise UserError(
             f"{path} is a folder; name a checkpoint in it, or let train.py find the newest: --checkpoint_dir {shell_quoted(path)} --resume auto"
@@ -124,7 +145,12 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: the content asks for impossible positions
             raise  # the file may be whole
         raise UserError(f"{path} is damaged or not a checkpoint of this program ({type(error).__name__}); use an older one") from error
-    state = state if isinstance(state, dict) else {}
+    return state if isinstance(state, dict) else {}, checksums
+
+
+def _require_keys(path: Path, state: dict, keys: tuple[str, ...]) -> None:
+    """Raise UserError unless `state` has `keys`, the format of this version, and values of the
+    right types."""
     missing = [key for key in keys if key not in state]
     if missing and {*missing} == {*CHECKPOINT_KEYS} - {*MODEL_KEYS}:
         raise UserError(f"{path} holds weights alone, from which training cannot resume; name a checkpoint, or begin a new run with --init_from")
@@ -134,25 +160,15 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
         raise UserError(f"{path} has format {quoted(state['format'])}, this program reads format {FORMAT}; use the version that wrote it")
     if wrong := [key for key in keys if not (type(state[key]) is _TYPES[key] if key in _TYPES else isinstance(state[key], dict))]:
         raise UserError(f"{path} is damaged: its {', '.join(wrong)} cannot be used; use an older one")
-    is_complete = keys == CHECKPOINT_KEYS
-    try:
-        model = require_fitting_weights(state)
-        if is_complete:
-            require_sound(state, model)
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} does not fit its own configuration ({reason[:REASON_CHARACTERS]}); use an older one") from error
-    used = {part: state[part] for part in (("model_state_dict", "optimizers", "rng") if is_complete else ("model_state_dict",))}
-    names, tensors = zip(*named_tensors(used), strict=True)
+
+
+def _require_checksums(path: Path, parts: dict, checksums: set[tuple[int, int]]) -> None:
+    """Raise UserError if a tensor of `parts` does not have one of the checksums of the file."""
+    names, tensors = zip(*named_tensors(parts), strict=True)
     with concurrent.futures.ThreadPoolExecutor() as threads:
         for name, found in zip(names, threads.map(checksum, tensors), strict=True):
             if found not in checksums:
                 raise UserError(f"{path} is damaged: {name} does not match its checksum; use an older one")
-    try:
-        require_finite(state["model_state_dict"])
-    except UserError as error:
-        raise UserError(f"{path} has non-finite weights: {error}; use an older one") from error
-    return state
 
 
 def saved_checksums(path: Path) -> set[tuple[int, int]]:
