@@ -156,21 +156,21 @@ def _probe(backend: Backend, device: torch.device, dtype: torch.dtype, head_dim:
         reference = LOADERS["sdpa"](device, torch.float32)
         for left in (-1, 40):
             q, k, v, grad_output = (random(160, heads) for heads in (n_head, n_kv_head, n_kv_head, n_head))
-            ours, theirs = ([x.detach().to(kind).requires_grad_(training) for x in (q, k, v)] for kind in (torch.float32, dtype))
-            expected, got = reference.attend(*ours, left), backend.attend(*theirs, left)
+            exact, rounded = ([x.detach().to(kind).requires_grad_(training) for x in (q, k, v)] for kind in (torch.float32, dtype))
+            expected, got = reference.attend(*exact, left), backend.attend(*rounded, left)
             compare("output", got, expected)
             if training:
-                expected_gradients = torch.autograd.grad(expected, ours, grad_output.float())
-                for name, *gradients in zip("qkv", torch.autograd.grad(got, theirs, grad_output), expected_gradients, strict=True):
+                expected_gradients = torch.autograd.grad(expected, exact, grad_output.float())
+                for name, *gradients in zip("qkv", torch.autograd.grad(got, rounded, grad_output), expected_gradients, strict=True):
                     compare(f"gradient of {name}", *gradients)
-            else:
-                for n in (1, 24):
-                    new = [random(n, heads) for heads in (n_head, n_kv_head, n_kv_head)]
-                    caches = [random(160, n_kv_head) for _ in range(2)]
-                    in_float32 = [x.float() for x in (new[0], *caches, *new[1:])]
-                    expected = reference.attend_cached(*in_float32, 100, left)
-                    compare("output with a cache", backend.attend_cached(new[0], *caches, *new[1:], 100, left), expected)
-                    compare("key in the cache", caches[0][:, 100 : 100 + n], new[1].float())
+                continue
+            for n in (1, 24):
+                q, k, v = (random(n, heads) for heads in (n_head, n_kv_head, n_kv_head))
+                k_cache, v_cache = (random(160, n_kv_head) for _ in range(2))
+                inputs = (q, k_cache, v_cache, k, v)
+                expected = reference.attend_cached(*(x.float() for x in inputs), 100, left)
+                compare("output with a cache", backend.attend_cached(*inputs, 100, left), expected)
+                compare("key in the cache", k_cache[:, 100 : 100 + n], k.float())
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
