@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -111,12 +111,12 @@ def read_source(path: str | Path) -> Iterator[str]:
     that does not match the extension.
     """
     require_file(path)
-    if kind(path) in _READERS:
+    if kind(path) in _FORMATS:
         return _read(path)
     if kind(path) == ".parquet" and not compression(path):
         return read_parquet(path)
-    compressed = [f"{name}{end}" for end in COMPRESSIONS for name in _READERS]
-    raise UserError(f"{path}: documents are read from {', '.join([*_READERS, '.parquet', *compressed])} files; rename or convert it")
+    compressed = [f"{name}{end}" for end in COMPRESSIONS for name in _FORMATS]
+    raise UserError(f"{path}: documents are read from {', '.join([*_FORMATS, '.parquet', *compressed])} files; rename or convert it")
 
 
 def with_text(documents: Iterable[str]) -> Iterator[str]:
@@ -148,7 +148,7 @@ def count_words(text: str) -> int:
 def _read(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
     """Yield the documents of a .txt or .jsonl that begin in bytes `begin` to `end` - 1, after
     decompression; those without text are skipped."""
-    *_, text_of = _READERS[kind(path)]
+    text_of = _FORMATS[kind(path)].text_of
     found = _chunk_of_compressed(path, begin, end) if compression(path) else _chunk_of_plain(path, begin, end)
     with contextlib.closing(found):
         for record in found:
@@ -157,10 +157,10 @@ def _read(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterat
 
 
 def _chunk_of_plain(path: str | Path, begin: int, end: float) -> Generator[Record]:
-    split, seek, _ = _READERS[kind(path)]
+    form = _FORMATS[kind(path)]
     with opened(path) as file:
-        if begin == 0 or seek(file, begin, end):
-            yield from split(file, file.tell(), end)
+        if begin == 0 or form.seek(file, begin, end):
+            yield from form.split(file, file.tell(), end)
 
 
 def _seek_document(file: BinaryIO, begin: int, end: int) -> bool:
@@ -223,9 +223,17 @@ def _text_of_json(path: str | Path, line: Record) -> str | None:
         raise UserError(f"{place}: expected a JSON object with a text in the field {TEXT_COLUMN!r}") from error
 
 
-_READERS: dict[str, tuple] = {  # how to split a file, to seek the first record of a chunk, and to decode a record
-    ".txt": (_documents, _seek_document, _text_of_first_document),
-    ".jsonl": (_lines, _seek_line, _text_of_json),
+class _Format(NamedTuple):
+    """How to split a file into records, to seek the first record of a chunk, and to decode one."""
+
+    split: Callable[..., Iterator[Record]]
+    seek: Callable[[BinaryIO, int, int], bool]
+    text_of: Callable[[str | Path, Record], str | None]
+
+
+_FORMATS = {
+    ".txt": _Format(_documents, _seek_document, _text_of_first_document),
+    ".jsonl": _Format(_lines, _seek_line, _text_of_json),
 }
 
 
@@ -243,9 +251,8 @@ class _Forward:
 
     @staticmethod
     def _all(path: str | Path) -> Iterator[Record]:
-        split, *_ = _READERS[kind(path)]
         with opened(path) as file:
-            yield from split(file)
+            yield from _FORMATS[kind(path)].split(file)
 
     def is_before(self, path: str | Path, begin: int) -> bool:
         return self._last < begin and self.identity == _identity(path)
