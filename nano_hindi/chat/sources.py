@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from nano_hindi.corpus.hub import prepare_library, reason_of, response_of
+from nano_hindi.corpus.parquet import opened_parquet
 from nano_hindi.corpus.source_files import COMPRESSIONS, compression, kind, opened, require_file
 from nano_hindi.corpus.sources import SAMPLE
-from nano_hindi.errors import UserError, first_line, naming
-from nano_hindi.files import one_line, utf8_path
+from nano_hindi.errors import UserError
+from nano_hindi.files import one_line
 from nano_hindi.sample import LICENCE
 from nano_hindi.sample.questions import conversations
 
@@ -140,7 +141,9 @@ class Source:
 
 def _of_file(path: str) -> Iterator[Any]:
     if kind(path) == ".parquet":
-        yield from _of_parquet(path)
+        with opened_parquet(path) as file:
+            for batch in file.iter_batches(batch_size=100):
+                yield from batch.to_pylist()
         return
     with opened(path) as file:
         if kind(path) == ".json":
@@ -166,20 +169,6 @@ def _of_array(path: str, raw: bytes) -> list:
     if not isinstance(value, list):
         raise UserError(f"{path} is not a JSON array of conversations; a file with one object per line is named .jsonl")
     return value
-
-
-def _of_parquet(path: str) -> Iterator[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with naming(path), utf8_path(Path(path)) as readable, pyarrow.parquet.ParquetFile(readable) as file:
-            for batch in file.iter_batches(batch_size=100):
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file's content
-            raise
-        raise UserError(f"{path} is not a readable parquet file ({first_line(error)}); download or copy it again") from error
 
 
 # ---- the hub

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nano_hindi.corpus.source_files import TEXT_COLUMN, no_text
 from nano_hindi.errors import UserError, first_line, naming
@@ -43,23 +44,31 @@ def row_ranges(path: str | Path, size: int) -> Iterator[tuple[int, int, int, int
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator:
+def opened_parquet(path: str | Path) -> Iterator[Any]:
     """Open a pyarrow ParquetFile that is read on demand.
 
-    Raises UserError if it is not a Parquet file, or has no text column.
+    Raises UserError if it is not a Parquet file, and while reading if it is damaged.
     """
     import pyarrow
     import pyarrow.parquet
 
     try:
         with naming(path), utf8_path(Path(path)) as readable, pyarrow.parquet.ParquetFile(readable, buffer_size=2**20) as file:
-            if TEXT_COLUMN not in file.schema_arrow.names:
-                raise no_text(path, "column", file.schema_arrow.names)
             yield file
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file's content
             raise
         raise UserError(f"{path} is not a readable parquet file ({first_line(error)}); download or copy it again") from error
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """Open a ParquetFile. Raises UserError as `opened_parquet` does, or if there is no text
+    column."""
+    with opened_parquet(path) as file:
+        if TEXT_COLUMN not in file.schema_arrow.names:
+            raise no_text(path, "column", file.schema_arrow.names)
+        yield file
 
 
 def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
