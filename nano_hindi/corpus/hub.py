@@ -214,11 +214,9 @@ class HubTexts:
         """
         if isinstance(error, UserError):
             raise error
-        response = response_of(error)
-        status = response.status_code if response is not None else None
-        if tried >= len(waits) or not (status in RETRIED or status >= 500 if status else _is_of_the_network(error)):
+        if tried >= len(waits) or not _is_transient(error):
             raise self._refusal(error) from error
-        seconds = max(waits[tried], min(LONGEST_WAIT, _asked_to_wait(response)))
+        seconds = max(waits[tried], min(LONGEST_WAIT, _asked_to_wait(response_of(error))))
         say(f"notice: a request to the hub failed ({reason_of(error)}); retrying in {seconds:.0f} s ({tried + 1} of {len(waits)})")
         time.sleep(seconds)
 
@@ -304,6 +302,15 @@ def response_of(error: BaseException | None) -> Any:
     while error is not None and getattr(error, "response", None) is None:
         error = error.__cause__ or error.__context__
     return getattr(error, "response", None)
+
+
+def _is_transient(error: Exception) -> bool:
+    """Return whether the same request may succeed later: by its HTTP status, or without a response
+    if it is an error of the network."""
+    response = response_of(error)
+    if response is None:
+        return _is_of_the_network(error)
+    return response.status_code in RETRIED or response.status_code >= 500
 
 
 def _is_of_the_network(error: Exception) -> bool:
