@@ -235,21 +235,20 @@ class TrainConfig:
         return total // world_size
 
 
-def _true_to_its_name(n_layer: int, n_head: int, n_kv_head: int, n_embd: int, total_tokens: int) -> tuple[GPTConfig, TrainConfig]:
-    """Return a preset named after all of its parameters, with 20 tokens for each: tied embeddings,
-    no value embeddings."""
-    shape = GPTConfig(n_layer=n_layer, n_head=n_head, n_kv_head=n_kv_head, n_embd=n_embd, tie_embeddings=True, value_embeddings=False)
-    return shape, TrainConfig(total_tokens=total_tokens)
+def _tied_preset(total_tokens: int, **shape: Any) -> tuple[GPTConfig, TrainConfig]:
+    """Return a preset with tied embeddings and no value embeddings. It is named after all of its
+    parameters, and has 20 tokens for each."""
+    return GPTConfig(tie_embeddings=True, value_embeddings=False, **shape), TrainConfig(total_tokens=total_tokens)
 
 
 PRESETS: dict[str, tuple[GPTConfig, TrainConfig]] = {
     "25m": (GPTConfig(), TrainConfig()),
     "40m": (GPTConfig(n_layer=10, n_head=8, n_embd=512), TrainConfig(total_tokens=800_000_000)),
     "50m": (GPTConfig(n_layer=12, n_head=8, n_embd=576), TrainConfig(total_tokens=1_000_000_000)),
-    "22m": _true_to_its_name(6, 4, 2, 256, 435_000_000),
-    "36m": _true_to_its_name(6, 6, 2, 384, 712_000_000),
-    "39m": _true_to_its_name(8, 6, 2, 384, 775_000_000),
-    "250m": _true_to_its_name(32, 12, 4, 768, 5_073_000_000),
+    "22m": _tied_preset(435_000_000, n_layer=6, n_head=4, n_embd=256),
+    "36m": _tied_preset(712_000_000, n_layer=6, n_head=6, n_embd=384),
+    "39m": _tied_preset(775_000_000, n_layer=8, n_head=6, n_embd=384),
+    "250m": _tied_preset(5_073_000_000, n_layer=32, n_head=12, n_kv_head=4, n_embd=768),
     "tiny": (
         GPTConfig(n_layer=4, n_head=2, n_embd=128, sequence_len=512, window_pattern="L"),
         TrainConfig(
