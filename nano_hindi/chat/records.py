@@ -58,28 +58,33 @@ class Mender:
         return [{"role": role, "content": content} for role, content in turns]
 
     def _mended(self, turns: list[Turn]) -> list[Turn]:
-        mended = {}
+        mended = []
         found = [(role, _unescaped(content).strip()) for role, content in turns]
-        mended["percent-escapes decoded"] = any(after != before.strip() for (_, after), (_, before) in zip(found, turns, strict=True))
-        system, turns = ([found[0]], found[1:]) if found[0][0] == "system" else ([], found)
+        if any(after != before.strip() for (_, after), (_, before) in zip(found, turns, strict=True)):
+            mended.append("percent-escapes decoded")
+        system, turns = (found[:1], found[1:]) if found[0][0] == "system" else ([], found)
         if any(role == "system" for role, _ in turns):
             raise _DroppedError("a system message amid the conversation")
-        mended["empty system message removed"] = any(not content for _, content in system)
-        system = [turn for turn in system if turn[1]]
+        if system and not system[0][1]:
+            system = []
+            mended.append("empty system message removed")
         turns, count = _joined(turns), len(turns)
-        mended["turns of the same role joined"] = len(turns) < count
-        begin = int(turns[:1] != [] and turns[0][0] == "assistant")
-        mended["answer before the first question removed"] = begin > 0
-        turns = turns[begin:]
+        if len(turns) < count:
+            mended.append("turns of the same role joined")
+        if turns and turns[0][0] == "assistant":
+            turns = turns[1:]
+            mended.append("answer before the first question removed")
         # after an empty turn, what follows refers to what is not there
-        count, turns = len(turns), turns[: next((i for i, (_, content) in enumerate(turns) if not content), len(turns))]
-        mended["cut at an empty turn"] = len(turns) < count
-        if len(turns) % 2:
+        end = next((i for i, (_, content) in enumerate(turns) if not content), len(turns))
+        if end < len(turns):
+            turns = turns[: end - end % 2]
+            mended.append("cut at an empty turn")
+        elif len(turns) % 2:
             turns = turns[:-1]
-            mended["question without an answer removed"] = not mended["cut at an empty turn"]
+            mended.append("question without an answer removed")
         if not turns:
             raise _DroppedError("no question with an answer")
-        self.counts.update(f"mended: {what}" for what, was in mended.items() if was)
+        self.counts.update(f"mended: {what}" for what in mended)
         return [*system, *turns]
 
 
