@@ -37,8 +37,8 @@ _EPSILON = Range(float, 1e-20, 1)
 
 
 def _opt(default: Any, text: str, valid: Range | Switch | None = None, shown: Any = None) -> Any:
-    """Return a dataclass field with its help text and its valid values; None for a field that is
-    text. `shown` is the default that the help shows, if it is another one."""
+    """Return a dataclass field with its help text and its valid values. `valid` is None for a text
+    field. `shown` replaces the default in the help."""
     return field(default=default, metadata={"help": text, "valid": valid, "shown": str(default if shown is None else shown)})
 
 

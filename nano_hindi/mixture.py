@@ -25,7 +25,7 @@ class Schedule:
     """The source of each position of an endless stream, by weights that sum to 1."""
 
     def __init__(self, weights: Sequence[Fraction]):
-        """Take weights as `normalized` returns them; a source of weight 0 never comes."""
+        """Take weights as `normalized` returns them; a source of weight 0 has no position."""
         self.period = math.lcm(*(weight.denominator for weight in weights))
         self._order = chairman_assignment([int(weight * self.period) for weight in weights])
         is_source = self._order[:, None] == np.arange(len(weights))
@@ -67,7 +67,7 @@ class Mixture:
 class MixedLoader:
     """The sequences of several sources as one stream, like that of a `SequenceLoader`.
 
-    The sequences of a source come in the order of its own loader, epoch after epoch. When the
+    The sequences of a source are in the order of its own loader, epoch after epoch. When the
     weights change, a source of both mixtures continues where it was.
     """
 

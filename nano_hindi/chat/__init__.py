@@ -1,1 +1,1 @@
-"""Conversations: their text and ids."""
+"""Conversations: from files and the hub, as text and ids in the chat template, and as batches."""

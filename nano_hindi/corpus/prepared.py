@@ -70,7 +70,7 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
     if (found_kind := metadata.get("kind", TEXT)) != kind:
         raise UserError(f"{folder} holds {KINDS.get(found_kind, 'data of a newer version')}")
     again = f"run data/{'chat' if kind == CHAT else 'preprocess'}.py again"
-    whole_numbers = [field.name for field in fields(DataInfo) if field.type == "int"]
+    whole_numbers = [field.name for field in fields(DataInfo) if field.type == "int"]  # a string, as annotations are not evaluated
     try:
         info: dict[str, Any] = {name: int(metadata[name]) for name in whole_numbers}
         info |= {"fertility": float(metadata["fertility"]), "tokenizer_name": metadata["tokenizer"], "fingerprint": metadata["fingerprint"]}

@@ -1,1 +1,2 @@
-"""Evaluate how well a model predicts texts: the command, the losses per token, and the report."""
+"""Evaluate a model: the command, the losses per token and their report, files of minimal pairs, and
+questions to a chat model."""

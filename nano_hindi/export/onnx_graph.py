@@ -174,8 +174,8 @@ def _with_tokens_before(graph: Graph, x: str, seen: str, n: int, weights: Mappin
     """Add to embeddings x (B, T, C) what smear and convolution take from the n tokens before, as
     GPT.add_tokens_before does.
 
-    Beside keys and values, the cache has the embeddings of the last tokens: (B, 1, 0 to n, C) comes
-    in, (B, 1, n, C) goes out, 0 before the text.
+    The cache also has the embeddings of the last tokens: (B, 1, 0 to n, C) in the input, and in the
+    output (B, 1, n, C), 0 before the text.
     """
     last = graph.ints(-1)
     begin = graph("Neg", graph("Add", graph("Shape", x, start=1, end=2), graph.ints(n)))  # of the last T + n

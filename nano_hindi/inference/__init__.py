@@ -1,2 +1,2 @@
 """Generate text with a trained model: loading, sampling settings, streaming of whole characters,
-and a chat."""
+and two interactive sessions."""

@@ -35,7 +35,7 @@ PANELS = (
 )
 COLOURS = ("#1f5fa8", "#c8501e", "#2e8540", "#8a3ea0", "#a87900", "#444444", "#c2185b", "#00838f")  # dark enough for text on white
 INK = "#333333"
-REST = 100  # seconds without a drawing per second that the last one took
+REST = 100  # after a drawing that took t seconds, the next is at least REST t seconds later
 SMOOTHED_FRACTION = 0.02  # of the records: the window of the running median that is drawn as the dark loss curve
 SPIKE = 1.5  # values above this multiple of the first value or of the 99th percentile, whichever is larger, are cut off
 

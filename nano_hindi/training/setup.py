@@ -60,7 +60,7 @@ class Run:
     parent: dict | None = None  # the record of the model that it began with (training/parent.py)
     update: int = 0  # updates made so far
     skipped: int = 0  # of them, those with a non-finite loss or gradient
-    latest: dict = field(default_factory=dict)  # the latest loss, val_loss and val_bpb
+    latest: dict = field(default_factory=dict)  # the latest loss, val_loss and val_bpb, and the step of the latter two (val_step)
     meter: report.Meter = field(default_factory=report.Meter)
     pace: report.Pace = field(default_factory=report.Pace)
 
@@ -155,7 +155,7 @@ def _history(args: argparse.Namespace) -> Path | None:
 
 
 def new_ngrams(info: DataInfo, loader: Sequences, config: TrainConfig, device: torch.device) -> NGrams | None:
-    """Return the n-grams of the tokens, or None if they do not learn together.
+    """Return the n-grams of the tokens, or None if `config.ngram_buckets` is 0.
 
     How often an update reads each token is counted in the run's first updates, up to COUNTED_TOKENS
     tokens: the same on every rank, and in a run that resumes with the same budget.

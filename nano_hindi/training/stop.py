@@ -29,7 +29,7 @@ class StopSignal:
     def __init__(self):
         self.signal: int | None = None
         self.everywhere = False  # whether any rank was asked to stop: agreed on once per update
-        self.is_repeated = False  # a second Ctrl-C came
+        self.is_repeated = False  # whether Ctrl-C was pressed a second time
         self._ended = threading.Event()  # the block has ended
 
     def __enter__(self) -> StopSignal:
@@ -81,7 +81,7 @@ class StopSignal:
         return self.everywhere
 
     def raise_if_repeated(self) -> None:
-        """Raise KeyboardInterrupt if a second Ctrl-C came."""
+        """Raise KeyboardInterrupt if Ctrl-C was pressed a second time."""
         if self.is_repeated:
             raise KeyboardInterrupt
 
