@@ -71,8 +71,8 @@ def evaluation_is_pending(config: TrainConfig, update: int, latest: dict) -> boo
     """Return whether the run was stopped in the evaluation that is due at `update`. `latest` is the
     run's; in a checkpoint of an older version it has no `val_step`, and its evaluation is made."""
     step = update * config.gradient_accumulation_steps
-    done = latest.get("val_step", step) if "val_bpb" in latest else None
-    return update > 0 and config.is_due(config.eval_interval, update) and done != step
+    is_made = "val_bpb" in latest and latest.get("val_step", step) == step
+    return update > 0 and config.is_due(config.eval_interval, update) and not is_made
 
 
 def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan:
