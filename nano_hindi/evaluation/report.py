@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nano_hindi.console import count
+from nano_hindi.console import count, counted
 from nano_hindi.evaluation.scoring import Scored
 
 RESAMPLES, SEED = 1000, 0
@@ -165,7 +165,7 @@ def report_lines(figures: Figures) -> list[str]:
     """Return the report as lines of text."""
     documents, tokens, words = len(figures.nats), sum(figures.tokens), sum(figures.words)
     lines = [
-        f"size        {documents:,} document{'s' * (documents != 1)}, {count(sum(figures.bytes))} bytes, {count(words)} words, {count(tokens)} tokens "
+        f"size        {counted(documents, 'document')}, {count(sum(figures.bytes))} bytes, {count(words)} words, {count(tokens)} tokens "
         f"({tokens / words:.2f} per word)"
     ]
     if figures.lost:

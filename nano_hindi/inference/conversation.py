@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, ClassVar
 from nano_hindi.chat import template
 from nano_hindi.cli import collected_interrupts
 from nano_hindi.common import common_prefix_length
-from nano_hindi.console import shown, stdout_filter
+from nano_hindi.console import counted, shown, stdout_filter
 from nano_hindi.errors import UserError, require
 from nano_hindi.files import expanded
-from nano_hindi.inference.session import LEAVE, Session, note
+from nano_hindi.inference.session import LEAVE, Session, note, speed
 from nano_hindi.inference.settings import Settings
 from nano_hindi.inference.text import AnswerStream
 
@@ -105,7 +105,7 @@ class Conversation(Session):
         message = {"role": "user", "content": question}
         ids = self._prompt(message)
         cache = self._cache_of(ids)
-        settings, made, times = self.settings, list[int](), [time.perf_counter()]
+        settings, made, times = self.settings, list[int](), list[float]()
         stream, text, n_cached = AnswerStream(self.tokenizer, is_chat=True), "", cache.position
         steps = generate_tokens(self.model, ids, settings.max_tokens, stop_ids=(self.tokenizer.eos_id,), cache=cache, **settings.sampling())
         for token in steps:
@@ -119,8 +119,7 @@ class Conversation(Session):
         rest = stream.flush()
         self.is_cut = len(made) == settings.max_tokens and not stream.has_stopped
         self._cache, self._cached = cache, [*ids, *made][: cache.position]
-        rate = f", {(len(made) - 1) / (times[-1] - times[1]):.0f} tokens/s" if len(made) > 1 else ""
-        self._stats = f"{len(made)} tokens{rate}; {len(ids) - n_cached:,} of {len(ids):,} tokens before it were read anew"
+        self._stats = f"{counted(len(made), 'token')}{speed(times)}; {len(ids) - n_cached:,} of {len(ids):,} tokens before it were read anew"
         content = (text + rest).rstrip("\ufffd").rstrip()  # an incomplete character must not be part of the context
         if content:
             self.turns += [message, {"role": "assistant", "content": content}]

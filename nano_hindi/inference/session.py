@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from nano_hindi.cli import collected_interrupts
@@ -115,3 +115,8 @@ def _edit_lines() -> None:
 def note(message: str) -> None:
     """Print what is no part of the text."""
     print(visible(message), file=sys.stderr, flush=True)
+
+
+def speed(times: Sequence[float]) -> str:
+    """Return `, 480 tokens/s` for the times at which tokens were made, "" for fewer than two."""
+    return f", {(len(times) - 1) / (times[-1] - times[0]):.0f} tokens/s" if len(times) > 1 else ""

@@ -12,8 +12,8 @@ import time
 import unicodedata
 from typing import TYPE_CHECKING
 
-from nano_hindi.console import stdout_filter
-from nano_hindi.inference.session import LEAVE, Session, note
+from nano_hindi.console import counted, stdout_filter
+from nano_hindi.inference.session import LEAVE, Session, note, speed
 from nano_hindi.inference.settings import Settings
 from nano_hindi.inference.text import stream_texts
 
@@ -57,8 +57,7 @@ Ctrl-C stops the model. {LEAVE} or /quit leaves. A command without a value shows
         print(flush=True)
         self.text = text.rstrip("\ufffd")  # an incomplete character must not be part of the context
         made = len(times) - 2  # the first item is the prompt, the last the text that was held back
-        tokens = "1 token" if made == 1 else f"{made} tokens"
-        rate = f", {(made - 1) / (times[-2] - times[1]):.0f} tokens/s" if made > 1 else ""
+        tokens, rate = counted(made, "token"), speed(times[1:-1])
         if stop.is_set():
             note(f"[stopped after {tokens}{rate}]")
         elif made < self.settings.max_tokens:
