@@ -32,7 +32,7 @@ from nano_hindi.evaluation import command as evaluation
 from nano_hindi.evaluation.command import scores_of_pairs
 from nano_hindi.evaluation.pair_files import read_pair_files
 from nano_hindi.evaluation.scoring import CheckpointScorer
-from nano_hindi.export import __main__ as export
+from nano_hindi.export import command as export
 from nano_hindi.export.model_card import data_metadata
 from nano_hindi.files import write_metadata, write_text
 from nano_hindi.inference import settings

@@ -13,7 +13,7 @@ import transformers
 
 import standin
 from exports import load, load_its_tokenizer, make_checkpoint, some_ids
-from nano_hindi.export import __main__ as export
+from nano_hindi.export import command as export
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.model import GPT
 

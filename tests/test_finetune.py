@@ -24,7 +24,7 @@ from nano_hindi.corpus.prepared import CHAT, check_data
 from nano_hindi.dataloader import IGNORED, DataError
 from nano_hindi.errors import UserError
 from nano_hindi.evaluation import command
-from nano_hindi.export import __main__ as export
+from nano_hindi.export import command as export
 from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.model import GPT

@@ -11,7 +11,7 @@ import torch
 
 import generate
 from nano_hindi.evaluation import command as evaluation
-from nano_hindi.export import __main__ as export
+from nano_hindi.export import command as export
 
 SECONDS = 300  # each takes a few seconds at most; the sizes in these files would take hours, or all memory
 

@@ -22,7 +22,7 @@ from conftest import ROOT, run_command
 from exports import CONFIG, make_checkpoint, some_ids
 from nano_hindi.chat import template
 from nano_hindi.engine import generate_tokens
-from nano_hindi.export import __main__ as export
+from nano_hindi.export import command as export
 from nano_hindi.inference.loading import build_model, load_for_inference
 
 pytest.importorskip("onnx", reason="needs onnx: pip install -r requirements-onnx.txt")

@@ -18,7 +18,7 @@ import train
 from conftest import SMALL, run_script
 from data import download, preprocess
 from nano_hindi.evaluation import command as evaluation
-from nano_hindi.export import __main__ as export
+from nano_hindi.export import command as export
 from nano_hindi.files import read_metadata
 from nano_hindi.inference.loading import load_for_inference
 

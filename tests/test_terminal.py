@@ -25,7 +25,7 @@ from nano_hindi.corpus.documents import write_document
 from nano_hindi.corpus.report import write_report
 from nano_hindi.errors import UserError
 from nano_hindi.evaluation import command as evaluation
-from nano_hindi.export import __main__ as export
+from nano_hindi.export import command as export
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.inference.settings import Settings
 from nano_hindi.inference.write_together import Writer

@@ -32,7 +32,7 @@ def write_exports(config_name: str, folder: Path) -> None:
 
     import standin
     from nano_hindi.config import get_config
-    from nano_hindi.export import __main__ as export
+    from nano_hindi.export import command as export
     from nano_hindi.inference.loading import TrainedModel
     from nano_hindi.model import GPT
     from nano_hindi.tokenizer import load_tokenizer
@@ -118,7 +118,7 @@ def quality(checkpoint: Path, data_dir: Path) -> None:
     import numpy as np
     import torch
 
-    from nano_hindi.export import __main__ as export
+    from nano_hindi.export import command as export
     from nano_hindi.inference.loading import build_model, load_for_inference
 
     trained = load_for_inference(checkpoint)
