@@ -16,6 +16,7 @@ from nano_hindi import console
 from nano_hindi.config import TrainConfig
 from nano_hindi.console import Console, bar, shell_quoted
 from nano_hindi.training import loop, report
+from nano_hindi.training.meter import Meter, Pace
 from nano_hindi.training.metrics import read_metrics, training_seconds
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
@@ -124,8 +125,8 @@ def test_log_lines_are_aligned():
 
 def test_remaining_time_ignores_earlier_runs_and_the_first_update(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(report.time, "perf_counter", lambda: now[0])
-    pace = report.Pace()
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    pace = Pace()
     now[0] += 60.0  # compiles
     pace.mark(51)
     assert pace.left(51, 100) is None
@@ -137,8 +138,8 @@ def test_remaining_time_ignores_earlier_runs_and_the_first_update(monkeypatch):
 
 def test_skipped_updates_count_in_the_time_but_not_in_the_loss(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(report.time, "perf_counter", lambda: now[0])
-    meter = report.Meter()
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    meter = Meter()
     for loss in (3.0, None, 5.0):
         now[0] += 2.0
         meter.add(loss, 100)
@@ -157,7 +158,7 @@ def test_resumed_run_counts_earlier_time_but_not_the_break_or_lost_updates(data_
     import train
 
     now, seconds = [0.0], [2.0]
-    monkeypatch.setattr(report, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("nano_hindi.training.meter.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
 
     def taking(work, seconds, *, ends_before: int | None = None):
         def timed(run, *args):
@@ -254,7 +255,7 @@ def test_run_in_a_terminal_keeps_evaluations_and_samples_and_overwrites_the_rest
 def test_meter_excludes_pauses_and_continues_from_its_state(monkeypatch):
     clock = iter([0.0, 10.0, 70.0, 80.0, 80.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    meter = report.Meter({"loss_sum": 6.0, "updates": 2})
+    meter = Meter({"loss_sum": 6.0, "updates": 2})
     meter.add(3.0, 1000)
     with meter.paused():
         pass

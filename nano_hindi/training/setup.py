@@ -28,6 +28,7 @@ from nano_hindi.training import memory, report
 from nano_hindi.training.compile_cache import keep_compiled_kernels
 from nano_hindi.training.conversations import ChatData
 from nano_hindi.training.curves import LiveCurves
+from nano_hindi.training.meter import Meter, Pace
 from nano_hindi.training.metrics import Metrics, WandbLog
 from nano_hindi.training.resume import Plan
 from nano_hindi.training.saving import Saver
@@ -61,8 +62,8 @@ class Run:
     update: int = 0  # updates made so far
     skipped: int = 0  # of them, those with a non-finite loss or gradient
     latest: dict = field(default_factory=dict)  # the latest loss, val_loss and val_bpb, and the step of the latter two (val_step)
-    meter: report.Meter = field(default_factory=report.Meter)
-    pace: report.Pace = field(default_factory=report.Pace)
+    meter: Meter = field(default_factory=Meter)
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def step(self) -> int:
@@ -189,7 +190,7 @@ def restore(saved: dict, model: GPT, optimizer: TrainOptimizer, loss_scale: Loss
 def progress(saved: dict, update: int) -> dict:
     """Return the progress of a checkpoint's run as fields of Run."""
     metrics = saved["metrics"]
-    return {"update": update, "skipped": metrics["skipped"], "latest": dict(metrics["latest"]), "meter": report.Meter(metrics["meter"])}
+    return {"update": update, "skipped": metrics["skipped"], "latest": dict(metrics["latest"]), "meter": Meter(metrics["meter"])}
 
 
 def require_same_weights(model: GPT, world: World) -> None:
