@@ -118,18 +118,30 @@ def open_chat(folder: Path, world: World, every_chunk: bool) -> ChatData:
 # ---- the recipe
 
 
-def apply_flags(args: argparse.Namespace, data: ChatData, resumed: TrainConfig | None) -> None:
-    """Turn --epochs and --lr_scale into the flags of TrainConfig that they stand for. Raises
-    UserError for another --lr_scale than that of the run that is `resumed`."""
-    if hasattr(args, "epochs") or resumed is None:
-        size = resumed.batch_size if resumed else getattr(args, "batch_size", FINETUNE["batch_size"])
-        updates = max(1, math.ceil(getattr(args, "epochs", FINETUNE["epochs"]) * len(data.train) / size))
-        args.total_tokens = updates * size * data.train.mean_length
-    if resumed is None:
-        for field in dataclasses.fields(TrainConfig):
-            if field.name.endswith("_lr"):
-                setattr(args, field.name, field.default * getattr(args, "lr_scale", FINETUNE["lr_scale"]))
-    elif hasattr(args, "lr_scale"):
+def recipe(args: argparse.Namespace, data: ChatData) -> TrainConfig:
+    """Return the recipe of a new run. Its `sequence_len` is the mean length of a conversation, so
+    that `tokens_per_update` is the mean number of tokens of an update."""
+    flags = given_flags(args, TrainConfig)
+    batch_size = flags.setdefault("batch_size", FINETUNE["batch_size"])
+    updates = _updates(data, getattr(args, "epochs", FINETUNE["epochs"]), batch_size)
+    lr_scale = getattr(args, "lr_scale", FINETUNE["lr_scale"])
+    chosen = {
+        "gradient_accumulation_steps": 1,
+        "warmup_steps": updates // 20,
+        "init_lr_fraction": INIT_LR_FRACTION,
+        **dict.fromkeys(("eval_interval", "inference_interval", "checkpoint_interval"), max(1, updates // EVALUATIONS)),
+        **{field.name: field.default * lr_scale for field in dataclasses.fields(TrainConfig) if field.name.endswith("_lr")},
+    }
+    mean_length = data.train.mean_length
+    return TrainConfig(**{**chosen, **flags, "total_tokens": updates * batch_size * mean_length, "sequence_len": mean_length})
+
+
+def apply_flags(args: argparse.Namespace, data: ChatData, resumed: TrainConfig) -> None:
+    """Turn the --epochs of a resumed run into its --total_tokens. Raises UserError for another
+    --lr_scale than that of the run."""
+    if hasattr(args, "epochs"):
+        args.total_tokens = _updates(data, args.epochs, resumed.batch_size) * resumed.batch_size * data.train.mean_length
+    if hasattr(args, "lr_scale"):
         before = resumed.muon_lr / TrainConfig.muon_lr
         require(
             math.isclose(args.lr_scale, before),
@@ -138,11 +150,6 @@ def apply_flags(args: argparse.Namespace, data: ChatData, resumed: TrainConfig |
         )
 
 
-def recipe(args: argparse.Namespace, data: ChatData) -> TrainConfig:
-    """Return the recipe of a new run. Its `sequence_len` is the mean length of a conversation, so
-    that `tokens_per_update` is the mean number of tokens of an update."""
-    flags = given_flags(args, TrainConfig)
-    updates = args.total_tokens // (flags.setdefault("batch_size", FINETUNE["batch_size"]) * data.train.mean_length)
-    intervals = dict.fromkeys(("eval_interval", "inference_interval", "checkpoint_interval"), max(1, updates // EVALUATIONS))
-    chosen = {"gradient_accumulation_steps": 1, "warmup_steps": updates // 20, "init_lr_fraction": INIT_LR_FRACTION}
-    return TrainConfig(**{**chosen, **intervals, **flags, "sequence_len": data.train.mean_length})
+def _updates(data: ChatData, epochs: float, batch_size: int) -> int:
+    """Return the number of updates that read each conversation `epochs` times."""
+    return max(1, math.ceil(epochs * len(data.train) / batch_size))

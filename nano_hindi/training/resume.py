@@ -211,9 +211,9 @@ def configs_of(
         require(saved is not None or parent is not None, "finetune.py needs a model to begin with; name it: --checkpoint MODEL")
         shape = parent.shape if parent else from_dict(GPTConfig, saved["model_config"])
         data.select(shape.sequence_len)
-        apply_flags(args, data, from_dict(TrainConfig, saved["train_config"]) if saved else None)
         if parent is not None:
             return shape, recipe(args, data)
+        apply_flags(args, data, from_dict(TrainConfig, saved["train_config"]))
     if parent is not None:
         return configs_for_run_from_model(args, parent.shape, parent.recipe)
     if saved is None:
