@@ -176,7 +176,7 @@ def generate_tokens(
 ) -> Iterator[int]:
     """Yield up to `max_tokens` tokens that continue `tokens`, stopping before a token in
     `stop_ids`: `generate_batch` with a single text."""
-    for (token,) in generate_batch(model, tokens, 1, max_tokens, temperature, top_k, seed, stop_ids, **options):
+    for (token,) in generate_batch(model, tokens, 1, max_tokens, stop_ids, temperature=temperature, top_k=top_k, seed=seed, **options):
         assert token is not None  # the generation ends with its only text
         yield token
 
@@ -186,29 +186,21 @@ def generate_batch(
     tokens: Sequence[int],
     n_texts: int,
     max_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 42,
     stop_ids: Collection[int] = (),
-    top_p: float = 1.0,
-    repetition_penalty: float = 1.0,
-    first_ids: Sequence[int] | None = None,
     cache: KVCache | None = None,
+    **sampling: Any,
 ) -> Iterator[list[int | None]]:
     """Yield the next token of each of `n_texts` texts that begin with `tokens` (at least one), up
     to `max_tokens` times.
 
     A text ends before a token in `stop_ids` and yields None from then on; generation stops when all
-    have ended. The same seed gives the same tokens.
+    have ended. The same seed gives the same tokens. Neither prompt nor text has a length limit.
 
-    `repetition_penalty` divides positive and multiplies negative logits of tokens that are already
-    in the text, prompt included (Keskar et al. 2019, arXiv 1909.05858, section 4.1). `first_ids`:
-    allowed first tokens (None: all). `cache`: that of the first `cache.position` tokens, fewer than
-    all; then it has every token but the last one. Neither prompt nor text has a length limit.
-    Raises ValueError for an empty prompt.
+    `cache`: that of the first `cache.position` tokens, fewer than all; then it has every token but
+    the last one. `sampling`: arguments of `Sampler`, whose errors it raises.
     """
     device = model.head_weight.device
-    sampler = Sampler(model, tokens, temperature, top_k, seed, top_p, repetition_penalty, first_ids, n_texts)
+    sampler = Sampler(model, tokens, n_texts=n_texts, **sampling)
     unread = tokens[-model.config.reach :] if cache is None else tokens[cache.position :]
     cache = cache or KVCache(model.config, 1, device, model.compute_dtype)
     new = torch.tensor([list(unread)], device=device)
@@ -228,8 +220,13 @@ def generate_batch(
 
 
 class Sampler:
-    """Sample the tokens of `n_texts` texts that begin with `tokens`. Takes the arguments of
-    `generate_batch`, and raises what it raises."""
+    """Sample the tokens of `n_texts` texts that begin with `tokens`. Raises ValueError if there are
+    none.
+
+    `temperature`, `top_k`, `top_p`: see `sample_token`. `repetition_penalty` divides positive and
+    multiplies negative logits of tokens that are already in the text, prompt included (Keskar et
+    al. 2019, arXiv 1909.05858, section 4.1). `first_ids`: allowed first tokens (None: all).
+    """
 
     def __init__(
         self,
