@@ -150,11 +150,10 @@ def configs_for_resumed_run(args: argparse.Namespace, checkpoint: dict) -> tuple
     differences = []
     if args.config not in (None, checkpoint["preset"]):
         differences.append(f"--config {args.config} (checkpoint: {checkpoint['preset'][:QUOTED_CHARACTERS]})")
-    for config in (model, train):
-        for name, value in given_flags(args, type(config)).items():
-            if name not in CHANGEABLE_ON_RESUME and value != getattr(config, name):
-                difference = f"--{name} {value} (checkpoint: {getattr(config, name)})"
-                differences += [difference] if difference not in differences else []
+    before = dataclasses.asdict(model) | dataclasses.asdict(train)
+    for name, value in (given_flags(args, GPTConfig) | given_flags(args, TrainConfig)).items():
+        if name not in CHANGEABLE_ON_RESUME and value != before[name]:
+            differences.append(f"--{name} {value} (checkpoint: {before[name]})")
     require(
         not differences,
         f"a resumed run keeps its configuration, but these differ: {', '.join(differences)}; omit them, or start a new run in another --checkpoint_dir",
