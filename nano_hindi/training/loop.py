@@ -247,7 +247,7 @@ def log(run: Run, norm: float, lr_scale: float) -> None:
     peak = estimates.peak_flops(run.world.device)
     mfu = tokens_per_second * run.model.flops_per_token() / (peak * run.world.size) if peak else None
     record = {
-        **report.where(run.config, run.update),
+        **report.counters(run.config, run.update),
         "loss": loss,
         "lr": run.config.muon_lr * lr_scale,
         "grad_norm": norm,
@@ -282,11 +282,11 @@ def evaluate(run: Run, stop: StopSignal) -> None:
     results = {name: retried(run, stop, lambda name=name: evaluate_source(name)) for name in names}
     if stop.agree(world):
         return
-    figures, now, lines = report.evaluation(results), report.position(config, run.update), report.evaluation_lines(results)
+    figures = report.evaluation_record(results)
     run.latest.update(val_loss=figures["val_loss"], val_bpb=figures["val_bpb"], val_step=float(run.step))
-    for line in lines:
-        run.console.print(f"{now} | {line}")
-    write_record(run, {**report.where(config, run.update), **figures})
+    for line in report.evaluation_lines(results):
+        run.console.print(f"{report.position(config, run.update)} | {line}")
+    write_record(run, {**report.counters(config, run.update), **figures})
     if not run.is_finished:  # else it is drawn at the end, after the last save
         run.console.clear()
         draw(run.curves, world)

@@ -108,7 +108,7 @@ def log_line(train: TrainConfig, update: int, record: dict, mfu: float | None, l
     return " | ".join(parts)
 
 
-def evaluation(results: dict[str, Evaluation]) -> dict[str, float]:
+def evaluation_record(results: dict[str, Evaluation]) -> dict[str, float]:
     """Return the keys of a record of metrics.jsonl for an evaluation: the means over the sources,
     and the figures of each source if there are several."""
     mean = {"val_loss": fmean(result.loss for result in results.values()), "val_bpb": fmean(result.bpb for result in results.values())}
@@ -120,7 +120,7 @@ def evaluation(results: dict[str, Evaluation]) -> dict[str, float]:
 def evaluation_lines(results: dict[str, Evaluation]) -> list[str]:
     """Return the log lines of an evaluation: the means over the sources, then each source if there
     are several."""
-    mean = evaluation(results)
+    mean = evaluation_record(results)
     lines = [f"validation: loss {mean['val_loss']:.4f}, {mean['val_bpb']:.4f} bits per byte"]
     if len(results) > 1:
         lines[0] += f", the means of {len(results)} sources"
@@ -156,8 +156,8 @@ def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float,
     ]
 
 
-def where(train: TrainConfig, update: int) -> dict:
-    """Return the first keys of every record in metrics.jsonl."""
+def counters(train: TrainConfig, update: int) -> dict:
+    """Return step, update and tokens, the first keys of every record in metrics.jsonl."""
     return {"step": update * train.gradient_accumulation_steps, "update": update, "tokens": update * train.tokens_per_update}
 
 
