@@ -26,7 +26,7 @@ def probe_in_child(device: torch.device, dtype: torch.dtype, head_dim: int, n_he
     path = os.pathsep.join(map(os.path.abspath, sys.path))  # the child imports the same modules as this process
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "nano_hindi.fa3_probe", arguments],
+            [sys.executable, "-m", "nano_hindi.flash_attention", arguments],
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
+import sys
 from types import SimpleNamespace
 
 import torch
@@ -185,3 +187,8 @@ def probe_fa3(device: torch.device, dtype: torch.dtype, head_dim: int, n_head: i
     except Exception as error:  # noqa: BLE001 - as in `_select`
         return _short_reason(error)
     return ""
+
+
+if __name__ == "__main__":  # the child process of `fa3_child`
+    device, dtype, *shapes = json.loads(sys.argv[1])
+    print(fa3_child.VERDICT + probe_fa3(torch.device(device), getattr(torch, dtype), *shapes))
