@@ -218,18 +218,16 @@ def finish(args, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
 
     Returns the metadata. Raises UserError if a split has no documents.
     """
-    from nano_hindi.corpus.prepared import tokenizer_record
+    from nano_hindi.corpus.prepared import require_both_splits, tokenizer_record
     from nano_hindi.corpus.shards import discard
 
     refuse_losses(shards, tokenizer, args.allow_lossy)
     counts = shards.summary.counts
-    for name, word, change in (("val", "validation", "larger"), ("train", "training", "smaller")):
-        if not counts[f"{name}_documents"]:
-            documents = counts["train_documents"] + counts["val_documents"]
-            discard(shards.folder)
-            raise UserError(
-                f"none of the {documents:,} documents are in the {word} split; give a {change} --val_fraction than {args.val_fraction:g}, or more documents"
-            )
+    try:
+        require_both_splits(counts, "documents", args.val_fraction)
+    except UserError:
+        discard(shards.folder)
+        raise
     metadata = {
         "tokenizer": tokenizer.name,
         **tokenizer_record(tokenizer),

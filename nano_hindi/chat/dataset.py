@@ -19,7 +19,7 @@ from nano_hindi.chat.records import LAYOUTS, UNKNOWN_LAYOUT, Mender
 from nano_hindi.chat.sources import Record
 from nano_hindi.chat.template import render_batch
 from nano_hindi.corpus.documents import count_words
-from nano_hindi.corpus.prepared import METADATA, DataInfo, require_places, save_tokenizer, tokenizer_record, write_digests
+from nano_hindi.corpus.prepared import METADATA, DataInfo, require_both_splits, require_places, save_tokenizer, tokenizer_record, write_digests
 from nano_hindi.corpus.tokenize import BATCH_CHARACTERS, SPLITS, is_for_validation
 from nano_hindi.dataloader import TARGET
 from nano_hindi.errors import UserError
@@ -87,16 +87,10 @@ class Writer:
             (self.folder / METADATA).unlink(missing_ok=True)
 
     def _require_both_splits(self) -> None:
-        kept = self.counts["train_documents"] + self.counts["val_documents"]
-        if not kept:
+        if not self.counts["train_documents"] + self.counts["val_documents"]:
             known = f"; known are records with the fields {LAYOUTS}" if self.counts[f"dropped: {UNKNOWN_LAYOUT}"] else ""
             raise UserError(f"no conversation is left; the counts above say why{known}")
-        for split, change in (("val", "larger"), ("train", "smaller")):
-            if not self.counts[f"{split}_documents"]:
-                raise UserError(
-                    f"none of the {kept:,} conversations are in the {split} split; give a {change} --val_fraction than {self.val_fraction:g}, "
-                    "or more conversations"
-                )
+        require_both_splits(self.counts, "conversations", self.val_fraction)
 
     def write(self, records: Iterable[Record], limit: int | None) -> Iterator[int]:
         """Write the conversations of one source, at most `limit` of them. Yields the number written

@@ -4,6 +4,7 @@ write what both have besides the tokens."""
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,16 @@ def require_places(folder: Path) -> None:
         require_not_folder(folder / name)
     if (copy := folder / "tokenizer").is_file():
         raise UserError(f"{copy} is a file, but the copy of the tokenizer needs that name; move it, or choose another --output_dir")
+
+
+def require_both_splits(counts: Mapping[str, int], what: str, val_fraction: float) -> None:
+    """Raise UserError if a split has no documents, which are called `what` in the plural."""
+    total = counts["train_documents"] + counts["val_documents"]
+    for split, name, change in (("val", "validation", "larger"), ("train", "training", "smaller")):
+        if not counts[f"{split}_documents"]:
+            raise UserError(
+                f"none of the {total:,} {what} are in the {name} split; give a {change} --val_fraction than {val_fraction:g}, or more {what}"
+            )
 
 
 def tokenizer_record(tokenizer: Tokenizer) -> dict[str, str | int]:
