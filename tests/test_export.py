@@ -34,7 +34,7 @@ from nano_hindi.evaluation.pair_files import read_pair_files
 from nano_hindi.evaluation.scoring import CheckpointScorer
 from nano_hindi.export import command as export
 from nano_hindi.export.model_card import data_metadata
-from nano_hindi.files import write_metadata, write_text
+from nano_hindi.files import read_metadata, write_metadata, write_text
 from nano_hindi.inference import settings
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.minimal_pairs import pairs
@@ -671,86 +671,102 @@ def test_language_modeling_collator_keeps_eos_as_a_target(exported):
 # ---- the model card
 
 
-def test_model_card_reports_checkpoint_and_data_metadata(straight, data_dir, tmp_path, capsys):
-    (data_dir / "raw").mkdir(exist_ok=True)
-    facts = dict(line.split(": ", 1) for line in (data_dir / "preprocess_meta.txt").read_text(encoding="utf-8").splitlines())
-    documents = int(facts["train_documents"]) + int(facts["val_documents"])
+@pytest.fixture
+def metadata(data_dir) -> dict[str, str]:
+    """Return the metadata of the data folder, with the number of documents of both splits."""
+    found = read_metadata(data_dir / "preprocess_meta.txt")
+    return found | {"documents": str(int(found["train_documents"]) + int(found["val_documents"]))}
+
+
+@pytest.fixture
+def card(straight, data_dir, metadata, tmp_path):
+    """Return a function that exports the run of a text with these entries in raw/metadata.txt, and
+    returns the model card."""
     raw = data_dir / "raw" / "metadata.txt"
-    raw.write_text(
-        f"source: ai4bharat/sangraha verified/hin\nrevision: abc123\nlicence: CC BY 4.0\ndocuments: {documents}\nwords: {facts['words']}\n"
-    )
-    assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "known"), "--data_dir", str(data_dir)]) == 0
+    raw.parent.mkdir(exist_ok=True)
+
+    def card(**entries: str) -> str:
+        write_metadata(raw, {"documents": metadata["documents"], "words": metadata["words"]} | entries)
+        assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "model"), "--data_dir", str(data_dir)]) == 0
+        return (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+
+    yield card
+    raw.unlink()
+
+
+def test_model_card_reports_checkpoint_and_data_metadata(straight, data_dir, metadata, card, capsys):
+    text = card(source="ai4bharat/sangraha verified/hin", revision="abc123", licence="CC BY 4.0")
     assert "notice" not in capsys.readouterr().out
-    card = (tmp_path / "known" / "README.md").read_text(encoding="utf-8")
     last = json.loads((straight / "metrics.jsonl").read_text().splitlines()[-1])
-    model = build_model(load_for_inference(straight), torch.device("cpu"))
-    n = model.num_params()
-    for fact in (
+    n = build_model(load_for_inference(straight), torch.device("cpu")).num_params()
+    for line in (
         f"| parameters | {n['total']:,} |",
         f"blocks {n['blocks']:,}; wte {n['wte']:,}; lm_head {n['lm_head']:,}; value embeddings {n['value_embeds']:,}; scalars {n['scalars']} |",
         f"| bits per byte | {last['val_bpb']:.4f} ",
         f"| step | {last['step']} of {last['step']} ",
-        f"| tokens seen | {last['tokens']:,}: the {int(facts['train_tokens']):,} of the data ",
+        f"| tokens seen | {last['tokens']:,}: the {int(metadata['train_tokens']):,} of the data ",
         "[ai4bharat/sangraha](https://huggingface.co/datasets/ai4bharat/sangraha) by AI4Bharat, revision abc123",
         "Licence: CC BY 4.0.",
         "datasets: [ai4bharat/sangraha]",
         "`standin`. Its licence is not known here",
     ):
-        assert fact in card, fact
-    assert str(data_dir) not in card
+        assert line in text, line
+    assert str(data_dir) not in text
 
-    raw.write_text(f"source: /home/me/a.txt, /home/me/b.txt\ndocuments: {documents}\nwords: {facts['words']}\n")
-    assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "files"), "--data_dir", str(data_dir)]) == 0
-    card = (tmp_path / "files" / "README.md").read_text(encoding="utf-8")
-    assert "Files of the model's maker: a.txt, b.txt." in card
-    assert "/home/me" not in card
-    assert "Licence: not known" in card
 
-    several = {
-        "source": "ai4bharat/sangraha verified/hin, org/news, column body, /home/me/a.txt",
-        "source_1": "ai4bharat/sangraha verified/hin",
-        "source_1_revision": "abc123",
-        "source_1_licence": "CC BY 4.0, ai4bharat/sangraha",
-        "source_1_documents": "1000",
-        "source_2": "org/news, column body",
-        "source_2_licence": "see the data set's page, org/news",
-        "source_2_documents": "20",
-        "source_3": "/home/me/a.txt",
-        "source_3_documents": "3",
-        "documents": documents,
-        "words": facts["words"],
-    }
-    write_metadata(raw, several)
-    assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "several"), "--data_dir", str(data_dir)]) == 0
-    card = (tmp_path / "several" / "README.md").read_text(encoding="utf-8")
-    for fact in (
+def test_model_card_names_files_without_their_folders(card):
+    text = card(source="/home/me/a.txt, /home/me/b.txt")
+    assert "Files of the model's maker: a.txt, b.txt." in text
+    assert "/home/me" not in text
+    assert "Licence: not known" in text
+
+
+def test_model_card_names_each_of_several_sources(card):
+    text = card(
+        source="ai4bharat/sangraha verified/hin, org/news, column body, /home/me/a.txt",
+        source_1="ai4bharat/sangraha verified/hin",
+        source_1_revision="abc123",
+        source_1_licence="CC BY 4.0, ai4bharat/sangraha",
+        source_1_documents="1000",
+        source_2="org/news, column body",
+        source_2_licence="see the data set's page, org/news",
+        source_2_documents="20",
+        source_3="/home/me/a.txt",
+        source_3_documents="3",
+    )
+    for line in (
         "sangraha) by AI4Bharat, revision abc123. 1,000 documents. Licence: CC BY 4.0, ai4bharat/sangraha.",
         "`column body` of [org/news](https://huggingface.co/datasets/org/news). 20 documents. Licence: see the data set's page, org/news.",
         "Files of the model's maker: a.txt. 3 documents. Licence: not known",
         "datasets: [ai4bharat/sangraha, org/news]",
     ):
-        assert fact in card, fact
-    assert "/home/me" not in card
+        assert line in text, line
+    assert "/home/me" not in text
 
-    older = {key: value for key, value in facts.items() if "digest" not in key}
-    (tmp_path / "older").mkdir()
-    write_metadata(tmp_path / "older" / "preprocess_meta.txt", older)
+
+def test_data_of_an_older_version_is_recognized_without_digests(straight, data_dir, tmp_path):
+    older = {key: value for key, value in read_metadata(data_dir / "preprocess_meta.txt").items() if "digest" not in key}
+    write_metadata(tmp_path / "preprocess_meta.txt", older)
     record = load_checkpoint(straight / "checkpoint_step24.pt")
     record["data"] |= {key: "" for key in record["data"] if "digest" in key}  # of a new run on the data of an older version
-    assert data_metadata(tmp_path / "older", record) == older
+    assert data_metadata(tmp_path, record) == older
 
-    raw.write_text(f"source: another text\ndocuments: {documents + 1}\nwords: {facts['words']}\n")
-    assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "other"), "--data_dir", str(data_dir)]) == 0
-    assert "another text" not in (tmp_path / "other" / "README.md").read_text(encoding="utf-8")
+
+def test_metadata_of_another_text_is_not_used(metadata, card, capsys):
+    assert "another text" not in card(source="another text", documents=str(int(metadata["documents"]) + 1))
     assert "the card does not name the training text" in capsys.readouterr().out
-    raw.unlink()
 
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "preprocess_meta.txt").write_text("\n".join(f"{key}: {value}" for key, value in (facts | {"val_tokens": 1}).items()))
-    assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "foreign"), "--data_dir", str(tmp_path / "data")]) == 0
-    card = (tmp_path / "foreign" / "README.md").read_text(encoding="utf-8")
-    assert card.count("licence are not known") == 1  # of the data
-    assert "`standin`. Its licence is not known here" in card
+
+def test_metadata_of_other_data_is_not_used(straight, metadata, tmp_path):
+    other = tmp_path / "data"
+    (other / "raw").mkdir(parents=True)
+    write_metadata(other / "preprocess_meta.txt", metadata | {"val_tokens": 1})
+    write_metadata(other / "raw" / "metadata.txt", {"source": "another text", "documents": metadata["documents"], "words": metadata["words"]})
+    assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "model"), "--data_dir", str(other)]) == 0
+    text = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "another text" not in text
+    assert text.count("licence are not known") == 1  # of the data
+    assert "`standin`. Its licence is not known here" in text
 
 
 def test_model_card_without_metadata_says_not_known(exported):
