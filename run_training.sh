@@ -5,7 +5,7 @@ usage="usage: bash run_training.sh [sample] [flags of train.py ...]
   sample      a small corpus of stories made here, the tiny model: minutes, no hub
 Flags are passed to train.py, such as --total_tokens 100000000, --checkpoint_dir DIR, --dry_run; paths are relative to the folder of this file.
 With --data_dir DIR, nothing is prepared: DIR holds the output of data/preprocess.py. So do the folders of --data_dir A=0.7 B=0.3.
-Start it again to resume a stopped run. Exit codes: those of setup_env.sh, then of the script that failed; 130 after Ctrl-C."
+Start it again to resume a stopped run. Exit codes: those of setup_env.sh, then of the script that failed; 130 after Ctrl-C, 143 after SIGTERM."
 case "${1--}" in
     -h | --help)
         echo "$usage"
@@ -47,20 +47,38 @@ done
 bash setup_env.sh || exit $?
 python="${VENV:-venv}/bin/python"
 
+# Run a Python script that SIGTERM reaches too. Bash acts on a signal only while it waits for a child in the background, and such
+# a child ignores Ctrl-C and has no stdin unless it gets both back.
+take_ctrl_c=(-c 'import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])')
+case "$(trap -p INT)" in *"''"*) take_ctrl_c=() ;; esac # this script ignores it too
+child=''
+trap 'kill -TERM "$child" 2>/dev/null || exit 143' TERM
+run() {
+    local rc=0
+    "$python" ${take_ctrl_c[@]+"${take_ctrl_c[@]}"} "$@" <&0 &
+    child=$!
+    wait "$child" || rc=$?
+    while kill -0 "$child" 2>/dev/null; do # a signal has ended the wait, not the child
+        rc=0
+        wait "$child" || rc=$?
+    done
+    return "$rc"
+}
+
 if [ -z "$no_samples$own_data" ] && [ ! -f "$data/preprocess_meta.txt" ]; then # written last: without it, the data is not finished
     # a wrong flag must not be found only after the download and the tokenizing
-    "$python" train.py ${train[@]+"${train[@]}"} "$@" --dry_run >/dev/null || exit $?
+    run train.py ${train[@]+"${train[@]}"} "$@" --dry_run >/dev/null || exit $?
     if [ ! -f "$raw/hindi_corpus.txt" ]; then # it gets this name when it is complete
         echo "training: downloading or writing the text to $raw"
-        "$python" data/download.py ${download[@]+"${download[@]}"} || exit $?
+        run data/download.py ${download[@]+"${download[@]}"} || exit $?
     fi
     echo "training: tokenizing the text into $data"
-    "$python" data/preprocess.py ${preprocess[@]+"${preprocess[@]}"} || exit $?
+    run data/preprocess.py ${preprocess[@]+"${preprocess[@]}"} || exit $?
 fi
 
 rc=0
-"$python" train.py ${train[@]+"${train[@]}"} --resume auto "$@" || rc=$?
+run train.py ${train[@]+"${train[@]}"} --resume auto "$@" || rc=$?
 if [ "$rc" = 130 ]; then echo "training: stopped; start me again to continue"; fi
 if [ "$rc" != 0 ] || [ -n "$no_samples" ]; then exit "$rc"; fi
 echo "training: samples of $checkpoints"
-"$python" generate.py --checkpoint "$checkpoints"
+run generate.py --checkpoint "$checkpoints"

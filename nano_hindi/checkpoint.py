@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import errno
+import os
 import re
 import warnings
 import zipfile
@@ -139,8 +140,12 @@ def _read(path: Path, keys: tuple[str, ...]) -> tuple[dict, set[tuple[int, int]]
     try:
         with naming(path), warnings.catch_warnings(), utf8_path(path) as readable:
             warnings.simplefilter("ignore")
-            checksums = saved_checksums(readable)
-            state = torch.load(readable, map_location="cpu", weights_only=True, mmap=True)
+            while True:
+                before = os.stat(readable)
+                checksums = saved_checksums(readable)
+                state = torch.load(readable, map_location="cpu", weights_only=True, mmap=True)
+                if os.path.samestat(before, os.stat(readable)):  # else a run has replaced the file in between
+                    break
     except Exception as error:  # a damaged file raises any of them
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: the content asks for impossible positions
             raise  # the file may be whole
@@ -220,6 +225,10 @@ def newest_checkpoint(
     for _, path in reversed(list_checkpoints(folder)):
         try:
             return path, load_checkpoint(path, keys)
-        except UserError as error:
+        except (UserError, FileNotFoundError) as error:
+            if not os.path.lexists(path):  # a run has deleted it since, after it had written a newer one
+                return newest_checkpoint(folder, skip, keys)
+            if not isinstance(error, UserError):
+                raise
             skip(error)
     return None

@@ -30,12 +30,13 @@ def dispensable_output() -> Iterator[None]:
     """Drop output that cannot be written, instead of raising an error: the log may be on a full
     disk, or a pipe whose reader has ended, and neither may end a training run."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream and _Dispensable(stream) for stream in before)
+    streams = [stream and _Dispensable(stream) for stream in before]
+    sys.stdout, sys.stderr = streams
     try:
         yield
-    finally:
+    finally:  # what sys has now may be others: transformers puts its own in the place of a closed stderr
         sys.stdout, sys.stderr = (
-            None if stream is None or stream.is_broken() else original for stream, original in zip((sys.stdout, sys.stderr), before, strict=True)
+            None if stream is None or stream.is_broken() else original for stream, original in zip(streams, before, strict=True)
         )
 
 

@@ -320,6 +320,38 @@ def test_checkpoint_in_use_on_windows_is_deleted_at_the_next_save(tmp_path, monk
     assert steps(tmp_path) == [3]
 
 
+def test_file_that_a_run_replaces_between_checksums_and_content_is_read_again(tmp_path, monkeypatch):
+    path, real, newer = ckpt.save_checkpoint(tmp_path, state(8), keep=3), ckpt.saved_checksums, state(9)
+    newer["model_state_dict"]["transformer.wte.weight"].add_(1)
+
+    def saved_checksums(path):
+        found = real(path)
+        if newer:
+            torch.save(newer.copy(), tmp_path / "new")
+            os.replace(tmp_path / "new", path)
+            newer.clear()
+        return found
+
+    monkeypatch.setattr(ckpt, "saved_checksums", saved_checksums)
+    assert ckpt.load_checkpoint(path)["step"] == 9
+
+
+def test_checkpoint_that_a_run_deletes_meanwhile_makes_place_for_the_newer_one(tmp_path, monkeypatch):
+    for error in (FileNotFoundError, UserError):
+        ckpt.save_checkpoint(tmp_path, state(8), keep=1)
+
+        def load_checkpoint(path, keys, real=ckpt.load_checkpoint, error=error):
+            monkeypatch.setattr(ckpt, "load_checkpoint", real)
+            ckpt.save_checkpoint(tmp_path, state(9), keep=1)
+            raise error
+
+        monkeypatch.setattr(ckpt, "load_checkpoint", load_checkpoint)
+        skipped = []
+        assert ckpt.newest_checkpoint(tmp_path, skipped.append)[1]["step"] == 9
+        assert skipped == []
+        (tmp_path / "checkpoint_step9.pt").unlink()
+
+
 def test_empty_folder_has_no_newest_checkpoint(tmp_path):
     assert ckpt.newest_checkpoint(tmp_path) is None
     assert ckpt.newest_checkpoint(tmp_path / "nowhere") is None

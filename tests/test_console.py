@@ -1,5 +1,6 @@
 """Numbers, durations and progress as shown to people. test_report.py tests the status line."""
 
+import io
 import os
 import shutil
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nano_hindi.console import Progress, count, counted, duration, python_command, unique_names
+from nano_hindi.console import Progress, count, counted, dispensable_output, duration, python_command, unique_names
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -59,6 +60,15 @@ def test_one_thing_is_in_the_singular(n, text):
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (3599.7, "1h 00m"), (7800, "2h 10m"), (273_600, "3d 4h")])
 def test_durations_have_two_units(seconds, text):
     assert duration(seconds) == text
+
+
+def test_library_may_replace_a_closed_stderr_meanwhile(monkeypatch):
+    """transformers does."""
+    monkeypatch.setattr(sys, "stderr", None)
+    with dispensable_output():
+        sys.stderr = io.StringIO()
+    assert sys.stderr is None
+    sys.stdout.write("")  # that of before
 
 
 def test_progress_prints_plain_lines_without_a_terminal(capsys, monkeypatch):

@@ -35,6 +35,7 @@ case "$*" in
     "-m venv "*) key=venv ;;
     "-m pip "*) key=pip ;;
     "-m "*) key=$2 ;;
+    "-c import os, signal"*) shift 2; exec REAL_PYTHON -c 'import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])' "$0" "$@" ;;
     "-c import pip"*) key=works ;;
     "-c import ensurepip"*) key=ensurepip ;;
     "-c import starlette"*) key=page ;;
@@ -44,7 +45,7 @@ case "$*" in
 esac
 { printf '%s\x1f' "$0" "$@"; echo; } | tr -d '\n' >>"$FAKE_LOG"; echo >>"$FAKE_LOG"
 [ "$PYTHONUTF8" = 1 ] || echo "PYTHONUTF8 is not set" >&2
-[ "$key" != "${FAKE_HANG-}" ] || { trap 'kill $!; [ "$FAKE_END" != signal ] || { trap - INT; kill -INT $$; }; exit 130' INT; sleep 9999 >&- 2>&- & touch "$FAKE_LOG.hangs"; wait; }
+[ "$key" != "${FAKE_HANG-}" ] || { trap 'echo saved; kill $!; exit 143' TERM; trap 'kill $!; [ "$FAKE_END" != signal ] || { trap - INT; kill -INT $$; }; exit 130' INT; sleep 9999 >&- 2>&- & touch "$FAKE_LOG.hangs"; wait; }
 for rule in ${FAKE_RC-}; do [ "${rule%=*}" != "$key" ] || { echo "stub $key fails"; exit "${rule#*=}"; }; done
 [ "$key" != venv ] || { rm -rf "${@: -1}" && mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python" && touch "${@: -1}/pyvenv.cfg"; }
 """.replace("REAL_PYTHON", shlex.quote(sys.executable))
@@ -486,6 +487,19 @@ def test_first_failure_ends_the_script_with_its_exit_code(ready, key):
         ready.make("data/preprocess_meta.txt")
     code, _, _ = ready.run("run_training.sh", FAKE_RC=f"{key}=2")
     assert code == 2
+    assert ready.scripts()[-1][0].endswith(f"{key}.py")
+
+
+@POSIX
+@pytest.mark.parametrize("key", ["download", "train", "generate"])
+def test_sigterm_of_the_script_alone_reaches_what_runs(ready, key):
+    if key != "download":
+        ready.make("data/preprocess_meta.txt")
+    with ready.start("run_training.sh", FAKE_HANG=key) as process:
+        wait_until(ready.log.with_name("log.hangs").exists, key)
+        process.terminate()
+        out, _ = process.communicate(timeout=PATIENCE)  # to the end of all that hold the pipe
+    assert (process.returncode, out.splitlines()[-1]) == (143, "saved")
     assert ready.scripts()[-1][0].endswith(f"{key}.py")
 
 
