@@ -292,4 +292,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:  # --help, or what it would ignore
+        print(__doc__)
+        sys.exit(0 if sys.argv[1] in ("-h", "--help") else 2)
     sys.exit(main())

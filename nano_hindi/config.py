@@ -60,7 +60,7 @@ class GPTConfig:
     n_layer: int = _opt(8, "transformer blocks", whole(1, 2**10))
     n_head: int = _opt(6, "query heads", whole(1, 2**12))
     n_kv_head: int = _opt(2, "key/value heads; divides n_head", whole(1, 2**12))
-    n_embd: int = _opt(384, "width of the residual stream; a multiple of n_head", whole(1, 2**24))
+    n_embd: int = _opt(384, "width of the residual stream; a multiple of 2 * n_head", whole(1, 2**24))
     sequence_len: int = _opt(1024, "tokens of context, also the length of a training sequence", whole(4, _INDEX))
     window_pattern: str = _opt("SSSL", "attention windows, tiled over the layers: S short, L = sequence_len keys; the last layer is L")
     short_window_divisor: int = _opt(8, "the window of S layers is sequence_len divided by this", whole(1, _INDEX))
@@ -133,7 +133,7 @@ class TrainConfig:
     )
     seed: int = _opt(42, "seed of the initial weights and of the data order", whole(0, _INT64))
     # peak learning rates, and the schedule
-    muon_lr: float = _opt(0.02, "learning rate of the matrices in the blocks (Muon)", _LEARNING_RATE)
+    muon_lr: float = _opt(0.02, "learning rate of the matrices in the blocks and of the smear's gate (Muon)", _LEARNING_RATE)
     adamw_embedding_lr: float = _opt(0.2, "learning rate of wte (AdamW), times (n_embd/768)^-0.5", _LEARNING_RATE)
     adamw_value_embedding_lr: float = _opt(0.2, "learning rate of the value embeddings (AdamW), times (n_embd/768)^-0.5", _LEARNING_RATE)
     adamw_unembedding_lr: float = _opt(0.004, "learning rate of lm_head (AdamW), times (n_embd/768)^-1", _LEARNING_RATE)

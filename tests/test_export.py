@@ -33,7 +33,7 @@ from nano_hindi.evaluation.command import scores_of_pairs
 from nano_hindi.evaluation.pair_files import read_pair_files
 from nano_hindi.evaluation.scoring import CheckpointScorer
 from nano_hindi.export import command as export
-from nano_hindi.export.model_card import data_metadata
+from nano_hindi.export.model_card import KINDS, Card, data_metadata
 from nano_hindi.files import read_metadata, write_metadata, write_text
 from nano_hindi.inference import settings
 from nano_hindi.inference.loading import build_model, load_for_inference
@@ -750,6 +750,16 @@ def test_data_of_an_older_version_is_recognized_without_digests(straight, data_d
     record = load_checkpoint(straight / "checkpoint_step24.pt")
     record["data"] |= {key: "" for key in record["data"] if "digest" in key}  # of a new run on the data of an older version
     assert data_metadata(tmp_path, record) == older
+
+
+def test_model_card_names_the_optional_parts_of_the_recipe(straight):
+    training, counts = load_checkpoint(straight / "checkpoint_step24.pt"), dict.fromkeys(("total", *KINDS), 1)
+    for on in (False, True):
+        config = dataclasses.replace(CONFIG, smear=on, embedding_conv=3 * on)
+        training["train_config"]["ngram_buckets"] = 64 * on
+        text = Card(config, 24, "float32", "transformers", False, counts, straight, training, {}).text("model")
+        for words in ("token before, times a gate", "the 3 tokens before", "gate of the smear | Muon", "64 buckets"):
+            assert (words in text) == on
 
 
 def test_metadata_of_another_text_is_not_used(metadata, card, capsys):

@@ -64,7 +64,10 @@ class Card:
         elif folders := self.training["data"].get("sources"):
             notices.append(f"notice      the training text is a mixture of {len(folders)} folders; name their sources and licences in the card")
         elif not self.data.get("source"):
-            notices.append("notice      the card does not name the training text; export again with --data_dir DIR, the data folder of the run")
+            notices.append(
+                "notice      the card does not name the training text; export again with --data_dir DIR, "
+                "the data folder of the run, which has the metadata.txt of data/download.py in its folder raw"
+            )
         if self.has_base:
             notices.append(
                 "notice      the card does not name the text that the base model was trained on; name it and its licence, or link that model's card"
@@ -123,11 +126,14 @@ class Card:
 
     def model(self) -> list[str]:
         c, n = self.config, self.parameters
+        added = ["that of the token before, times a gate"] * c.smear
+        added += [f"those of the {c.embedding_conv} tokens before, times weights of each channel"] * (c.embedding_conv > 0)
         rows = {
             "parameters": f"{n['total']:,}",
             "by kind": "; ".join(f"{KINDS[kind]} {n[kind]:,}" for kind in KINDS if n[kind]) + "; wte is lm_head too" * c.tie_embeddings,
             "weights": self.dtype,
             "layers, width": f"{c.n_layer}, {c.n_embd}",
+            **({"an embedding also has": ", and ".join(added)} if added else {}),
             "heads": f"{c.n_head}, which share {c.n_kv_head} key/value heads",
             "attention window per layer": " ".join(map(str, c.windows)),
             "training sequence length": f"{c.sequence_len:,} tokens; a text may be longer",
@@ -153,9 +159,12 @@ class Card:
             "training loss": figure(latest, "loss", "nats per token"),
             **({} if self.is_chat else {"preset": f"`{self.training['preset']}`"}),  # finetune.py has a recipe of its own
             "update": f"{t.sequences_per_update:,} {sequences}: {t.tokens_per_update:,} tokens",
-            "matrices of the blocks": f"Muon, learning rate {t.muon_lr:g}, momentum {t.muon_momentum:g}, second moment {t.muon_beta2:g}",
+            "matrices of the blocks"
+            + ", gate of the smear"
+            * self.config.smear: f"Muon, learning rate {t.muon_lr:g}, momentum {t.muon_momentum:g}, second moment {t.muon_beta2:g}",
             "all other weights": f"AdamW, betas {t.adamw_beta1:g} and {t.adamw_beta2:g}; learning rates at width 768: {self.table_learning_rates(t)}; "
             f"scalars {t.adamw_scalar_lr:g}",
+            **({"shared updates": f"of tokens with common character n-grams, {t.ngram_buckets:,} buckets"} if t.ngram_buckets else {}),
             "schedule": t.schedule_text,
             "weight decay, clipping": f"{t.weight_decay:g}, {t.grad_clip:g}",
             "seed": str(t.seed),
