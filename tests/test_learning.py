@@ -68,6 +68,13 @@ def test_every_recipe_restores_the_default(ends, data_dir):
     assert [point["tokens"] for point in again][-1] == TOKENS // 4
 
 
+@pytest.mark.parametrize("text", ["True", "False"])
+def test_change_of_a_switch_is_the_word_that_is_given(text):
+    run = small_runs.Run("smear", 0, WIDTH, TOKENS, (("smear", text), ("batch_size", "8")))
+    shape, train = small_runs.configs(run, small_runs.ALL["smear"], 500)
+    assert (str(shape.smear), train.batch_size) == (text, 8)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("recipe", ["default", "adamw", "within_documents", "document_windows"])

@@ -77,7 +77,8 @@ def configs(run: Run, recipe: Recipe, vocab_size: int) -> tuple[GPTConfig, Train
         if "." in key:
             continue  # a constant: see conditions
         owner, chosen = (GPTConfig, shape) if key in shape_fields else (TrainConfig, train)
-        chosen[key] = type(getattr(owner, key))(value)  # "8" and 8.0 are 8 where the default is a whole number
+        kind = type(getattr(owner, key))
+        chosen[key] = str(value) == "True" if kind is bool else kind(value)  # "8" and 8.0 are 8 where the default is a whole number
     return GPTConfig(**shape), TrainConfig(**train)
 
 
