@@ -45,21 +45,18 @@ def activation_bytes(config: GPTConfig, dtype: torch.dtype, recompute: bool = Fa
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in parameters)
 
 
-def optimizer_bytes(params: dict[str, int]) -> int:
+def optimizer_bytes(model: GPT, buckets: int = 0) -> int:
     """Return the bytes of the optimizer states: momentum for Muon's matrices, two moments for the
-    rest. `params` is `GPT.num_params()`."""
-    return 4 * (params["blocks"] + 2 * (params["total"] - params["blocks"]))
+    rest. For wte and lm_head also the updates of `buckets` of n-grams, their gradients and two
+    moments."""
+    config, params = model.config, model.num_params()
+    rows_of_ngrams = buckets * (1 if config.tie_embeddings else 2)
+    return 4 * (params["blocks"] + 2 * (params["total"] - params["blocks"]) + 4 * rows_of_ngrams * config.n_embd)
 
 
-def ngram_bytes(config: GPTConfig, buckets: int) -> int:
-    """Return the bytes of the updates by n-grams, their gradients and two moments, for wte and
-    lm_head."""
-    return 4 * 4 * buckets * config.n_embd * (1 if config.tie_embeddings else 2)
-
-
-def state_bytes(params: dict[str, int]) -> int:
+def state_bytes(model: GPT, buckets: int = 0) -> int:
     """Return the bytes of weights, gradients and optimizer states, all float32."""
-    return 4 * 2 * params["total"] + optimizer_bytes(params)
+    return 4 * 2 * model.num_params()["total"] + optimizer_bytes(model, buckets)
 
 
 def peak_memory(device: torch.device) -> int | None:
@@ -84,7 +81,7 @@ def require_memory(config: GPTConfig, buckets: int, device: torch.device) -> Non
     """
     try:
         with torch.device("meta"):
-            needed = state_bytes(GPT(config).num_params()) + ngram_bytes(config, buckets)
+            needed = state_bytes(GPT(config), buckets)
         torch.empty(needed, dtype=torch.uint8, device=device)
     except RuntimeError as error:  # includes CUDA's OutOfMemoryError; on the meta device, sizes that overflow
         raise UserError(

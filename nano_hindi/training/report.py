@@ -17,7 +17,7 @@ from nano_hindi.distributed import World
 from nano_hindi.eval import Evaluation
 from nano_hindi.model import GPT
 from nano_hindi.training.estimates import EXPECTED_UTILIZATION, matmul_flops
-from nano_hindi.training.memory import MEMORY_FRACTION, activation_bytes, choose_device_batch_size, ngram_bytes, state_bytes
+from nano_hindi.training.memory import MEMORY_FRACTION, activation_bytes, choose_device_batch_size, state_bytes
 from nano_hindi.training.resume import Plan
 
 
@@ -67,7 +67,7 @@ def estimate_lines(model: GPT, train: TrainConfig, world: World, updates_made: i
     """Return estimates of the memory and of the time of the remaining updates on this device, from
     counted bytes and the measured speed of a matmul."""
     config, dtype = model.config, compute_dtype(world.device)
-    state, activations = state_bytes(model.num_params()) + ngram_bytes(config, train.ngram_buckets), activation_bytes(config, dtype)
+    state, activations = state_bytes(model, train.ngram_buckets), activation_bytes(config, dtype)
     sequences, how = _expected_at_once(train, config.sequence_len, world, state, activations), "without compile"
     if sequences == 0:
         activations, how = activation_bytes(config, dtype, recompute=True), "with each block computed again in the backward pass"

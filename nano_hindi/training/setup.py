@@ -226,7 +226,7 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
     memory.forbid_spilling(world.device)
     compiles_loss = why_eager is None and world.device.type == "cuda"  # on a CPU the eager loss stays within the cache and is as fast
     # allocated later: the optimizer's states, and a second chunk of logits by the compiled loss
-    states = 0 if plan.update else memory.optimizer_bytes(model.num_params()) + memory.ngram_bytes(model_config, config.ngram_buckets)
+    states = 0 if plan.update else memory.optimizer_bytes(model, config.ngram_buckets)
     bytes_to_come = states + compiles_loss * LOSS_CHUNK_BYTES["cuda"]
     size = fitting_batch_size(config, world, loader, model, bytes_to_come)
     # only now: each size that was tried would be compiled separately, half a minute on a GPU;

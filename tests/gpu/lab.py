@@ -76,7 +76,7 @@ class Lab:
             loader = SequenceLoader(TokenFile(folder / "train.bin", mc.vocab_size), config.sequence_len, config.seed)
             config = dataclasses.replace(config, device_batch_size=size)
             compiles = self.full and can_compile(self.device) is None
-            to_come = memory.optimizer_bytes(model.num_params()) + compiles * CHUNK_BYTES["cuda"]
+            to_come = memory.optimizer_bytes(model) + compiles * CHUNK_BYTES["cuda"]
             config = dataclasses.replace(config, device_batch_size=fitting_batch_size(config, world, loader, model, to_come))
             if compiles:
                 model.compile_blocks()
