@@ -146,7 +146,7 @@ def unfinished(path: Path, out: Path) -> bool:
 def problems(disk: Disk, ended: Ended, before: dict, whole: dict, error: int) -> Iterator[str]:
     """Yield what is wrong after a command that met a fault; `before` has the contents before it,
     `whole` those after one that met none."""
-    unsaved = re.findall(r"step (\d+) is not saved \((.*)\); training continues", ended.out)
+    unsaved = re.findall(r"step (\d+) is not saved \((.*)\)", ended.out)
     found = contents(disk.out)
     missing, log = whole.keys() - found.keys(), {"metrics.jsonl"}
     if ended.code == 2:

@@ -96,7 +96,7 @@ class Saver:
         if isinstance(error, OSError):
             reason = system_error(error)
         self.failure = f"{what or f'step {self._step} is not saved'} ({' '.join(reason.split())[:300]})"
-        self.tell(f"notice: {self.failure}{'' if what else '; training continues'}")
+        self.tell(f"notice: {self.failure}")
 
     def wait(self, patience: float | None = None) -> None:
         """Wait at most `patience` seconds until nothing is being written, and report."""
