@@ -63,7 +63,7 @@ class Model:
         for old, new in self.config["replace"]:
             text = text.replace(old, new)
         if self.config["prompt"] == "{}":
-            return self.tokenizer.encode(text.rstrip(" ")).ids  # a word's token begins with the space
+            return self.tokenizer.encode(text).ids
         return self.tokenizer.encode(self.config["prompt"].replace("{}", text.strip()), add_special_tokens=False).ids
 
     def generate(self, text: str, max_tokens: int, temperature: float, top_k: int, seed: int | None) -> Iterator[str]:
@@ -114,9 +114,10 @@ def main() -> None:
     if not 0 <= args.temperature < float("inf") or args.top_k < 0 or args.max_tokens < 1:
         parser.error("--temperature and --top_k must be at least 0, --max_tokens at least 1")
     model = Model(args.folder)
+    text = args.text.rstrip(" ")  # the token of a word begins with the space before it
     if model.config["prompt"] == "{}":
-        print(args.text.rstrip(" "), end="")
-    for new in model.generate(args.text, args.max_tokens, args.temperature, args.top_k, args.seed):
+        print(text, end="")
+    for new in model.generate(text, args.max_tokens, args.temperature, args.top_k, args.seed):
         print(new, end="", flush=True)
     print()
 

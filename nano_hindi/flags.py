@@ -115,9 +115,12 @@ def configs_for_run_from_model(args: argparse.Namespace, shape: GPTConfig, recip
         f"a run with --init_from has the shape of its model, but these differ: {', '.join(differences)}; give the model's values, or omit the flags",
     )
     recipe = get_train_config(args.config) if args.config else recipe
-    changes = {"init_lr_fraction": INIT_LR_FRACTION, "sequence_len": shape.sequence_len}
-    changes["ngram_buckets"] = 0  # for tokens that have been read little, as those of a new model
-    train = dataclasses.replace(recipe, **(changes | given_flags(args, TrainConfig)))
+    defaults = {
+        "init_lr_fraction": INIT_LR_FRACTION,
+        "sequence_len": shape.sequence_len,
+        "ngram_buckets": 0,  # they are for tokens that have been read little, as those of a new model
+    }
+    train = dataclasses.replace(recipe, **(defaults | given_flags(args, TrainConfig)))
     _require_effect(args, shape, train, has_parent=True)
     return shape, train
 

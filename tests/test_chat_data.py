@@ -304,6 +304,9 @@ def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, toke
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     (tmp_path / "object.json").write_text("{}")
     (tmp_path / "array.jsonl").write_text(json.dumps(records, indent=1))
+    (tmp_path / "amid.jsonl").write_text("\n".join(json.dumps(record) for record in [*records[:30], [1], *records[30:]]))
+    assert run(tmp_path / "amid", tokenizer_dir, "--source", tmp_path / "amid.jsonl", "--val_fraction", 0.1) == 0
+    assert "1 dropped: not a JSON object" in capsys.readouterr().out  # a line that is an array does not make the file one
     (tmp_path / "line.jsonl").write_text("\ufeff" + json.dumps(records), encoding="utf-8")
     (tmp_path / "empty.jsonl").write_text("{}\n")
     for name, message in (

@@ -149,8 +149,9 @@ def _of_file(path: str) -> Iterator[Any]:
         if kind(path) == ".json":
             yield from _of_array(path, file.read())
             return
-        for line in file:
-            if line.removeprefix(BOM_UTF8).lstrip().startswith(b"["):
+        for number, line in enumerate(file):
+            begin = line.removeprefix(BOM_UTF8).strip()
+            if begin == b"[" or (number == 0 and begin.startswith(b"[")):
                 raise UserError(f"{path} is a JSON array; such a file is named .json")
             if line.strip():
                 yield _parsed(line)

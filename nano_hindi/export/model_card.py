@@ -151,6 +151,7 @@ class Card:
         t, latest = from_dict(TrainConfig, self.training["train_config"]), self.training["metrics"].get("latest", {})
         tokens, train_tokens = self.training["tokens_seen"], self.training["data"].get("train_tokens")
         sequences = f"conversations of {t.sequence_len:,} tokens on average" if self.is_chat else f"sequences of {t.sequence_len:,} tokens"
+        by_muon = "matrices of the blocks" + ", gate of the smear" * self.config.smear
         rows = {
             "step": f"{self.step:,} of {t.steps:,} ({self.step // t.gradient_accumulation_steps:,} of {t.updates:,} updates)",
             "tokens seen": f"{tokens:,}" + (f": the {train_tokens:,} of the data {tokens / train_tokens:.2f} times" if train_tokens else ""),
@@ -159,9 +160,7 @@ class Card:
             "training loss": figure(latest, "loss", "nats per token"),
             **({} if self.is_chat else {"preset": f"`{self.training['preset']}`"}),  # finetune.py has a recipe of its own
             "update": f"{t.sequences_per_update:,} {sequences}: {t.tokens_per_update:,} tokens",
-            "matrices of the blocks"
-            + ", gate of the smear"
-            * self.config.smear: f"Muon, learning rate {t.muon_lr:g}, momentum {t.muon_momentum:g}, second moment {t.muon_beta2:g}",
+            by_muon: f"Muon, learning rate {t.muon_lr:g}, momentum {t.muon_momentum:g}, second moment {t.muon_beta2:g}",
             "all other weights": f"AdamW, betas {t.adamw_beta1:g} and {t.adamw_beta2:g}; learning rates at width 768: {self.table_learning_rates(t)}; "
             f"scalars {t.adamw_scalar_lr:g}",
             **({"shared updates": f"of tokens with common character n-grams, {t.ngram_buckets:,} buckets"} if t.ngram_buckets else {}),

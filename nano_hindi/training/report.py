@@ -51,16 +51,14 @@ def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
 def plan_lines(model_config: GPTConfig, train: TrainConfig) -> list[str]:
     """Return the lines about updates, schedule, attention windows and n-grams."""
     on_average = " on average" if train.sequence_len != model_config.sequence_len else ""  # conversations
-    return [
+    lines = [
         f"plan        {counted(train.updates, 'update')} = {counted(train.steps, 'step')} of {train.batch_size} x {train.sequence_len} tokens{on_average}, {train.tokens_per_update:,} tokens per update",
         f"schedule    {train.schedule_text}",
         f"windows     {model_config.window_pattern}: {' '.join(str(w) for w in model_config.windows)} keys per layer",
-        *(
-            [f"n-grams     {train.ngram_buckets:,} buckets, through which tokens that are spelled alike learn together"]
-            if train.ngram_buckets
-            else []
-        ),
     ]
+    if train.ngram_buckets:
+        lines.append(f"n-grams     {train.ngram_buckets:,} buckets, through which tokens that are spelled alike learn together")
+    return lines
 
 
 def estimate_lines(model: GPT, train: TrainConfig, world: World, updates_made: int) -> list[str]:
