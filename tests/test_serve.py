@@ -523,6 +523,24 @@ def test_page_chats_stops_and_answers_again(chat, browser):
 
 
 @pytest.mark.slow
+def test_page_sends_its_system_message_before_the_talk(chat, browser):
+    page = open_page(browser, chat)
+    set_length(page, 40)
+    for written, roles in [("", ["user"]), ("छोटा जवाब दें।", ["system", "user", "assistant", "user"])]:
+        page.click("#settings summary")
+        page.fill("#system", written)
+        page.press("#system", "Escape")
+        page.reload()  # it is kept
+        page.fill("#question", "नमस्ते")
+        with page.expect_request("**/v1/chat/completions") as request:
+            page.press("#question", "Enter")
+        page.get_by_text("फिर से जवाब दें").wait_for()
+        messages = request.value.post_data_json["messages"]
+        assert [message["role"] for message in messages] == roles
+        assert messages[0]["content"] == (written or "नमस्ते")
+
+
+@pytest.mark.slow
 def test_page_keeps_its_talk_over_a_reload(chat, browser):
     page = open_page(browser, chat)
     ask_for_a_long_answer(page, "नमस्ते")
