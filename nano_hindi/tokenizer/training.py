@@ -106,7 +106,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, aksharas: int | N
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", SPECIAL_PIECES.index("<s>"))]
     )
     backend.add_special_tokens(list(SPECIAL_PIECES))
-    return Tokenizer(backend, f"trained on the corpus, {backend.get_vocab_size()} pieces", backend.token_to_id("<s>"), backend.token_to_id("</s>"))
+    return Tokenizer(backend, f"trained on the corpus, {backend.get_vocab_size():,} entries", backend.token_to_id("<s>"), backend.token_to_id("</s>"))
 
 
 def _in_symbols(aksharas: Iterable[str], first: list[tuple[str, str]], letters: list[str], symbols: dict[str, str]) -> dict[str, str]:
