@@ -11,7 +11,7 @@ from typing import Any
 from nano_hindi.errors import UserError
 from nano_hindi.ranges import Range, whole
 
-# continued in the training log and by generate.py; all occur in the sample
+# continued in the training log and by generate.py; stories of the sample begin with each
 SAMPLE_PROMPTS = (
     "भारत एक",
     "एक समय की बात है",
