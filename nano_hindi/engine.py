@@ -164,19 +164,10 @@ def _draw(p: Tensor, generator: torch.Generator | None) -> Tensor:
     return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(dim=-1)
 
 
-def generate_tokens(
-    model: GPT,
-    tokens: Sequence[int],
-    max_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    seed: int = 42,
-    stop_ids: Collection[int] = (),
-    **options: Any,
-) -> Iterator[int]:
+def generate_tokens(model: GPT, tokens: Sequence[int], max_tokens: int, stop_ids: Collection[int] = (), **options: Any) -> Iterator[int]:
     """Yield up to `max_tokens` tokens that continue `tokens`, stopping before a token in
     `stop_ids`: `generate_batch` with a single text."""
-    for (token,) in generate_batch(model, tokens, 1, max_tokens, stop_ids, temperature=temperature, top_k=top_k, seed=seed, **options):
+    for (token,) in generate_batch(model, tokens, 1, max_tokens, stop_ids, **options):
         assert token is not None  # the generation ends with its only text
         yield token
 

@@ -397,7 +397,7 @@ class GPT(nn.Module):
         `engine.generate_tokens`."""
         from nano_hindi.engine import generate_tokens
 
-        return generate_tokens(self, tokens, max_tokens, temperature, top_k, seed)
+        return generate_tokens(self, tokens, max_tokens, temperature=temperature, top_k=top_k, seed=seed)
 
     def num_params(self) -> dict[str, int]:
         """Return the number of parameters by kind, and the total. Tied embeddings count as wte."""

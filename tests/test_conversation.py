@@ -95,7 +95,7 @@ def test_answers_are_those_to_the_template_s_prompt_though_no_turn_is_read_twice
         answer = ask(talk, question)
         read = list(reads)
         ids = template.prompt(tokenizer, [*talk.system, *earlier[talk.unseen :], {"role": "user", "content": question}])
-        fresh = tokenizer.decode(list(engine.generate_tokens(model, ids, 6, 0, stop_ids=(tokenizer.eos_id,))))
+        fresh = tokenizer.decode(list(engine.generate_tokens(model, ids, 6, temperature=0, stop_ids=(tokenizer.eos_id,))))
         assert answer == template.until_stop(fresh), question
         shared = sum(kept[: i + 1] == ids[: i + 1] for i in range(min(len(kept), len(ids) - 1)))
         assert sum(read) <= 6 - 1 + len(ids) - shared or talk.unseen, question

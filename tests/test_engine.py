@@ -320,7 +320,7 @@ def test_same_seed_gives_the_same_text_without_the_global_generator(model):
     assert torch.equal(torch.get_rng_state(), state)  # nothing was drawn from it
     assert text(6) != first
     assert list(model.generate([1, 2, 3], 30, temperature=1.5, top_k=50, seed=5)) == first
-    assert list(model.generate([1, 2, 3], 30)) == list(generate_tokens(model, [1, 2, 3], 30, 1.0, None, 42))
+    assert list(model.generate([1, 2, 3], 30)) == list(generate_tokens(model, [1, 2, 3], 30, temperature=1.0, top_k=None, seed=42))
 
 
 def test_top_k_of_at_least_the_vocabulary_size_changes_nothing(model):

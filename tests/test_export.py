@@ -479,7 +479,7 @@ def test_tied_model_has_one_table_after_every_operation(tmp_path):
         assert_same(model(ids).logits, expected)
         embeddings = model.get_input_embeddings()(ids)
         assert_same(model(inputs_embeds=embeddings).logits, expected)  # no value embeddings: no ids
-    greedy_text = list(generate_tokens(ours, ids[0, :5].tolist(), 20, 0))
+    greedy_text = list(generate_tokens(ours, ids[0, :5].tolist(), 20, temperature=0))
     assert model.generate(ids[:1, :5], max_new_tokens=20, do_sample=False)[0, 5:].tolist() == greedy_text
     assert model.generate(inputs_embeds=embeddings[:1, :5], max_new_tokens=20, do_sample=False)[0].tolist() == greedy_text
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -1018,5 +1018,5 @@ def test_lm_evaluation_harness_applies_the_chat_template(tmp_path):
             nats.append(losses[torch.tensor(rendered.is_target[1:])][:-1].sum())  # without </s>
         theirs = -torch.tensor([float(choice[0][0]) for choice in chosen["resps"]])
         torch.testing.assert_close(torch.stack(nats).diff(), theirs.diff(), rtol=1e-5, atol=1e-4)  # it counts the line end before an answer too
-        expected = generate_tokens(model, template.prompt(tokenizer, messages), 24, 0, stop_ids=(tokenizer.eos_id,))
+        expected = generate_tokens(model, template.prompt(tokenizer, messages), 24, temperature=0, stop_ids=(tokenizer.eos_id,))
         assert answered["resps"][0][0] == load_its_tokenizer(tmp_path / "model").decode(list(expected))

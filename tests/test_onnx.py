@@ -222,7 +222,7 @@ def test_example_writes_the_text_of_generate(read_export, small, smeared):
     model = build_model(trained, torch.device("cpu"))
     for prompt in ("एक समय की बात है", "राजा ने कहा", "क्षि1️⃣", "वह", "माँ और बेटा", "  राम  और"):
         ids = trained.tokenizer.encode_prompt(prompt)
-        tokens = list(generate_tokens(model, ids, 100, 0, stop_ids=(trained.tokenizer.eos_id,)))
+        tokens = list(generate_tokens(model, ids, 100, temperature=0, stop_ids=(trained.tokenizer.eos_id,)))
         expected = trained.tokenizer.decode([*ids, *tokens])[len(trained.tokenizer.decode(ids)) :].rstrip("\ufffd")
         assert "".join(read_export(small).generate(prompt, 100, 0, 0, None)) == expected
     done = [example(small, f"राजा ने कहा{space}", "--max_tokens", "5", "--seed", "1") for space in ("", " ")]  # a space at the end is ignored
