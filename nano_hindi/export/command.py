@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import importlib.util
 import itertools
 import json
@@ -261,11 +260,11 @@ def onnx_config_json(trained: TrainedModel, dtype: str) -> dict:
 
 def generation_json(tokenizer: Tokenizer) -> dict:
     """Return a generation config with the default settings of generate.py."""
-    from nano_hindi.inference.settings import Settings
+    from nano_hindi.inference.settings import SAMPLING, Settings
 
-    settings = dataclasses.asdict(Settings())
-    sampling = {name: settings[name] for name in ("temperature", "top_k", "top_p", "repetition_penalty")}
-    return {**special_ids(tokenizer), "do_sample": True, **sampling, "max_new_tokens": settings["max_tokens"]}
+    settings = Settings()
+    sampling = {name: getattr(settings, name) for name in SAMPLING}
+    return {**special_ids(tokenizer), "do_sample": True, **sampling, "max_new_tokens": settings.max_tokens}
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int]:

@@ -23,6 +23,7 @@ SAMPLE_PROMPTS = (
     "प्रिय दादी,",  # a letter
     "खीर बनाने के लिए",  # a recipe
 )
+SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")  # the settings that say how to sample, beside the seed
 
 
 def _setting(default: Any, metavar: str, text: str, valid: Range) -> Any:
@@ -52,13 +53,7 @@ class Settings:
         """Return the sampling arguments of `engine.generate_batch`; without a seed, with a new
         one."""
         seed = secrets.randbits(32) if self.seed is None else self.seed
-        return {
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "seed": seed,
-            "top_p": self.top_p,
-            "repetition_penalty": self.repetition_penalty,
-        }
+        return {"seed": seed, **{name: getattr(self, name) for name in SAMPLING}}
 
 
 SETTINGS = {f.name: f for f in dataclasses.fields(Settings)}

@@ -11,13 +11,12 @@ from typing import Any
 from nano_hindi.chat import template
 from nano_hindi.chat.records import joined_parts
 from nano_hindi.errors import UserError, quoted
-from nano_hindi.inference.settings import SETTINGS, Settings
+from nano_hindi.inference.settings import SAMPLING, SETTINGS, Settings
 from nano_hindi.inference.text import AnswerStream
 from nano_hindi.ranges import whole
 from nano_hindi.tokenizer import Tokenizer
 
 MODEL_NAME = "nano_hindi"  # one server has one model, and a client need not know which
-SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty")  # OpenAI's API has the first two
 SEEDS = dataclasses.replace(SETTINGS["seed"].metadata["valid"], words={})  # without `random`, which is to omit it
 MAX_STOPS = 4  # as OpenAI's API has it
 # what this server cannot do, and the value that asks for nothing
