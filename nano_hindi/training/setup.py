@@ -43,7 +43,6 @@ class Run:
     """A training run between two updates: everything that the training loop works with."""
 
     preset: str
-    model_config: GPTConfig
     config: TrainConfig
     world: World
     folder: Path
@@ -85,7 +84,7 @@ class Run:
             "step": self.step,
             "tokens_seen": self.update * self.config.tokens_per_update,
             "preset": self.preset,
-            "model_config": dataclasses.asdict(self.model_config),
+            "model_config": dataclasses.asdict(self.model.config),
             "train_config": dataclasses.asdict(self.config),
             "model_state_dict": dict(self.model.state_dict()),
             "optimizers": {**self.optimizer.state_dict(), "loss_scale": self.loss_scale.state_dict()},
@@ -126,7 +125,6 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     console = Console(world.is_main)
     return Run(
         preset=plan.preset,
-        model_config=model_config,
         config=config,
         world=world,
         folder=args.checkpoint_dir,

@@ -85,7 +85,6 @@ class Lab:
             with TrainBatches(loader, config.sequences_per_update, config.device_batch_size, pin_memory=self.device.type == "cuda") as batches:
                 yield Run(
                     preset="check",
-                    model_config=mc,
                     config=config,
                     world=world,
                     folder=folder,

@@ -166,7 +166,7 @@ def decoding_speed(lab: Lab) -> str:
     from nano_hindi.engine import generate_tokens
 
     with lab.run(1) as run:
-        model, mc = run.model.eval(), run.model_config
+        model, mc = run.model.eval(), run.model.config
         select_backend(lab.device, lab.dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=False)
         list(generate_tokens(model, [1] * 512, 8))
         synchronize(lab)
