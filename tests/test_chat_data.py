@@ -202,8 +202,8 @@ def test_the_folder_holds_what_the_template_makes_and_a_second_run_leaves_it(tmp
         assert metadata[f"{split}_documents"] == str(len(read_conversations(tmp_path / "chat", info, split)))
     assert 200 < sum(map(len, stories.values())) < 300
     assert not stories["train"] & stories["val"]
-    assert not stories["train"] & {c.story for c in itertools.islice(unseen(0, 0.1), 50)}
-    assert stories["val"] <= {c.story for c in itertools.islice(unseen(0, 0.1), 50)}
+    assert not stories["train"] & {c.story for c in itertools.islice(unseen(0.1), 50)}
+    assert stories["val"] <= {c.story for c in itertools.islice(unseen(0.1), 50)}
     assert metadata["licence"].startswith("MIT")
     output = capsys.readouterr().out
     assert "notice" not in output

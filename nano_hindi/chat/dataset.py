@@ -46,10 +46,10 @@ def read_conversations(folder: Path, info: DataInfo, split: str) -> np.ndarray:
     raise UserError(f"{path} does not fit {split}.bin; run data/chat.py again")
 
 
-def unseen(seed: int, val_fraction: float) -> Iterator[Conversation]:
+def unseen(val_fraction: float) -> Iterator[Conversation]:
     """Yield conversations of the sample about stories that are in no training split with that
     `val_fraction`, whatever the seed of the training data."""
-    return (conversation for conversation in conversations(seed) if is_for_validation(conversation.story.encode(), val_fraction))
+    return (conversation for conversation in conversations() if is_for_validation(conversation.story.encode(), val_fraction))
 
 
 class Writer:

@@ -52,10 +52,10 @@ def ask(model: GPT, tokenizer: Tokenizer, conversations: Iterable[Conversation])
         yield Answer(conversation, ended, len(answer) < limit or ended != text.strip())
 
 
-def unseen_conversations(tokenizer: Tokenizer, count: int, sequence_len: int, seed: int = 0) -> list[Conversation]:
+def unseen_conversations(tokenizer: Tokenizer, count: int, sequence_len: int) -> list[Conversation]:
     """Return `count` conversations that fit into a context of `sequence_len` tokens, about stories
     of no training split. Raises UserError if most do not fit."""
-    tried = itertools.islice(unseen(seed, VAL_FRACTION), TRIED * count)
+    tried = itertools.islice(unseen(VAL_FRACTION), TRIED * count)
     fitting = (c for c in tried if len(prompt(tokenizer, c.messages[:-1])) < sequence_len)
     found = list(itertools.islice(fitting, count))
     require(

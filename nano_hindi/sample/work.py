@@ -6,9 +6,9 @@ from nano_hindi.sample.words import feminine, masculine
 from nano_hindi.sample.world import Plot, say
 
 
-def _uncounted(gender: str, *words: str, plural: bool = False, needs: str = "") -> list[Noun]:
+def _uncounted(gender: str, *words: str) -> list[Noun]:
     """Return nouns that stand in the direct form before postpositions too: तिल का डिब्बा."""
-    return [Noun(word, gender, fixed=True, plural=plural, needs=needs) for word in words]
+    return [Noun(word, gender, fixed=True) for word in words]
 
 
 # openings of stories that go on for years
