@@ -41,7 +41,7 @@ def start_or_resume(args: argparse.Namespace, world: World, chat: bool = False) 
     folders = dict.fromkeys(given.folder for given in (*args.data_dir, *args.anneal_data_dir))
     with only_run_in(args.checkpoint_dir, world), unchanged_data(folders, args.checkpoint_dir, world):
         plan = plan_run(args, world, chat)
-        if plan.is_finished:
+        if plan.is_complete:
             return report_finished(plan, args.checkpoint_dir, world)
         run = open_run(plan, args, world)
         del plan  # it holds the loaded checkpoint: a mapped file, which Windows cannot delete, or a copy in memory

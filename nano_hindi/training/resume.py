@@ -62,7 +62,8 @@ class Plan:
         return self.parent.record if self.parent else self.saved.get("parent") if self.saved else None
 
     @property
-    def is_finished(self) -> bool:
+    def is_complete(self) -> bool:
+        """Return whether all updates are made, and the evaluation and the files of the end."""
         latest = self.saved["metrics"]["latest"] if self.saved else {}
         return self.update >= self.config.updates and self.has_files and not evaluation_is_pending(self.config, self.update, latest)
 

@@ -98,7 +98,7 @@ class Run:
 
 
 def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
-    """Build the run of a plan that is not finished yet, and print its start page.
+    """Build the run of a plan that is not complete yet, and print its start page.
 
     Raises UserError if the model does not fit in memory, or if the ranks differ.
     """
