@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("--format onnx needs the package onnx: pip install -r requirements-onnx.txt")
     trained = load_for_inference(args.checkpoint)
     weights = exported_weights(trained.config, trained.state_dict, "float32" if args.format == "onnx" else args.dtype)
-    card = Card.of(trained, args.data_dir, parameters_by_kind(weights), args.dtype, args.format)
+    card = Card.of(trained, args.data_dir, parameter_counts(weights), args.dtype, args.format)
     with locked(args.output_dir, "is exporting there", "--output_dir"), new_export(args.output_dir, FILES[args.format]) as folder:
         write_tokenizer(folder, trained.tokenizer, trained.is_chat)
         if args.format == "onnx":
@@ -157,7 +157,7 @@ def exported_weights(config: GPTConfig, state_dict: dict[str, Tensor], dtype: st
     return {name: weight.to(getattr(torch, dtype)).clone() for name, weight in weights.items()}
 
 
-def parameters_by_kind(weights: dict[str, Tensor]) -> dict[str, int]:
+def parameter_counts(weights: dict[str, Tensor]) -> dict[str, int]:
     """Return the parameter counts by the kinds of `GPT.num_params`, for exported weights, which
     have no padding rows."""
     counts = dict.fromkeys(("wte", "lm_head", "value_embeds", "blocks", "scalars"), 0)
