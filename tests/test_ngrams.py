@@ -14,7 +14,7 @@ from nano_hindi.model import GPT
 from nano_hindi.ngrams import HALF_READS, NGrams, ngrams
 from nano_hindi.optim import NGRAM_LR_FRACTION, TrainOptimizer
 from nano_hindi.training.setup import new_ngrams
-from nano_hindi.training.sources import open_sources
+from nano_hindi.training.text_data import open_text
 from optimizer_step import take_step
 
 CPU, BUCKETS = torch.device("cpu"), 4096
@@ -101,7 +101,7 @@ def test_updates_equal_adamw_on_rows_of_tokens_plus_rows_of_ngrams(tied):
 
 def test_reads_are_those_of_the_run(data_dir):
     """An epoch reads each token as often as train.bin has it."""
-    data = open_sources([WeightedFolder(data_dir)], [], ALONE, every_chunk=False)
+    data = open_text([WeightedFolder(data_dir)], [], ALONE, every_chunk=False)
     sequences = (data.first.train_tokens - 1) // 16
     config = TrainConfig(total_tokens=16 * sequences, sequence_len=16, batch_size=1, gradient_accumulation_steps=1, ngram_buckets=64)
     shared = new_ngrams(data.first, data.loader(config, None), config, CPU)

@@ -21,7 +21,7 @@ from test_faults import assert_equal_runs, at_update, command, curve, start, ste
 
 from conftest import PATIENCE, launched, run_command, wait_until
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
-from nano_hindi.training import loop, resume, setup, sources
+from nano_hindi.training import loop, resume, setup, text_data
 from nano_hindi.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -61,7 +61,7 @@ def test_ignored_hangup_stays_ignored(data_dir, tmp_path):
 @pytest.mark.parametrize("evaluation", [1, 2, 3], ids=["first", "middle", "last"])
 def test_stop_during_an_evaluation_ends_it_after_a_batch_and_loses_nothing(evaluation, data_dir, tmp_path, straight, monkeypatch):
     """The run is resumed, and equals the uninterrupted run to the bit, evaluations included."""
-    folder, real, evaluations, batches = tmp_path / "run", sources.val_batches, itertools.count(1), []
+    folder, real, evaluations, batches = tmp_path / "run", text_data.val_batches, itertools.count(1), []
 
     def val_batches(*args, **kwargs):
         stops = next(evaluations) == evaluation
@@ -72,7 +72,7 @@ def test_stop_during_an_evaluation_ends_it_after_a_batch_and_loses_nothing(evalu
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "val_batches", val_batches)
+        patch.setattr(text_data, "val_batches", val_batches)
         assert start(data_dir, folder) == 128 + signal.SIGTERM
     assert len(batches) == 1
     assert steps(folder)[-1] == 8 * evaluation

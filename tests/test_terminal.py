@@ -232,7 +232,7 @@ def test_error_line_shows_control_characters_of_a_file_name(tmp_path, capsys):
 def test_no_command_prints_a_control_character_of_a_name_or_a_text(tmp_path, capfd, monkeypatch):
     """Every command, in folders with control characters in their names, with a corpus that has
     them in its text and a tokenizer named after such a folder."""
-    monkeypatch.setattr("nano_hindi.training.sources.SAMPLE_PROMPTS", (f"भारत {HOSTILE}",))
+    monkeypatch.setattr("nano_hindi.training.text_data.SAMPLE_PROMPTS", (f"भारत {HOSTILE}",))
     folder = tmp_path / HOSTILE.replace("\r", "")
     standin.make_tokenizer(folder / "tokens\x1b[31m", vocab_size=512)
     with open(folder / "pages.txt", "wb") as file:

@@ -17,9 +17,9 @@ from nano_hindi.distributed import World, from_main, require_same
 from nano_hindi.errors import UserError, require
 from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run, configs_for_run_from_model
 from nano_hindi.inference.loading import load_for_inference
-from nano_hindi.training.conversations import ChatData, apply_flags, open_chat, recipe
+from nano_hindi.training.chat_data import ChatData, apply_flags, open_chat, recipe
 from nano_hindi.training.parent import Parent, load_parent, require_same_parent, require_same_tokenizer
-from nano_hindi.training.sources import Sources, different_keys, open_sources
+from nano_hindi.training.text_data import TextData, different_keys, open_text
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Plan:
     preset: str
     model_config: GPTConfig
     config: TrainConfig
-    data: Sources | ChatData | None  # None only for --dry_run before there is any data
+    data: TextData | ChatData | None  # None only for --dry_run before there is any data
     saved: dict | None  # the checkpoint to resume from; None for a new run
     parent: Parent | None = None  # the model that a new run begins with; None: new weights, or those of `saved`
     has_files: bool = False  # whether the folder holds the checkpoint of `step` and a model.pt of that step
@@ -91,11 +91,11 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
             f"--checkpoint_dir and --data_dir are the same folder; give the run a folder of its own, for example --checkpoint_dir {folder}"
         )
     has_data = not args.dry_run or all((folder / METADATA).exists() for folder in folders)
-    data: Sources | ChatData | None = None
+    data: TextData | ChatData | None = None
     if chat:
         data = open_chat(folders[0], world, args.verify_data)
     elif has_data:
-        data = open_sources(args.data_dir, args.anneal_data_dir, world, args.verify_data)
+        data = open_text(args.data_dir, args.anneal_data_dir, world, args.verify_data)
     saved = from_main(world, lambda: checkpoint_to_resume(args)) if args.resume or not args.dry_run else None
     if saved is not None:
         made_by = "finetune.py" if "chat" in saved else "train.py"
@@ -122,7 +122,7 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
     return dataclasses.replace(plan, has_files=from_main(world, lambda: holds_end(args.checkpoint_dir, plan.step)))
 
 
-def parent_to_load(args: argparse.Namespace, data: Sources | ChatData | None, saved: dict | None) -> Parent | None:
+def parent_to_load(args: argparse.Namespace, data: TextData | ChatData | None, saved: dict | None) -> Parent | None:
     """Return the model of `--init_from` for a new run; None without the flag, and for a resumed
     run, which must have begun with that model. Call it on rank 0 only.
 
@@ -200,7 +200,7 @@ def _has_model(folder: Path) -> bool:
 
 
 def configs_of(
-    args: argparse.Namespace, data: Sources | ChatData | None, saved: dict | None, world: World, parent: Parent | None
+    args: argparse.Namespace, data: TextData | ChatData | None, saved: dict | None, world: World, parent: Parent | None
 ) -> tuple[GPTConfig, TrainConfig]:
     """Return the configuration of a new run (`saved` is None), with the weights of `parent` if
     there is one, or that of the checkpoint `saved` updated by the flags that may change.
@@ -233,7 +233,7 @@ def configs_of(
     return model_config, config
 
 
-def _require_same_data(saved: dict, data: Sources | ChatData) -> None:
+def _require_same_data(saved: dict, data: TextData | ChatData) -> None:
     differences = [
         f"{kind} {key}"
         for kind, now in (("tokenizer", data.first.tokenizer_record()), ("data", data.record(None)))

@@ -25,14 +25,14 @@ from nano_hindi.model import GPT
 from nano_hindi.ngrams import NGrams
 from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.training import memory, report
+from nano_hindi.training.chat_data import ChatData
 from nano_hindi.training.compile_cache import keep_compiled_kernels
-from nano_hindi.training.conversations import ChatData
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.meter import Meter, Pace
 from nano_hindi.training.metrics import Metrics, WandbLog
 from nano_hindi.training.resume import Plan
 from nano_hindi.training.saving import Saver
-from nano_hindi.training.sources import Sources
+from nano_hindi.training.text_data import TextData
 
 COUNTED_TOKENS = 2**22  # seconds at most, even where reading is slow
 RECOMPUTED = "each block computed again in the backward pass: less memory, but about a third more time"
@@ -46,7 +46,7 @@ class Run:
     config: TrainConfig
     world: World
     folder: Path
-    data: Sources | ChatData
+    data: TextData | ChatData
     model: GPT
     optimizer: TrainOptimizer
     loss_scale: LossScale

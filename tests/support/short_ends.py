@@ -14,9 +14,9 @@ def shorten_ends(patch=setattr, *, draws: bool = False) -> None:
     """Let the runs of this process print samples of few tokens, measure no matmul, count the memory
     of a network once, collect no garbage among the objects of all test modules, and, unless
     `draws`, write an empty curves.png. `patch` is called like setattr."""
-    from nano_hindi.training import curves, loop, report, sources
+    from nano_hindi.training import curves, loop, report, text_data
 
-    patch(sources, "SAMPLE_TOKENS", 2)
+    patch(text_data, "SAMPLE_TOKENS", 2)
     patch(report, "matmul_flops", lambda device, dtype: 1e11)
     patch(report, "activation_bytes", activation_bytes)
     patch(loop, "collect_garbage", lambda freeze: None)

@@ -37,31 +37,31 @@ class Source:
     anneal_weight: Fraction  # 0 if the anneal does not read it
 
 
-class Sources:
+class TextData:
     """The data folders of a run, all with the same tokenizer: those of --data_dir, then those that
     only the anneal reads."""
 
     budget_flag = "--total_tokens"
 
     def __init__(self, sources: Sequence[Source]):
-        self.all, self.first = tuple(sources), sources[0].data
+        self.sources, self.first = tuple(sources), sources[0].data
         self.has_anneal = any(source.anneal_weight for source in sources)
 
     def __str__(self) -> str:
-        return ", ".join(str(source.folder) for source in self.all)
+        return ", ".join(str(source.folder) for source in self.sources)
 
     @property
     def tokenizer_dir(self) -> Path:
-        return self.all[0].folder / "tokenizer"
+        return self.sources[0].folder / "tokenizer"
 
     def loader(self, config: TrainConfig, anneal_start: int | None) -> MixedLoader:
         """Return the training sequences. Raises UserError if a train.bin holds no full sequence."""
-        loaders = [SequenceLoader(source.data.train, config.sequence_len, config.seed) for source in self.all]
+        loaders = [SequenceLoader(source.data.train, config.sequence_len, config.seed) for source in self.sources]
         return MixedLoader(loaders, self.mixture(config, anneal_start))
 
     def mixture(self, config: TrainConfig, anneal_start: int | None) -> Mixture:
         """Return the source of each sequence; the anneal begins after `anneal_start` updates."""
-        weights, anneal = [source.weight for source in self.all], [source.anneal_weight for source in self.all]
+        weights, anneal = [source.weight for source in self.sources], [source.anneal_weight for source in self.sources]
         return Mixture(weights) if anneal_start is None else Mixture(weights, anneal, anneal_start * config.sequences_per_update)
 
     def train_batches(self, loader: MixedLoader, config: TrainConfig, batch_size: int, world: World) -> TrainBatches:
@@ -80,16 +80,16 @@ class Sources:
         if a val.bin holds no full sequence."""
         return {
             source.name: val_batches(source.data.val, config.sequence_len, batch_size, config.eval_tokens, world.rank, world.size)
-            for source in self.all
+            for source in self.sources
         }
 
     def record(self, anneal_start: int | None) -> dict:
         """Return the data metadata that a checkpoint keeps. That of a single folder has no
         weights."""
-        records = [source.data.record() for source in self.all]
+        records = [source.data.record() for source in self.sources]
         if len(records) == 1 and not self.has_anneal:
             return records[0]
-        weights = [{"weight": str(source.weight), "anneal_weight": str(source.anneal_weight)} for source in self.all]
+        weights = [{"weight": str(source.weight), "anneal_weight": str(source.anneal_weight)} for source in self.sources]
         return {
             **{key: sum(record[key] for record in records) for key in ("train_tokens", "val_tokens")},
             "sources": [record | weight for record, weight in zip(records, weights, strict=True)],
@@ -98,13 +98,13 @@ class Sources:
 
     def lines(self, config: TrainConfig, anneal_start: int | None) -> list[str]:
         """Return the lines of the start page about the data."""
-        if len(self.all) == 1 and not self.has_anneal:
+        if len(self.sources) == 1 and not self.has_anneal:
             tokens = self.first.train_tokens
             epochs = config.updates * config.tokens_per_update / max(1, tokens)
             return [f"data        {count(tokens)} tokens to train on, seen {epochs:.2f} times"]
         lines = []
         sequences = self.mixture(config, anneal_start).counts(config.updates * config.sequences_per_update)
-        for source, number in zip(self.all, sequences.tolist(), strict=True):
+        for source, number in zip(self.sources, sequences.tolist(), strict=True):
             tokens, epochs = source.data.train_tokens, number * config.sequence_len / source.data.train_tokens
             lines.append(
                 f"{'' if lines else 'data':12}{source.name}: weight {float(source.weight):.4g}, {count(tokens)} tokens to train on, seen {epochs:.2f} times"
@@ -117,10 +117,10 @@ class Sources:
     @property
     def anneal_text(self) -> str:
         """Return the mixture of the anneal: `stories 0.7, news 0.3`."""
-        return ", ".join(f"{source.name} {float(source.anneal_weight):.4g}" for source in self.all if source.anneal_weight)
+        return ", ".join(f"{source.name} {float(source.anneal_weight):.4g}" for source in self.sources if source.anneal_weight)
 
 
-def open_sources(folders: Sequence[WeightedFolder], anneal_folders: Sequence[WeightedFolder], world: World, every_chunk: bool) -> Sources:
+def open_text(folders: Sequence[WeightedFolder], anneal_folders: Sequence[WeightedFolder], world: World, every_chunk: bool) -> TextData:
     """Return the checked data folders of a run. Collective.
 
     Raises UserError as `check_data` does, if weights are missing for some folders only, if a folder
@@ -137,17 +137,17 @@ def open_sources(folders: Sequence[WeightedFolder], anneal_folders: Sequence[Wei
             if place not in opened:
                 opened[place] = given.folder, check_data(given.folder, every_chunk)
     weights, anneal_weights = (_weights_of(group, opened) for group in (folders, anneal_folders))
-    sources = Sources(
+    text = TextData(
         [
             Source(name, folder, data, weights.get(place, Fraction(0)), anneal_weights.get(place, Fraction(0)))
             for (place, (folder, data)), name in zip(opened.items(), unique_names(list(opened)), strict=True)
         ]
     )
-    values: dict[str, object] = {"tokenizer": sources.first.fingerprint}
-    for number, source in enumerate(sources.all, 1):
+    values: dict[str, object] = {"tokenizer": text.first.fingerprint}
+    for number, source in enumerate(text.sources, 1):
         folder, data = source.folder, source.data
-        if data.fingerprint != sources.first.fingerprint:
-            first = sources.all[0].folder
+        if data.fingerprint != text.first.fingerprint:
+            first = text.sources[0].folder
             raise UserError(f"{folder} has another tokenizer than {first}; run data/preprocess.py for both with --tokenizer {first / 'tokenizer'}")
         if not data.train_digest:
             require(
@@ -155,11 +155,11 @@ def open_sources(folders: Sequence[WeightedFolder], anneal_folders: Sequence[Wei
                 f"{folder} has no digests to verify: an older version made it; delete preprocess_meta.txt and run data/preprocess.py again",
             )
             world.print(f"notice: {folder} has no digests, because an older version made it: damage, or another order, is not noticed")
-        of = f" of source {number}" if len(sources.all) > 1 else ""
+        of = f" of source {number}" if len(text.sources) > 1 else ""
         values |= {f"{name}{of}": file_digest(folder / name) for name in ("train.bin", "val.bin")}
         values |= {f"weights{of}": (str(source.weight), str(source.anneal_weight))}
     require_same(world, "data", values, "copy that machine's --data_dir to all of them")
-    return sources
+    return text
 
 
 def _weights_of(group: Sequence[WeightedFolder], opened: dict[Path, tuple[Path, DataInfo]]) -> dict[Path, Fraction]:

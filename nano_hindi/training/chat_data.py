@@ -1,5 +1,5 @@
 """The chat data of a fine-tuning run: what finetune.py reads, evaluates and records. It has the
-interface of `sources.Sources`."""
+interface of `text_data.TextData`."""
 
 from __future__ import annotations
 
