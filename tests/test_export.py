@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 import standin
 from conftest import run_command
-from exports import CONFIG, load, load_its_tokenizer, make_checkpoint, some_ids
+from exports import CONFIG, LogitsOnly, load, load_its_tokenizer, make_checkpoint, some_ids
 from nano_hindi.chat import template
 from nano_hindi.checkpoint import load_checkpoint
 from nano_hindi.engine import generate_tokens
@@ -532,15 +532,6 @@ def test_forward_is_one_graph_without_python_that_depends_on_data(theirs):
     compiled, ids = torch.compile(theirs, fullgraph=True, backend="eager"), some_ids(2, 40)
     assert_same(compiled(ids, use_cache=False).logits, theirs(ids).logits)
     torch.compiler.reset()
-
-
-class LogitsOnly(torch.nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids, mask):
-        return self.model(ids, attention_mask=mask, use_cache=False).logits
 
 
 @pytest.mark.slow

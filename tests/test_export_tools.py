@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import standin
-from exports import load, load_its_tokenizer, make_checkpoint, some_ids
+from exports import LogitsOnly, load, load_its_tokenizer, make_checkpoint, some_ids
 from nano_hindi.export import command as export
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.model import GPT
@@ -177,15 +177,6 @@ def test_prompt_tuning_is_refused_in_one_sentence(folder):
 
 
 # ---- ONNX
-
-
-class LogitsOnly(torch.nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids, mask):
-        return self.model(ids, attention_mask=mask, use_cache=False).logits
 
 
 def test_onnx_program_gives_our_logits_at_any_length(folder, ours, tmp_path):

@@ -54,3 +54,14 @@ def load_its_tokenizer(folder: Path):
 
 def some_ids(*shape: int) -> torch.Tensor:
     return torch.randint(3, CONFIG.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+
+
+class LogitsOnly(torch.nn.Module):
+    """An exported model for a tracer: from ids and a mask to logits, without a cache."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids, mask):
+        return self.model(ids, attention_mask=mask, use_cache=False).logits
