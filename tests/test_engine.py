@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from torch import nn
+from test_model import random_model
 
 from nano_hindi import engine
 from nano_hindi.config import GPTConfig
@@ -19,20 +19,7 @@ CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=6, n_head=6, n_kv_he
 
 @pytest.fixture(scope="module")
 def model() -> GPT:
-    """Return a model with random weights large enough that the most probable token depends on the
-    text before it."""
-    torch.manual_seed(0)
-    model = GPT(CONFIG)
-    model.init_weights()
-    with torch.no_grad():
-        for block in model.transformer.h:
-            for linear in (block.attn.c_proj, block.mlp.c_proj, block.attn.ve_gate):
-                if linear is not None:
-                    nn.init.normal_(linear.weight, std=0.2)
-        nn.init.normal_(model.transformer.smear.gate.weight, std=0.3)
-        nn.init.normal_(model.transformer.conv.weight, std=0.3)
-        nn.init.normal_(model.lm_head.weight, std=1.0)
-    return model
+    return random_model(CONFIG)
 
 
 def random_ids(*shape: int, seed: int = 1) -> torch.Tensor:

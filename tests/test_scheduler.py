@@ -4,7 +4,7 @@ import queue
 
 import pytest
 import torch
-from torch import nn
+from test_model import random_model
 
 from conftest import PATIENCE, wait_until
 from nano_hindi.config import GPTConfig
@@ -18,16 +18,7 @@ CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=3, n_head=4, n_kv_he
 
 @pytest.fixture(scope="module")
 def model() -> GPT:
-    """Return a model with random weights, whose tokens depend on the text before them."""
-    torch.manual_seed(0)
-    model = GPT(CONFIG)
-    model.init_weights()
-    with torch.no_grad():
-        for block in model.transformer.h:
-            for linear in (block.attn.c_proj, block.mlp.c_proj):
-                nn.init.normal_(linear.weight, std=0.2)
-        nn.init.normal_(model.lm_head.weight, std=1.0)
-    return model
+    return random_model(CONFIG)
 
 
 def make_text(client="one", tokens=(1, 2, 3), max_tokens=5, stop_ids=(), **sampling) -> tuple[Text, queue.Queue]:
