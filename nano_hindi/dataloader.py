@@ -171,8 +171,7 @@ class EpochStream:
 
 
 class SequenceLoader:
-    """Training sequences as an endless stream: every sequence once per epoch, each epoch in its own
-    order, from (seed, epoch)."""
+    """The training sequences of a file as an endless stream, in the order of an `EpochStream`."""
 
     def __init__(self, file: TokenFile, sequence_len: int, seed: int):
         """Raise UserError if the file holds no full sequence."""

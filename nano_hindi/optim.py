@@ -178,8 +178,8 @@ class TrainOptimizer:
 
     @torch.no_grad()
     def reduce_gradients(self) -> None:
-        """Replace every gradient by its mean over the ranks (of Muon's, those that this rank owns).
-        Launches the all-reduces that are left, and waits for all.
+        """Average every gradient over the ranks: AdamW's in place, for Muon those of the matrices
+        that this rank owns. Launches the all-reduces that are left, and waits for all.
 
         From here on the gradients cannot be computed again before `step`: the other ranks have
         received them. Raises RuntimeError for a parameter without a gradient.

@@ -40,8 +40,8 @@ class DataInfo:
     val_tokens: int
     val_bytes: int
     fertility: float
-    train_digest: str  # of the digests of the chunks of train.bin; "" in data of an older version, and for val.bin
-    val_digest: str
+    train_digest: str  # of the digests of the chunks of train.bin; "" in data of an older version
+    val_digest: str  # the same of val.bin
     train: TokenFile
     val: TokenFile
 

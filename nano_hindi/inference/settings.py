@@ -34,7 +34,7 @@ def _setting(default: Any, metavar: str, text: str, valid: Range) -> Any:
 @dataclass(frozen=True)
 class Settings:
     """The sampling settings. The fields are flags of generate.py, and most of them are commands of
-    its chat. Within the ranges, the logits stay finite in float32."""
+    its sessions. Within the ranges, the logits stay finite in float32."""
 
     max_tokens: int = _setting(200, "N", "maximum number of tokens to generate", whole(1, 2**63))
     temperature: float = _setting(0.8, "T", "0 always takes the most likely token; higher is more random", Range(float, 0, 1e30))
