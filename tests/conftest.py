@@ -90,13 +90,10 @@ def data_dir(tmp_path_factory) -> Path:
     tokenizer."""
     import standin
     from data import preprocess
-    from nano_hindi.corpus.documents import write_document
 
     folder = tmp_path_factory.mktemp("data")
     standin.make_tokenizer(folder / "standin", vocab_size=512)
-    with open(folder / "corpus.txt", "wb") as file:
-        for text in standin.documents(400):
-            write_document(file, text)
+    standin.write_corpus(folder / "corpus.txt", standin.documents(400))
     code = preprocess.main(
         ["--input", str(folder / "corpus.txt"), "--output_dir", str(folder), "--tokenizer", str(folder / "standin"), "--val_fraction", "0.1"]
     )

@@ -24,7 +24,6 @@ import train
 from conftest import SMALL, run_script
 from data import download, preprocess
 from nano_hindi.checkpoint import list_checkpoints
-from nano_hindi.corpus.documents import write_document
 
 MAINS = {"data/download.py": download.main, "data/preprocess.py": preprocess.main, "train.py": train.main, "generate.py": generate.main}
 LONG = "n" * 300  # longer than file systems allow for a name
@@ -101,10 +100,7 @@ class Scene:
         return self.folder / "pages.parquet"
 
     def corpus(self, texts: list[str] | None = None) -> Path:
-        with open(self.folder / "corpus.txt", "wb") as file:
-            for text in self.texts if texts is None else texts:
-                write_document(file, text)
-        return self.folder / "corpus.txt"
+        return standin.write_corpus(self.folder / "corpus.txt", self.texts if texts is None else texts)
 
     def tokenizer(self, change: Callable[[dict], object] | None = None, config: dict | None = None) -> Path:
         """Write a stand-in tokenizer whose tokenizer.json went through `change`; `config` replaces

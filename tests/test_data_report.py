@@ -10,7 +10,6 @@ import pytest
 import standin
 from data import preprocess
 from nano_hindi.corpus import report as data_report
-from nano_hindi.corpus.documents import write_document
 from nano_hindi.corpus.prepared import check_data
 
 HARD = ["👩‍🌾 क्‍या ख़ुशी\tटैब\n\n<b>&amp; </s> १२३ 漢字", "एक"]
@@ -20,9 +19,7 @@ HARD = ["👩‍🌾 क्‍या ख़ुशी\tटैब\n\n<b>&amp; </s>
 def prepared(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     standin.make_tokenizer(folder / "standin", kind=request.param)
-    with open(folder / "c.txt", "wb") as file:
-        for text in HARD * 20 + standin.documents(300):
-            write_document(file, text)
+    standin.write_corpus(folder / "c.txt", HARD * 20 + standin.documents(300))
     argv = ["--input", folder / "c.txt", "--output_dir", folder / "data", "--tokenizer", folder / "standin", "--val_fraction", 0.2]
     assert preprocess.main([*map(str, argv), "--report"]) == 0
     return folder / "data"

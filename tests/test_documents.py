@@ -17,6 +17,7 @@ from conftest import run_script
 from nano_hindi.corpus import documents, source_files
 from nano_hindi.corpus.documents import batches, chunks, count_words, read_documents, read_source, write_document
 from nano_hindi.errors import UserError
+from standin import write_corpus
 
 TEXTS = [
     *("", " ", "\n", "\n\n\n", "a", "a\n", "a\n\n", "\na", "a\r\nb\r\n", "\r", "a\r", "\ttab\t\n  spaces  \n", "\ufeffBOM", "\x00\x0b\x0c\x1c\x85\u2028\u2029"),
@@ -26,35 +27,28 @@ TEXTS = [
 ]  # fmt: skip
 
 
-def write(path, texts):
-    with open(path, "wb") as file:
-        for text in texts:
-            write_document(file, text)
-    return path
-
-
 @pytest.mark.parametrize("text", TEXTS)
 def test_document_round_trip(tmp_path, text):
-    assert list(read_documents(write(tmp_path / "c.txt", ["before", text, "after"]))) == ["before", text, "after"]
-    assert list(read_documents(write(tmp_path / "c.txt", [text]))) == [text]
+    assert list(read_documents(write_corpus(tmp_path / "c.txt", ["before", text, "after"]))) == ["before", text, "after"]
+    assert list(read_documents(write_corpus(tmp_path / "c.txt", [text]))) == [text]
 
 
 def test_documents_of_random_fragments_round_trip(tmp_path):
     rng = random.Random(0)
     pieces = ["<|endoftext|>", "\\", "\n", "\n", "\r\n", "\r", "क", " "]
     texts = ["".join(rng.choices(pieces, k=rng.randint(0, 12))) for _ in range(5000)]
-    assert list(read_documents(write(tmp_path / "c.txt", texts))) == texts
+    assert list(read_documents(write_corpus(tmp_path / "c.txt", texts))) == texts
 
 
 def test_corpus_file_has_the_documented_format(tmp_path):
-    path = write(tmp_path / "c.txt", ["राम", "x\n<|endoftext|>\n\\<|endoftext|>\n <|endoftext|>", "end\n"])
+    path = write_corpus(tmp_path / "c.txt", ["राम", "x\n<|endoftext|>\n\\<|endoftext|>\n <|endoftext|>", "end\n"])
     expected = "राम\n<|endoftext|>\nx\n\\<|endoftext|>\n\\\\<|endoftext|>\n <|endoftext|>\n<|endoftext|>\nend\n\n<|endoftext|>\n"
     assert path.read_bytes() == expected.encode()
 
 
 def test_splitting_at_the_marker_gives_the_same_documents(tmp_path):
     texts = standin.documents(200)
-    raw = write(tmp_path / "c.txt", texts).read_bytes().decode()
+    raw = write_corpus(tmp_path / "c.txt", texts).read_bytes().decode()
     assert raw.split("\n<|endoftext|>\n")[:-1] == texts
 
 
@@ -82,7 +76,7 @@ def test_text_after_the_last_marker_is_a_document_unless_it_is_blank(tmp_path, r
 
 def test_corpus_saved_by_a_windows_editor_has_the_same_documents(tmp_path):
     texts = ["एक", "दो\n\\<|endoftext|>\n<|endoftext|>\nतीन", "चार"]
-    raw = write(tmp_path / "c.txt", texts).read_bytes()
+    raw = write_corpus(tmp_path / "c.txt", texts).read_bytes()
     (tmp_path / "w.txt").write_bytes("\ufeff".encode() + raw.replace(b"\n", b"\r\n"))
     assert [text.replace("\r\n", "\n") for text in read_source(tmp_path / "w.txt")] == texts
 
@@ -99,10 +93,7 @@ def traced() -> Iterator[Callable[[], int]]:
 
 
 def test_reading_holds_one_document_in_memory(tmp_path):
-    with open(tmp_path / "c.txt", "wb") as file:
-        for text in standin.documents(2000):
-            for _ in range(12):
-                write_document(file, text)
+    write_corpus(tmp_path / "c.txt", 12 * standin.documents(2000))
     assert (tmp_path / "c.txt").stat().st_size > 5_000_000
     with traced() as peak:
         assert sum(1 for _ in read_documents(tmp_path / "c.txt")) == 24_000
@@ -298,7 +289,7 @@ def test_chunks_of_a_text_file_have_each_document_once(tmp_path, size):
     pieces = ["<|endoftext|>", "\\", "\n", "\n", "\r\n", "\r", "क", " ", "\ufeff"]
     for i in range(60):
         if i % 2:
-            write(path, ["".join(rng.choices(pieces, k=rng.randint(0, 9))) for _ in range(rng.randint(0, 20))])
+            write_corpus(path, ["".join(rng.choices(pieces, k=rng.randint(0, 9))) for _ in range(rng.randint(0, 20))])
         else:
             path.write_bytes("".join(rng.choices(pieces, k=rng.randint(0, 60))).encode())
         assert [text for chunk in chunks(path, size) for text in chunk.read()] == list(read_source(path))
@@ -362,7 +353,7 @@ def plain(tmp_path):
     texts = [text for text in TEXTS if text.strip()] + standin.documents(200)
     lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
     (tmp_path / "a.jsonl").write_bytes("\n".join([*lines[:50], "", '{"text": null}', *lines[50:]]).encode())
-    return write(tmp_path / "a.txt", texts), tmp_path / "a.jsonl"
+    return write_corpus(tmp_path / "a.txt", texts), tmp_path / "a.jsonl"
 
 
 @pytest.mark.parametrize("end", COMPRESSORS)
@@ -401,13 +392,13 @@ def test_chunks_of_a_compressed_file_are_decompressed_once(plain, monkeypatch):
 
 def test_replaced_compressed_file_is_read_anew(tmp_path):
     for i, texts in enumerate((["one", "two", "three"], ["six", "ten", "seven"])):
-        plan = chunks(compressed(write(tmp_path / "a.txt", texts), ".gz"), len("one\n<|endoftext|>\n"))
+        plan = chunks(compressed(write_corpus(tmp_path / "a.txt", texts), ".gz"), len("one\n<|endoftext|>\n"))
         assert list(plan[i].read()) == [texts[i]]
 
 
 @pytest.mark.parametrize("end", [".gz", ".zst"])
 def test_reading_a_compressed_file_needs_little_memory(tmp_path, end):
-    write(tmp_path / "a.txt", ["राम " * 500] * 10_000)  # 65 MB
+    write_corpus(tmp_path / "a.txt", ["राम " * 500] * 10_000)  # 65 MB
     copy = compressed(tmp_path / "a.txt", end)
     plan, before = chunks(copy), pa.total_allocated_bytes()
     most = 0

@@ -29,20 +29,14 @@ import standin
 from conftest import ROOT, run_command, run_script, wait_until
 from data import download
 from hub import Fault, Hub, make_dataset, make_sangraha
-from nano_hindi.corpus.documents import read_documents, write_document
+from nano_hindi.corpus.documents import read_documents
 from nano_hindi.corpus.prepared import check_data
 from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.sample import stories
 from nano_hindi.tokenizer import load_tokenizer
+from standin import write_corpus
 
 NO_TOKENIZER = ["--tokenizer", "no/such/folder"]  # not a valid name on the hub, so there is no network access
-
-
-def write_texts(path: Path, texts: list[str]) -> Path:
-    with open(path, "wb") as file:
-        for text in texts:
-            write_document(file, text)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +70,7 @@ def run(out: Path, *argv) -> int:
 
 def test_local_files_become_a_corpus_in_the_given_order(tmp_path, tokenizer_dir, capsys):
     texts = standin.documents(60)
-    a, b = write_texts(tmp_path / "a.txt", texts[:20]), write_texts(tmp_path / "b.txt", texts[20:])
+    a, b = write_corpus(tmp_path / "a.txt", texts[:20]), write_corpus(tmp_path / "b.txt", texts[20:])
     assert run(tmp_path / "raw", "--source", a, b, "--tokenizer", tokenizer_dir) == 0
     corpus = tmp_path / "raw" / "hindi_corpus.txt"
     assert list(read_documents(corpus)) == texts
@@ -97,7 +91,7 @@ def test_local_files_become_a_corpus_in_the_given_order(tmp_path, tokenizer_dir,
 
 def test_download_stops_with_the_document_that_reaches_the_budget(tmp_path, tokenizer_dir, monkeypatch):
     texts = standin.documents(300)
-    source, tokenizer = write_texts(tmp_path / "a.txt", texts), load_tokenizer(tokenizer_dir)
+    source, tokenizer = write_corpus(tmp_path / "a.txt", texts), load_tokenizer(tokenizer_dir)
     sizes = [len(ids) + 2 for ids in tokenizer.encode_batch(texts)]
     for n, batch_characters in ((1, 10**6), (57, 10**6), (57, 700), (57, 1)):  # whatever the batches
         monkeypatch.setattr(nano_hindi.corpus.writer, "BATCH_CHARACTERS", batch_characters)
@@ -108,7 +102,7 @@ def test_download_stops_with_the_document_that_reaches_the_budget(tmp_path, toke
 
 def test_without_a_tokenizer_words_are_counted_with_a_notice(tmp_path, capsys):
     texts = standin.documents(50)
-    source = write_texts(tmp_path / "a.txt", texts)
+    source = write_corpus(tmp_path / "a.txt", texts)
     assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 0
     assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == texts
     words = [len(text.split()) for text in texts]
@@ -122,7 +116,7 @@ def test_without_a_tokenizer_words_are_counted_with_a_notice(tmp_path, capsys):
 
 
 def test_empty_documents_are_omitted_and_counted(tmp_path, capsys):
-    source = write_texts(tmp_path / "a.txt", ["एक", "", " \n\t", "\u3000", "दो"])
+    source = write_corpus(tmp_path / "a.txt", ["एक", "", " \n\t", "\u3000", "दो"])
     assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 0
     assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ["एक", "दो"]
     assert "2 documents (3 empty ones skipped)" in capsys.readouterr().out
@@ -130,7 +124,7 @@ def test_empty_documents_are_omitted_and_counted(tmp_path, capsys):
 
 
 def test_existing_corpus_is_not_changed(tmp_path, capsys):
-    a, b = write_texts(tmp_path / "a.txt", ["एक"]), write_texts(tmp_path / "b.txt", ["दो"])
+    a, b = write_corpus(tmp_path / "a.txt", ["एक"]), write_corpus(tmp_path / "b.txt", ["दो"])
     assert run(tmp_path / "raw", "--source", a, *NO_TOKENIZER) == 0
     corpus, metadata = tmp_path / "raw" / "hindi_corpus.txt", tmp_path / "raw" / "metadata.txt"
     before = corpus.stat().st_mtime_ns, metadata.read_bytes()
@@ -148,7 +142,7 @@ def test_existing_corpus_is_not_changed(tmp_path, capsys):
 
 @pytest.mark.parametrize("source", ["stories.txt", "sample"])
 def test_other_tokenizer_for_an_existing_corpus_is_noticed(tmp_path, tokenizer_dir, source, capsys):
-    write_texts(tmp_path / "stories.txt", ["एक"])
+    write_corpus(tmp_path / "stories.txt", ["एक"])
     argv = ["--source", source if source == "sample" else tmp_path / source, "--max_tokens", 500]
     for _ in range(2):
         assert run(tmp_path / "raw", *argv, "--tokenizer", tokenizer_dir) == 0
@@ -159,7 +153,7 @@ def test_other_tokenizer_for_an_existing_corpus_is_noticed(tmp_path, tokenizer_d
 
 @pytest.mark.parametrize("end", ["a bad line", "Ctrl-C", "a full disk"])
 def test_interrupted_run_keeps_the_old_corpus_and_no_partial_file(tmp_path, monkeypatch, capsys, end):
-    good = write_texts(tmp_path / "good.txt", ["एक"])
+    good = write_corpus(tmp_path / "good.txt", ["एक"])
     assert run(tmp_path / "raw", "--source", good, *NO_TOKENIZER) == 0
     before = {p.name: p.read_bytes() for p in (tmp_path / "raw").iterdir()}
     bad = tmp_path / "bad.jsonl"
@@ -208,7 +202,7 @@ def test_source_without_text_is_a_user_error(tmp_path, capsys):
 
 
 def test_script_runs_from_any_folder_and_paths_are_relative_to_it(tmp_path):
-    write_texts(tmp_path / "a.txt", ["एक"])
+    write_corpus(tmp_path / "a.txt", ["एक"])
     argv = [ROOT / "data" / "download.py", "--source", "a.txt", "--output_dir", "out", *NO_TOKENIZER]
     result = run_command([sys.executable, *argv], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -353,7 +347,7 @@ def test_unreachable_hub_is_one_line_at_once(tmp_path, repos):
     assert not list(tmp_path.glob("raw/*"))
 
     # local files need no hub: the tokenizer is requested once, then words are counted
-    write_texts(tmp_path / "a.txt", ["एक दो"])
+    write_corpus(tmp_path / "a.txt", ["एक दो"])
     result = run_script("data/download.py", "--source", tmp_path / "a.txt", "--output_dir", tmp_path / "raw", **nowhere)
     assert result.returncode == 0
     assert "1 documents, 2 words" in result.stdout
@@ -404,7 +398,7 @@ CLEANED = [LONG + "पहला।", OTHER.replace("अत:", "अतः") + " &
 
 
 def test_clean_repairs_and_drops_and_reports_counts_by_rule(tmp_path, capsys):
-    source = write_texts(tmp_path / "a.txt", DIRTY)
+    source = write_corpus(tmp_path / "a.txt", DIRTY)
     assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER, "--clean") == 0
     assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == CLEANED
     rows = {row.split("  ")[-1]: row.split()[:4] for row in capsys.readouterr().out.splitlines() if row.startswith("    ")}
@@ -427,7 +421,7 @@ def test_clean_repairs_and_drops_and_reports_counts_by_rule(tmp_path, capsys):
     assert metadata | {"cleaned": "yes", "documents": "2", "cleaned_duplicate_documents": "1", "cleaned_not_devanagari_bytes": "171"} == metadata
     assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 2  # what is there is another corpus
     assert "tokenizer or --clean" in capsys.readouterr().err
-    source = write_texts(tmp_path / "b.txt", DIRTY[4:6])
+    source = write_corpus(tmp_path / "b.txt", DIRTY[4:6])
     assert run(tmp_path / "none", "--source", source, *NO_TOKENIZER, "--clean") == 2
     assert "omit --clean" in capsys.readouterr().err
 
@@ -480,7 +474,7 @@ def test_cleaned_download_of_other_rules_is_refused(tmp_path, tokenizer_dir, lit
 
 
 def test_report_needs_clean(tmp_path, capsys):
-    assert run(tmp_path / "raw", "--source", write_texts(tmp_path / "a.txt", DIRTY), *NO_TOKENIZER, "--report") == 2
+    assert run(tmp_path / "raw", "--source", write_corpus(tmp_path / "a.txt", DIRTY), *NO_TOKENIZER, "--report") == 2
     assert "give both" in capsys.readouterr().err
     assert not (tmp_path / "raw").exists()
 
@@ -796,7 +790,7 @@ def test_unfinished_download_of_another_command_is_kept_with_a_one_line_error(tm
     folder, same = tmp_path / "raw", ["--tokenizer", tokenizer_dir, "--max_tokens", ALL]
     interrupted(folder, hub, tokenizer_dir)
     other_tokenizer = standin.make_tokenizer(tmp_path / "other", vocab_size=512)
-    story = write_texts(tmp_path / "a.txt", ["एक"])
+    story = write_corpus(tmp_path / "a.txt", ["एक"])
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     hub.requests.clear()
     others = {
@@ -885,7 +879,7 @@ def wikipedia(hub, tmp_path) -> None:
 
 
 def test_several_sources_follow_each_other_up_to_their_budgets(tmp_path, hub, wikipedia, tokenizer_dir, undisturbed, little_by_little, capsys):
-    file = write_texts(tmp_path / "a.txt", standin.documents(50, seed=3))
+    file = write_corpus(tmp_path / "a.txt", standin.documents(50, seed=3))
     tokenizer, alone = ["--tokenizer", tokenizer_dir], {}
     for source, budget in (("sangraha", 900), ("wikipedia", 500), (str(file), 400)):
         assert run(tmp_path / "alone", "--source", source, "--max_tokens", budget, *tokenizer, "--overwrite") == 0
@@ -931,7 +925,7 @@ def test_download_of_several_sources_resumes_after_kills_and_full_disks(tmp_path
     import resource
 
     texts = [*(text for texts in ARTICLES for text in texts[:15]), *(story[:300] for story in itertools.islice(stories(3), 20))]
-    file = write_texts(tmp_path / "a.txt", texts)
+    file = write_corpus(tmp_path / "a.txt", texts)
     argv = ["--source", "sangraha=600", "wikipedia=700", f"{file}=900", "sample=2500", "--clean", "--tokenizer", tokenizer_dir]
     straight = tmp_path / "straight"
     assert run(straight, *argv) == 0
@@ -971,7 +965,7 @@ def test_download_of_several_sources_resumes_after_kills_and_full_disks(tmp_path
 
 
 def test_near_duplicates_are_found_between_the_sources(tmp_path, capsys):
-    first, second = write_texts(tmp_path / "a.txt", DIRTY[:3]), write_texts(tmp_path / "b.txt", DIRTY[3:])
+    first, second = write_corpus(tmp_path / "a.txt", DIRTY[:3]), write_corpus(tmp_path / "b.txt", DIRTY[3:])
     assert run(tmp_path / "raw", "--source", f"{first}=100", second, *NO_TOKENIZER, "--clean") == 0
     assert list(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == CLEANED
     metadata = read_metadata(tmp_path / "raw" / "metadata.txt")
@@ -982,7 +976,7 @@ def test_near_duplicates_are_found_between_the_sources(tmp_path, capsys):
 
 def test_copy_of_a_document_that_the_budget_left_out_is_kept(tmp_path, tokenizer_dir):
     texts = list(itertools.islice(stories(3), 30))
-    first, second = write_texts(tmp_path / "a.txt", texts[:20]), write_texts(tmp_path / "b.txt", texts[5:])
+    first, second = write_corpus(tmp_path / "a.txt", texts[:20]), write_corpus(tmp_path / "b.txt", texts[5:])
     sizes = [len(ids) + 2 for ids in load_tokenizer(tokenizer_dir).encode_batch(texts)]
     argv = ["--source", f"{first}={sum(sizes[:8])}", f"{second}=1000000", "--tokenizer", tokenizer_dir, "--clean"]
     assert run(tmp_path / "raw", *argv) == 0
@@ -991,13 +985,13 @@ def test_copy_of_a_document_that_the_budget_left_out_is_kept(tmp_path, tokenizer
 
 
 def test_edited_file_and_missing_report_are_noticed(tmp_path, capsys):
-    source, out = write_texts(tmp_path / "a.txt", CLEANED), tmp_path / "raw"
+    source, out = write_corpus(tmp_path / "a.txt", CLEANED), tmp_path / "raw"
     argv = ["--source", source, *NO_TOKENIZER, "--clean"]
     assert run(out, *argv) == run(out, *argv) == 0
     assert "already there, from the same command" in capsys.readouterr().out
     assert run(out, *argv, "--report") == 2
     assert "without a report" in capsys.readouterr().err
-    write_texts(source, [*CLEANED, LONG + "तीसरा। " + OTHER])
+    write_corpus(source, [*CLEANED, LONG + "तीसरा। " + OTHER])
     assert run(out, *argv) == 2
     assert "from another source, text, budget" in capsys.readouterr().err
 

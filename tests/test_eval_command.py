@@ -12,7 +12,7 @@ from test_scoring import save_hugging_face
 
 import standin
 from conftest import run_script
-from nano_hindi.corpus.documents import read_documents, write_document
+from nano_hindi.corpus.documents import read_documents
 from nano_hindi.corpus.tokenize import is_for_validation
 from nano_hindi.evaluation import command
 from nano_hindi.evaluation.scoring import CheckpointScorer, Scored
@@ -23,11 +23,7 @@ from nano_hindi.minimal_pairs.__main__ import write_pairs
 
 @pytest.fixture
 def story(tmp_path):
-    file = tmp_path / "stories.txt"
-    with open(file, "wb") as corpus:
-        for text in standin.documents(25, seed=11):
-            write_document(corpus, text)
-    return file
+    return standin.write_corpus(tmp_path / "stories.txt", standin.documents(25, seed=11))
 
 
 def evaluated(tmp_path, *argv) -> dict:

@@ -13,7 +13,6 @@ from transformers import AutoTokenizer
 import standin
 from data import preprocess
 from families import FAMILIES, added_token, definition, make_family, write_folder
-from nano_hindi.corpus.documents import write_document
 from nano_hindi.corpus.prepared import check_data
 from nano_hindi.evaluation import command
 from nano_hindi.evaluation.scoring import HuggingFaceScorer
@@ -131,9 +130,7 @@ def test_preprocess_accepts_runs_of_spaces_tabs_and_newlines(tmp_path, family):
 
 def preprocess_of(tmp_path, texts: list[str], *flags) -> dict[str, str]:
     """Run data/preprocess.py on `texts` into the folder `data`. Returns its metadata."""
-    with open(tmp_path / "corpus.txt", "wb") as file:
-        for text in texts:
-            write_document(file, text)
+    standin.write_corpus(tmp_path / "corpus.txt", texts)
     argv = ["--input", tmp_path / "corpus.txt", "--output_dir", tmp_path / "data", "--val_fraction", 0.2, "--workers", 1, *flags]
     assert preprocess.main([*map(str, argv)]) == 0
     return read_metadata(tmp_path / "data" / "preprocess_meta.txt")

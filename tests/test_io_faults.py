@@ -25,7 +25,6 @@ from benchmarks.kill_resume import differences
 import standin
 from conftest import ROOT, SMALL, launched
 from nano_hindi.checkpoint import CHECKPOINT_KEYS, MODEL_KEYS, list_checkpoints, load_checkpoint
-from nano_hindi.corpus.documents import write_document
 from nano_hindi.training.metrics import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -111,9 +110,7 @@ def disk(tmp_path_factory, data_dir) -> Iterator[Disk]:
     state.write_bytes(bytes(STATE_BYTES))
     shutil.copytree(data_dir, inputs / "data")
     texts = standin.documents(60)
-    with open(inputs / "text.txt", "wb") as file:
-        for text in texts[:30]:
-            write_document(file, text)
+    standin.write_corpus(inputs / "text.txt", texts[:30])
     (inputs / "more.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[30:]), encoding="utf-8")
     of_library = {"LD_PRELOAD": str(library), "FAILING_IO_FOLDER": str(folder / "disk"), "FAILING_IO_STATE": str(state)}
     argv = [sys.executable, ROOT / "tests/support/fault_server.py"]

@@ -23,7 +23,7 @@ import peers
 import small_runs
 
 from nano_hindi import loss, model
-from nano_hindi.corpus.documents import read_documents, write_document
+from nano_hindi.corpus.documents import read_documents
 from nano_hindi.corpus.prepared import check_data
 from nano_hindi.dataloader import SequenceLoader, TokenFile, val_batches
 from nano_hindi.eval import compute_token_bytes
@@ -151,9 +151,7 @@ def test_attention_within_documents_does_not_cross_their_boundaries(data_dir):
 def test_unseen_validates_on_documents_never_used_for_validation(tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
-    with open(corpus / "a.txt", "wb") as file:
-        for text in standin.documents(400):
-            write_document(file, text)
+    standin.write_corpus(corpus / "a.txt", standin.documents(400))
     learning.prepare(corpus, 512, tmp_path / "usual")
     learning.prepare(corpus, 512, tmp_path / "unseen", unseen=True)
     validating = []

@@ -22,7 +22,6 @@ from conftest import ROOT, SMALL, run_command
 from data import preprocess
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 from nano_hindi.config import GPTConfig, TrainConfig
-from nano_hindi.corpus.documents import write_document
 from nano_hindi.dataloader import SequenceLoader, TokenFile, TrainBatches
 from nano_hindi.export.model_card import Card, data_metadata
 from nano_hindi.flags import WeightedFolder, weighted_folder
@@ -165,9 +164,7 @@ def stories(data_dir, tmp_path_factory):
 
 def prepared(folder, tokenizer, documents=90, val_fraction=0.3):
     folder.mkdir()
-    with open(folder / "corpus.txt", "wb") as file:
-        for text in standin.documents(documents, seed=7):
-            write_document(file, text)
+    standin.write_corpus(folder / "corpus.txt", standin.documents(documents, seed=7))
     argv = ["--input", folder / "corpus.txt", "--output_dir", folder, "--tokenizer", tokenizer, "--val_fraction", val_fraction]
     assert preprocess.main([str(x) for x in argv]) == 0
     return folder

@@ -16,7 +16,6 @@ from conftest import SMALL, run_command
 from data import preprocess
 from nano_hindi.checkpoint import list_checkpoints
 from nano_hindi.config import TrainConfig, get_train_config
-from nano_hindi.corpus.documents import write_document
 from nano_hindi.optim import learning_rate_scale
 from nano_hindi.training import loop
 from nano_hindi.training.metrics import read_metrics
@@ -37,9 +36,7 @@ def load(path: Path) -> dict:
 def other_data(folder: Path, tokenizer: Path) -> Path:
     """Return a data folder with other documents than `data_dir`."""
     folder.mkdir()
-    with open(folder / "corpus.txt", "wb") as file:
-        for text in standin.documents(300, seed=7):
-            write_document(file, text)
+    standin.write_corpus(folder / "corpus.txt", standin.documents(300, seed=7))
     argv = ["--input", folder / "corpus.txt", "--output_dir", folder, "--tokenizer", tokenizer, "--val_fraction", "0.1"]
     assert preprocess.main(list(map(str, argv))) == 0
     return folder

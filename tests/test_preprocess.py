@@ -26,11 +26,12 @@ from conftest import ROOT, run_script, wait_until
 from data import preprocess
 from nano_hindi import dataloader, files
 from nano_hindi.corpus import shards, tokenize
-from nano_hindi.corpus.documents import chunks, write_document
+from nano_hindi.corpus.documents import chunks
 from nano_hindi.corpus.prepared import check_data
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata, replacing
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
+from standin import write_corpus
 
 HARD_TEXTS = [
     *("👍🏽 👩‍🌾 🇮🇳", "क्‍या शक्‌ति", "ख़ुशी ज़रूरत बड़ा पढ़ना", "१२३ 1,234.5", "\ta\tb", "  two  spaces  ", "एक\n\n\nदो\n", "\r\nwindows\r\n", "\ufeffBOM"),
@@ -40,13 +41,6 @@ HARD_TEXTS = [
 
 def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
-
-
-def write_corpus(path: Path, texts: list[str]) -> Path:
-    with open(path, "wb") as file:
-        for text in texts:
-            write_document(file, text)
-    return path
 
 
 def run(out: Path, corpus: Path, tokenizer: Path, *argv) -> int:

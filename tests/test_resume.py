@@ -18,7 +18,6 @@ from data import preprocess
 from nano_hindi import dataloader, distributed
 from nano_hindi.checkpoint import list_checkpoints
 from nano_hindi.config import TrainConfig
-from nano_hindi.corpus.documents import write_document
 from nano_hindi.corpus.prepared import DIGESTS, check_data, write_digests
 from nano_hindi.distributed import World
 from nano_hindi.files import read_metadata, write_metadata
@@ -361,9 +360,7 @@ def test_dry_run_works_without_the_data_and_refuses_other_data(data_dir, straigh
 @pytest.fixture
 def reordered(data_dir, tmp_path) -> Path:
     """Return data with the same documents as `data_dir` in another order: all counts are equal."""
-    with open(tmp_path / "corpus.txt", "wb") as file:
-        for text in standin.documents(400)[::-1]:
-            write_document(file, text)
+    standin.write_corpus(tmp_path / "corpus.txt", standin.documents(400)[::-1])
     argv = ["--input", tmp_path / "corpus.txt", "--output_dir", tmp_path / "reordered", "--tokenizer", data_dir / "standin", "--val_fraction", "0.1"]
     assert preprocess.main(list(map(str, argv))) == 0
     return tmp_path / "reordered"

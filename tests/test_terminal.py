@@ -21,7 +21,6 @@ from nano_hindi import plot
 from nano_hindi.checkpoint import load_checkpoint
 from nano_hindi.common import visible
 from nano_hindi.console import Console, python_command, shell_quoted, shown
-from nano_hindi.corpus.documents import write_document
 from nano_hindi.corpus.report import write_report
 from nano_hindi.errors import UserError
 from nano_hindi.evaluation import command as evaluation
@@ -235,9 +234,7 @@ def test_no_command_prints_a_control_character_of_a_name_or_a_text(tmp_path, cap
     monkeypatch.setattr("nano_hindi.training.text_data.SAMPLE_PROMPTS", (f"भारत {HOSTILE}",))
     folder = tmp_path / HOSTILE.replace("\r", "")
     standin.make_tokenizer(folder / "tokens\x1b[31m", vocab_size=512)
-    with open(folder / "pages.txt", "wb") as file:
-        for text in standin.documents(300):
-            write_document(file, f"{HOSTILE} {text}")
+    standin.write_corpus(folder / "pages.txt", [f"{HOSTILE} {text}" for text in standin.documents(300)])
     corpus, data, run = folder / "raw" / "hindi_corpus.txt", folder / "data", folder / "run"
     commands = (
         (download.main, ["--source", folder / "pages.txt", "--output_dir", folder / "raw", "--tokenizer", folder / "tokens\x1b[31m"]),

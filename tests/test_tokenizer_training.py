@@ -11,7 +11,6 @@ from cuts import cuts, tokens_that_begin_with_a_mark
 
 import standin
 from data import preprocess
-from nano_hindi.corpus.documents import write_document
 from nano_hindi.corpus.prepared import check_data
 from nano_hindi.errors import UserError
 from nano_hindi.sample import stories
@@ -200,9 +199,7 @@ def test_transformers_and_kitoken_give_the_ids_of_training(tokenizer, tmp_path):
 
 
 def test_preprocess_trains_a_tokenizer_and_training_accepts_the_data(tmp_path):
-    with open(tmp_path / "corpus.txt", "wb") as file:
-        for text in standin.documents(500):
-            write_document(file, text)
+    standin.write_corpus(tmp_path / "corpus.txt", standin.documents(500))
     argv = ["--input", str(tmp_path / "corpus.txt"), "--output_dir", str(tmp_path / "out"), "--val_fraction", "0.1", "--train_tokenizer"]
     assert preprocess.main([*argv, "600"]) == 0
     assert check_data(tmp_path / "out").vocab_size == 600

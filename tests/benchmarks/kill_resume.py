@@ -27,7 +27,6 @@ import torch
 
 import standin
 from nano_hindi.checkpoint import CHECKPOINT_KEYS, MODEL_KEYS, list_checkpoints, load_checkpoint
-from nano_hindi.corpus.documents import write_document
 
 # four epochs in 40 updates of two micro-batches each; every second update logs, evaluates or saves
 TINY = [
@@ -44,9 +43,7 @@ def make_data(folder: Path, documents: int) -> Path:
     from data import preprocess
 
     standin.make_tokenizer(folder / "standin", vocab_size=512)
-    with open(folder / "corpus.txt", "wb") as file:
-        for text in standin.documents(documents):
-            write_document(file, text)
+    standin.write_corpus(folder / "corpus.txt", standin.documents(documents))
     argv = ["--input", folder / "corpus.txt", "--output_dir", folder, "--tokenizer", folder / "standin", "--val_fraction", "0.1"]
     with contextlib.redirect_stdout(None):
         assert preprocess.main([str(x) for x in argv]) == 0

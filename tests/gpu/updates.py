@@ -16,7 +16,6 @@ import torch
 
 import standin
 from lab import Lab, SkippedError
-from nano_hindi.corpus.documents import write_document
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.training import estimates
 from nano_hindi.training.loop import train_update
@@ -139,9 +138,7 @@ def commands(lab: Lab) -> str:
     user does."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with open(folder / "corpus.txt", "wb") as file:
-            for text in standin.documents(400):
-                write_document(file, text)
+        standin.write_corpus(folder / "corpus.txt", standin.documents(400))
         tokenizer = standin.make_tokenizer(folder / "standin", vocab_size=512)
         data, small = ["--data_dir", folder], ["--sequence_len", 32, "--batch_size", 8, "--total_tokens", 32 * 8 * 40, "--eval_tokens", 640]
         call(lab, "data/preprocess.py", "--input", folder / "corpus.txt", "--output_dir", folder, "--tokenizer", tokenizer, "--val_fraction", 0.1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 SUBJECTS = [
@@ -102,3 +103,13 @@ def make_tokenizer(folder: str | Path, vocab_size: int = 640, kind: str = "bpe")
         config |= {"add_bos_token": True, "add_eos_token": False, "legacy": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     return folder
+
+
+def write_corpus(path: Path, texts: Iterable[str]) -> Path:
+    """Write `texts` as the documents of a corpus and return its path."""
+    from nano_hindi.corpus.documents import write_document
+
+    with open(path, "wb") as file:
+        for text in texts:
+            write_document(file, text)
+    return path
