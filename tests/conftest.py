@@ -47,6 +47,18 @@ SMALL = [
 ]  # fmt: skip
 
 
+def arguments(data_dir, folder, *flags) -> list[str]:
+    """Return the flags of train.py for a run of the small model."""
+    return [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), *map(str, flags)]
+
+
+def start(data_dir, folder, *flags) -> int:
+    """Run train.py with the small model in this process. Returns the exit code."""
+    import train
+
+    return train.main(arguments(data_dir, folder, *flags))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Return the number of workers for `--numprocesses auto`: 1 where there is a GPU, because the
@@ -104,10 +116,8 @@ def data_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def straight(data_dir, tmp_path_factory) -> Path:
     """Return the folder of a small run that was never interrupted."""
-    import train
-
     folder = tmp_path_factory.mktemp("runs") / "straight"
-    assert train.main([*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder)]) == 0
+    assert start(data_dir, folder) == 0
     return folder
 
 

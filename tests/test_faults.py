@@ -18,8 +18,7 @@ import pytest
 import torch
 from benchmarks.kill_resume import differences, kill_and_resume, make_data
 
-import train
-from conftest import PATIENCE, SMALL, launched, run_command
+from conftest import PATIENCE, arguments, launched, run_command, start
 from nano_hindi import distributed, files
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 from nano_hindi.distributed import World
@@ -32,12 +31,8 @@ pytestmark = pytest.mark.slow
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the limits, users and signals of POSIX")
 
 
-def start(data_dir, folder, *flags) -> int:
-    return train.main([*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), *map(str, flags)])
-
-
 def command(data_dir, folder, *flags) -> list[str]:
-    return [sys.executable, "train.py", *SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), *map(str, flags)]
+    return [sys.executable, "train.py", *arguments(data_dir, folder, *flags)]
 
 
 def steps(folder) -> list[int]:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import bits_per_byte, last_state, losses, start
+from test_train import bits_per_byte, last_state, losses
 
-from conftest import ROOT, SMALL, run_script, wait_until
+from conftest import ROOT, SMALL, run_script, start, wait_until
 from nano_hindi import engine
 from nano_hindi.common import is_out_of_memory
 from nano_hindi.config import GPTConfig, TrainConfig

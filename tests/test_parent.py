@@ -12,21 +12,13 @@ import torch
 
 import standin
 import train
-from conftest import SMALL, run_command
+from conftest import arguments, run_command, start
 from data import preprocess
 from nano_hindi.checkpoint import list_checkpoints
 from nano_hindi.config import TrainConfig, get_train_config
 from nano_hindi.optim import learning_rate_scale
 from nano_hindi.training import loop
 from nano_hindi.training.metrics import read_metrics
-
-
-def arguments(data_dir, folder, *flags) -> list[str]:
-    return [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), *map(str, flags)]
-
-
-def start(data_dir, folder, *flags) -> int:
-    return train.main(arguments(data_dir, folder, *flags))
 
 
 def load(path: Path) -> dict:

@@ -13,7 +13,7 @@ import torch
 
 import standin
 import train
-from conftest import SMALL, run_command
+from conftest import arguments, run_command, start
 from data import preprocess
 from nano_hindi import dataloader, distributed
 from nano_hindi.checkpoint import list_checkpoints
@@ -27,14 +27,6 @@ from nano_hindi.training.metrics import read_metrics
 from nano_hindi.training.resume import evaluation_is_pending
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the access rights and links of POSIX")
-
-
-def arguments(data_dir, folder, *flags) -> list[str]:
-    return [*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), *map(str, flags)]
-
-
-def start(data_dir, folder, *flags) -> int:
-    return train.main(arguments(data_dir, folder, *flags))
 
 
 def edit(path: Path, change) -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.kill_resume import differences
-from test_faults import assert_equal_runs, at_update, command, curve, start, steps
+from test_faults import assert_equal_runs, at_update, command, curve, steps
 
-from conftest import PATIENCE, launched, run_command, wait_until
+from conftest import PATIENCE, launched, run_command, start, wait_until
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 from nano_hindi.training import loop, resume, setup, text_data
 from nano_hindi.training.metrics import read_metrics

@@ -11,13 +11,9 @@ import pytest
 import torch
 
 import train
-from conftest import PATIENCE, SMALL, launched, run_script
+from conftest import PATIENCE, SMALL, launched, run_script, start
 from nano_hindi.checkpoint import MODEL_KEYS, list_checkpoints, load_checkpoint
 from nano_hindi.training import loop
-
-
-def start(data_dir, folder, *flags) -> int:
-    return train.main([*SMALL, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder), *flags])
 
 
 def metrics(folder) -> list[dict]:
