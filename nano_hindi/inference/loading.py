@@ -65,9 +65,9 @@ def build_model(trained: TrainedModel, device: torch.device) -> GPT:
     cast once here, not again for every token."""
     config, dtype = trained.config, compute_dtype(device)
     with torch.device("meta"):
-        model = GPT(config).to(dtype)
-    model.to_empty(device=device)
-    model.load_state_dict(trained.state_dict)
+        model = GPT(config)
+    weights = {name: w.to(device, dtype, copy=True, memory_format=torch.contiguous_format) for name, w in trained.state_dict.items()}
+    model.load_state_dict(weights, assign=True)  # `to_empty` would import sympy: one more second at every start
     model.eval()
     model.compute_dtype = dtype
     select_backend(device, dtype, head_dim=config.head_dim, n_head=config.n_head, n_kv_head=config.n_kv_head, training=False)
