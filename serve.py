@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     with listen(args.host, args.port) as listener:
         trained = load_for_inference(args.checkpoint)
         model = build_model(trained, pick_device(args.device))
-        hosts = local_names(args.host)
+        hosts = None if args.token else local_names(args.host)  # with a token, a proxy may give this machine another name
         token = args.token or (None if hosts else secrets.token_urlsafe(24))
         with Scheduler(model) as scheduler:
             served = api.Served(scheduler, trained.tokenizer, trained.is_chat, trained.config.sequence_len, args.max_tokens)

@@ -408,6 +408,14 @@ def test_open_shows_the_printed_address_in_the_browser_if_there_is_a_screen(disp
     assert opened == ([address] if display or sys.platform in ("win32", "darwin") else [])
 
 
+def test_with_a_token_a_proxy_may_give_the_server_another_name(straight, monkeypatch):
+    made = []
+    monkeypatch.setattr(api, "make_server", lambda *arguments: made.append(arguments[1:]) or SimpleNamespace(run=lambda sockets: None))
+    for flags in ([], ["--token", "secret"]):
+        assert serve.main(["--checkpoint", str(straight), "--device", "cpu", "--port", "0", *flags]) == 0
+    assert made == [(None, serve.local_names("127.0.0.1")), ("secret", None)]
+
+
 @pytest.mark.slow
 def test_command_serves_until_ctrl_c_which_cuts_its_streams(chat_model):
     words = [sys.executable, "serve.py", "--checkpoint", chat_model, "--port", 0, "--device", "cpu", "--host", "0.0.0.0", "--max_tokens", 2**20 - 1]

@@ -1,8 +1,8 @@
 """The web application: OpenAI's API and the page, over Starlette.
 
 Only the page itself is public. A request to the API needs the token, if there is one. A page of
-another site cannot use the API: its Origin is not ours, and if it had our name (DNS rebinding), its
-Host would not be a name of this machine.
+another site cannot use the API: its Origin is not ours, and if it had our name (DNS rebinding), it
+would have no token, or its Host would not be a name of this machine.
 """
 
 from __future__ import annotations
