@@ -75,7 +75,8 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens on a TCP port. Raises UserError if that is not possible."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address, family=family)
+        is_dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # :: is for IPv4 too
+        return socket.create_server(address, family=family, dualstack_ipv6=is_dual)
     except (OSError, UnicodeError) as error:
         reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]  # socket's words repeat the address
         raise UserError(f"cannot listen on port {port} of {host} ({reason}); choose another with --port or --host") from None

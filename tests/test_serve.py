@@ -408,6 +408,12 @@ def test_open_shows_the_printed_address_in_the_browser_if_there_is_a_screen(disp
     assert opened == ([address] if display or sys.platform in ("win32", "darwin") else [])
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+def test_all_addresses_of_ipv6_include_those_of_ipv4():
+    with serve.listen("::", 0) as listener, socket.create_connection(("127.0.0.1", listener.getsockname()[1]), timeout=PATIENCE):
+        pass
+
+
 def test_with_a_token_a_proxy_may_give_the_server_another_name(straight, monkeypatch):
     made = []
     monkeypatch.setattr(api, "make_server", lambda *arguments: made.append(arguments[1:]) or SimpleNamespace(run=lambda sockets: None))
