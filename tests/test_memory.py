@@ -20,9 +20,12 @@ SMALL = GPTConfig(vocab_size=256, n_layer=3, n_head=4, n_kv_head=2, n_embd=32, s
 CPU = World(0, 1, torch.device("cpu"))
 
 
-def test_estimated_activations_equal_those_that_a_forward_pass_keeps():
-    model = GPT(SMALL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_estimated_activations_equal_those_that_a_forward_pass_keeps(dtype):
+    config = dataclasses.replace(SMALL, n_embd=128, sequence_len=512)
+    model = GPT(config)
     model.init_weights()
+    model.compute_dtype = dtype
     weights = {p.data_ptr() for p in model.parameters()}
     kept = {}
 
@@ -31,9 +34,9 @@ def test_estimated_activations_equal_those_that_a_forward_pass_keeps():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.trunk(torch.zeros(1, 64, dtype=torch.int64))
+        model.trunk(torch.zeros(1, 512, dtype=torch.int64))
     real = sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in weights)
-    assert memory.activation_bytes(SMALL, torch.float32) == pytest.approx(real, rel=0.15)
+    assert memory.activation_bytes(config, dtype) == pytest.approx(real, rel=0.05)  # the difference: masks
 
 
 @pytest.mark.parametrize(("tied", "buckets"), [(False, 0), (False, 128), (True, 256)])

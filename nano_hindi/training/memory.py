@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from nano_hindi.common import IS_WINDOWS, is_out_of_memory
 from nano_hindi.config import GPTConfig
@@ -40,9 +42,25 @@ def activation_bytes(config: GPTConfig, dtype: torch.dtype, recompute: bool = Fa
             kept[tensor.untyped_storage()._cdata] = tensor
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _FusedAttention():
             model.trunk(torch.zeros(1, config.sequence_len, dtype=torch.int64))
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in parameters)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """In this context SDPA keeps what a fused kernel does. On the meta device it would keep the
+    attention weights (B, H, T, N) in float32, which no backend does."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return _FusedKernel.apply(*args) if function is scaled_dot_product_attention else function(*args, **(kwargs or {}))
+
+
+class _FusedKernel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v):
+        out, log_sums = torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(q, k, v, out, log_sums)
+        return out
 
 
 def optimizer_bytes(model: GPT, buckets: int = 0) -> int:
