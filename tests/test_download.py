@@ -1042,7 +1042,18 @@ def test_any_data_set_is_downloaded_with_the_licence_of_its_card(tmp_path, hub, 
     )
 
 
+def test_json_lines_with_other_fields_than_the_first_are_read(tmp_path, hub, news, tokenizer_dir):
+    """Only the field of the text must have the same type everywhere."""
+    more = [{"body": "तीन चार", "id": "पाँच"}, {"body": "छह", "url": "x"}, {"body": "सात", "meta": {"a": 1}}, {"body": "आठ", "meta": {"b": "c"}}]
+    (news / "new" / "train-00002.jsonl").write_text("".join(json.dumps(record) + "\n" for record in more))
+    assert run(tmp_path / "raw", "--dataset", "org/news", "--data_dir", "new", "--column", "body", "--tokenizer", tokenizer_dir) == 0
+    texts = [*(text for texts in ARTICLES for text in texts[:20]), *(record["body"] for record in more)]
+    assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == sorted(texts)
+
+
 def test_wrong_names_in_a_data_set_are_one_line_with_the_right_ones(tmp_path, hub, news, tokenizer_dir, waits, capsys):
+    (news / "array").mkdir()
+    (news / "array" / "train.json").write_text('[{"text": "a"}]')
     for argv, words in {
         ("--dataset", "org/nothing"): ("org/nothing is not available from the hub (HTTP 404)", "check the name"),
         ("--dataset", "org/news"): ("name the folder of its files with --data_dir", "'old', 'new'"),
@@ -1052,6 +1063,7 @@ def test_wrong_names_in_a_data_set_are_one_line_with_the_right_ones(tmp_path, hu
         ),
         ("--dataset", "org/news", "--data_dir", "new", "--column", "id"): ("no column 'id' of text, only id, body",),
         ("--dataset", "org/news", "--data_dir", "new", "--split", "dev"): ("has no split 'dev'", "'train', 'test'", "--split"),
+        ("--dataset", "org/news", "--data_dir", "array"): ("org/news array has json files that are not JSON lines", "--data_dir"),
     }.items():
         assert run(tmp_path / "raw", *argv, "--tokenizer", tokenizer_dir) == 2
         error = capsys.readouterr().err

@@ -181,13 +181,16 @@ class HubTexts:
             if type(error) is not ValueError:
                 raise
             raise UserError(f"{source} has no split {source.split!r} ({reason_of(error)}); name one with --split") from error
-        features = everything.features or {}
+        features = everything.features
+        if features is None:
+            raise UserError(f"{source} has json files that are not JSON lines, with an object in each; name another folder with --data_dir")
         if features.get(column) not in (Value("string"), Value("large_string")):
             raise UserError(f"{source} has no column {column!r} of text, only {columns_named(list(features))}; name one with --column")
         if builder.name == "parquet":
             builder.config.columns = [column]
             everything = builder.as_streaming_dataset(split=source.split)
         else:
+            builder._cast_table = partial(_cast_column, column, builder._cast_table)
             everything = everything.select_columns([column])
         return [everything.shard(everything.num_shards, i).reshard().batch(TURN) for i in range(everything.num_shards)]
 
@@ -276,6 +279,15 @@ def _open_parquet(file: str) -> pyarrow.parquet.ParquetFile:
 
     source = xopen(file, "rb", download_config=DownloadConfig(storage_options={"hf": {"block_size": READ_AHEAD}}))
     return pyarrow.parquet.ParquetFile(source, buffer_size=PAGE_BUFFER, pre_buffer=False)
+
+
+# ---- JSON lines
+
+
+def _cast_column(column: str, cast: Callable[..., pyarrow.Table], table: pyarrow.Table, *args: Any, **options: Any) -> pyarrow.Table:
+    """Return what the library's `cast` makes of the column alone: it refuses a table with other
+    fields, or other types, than the first records of the data set have."""
+    return cast(table.select([name for name in table.column_names if name == column]), *args, **options)
 
 
 # ---- the card
