@@ -1052,6 +1052,8 @@ def test_json_lines_with_other_fields_than_the_first_are_read(tmp_path, hub, new
 
 
 def test_wrong_names_in_a_data_set_are_one_line_with_the_right_ones(tmp_path, hub, news, tokenizer_dir, waits, capsys):
+    for column in ("body", "text"):  # one file of two has the column
+        make_dataset(news, ARTICLES[: 2 if column == "body" else 1], "mixed", column=column)
     (news / "array").mkdir()
     (news / "array" / "train.json").write_text('[{"text": "a"}]')
     for argv, words in {
@@ -1063,6 +1065,7 @@ def test_wrong_names_in_a_data_set_are_one_line_with_the_right_ones(tmp_path, hu
         ),
         ("--dataset", "org/news", "--data_dir", "new", "--column", "id"): ("no column 'id' of text, only id, body",),
         ("--dataset", "org/news", "--data_dir", "new", "--split", "dev"): ("has no split 'dev'", "'train', 'test'", "--split"),
+        ("--dataset", "org/news", "--data_dir", "mixed"): ("mixed/data-1.parquet has no column 'text', only doc_id, body, type",),
         ("--dataset", "org/news", "--data_dir", "array"): ("org/news array has json files that are not JSON lines", "--data_dir"),
     }.items():
         assert run(tmp_path / "raw", *argv, "--tokenizer", tokenizer_dir) == 2

@@ -170,7 +170,7 @@ class HubTexts:
         if builder.name == "parquet":
             builder.storage_options = {"hf": {"block_size": READ_AHEAD}}
             builder._generate_tables = partial(_read_row_groups, column)
-            builder._generate_more_gen_kwargs = partial(_shuffled_row_groups, self.seed)
+            builder._generate_more_gen_kwargs = partial(_shuffled_row_groups, column, self.seed)
         elif builder.name == "json":
             builder.config.chunksize = JSON_READ
         else:
@@ -248,11 +248,16 @@ class HubTexts:
 # ---- parquet
 
 
-def _shuffled_row_groups(seed: int, files: list[str], row_groups_list: list) -> Iterator[dict]:
+def _shuffled_row_groups(column: str, seed: int, files: list[str], row_groups_list: list) -> Iterator[dict]:
     """Yield the arguments of `_read_row_groups` for each file, one row group each, in the order of
-    the seed: what `reshard` expects of a builder."""
+    the seed: what `reshard` expects of a builder.
+
+    Raises UserError for a file without the column: its rows would count as empty texts.
+    """
     for file in files:
         with _open_parquet(file) as parquet:
+            if column not in (names := parquet.schema_arrow.names):
+                raise UserError(f"{file} has no column {column!r}, only {columns_named(names)}; name a folder with other files with --data_dir")
             name = file.rsplit("/", 1)[-1]
             # the same on every machine and Python version
             draws = {group: hashlib.blake2b(repr((seed, name, group)).encode(), digest_size=8).digest() for group in range(parquet.num_row_groups)}
