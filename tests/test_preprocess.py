@@ -370,6 +370,26 @@ def test_ctrl_c_says_in_one_line_how_to_continue(tmp_path, tokenizer_dir, monkey
     assert len(list(tmp_path.glob("out/preprocess-*.part/*.shard"))) >= 3
 
 
+UNGUARDED = """
+import sys
+from data import preprocess
+from nano_hindi.corpus import documents
+
+preprocess.chunks = lambda path: documents.chunks(path, 3000)
+sys.exit(preprocess.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_workers_do_not_run_a_script_without_a_guard_again(tmp_path, tokenizer_dir):
+    corpus, script = write_corpus(tmp_path / "c.txt", standin.documents(300)), tmp_path / "unguarded.py"
+    script.write_text(UNGUARDED, encoding="utf-8")
+    argv = ["--input", corpus, "--tokenizer", tokenizer_dir, "--val_fraction", 0.2, "--workers", 2, "--output_dir", tmp_path / "out"]
+    done = run_script(script, *argv, PYTHONPATH=str(ROOT))
+    assert (done.returncode, done.stderr) == (0, "")
+    check_data(tmp_path / "out")
+
+
 @contextlib.contextmanager
 def full_at_shard_5(path: Path):
     """`replacing` on a disk that is full in the middle of shard 5."""

@@ -13,7 +13,9 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import threading
+import types
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -170,7 +172,7 @@ def write_shards(tasks: Sequence[tuple[Chunk, Path]], tokenizer: Tokenizer, val_
     pool, waiting = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (tokenizer, val_fraction)), deque()
     try:
         for task in tasks:
-            with _interrupt_later():  # workers start here; only this process handles Ctrl-C
+            with _interrupt_later(), _without_main():  # workers start here; only this process handles Ctrl-C
                 waiting.append(pool.submit(_write_in_worker, *task))
             if len(waiting) >= 2 * workers:
                 yield waiting.popleft().result()
@@ -198,6 +200,18 @@ def _interrupt_later() -> Iterator[None]:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if interrupted.is_set():
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module within the block: processes started in it do not import it. They need
+    nothing of it, and a script without `if __name__ == "__main__"` would run again in each."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 _worker: tuple[Tokenizer, float]  # of a worker process
