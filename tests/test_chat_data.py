@@ -71,6 +71,7 @@ TAKEN = [("u", "क"), ("a", "ख")]
         {"inputs": "क", "targets": "ख", "language_code": None},
         {"prompt": "क", "completion": "ख", "system": "", "history": []},
         {"question": "क", "answer": "ख"},
+        {"messages": [{"role": None, "content": None, "from": "human", "value": "क"}, PAIR[1] | {"from": None, "value": None}]},
         {"messages": [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in (("user", "क"), ("assistant", "ख"))]},
     ],
 )
@@ -110,6 +111,7 @@ def test_system_and_history_of_a_record_are_kept():
         ({"messages": []}, None, "no messages"),
         ({"hin_Deva": ["कख"]}, None, "content that is not text"),
         ({"text": "क"}, None, "of an unknown layout"),
+        ({"instruction": "क", "input": ["ग"], "output": "ख"}, None, "content that is not text"),
         ({"instruction": "क", "output": "ख", "history": "ग"}, None, "messages that are not a list"),
         ({"instruction": "क", "output": "ख", "system": ["ग"]}, None, "content that is not text"),
         ({"inputs": "क", "targets": "ख", "language_code": "zsm"}, None, "in another language"),

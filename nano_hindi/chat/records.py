@@ -121,14 +121,20 @@ def _turns(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
         return [_turn(message) for message in _list(record[name])]
     if name := next((name for name in PAIRS if record.get(name) is not None), None):
         return _paired(record[name])
-    question, context, answer = (
-        next((record[name] for name in names if record.get(name) is not None), None) for names in (QUESTIONS, CONTEXTS, ANSWERS)
-    )
+    question, context, answer = (_first(record, names) for names in (QUESTIONS, CONTEXTS, ANSWERS))
     if question is None or answer is None:
         raise _DroppedError(UNKNOWN_LAYOUT)
-    if isinstance(question, str) and isinstance(context, str) and context.strip():
+    if isinstance(question, str) and context:
+        if not isinstance(context, str):
+            raise _DroppedError("content that is not text")
         question = f"{question.strip()}\n\n{context.strip()}"
     return [*_paired(record.get("history") or []), ("user", question), ("assistant", answer)]
+
+
+def _first(record: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """Return the first field that there is; Parquet has null for those that only other records
+    have."""
+    return next((record[name] for name in names if record.get(name) is not None), None)
 
 
 def _paired(value: Any) -> list[tuple[str, Any]]:
@@ -147,10 +153,10 @@ def _list(value: Any) -> Sequence:
 def _turn(message: Any) -> tuple[str, Any]:
     if not isinstance(message, Mapping):
         raise _DroppedError("a message that is not an object")
-    role = message.get("role", message.get("from"))
+    role = _first(message, ("role", "from"))
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise _DroppedError("an unknown role")
-    return ROLES[role.lower()], joined_parts(message.get("content", message.get("value")))
+    return ROLES[role.lower()], joined_parts(_first(message, ("content", "value")))
 
 
 def joined_parts(content: Any) -> Any:
