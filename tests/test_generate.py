@@ -2,6 +2,7 @@
 eos, and one-line user errors."""
 
 import io
+import re
 import shutil
 import sys
 import threading
@@ -16,6 +17,7 @@ from nano_hindi import engine
 from nano_hindi.inference import text as inference_text
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.inference.settings import SAMPLE_PROMPTS
+from nano_hindi.training.metrics import read_metrics
 
 
 def text_of(capsys, *argv) -> str:
@@ -29,6 +31,19 @@ def test_prompt_is_continued_and_the_same_seed_repeats_the_text(straight, capsys
     assert first == again != other
     assert first.startswith("भारत एक")
     assert len(first) > len("भारत एक") + 5
+
+
+def test_python_of_the_guide_continues_a_text_and_evaluates_as_training_did(straight, data_dir, capsys):
+    guide = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
+    code = guide.partition("```python")[2].partition("```")[0]
+    for given, value in (('"checkpoints"', str(straight)), ('"data"', str(data_dir)), ("100_000", 640)):  # 640: as in the run
+        assert given in code
+        code = code.replace(given, repr(value))
+    exec(code, {})
+    text, loss, bpb = re.fullmatch(r"(.+)\nEvaluation\(loss=(.+), bpb=(.+)\)\n", capsys.readouterr().out, re.DOTALL).groups()
+    assert text.startswith("एक समय की बात है")
+    last = [record for record in read_metrics(straight / "metrics.jsonl") if "val_bpb" in record][-1]
+    assert (float(loss), float(bpb)) == pytest.approx((last["val_loss"], last["val_bpb"]))
 
 
 def test_greedy_text_is_the_most_probable_continuation(straight, capsys):
