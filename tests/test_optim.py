@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import dist_muon_worker as worker
-from nano_hindi.config import PRESETS, GPTConfig, TrainConfig, get_config, get_train_config
+from nano_hindi.config import LR_SCHEDULES, PRESETS, GPTConfig, TrainConfig, get_config, get_train_config
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
@@ -89,6 +89,10 @@ def test_plateau_is_warmup_constant_and_linear_decay():
     steps = [b - a for a, b in itertools.pairwise(scale)]
     assert steps[:250] == pytest.approx([1 / 251] * 250)
     assert steps[start:] == pytest.approx([-0.9 / (1906 - start)] * (1906 - start))
+
+
+def test_every_schedule_has_a_formula_of_its_own():
+    assert len({tuple(scales(lr_schedule=name)) for name in LR_SCHEDULES}) == len(LR_SCHEDULES)
 
 
 @pytest.mark.parametrize("schedule", [{"lr_schedule": "cosine"}, *({"lr_schedule": "plateau", "constant_share": share} for share in (0.0, 0.4, 1.0))])
