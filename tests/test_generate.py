@@ -258,6 +258,6 @@ def test_generate_works_as_a_real_command(straight):
 def test_generation_does_not_import_what_it_does_not_need(straight):
     """Each takes a second to import, a fifth of the time to the first word."""
     code = f"import sys, generate; generate.main(['--checkpoint', {str(straight)!r}, '--prompt', 'एक', '--max_tokens', '2'])\n"
-    code += "print({'torch._dynamo', 'sympy'} & set(sys.modules))"
+    code += "print({'torch._dynamo', 'sympy', 'transformers'} & set(sys.modules))"
     done = run_script("-c", code)
     assert done.stdout.splitlines()[-1] == "set()", done.stderr

@@ -19,7 +19,7 @@ from conftest import assert_parted_between_characters, run_script
 from hub import Hub
 from nano_hindi.errors import UserError
 from nano_hindi.inference.text import TextStream
-from nano_hindi.tokenizer import load_tokenizer
+from nano_hindi.tokenizer import hub, load_tokenizer
 
 TEXTS = [
     *("", "a", " ", " a", "   three", "\n", "\n\na", "\ta\tb  c\r\n", "भारत", " भारत एक", "क्‍या ख़ुशी ज़रूरत बड़ा।॥", "क्\u200cष शक्\u200dति"),
@@ -234,6 +234,29 @@ def test_saved_copy_has_the_same_fingerprint_ids_and_bytes(tokenizer, tmp_path):
     assert copy.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
     assert (copy.token_bytes == tokenizer.token_bytes).all()
     assert (copy.bos_id, copy.eos_id, copy.special_ids) == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.special_ids)
+
+
+def test_saved_copy_is_read_as_transformers_reads_it(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    (backend, *ends), (expected, *expected_ends) = hub._read_copy(tmp_path), hub._read_with_transformers(tmp_path, str(tmp_path), True)
+    assert backend.to_str() == expected.to_str()
+    assert ends == expected_ends
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", {"bos_token": "<|another|>"}),
+        ("tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"}),
+        ("tokenizer_config.json", {"extra_special_tokens": {"image_token": "<image>"}}),
+        ("special_tokens_map.json", {"bos_token": "</s>"}),
+    ],
+)
+def test_folder_that_is_no_saved_copy_is_read_by_transformers(bpe, tmp_path, name, content):
+    bpe.save(tmp_path)
+    path = tmp_path / name
+    path.write_text(json.dumps((json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}) | content), encoding="utf-8")
+    assert hub._read_copy(tmp_path) is None
 
 
 def test_autotokenizer_encodes_a_saved_copy_to_the_same_ids(tokenizer, tmp_path):

@@ -281,7 +281,7 @@ class Tokenizer:
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
     """Load the tokenizer of a local folder (no network) or of a name on the Hugging Face hub,
-    through AutoTokenizer.
+    through AutoTokenizer unless the folder is a copy by `Tokenizer.save`.
 
     Raises UserError, with what to do, if it is not available.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
     from transformers import PreTrainedTokenizerFast
 
+# what `Tokenizer.save` writes into tokenizer_config.json
+COPY_KEYS = {"tokenizer_class", "bos_token", "eos_token", "add_prefix_space", "clean_up_tokenization_spaces"}
 _TRAIN_ONE = "train one on your own corpus, without the hub: data/preprocess.py --train_tokenizer N"
 
 
@@ -33,27 +36,52 @@ def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
         )
     is_local = folder.is_dir()
     try:
-        with naming(folder), quiet_libraries(), panics_as_errors(), utf8_path(folder) as readable:
-            from huggingface_hub import try_to_load_from_cache
-            from tokenizers import Tokenizer as Backend
-
-            auto = _auto_tokenizer_of_folder(readable.absolute()) if is_local else _auto_tokenizer_of_hub(name)
-            if not auto.is_fast:
-                raise ValueError("it has no tokenizer.json")
-            if len(auto.get_vocab()) <= len(set(auto.all_special_ids)):  # what transformers 5 builds from a config without a vocabulary
-                raise ValueError("its vocabulary is empty")
-            backend = Backend.from_str(auto.backend_tokenizer.to_str())
-            # transformers 5 rebuilds Llama tokenizers from vocabulary and merges; the file has the
-            # original definition
-            file = readable / "tokenizer.json" if is_local else try_to_load_from_cache(name, "tokenizer.json")
-            if isinstance(file, (str, Path)) and Path(file).is_file():  # the cache may also say that there is no such file
-                from_file = Backend.from_file(str(file))
-                if auto.get_vocab().items() <= from_file.get_vocab(with_added_tokens=True).items():
-                    backend = from_file
+        with naming(folder), panics_as_errors(), utf8_path(folder) as readable:
+            return (is_local and _read_copy(readable)) or _read_with_transformers(readable, name, is_local)
     except Exception as error:
         if is_local and isinstance(error, OSError) and error.errno is not None:  # the files may be good
             raise
         raise UserError(_why_no_tokenizer(name, is_local, error)) from error
+
+
+def _read_copy(folder: Path) -> tuple[Backend, int | None, int | None] | None:
+    """Return what `read_definition` does of a copy by `Tokenizer.save`, None for another folder.
+
+    A copy needs no AutoTokenizer, and importing transformers takes longer than reading the copy.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    if {path.name for path in folder.iterdir()} != {"tokenizer.json", "tokenizer_config.json"}:
+        return None
+    config = json.loads((folder / "tokenizer_config.json").read_bytes())
+    if not isinstance(config, dict) or config.keys() != COPY_KEYS or config["tokenizer_class"] != "PreTrainedTokenizerFast":
+        return None
+    require_sound_definition(folder / "tokenizer.json")
+    backend = Backend.from_file(str(folder / "tokenizer.json"))
+    bos_id, eos_id = (backend.token_to_id(str(config[name])) for name in ("bos_token", "eos_token"))
+    if bos_id is None or eos_id is None or backend.get_vocab_size() <= len({bos_id, eos_id}):
+        return None
+    return backend, bos_id, eos_id
+
+
+def _read_with_transformers(folder: Path, name: str, is_local: bool) -> tuple[Backend, int | None, int | None]:
+    with quiet_libraries():
+        from huggingface_hub import try_to_load_from_cache
+        from tokenizers import Tokenizer as Backend
+
+        auto = _auto_tokenizer_of_folder(folder.absolute()) if is_local else _auto_tokenizer_of_hub(name)
+        if not auto.is_fast:
+            raise ValueError("it has no tokenizer.json")
+        if len(auto.get_vocab()) <= len(set(auto.all_special_ids)):  # what transformers 5 builds from a config without a vocabulary
+            raise ValueError("its vocabulary is empty")
+        backend = Backend.from_str(auto.backend_tokenizer.to_str())
+        # transformers 5 rebuilds Llama tokenizers from vocabulary and merges; the file has the
+        # original definition
+        file = folder / "tokenizer.json" if is_local else try_to_load_from_cache(name, "tokenizer.json")
+        if isinstance(file, (str, Path)) and Path(file).is_file():  # the cache may also say that there is no such file
+            from_file = Backend.from_file(str(file))
+            if auto.get_vocab().items() <= from_file.get_vocab(with_added_tokens=True).items():
+                backend = from_file
     bos_id, eos_id = (backend.token_to_id(str(token)) if token is not None else None for token in (auto.bos_token, auto.eos_token))
     return backend, bos_id, eos_id
 
