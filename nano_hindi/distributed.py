@@ -14,6 +14,7 @@ import pickle
 import re
 import signal
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -63,6 +64,8 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
     is not available, if the ranks cannot connect, or if another rank fails.
     """
     local_rank, started_by_torchrun = _check_torchrun()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _stop_with_torchrun()
     import torch.distributed as dist
 
     device = pick_device(device_name, local_rank)
@@ -93,6 +96,21 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
     finally:
         dist.destroy_process_group()
         gc.collect()  # frees gloo's threads now: at exit, some would be killed with SIGABRT
+
+
+def _stop_with_torchrun() -> None:
+    """Send this rank SIGTERM once torchrun has been killed. Else the ranks would train on without a
+    terminal, whose Ctrl-C they do not receive, or wait for torchrun's store."""
+    torchrun = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == torchrun:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    # not Linux's PR_SET_PDEATHSIG: it comes again for each thread of torchrun that ends, perhaps
+    # after the handlers of `StopSignal`
+    threading.Thread(target=watch, name="torchrun", daemon=True).start()
 
 
 def is_lost_rank(error: BaseException) -> bool:

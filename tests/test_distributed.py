@@ -48,15 +48,15 @@ FIFTY = [
 class Job:
     """A command and all the processes it starts; all end with the `with` block."""
 
-    def __init__(self, argv: list, records: Path, **env: str):
-        self.argv, self.records = [str(x) for x in argv], records
+    def __init__(self, argv: list, records: Path, fork: bool | None = None, **env: str):
+        self.argv, self.records, self.fork = [str(x) for x in argv], records, fork
         self.env = {**os.environ, "OMP_NUM_THREADS": "1", **({"USE_LIBUV": "0"} if os.name == "nt" else {}), **env}
 
     def __enter__(self):
         self.records.mkdir(parents=True, exist_ok=True)
         self.log = self.records / "log"
         with open(self.log, "wb") as log:
-            self.launched = launched(self.argv, env=self.env, stdout=log, stderr=subprocess.STDOUT)
+            self.launched = launched(self.argv, fork=self.fork, env=self.env, stdout=log, stderr=subprocess.STDOUT)
             self.process = self.launched.__enter__()
         return self
 
@@ -253,6 +253,17 @@ def test_killed_rank_ends_the_run_at_once_and_is_named(data_dir, tmp_path):
     assert re.search(r"Root Cause.*\n.*\n.*\n.*\n +rank +: 1 ", said)
     assert said.count("error: another rank of this run has exited") == 1
     assert "[rank0]: Traceback" not in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="torchrun does not work on Windows")
+def test_ranks_of_a_killed_torchrun_save_and_stop(data_dir, tmp_path):
+    # a fork would be the child of the tests' server, not of torchrun
+    with torchrun(2, tmp_path / "records", data_dir, tmp_path / "run", "--total_tokens", str(10**10), fork=False) as job:
+        job.wait_for("| loss")
+        job.process.kill()
+        wait_until(lambda: "stopped after step" in job.said(), "the end of the ranks")
+    step = int(re.search(r"stopped after step (\d+)", job.said())[1])
+    assert [last for last, _ in list_checkpoints(tmp_path / "run")][-1] == step
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
