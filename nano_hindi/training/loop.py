@@ -61,14 +61,19 @@ def train(run: Run) -> int:
         raise
     run.wandb.finish()
     if stop.everywhere:
-        place = "there" if run.saver.failure is None else f"the last checkpoint: {run.saver.failure}"
-        world.print(f"stopped after step {run.step}; the same command with --resume auto resumes from {place}")
+        resumes = "resumes from there" if run.saver.failure is None else f"{after_failed_save(run.folder)}: {run.saver.failure}"
+        world.print(f"stopped after step {run.step}; the same command with --resume auto {resumes}")
         return stop.exit_code
     draw(run.curves, world, now=True)
     if run.saver.failure is not None:
-        raise UserError(f"the run has ended, but {run.saver.failure}; fix that, then --resume auto resumes from the last checkpoint")
+        raise UserError(f"the run has ended, but {run.saver.failure}; fix that, then --resume auto {after_failed_save(run.folder)}")
     print_summary(run.config, run.update, run.latest, memory.peak_memory(world.device), run.folder, world)
     return 0
+
+
+def after_failed_save(folder: Path) -> str:
+    """Return what `--resume auto` does in `folder`."""
+    return "resumes from the last checkpoint" if list_checkpoints(folder) else "begins a new run, as there is no checkpoint"
 
 
 @contextlib.contextmanager
