@@ -19,9 +19,10 @@ from conftest import ROOT, SMALL, run_command
 from data import chat
 from nano_hindi.chat.batches import PAD_MULTIPLE, ChatBatches, Conversations
 from nano_hindi.chat.template import until_stop
-from nano_hindi.config import FINETUNE, GPTConfig
+from nano_hindi.config import FINETUNE, GPTConfig, TrainConfig
 from nano_hindi.corpus.prepared import CHAT, check_data
 from nano_hindi.dataloader import IGNORED, DataError
+from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.evaluation import command
 from nano_hindi.export import command as export
@@ -29,6 +30,7 @@ from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.model import GPT
 from nano_hindi.sample.questions import conversations
+from nano_hindi.training.chat_data import ChatData
 from nano_hindi.training.metrics import read_metrics
 
 CONTEXT = 1024
@@ -69,6 +71,20 @@ def test_targets_are_what_the_assistant_says_and_its_eos(chat_dir):
         assert all(span.count(tokenizer.eos_id) == 1 and span[-1] == tokenizer.eos_id for span in spans)
         answers = tuple(until_stop(tokenizer.decode(span)) for span in spans)
         assert answers in {tuple(tokenizer.decode(tokenizer.encode_batch([text])[0]).strip() for text in texts) for texts in said}
+
+
+def test_evaluation_reads_all_parts_of_a_long_val_bin(chat_dir):
+    data = ChatData(chat_dir, check_data(chat_dir, kind=CHAT))
+    data.select(CONTEXT)
+    tokens = int(data.val.lengths.sum())
+    numbers = {tuple(data.val.batch(np.array([i]))[0][0, : data.val.lengths[i]].tolist()): i for i in range(len(data.val))}
+    for fraction in (1, 2, 3):
+        config = TrainConfig(eval_tokens=tokens // fraction)
+        (batches,) = data.val_batches(config, 4, World(0, 1, torch.device("cpu"))).values()
+        rows = [row for x, _ in batches for row in x.tolist()]
+        found = sorted(i for row in rows for ids, i in numbers.items() if tuple(row[: len(ids)]) == ids and not any(row[len(ids) :]))
+        assert found == [i * len(data.val) // len(found) for i in range(len(found))]
+        assert abs(len(found) - len(data.val) / fraction) <= 1
 
 
 def test_every_conversation_comes_once_an_epoch_on_any_number_of_ranks(chat_dir):

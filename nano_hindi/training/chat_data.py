@@ -71,10 +71,11 @@ class ChatData:
         return ChatBatches(self.train, config.sequences_per_update, config.seed, batch_size, world.rank, world.size)
 
     def val_batches(self, config: TrainConfig, batch_size: int, world: World) -> dict[str, Iterator[tuple[torch.Tensor, torch.Tensor]]]:
-        """Return this rank's batches for an evaluation, of the first conversations of val.bin with
-        `eval_tokens` tokens in all."""
-        size = max(1, int(np.searchsorted(self.val.lengths.cumsum(), config.eval_tokens, side="right")))
-        return {"chat": (batch for batch, _ in self.val.batches(np.arange(size), batch_size, world.rank, world.size))}
+        """Return this rank's batches for an evaluation, of conversations with about `eval_tokens`
+        tokens in all, spread evenly over val.bin: it has one source after another."""
+        total = len(self.val)
+        size = min(total, max(1, total * config.eval_tokens // int(self.val.lengths.sum())))
+        return {"chat": (batch for batch, _ in self.val.batches(np.arange(size) * total // size, batch_size, world.rank, world.size))}
 
     def samples(self, model: GPT, seed: int) -> list[tuple[str, str]]:
         """Return (question, question and answer) for the first answers of some conversations of
