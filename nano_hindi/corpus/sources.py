@@ -6,6 +6,7 @@ import argparse
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +86,9 @@ def sources(names: list[str] | None, dataset: str | None, folder: str | None, co
         for flag, value in (("--data_dir", folder), ("--column", column), ("--split", split)):
             if value is not None:
                 raise UserError(f"{flag} belongs to --dataset; give both")
-    for first, second in itertools.combinations(found, 2):
-        if (first.name, first.hub) == (second.name, second.hub):
-            raise UserError(f"{first.name} is named twice; name each source once")
+    times = Counter((source.name, source.hub) for source in found)
+    if twice := next((name for (name, _), number in times.items() if number > 1), None):
+        raise UserError(f"{twice} is named twice; name each source once")
     return found
 
 
