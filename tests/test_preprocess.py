@@ -6,11 +6,15 @@ import errno
 import gzip
 import hashlib
 import json
+import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 import unicodedata
@@ -388,6 +392,18 @@ def test_workers_do_not_run_a_script_without_a_guard_again(tmp_path, tokenizer_d
     done = run_script(script, *argv, PYTHONPATH=str(ROOT))
     assert (done.returncode, done.stderr) == (0, "")
     check_data(tmp_path / "out")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a program that only fails")
+def test_worker_that_dies_at_its_start_is_one_line(tmp_path):
+    """Nobody reads what it is sent; a tokenizer is more than a pipe holds."""
+    multiprocessing.resource_tracker.ensure_running()
+    multiprocessing.set_executable(shutil.which("false"))
+    try:
+        with pytest.raises(UserError, match="a worker process died"):
+            list(tokenize.write_shards([(chunk, tmp_path / "shard") for chunk in "ab"], bytes(2**20), 0.1, 2))
+    finally:
+        multiprocessing.set_executable(sys.executable)
 
 
 @contextlib.contextmanager

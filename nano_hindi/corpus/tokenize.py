@@ -12,8 +12,10 @@ import contextlib
 import hashlib
 import json
 import os
+import pickle
 import signal
 import sys
+import tempfile
 import threading
 import types
 from collections import Counter, deque
@@ -169,19 +171,26 @@ def write_shards(tasks: Sequence[tuple[Chunk, Path]], tokenizer: Tokenizer, val_
         return
     import multiprocessing  # spawn: a fork copies locks that threads of torch and of the tokenizer may hold
 
-    pool, waiting = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (tokenizer, val_fraction)), deque()
-    try:
-        for task in tasks:
-            with _interrupt_later(), _without_main():  # workers start here; only this process handles Ctrl-C
-                waiting.append(pool.submit(_write_in_worker, *task))
-            if len(waiting) >= 2 * workers:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        # more than a pipe holds: written to that of a process that dies early, it would block
+        # forever
+        settings, waiting = Path(folder) / "settings", deque()
+        settings.write_bytes(pickle.dumps((tokenizer, val_fraction)))
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (settings,))
+        try:
+            for task in tasks:
+                with _interrupt_later(), _without_main():  # workers start here; only this process handles Ctrl-C
+                    waiting.append(pool.submit(_write_in_worker, *task))
+                if len(waiting) >= 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise UserError("a worker process died, perhaps for lack of memory; run the same command again with fewer --workers to continue") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process died, perhaps for lack of memory; run the same command again with fewer --workers to continue"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -217,12 +226,12 @@ def _without_main() -> Iterator[None]:
 _worker: tuple[Tokenizer, float]  # of a worker process
 
 
-def _start_worker(tokenizer: Tokenizer, val_fraction: float) -> None:
+def _start_worker(settings: Path) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = tokenizer, val_fraction
+    _worker = pickle.loads(settings.read_bytes())
 
 
 def _end_with_parent() -> None:
