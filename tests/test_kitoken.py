@@ -24,7 +24,7 @@ def hard_texts(n: int) -> list[str]:
     letters = [
         chr(c) for c in (*range(0x900, 0x980), *range(0x20, 0x7F), 0, 9, 10, 13, 0x200C, 0x200D, 0x2581, 0xFEFF, 0x1F33E, 0x301, 0xE000, 0x10FFFF)
     ]
-    letters += [*" " * 60, "</s>", "<s>", "<unk>", "<0x41>", "  ", "\n\n", "▁▁"]
+    letters += [*" " * 60, "</s>", "<s>", "<unk>", "<0x41>", "  ", "\n\n", "▁▁", *("'s", "'the", "\xa0", "\u2028") * 3]
     draw = random.Random(1)
     return ["".join(draw.choices(letters, k=draw.randrange(80))) for _ in range(n)]
 

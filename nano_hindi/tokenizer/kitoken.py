@@ -11,7 +11,10 @@ import json
 from collections.abc import Callable, Sequence
 
 from nano_hindi.tokenizer.definition_check import panics_as_errors
-from nano_hindi.tokenizer.pieces import SPACE
+from nano_hindi.tokenizer.pieces import SPACE, components
+
+# what ByteLevel splits at in `tokenizers`, as GPT-2 does; kitoken's own differs at line ends
+_GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 # where the libraries may differ: characters outside the vocabulary, in a row and alone; bytes,
 # controls, spaces of all kinds, joiners, runs that merge in steps
@@ -33,6 +36,7 @@ TRAPS = (
         "▁▁ ▁क",
     ),
     *("क" * 99, "अ आ " * 33, " " * 99, "\n" * 33, "a" * 99, "ab" * 50, "ि" * 33, "ज़ ज़ ड़ ड़ ऩ ऩ", "e\u0301 é ﬁ Ⅸ ½ ＡＢ", "क्‍ष क्‌ष 👩‍🌾👨‍👩‍👧 🇮🇳"),
+    *("\n's\t'the", "\u2028१\u2028ॐ"),
     *("१२३ 1,23,456.78 50%", "http://example.org/?q=क&r=1", "\t\r\n क\u00a0ख\u3000ग", "don't DON'T I'll", "</s><s> <0x41> [INST]"),
 )
 
@@ -57,6 +61,17 @@ class FastEncoder:
         return self._encoder.encode_all(list(texts), False)
 
 
+def _with_explicit_split(pre_tokenizer: dict | None) -> dict | None:
+    """Return a pre-tokenizer in which a Split does what its ByteLevel would do by itself."""
+    steps: list[dict] = []
+    for step in components(pre_tokenizer, "pretokenizers"):
+        if step["type"] == "ByteLevel" and step.get("use_regex", True) and not step["add_prefix_space"]:
+            steps.append({"type": "Split", "pattern": {"Regex": _GPT2_WORDS}, "behavior": "Isolated", "invert": False})
+            step = step | {"use_regex": False}
+        steps.append(step)
+    return {"type": "Sequence", "pretokenizers": steps} if len(steps) > 1 else pre_tokenizer
+
+
 def fast_encoder(description: dict, unknown: str | None, encode: Callable[[list[str]], list[list[int]]], sample: Sequence[str]) -> FastEncoder | None:
     """Return the `FastEncoder` of a tokenizer.json, or None if it is not available or differs from
     `encode` for `TRAPS`, `sample`, or texts with the added tokens that are not special."""
@@ -65,7 +80,7 @@ def fast_encoder(description: dict, unknown: str | None, encode: Callable[[list[
     # longest
     kept = [token for token in description["added_tokens"] if not token["special"] or token["content"] == unknown]
     kept.sort(key=lambda token: -len(token["content"]))
-    plain = description | {"added_tokens": kept}
+    plain = description | {"added_tokens": kept, "pre_tokenizer": _with_explicit_split(description["pre_tokenizer"])}
     # the unknown token is that token for kitoken, not characters; and it looks for `▁▁` of Gemma
     # only after it has written spaces as `▁`
     refused = [unknown] * (unknown is not None) + [SPACE] * any(SPACE in token for token in found)
