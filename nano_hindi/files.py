@@ -20,7 +20,7 @@ from nano_hindi.errors import UserError, naming, require
 
 LOCK = ".lock"
 HOLDER = ".lock.txt"  # who has locked the folder: on Windows a locked file cannot be read
-_RENAME_WAITS = (0.05, 0.1, 0.2, 0.5, *[1.0] * 59)  # seconds, a minute in total
+_RETRY_WAITS = (0.05, 0.1, 0.2, 0.5, *[1.0] * 59)  # seconds, a minute in total
 _QUIET_WAITS = 8  # of them, before the user is told
 _READERS = 64  # at most, of a folder, on Windows
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # on some network drives
@@ -71,22 +71,24 @@ def write_text(path: Path, text: str, errors: str = "backslashreplace") -> None:
         temporary.write_text(text, encoding="utf-8", errors=errors, newline="\n")
 
 
-def rename(source: Path, target: Path) -> None:
-    """Rename with os.replace and flush the folder.
-
-    On Windows, retry for up to a minute while another program holds a file: a virus scanner, or one
-    that shows the old content.
-    """
-    for number, wait in enumerate((*_RENAME_WAITS, None)):
+def when_released(path: Path, write: Callable[[], object]) -> None:
+    """Call `write`, which writes `path`. On Windows, retry for up to a minute while another program
+    holds the file: a virus scanner, or one that shows it."""
+    for number, wait in enumerate((*_RETRY_WAITS, None)):
         try:
-            os.replace(source, target)
-            break
+            write()
+            return
         except PermissionError:
-            if wait is None or not IS_WINDOWS or (target.exists() and not os.access(target, os.W_OK)):  # a read-only file stays so
+            if wait is None or not IS_WINDOWS or (path.exists() and not os.access(path, os.W_OK)):  # a read-only file stays so
                 raise
             if number == _QUIET_WAITS:
-                print(visible(f"notice: another program has {target} open; waiting up to a minute"), flush=True)
+                print(visible(f"notice: another program has {path} open; waiting up to a minute"), flush=True)
             time.sleep(wait)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename with os.replace, see `when_released`, and flush the folder."""
+    when_released(target, lambda: os.replace(source, target))
     if not IS_WINDOWS:
         with naming(target.parent):
             folder = os.open(target.parent, os.O_RDONLY)

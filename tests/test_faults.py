@@ -4,6 +4,7 @@ at once. No data is lost and no file is partial."""
 import contextlib
 import errno
 import importlib
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from nano_hindi import distributed, files
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
-from nano_hindi.training import loop, saving
+from nano_hindi.training import loop, metrics, saving
 from nano_hindi.training.metrics import Metrics, read_metrics
 from nano_hindi.training.stop import StopSignal
 
@@ -464,6 +465,24 @@ def test_rename_refused_by_windows_is_retried_and_then_reported(data_dir, tmp_pa
     assert tries["checkpoint_step24.pt"] == 3
     assert_equal_runs(tmp_path / "run", straight)
     assert_all_whole(tmp_path / "run")
+
+
+def test_metrics_that_windows_refuses_for_a_moment_cost_no_save(data_dir, tmp_path, straight, monkeypatch):
+    """Another program has the file open whenever it is opened the first and the second time."""
+    tries = itertools.count(1)
+
+    def held(path, mode, **options):
+        if mode == "ab" and next(tries) % 3:
+            raise PermissionError(13, "The process cannot access the file because it is being used by another process", str(path))
+        return open(path, mode, **options)
+
+    monkeypatch.setattr(files, "IS_WINDOWS", True)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    for module in (metrics, saving):
+        monkeypatch.setattr(module, "open", held, raising=False)
+    assert start(data_dir, tmp_path / "run") == 0
+    assert steps(tmp_path / "run") == [10, 20, 24]
+    assert_equal_runs(tmp_path / "run", straight)
 
 
 # ---- two runs in one folder

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_hindi.errors import UserError, naming
-from nano_hindi.files import replacing
+from nano_hindi.files import replacing, when_released
 
 WANDB_TIMEOUT = 30  # seconds that wandb may take to connect to its server, and to send the rest at the end
 LONGEST_LINE = 2**16  # bytes; a record has a few hundred
@@ -88,11 +88,14 @@ class Metrics:
         numbers = {key: value if math.isfinite(value) else None for key, value in record.items()}  # JSON knows neither nan nor inf
         self._unwritten += (json.dumps(numbers) + "\n").encode()
         with contextlib.suppress(OSError):
-            self.flush()
+            self._append()
 
     def flush(self) -> None:
-        """Write all pending lines. Raises OSError if that fails: a checkpoint must not be saved
-        before the records that lead up to it."""
+        """Write all pending lines, see `when_released`. Raises OSError if that fails: a checkpoint
+        must not be saved before the records that lead up to it."""
+        when_released(self.path, self._append)
+
+    def _append(self) -> None:
         while self._unwritten:
             # on a full disk half a line may be written: the other half follows when there is room
             with naming(self.path), open(self.path, "ab", buffering=0) as file:

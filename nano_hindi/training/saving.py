@@ -15,6 +15,7 @@ import torch
 from nano_hindi.checkpoint import save_checkpoint, save_model
 from nano_hindi.console import shown
 from nano_hindi.errors import UserError, naming, system_error
+from nano_hindi.files import when_released
 
 PATIENCE = 5.0  # seconds that the writer has left after a second Ctrl-C
 
@@ -144,5 +145,9 @@ def finish_copies() -> None:
 
 def flush_to_disk(path: Path) -> None:
     """Flush a file to disk, so that it survives a power cut."""
-    with naming(path), open(path, "ab") as file:
-        os.fsync(file.fileno())
+
+    def flush() -> None:
+        with naming(path), open(path, "ab") as file:
+            os.fsync(file.fileno())
+
+    when_released(path, flush)
