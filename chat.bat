@@ -68,7 +68,7 @@ goto end
 set "rc=2"
 goto end
 :incomplete
->&2 echo error: other files of the project are not in this folder: if it is a zip file, extract all of it first, then start me from the new folder
+>&2 echo error: other files of the project are not in this folder: if it is a zip file, extract all of it first; if it is a network folder \\..., copy it to a drive such as C:; then start me from there
 goto end
 :usage
 echo usage: chat.bat [terminal] [FOLDER]

@@ -75,7 +75,7 @@ if not "%rc%"=="0" goto end
 if not "%NO_PAUSE%"=="1" echo The environment is ready.
 goto end
 :incomplete
->&2 echo error: other files of the project are not in this folder: if it is a zip file, extract all of it first, then start me from the new folder
+>&2 echo error: other files of the project are not in this folder: if it is a zip file, extract all of it first; if it is a network folder \\..., copy it to a drive such as C:; then start me from there
 :end
 if not "%NO_PAUSE%"=="1" pause
 exit /b %rc%

@@ -803,6 +803,7 @@ def test_batch_file_opened_inside_a_zip_says_to_extract_it(windows, file):
     code, output, called = run_batch(alone, file)
     assert (code, called) == (6, [])
     assert "extract all of it first" in output
+    assert r"network folder \\..., copy it to a drive" in output
 
 
 # ---- the batch files, checked as text
