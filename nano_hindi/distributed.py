@@ -88,7 +88,8 @@ def joined_world(device_name: str | None = None) -> Iterator[World]:
         if not is_lost_rank(error):
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it at once: first say what happened, and exit
-        reason = re.sub(r"^\[\S+\] ", "", first_line(error)).split(". ")[0]
+        # without gloo's place in its source and the port: then all ranks have the same line
+        reason = re.sub(r"^\[\S+\] |(?<=\]):\d+", "", first_line(error)).split(". ")[0]
         raise UserError(
             f"another rank of this run has exited ({reason}): torchrun names the first rank that failed under Root Cause. "
             "To resume from the newest checkpoint, run the same command with --resume auto"

@@ -252,6 +252,7 @@ def test_killed_rank_ends_the_run_at_once_and_is_named(data_dir, tmp_path):
     assert f"failed (exitcode: -9) local_rank: 1 (pid: {victim})" in said  # torchrun's message
     assert re.search(r"Root Cause.*\n.*\n.*\n.*\n +rank +: 1 ", said)
     assert said.count("error: another rank of this run has exited") == 1
+    assert not re.search(r"has exited \(.*\d\d\d\d", said)  # with a port, each of several ranks would have a line of its own
     assert "[rank0]: Traceback" not in said
 
 
