@@ -222,6 +222,7 @@ class Progress:
 
         self.total, self.unit, self.description = total, unit, description
         self.done: float = 0
+        self.printed: float | None = None  # how much was done at the last line
         self.postfix: dict[str, object] = {}
         self.start = self.last_line = time.monotonic()
         is_live = sys.stderr is not None and sys.stderr.isatty()
@@ -234,7 +235,7 @@ class Progress:
     def __exit__(self, *exc_info) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif exc_info[0] is None:
+        elif exc_info[0] is None and self.done != self.printed:
             self._print_line()
 
     def update(self, n: float, **postfix) -> None:
@@ -248,7 +249,7 @@ class Progress:
             self._print_line()
 
     def _print_line(self) -> None:
-        self.last_line = time.monotonic()
+        self.last_line, self.printed = time.monotonic(), self.done
         elapsed = max(self.last_line - self.start, 1e-9)
         rate = self.done / elapsed
         of_total = f"/{count(self.total)}" if self.total else ""
