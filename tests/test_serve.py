@@ -619,3 +619,8 @@ def test_page_of_a_base_model_continues_a_text_and_keeps_the_token_out_of_the_ad
         page.get_by_text("यह हिस्सा फिर से लिखें").wait_for()
         assert page.input_value("#text") == "राम" + spelled(40)
         assert page.get_by_text("टोकन चाहिए").count() == 0
+        page.fill("#text", "राम\n" * 200)
+        page.get_by_text("आगे लिखें").click()
+        page.evaluate("$('text').scrollTop = 0")  # who reads the beginning stays there
+        page.get_by_text("लंबाई की सीमा आ गई।").wait_for()
+        assert page.evaluate("$('text').scrollTop") == 0
