@@ -72,16 +72,21 @@ class ChatData:
 
     def val_batches(self, config: TrainConfig, batch_size: int, world: World) -> dict[str, Iterator[tuple[torch.Tensor, torch.Tensor]]]:
         """Return this rank's batches for an evaluation, of conversations with about `eval_tokens`
-        tokens in all, spread evenly over val.bin: it has one source after another."""
-        total = len(self.val)
-        size = min(total, max(1, total * config.eval_tokens // int(self.val.lengths.sum())))
-        return {"chat": (batch for batch, _ in self.val.batches(np.arange(size) * total // size, batch_size, world.rank, world.size))}
+        tokens in all."""
+        size = max(1, len(self.val) * config.eval_tokens // int(self.val.lengths.sum()))
+        return {"chat": (batch for batch, _ in self.val.batches(self._spread(size), batch_size, world.rank, world.size))}
+
+    def _spread(self, size: int) -> np.ndarray:
+        """Return the numbers of `size` conversations of val.bin, or of all if there are fewer. They
+        are spread evenly over it: it has one source after another."""
+        size = min(size, len(self.val))
+        return np.arange(size) * len(self.val) // size
 
     def samples(self, model: GPT, seed: int) -> list[tuple[str, str]]:
         """Return (question, question and answer) for the first answers of some conversations of
         val.bin, at temperature 0. Each is on one line."""
         chosen, tokenizer = [], self.first.tokenizer
-        for i in range(min(SAMPLES, len(self.val))):
+        for i in self._spread(SAMPLES):
             x, y = self.val.batch(np.array([i]))
             begin = int((y[0] >= 0).nonzero()[0])  # the first target is that of the last token of the question
             ids = x[0, : begin + 1].tolist()
