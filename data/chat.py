@@ -25,7 +25,8 @@ from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, python_command, shell_quoted, shown
 from nano_hindi.errors import UserError, require
-from nano_hindi.files import expanded, has_lines, locked, read_metadata
+from nano_hindi.files import expanded, has_lines, read_metadata
+from nano_hindi.locks import locked
 from nano_hindi.ranges import Range, whole
 
 if TYPE_CHECKING:

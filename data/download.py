@@ -32,7 +32,8 @@ from nano_hindi.corpus.sources import HUB, SAMPLE, LocalTexts, budgets, reader_o
 from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus
 from nano_hindi.corpus.writer import WITHOUT_TOKENIZER, Writer, lines_by_source
 from nano_hindi.errors import UserError
-from nano_hindi.files import has_lines, locked, read_metadata, write_text
+from nano_hindi.files import has_lines, read_metadata, write_text
+from nano_hindi.locks import locked
 from nano_hindi.ranges import whole
 from nano_hindi.sample import LICENCE as SAMPLE_LICENCE
 from nano_hindi.sample import stories

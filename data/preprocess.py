@@ -29,7 +29,8 @@ from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, python_command, shell_quoted, shown
 from nano_hindi.corpus.documents import MARKER, Chunk, batches, chunks, read_source, with_text
 from nano_hindi.errors import UserError
-from nano_hindi.files import has_lines, locked, one_line, read_metadata
+from nano_hindi.files import has_lines, one_line, read_metadata
+from nano_hindi.locks import locked
 from nano_hindi.ranges import Range, whole
 
 if TYPE_CHECKING:

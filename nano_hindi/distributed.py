@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nano_hindi.common import pick_device, visible
 from nano_hindi.errors import UserError, first_line
-from nano_hindi.files import locked, locked_for_reading
+from nano_hindi.locks import locked, locked_for_reading
 
 if TYPE_CHECKING:
     import torch

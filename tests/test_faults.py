@@ -20,7 +20,7 @@ import torch
 from benchmarks.kill_resume import differences, kill_and_resume, make_data
 
 from conftest import PATIENCE, arguments, launched, run_command, start
-from nano_hindi import distributed, files
+from nano_hindi import distributed, files, locks
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
@@ -521,7 +521,7 @@ def test_second_run_in_a_folder_names_the_first_and_changes_nothing(data_dir, tm
                 shutil.copy(list_checkpoints(folder)[-1][1], checkpoint)
         assert generate.main(["--checkpoint", str(checkpoint), "--prompt", "एक", "--max_tokens", "3", "--device", "cpu"]) == 0
     # the lock of a killed process does not block
-    assert (folder / files.HOLDER).exists()
+    assert (folder / locks.HOLDER).exists()
     step = steps(folder)[-1]
     assert start(data_dir, folder, "--resume", "auto", "--total_tokens", 4 * 32 * step) == 0
 
@@ -529,10 +529,10 @@ def test_second_run_in_a_folder_names_the_first_and_changes_nothing(data_dir, tm
 def test_run_removes_its_lock_and_a_new_folder_that_stays_empty(tmp_path):
     world = World(0, 1, torch.device("cpu"))
     with distributed.only_run_in(tmp_path / "a/b", world):
-        assert (tmp_path / "a/b" / files.LOCK).exists()
+        assert (tmp_path / "a/b" / locks.LOCK).exists()
         with pytest.raises(UserError, match=f"process {os.getpid()}, since"), distributed.only_run_in(tmp_path / "a/b", world):
             pass
-        assert (tmp_path / "a/b" / files.HOLDER).exists()
+        assert (tmp_path / "a/b" / locks.HOLDER).exists()
     assert list(tmp_path.iterdir()) == []
     with distributed.only_run_in(tmp_path / "a", world):
         (tmp_path / "a/checkpoint").touch()
@@ -543,7 +543,7 @@ def test_drive_without_file_locks_is_used_with_a_notice(tmp_path, monkeypatch, c
     def no_locks(*_):
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
-    monkeypatch.setattr(files, "_try_lock", no_locks)
+    monkeypatch.setattr(locks, "_try_lock", no_locks)
     with distributed.only_run_in(tmp_path, World(0, 1, torch.device("cpu"))):
         pass
     assert "without file locks" in capsys.readouterr().out
@@ -554,7 +554,7 @@ def test_folder_allows_one_download_or_preprocess_at_a_time(tmp_path, capsys, sc
     (tmp_path / "text.txt").write_text("एक\n<|endoftext|>\nदो\n<|endoftext|>\n", encoding="utf-8")
     main = importlib.import_module(f"data.{script}").main
     argv = [*flags, str(tmp_path / "text.txt"), "--output_dir", str(tmp_path / "out"), "--tokenizer", "none/such"]
-    with files.locked(tmp_path / "out", f"is {work} there", "--output_dir"):
+    with locks.locked(tmp_path / "out", f"is {work} there", "--output_dir"):
         held = sorted((tmp_path / "out").iterdir())
         assert main(argv) == 2
         assert f"in use: process {os.getpid()}, since" in (error := capsys.readouterr().err)
@@ -642,14 +642,14 @@ def test_preprocess_and_download_leave_a_folder_alone_that_a_run_reads(data_dir,
             assert script.main(argv) == 2
             [error] = capsys.readouterr().err.splitlines()
             assert f"{data} is in use: a run reads this folder; wait for it, stop it, or choose another --output_dir" in error
-        assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file() and path.name != files.LOCK} == before
+        assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file() and path.name != locks.LOCK} == before
         assert start(data, other) == 0  # a second run may read it
 
     with at_update(monkeypatch, 4, lambda run: during(run) if run.folder == folder else None):
         assert start(data, folder) == 0
     assert_equal_runs(folder, straight)
     assert_equal_runs(other, straight)
-    assert not (data / files.LOCK).exists()
+    assert not (data / locks.LOCK).exists()
     for script, argv in commands:
         assert script.main(argv) == 0
 

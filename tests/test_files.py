@@ -1,18 +1,11 @@
 """Files are replaced as a whole or not at all."""
 
-import contextlib
-import errno
 import os
-import subprocess
-import sys
-import threading
 
 import pytest
 
-from conftest import ROOT
 from nano_hindi import files
-from nano_hindi.errors import UserError
-from nano_hindi.files import copy_contents, locked, locked_for_reading, replacing, utf8_path
+from nano_hindi.files import copy_contents, replacing, utf8_path
 
 
 def test_replaced_file_keeps_the_old_content_until_the_new_one_is_complete(tmp_path):
@@ -54,105 +47,6 @@ def test_file_held_by_another_program_on_windows_is_waited_for_up_to_a_minute(tm
     with pytest.raises(PermissionError):
         files.rename(tmp_path / "b", tmp_path / "a")
     assert 55 < sum(waited) < 65
-
-
-# ---- locks
-
-
-def test_folder_has_many_readers_or_one_writer(tmp_path):
-    with locked_for_reading(tmp_path, "--data_dir"), locked_for_reading(tmp_path, "--data_dir"):
-        refused = pytest.raises(UserError, match="a run reads this folder; wait for it, stop it, or choose another --output_dir")
-        with refused, locked(tmp_path, "is tokenizing there", "--output_dir"):
-            pass
-        with locked_for_reading(tmp_path, "--data_dir"):
-            pass
-        with pytest.raises(UserError, match="a run reads"), locked(tmp_path, "is tokenizing there", "--output_dir"):  # the others still read
-            pass
-    refused = pytest.raises(UserError, match=rf"in use: process {os.getpid()}, since .*, is tokenizing there; .* choose another --data_dir")
-    with locked(tmp_path, "is tokenizing there", "--output_dir"), refused, locked_for_reading(tmp_path, "--data_dir"):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_readers_that_come_and_go_never_refuse_each_other_or_let_a_writer_in(tmp_path):
-    failures, writers = [], []
-
-    def read():
-        for _ in range(300):
-            try:
-                with locked_for_reading(tmp_path, "--data_dir", failures.append):
-                    pass
-            except UserError as error:
-                failures.append(error)
-
-    threads = [threading.Thread(target=read) for _ in range(2)]
-    with locked_for_reading(tmp_path, "--data_dir"):
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            with contextlib.suppress(UserError), locked(tmp_path, "writes", "--output_dir"):
-                writers.append(1)
-    assert failures == writers == []
-
-
-def test_lock_of_a_killed_reader_does_not_block(tmp_path):
-    code = f"""
-from pathlib import Path
-from nano_hindi.files import locked_for_reading
-with locked_for_reading(Path({str(tmp_path)!r}), "--data_dir"):
-    print("reads", flush=True)
-    input()
-"""
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"reads" + os.linesep.encode()
-        with pytest.raises(UserError, match="a run reads"), locked(tmp_path, "writes", "--output_dir"):
-            pass
-        process.kill()
-        process.wait()
-    assert (tmp_path / files.LOCK).exists()
-    with locked(tmp_path, "writes", "--output_dir"):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_folder_that_cannot_be_written_is_read_and_locked_if_it_has_a_lock_file(tmp_path, monkeypatch):
-    real = os.open
-
-    def without_permission(path, flags, *mode):
-        if flags & (os.O_CREAT | os.O_RDWR):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return real(path, flags, *mode)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", without_permission)
-        with locked_for_reading(tmp_path, "--data_dir", pytest.fail):
-            pass
-    (tmp_path / files.LOCK).touch()  # made by a user who may write
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", without_permission)
-        reading = locked_for_reading(tmp_path, "--data_dir", pytest.fail)
-        reading.__enter__()
-    with pytest.raises(UserError, match="a run reads this folder"), locked(tmp_path, "writes", "--output_dir"):
-        pass
-    reading.__exit__(None, None, None)
-
-
-def test_drive_without_locks_is_read_with_a_notice(tmp_path, monkeypatch):
-    def no_locks(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    notices = []
-    monkeypatch.setattr(files, "_try_lock", no_locks)
-    with locked_for_reading(tmp_path, "--data_dir", notices.append):
-        pass
-    assert ["No locks available" in notice for notice in notices] == [True]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_missing_folder_is_not_made_for_a_reader(tmp_path):
-    with locked_for_reading(tmp_path / "none", "--data_dir", pytest.fail):
-        pass
-    assert list(tmp_path.iterdir()) == []
 
 
 # ---- a folder copied without its permissions

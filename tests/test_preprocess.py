@@ -28,7 +28,7 @@ import pytest
 import standin
 from conftest import ROOT, run_script, wait_until
 from data import preprocess
-from nano_hindi import dataloader, files
+from nano_hindi import dataloader, locks
 from nano_hindi.corpus import shards, tokenize
 from nano_hindi.corpus.documents import chunks
 from nano_hindi.corpus.prepared import check_data
@@ -525,7 +525,7 @@ def test_leftovers_of_killed_runs_are_deleted_by_any_start(tmp_path, tokenizer_d
     names = {path.name for path in out.iterdir()}
     standin.make_tokenizer(out / "tokenizer.part")
     standin.make_tokenizer(out / "preprocess.deleted")
-    for name in ("preprocess.progress.txt", "preprocess.progress.txt.tmp", files.LOCK, files.HOLDER):
+    for name in ("preprocess.progress.txt", "preprocess.progress.txt.tmp", locks.LOCK, locks.HOLDER):
         (out / name).write_text("finished: 3\n", encoding="utf-8")
     assert run(out, corpus, tokenizer_dir, *flags) == 0
     assert {path.name for path in out.iterdir()} == names

@@ -22,7 +22,8 @@ from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import ROOT, visible
 from nano_hindi.console import count, python_command, shown
 from nano_hindi.errors import UserError, naming, require
-from nano_hindi.files import HOLDER, LOCK, locked, rename, write_text
+from nano_hindi.files import rename, write_text
+from nano_hindi.locks import HOLDER, LOCK, locked
 
 if TYPE_CHECKING:
     from torch import Tensor
