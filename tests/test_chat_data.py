@@ -25,10 +25,10 @@ from nano_hindi.chat.dataset import read_conversations, unseen
 from nano_hindi.chat.records import Mender
 from nano_hindi.chat.template import check, prompt
 from nano_hindi.corpus.prepared import CHAT, check_data
-from nano_hindi.dataloader import TARGET
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata
 from nano_hindi.sample.questions import conversations
+from nano_hindi.token_file import TARGET
 
 PAIR = [{"role": "user", "content": "क"}, {"role": "assistant", "content": "ख"}]
 

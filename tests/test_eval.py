@@ -15,9 +15,10 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 import standin
 from conftest import PATIENCE
-from nano_hindi.dataloader import TokenFile, val_batches
+from nano_hindi.dataloader import val_batches
 from nano_hindi.errors import UserError
 from nano_hindi.eval import compute_token_bytes, evaluate, evaluate_bpb, evaluate_loss
+from nano_hindi.token_file import TokenFile
 from nano_hindi.tokenizer import load_tokenizer
 
 T = 16

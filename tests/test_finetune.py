@@ -21,7 +21,7 @@ from nano_hindi.chat.batches import PAD_MULTIPLE, ChatBatches, Conversations
 from nano_hindi.chat.template import until_stop
 from nano_hindi.config import FINETUNE, GPTConfig, TrainConfig
 from nano_hindi.corpus.prepared import CHAT, check_data
-from nano_hindi.dataloader import IGNORED, DataError
+from nano_hindi.dataloader import IGNORED
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.evaluation import command
@@ -30,6 +30,7 @@ from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.model import GPT
 from nano_hindi.sample.questions import conversations
+from nano_hindi.token_file import DataError
 from nano_hindi.training.chat_data import ChatData
 from nano_hindi.training.metrics import read_metrics
 

@@ -25,8 +25,9 @@ import small_runs
 from nano_hindi import loss, model
 from nano_hindi.corpus.documents import read_documents
 from nano_hindi.corpus.prepared import check_data
-from nano_hindi.dataloader import SequenceLoader, TokenFile, val_batches
+from nano_hindi.dataloader import SequenceLoader, val_batches
 from nano_hindi.eval import compute_token_bytes
+from nano_hindi.token_file import TokenFile
 
 WIDTH, UPDATES = 32, 4
 TOKENS = UPDATES * small_runs.BATCH * small_runs.SHAPE["sequence_len"]

@@ -18,11 +18,12 @@ from conftest import ROOT, SMALL, run_script, start, wait_until
 from nano_hindi import engine
 from nano_hindi.common import is_out_of_memory
 from nano_hindi.config import GPTConfig, TrainConfig
-from nano_hindi.dataloader import READ_AHEAD, DataError, TrainBatches
+from nano_hindi.dataloader import READ_AHEAD, TrainBatches
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
+from nano_hindi.token_file import DataError
 from nano_hindi.training import loop
 
 # ---- batches that are read ahead

@@ -22,10 +22,11 @@ from conftest import ROOT, SMALL, run_command
 from data import preprocess
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 from nano_hindi.config import GPTConfig, TrainConfig
-from nano_hindi.dataloader import SequenceLoader, TokenFile, TrainBatches
+from nano_hindi.dataloader import SequenceLoader, TrainBatches
 from nano_hindi.export.model_card import Card, data_metadata
 from nano_hindi.flags import WeightedFolder, weighted_folder
 from nano_hindi.mixture import LONGEST_PERIOD, MixedLoader, Mixture, Schedule, normalized
+from nano_hindi.token_file import TokenFile
 from nano_hindi.training import loop
 from nano_hindi.training.curves import by_source, make_figure
 from nano_hindi.training.resume import Plan

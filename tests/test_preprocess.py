@@ -28,7 +28,7 @@ import pytest
 import standin
 from conftest import ROOT, run_script, wait_until
 from data import preprocess
-from nano_hindi import dataloader, locks
+from nano_hindi import locks, token_file
 from nano_hindi.corpus import shards, tokenize
 from nano_hindi.corpus.documents import chunks
 from nano_hindi.corpus.prepared import check_data
@@ -561,7 +561,7 @@ def test_text_that_changes_while_it_is_read_is_one_line_and_starts_over(tmp_path
 
 
 def test_digests_are_of_the_token_files_and_are_all_checked_where_the_data_is_ready(tmp_path, tokenizer_dir, monkeypatch):
-    monkeypatch.setattr(dataloader, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(token_file, "CHUNK_BYTES", 1000)
     out, corpus = tmp_path / "out", write_corpus(tmp_path / "c.txt", standin.documents(3000))
     assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2) == 0
     metadata, listed = read_metadata(out / "preprocess_meta.txt"), read_metadata(out / "preprocess_digests.txt")
@@ -570,7 +570,7 @@ def test_digests_are_of_the_token_files_and_are_all_checked_where_the_data_is_re
         raw = (out / f"{name}.bin").read_bytes()
         digests = [hashlib.blake2b(raw[i : i + 1000], digest_size=8).hexdigest() for i in range(0, len(raw), 1000)]
         assert listed[name].split() == digests
-        assert len(digests) > dataloader.SAMPLED_CHUNKS or name == "val"
+        assert len(digests) > token_file.SAMPLED_CHUNKS or name == "val"
         assert metadata[f"{name}_digest"] == hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
     for i in range(5):  # a sample would miss one of them
         with open(out / "train.bin", "r+b") as file:

@@ -15,7 +15,7 @@ import standin
 import train
 from conftest import arguments, run_command, start
 from data import preprocess
-from nano_hindi import dataloader, distributed
+from nano_hindi import distributed, token_file
 from nano_hindi.checkpoint import list_checkpoints
 from nano_hindi.config import TrainConfig
 from nano_hindi.corpus.prepared import DIGESTS, check_data, write_digests
@@ -416,8 +416,8 @@ def test_data_and_checkpoints_of_an_older_version_resume_with_one_notice(data_di
 
 
 def test_verify_data_reads_everything_and_a_start_a_sample(data_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(dataloader, "CHUNK_BYTES", 400)
-    monkeypatch.setattr(dataloader, "SAMPLED_CHUNKS", 2)  # the first and the last
+    monkeypatch.setattr(token_file, "CHUNK_BYTES", 400)
+    monkeypatch.setattr(token_file, "SAMPLED_CHUNKS", 2)  # the first and the last
     data = shutil.copytree(data_dir, tmp_path / "data")
     write_metadata(data / "preprocess_meta.txt", read_metadata(data / "preprocess_meta.txt") | write_digests(data, 512))
     with open(data / "train.bin", "r+b") as file:

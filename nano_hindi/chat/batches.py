@@ -17,8 +17,9 @@ import torch
 from nano_hindi.chat.dataset import read_conversations
 from nano_hindi.common import IGNORED
 from nano_hindi.corpus.prepared import DataInfo
-from nano_hindi.dataloader import TARGET, DataError, EpochStream
+from nano_hindi.dataloader import EpochStream
 from nano_hindi.errors import UserError
+from nano_hindi.token_file import TARGET, DataError
 
 PAD_MULTIPLE = 16  # rows are padded to a multiple of this: few shapes, and fast matmuls
 

@@ -21,10 +21,10 @@ from nano_hindi.chat.template import render_batch
 from nano_hindi.corpus.documents import count_words
 from nano_hindi.corpus.prepared import METADATA, DataInfo, require_both_splits, require_places, save_tokenizer, tokenizer_record, write_digests
 from nano_hindi.corpus.tokenize import BATCH_CHARACTERS, SPLITS, is_for_validation
-from nano_hindi.dataloader import TARGET
 from nano_hindi.errors import UserError
 from nano_hindi.files import file_size, replacing, write_metadata
 from nano_hindi.sample.questions import Conversation, conversations
+from nano_hindi.token_file import TARGET
 from nano_hindi.tokenizer import Tokenizer
 
 

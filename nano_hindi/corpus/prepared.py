@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nano_hindi.dataloader import TOKEN_BYTES, TokenFile
 from nano_hindi.errors import UserError
 from nano_hindi.files import TEXT_MAKERS, file_size, read_metadata, require_not_folder, write_metadata
+from nano_hindi.token_file import TOKEN_BYTES, TokenFile
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
 METADATA, DIGESTS = "preprocess_meta.txt", "preprocess_digests.txt"

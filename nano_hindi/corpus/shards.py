@@ -20,9 +20,9 @@ from pathlib import Path
 
 from nano_hindi.corpus.prepared import METADATA, require_places, save_tokenizer, write_digests
 from nano_hindi.corpus.tokenize import SPLITS, Summary
-from nano_hindi.dataloader import TOKEN_BYTES
 from nano_hindi.errors import UserError, naming
 from nano_hindi.files import rename, write_metadata, write_text
+from nano_hindi.token_file import TOKEN_BYTES
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
 DELETED = "preprocess.deleted"

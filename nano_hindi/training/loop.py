@@ -17,12 +17,12 @@ import torch.distributed as dist
 from nano_hindi.checkpoint import list_checkpoints, remove_leftovers, remove_superseded
 from nano_hindi.common import is_out_of_memory, print_compile_failure
 from nano_hindi.config import TrainConfig
-from nano_hindi.dataloader import DataError
 from nano_hindi.distributed import World, is_lost_rank, only_run_in, unchanged_data
 from nano_hindi.errors import UserError
 from nano_hindi.eval import Evaluation, compute_token_bytes
 from nano_hindi.eval import evaluate as evaluate_model
 from nano_hindi.optim import learning_rate_scale
+from nano_hindi.token_file import DataError
 from nano_hindi.training import estimates, memory, report
 from nano_hindi.training.awake import kept_awake
 from nano_hindi.training.curves import LiveCurves

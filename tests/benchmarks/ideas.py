@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from nano_hindi import model as model_module
 from nano_hindi import muon as muon_module
 from nano_hindi.config import GPTConfig
-from nano_hindi.dataloader import EpochStream, SequenceLoader, TokenFile
+from nano_hindi.dataloader import EpochStream, SequenceLoader
 from nano_hindi.model import GPT, MLP, Attention, rms_norm
 from nano_hindi.optim import TrainOptimizer
+from nano_hindi.token_file import TokenFile
 
 BOS = 1  # id in tokenizers that data/preprocess.py trains
 

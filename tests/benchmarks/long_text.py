@@ -17,9 +17,10 @@ from pathlib import Path
 import timing  # noqa: F401 - puts the repo's root on the path
 import torch
 
-from nano_hindi.dataloader import TokenFile, val_batches
+from nano_hindi.dataloader import val_batches
 from nano_hindi.eval import compute_token_bytes
 from nano_hindi.inference.loading import build_model, load_for_inference
+from nano_hindi.token_file import TokenFile
 
 TIMES = 4  # window length in sequence_len
 

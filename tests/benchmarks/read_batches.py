@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from timing import medians  # puts the repo's root on the path
 
-from nano_hindi.dataloader import CHUNK_BYTES, SequenceLoader, TokenFile
+from nano_hindi.dataloader import SequenceLoader
+from nano_hindi.token_file import CHUNK_BYTES, TokenFile
 
 SHAPES = ((1024, 64), (1024, 16), (512, 16), (32, 4))  # T, sequences of a device batch
 BATCHES, VOCAB = 200, 65536

@@ -25,13 +25,14 @@ from torch.nn import functional as F
 
 from nano_hindi.common import compute_dtype, pick_device
 from nano_hindi.config import get_config, get_train_config
-from nano_hindi.dataloader import SequenceLoader, TokenFile
+from nano_hindi.dataloader import SequenceLoader
 from nano_hindi.distributed import World
 from nano_hindi.flash_attention import flash_attn
 from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.loss import softcapped_cross_entropy
 from nano_hindi.model import GPT
 from nano_hindi.optim import TrainOptimizer
+from nano_hindi.token_file import TokenFile
 from nano_hindi.training.estimates import matmul_flops, peak_flops
 from optimizer_step import take_step
 

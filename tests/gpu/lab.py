@@ -23,11 +23,12 @@ import torch
 from nano_hindi.common import can_compile
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import Console
-from nano_hindi.dataloader import SequenceLoader, TokenFile, TrainBatches
+from nano_hindi.dataloader import SequenceLoader, TrainBatches
 from nano_hindi.distributed import World
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.loss import CHUNK_BYTES, compile_kernels
 from nano_hindi.optim import LossScale, TrainOptimizer
+from nano_hindi.token_file import TokenFile
 from nano_hindi.training import memory
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import WandbLog
