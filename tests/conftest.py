@@ -76,6 +76,7 @@ SLOWEST = (
     "test_readme",
     "test_train",
     "test_loop",
+    "test_retry",
     "test_gpu",
     "test_learning",
 )

@@ -7,17 +7,16 @@ import contextlib
 import gc
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from nano_hindi.checkpoint import list_checkpoints, remove_leftovers, remove_superseded
-from nano_hindi.common import is_out_of_memory, print_compile_failure
+from nano_hindi.common import is_out_of_memory
 from nano_hindi.config import TrainConfig
-from nano_hindi.distributed import World, is_lost_rank, only_run_in, unchanged_data
+from nano_hindi.distributed import World, only_run_in, unchanged_data
 from nano_hindi.errors import UserError
 from nano_hindi.eval import Evaluation, compute_token_bytes
 from nano_hindi.eval import evaluate as evaluate_model
@@ -28,10 +27,10 @@ from nano_hindi.training.awake import kept_awake
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import read_metrics, training_seconds
 from nano_hindi.training.resume import Plan, evaluation_is_pending, plan_run
-from nano_hindi.training.setup import RECOMPUTED, Run, open_run
+from nano_hindi.training.retry import retried
+from nano_hindi.training.setup import Run, open_run
 from nano_hindi.training.stop import StopSignal
 
-Result = TypeVar("Result")
 MAX_NONFINITE_IN_A_ROW = 3  # then the run stops: more data will not fix it
 
 
@@ -156,57 +155,6 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
     loss_scale.adjust(math.isfinite(norm_value))
     run.update += 1
     return loss_mean, norm_value, lr_scale
-
-
-def retried(run: Run, stop: StopSignal, work: Callable[[], Result]) -> Result:
-    """Return `work()`, an update or an evaluation. Start it again with less memory if the device
-    runs out of it, until it fits, and without torch.compile if that fails.
-
-    A rank can do this without the others, which wait a little longer: until its sums are reduced,
-    `work` computes them over the rank's own sequences, which does not depend on the device batch
-    size, and `TrainOptimizer.last_backward` sends each gradient once. Raises UserError if a single
-    sequence does not fit.
-    """
-    while True:
-        try:
-            return work()
-        except Exception as error:
-            is_memory = is_out_of_memory(error)
-            if isinstance(error, UserError) or is_lost_rank(error) or run.optimizer.is_stepping or not (is_memory or run.model.is_compiled):
-                raise
-            if not is_memory and stop.signal is None:  # else Ctrl-C has ended the compiler's processes too
-                run.console.clear()
-                print_compile_failure(error)
-        # only here, after the `except` block, are the tensors freed that the exception's frames
-        # referenced
-        run.model.zero_grad(set_to_none=True)
-        gc.collect()
-        torch.cuda.empty_cache()
-        if is_memory:
-            use_less_memory(run)
-        else:
-            run.model.run_eagerly()
-
-
-def use_less_memory(run: Run) -> None:
-    """Reduce the device batch size to the largest divisor of the sequences per rank that is at most
-    half of it. If it is 1 already, compute the blocks again in the backward pass; raises UserError
-    if they are."""
-    size, per_rank = run.batches.device_batch_size, run.config.sequences_per_rank(run.world.size)
-    if size == 1 and not run.model.recomputes_blocks:
-        run.model.recomputes_blocks = True
-        run.console.clear()
-        print(f"notice: out of memory on {run.world.device} with one sequence; continuing with {RECOMPUTED}", flush=True)
-        return
-    if size == 1:
-        raise UserError(
-            "the device has no memory for a single sequence; use a smaller --config or a shorter --sequence_len; or close other programs that use it "
-            "and resume from the last checkpoint with --resume auto"
-        )
-    smaller = max(n for n in range(1, size // 2 + 1) if per_rank % n == 0)
-    run.batches.device_batch_size = smaller
-    run.console.clear()
-    print(f"notice: out of memory on {run.world.device} with {size} sequences at once; continuing with {smaller}", flush=True)
 
 
 @contextlib.contextmanager
