@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano_hindi.corpus.hub import prepare_library, reason_of, response_of
+from nano_hindi.corpus.hub import prepare_library
+from nano_hindi.corpus.hub_errors import reason_of, response_of
 from nano_hindi.corpus.parquet import opened_parquet
 from nano_hindi.corpus.source_files import COMPRESSIONS, compression, kind, opened, require_file
 from nano_hindi.corpus.sources import SAMPLE

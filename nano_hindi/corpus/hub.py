@@ -22,16 +22,15 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nano_hindi.common import visible
 from nano_hindi.corpus.documents import BATCH_CHARACTERS
+from nano_hindi.corpus.hub_errors import asked_to_wait, is_transient, reason_of, response_of
 from nano_hindi.corpus.parquet import rows_at_once
 from nano_hindi.corpus.source_files import TEXT_COLUMN, columns_named
-from nano_hindi.errors import UserError, first_line, naming
+from nano_hindi.errors import UserError, naming
 
 if TYPE_CHECKING:
     import datasets
@@ -42,7 +41,6 @@ FIRST_CONTACT = 2  # retries before the first answer of the hub: without a netwo
 RESTARTS = (10, 30, 60)  # seconds before the stream starts again; the library has retried the request for 20 seconds to minutes before
 LIBRARY_RETRIES = 3  # rounds of retries that the library makes for a read, 5 to 60 seconds apart (its default is 20: a quarter of an hour)
 LONGEST_WAIT = 300  # seconds that a hub may ask for; its limits count per five minutes
-RETRIED = {408, 416, 425, 429}  # and 5xx; 416 because the hub's CDN now and then denies a range that exists
 
 TURN = 8  # documents from a file before the next file: one by one takes twice the time
 PAGE_BUFFER = 1 << 20  # bytes of a column per request
@@ -217,9 +215,9 @@ class HubTexts:
         """
         if isinstance(error, UserError):
             raise error
-        if tried >= len(waits) or not _is_transient(error):
+        if tried >= len(waits) or not is_transient(error):
             raise self._refusal(error) from error
-        seconds = max(waits[tried], min(LONGEST_WAIT, _asked_to_wait(response_of(error))))
+        seconds = max(waits[tried], min(LONGEST_WAIT, asked_to_wait(response_of(error))))
         say(f"notice: a request to the hub failed ({reason_of(error)}); retrying in {seconds:.0f} s ({tried + 1} of {len(waits)})")
         time.sleep(seconds)
 
@@ -309,60 +307,6 @@ def _licence_of_card(dataset: str, revision: str) -> str:
         return ""
     licence = card.get("license_name") or card.get("license") or ""
     return " and ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
-
-
-# ---- errors of the hub
-
-
-def response_of(error: BaseException | None) -> Any:
-    """Return the HTTP response of an exception, or of the first of its causes that has one."""
-    while error is not None and getattr(error, "response", None) is None:
-        error = error.__cause__ or error.__context__
-    return getattr(error, "response", None)
-
-
-def _is_transient(error: Exception) -> bool:
-    """Return whether the same request may succeed later: by its HTTP status, or without a response
-    if it is an error of the network."""
-    response = response_of(error)
-    if response is None:
-        return _is_of_the_network(error)
-    return response.status_code in RETRIED or response.status_code >= 500
-
-
-def _is_of_the_network(error: Exception) -> bool:
-    """Return whether an exception without an HTTP response is a connection error, or corrupt
-    data."""
-    import pyarrow
-    from huggingface_hub import errors  # noqa: F401 - loads the HTTP client
-
-    if isinstance(error, (ConnectionError, TimeoutError, EOFError, pyarrow.ArrowException)) or type(error) is OSError:
-        return True
-    return type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))
-
-
-def _asked_to_wait(response: Any) -> float:
-    """Return the seconds that a response asks the client to wait, or 0: `Retry-After: 7`, a date,
-    or the hub's `RateLimit: "api";r=0;t=7`."""
-    headers = {} if response is None else response.headers
-    if found := re.search(r"\br=0;\s*t=(\d+)", headers.get("RateLimit", "")):
-        return float(found[1])
-    asked = headers.get("Retry-After", "").strip()
-    try:
-        return float(asked) if asked.isdecimal() else max(0.0, (parsedate_to_datetime(asked) - datetime.now(timezone.utc)).total_seconds())
-    except (ValueError, TypeError):
-        return 0.0
-
-
-def reason_of(error: Exception) -> str:
-    """Return a short description of an error: the status and the hub's own message if there is
-    one."""
-    response = response_of(error)
-    if response is not None:
-        said = response.headers.get("X-Error-Message", "")
-        return f"HTTP {response.status_code}{': ' + said.rstrip('.') if said else ''}"[:300]
-    words = first_line(error.__cause__ or error)
-    return words if isinstance(error, OSError) else f"{type(error).__name__}: {words}"
 
 
 # ---- the library
