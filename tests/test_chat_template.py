@@ -10,7 +10,7 @@ import standin
 from families import FAMILIES, added_token, definition, make_family, write_folder
 from nano_hindi.chat.template import MARKERS, STOP, clean, prompt, render, until_stop
 from nano_hindi.errors import UserError
-from nano_hindi.export.command import write_tokenizer
+from nano_hindi.export.conversion import write_tokenizer
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 from nano_hindi.tokenizer.training import train_tokenizer
 

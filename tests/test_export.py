@@ -33,6 +33,7 @@ from nano_hindi.evaluation.command import scores_of_pairs
 from nano_hindi.evaluation.pair_files import read_pair_files
 from nano_hindi.evaluation.scoring import CheckpointScorer
 from nano_hindi.export import command as export
+from nano_hindi.export import conversion
 from nano_hindi.export.model_card import KINDS, Card, data_metadata
 from nano_hindi.files import read_metadata, write_metadata, write_text
 from nano_hindi.inference import settings
@@ -176,7 +177,7 @@ def test_loss_and_gradients_equal_our_model(ours, theirs):
     loss = theirs(input_ids=ids, labels=labels).loss
     loss.backward()
     torch.testing.assert_close(loss, expected)
-    gradients = export.exported_weights(CONFIG, {name: weight.grad for name, weight in ours.named_parameters()}, "float32")
+    gradients = conversion.exported_weights(CONFIG, {name: weight.grad for name, weight in ours.named_parameters()}, "float32")
     for name, weight in theirs.named_parameters():
         torch.testing.assert_close(weight.grad, gradients[name], rtol=1e-3, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
     count = (targets != -1).sum()
@@ -189,7 +190,7 @@ def test_new_model_is_initialized_like_ours(theirs):
     torch.manual_seed(0)
     new, first = type(theirs)(type(theirs.config)(**theirs.config.to_dict())), GPT(CONFIG)
     first.init_weights()
-    expected = export.exported_weights(CONFIG, first.state_dict(), "float32")
+    expected = conversion.exported_weights(CONFIG, first.state_dict(), "float32")
     for name, weight in new.named_parameters():
         assert (weight.abs().max() > 0) == (expected[name].abs().max() > 0), name
         torch.testing.assert_close(weight.square().mean(), expected[name].square().mean(), rtol=0.1, atol=0)
@@ -432,7 +433,7 @@ def test_config_has_the_standard_names(theirs, ours):
 
 
 def test_config_without_short_windows_has_no_sliding_window(checkpoint):
-    names = export.config_json(dataclasses.replace(CONFIG, window_pattern="L"), load_tokenizer(checkpoint.parent / "tokenizer"), "float32")
+    names = conversion.config_json(dataclasses.replace(CONFIG, window_pattern="L"), load_tokenizer(checkpoint.parent / "tokenizer"), "float32")
     assert (names["sliding_window"], set(names["layer_types"])) == (None, {"full_attention"})
 
 
@@ -645,7 +646,7 @@ def test_tokenizer_adds_bos_and_decodes_to_the_same_text(kind, tmp_path):
 def test_generation_config_has_the_sampling_defaults_of_generate(monkeypatch):
     asked = {"temperature": 0.3, "top_k": 7, "top_p": 0.9, "repetition_penalty": 1.2}
     monkeypatch.setattr(settings, "Settings", functools.partial(settings.Settings, max_tokens=11, **asked))
-    config = export.generation_json(types.SimpleNamespace(bos_id=1, eos_id=2, special_ids={0, 1, 2}))
+    config = conversion.generation_json(types.SimpleNamespace(bos_id=1, eos_id=2, special_ids={0, 1, 2}))
     assert config.items() >= (asked | {"do_sample": True, "max_new_tokens": 11}).items()
 
 

@@ -16,7 +16,7 @@ from families import FAMILIES, added_token, definition, make_family, write_folde
 from nano_hindi.corpus.prepared import check_data
 from nano_hindi.evaluation import command
 from nano_hindi.evaluation.scoring import HuggingFaceScorer
-from nano_hindi.export.command import write_tokenizer
+from nano_hindi.export.conversion import write_tokenizer
 from nano_hindi.files import read_metadata
 from nano_hindi.tokenizer import load_tokenizer
 from nano_hindi.tokenizer.pieces import hugging_face_token_bytes

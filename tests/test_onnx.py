@@ -23,6 +23,7 @@ from exports import CONFIG, make_checkpoint, some_ids
 from nano_hindi.chat import template
 from nano_hindi.engine import generate_tokens
 from nano_hindi.export import command as export
+from nano_hindi.export import conversion
 from nano_hindi.inference.loading import build_model, load_for_inference
 
 pytest.importorskip("onnx", reason="needs onnx: pip install -r requirements-onnx.txt")
@@ -158,7 +159,7 @@ def test_files_are_small_and_say_what_they_are(exported, checkpoint):
         assert config["dtype"] == dtype
         assert config["prompt"] == "{}"
     # a table that is both wte and lm_head counts once
-    exported_weights = export.exported_weights(trained.config, trained.state_dict, "float32").values()
+    exported_weights = conversion.exported_weights(trained.config, trained.state_dict, "float32").values()
     weights = sum(weight.numel() for weight in exported_weights)
     scales = sum(4 * weight.numel() / (block_size(weight.shape[-1]) or 32) for weight in exported_weights)
     overhead = sizes["float32"] - 4 * weights

@@ -33,6 +33,7 @@ def write_exports(config_name: str, folder: Path) -> None:
     import standin
     from nano_hindi.config import get_config
     from nano_hindi.export import command as export
+    from nano_hindi.export import conversion
     from nano_hindi.inference.loading import TrainedModel
     from nano_hindi.model import GPT
     from nano_hindi.tokenizer import load_tokenizer
@@ -45,9 +46,11 @@ def write_exports(config_name: str, folder: Path) -> None:
     torch.save(model.state_dict(), folder / "model.pt")
     for dtype in export.DTYPES["onnx"]:
         (folder / dtype).mkdir()
-        export.write_onnx(folder / dtype / "model.onnx", trained, export.exported_weights(trained.config, trained.state_dict, "float32"), dtype)
-        export.write_json(folder / dtype / "config.json", export.onnx_config_json(trained, dtype))
-        export.write_tokenizer(folder / dtype, trained.tokenizer)
+        conversion.write_onnx(
+            folder / dtype / "model.onnx", trained, conversion.exported_weights(trained.config, trained.state_dict, "float32"), dtype
+        )
+        conversion.write_json(folder / dtype / "config.json", conversion.onnx_config_json(trained, dtype))
+        conversion.write_tokenizer(folder / dtype, trained.tokenizer)
 
 
 def child(kind: str, config_name: str, folder: Path) -> None:
