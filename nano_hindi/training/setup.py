@@ -29,10 +29,11 @@ from nano_hindi.training.chat_data import ChatData
 from nano_hindi.training.compile_cache import keep_compiled_kernels
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.meter import Meter, Pace
-from nano_hindi.training.metrics import Metrics, WandbLog
+from nano_hindi.training.metrics import Metrics
 from nano_hindi.training.resume import Plan
 from nano_hindi.training.saving import Saver
 from nano_hindi.training.text_data import TextData
+from nano_hindi.training.wandb_log import WandbLog
 
 COUNTED_TOKENS = 2**22  # seconds at most, even where reading is slow
 RECOMPUTED = "each block computed again in the backward pass: less memory, but about a third more time"

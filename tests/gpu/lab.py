@@ -31,9 +31,9 @@ from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.token_file import TokenFile
 from nano_hindi.training import memory
 from nano_hindi.training.curves import LiveCurves
-from nano_hindi.training.metrics import WandbLog
 from nano_hindi.training.saving import Saver
 from nano_hindi.training.setup import Run, fitting_batch_size, new_model
+from nano_hindi.training.wandb_log import WandbLog
 
 
 class SkippedError(Exception):
