@@ -210,6 +210,9 @@ def duration(seconds: float) -> str:
     return f"{s // 86400}d {s % 86400 // 3600}h"
 
 
+# ---- a progress bar
+
+
 class Progress:
     """A progress bar by tqdm on a terminal, otherwise a line at most every QUIET_SECONDS.
 
