@@ -46,7 +46,7 @@ echo chat: installing what the page needs, once
 "%py%" -m pip install -qq --disable-pip-version-check --requirement requirements-serve.txt
 set "rc=%errorlevel%"
 if "%rc%"=="0" goto page
-echo notice: the page cannot be installed, the reason is above: the chat is in this window
+echo notice: the packages of the page could not be installed, the reason is above: the chat is in this window
 goto terminal
 :page
 echo chat: the model in "%model%"; close this window to end
@@ -64,11 +64,11 @@ goto end
 set "rc=2"
 goto end
 :unknown
->&2 echo error: "%model%" is not the folder of a trained model, or more words follow it; --help explains the words of chat.bat
+>&2 echo error: "%model%" is not the folder of a trained model, or more arguments follow it; --help explains the arguments of chat.bat
 set "rc=2"
 goto end
 :incomplete
->&2 echo error: other files of the project are not in this folder: if it is a zip file, extract all of it first; if it is a network folder \\..., copy it to a drive such as C:; then start me from there
+>&2 echo error: other files of the project are not in this folder: if it is a zip file, extract all of it first; if it is a network folder \\..., copy it to a drive such as C:; then run it from there
 goto end
 :usage
 echo usage: chat.bat [terminal] [FOLDER]

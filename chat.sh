@@ -22,7 +22,7 @@ if [ "${1:-}" = terminal ]; then
 fi
 model=${1:-}
 if [ $# -gt 1 ] || { [ $# = 1 ] && [ ! -e "$model" ]; }; then
-    echo "error: \"$*\" is not the folder of a trained model; --help explains the words of chat.sh" >&2
+    echo "error: \"$*\" is not the folder of a trained model; --help explains the arguments of chat.sh" >&2
     exit 2
 fi
 for folder in checkpoints_chat checkpoints checkpoints/sample; do
@@ -37,7 +37,7 @@ python="${VENV:-venv}/bin/python"
 if [ -n "$page" ] && ! "$python" -c 'import starlette, uvicorn' >/dev/null 2>&1; then
     echo "chat: installing what the page needs (once)"
     "$python" -m pip install -qq --disable-pip-version-check --requirement requirements-serve.txt || page=
-    [ -n "$page" ] || echo "notice: the page cannot be installed (the reason is above): the chat is in this terminal"
+    [ -n "$page" ] || echo "notice: the packages of the page could not be installed (the reason is above): the chat is in this terminal"
 fi
 echo "chat: the model in $model"
 if [ -z "$page" ]; then exec "$python" generate.py --checkpoint "$model" --interactive; fi

@@ -31,9 +31,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         dest="init_from",
         type=Path,
         metavar="MODEL",
-        help="the model to begin with: a checkpoint, a model.pt, or the latest in a folder",
+        help="the model to fine-tune: a checkpoint, a model.pt, or a folder, whose newest file is used",
     )
-    parser.add_argument("--data_dir", type=Path, default=ROOT / "data" / "chat", metavar="DIR", help="folder that data/chat.py has written")
+    parser.add_argument("--data_dir", type=Path, default=ROOT / "data" / "chat", metavar="DIR", help="folder written by data/chat.py")
     add_run_flags(parser, ROOT / "checkpoints_chat")
     for name, valid, text in (
         ("epochs", Range(float, 0, 10_000, low_open=True), "times that each conversation is read"),
@@ -43,7 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=valid, default=argparse.SUPPRESS, metavar=str(FINETUNE[name]), help=text)
     texts = {  # other than train.py's
         "seed": "seed of the data order",
-        "device_batch_size": "a forward pass on a device reads at most as many positions as N full contexts; auto: measured before the first update",
+        "device_batch_size": "maximum positions in a forward pass on a device, in full contexts; auto: measured before the first update",
     }
     eighths = ("eval_interval", "inference_interval", "checkpoint_interval")
     for name in ("seed", "device_batch_size", *eighths, "log_interval", "eval_tokens", "keep_checkpoints"):

@@ -28,11 +28,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE|DIR", help="a checkpoint, a model.pt, or a folder that holds them")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--prompt", metavar="TEXT", help="text to continue; - reads it from stdin; empty: generate from nothing")
+    source.add_argument("--prompt", metavar="TEXT", help="text to continue; - reads it from stdin; an empty text is allowed")
     source.add_argument(
         "--interactive", action="store_true", help="write a text together with the model, line by line; with a chat model the same as --chat"
     )
-    parser.add_argument("--chat", action="store_true", help="talk to a chat model; with --prompt: print the answer to it alone")
+    parser.add_argument("--chat", action="store_true", help="talk to a chat model; with --prompt: print only the answer")
     parser.add_argument(
         "--num_samples", type=whole(1, 10_000), default=1, metavar="N", help="texts per prompt, generated in one batch, separated by a line ---"
     )

@@ -99,7 +99,7 @@ if not "%rc%"=="0" goto end
 set "rc=%errorlevel%"
 rem -1073741510 is Ctrl-C before Python could answer it
 if "%rc%"=="-1073741510" set "rc=130"
-if "%rc%"=="130" echo training: stopped; start me again to continue
+if "%rc%"=="130" echo training: stopped; run this again to continue
 if not "%rc%"=="0" goto end
 if defined no_samples goto end
 echo training: samples of "%checkpoints%"
@@ -108,11 +108,11 @@ set "rc=%errorlevel%"
 goto end
 
 :unknown
->&2 echo error: unknown word "%word%": write sample or flags of train.py; --help explains them
+>&2 echo error: unknown argument "%word%": write sample or flags of train.py; --help explains them
 set "rc=2"
 goto end
 :incomplete
->&2 echo error: other files of the project are not in this folder: if it is a zip file, extract all of it first; if it is a network folder \\..., copy it to a drive such as C:; then start me from there
+>&2 echo error: other files of the project are not in this folder: if it is a zip file, extract all of it first; if it is a network folder \\..., copy it to a drive such as C:; then run it from there
 goto end
 :usage
 echo usage: run_training.bat [sample] [flags of train.py ...]

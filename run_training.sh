@@ -13,7 +13,7 @@ case "${1--}" in
         ;;
     sample | -*) ;;
     *)
-        echo "error: unknown word \"$1\": write sample or flags of train.py; --help explains them" >&2
+        echo "error: unknown argument \"$1\": write sample or flags of train.py; --help explains them" >&2
         exit 2
         ;;
 esac
@@ -78,7 +78,7 @@ fi
 
 rc=0
 run train.py ${train[@]+"${train[@]}"} --resume auto "$@" || rc=$?
-if [ "$rc" = 130 ]; then echo "training: stopped; start me again to continue"; fi
+if [ "$rc" = 130 ]; then echo "training: stopped; run this again to continue"; fi
 if [ "$rc" != 0 ] || [ -n "$no_samples" ]; then exit "$rc"; fi
 echo "training: samples of $checkpoints"
 run generate.py --checkpoint "$checkpoints"

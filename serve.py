@@ -26,9 +26,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="serve.py", description="Serve a trained model: a page to talk to it, and OpenAI's API. Ctrl-C ends it.")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE|DIR", help="a checkpoint, a model.pt, or a folder that holds them")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in, with a token")
-    parser.add_argument("--port", type=whole(0, 2**16), default=8000, metavar="N", help="0 takes any free one")
-    parser.add_argument("--token", help="what clients must send; default: none on this machine alone, else a new one, which is printed")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts other machines, with a token")
+    parser.add_argument("--port", type=whole(0, 2**16), default=8000, metavar="N", help="port to listen on; 0: any free port")
+    parser.add_argument(
+        "--token", help="token that clients must send; default: none if only this machine can connect, else a random one, which is printed"
+    )
     parser.add_argument("--open", action="store_true", help="open the page in the browser, if this machine has a screen")
     parser.add_argument("--max_tokens", type=whole(1, 2**20), default=1024, metavar="N", help="maximum number of tokens of an answer")
     args = parser.parse_args(argv)

@@ -46,13 +46,13 @@ set "rc=1"
 if defined new goto new_python
 if defined old goto old_python
 if defined PYTHON goto bad_python
->&2 echo error: there is no Python here, or only the shortcut to the Microsoft Store: install Python 3.10 to 3.14, 64 bit, from https://www.python.org/downloads/ with "Add python.exe to PATH", then start me again
+>&2 echo error: there is no Python here, or only the shortcut to the Microsoft Store: install Python 3.10 to 3.14, 64 bit, from https://www.python.org/downloads/ with "Add python.exe to PATH", then run this again
 goto end
 :old_python
->&2 echo error: Python %old% is too old: install Python 3.10 to 3.14, 64 bit, from https://www.python.org/downloads/, then start me again
+>&2 echo error: Python %old% is too old: install Python 3.10 to 3.14, 64 bit, from https://www.python.org/downloads/, then run this again
 goto end
 :new_python
->&2 echo error: Python %new% is too new for PyTorch: install Python 3.10 to 3.14, 64 bit, from https://www.python.org/downloads/ beside it, then start me again
+>&2 echo error: Python %new% is too new for PyTorch: install Python 3.10 to 3.14, 64 bit, from https://www.python.org/downloads/ beside it, then run this again
 goto end
 :bad_python
 >&2 echo error: PYTHON="%PYTHON%" does not start a Python
@@ -64,7 +64,7 @@ if not defined PYTHON echo setup: making venv with %base%, once
 cmd /d /s /c "%base% -m venv --clear venv"
 set "rc=%errorlevel%"
 if "%rc%"=="0" goto packages
->&2 echo error: no virtual environment in venv, the reason is above: close the programs that use it, then start me again
+>&2 echo error: no virtual environment in venv, the reason is above: close the programs that use it, then run this again
 set "rc=3"
 goto end
 
@@ -75,7 +75,7 @@ if not "%rc%"=="0" goto end
 if not "%NO_PAUSE%"=="1" echo The environment is ready.
 goto end
 :incomplete
->&2 echo error: other files of the project are not in this folder: if it is a zip file, extract all of it first; if it is a network folder \\..., copy it to a drive such as C:; then start me from there
+>&2 echo error: other files of the project are not in this folder: if it is a zip file, extract all of it first; if it is a network folder \\..., copy it to a drive such as C:; then run it from there
 :end
 if not "%NO_PAUSE%"=="1" pause
 exit /b %rc%

@@ -27,7 +27,7 @@ PYTORCH_INDEX = "https://download.pytorch.org/whl/"
 DRIVERS = "https://www.nvidia.com/drivers"
 VC_RUNTIME = "https://aka.ms/vs/17/release/vc_redist.x64.exe"
 PYTHON_ORG = "https://www.python.org/downloads/windows/"
-AGAIN = "then start me again"
+AGAIN = "then run this again"
 LONGEST_PATH = 259  # characters of a file's path on Windows, unless it allows long paths
 LONGEST_WHEEL_PATH = 167  # a licence in torch-2.13.0.dist-info; relative to site-packages
 VENDORS = {"0x10de": "an NVIDIA GPU", "0x1002": "an AMD GPU", "0x8086": "an Intel GPU"}  # PCI ids
@@ -120,11 +120,11 @@ def choose_build(gpus: Sequence[Gpu] | None, cards: Sequence[str], is_windows: b
     The build fits all GPUs. If none does, it fits the most capable one.
     """
     cpu = "the CPU build of PyTorch"
-    update = f"update the NVIDIA driver from {DRIVERS}, delete venv and start me again to use the GPU fully"
+    update = f"update the NVIDIA driver from {DRIVERS}, delete venv and run this again to use the GPU fully"
     if not gpus:
         nvidia = next((card for card in cards if "nvidia" in card.lower()), None)
         if nvidia or gpus is not None:
-            return "cpu", [f"nvidia-smi names no usable GPU{f', but there is {nvidia}' if nvidia else ''}: {cpu}; if there is a GPU, {update}"]
+            return "cpu", [f"nvidia-smi lists no usable GPU{f', but there is {nvidia}' if nvidia else ''}: {cpu}; if there is a GPU, {update}"]
         return "cpu", [f"{card} cannot be used, training needs an NVIDIA GPU: {cpu}, which is many times slower" for card in cards[:1]]
     driver, capabilities = gpus[0].driver, sorted({gpu.capability for gpu in gpus})
     for wanted in (capabilities, capabilities[-1:]):
@@ -167,7 +167,7 @@ def check_python(built_for: str, machine: str, is_64_bit: bool) -> None:
     of sysconfig; that of a Python for both kinds of Mac says nothing, so there `machine` counts.
     """
     if not is_64_bit:
-        raise SetupError(1, f"this Python is 32-bit, and PyTorch is not: install the 64-bit Python from {PYTHON_ORG}, delete venv, {AGAIN}")
+        raise SetupError(1, f"this Python is 32-bit, and PyTorch needs 64-bit: install the 64-bit Python from {PYTHON_ORG}, delete venv, {AGAIN}")
     if built_for.startswith("macosx") and machine == "x86_64":
         raise SetupError(
             1,
@@ -247,7 +247,7 @@ def install_triton() -> None:
     try:
         pip(f"triton-windows=={version}.*", quiet=True)
     except SetupError:
-        print(f"notice: triton-windows {version} could not be installed: training works without torch.compile, more slowly", flush=True)
+        print(f"notice: triton-windows {version} could not be installed: training runs without torch.compile, more slowly", flush=True)
 
 
 CHECK = """
@@ -265,7 +265,7 @@ def check_imports(system: str) -> None:
     print(done.stderr, end="", file=sys.stderr, flush=True)
     if system == "Windows" and re.search(r"WinError (126|1114)|c10\.dll", done.stderr):
         raise SetupError(5, f"the Microsoft Visual C++ runtime, which PyTorch needs, is missing or too old: install {VC_RUNTIME}, {AGAIN}")
-    raise SetupError(5, "the packages are installed but do not work (the reason is above): delete venv and start me again")
+    raise SetupError(5, "the packages are installed but do not work (the reason is above): delete venv and run this again")
 
 
 def main() -> int:
@@ -286,7 +286,7 @@ def main() -> int:
         print(f"error: {error.filename}: {error.strerror}: check the permissions and the free disk space, {AGAIN}", file=sys.stderr)
         return 4
     except KeyboardInterrupt:
-        print("setup: stopped; start me again to continue", file=sys.stderr)
+        print("setup: stopped; run this again to continue", file=sys.stderr)
         return 130
     return 0
 

@@ -10,7 +10,7 @@ set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
 export PYTHONUTF8=1 PYTHONNOUSERSITE=1 PIP_USER=0
 unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX # set by other programs, they would make pip install elsewhere
-trap 'echo "setup: stopped; start me again to continue" >&2; exit 130' INT
+trap 'echo "setup: stopped; run this again to continue" >&2; exit 130' INT
 
 fail() { # code, message
     echo "error: $2" >&2
@@ -34,7 +34,7 @@ find_python() {
     fi
     [ -z "$wrong" ] || fail 1 "$wrong is too old: install Python 3.10 to 3.14, or name one: PYTHON=/path/to/python3 bash setup_env.sh"
     [ -z "${PYTHON:-}" ] || fail 1 "PYTHON=$PYTHON does not start a Python"
-    fail 1 "there is no Python here: install Python 3.10 to 3.14 (Debian, Ubuntu: apt install python3 python3-venv), then start me again"
+    fail 1 "there is no Python here: install Python 3.10 to 3.14 (Debian, Ubuntu: apt install python3 python3-venv), then run this again"
 }
 
 venv="${VENV:-venv}"
@@ -46,7 +46,7 @@ if ! "$python" -c 'import pip, sys; sys.exit(not (3, 10) <= sys.version_info < (
         fail 3 "VENV=$venv has files but no Python 3.10 to 3.14 with pip, and a new environment would replace them: name a new folder, or delete this one"
     fi
     find_python
-    "$base" -c 'import ensurepip' >/dev/null 2>&1 || fail 3 "this Python cannot make virtual environments: apt install python3-venv, then start me again"
+    "$base" -c 'import ensurepip' >/dev/null 2>&1 || fail 3 "this Python cannot make virtual environments: apt install python3-venv, then run this again"
     echo "setup: making $venv with $base (once)"
     answer=$("$base" -m venv --clear "$venv" 2>&1) || fail 3 "no virtual environment in $venv: ${answer##*$'\n'}"
     : >"$made"

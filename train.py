@@ -35,10 +35,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=weighted_folder,
         nargs="+",
         metavar="DIR[=W]",
-        help="folders that the end of the run reads instead, see --anneal_fraction",
+        help="folders that are read instead at the end of the run, see --anneal_fraction",
     )
     parser.add_argument(
-        "--init_from", type=Path, metavar="MODEL", help="begin a new run with the weights of a checkpoint, a model.pt, or the latest in a folder"
+        "--init_from", type=Path, metavar="MODEL", help="start a new run from the weights of a checkpoint, a model.pt, or the newest file in a folder"
     )
     add_run_flags(parser, ROOT / "checkpoints")
     parser.add_argument("--no_compile", action="store_true", help="do not use torch.compile")

@@ -3,8 +3,8 @@
 python data/chat.py --source sample --tokenizer checkpoints --output_dir data/chat
 python data/chat.py --source indic-align samvaad my_chats.jsonl --output_dir data/more_chat
 
-The tokenizer is that of the model to fine-tune: the folder of its checkpoints has a copy, and the
-model's context is how long a conversation may be.
+--tokenizer names the tokenizer of the model to fine-tune: the folder of its checkpoints has a copy.
+A conversation may be as long as the model's context.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def parse(argv: list[str] | None):
         "--tokenizer",
         default=str(ROOT / "checkpoints"),
         metavar="NAME|DIR|MODEL",
-        help="that of the model to fine-tune: the folder of its checkpoints, a model file in it, a folder with tokenizer.json, or a name on the hub",
+        help="tokenizer of the model to fine-tune: the folder of its checkpoints, a model file there, a folder with tokenizer.json, or a name on the hub",
     )
-    parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="folder for the token files, of its own")
+    parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="separate folder for the token files")
     parser.add_argument(
         "--max_length",
         type=whole(8, 2**20),
@@ -62,7 +62,7 @@ def parse(argv: list[str] | None):
         "--max_conversations",
         type=whole(1, 2**40),
         metavar="N",
-        help=f"take no more conversations of each source (default: all; {SAMPLE_CONVERSATIONS} of {SAMPLE})",
+        help=f"maximum number of conversations from each source (default: all; {SAMPLE_CONVERSATIONS} of {SAMPLE})",
     )
     parser.add_argument(
         "--val_fraction",

@@ -33,7 +33,7 @@ class Model:
             self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 - each of these libraries has its own kinds
             raise SystemExit(
-                f"error: {folder} is not a whole export of nano_hindi for ONNX: {(str(error) or type(error).__name__).splitlines()[0][:200]}"
+                f"error: {folder} is not a complete export of nano_hindi for ONNX: {(str(error) or type(error).__name__).splitlines()[0][:200]}"
             ) from None
         shapes = {f"{layer}.{kind}": heads for layer in range(layers) for kind in ("key", "value")}
         if self.config.get("tokens_before"):
@@ -104,7 +104,7 @@ def before_stop(text: str, stops: list[str]) -> tuple[str, bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="what export --format onnx wrote")
+    parser.add_argument("folder", type=Path, help="folder written by export --format onnx")
     parser.add_argument("text", help="a text to continue, or a question to a chat model")
     parser.add_argument("--max_tokens", type=int, default=200)
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the most likely token")

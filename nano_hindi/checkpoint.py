@@ -94,7 +94,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def require_finite(weights: dict[str, Tensor]) -> None:
-    """Raise UserError, which names it, if a weight is infinite or not a number."""
+    """Raise a UserError that names the weight if one is infinite or NaN."""
     for name, weight in weights.items():
         if not all(extreme.isfinite() for extreme in weight.aminmax()):  # needs no memory, and is ten times as fast as isfinite()
             raise UserError(f"{name} has {int((~weight.isfinite()).sum()):,} non-finite values of {weight.numel():,}")
@@ -158,7 +158,7 @@ def _require_keys(path: Path, state: dict, keys: tuple[str, ...]) -> None:
     right types."""
     missing = [key for key in keys if key not in state]
     if missing and {*missing} == {*CHECKPOINT_KEYS} - {*MODEL_KEYS}:
-        raise UserError(f"{path} holds weights alone, from which training cannot resume; name a checkpoint, or begin a new run with --init_from")
+        raise UserError(f"{path} holds only weights, from which training cannot resume; name a checkpoint, or start a new run with --init_from")
     if missing:
         raise UserError(f"{path} is not a checkpoint of this program: it lacks {', '.join(missing)}; use another one")
     if type(state["format"]) is not int or state["format"] != FORMAT:

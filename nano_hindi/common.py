@@ -59,12 +59,12 @@ def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
     if kind != "cuda":
-        raise UserError(f"there is no device {kind!r} here; use cpu or cuda")
+        raise UserError(f"the device {kind!r} is not supported; use cpu or cuda")
     if not torch.cuda.is_available():
         raise UserError("no CUDA device is usable here (is the driver installed, and this PyTorch a CUDA build?); use --device cpu")
     if local_rank >= torch.cuda.device_count():
         raise UserError(
-            f"local rank {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}; start torchrun with that --nproc_per_node"
+            f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; start torchrun with that --nproc_per_node"
         )
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)

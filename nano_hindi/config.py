@@ -43,7 +43,7 @@ def _opt(default: Any, text: str, valid: Range | Switch | None = None, shown: An
 
 
 def _require_valid(config: GPTConfig | TrainConfig) -> None:
-    """Raise UserError, which names it, if a field is outside its range."""
+    """Raise a UserError that names the field if one is outside its range."""
     for f in dataclasses.fields(config):
         value, valid = getattr(config, f.name), f.metadata["valid"]
         require(valid is None or value in valid, f"{f.name} must be {valid}, not {quoted(value)}")
@@ -64,11 +64,11 @@ class GPTConfig:
     sequence_len: int = _opt(1024, "tokens of context, also the length of a training sequence", whole(4, _INDEX))
     window_pattern: str = _opt("SSSL", "attention windows, tiled over the layers: S short, L = sequence_len keys; the last layer is L")
     short_window_divisor: int = _opt(8, "the window of S layers is sequence_len divided by this", whole(1, _INDEX))
-    tie_embeddings: bool = _opt(False, "wte is lm_head too: one table instead of two", Switch())
+    tie_embeddings: bool = _opt(False, "tied embeddings: wte is also lm_head", Switch())
     value_embeddings: bool = _opt(True, "a table of value embeddings in every other layer", Switch())
-    smear: bool = _opt(False, "add to each token's embedding that of the token before, times a learned gate", Switch())
+    smear: bool = _opt(False, "add the previous token's embedding to each token's embedding, times a learned gate", Switch())
     embedding_conv: int = _opt(
-        0, "add to each token's embedding those of so many tokens before, each channel times a learned weight", whole(0, 2**10)
+        0, "add the embeddings of this many previous tokens to each token's embedding, each channel times a learned weight", whole(0, 2**10)
     )
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class GPTConfig:
 
     @property
     def tokens_before(self) -> int:
-        """Return the number of tokens before each whose embeddings are added to its own."""
+        """Return how many previous tokens add their embeddings to that of a token."""
         return max(int(self.smear), self.embedding_conv)
 
     @property
@@ -137,10 +137,8 @@ class TrainConfig:
     adamw_embedding_lr: float = _opt(0.2, "learning rate of wte (AdamW), times (n_embd/768)^-0.5", _LEARNING_RATE)
     adamw_value_embedding_lr: float = _opt(0.2, "learning rate of the value embeddings (AdamW), times (n_embd/768)^-0.5", _LEARNING_RATE)
     adamw_unembedding_lr: float = _opt(0.004, "learning rate of lm_head (AdamW), times (n_embd/768)^-1", _LEARNING_RATE)
-    adamw_tied_lr: float = _opt(0.004, "learning rate of wte where it is lm_head too (AdamW), times (n_embd/768)^-1", _LEARNING_RATE)
-    adamw_scalar_lr: float = _opt(
-        0.5, "learning rate of x0_lambdas (AdamW); that of resid_lambdas is 0.01 of it, that of embedding_conv 0.04", _LEARNING_RATE
-    )
+    adamw_tied_lr: float = _opt(0.004, "learning rate of tied embeddings (AdamW), times (n_embd/768)^-1", _LEARNING_RATE)
+    adamw_scalar_lr: float = _opt(0.5, "learning rate of x0_lambdas (AdamW); resid_lambdas have 0.01 of it, embedding_conv 0.04", _LEARNING_RATE)
     warmup_steps: int = _opt(1000, "steps of linear warm-up, at most a fifth of the run", _INTERVAL)
     init_lr_fraction: float = _opt(
         0.0,  # of a run without a parent: the warm-up begins at almost 0
@@ -164,7 +162,7 @@ class TrainConfig:
     adamw_eps: float = _opt(1e-10, "AdamW's epsilon, except for the lambdas, added to the root of the second moment", _EPSILON)
     ngram_buckets: int = _opt(
         0,
-        "rare tokens learn from those spelled alike: buckets of character n-grams that share updates of wte and lm_head (try 4096), 0: off",
+        "hash buckets of character n-grams, by which rare tokens share updates of wte and lm_head with tokens of similar spelling (try 4096); 0: off",
         whole(0, 2**20),
     )
     grad_clip: float = _opt(1.0, "maximum norm of the gradient over all parameters; 0 turns clipping off", Range(float, 0, 1e30))
@@ -236,8 +234,8 @@ class TrainConfig:
 
 
 def _tied_preset(total_tokens: int, **shape: Any) -> tuple[GPTConfig, TrainConfig]:
-    """Return a preset with tied embeddings and no value embeddings. It is named after all of its
-    parameters, and has 20 tokens for each."""
+    """Return a preset with tied embeddings and no value embeddings. Its name is its total parameter
+    count, and it has 20 tokens per parameter."""
     return GPTConfig(tie_embeddings=True, value_embeddings=False, **shape), TrainConfig(total_tokens=total_tokens)
 
 

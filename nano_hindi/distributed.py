@@ -115,8 +115,8 @@ def _stop_with_torchrun() -> None:
 
 
 def is_lost_rank(error: BaseException) -> bool:
-    """Return whether a collective failed because another rank is gone; gloo raises RuntimeErrors of
-    no class of their own."""
+    """Return whether a collective failed because another rank is gone; gloo raises plain
+    RuntimeErrors."""
     import torch.distributed as dist
 
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
@@ -251,7 +251,7 @@ def require_same(world: World, what: str, values: dict[str, object], remedy: str
             more = f" and {len(different) - 3} more" if len(different) > 3 else ""
             others.append(f"rank {rank} on {host} ({', '.join(different[:3])}{more})")
     if others:
-        raise UserError(f"not the {what} of rank 0 on {main_host}: {'; '.join(others)}; {remedy}")
+        raise UserError(f"not the same {what} as rank 0 on {main_host}: {'; '.join(others)}; {remedy}")
 
 
 def weight_sums(model: nn.Module) -> dict[str, int]:

@@ -101,7 +101,7 @@ def configs_for_new_run(args: argparse.Namespace, vocab_size: int | None) -> tup
 
 
 def configs_for_run_from_model(args: argparse.Namespace, shape: GPTConfig, recipe: TrainConfig) -> tuple[GPTConfig, TrainConfig]:
-    """Return the configuration of a new run that begins with the weights of a model of `shape`. A
+    """Return the configuration of a new run that starts from the weights of a model of `shape`. A
     flag overrides the recipe of --config, or without it `recipe`. Raises a UserError that names
     every difference in shape."""
     wanted = {name: (f"--{name}", value) for name, value in given_flags(args, GPTConfig).items()}

@@ -43,7 +43,7 @@ RECOMPILE_LIMIT = 64  # graphs of a part: two or three for each batch size, with
 # as the identity
 WTE_STD = 1.0
 LM_HEAD_STD = 0.001  # first logits near zero: the first loss is ln V
-TIED_STD = 0.02  # of wte where it is lm_head too: trunk norms what it reads, so only the logits see the scale
+TIED_STD = 0.02  # of tied embeddings: trunk norms what it reads, so only the logits see the scale
 RESID_LAMBDA, X0_LAMBDA = 1.0, 0.1
 
 
@@ -220,8 +220,8 @@ EAGER: Parts = (Block.before_attention, Block.after_attention)
 
 
 class Smear(nn.Module):
-    """A layer that adds to each embedding that of the token before, times a gate from -1 to 1. So
-    the first block knows pairs of tokens, without a head that looks back by one."""
+    """A layer that adds the previous token's embedding to each embedding, times a gate from -1 to
+    1. So the first block sees pairs of tokens without a head that attends to the previous one."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -234,8 +234,8 @@ class Smear(nn.Module):
 
 
 class EmbeddingConv(nn.Module):
-    """A causal depthwise convolution that adds to each embedding those of the last tokens, each
-    channel times a weight of the channel and the distance."""
+    """A causal depthwise convolution that adds the embeddings of the previous tokens to each
+    embedding, with one weight per channel and distance."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()

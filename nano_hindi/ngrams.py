@@ -1,15 +1,15 @@
-"""The character n-grams of tokens, through which tokens that are spelled alike learn together.
+"""The character n-grams of tokens, through which tokens with similar spelling share updates.
 
 Bojanowski et al. 2017 (arXiv 1607.04606) make the row of a word the sum of rows of its n-grams.
 Here a table W of token rows is E + S G: E has a row for each token, G a row for each bucket of
 hashed n-grams, and S has 1 / sqrt(n) for each of the n n-grams of a token. AdamW without weight
 decay adds its updates up, so neither E nor G has to exist: the gradient of E is that of W, the
-gradient of G is S^T times it, and W changes by the update of E plus S times that of G. What the
-model, checkpoints and exports hold is W alone.
+gradient of G is S^T times it, and W changes by the update of E plus S times the update of G. The
+model, checkpoints and exports hold only W.
 
-A token that is read often knows more than its spelling says. So S times the update of G is
-multiplied by HALF_READS / (HALF_READS + how often the token was read so far); without that the gain
-is gone after a few hundred reads of each token (docs/LOG.md).
+The embedding of a token that is read often depends less on its spelling. So S times the update of G
+is multiplied by HALF_READS / (HALF_READS + how often the token was read so far); without that the
+gain is gone after a few hundred reads of each token (docs/LOG.md).
 
 Tokens whose n-grams share a bucket by chance share updates too: 68,096 tokens have about 250,000
 n-grams. Random buckets in place of n-grams gain nothing (docs/LOG.md).

@@ -478,7 +478,7 @@ TRAIN = {
     "a checkpoint with a word for its optimizers": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(optimizers="good"))], "optimizers cannot be used", "use an older one"),
     "a checkpoint with half of AdamW's state": (lambda s: ["--resume", s.checkpoint(lambda c: c["optimizers"]["adamw"].popitem())], "adamw", "use an older one"),
     "a checkpoint with other shapes in Muon": (lambda s: ["--resume", s.checkpoint(lambda c: [c["optimizers"]["muon"]["momentum"].update({k: torch.zeros(1) for k in c["optimizers"]["muon"]["momentum"]})])], "momentum", "use an older one"),
-    "weights only": (lambda s: ["--resume", s._run / "model.pt"], "model.pt holds weights alone", "--init_from"),
+    "weights only": (lambda s: ["--resume", s._run / "model.pt"], "model.pt holds only weights", "--init_from"),
     "a checkpoint of another preset": (lambda s: ["--resume", s.good_checkpoint, "--config", "25m"], "--config 25m (checkpoint: tiny)", "--checkpoint_dir"),
     "another learning rate than the checkpoint's": (lambda s: ["--resume", s.good_checkpoint, "--muon_lr", 0.5], "--muon_lr 0.5 (checkpoint: 0.02)", "--checkpoint_dir"),
     "a checkpoint of other data": (lambda s: ["--resume", s.checkpoint(lambda c: c["data"].update(train_tokens=5))], "train_tokens", "--data_dir"),

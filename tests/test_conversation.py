@@ -87,7 +87,7 @@ def test_answers_are_those_to_the_template_s_prompt_though_no_turn_is_read_twice
     for question in ("राम", "सीता", "/undo", "लव कुश", *["और"] * 12):
         if question == "/undo":
             before = talk.turns[:-2]
-            assert talk.command("/वापस") == "[taken back: सीता]"
+            assert talk.command("/वापस") == "[removed: सीता]"
             assert talk.turns == before
             continue
         earlier, kept = list(talk.turns), list(talk._cached)
@@ -116,7 +116,7 @@ def test_answer_that_begins_with_a_marker_is_empty(model, trained, monkeypatch, 
     for written in ("### उपयोगकर्ता:\nराम कहाँ है?", "### सहायक:\nराम"):
         said(monkeypatch, trained.tokenizer, written)
         talk.respond("क्या?", NEVER)
-        assert capsys.readouterr() == ("", "[no answer; the question is taken back]\n")
+        assert capsys.readouterr() == ("", "[no answer; the question is removed]\n")
 
 
 def test_answer_ends_at_max_tokens_and_says_so_and_an_empty_one_is_no_turn(model, trained, monkeypatch, capsys):
@@ -125,7 +125,7 @@ def test_answer_ends_at_max_tokens_and_says_so_and_an_empty_one_is_no_turn(model
     talk.respond("क्या?", NEVER)
     assert capsys.readouterr().err == "[cut after 3 tokens; /max N allows more]\n"
     talk.respond("अब?", NEVER)
-    assert capsys.readouterr() == ("", "[no answer; the question is taken back]\n")
+    assert capsys.readouterr() == ("", "[no answer; the question is removed]\n")
     assert len(talk.turns) == 2
     talk.respond("  ", NEVER)
     assert capsys.readouterr() == ("", "")
@@ -165,7 +165,7 @@ def test_questions_cannot_imitate_a_turn_and_too_long_ones_are_refused(model, tr
     run(talk)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert [line.split()[:3] for line in shown.err.splitlines()] == [["[the", "question", "makes"], ["[a", "message", "is"]]
+    assert [line.split()[:3] for line in shown.err.splitlines()] == [["[the", "question", "has"], ["[a", "message", "is"]]
     assert (talk.turns, talk.unseen) == (turns, 0)
     assert ask(talk, "अब?") == "हाँ"
 
@@ -326,7 +326,7 @@ def test_talk_in_a_terminal(spelling, tmp_path):
         os.write(terminal, b"\x03")
         wait_for("[stopped]\r\n")
         wait_for("> ", "/वापस\n")
-        wait_for("[taken back: राम आया।\r\nराम कौन है?]")
+        wait_for("[removed: राम आया।\r\nराम कौन है?]")
         wait_for("> ", "\x04")
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     finally:

@@ -285,7 +285,7 @@ def test_rank_with_other_weights_is_named_before_a_save(data_dir, tmp_path):
     with torchrun(2, tmp_path / "records", data_dir, tmp_path / "run", events=("spoil:1:13:0",)) as job:
         said = job.wait()
     assert job.process.returncode != 0
-    assert re.search(r"error: not the weights of rank 0 on \S+: rank 1 on \S+ \(lm_head.weight", said)
+    assert re.search(r"error: not the same weights as rank 0 on \S+: rank 1 on \S+ \(lm_head.weight", said)
     assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [20]
     assert "Traceback" not in said.split("torch/distributed/elastic")[0]
 
@@ -377,7 +377,7 @@ def test_machine_with_other_data_is_refused(hosts, data_dir, tmp_path):
     codes, said = hosts.run(tmp_path, {"a": data_dir, "b": tmp_path / "data"})
     for host in "ab":
         assert codes[host] == 1
-        assert "error: not the data of rank 0 on hosta: rank 1 on hostb (train.bin); copy" in said[host]
+        assert "error: not the same data as rank 0 on hosta: rank 1 on hostb (train.bin); copy" in said[host]
     assert not list_checkpoints(tmp_path / "a")
 
 

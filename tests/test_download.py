@@ -757,13 +757,13 @@ def test_download_stopped_while_waiting_for_the_hub_resumes(tmp_path, hub, token
     assert fork.kill(number) == code  # without this it would wait for hours, until the test times out
     if number == signal.SIGINT:
         assert fork.err.strip() == "stopped"
-        assert "hindi_corpus.txt.part is kept; run the same command to continue it" in fork.out
+        assert "hindi_corpus.txt.part is kept; run the same command to resume" in fork.out
     before = recorded(folder)
     hub.faults.clear()
     hub.closing.set()  # what is still stalled
     fork = Fork(folder, *argv)
     assert fork.wait() == 0
-    assert f"continuing {folder / 'hindi_corpus.txt.part'}: {before} documents" in fork.out
+    assert f"resuming {folder / 'hindi_corpus.txt.part'}: {before} documents" in fork.out
     assert corpus_in(folder) == undisturbed[ALL]
 
 
@@ -805,12 +805,12 @@ def test_unfinished_download_of_another_command_is_kept_with_a_one_line_error(tm
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert words in error
-        assert "run the command that started it to continue; --overwrite starts over" in error
+        assert "run the command that started it to resume; --overwrite starts over" in error
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert hub.requests == []
     capsys.readouterr()
     assert run(folder, *same, "--overwrite") == 0  # the same command resumes even with --overwrite
-    assert "continuing" in capsys.readouterr().out
+    assert "resuming" in capsys.readouterr().out
     assert corpus_in(folder) == undisturbed[ALL]
 
     (folder / "hindi_corpus.txt").unlink()

@@ -473,7 +473,7 @@ def test_tied_model_has_one_table_after_every_operation(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "checkpoint", "bpe", config)
     assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "model")]) == 0
     assert not [name for name in load_file(tmp_path / "model/model.safetensors") if "lm_head" in name or "value_embed" in name]
-    assert "wte is lm_head too" in (tmp_path / "model/README.md").read_text(encoding="utf-8")
+    assert "wte is also lm_head" in (tmp_path / "model/README.md").read_text(encoding="utf-8")
     ours, model, ids = build_model(load_for_inference(checkpoint), torch.device("cpu")), load(tmp_path / "model"), some_ids(2, 100)
     with torch.no_grad():
         expected = ours(ids)

@@ -268,7 +268,7 @@ def test_help_says_what_seed_and_device_batch_size_are_here(capsys):
         finetune.parse(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "--seed N seed of the data order (default: 42)" in shown
-    assert "at most as many positions as N full contexts; auto: measured before the first update (default: auto)" in shown
+    assert "maximum positions in a forward pass on a device, in full contexts; auto: measured before the first update (default: auto)" in shown
 
 
 def test_what_does_not_belong_together_is_refused_in_one_line(tuned, base, short, data_dir, tmp_path, capsys):
@@ -279,7 +279,7 @@ def test_what_does_not_belong_together_is_refused_in_one_line(tuned, base, short
         return said
 
     new = ["--checkpoint_dir", tmp_path / "new"]
-    assert "needs a model to begin with" in refused(finetune.main, ["--data_dir", short, *new])
+    assert "needs a model to fine-tune" in refused(finetune.main, ["--data_dir", short, *new])
     assert "data/chat.py makes chat data" in refused(finetune.main, ["--checkpoint", base, "--data_dir", data_dir, *new])
     assert "which finetune.py takes" in refused(train.main, ["--data_dir", short, *new])
     assert "made by train.py" in refused(finetune.main, ["--data_dir", short, "--checkpoint_dir", base, "--resume", "auto"])

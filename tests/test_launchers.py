@@ -207,7 +207,7 @@ def test_killed_setup_continues_at_the_next_start(machine):
 @POSIX
 def test_ctrl_c_during_setup_is_not_reported_as_a_pip_failure(machine):
     code, _, err = machine.run_to_its_hang(signal.SIGINT, "run_training.sh", FAKE_HANG="pip")
-    assert (code, err) == (130, "setup: stopped; start me again to continue\n")
+    assert (code, err) == (130, "setup: stopped; run this again to continue\n")
     assert not (machine.repo / "venv/.requirements").exists()
 
 
@@ -469,7 +469,7 @@ def test_only_complete_data_is_reused(ready, there, made):
 def test_unknown_word_ends_before_anything_is_installed(machine, word):
     code, out, err = machine.run("run_training.sh", word)
     assert (code, out, machine.calls()) == (2, "", [])
-    assert err.startswith(f'error: unknown word "{word}": write sample')
+    assert err.startswith(f'error: unknown argument "{word}": write sample')
 
 
 @POSIX
@@ -509,7 +509,7 @@ def test_ctrl_c_lets_training_stop_itself_and_says_how_to_continue(ready, end):
     ready.make("data/preprocess_meta.txt")
     code, out, _ = ready.run_to_its_hang(signal.SIGINT, "run_training.sh", FAKE_HANG="train", FAKE_END=end)
     assert code == 130
-    assert out.splitlines()[-1] == "training: stopped; start me again to continue"
+    assert out.splitlines()[-1] == "training: stopped; run this again to continue"
     assert ready.scripts() == [TRAIN]
 
 
@@ -730,7 +730,7 @@ def test_setup_bat_starts_a_python_bat_and_a_python_in_a_folder_with_any_name(wi
 def test_unknown_word_ends_run_training_bat_before_anything_is_installed(windows, words):
     code, output, called = run_batch(windows, "run_training.bat", *words)
     assert (code, called) == (2, [])
-    assert f'error: unknown word "{words[0]}": write sample' in output
+    assert f'error: unknown argument "{words[0]}": write sample' in output
 
 
 @pytest.mark.wine

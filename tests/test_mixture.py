@@ -308,13 +308,13 @@ def test_other_mixtures_and_damage_are_refused_by_name(data_dir, stories, run, t
     assert (
         train.main([str(x) for x in (*flags(data_dir, moved), "--resume", "auto", "--checkpoint_dir", run, "--dry_run", "--total_tokens", 6144)]) == 0
     )
-    assert "notice: the anneal begins after step 18, not 36 as this budget would have it" in capsys.readouterr().out
+    assert "notice: the anneal begins after step 18, not 36 as this budget implies" in capsys.readouterr().out
 
 
 def test_budget_that_is_spent_before_the_anneal_announces_none(data_dir, stories, run, tmp_path, capsys):
     resumed = ["--resume", run / "checkpoint_step8.pt", "--checkpoint_dir", tmp_path, "--total_tokens", 512]
     assert train.main([str(x) for x in (*flags(data_dir, stories), *resumed)]) == 0
-    assert "1,024 tokens are trained on, more than the 512 of --total_tokens: the run ends here" in (out := capsys.readouterr().out)
+    assert "1,024 tokens are done, more than the 512 of --total_tokens: the run ends here" in (out := capsys.readouterr().out)
     assert "the anneal begins" not in out
     assert "anneal      after step" not in out
 

@@ -240,7 +240,7 @@ def test_run_killed_before_its_first_checkpoint_starts_from_the_beginning(data_d
         path.unlink()
     (folder / "checkpoint_step10.pt.tmp").write_bytes(b"half")
     assert start(data_dir, folder, "--resume", "auto") == 0
-    assert "a new run begins" in capsys.readouterr().out
+    assert "starting a new run" in capsys.readouterr().out
     assert losses(folder) == losses(straight)
     assert not list(folder.glob("*.tmp"))
 
@@ -304,7 +304,7 @@ def test_dry_run_estimates_the_time_of_the_remaining_updates(data_dir, broken, m
     (broken / "model.pt").unlink()
     assert start(data_dir, broken, "--resume", "auto", "--dry_run") == 0
     output = capsys.readouterr().out
-    assert "a new run begins" in output
+    assert "starting a new run" in output
     assert "progress" not in output
     assert times[0] == "0s"
     assert len({*times, re.search(r"time        about (.*) at ", output)[1]}) == 4
@@ -378,7 +378,7 @@ def test_data_in_another_order_is_not_resumed(data_dir, straight, reordered, cap
     assert start(reordered, straight, "--resume", "auto", "--total_tokens", 32 * 8 * 20) == 2
     error = capsys.readouterr().err
     assert "is not the data of this checkpoint: data train_digest, data val_digest differ" in error
-    assert "(--init_from MODEL begins it with the weights of this one)" in error
+    assert "(--init_from MODEL starts it from the weights of this one)" in error
     assert snapshot(straight) == before
 
 

@@ -49,8 +49,8 @@ def fetch(folder: Path, registry: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("folder", type=Path, help="what export --format onnx wrote")
-    parser.add_argument("--registry", default="https://registry.npmjs.org", metavar="URL", help="of npm, or a mirror")
+    parser.add_argument("folder", type=Path, help="folder written by export --format onnx")
+    parser.add_argument("--registry", default="https://registry.npmjs.org", metavar="URL", help="address of the npm registry or of a mirror")
     args = parser.parse_args()
     if not (args.folder / "model.onnx").is_file():
         raise SystemExit(f"error: there is no model.onnx in {args.folder}: write one with python -m nano_hindi.export --format onnx")

@@ -57,7 +57,7 @@ class Conversations:
 
     def batch(self, chosen: np.ndarray) -> Batch:
         """Return inputs and targets, int64 (B, T), of the conversations `chosen`. Padding has input
-        0; padding and what others than the assistant say have target -1.
+        0; padding and tokens that are not the assistant's have target -1.
 
         Raises DataError if the file has changed, or does not fit its index.
         """

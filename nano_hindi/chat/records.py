@@ -89,7 +89,7 @@ class Mender:
 
 
 class _DroppedError(Exception):
-    """Why a record is dropped."""
+    """The reason why a record is dropped."""
 
 
 def turns_of(record: Any) -> list[Turn]:

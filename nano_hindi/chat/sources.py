@@ -109,7 +109,7 @@ class Source:
 
     @property
     def identity(self) -> str:
-        """Return what tells whether a second run has the same source."""
+        """Return a text that is the same in a second run only if its source is the same."""
         if self.name == SAMPLE or self._on_hub:
             return self.title
         stat = Path(self.name).stat()

@@ -19,8 +19,8 @@ and so on. Content cannot imitate that structure (`clean`):
     the text of a special token gets a space after its first character: `</s>` becomes `< /s>`
     a marker gets a space before its colon: `### सहायक:` becomes `### सहायक :`
     `▁`, which is a space to SentencePiece, becomes one
-(A tokenizer with a normalizer of its own, NFKC for instance, may still write other characters as
-those of a marker.)
+(A tokenizer with another normalizer, such as NFKC, may still turn similar characters into a
+marker.)
 
 The tokenizer splits text before and after a marker line, so no token crosses the beginning of an
 answer: a prompt has the ids with which the training text begins, whatever the answer. `definition`
@@ -133,13 +133,13 @@ def clean(tokenizer: Tokenizer, content: str) -> str:
 
 
 def replacements(tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    """Return what is replaced in a content by what, in this order."""
+    """Return the (old, new) replacements of `clean`, in the order in which it makes them."""
     markers = [(marker, f"{marker[:-1]} :") for marker in MARKERS.values()]
     return [("▁", " "), *special_token_replacements(tokenizer), *markers]
 
 
 def special_token_replacements(tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    """Return what is replaced in a text by what so that it has no special token, in this order."""
+    """Return the (old, new) replacements that leave no special token in a text, in this order."""
     return [(name, f"{name[0]} {name[1:]}") for name in _reserved(tokenizer)]
 
 

@@ -71,7 +71,7 @@ class UnfinishedCorpus:
     def foreign(self, why: str) -> UserError:
         """Return the error for a part that this command cannot continue."""
         return UserError(
-            f"{self.part} holds {self.number('documents'):,} documents of another download ({why}): run the command that started it to continue; "
+            f"{self.part} holds {self.number('documents'):,} documents of another download ({why}): run the command that started it to resume; "
             "--overwrite starts over, another --output_dir keeps both"
         )
 

@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     pairs = read_pairs(args.pairs) if args.pairs is not None else []
     scorer = load_scorer(args)
     if args.questions and not scorer.is_chat:
-        raise UserError(f"{scorer.name} is not a chat model, which --questions asks; finetune.py makes one of it")
+        raise UserError(f"{scorer.name} is not a chat model, and --questions needs one; fine-tune it with finetune.py")
     results = {"model": scorer.name, "context": scorer.context}
     print(f"model       {visible(scorer.name)}, context {scorer.context:,} tokens")
     if texts:
@@ -168,7 +168,7 @@ def ask_questions(scorer: Scorer, number: int) -> dict[str, dict]:
             answers.append(answer)
             progress.update(1)
     lines, figures = report(answers)
-    print(visible("\n".join(["\nQuestions about stories that it has not read; a right answer is one of those known, word for word:", *lines])))
+    print(visible("\n".join(["\nQuestions about stories that the model has not read; a right answer is one of those known, word for word:", *lines])))
     if wrong := mistakes(answers):
         print(visible("\n".join(["\nmistakes, question *answer / right answer:", *wrong])))
     return figures

@@ -94,7 +94,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[Record]:
         for row in filter(None, table):
             place = f"{path}, line {table.line_num:,}"
             if len(row) != len(names):
-                raise UserError(f"{place}: {len(row)} columns instead of the {len(names)} of the first line; mend or delete the line")
+                raise UserError(f"{place}: {len(row)} columns instead of the {len(names)} of the first line; fix or delete the line")
             yield Record(place, dict(zip(names, row, strict=True)))
     except csv.Error as error:
         raise UserError(
@@ -120,7 +120,7 @@ def _json(path: Path, number: int, text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         line = number + (error.lineno - 1 if isinstance(error, json.JSONDecodeError) else 0)
-        raise UserError(f"{path}, line {line:,}: not valid JSON ({first_line(error)}); mend or delete the line") from error
+        raise UserError(f"{path}, line {line:,}: not valid JSON ({first_line(error)}); fix or delete the line") from error
 
 
 def _pair(path: Path, record: Record) -> Pair:
@@ -129,7 +129,7 @@ def _pair(path: Path, record: Record) -> Pair:
         case [[context, same], [good, bad]] if context == same:
             fields = {"context": context, "ending_good": good, "ending_bad": bad}
     if not isinstance(fields, dict):
-        raise UserError(f"{place}: {quoted(fields)} instead of a JSON object with a pair; mend or delete it")
+        raise UserError(f"{place}: {quoted(fields)} instead of a JSON object with a pair; fix or delete it")
     layout = next((layout for layout in LAYOUTS if layout.names() <= fields.keys()), None)
     if layout is None:
         known = ", or ".join(" and ".join(sorted(layout.names())) for layout in LAYOUTS)
@@ -141,8 +141,8 @@ def _pair(path: Path, record: Record) -> Pair:
             if isinstance(value, str) and value.encode() and (value.strip() or name == layout.context):
                 return value
         except UnicodeEncodeError as error:  # half a surrogate pair
-            raise UserError(f"{place}: {name!r} is not valid Unicode ({error.reason}); mend or delete it") from error
-        raise UserError(f"{place}: {name!r} is {quoted(value)} instead of a text; mend or delete it")
+            raise UserError(f"{place}: {name!r} is not valid Unicode ({error.reason}); fix or delete it") from error
+        raise UserError(f"{place}: {name!r} is {quoted(value)} instead of a text; fix or delete it")
 
     before = f"{text(layout.context)} " if layout.context else ""
     name = fields.get(layout.kind) and text(layout.kind)

@@ -139,7 +139,9 @@ class HuggingFaceScorer(Scorer):
         model.to(device, torch.bfloat16 if compute_dtype(device) == torch.bfloat16 else torch.float32)
         rows = model.config.get_text_config().vocab_size
         if rows < tokenizer.vocab_size:
-            raise UserError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, but the model only {rows}; put the model's own there")
+            raise UserError(
+                f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, but the model only {rows}; put the model's own tokenizer there"
+            )
         named = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         context = min(named or UNKNOWN_CONTEXT, LONGEST_CONTEXT)
         if context != named:

@@ -50,7 +50,7 @@ class Card:
 
     @property
     def has_base(self) -> bool:
-        """Return whether the training began with the weights of another model."""
+        """Return whether the training started from the weights of another model."""
         return self.is_chat or "parent" in self.training
 
     def notices(self) -> list[str]:
@@ -130,7 +130,7 @@ class Card:
         added += [f"those of the {c.embedding_conv} tokens before, times weights of each channel"] * (c.embedding_conv > 0)
         rows = {
             "parameters": f"{n['total']:,}",
-            "by kind": "; ".join(f"{KINDS[kind]} {n[kind]:,}" for kind in KINDS if n[kind]) + "; wte is lm_head too" * c.tie_embeddings,
+            "by kind": "; ".join(f"{KINDS[kind]} {n[kind]:,}" for kind in KINDS if n[kind]) + "; wte is also lm_head" * c.tie_embeddings,
             "weights": self.dtype,
             "layers, width": f"{c.n_layer}, {c.n_embd}",
             **({"an embedding also has": ", and ".join(added)} if added else {}),
@@ -203,7 +203,7 @@ class Card:
 
     def data_of_base(self) -> list[str]:
         words = (
-            "The training began with the weights of a base model. The text that the base model was trained on, and its licence, are not named here:\n"
+            "The training started from the weights of a base model. The text that the base model was trained on, and its licence, are not named here:\n"
             "see the card of the base model."
         )
         return ["", words] if self.has_base else []

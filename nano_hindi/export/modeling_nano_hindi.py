@@ -47,9 +47,9 @@ class NanoHindiConfig(PretrainedConfig):
 
     A query of a layer of type "sliding_attention" sees `sliding_window` keys, one of a layer of
     type "full_attention" `full_window` keys, its own included. The layers of
-    `value_embedding_layers` add to their values an embedding of the token. With `smear`, the
-    embedding of the token before is added to each, times a gate; with `embedding_conv`, those of so
-    many tokens before, times weights.
+    `value_embedding_layers` add an embedding of the token to their values. With `smear`, the
+    previous token's embedding is added to each embedding, times a gate; with `embedding_conv`, the
+    embeddings of this many previous tokens, times weights.
     """
 
     model_type = "nano_hindi"
@@ -87,7 +87,7 @@ class NanoHindiConfig(PretrainedConfig):
 
     @property
     def tokens_before(self) -> int:
-        """Return the number of tokens before each whose embeddings are added to its own."""
+        """Return how many previous tokens add their embeddings to that of a token."""
         return max(int(self.smear), self.embedding_conv)
 
     def window(self, layer: int) -> int:
@@ -293,7 +293,7 @@ class NanoHindiMix(nn.Module):
 
 
 class NanoHindiSmear(nn.Module):
-    """Adds to each embedding that of the token before, times a gate from -1 to 1."""
+    """Adds the previous token's embedding to each embedding, times a gate from -1 to 1."""
 
     def __init__(self, config: NanoHindiConfig):
         super().__init__()
@@ -306,8 +306,8 @@ class NanoHindiSmear(nn.Module):
 
 
 class NanoHindiEmbeddingConv(nn.Module):
-    """A causal depthwise convolution that adds to each embedding those of the last tokens, each
-    channel times a weight of the channel and the distance."""
+    """A causal depthwise convolution that adds the embeddings of the previous tokens to each
+    embedding, with one weight per channel and distance."""
 
     def __init__(self, config: NanoHindiConfig):
         super().__init__()

@@ -4,7 +4,7 @@ phones, in browsers and on small CPUs.
 Inputs and outputs have the names that Optimum and ONNX Runtime GenAI use. The graph consists of
 standard operators, and of `com.microsoft.MatMulNBits` for weights of 8 or 4 bits. These are
 quantized in blocks of a row, each with a scale of its own, round to nearest (Dettmers et al. 2022,
-arXiv 2110.02861). A table that is both wte and lm_head is stored once.
+arXiv 2110.02861). Tied embeddings are stored once.
 """
 
 # B batch, T new tokens, P tokens in the cache, N = P + T, C width, H query heads, G key/value

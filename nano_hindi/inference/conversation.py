@@ -1,7 +1,8 @@
 """`generate.py --chat`: questions and answers in turn, with a chat model.
 
-The KV cache is kept between the turns: a turn reads its new tokens alone. Where the model spelled
-its answer with other tokens than the tokenizer does, the next turn reads from there on again.
+The KV cache is kept between the turns, so a turn reads only its new tokens. If the model generated
+other tokens for its answer than the tokenizer would, the next turn reads again from the first
+difference.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ class Conversation(Session):
     """The messages so far, and the cache of those that the model sees."""
 
     greeting = f"Ask something. Ctrl-C stops an answer, {LEAVE} leaves, /help or /मदद shows more."
-    intro = f"""The model answers what you type. Ctrl-C stops an answer; what it has said so far counts, and /undo takes it back.
+    intro = f"""The model answers what you type. Ctrl-C stops an answer; the text so far counts as the answer, and /undo removes it.
 {LEAVE} or /quit leaves. A command without a value shows the current one. A space before a slash asks a question that begins with it."""
     usages = (
         ("/system TEXT", "begin a new conversation with a system message"),
         ("/new", "begin a new conversation; the system message stays"),
-        ("/undo", "take back the last question and its answer"),
+        ("/undo", "remove the last question and its answer"),
         ("/save FILE", "append the conversation to a .jsonl file, which data/chat.py reads"),
-        ("/stats", "show the tokens of the last answer, and how fast they came"),
+        ("/stats", "show the tokens of the last answer, and tokens/s"),
     )
     aliases: ClassVar[dict[str, str]] = {
         "/नया": "/new",
@@ -85,7 +86,7 @@ class Conversation(Session):
         if made:
             print(flush=True)
         if len(self.turns) == n_turns:
-            note("[stopped; the question is taken back]" if stop.is_set() else "[no answer; the question is taken back]")
+            note("[stopped; the question is removed]" if stop.is_set() else "[no answer; the question is removed]")
         elif stop.is_set():
             note("[stopped]")
         elif self.is_cut:
@@ -135,7 +136,7 @@ class Conversation(Session):
             ids = template.prompt(self.tokenizer, [*self.system, *self.turns[unseen:], message])
             if len(ids) + room <= length:
                 break
-        require(len(ids) <= length, f"the question makes {len(ids):,} tokens, more than the {length:,} that the model was trained on; shorten it")
+        require(len(ids) <= length, f"the question has {len(ids):,} tokens, more than the {length:,} that the model was trained on; shorten it")
         self.unseen = unseen  # not before: a refused question leaves the conversation as it was
         return ids
 
@@ -165,7 +166,7 @@ class Conversation(Session):
             return "[there is nothing to take back]"
         question = self.turns[-2]["content"]
         self.turns, self.unseen = self.turns[:-2], 0
-        return f"[taken back: {question.strip()}]"
+        return f"[removed: {question.strip()}]"
 
     def _save(self, name: str) -> str:
         if not name or not self.turns:

@@ -113,7 +113,7 @@ def _edit_lines() -> None:
 
 
 def note(message: str) -> None:
-    """Print what is no part of the text."""
+    """Print a message that is not part of the text, to stderr."""
     print(visible(message), file=sys.stderr, flush=True)
 
 

@@ -10,9 +10,9 @@ So the test is balanced: a model that only knows word frequencies, counts tokens
 always prefers one form is wrong in one pair of a contrast and right in the other, and scores 50 %
 in every kind.
 
-The wrong sentences are wrong in standard Hindi, and no educated writer of it would write them:
-what is widely said or written (आप हो, a missing nasal sign) is not contrasted, whatever a grammar
-says. Minimal pairs follow BLiMP (Warstadt et al. 2020, arXiv:1912.00582).
+The wrong sentences are wrong in standard Hindi, and no educated writer would write them: a common
+form (आप हो, a missing nasal sign) is not used as a wrong one, even if grammars reject it. Minimal
+pairs follow BLiMP (Warstadt et al. 2020, arXiv:1912.00582).
 """
 
 from __future__ import annotations

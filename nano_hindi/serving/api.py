@@ -131,7 +131,7 @@ class _Gate:
             if origin is not None and urlsplit(origin).netloc != host:
                 return ApiError(403, "pages of other sites may not use this server", code="wrong_origin")
         except ValueError:
-            return ApiError(403, "Host or Origin is no address", code="wrong_host")
+            return ApiError(403, "Host or Origin is not an address", code="wrong_host")
         if self._token is not None and request.url.path.startswith("/v1/"):
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), self._token.encode()):
@@ -151,7 +151,7 @@ class _Api:
 
     async def model(self, request: Request) -> Response:
         if request.path_params["name"] != MODEL_NAME:
-            raise ApiError(404, f"there is no such model here; it is {MODEL_NAME}", "model", "model_not_found")
+            raise ApiError(404, f"there is no such model here; the only one is {MODEL_NAME}", "model", "model_not_found")
         return JSONResponse(self._description())
 
     def _description(self) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class _Api:
         if not self._served.is_chat:
             raise ApiError(
                 400,
-                "this model continues text, it was not fine-tuned to chat; use /v1/completions, or serve a model of finetune.py",
+                "this model continues text and was not fine-tuned to chat; use /v1/completions, or serve a model of finetune.py",
                 code="not_a_chat_model",
             )
         return await self._generate(request, is_chat=True)

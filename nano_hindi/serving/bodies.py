@@ -101,7 +101,7 @@ def parse_request(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int
     if is_chat and len(tokens) >= context:
         raise ApiError(
             400,
-            f"the conversation has {len(tokens):,} tokens, and the model's context {context:,}; omit its oldest turns",
+            f"the conversation has {len(tokens):,} tokens, and the model's context has {context:,}; omit its oldest turns",
             "messages",
             "context_length_exceeded",
         )

@@ -3,9 +3,10 @@ Sarvam-1 and Llama are, whose first merges build the aksharas of Devanagari.
 
 An akshara is what is written around one vowel: consonants joined by virama, a matra, and a sign
 like the anusvara (मंत्री is मं त्री). Plain BPE merges whatever pair is frequent, and so begins
-tokens with a matra: म ंत्र ी. Here the merges of the commonest aksharas come first, and BPE learns
-the others over the result: in the text it learns on, each akshara so built is one private-use
-character. (Constrained BPE, arXiv 2504.10335, has the same aim and forbids single merges instead.)
+tokens with a matra: म ंत्र ी. Here the merges of the most common aksharas come first, and BPE
+learns the others from the result: in the text that it learns from, each akshara built so far is one
+private-use character. (Constrained BPE, arXiv 2504.10335, has the same aim and forbids single
+merges instead.)
 """
 
 from __future__ import annotations

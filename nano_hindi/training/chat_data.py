@@ -117,7 +117,7 @@ def open_chat(folder: Path, world: World, every_chunk: bool) -> ChatData:
     data = ChatData(folder, check_data(folder, every_chunk, CHAT))
     names = ("train.bin", "val.bin", "train_conversations.bin", "val_conversations.bin")
     values: dict[str, object] = {"tokenizer": data.first.fingerprint, **{name: file_digest(folder / name) for name in names}}
-    require_same(world, "data", values, "copy that machine's --data_dir to all of them")
+    require_same(world, "data", values, "copy that machine's --data_dir to the others")
     return data
 
 

@@ -68,7 +68,7 @@ def draw_curves(runs: dict[str, list[dict]], picture: Path) -> None:
     figure = make_figure(runs)
     formats = figure.canvas.get_supported_filetypes()
     suffix = picture.suffix.removeprefix(".").lower()
-    require(suffix in formats, f"{picture} is not the name of a picture; end it with one of .{', .'.join(sorted(formats))}")
+    require(suffix in formats, f"{picture} is not the name of a picture; choose one that ends in .{', .'.join(sorted(formats))}")
     with replacing(picture) as temporary:
         figure.savefig(temporary, format=suffix, dpi=100)
 

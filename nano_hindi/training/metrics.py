@@ -34,7 +34,7 @@ def _is_plausible(value: object) -> bool:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics file, without the lines that are none (see
+    """Return the records of a metrics file, without invalid lines (see
     `parse_record`)."""
     return [record for line in _lines(path) if (record := parse_record(line)) is not None]
 
@@ -64,13 +64,15 @@ class Metrics:
     """A writer of `metrics.jsonl`. A resumed run first cuts the file back to the checkpoint's step,
     so that no step is recorded twice; one that is resumed from another folder begins with the lines
     of the metrics file there, `history`. The lines that it keeps do not change; a notice says how
-    many are no records."""
+    many are not records."""
 
     def __init__(self, path: Path, resumed_step: int = 0, history: Path | None = None):
         self.path, self._unwritten = path, b""
         lines = [(line, parse_record(line)) for line in _lines(history or path)]
         if invalid := [number for number, (line, record) in enumerate(lines, 1) if record is None and line.strip()]:
-            print(f"notice: {len(invalid)} of {len(lines)} lines in {(history or path).name} are no records and are removed, first line {invalid[0]}")
+            print(
+                f"notice: {len(invalid)} of {len(lines)} lines in {(history or path).name} are not records and are removed, first line {invalid[0]}"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(b"".join(line.strip() + b"\n" for line, record in lines if record is not None and record["step"] <= resumed_step))

@@ -1,4 +1,4 @@
-"""The parent of a run: a trained model whose weights a new run begins with (`--init_from`)."""
+"""The parent of a run: a trained model, from whose weights a new run starts (`--init_from`)."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def require_same_tokenizer(parent: Parent, data: DataInfo, data_dir: Path) -> No
 
 
 def require_same_parent(saved: dict, parent: Parent) -> None:
-    """Raise UserError if the run of a checkpoint did not begin with the weights of `parent`."""
+    """Raise UserError if the run of a checkpoint did not start from the weights of `parent`."""
     record, flag = saved.get("parent"), "--checkpoint" if "chat" in saved else "--init_from"
     remedy = f"a resumed run needs no {flag}: omit it, or start a new run in another --checkpoint_dir"
     if record is None:

@@ -29,7 +29,7 @@ def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
 
 
 def parent_lines(plan: Plan) -> list[str]:
-    """Return the line of the start page about the model that the run began with, if there is
+    """Return the line of the start page about the model that the run started from, if there is
     one."""
     record = plan.parent_record
     return [f"init from   {record['file']}, step {record['step']:,}"] if record else []

@@ -31,7 +31,7 @@ class Plan:
     config: TrainConfig
     data: TextData | ChatData | None  # None only for --dry_run before there is any data
     saved: dict | None  # the checkpoint to resume from; None for a new run
-    parent: Parent | None = None  # the model that a new run begins with; None: new weights, or those of `saved`
+    parent: Parent | None = None  # the model whose weights a new run starts from; None: new weights, or those of `saved`
     has_files: bool = False  # whether the folder holds the checkpoint of `step` and a model.pt of that step
 
     @property
@@ -57,8 +57,8 @@ class Plan:
 
     @property
     def parent_record(self) -> dict | None:
-        """Return what is known of the model that the run began with, None if it began with new
-        weights."""
+        """Return what is known of the model that the run started from, None if it started from
+        new weights."""
         return self.parent.record if self.parent else self.saved.get("parent") if self.saved else None
 
     @property
@@ -99,7 +99,7 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
     saved = from_main(world, lambda: checkpoint_to_resume(args)) if args.resume or not args.dry_run else None
     if saved is not None:
         made_by = "finetune.py" if "chat" in saved else "train.py"
-        require(("chat" in saved) == chat, f"the checkpoint was made by {made_by}; resume the run with that")
+        require(("chat" in saved) == chat, f"the checkpoint was made by {made_by}; resume the run with it")
     parent = from_main(world, lambda: parent_to_load(args, data, saved))
     model_config, config = configs_of(args, data, saved, world, parent)
     require_same(
@@ -113,7 +113,9 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
     plan = Plan(preset, model_config, config, data, saved, parent)
     if plan.update < config.updates and plan.anneal_start not in (None, config.anneal_start):
         asked, kept = (updates * config.gradient_accumulation_steps for updates in (config.anneal_start, plan.anneal_start))
-        world.print(f"notice: the anneal begins after step {kept:,}, not {asked:,} as this budget would have it: what has been read cannot change")
+        world.print(
+            f"notice: the anneal begins after step {kept:,}, not {asked:,} as this budget implies, because the text that was read cannot change"
+        )
     if data is not None:  # raise UserError now if a split is shorter than a sequence, not at the first evaluation
         data.val_batches(config, 1, world)
         data.loader(config, plan.anneal_start)
@@ -181,7 +183,7 @@ def _newest_of(folder: Path) -> dict | None:
         raise UserError(f"{folder} holds a model.pt but no checkpoint, and training cannot resume from weights alone; {remedy}")
     for error in errors:
         print_skipped(error)
-    print(visible(f"resuming from {newest[0]}" if newest else f"nothing to resume in {folder}: a new run begins"), flush=True)
+    print(visible(f"resuming from {newest[0]}" if newest else f"nothing to resume in {folder}: starting a new run"), flush=True)
     return newest and newest[1]
 
 
@@ -209,7 +211,7 @@ def configs_of(
     each other.
     """
     if isinstance(data, ChatData):
-        require(saved is not None or parent is not None, "finetune.py needs a model to begin with; name it: --checkpoint MODEL")
+        require(saved is not None or parent is not None, "finetune.py needs a model to fine-tune; name it: --checkpoint MODEL")
         shape = parent.shape if parent else from_dict(GPTConfig, saved["model_config"])
         data.select(shape.sequence_len)
         if parent is not None:
@@ -223,13 +225,13 @@ def configs_of(
     if data is not None:
         _require_same_data(saved, data)
         if data.record(None).get("train_digest") and not saved["data"].get("train_digest"):
-            world.print("notice: the checkpoint has no digest of its data: that it is in the same order cannot be checked")
+            world.print("notice: the checkpoint has no digest of its data, so the order of the data cannot be checked")
     budget = data.budget_flag if data else "--total_tokens"
     if config.updates < (made := saved["tokens_seen"] // config.tokens_per_update):
-        world.print(f"notice: {saved['tokens_seen']:,} tokens are trained on, more than the {config.total_tokens:,} of {budget}: the run ends here")
+        world.print(f"notice: {saved['tokens_seen']:,} tokens are done, more than the {config.total_tokens:,} of {budget}: the run ends here")
         return model_config, dataclasses.replace(config, total_tokens=made * config.tokens_per_update)
     if (before := saved["train_config"].get("total_tokens", config.total_tokens)) != config.total_tokens:
-        world.print(f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the schedule of the learning rate with it")
+        world.print(f"notice: the budget changes from {before:,} to {config.total_tokens:,} tokens, and the learning-rate schedule with it")
     return model_config, config
 
 
@@ -243,5 +245,5 @@ def _require_same_data(saved: dict, data: TextData | ChatData) -> None:
         flag = "--checkpoint" if isinstance(data, ChatData) else "--init_from"
         raise UserError(
             f"{data} is not the data of this checkpoint: {', '.join(differences)} differ; give the right --data_dir, "
-            f"or start a new run in another --checkpoint_dir ({flag} MODEL begins it with the weights of this one)"
+            f"or start a new run in another --checkpoint_dir ({flag} MODEL starts it from the weights of this one)"
         )

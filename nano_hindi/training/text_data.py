@@ -158,7 +158,7 @@ def open_text(folders: Sequence[WeightedFolder], anneal_folders: Sequence[Weight
         of = f" of source {number}" if len(text.sources) > 1 else ""
         values |= {f"{name}{of}": file_digest(folder / name) for name in ("train.bin", "val.bin")}
         values |= {f"weights{of}": (str(source.weight), str(source.anneal_weight))}
-    require_same(world, "data", values, "copy that machine's --data_dir to all of them")
+    require_same(world, "data", values, "copy that machine's --data_dir to the others")
     return text
 
 

@@ -39,7 +39,7 @@ def all_ranks_raise_the_errors_of_rank_0(world: World) -> None:
 
 def equal_values_pass_and_others_are_named(world: World) -> None:
     require_same(world, "data", {"a": 1, "b": "x"}, "copy it")
-    with pytest.raises(UserError, match=r"not the data of rank 0 on \S+: rank 1 on \S+ \(b\); rank 2 on \S+ \(a, b\); copy it"):
+    with pytest.raises(UserError, match=r"not the same data as rank 0 on \S+: rank 1 on \S+ \(b\); rank 2 on \S+ \(a, b\); copy it"):
         require_same(world, "data", {"a": max(1, world.rank), "b": world.rank}, "copy it")
     with pytest.raises(UserError, match=r"rank 1 on \S+ \(c\); copy it"):
         require_same(world, "data", {"a": 1, "c": 2} if world.rank == 1 else {"a": 1}, "copy it")

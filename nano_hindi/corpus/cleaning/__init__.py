@@ -131,7 +131,7 @@ class Cleaner:
 
 
 def rules_version() -> str:
-    """Return what decides how a text is cleaned: the version of the rules and of the libraries.
+    """Return the versions that decide how a text is cleaned: of the rules and of the libraries.
 
     Raises UserError if one is missing.
     """

@@ -74,7 +74,7 @@ HINDI_WORDS = words("है हैं में था थे थी थीं �
 
 def is_hindi(text: str) -> bool:
     """Return False for Marathi, Nepali and Sanskrit, which have the script of Hindi: the text has
-    few of the commonest Hindi words, and the model says so too."""
+    few of the most common Hindi words, and the model says so too."""
     head = text[:CLASSIFIED]
     all_words = head.split()
     if sum(word in HINDI_WORDS for word in all_words) >= MIN_HINDI_WORDS * len(all_words):
