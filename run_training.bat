@@ -117,9 +117,9 @@ goto end
 :usage
 echo usage: run_training.bat [sample] [flags of train.py ...]
 echo   nothing     Sangraha from the Hugging Face hub, the 25m model
-echo   sample      a small corpus of stories made here, the tiny model: minutes, no hub
+echo   sample      a small corpus of generated stories, the tiny model: minutes, no hub
 echo Flags are passed to train.py, such as --total_tokens 100000000, --checkpoint_dir DIR, --dry_run; paths are relative to the folder of this file.
-echo With --data_dir DIR, nothing is prepared: DIR holds the output of data\preprocess.py. So do the folders of --data_dir "A=0.7" "B=0.3", in quotes.
+echo With --data_dir DIR or --data_dir "A=0.7" "B=0.3", in quotes, no data is prepared: each folder must hold the output of data\preprocess.py.
 echo Start it again to resume a stopped run. NO_PAUSE=1: do not wait for a key at the end.
 echo Exit codes: those of setup_env.bat, then of the script that failed; 130 after Ctrl-C.
 :end

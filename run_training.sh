@@ -2,9 +2,9 @@
 # Run everything: environment, data, training, samples. Existing outputs are kept, and a stopped run is resumed.
 usage="usage: bash run_training.sh [sample] [flags of train.py ...]
   (nothing)   Sangraha from the Hugging Face hub, the 25m model
-  sample      a small corpus of stories made here, the tiny model: minutes, no hub
+  sample      a small corpus of generated stories, the tiny model: minutes, no hub
 Flags are passed to train.py, such as --total_tokens 100000000, --checkpoint_dir DIR, --dry_run; paths are relative to the folder of this file.
-With --data_dir DIR, nothing is prepared: DIR holds the output of data/preprocess.py. So do the folders of --data_dir A=0.7 B=0.3.
+With --data_dir DIR or --data_dir A=0.7 B=0.3, no data is prepared: each folder must hold the output of data/preprocess.py.
 Start it again to resume a stopped run. Exit codes: those of setup_env.sh, then of the script that failed; 130 after Ctrl-C, 143 after SIGTERM."
 case "${1--}" in
     -h | --help)

@@ -35,7 +35,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=weighted_folder,
         nargs="+",
         metavar="DIR[=W]",
-        help="folders that are read instead at the end of the run, see --anneal_fraction",
+        help="folders that are read instead of --data_dir at the end of the run, see --anneal_fraction",
     )
     parser.add_argument(
         "--init_from", type=Path, metavar="MODEL", help="start a new run from the weights of a checkpoint, a model.pt, or the newest file in a folder"

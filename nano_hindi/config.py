@@ -138,7 +138,9 @@ class TrainConfig:
     adamw_value_embedding_lr: float = _opt(0.2, "learning rate of the value embeddings (AdamW), times (n_embd/768)^-0.5", _LEARNING_RATE)
     adamw_unembedding_lr: float = _opt(0.004, "learning rate of lm_head (AdamW), times (n_embd/768)^-1", _LEARNING_RATE)
     adamw_tied_lr: float = _opt(0.004, "learning rate of tied embeddings (AdamW), times (n_embd/768)^-1", _LEARNING_RATE)
-    adamw_scalar_lr: float = _opt(0.5, "learning rate of x0_lambdas (AdamW); resid_lambdas have 0.01 of it, embedding_conv 0.04", _LEARNING_RATE)
+    adamw_scalar_lr: float = _opt(
+        0.5, "learning rate of x0_lambdas (AdamW); resid_lambdas use 0.01 times this, embedding_conv 0.04 times", _LEARNING_RATE
+    )
     warmup_steps: int = _opt(1000, "steps of linear warm-up, at most a fifth of the run", _INTERVAL)
     init_lr_fraction: float = _opt(
         0.0,  # of a run without a parent: the warm-up begins at almost 0
