@@ -150,7 +150,9 @@ def tokenizer_of(name: str) -> str:
     if (folder / "tokenizer.json").is_file():
         return name
     if not inner.is_dir() and (models := sorted(found.parent for found in folder.glob("*/tokenizer"))):
-        raise UserError(f"{shown(folder)} has no tokenizer, but folders in it have; name that of the model: --tokenizer {shell_quoted(models[0])}")
+        raise UserError(
+            f"{shown(folder)} has no tokenizer, but folders in it have one; name the model's folder: --tokenizer {shell_quoted(models[0])}"
+        )
     return str(inner) if inner.is_dir() else name
 
 

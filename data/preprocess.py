@@ -148,7 +148,7 @@ def require_two_documents(paths: list[Path]) -> None:
         raise UserError(f"{names} holds no text; run data/download.py again, or give another --input")
     if len(first) == 1:
         raise UserError(
-            f"{names} is one single document, and validation needs documents of its own; separate documents with lines {MARKER.decode()}, or give more files"
+            f"{names} is a single document, and validation needs documents too; separate documents with lines {MARKER.decode()}, or give more files"
         )
 
 

@@ -369,8 +369,8 @@ PREPROCESS = {
     "a bad byte while a tokenizer is trained": (lambda s: ["--train_tokenizer", 600, "--input", s.file("a.txt", s.corpus().read_bytes() + b"\xff")], "not UTF-8", "convert"),
     # data
     "a damaged zstd file": (lambda s: ["--input", s.file("a.jsonl.zst", b"\x28\xb5\x2f\xfd and more")], "a.jsonl.zst", "not a complete zstd file", "copy"),
-    "a corpus of one document": (lambda s: ["--input", s.corpus([HINDI])], "one single document", "<|endoftext|>"),
-    "a corpus without markers": (lambda s: ["--input", s.file("a.txt", (HINDI + "\n") * 99)], "one single document", "<|endoftext|>"),
+    "a corpus of one document": (lambda s: ["--input", s.corpus([HINDI])], "a single document", "<|endoftext|>"),
+    "a corpus without markers": (lambda s: ["--input", s.file("a.txt", (HINDI + "\n") * 99)], "a single document", "<|endoftext|>"),
     # tokenizers
     "a missing tokenizer folder": (["--tokenizer", "./tokens"], "no tokenizer folder ./tokens", "tokenizer.json"),
     "a tokenizer folder without tokenizer.json": (lambda s: ["--tokenizer", s.subfolder("tokens")], "tokens", "tokenizer.json"),

@@ -102,7 +102,7 @@ def test_system_and_history_of_a_record_are_kept():
         (messages("u  ", "a ख"), None, "no question with an answer"),
         (messages("u क"), None, "no question with an answer"),
         (messages("a क"), None, "no question with an answer"),
-        (messages("u क", "s ग", "a ख"), None, "a system message amid the conversation"),
+        (messages("u क", "s ग", "a ख"), None, "a system message that is not first"),
         ({"messages": [*PAIR, {"role": "tool", "content": "क"}]}, None, "an unknown role"),
         ({"messages": [*PAIR, {"role": "user", "content": [{"type": "image"}]}]}, None, "content that is not text"),
         ({"messages": [*PAIR, {"role": "user", "content": "\ud800"}]}, None, "not valid Unicode"),

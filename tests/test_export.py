@@ -501,7 +501,7 @@ def test_tied_model_has_one_table_after_every_operation(tmp_path):
 def test_inputs_embeds_need_ids_for_value_embeddings_only(theirs):
     ids = some_ids(2, 40)
     embeddings = theirs.get_input_embeddings()(ids)
-    with pytest.raises(ValueError, match="give input_ids beside inputs_embeds"):
+    with pytest.raises(ValueError, match="give input_ids in addition to inputs_embeds"):
         theirs(inputs_embeds=embeddings)
     assert torch.equal(theirs(input_ids=ids, inputs_embeds=embeddings).logits, theirs(ids).logits)
     assert not torch.equal(theirs(input_ids=ids, inputs_embeds=0 * embeddings).logits, theirs(ids).logits)
@@ -750,7 +750,7 @@ def test_model_card_names_the_optional_parts_of_the_recipe(straight):
         config = dataclasses.replace(CONFIG, smear=on, embedding_conv=3 * on)
         training["train_config"]["ngram_buckets"] = 64 * on
         text = Card(config, 24, "float32", "transformers", False, counts, straight, training, {}).text("model")
-        for words in ("token before, times a gate", "the 3 tokens before", "gate of the smear | Muon", "64 buckets"):
+        for words in ("the previous token, times a gate", "the 3 previous tokens", "gate of the smear | Muon", "64 buckets"):
             assert (words in text) == on
 
 

@@ -172,7 +172,7 @@ def test_prompt_tuning_is_refused_in_one_sentence(folder):
     from peft import PromptTuningConfig, get_peft_model
 
     model, ids = get_peft_model(load(folder, dtype=torch.float32), PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")), some_ids(1, 20)
-    with pytest.raises(ValueError, match="give input_ids beside inputs_embeds"):
+    with pytest.raises(ValueError, match="give input_ids in addition to inputs_embeds"):
         model(input_ids=ids)
 
 

@@ -230,7 +230,7 @@ def test_model_card_points_to_the_base_model_and_names_its_tokenizer(base, short
         torch.save(state, path)
     data = shutil.copytree(short, tmp_path / "data")
     write_metadata(data / "preprocess_meta.txt", read_metadata(data / "preprocess_meta.txt") | {"tokenizer": base / "tokenizer"})
-    assert "\nThat of the base model. Its source and licence are not named here" in card_of(older, data, tmp_path / "exported")
+    assert "\nThe tokenizer of the base model. Its source and licence are not named here" in card_of(older, data, tmp_path / "exported")
 
 
 def test_resumed_run_equals_the_uninterrupted_one_to_the_bit(tuned, base, short, tmp_path, capsys):

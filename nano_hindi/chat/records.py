@@ -64,7 +64,7 @@ class Mender:
             mended.append("percent-escapes decoded")
         system, turns = (found[:1], found[1:]) if found[0][0] == "system" else ([], found)
         if any(role == "system" for role, _ in turns):
-            raise _DroppedError("a system message amid the conversation")
+            raise _DroppedError("a system message that is not first")
         if system and not system[0][1]:
             system = []
             mended.append("empty system message removed")

@@ -59,14 +59,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         nargs="*",
         metavar="FILE",
-        help="test it on pairs of right and wrong Hindi sentences instead: those of nano_hindi.minimal_pairs, or of .jsonl, .json, .csv or .tsv files "
+        help="test the model on pairs of right and wrong Hindi sentences instead: those of nano_hindi.minimal_pairs, or of .jsonl, .json, .csv or .tsv files "
         "(fields good and bad, or those of MultiBLiMP or BHS); with --text, do both",
     )
     parser.add_argument(
         "--questions",
         type=whole(1, 10**6),
         metavar="N",
-        help="ask a chat model N questions about stories that it has not read, of the kind that data/chat.py --source sample makes; with --text, do both",
+        help="ask a chat model N questions about stories that it has not read, like those of data/chat.py --source sample; with --text, do both",
     )
     parser.add_argument("--data_dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder with val.bin and tokenizer/")
     parser.add_argument(

@@ -53,13 +53,15 @@ UNFINISHED = "unfinished_export"  # a folder in --output_dir
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m nano_hindi.export", description="Write a model as a folder for Hugging Face transformers or ONNX Runtime.")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE|DIR", help="a checkpoint, a model.pt, or a folder that holds them")
-    parser.add_argument("--output_dir", type=Path, required=True, metavar="DIR", help="new or empty, or an earlier export, which is replaced")
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, metavar="DIR", help="a new or empty folder, or an earlier export, which is replaced"
+    )
     parser.add_argument("--format", choices=tuple(FILES), default="transformers", help="the tool that reads it; onnx needs the package onnx")
     parser.add_argument(
         "--dtype",
         choices=sorted({*DTYPES["transformers"], *DTYPES["onnx"]}),
         default="float32",
-        help="of the weights: float32, for transformers bfloat16, for onnx int8 and int4",
+        help="dtype of the weights: float32; bfloat16 for transformers only, int8 and int4 for onnx only",
     )
     parser.add_argument(
         "--data_dir", type=Path, default=ROOT / "data", metavar="DIR", help="the data of the run, whose sources and licences the model card names"

@@ -113,27 +113,27 @@ class Card:
     def onnx_notes(self) -> list[str]:
         return [
             "",
-            "`model.onnx` is a graph with a KV cache for ONNX Runtime. The program is in the repo of nano_hindi, beside a page that runs the model in a",
+            "`model.onnx` is a graph with a KV cache for ONNX Runtime. The program is in the repo of nano_hindi, as is a page that runs the model in a",
             "browser. Weights of 8 and 4 bits need ONNX Runtime 1.22 or later.",
         ]
 
     def transformers_notes(self) -> list[str]:
         return [
             "",
-            "`trust_remote_code=True` runs `modeling_nano_hindi.py` of this folder (MIT License). It needs nothing but torch and transformers.",
+            "`trust_remote_code=True` runs `modeling_nano_hindi.py` of this folder (MIT License). It needs only torch and transformers.",
             '`pipeline("text-generation", ...)` works too, but in transformers 5 it may drop the space between the prompt and the first new word.',
         ]
 
     def model(self) -> list[str]:
         c, n = self.config, self.parameters
-        added = ["that of the token before, times a gate"] * c.smear
-        added += [f"those of the {c.embedding_conv} tokens before, times weights of each channel"] * (c.embedding_conv > 0)
+        added = ["the embedding of the previous token, times a gate"] * c.smear
+        added += [f"the embeddings of the {c.embedding_conv} previous tokens, times weights per channel"] * (c.embedding_conv > 0)
         rows = {
             "parameters": f"{n['total']:,}",
             "by kind": "; ".join(f"{KINDS[kind]} {n[kind]:,}" for kind in KINDS if n[kind]) + "; wte is also lm_head" * c.tie_embeddings,
             "weights": self.dtype,
             "layers, width": f"{c.n_layer}, {c.n_embd}",
-            **({"an embedding also has": ", and ".join(added)} if added else {}),
+            **({"added to each embedding": "; ".join(added)} if added else {}),
             "heads": f"{c.n_head}, which share {c.n_kv_head} key/value heads",
             "attention window per layer": " ".join(map(str, c.windows)),
             "training sequence length": f"{c.sequence_len:,} tokens; a text may be longer",
@@ -163,7 +163,7 @@ class Card:
             by_muon: f"Muon, learning rate {t.muon_lr:g}, momentum {t.muon_momentum:g}, second moment {t.muon_beta2:g}",
             "all other weights": f"AdamW, betas {t.adamw_beta1:g} and {t.adamw_beta2:g}; learning rates at width 768: {self.table_learning_rates(t)}; "
             f"scalars {t.adamw_scalar_lr:g}",
-            **({"shared updates": f"of tokens with common character n-grams, {t.ngram_buckets:,} buckets"} if t.ngram_buckets else {}),
+            **({"shared updates": f"by tokens that have character n-grams in common, {t.ngram_buckets:,} buckets"} if t.ngram_buckets else {}),
             "schedule": t.schedule_text,
             "weight decay, clipping": f"{t.weight_decay:g}, {t.grad_clip:g}",
             "seed": str(t.seed),
@@ -212,7 +212,7 @@ class Card:
         recorded = self.training.get("tokenizer", {}).get("name")  # older versions recorded none
         name = recorded or self.data.get("tokenizer")
         if self.has_base and PurePath(name or "tokenizer").name == "tokenizer":  # the copy in the base model's folder
-            words = "That of the base model. Its source and licence are not named here: see the card of the base model."
+            words = "The tokenizer of the base model. Its source and licence are not named here: see the card of the base model."
         elif name is None:
             words = "Its source and licence are not known: the export was made without the folder of the training data."
         elif name.startswith("trained on the corpus"):

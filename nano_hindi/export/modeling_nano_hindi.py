@@ -420,7 +420,7 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
                 raise ValueError("neither input_ids nor inputs_embeds is given; give input_ids")
             inputs_embeds = self.wte(input_ids)
         elif input_ids is None and config.value_embedding_layers:
-            raise ValueError("this model looks up value embeddings by token id; give input_ids beside inputs_embeds")
+            raise ValueError("this model looks up value embeddings by token id; give input_ids in addition to inputs_embeds")
         use_cache = config.use_cache if use_cache is None else use_cache
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states

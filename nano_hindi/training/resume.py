@@ -87,9 +87,7 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
     folders = [given.folder for given in (*args.data_dir, *args.anneal_data_dir)]
     if args.checkpoint_dir.resolve() in [folder.resolve() for folder in folders]:
         folder = args.checkpoint_dir / "checkpoints"
-        raise UserError(
-            f"--checkpoint_dir and --data_dir are the same folder; give the run a folder of its own, for example --checkpoint_dir {folder}"
-        )
+        raise UserError(f"--checkpoint_dir and --data_dir are the same folder; give the run another folder, for example --checkpoint_dir {folder}")
     has_data = not args.dry_run or all((folder / METADATA).exists() for folder in folders)
     data: TextData | ChatData | None = None
     if chat:
