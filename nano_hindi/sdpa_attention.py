@@ -11,17 +11,31 @@ A window is computed in blocks of queries, each against its own slice of keys: n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.backends.cuda import cudnn_sdp_enabled, enable_cudnn_sdp
 from torch.nn.functional import scaled_dot_product_attention
 
-# With a cache, the number of keys differs for every token. cuDNN, which PyTorch prefers on Hopper,
-# builds a plan for each number: 55 ms per token (tests/gpu, H200).
-CACHED_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 BLOCK = 128  # queries that share one slice of keys: at a window of 256, 64 measured the same and 256 slower
+
+
+@contextlib.contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Compute attention with PyTorch's other kernels within the block.
+
+    With a cache, the number of keys differs for every token. cuDNN, which PyTorch prefers on
+    Hopper, builds a plan for each number: 55 ms per token (tests/gpu, H200). PyTorch's
+    `sdpa_kernel` takes ten times as long as this, 7 % of the time of a token of `tiny`.
+    """
+    was_enabled = cudnn_sdp_enabled()
+    enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        enable_cudnn_sdp(was_enabled)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, left: int) -> Tensor:
@@ -108,7 +122,7 @@ def attend_cached(
     `attend` computes attention for a prompt that starts an empty cache.
     """
     if isinstance(cache_seqlens, Tensor):
-        with sdpa_kernel(CACHED_KERNELS):
+        with without_cudnn():
             return _attend_rows(q, k_cache, v_cache, k, v, cache_seqlens, left)
     T, end = q.shape[1], cache_seqlens
     if k is not None and v is not None:
@@ -119,7 +133,7 @@ def attend_cached(
         return attend(q, k_cache[:, :end], v_cache[:, :end], left if left < end - 1 else -1)
     start = max(0, end - T - left) if left >= 0 else 0
     k_seen, v_seen = k_cache[:, start:end], v_cache[:, start:end]
-    with sdpa_kernel(CACHED_KERNELS):
+    with without_cudnn():
         if T > 1:
             return _attend_window(q, k_seen, v_seen, left if left >= 0 else end, end - T - start)
         out = scaled_dot_product_attention(_fold_heads(q, k_cache.shape[2]), k_seen.transpose(1, 2), v_seen.transpose(1, 2))

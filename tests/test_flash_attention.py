@@ -159,6 +159,7 @@ def test_with_a_cache_masks_start_aligned_and_cudnn_is_off(monkeypatch, filled, 
     for mask, cudnn in calls:
         assert not cudnn
         assert mask is None or (mask.is_contiguous() and mask.storage_offset() == 0)
+    assert torch.backends.cuda.cudnn_sdp_enabled(), "training does without cuDNN too"
 
 
 @pytest.mark.parametrize("left", [-1, 0, 5, 130, 4000])
