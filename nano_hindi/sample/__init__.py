@@ -7,6 +7,7 @@ sentence.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
@@ -48,7 +49,7 @@ class Story:
     cast: dict
     facts: Facts
 
-    @property
+    @functools.cached_property  # a question is asked in several wordings, each around the text
     def text(self) -> str:
         return " ".join(self.sentences).replace(" \n ", "\n")
 
