@@ -111,6 +111,12 @@ def _in_chunks(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return losses (N,) and, if requested, the gradients of their sum: (N, C) in x's dtype,
     (rows, C) in float32; both times FP16_SCALE if x is float16."""
+    counts = targets != IGNORED
+    if _compiled_pass is None and not counts.all():  # most tokens of a conversation have no target; a compiled kernel needs one shape
+        kept = counts.nonzero().squeeze(1)
+        kept_losses, kept_grad, grad_weight = _in_chunks(x[kept], weight, targets[kept], softcap, vocab_size, x_grad, weight_grad)
+        losses = kept_losses.new_zeros(len(x)).index_copy_(0, kept, kept_losses)
+        return losses, None if kept_grad is None else torch.zeros_like(x).index_copy_(0, kept, kept_grad), grad_weight
     sum_dtype = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         w = weight[:vocab_size].to(x.dtype)

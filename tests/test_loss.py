@@ -1,6 +1,7 @@
 """The chunked loss against the plain float64 formula, and the guarantee that the full logits never
 exist."""
 
+import math
 import random
 import weakref
 
@@ -74,6 +75,20 @@ def test_padding_rows_do_not_count_and_get_zero_gradient():
     assert grad.shape == weight.shape
     assert (grad[50:] == 0).all()
     assert (grad[:50] != 0).any(1).all()
+
+
+def test_rows_without_a_target_are_not_computed():
+    """Most tokens of a conversation have none."""
+    x, weight, targets = make(40, 8, 30, ignored=0.5)
+    results = []
+    for content in (0.0, math.nan):
+        with torch.no_grad():
+            x[targets < 0] = content
+            each = softcapped_cross_entropy(x, weight, targets, reduction="none")
+        value = softcapped_cross_entropy(x, weight, targets)
+        results.append((value, each, *gradients_of(value, x, weight)))
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first, second)
 
 
 def test_reduction_none_returns_the_loss_of_each_token_and_zero_where_ignored():
