@@ -55,7 +55,7 @@ def learning_rate_scale(config: TrainConfig, update: int) -> float:
         first = config.init_lr_fraction
         return first + (1 - first) * update / warmup if first else (update + 1) / (warmup + 1)
     if config.lr_schedule == "cosine":
-        progress = min(1.0, (update - warmup) / max(1, last - warmup))
+        progress = (update - warmup) / max(1, last - warmup)
         return end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2
     start = max(warmup, min(int(config.constant_share * config.updates), last - 1))
     return 1 - (1 - end) * max(0, update - start) / max(1, last - start)
@@ -68,7 +68,7 @@ def parameters_by_kind(model: nn.Module) -> dict[str, list[tuple[str, nn.Paramet
     for name, p in model.named_parameters():
         top = name.removeprefix("transformer.").split(".")[0]
         kind = "blocks" if top in ("h", "smear") else top
-        if kind not in named or (kind == "blocks" and p.ndim != 2):
+        if kind not in named:
             raise ValueError(f"no optimizer takes the parameter {name} of shape {tuple(p.shape)}")
         named[kind].append((name, p))
     if not named["lm_head"]:
