@@ -136,6 +136,13 @@ def test_tied_embeddings_have_a_learning_rate_of_their_own():
         assert (group["kind"], group["lr"]) == ("tied", pytest.approx(0.007 * 768 / width))
 
 
+def test_muon_takes_the_smear_and_adamw_the_convolution():
+    model = GPT(GPTConfig(vocab_size=64, n_layer=2, n_head=2, n_kv_head=1, n_embd=64, smear=True, embedding_conv=2))
+    optimizer = TrainOptimizer(model, TrainConfig(adamw_scalar_lr=1.0), ALONE)
+    rates = {name: group["lr"] for group in optimizer.muon.param_groups + optimizer.adamw.param_groups for name in group["param_names"]}
+    assert (rates["transformer.smear.gate.weight"], rates["transformer.conv.weight"]) == (0.02, 0.04)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_parameter_of_the_presets_has_a_group(preset):
     with torch.device("meta"):
@@ -185,7 +192,7 @@ def test_tensor_lr_scale_gives_the_same_update_as_a_number():
 
 @pytest.mark.parametrize("grad_clip", [0.0, 0.5, 1e6])
 def test_step_equals_clip_grad_norm_and_the_two_optimizers_separately(grad_clip):
-    model, optimizer = make(grad_clip=grad_clip, weight_decay=0.1)
+    model, optimizer = make(grad_clip=grad_clip, weight_decay=0.1, muon_momentum=0.9, muon_ns_steps=3, muon_beta2=0.8)
     other = copy.deepcopy(model)
     names = dict(other.named_parameters())
     blocks = {name: p for name, p in names.items() if name.startswith("transformer.h.")}
@@ -197,7 +204,7 @@ def test_step_equals_clip_grad_norm_and_the_two_optimizers_separately(grad_clip)
         {"params": [names["x0_lambdas"]], "lr": 0.25, "betas": (0.96, 0.98), "eps": 1e-5},
     ]
     adamw = torch.optim.AdamW(groups, betas=(0.6, 0.98), eps=1e-10, weight_decay=0.0, foreach=False, fused=False)
-    muon = Muon(blocks.items(), lr=0.01, weight_decay=0.1)
+    muon = Muon(blocks.items(), lr=0.01, momentum=0.9, ns_steps=3, beta2=0.8, weight_decay=0.1)
     for update in range(3):
         give_gradients(model, update)
         give_gradients(other, update)
