@@ -1,6 +1,7 @@
 """Files are replaced as a whole or not at all."""
 
 import os
+import stat
 
 import pytest
 
@@ -21,6 +22,20 @@ def test_replaced_file_keeps_the_old_content_until_the_new_one_is_complete(tmp_p
         assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
     assert path.read_bytes() == b"new"
+
+
+def test_file_is_flushed_to_disk_before_its_name_and_its_name_at_once(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda fd, fsync=os.fsync: (calls.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *paths, replace=os.replace: (calls.append("rename"), replace(*paths)))
+    with replacing(tmp_path / "a.bin") as temporary:
+        temporary.write_bytes(b"content")
+    assert calls == ["file", "rename"] + ["folder"] * (os.name != "nt")
+
+
+def test_folder_in_the_place_of_a_file_is_an_error_before_the_work(tmp_path):
+    with pytest.raises(IsADirectoryError), replacing(tmp_path):
+        pytest.fail("the work was done")
 
 
 def test_file_held_by_another_program_on_windows_is_waited_for_up_to_a_minute(tmp_path, monkeypatch, capsys):
