@@ -96,9 +96,11 @@ def test_damaged_checkpoint_is_skipped_and_refused_by_name(tmp_path, capsys):
     whole = ckpt.save_checkpoint(tmp_path, state(6), keep=9).read_bytes()
     (tmp_path / "checkpoint_step6.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "checkpoint_step7.pt").write_bytes(b"")
+    directory = whole.rindex(b"PK\6\6") + 48  # where the file says that its directory is: a read at a negative position is an OSError
+    (tmp_path / "checkpoint_step8.pt").write_bytes(whole[:directory] + bytes([whole[directory] ^ 1]) + whole[directory + 1 :])
     assert ckpt.newest_checkpoint(tmp_path)[1]["step"] == 5
-    assert capsys.readouterr().out.count("notice: skipped") == 2
-    for step in (6, 7):
+    assert capsys.readouterr().out.count("notice: skipped") == 3
+    for step in (6, 7, 8):
         with pytest.raises(UserError, match="damaged"):
             ckpt.load_checkpoint(tmp_path / f"checkpoint_step{step}.pt")
 
@@ -122,6 +124,7 @@ def test_file_of_another_kind_or_version_is_refused(tmp_path):
     path = tmp_path / "checkpoint_step1.pt"
     for content, message in (
         ([1, 2], "lacks"),
+        (torch.zeros(2), "lacks"),
         ({"format": 1}, "lacks"),
         ({**state(1), "format": 99}, "format 99"),
         ({**state(1), "rng": 0}, "rng cannot"),
