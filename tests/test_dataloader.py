@@ -10,7 +10,7 @@ import torch
 
 import standin
 from nano_hindi.corpus.prepared import check_data
-from nano_hindi.dataloader import IGNORED, SequenceLoader, epoch_order, val_batches
+from nano_hindi.dataloader import IGNORED, SequenceLoader, TrainBatches, epoch_order, val_batches
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.token_file import TokenFile
@@ -101,6 +101,14 @@ def test_any_world_size_reads_the_same_stream(token_file, world_size):
     whole, share = loader(token_file).batch(24, 24)[0], 24 // world_size
     parts = [loader(token_file).batch(24 + rank * share, share)[0] for rank in range(world_size)]
     assert torch.equal(torch.cat(parts), whole)
+
+
+def test_batches_are_read_where_memory_cannot_be_pinned(token_file):
+    """As on a CPU, and on WSL once its little pinned memory is used."""
+    with TrainBatches(loader(token_file), 4, 4, pin_memory=True) as batches:
+        [(x, _, is_last)] = batches.of(0)
+    assert is_last
+    assert torch.equal(x, loader(token_file).batch(0, 4)[0])
 
 
 def test_id_outside_the_vocabulary_never_reaches_the_model(tmp_path):

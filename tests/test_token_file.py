@@ -12,7 +12,7 @@ from test_dataloader import VOCAB, T, loader, raw, write_tokens
 
 from nano_hindi.dataloader import SequenceLoader, val_batches
 from nano_hindi.errors import UserError
-from nano_hindi.token_file import SAMPLED_CHUNKS, DataError, TokenFile
+from nano_hindi.token_file import CHUNK_BYTES, SAMPLED_CHUNKS, DataError, TokenFile
 
 
 @pytest.fixture
@@ -42,6 +42,7 @@ def test_sample_finds_damage_as_often_as_documented(tmp_path, monkeypatch, damag
     assert all(is_found([i], every=True) for i in range(400))
     found = sum(is_found(random.sample(range(1, 399), damaged)) for _ in range(600)) / 600
     assert found == pytest.approx(1 - (1 - damaged / 398) ** 62, abs=0.12)
+    assert 0 < sum(is_found([200]) for _ in range(100)) < 100, "other chunks at each start"
 
 
 def test_small_file_is_checked_whole_at_every_start(tmp_path, monkeypatch):
@@ -49,6 +50,8 @@ def test_small_file_is_checked_whole_at_every_start(tmp_path, monkeypatch):
     file = TokenFile(write_tokens(tmp_path / "t.bin", range(128)), VOCAB)
     digests = list(file.chunk_digests())
     assert len(digests) == SAMPLED_CHUNKS
+    with pytest.raises(UserError, match="damaged"):
+        file.require_digests([*digests, digests[0]], every=True)
     for i in range(64):
         with pytest.raises(UserError, match=f"from byte {8 * i} on"):
             file.require_digests([*digests[:i], "damaged", *digests[i + 1 :]], every=False)
@@ -81,6 +84,25 @@ def test_file_that_changes_in_place_is_an_error_for_every_reader(token_file, tmp
     for read in (lambda: sequences.batch(0, 1), lambda: next(validation)):
         with pytest.raises(DataError, match=r"t\.bin was truncated or changed while it was in use; restore it"):
             read()
+
+
+def test_file_with_a_new_time_is_hashed_once_and_one_with_a_new_size_refused(token_file, tmp_path, monkeypatch):
+    path = tmp_path / "t.bin"
+    path.write_bytes(token_file.read_bytes())
+    file, hashed = TokenFile(path, VOCAB), []
+    file.require_digests(list(file.chunk_digests()), every=True)
+    monkeypatch.setattr(file, "chunk_digest", lambda i, digest=file.chunk_digest: (hashed.append(i), digest(i))[1])
+    os.utime(path, (1, 1))
+    for start in (0, 1):
+        SequenceLoader(file, T, 1).batch(start, 1)
+    assert hashed == [0]
+    os.truncate(path, file.size + 4)
+    with pytest.raises(DataError, match="changed"):
+        SequenceLoader(file, T, 1).batch(2, 1)
+
+
+def test_digests_recorded_by_older_versions_stay_valid(token_file):
+    assert (CHUNK_BYTES, TokenFile(token_file, VOCAB).chunk_digest(0)) == (2**20, "d4ddef1f50776167")
 
 
 def test_file_that_is_replaced_is_read_to_the_end(token_file, tmp_path):
