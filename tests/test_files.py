@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from nano_hindi import files
-from nano_hindi.files import copy_contents, replacing, utf8_path
+from nano_hindi.files import copy_contents, file_digest, replacing, utf8_path
 
 
 def test_replaced_file_keeps_the_old_content_until_the_new_one_is_complete(tmp_path):
@@ -36,6 +36,26 @@ def test_file_is_flushed_to_disk_before_its_name_and_its_name_at_once(tmp_path, 
 def test_folder_in_the_place_of_a_file_is_an_error_before_the_work(tmp_path):
     with pytest.raises(IsADirectoryError), replacing(tmp_path):
         pytest.fail("the work was done")
+
+
+def test_digest_of_a_large_file_is_of_its_first_byte_its_last_and_its_size(tmp_path):
+    digests = set()
+    for content in (bytes(2**21), bytes(2**21 + 1), b"1" + bytes(2**21 - 1), bytes(2**21 - 1) + b"1"):
+        (tmp_path / "a.bin").write_bytes(content)
+        digests.add(file_digest(tmp_path / "a.bin"))
+    assert len(digests) == 4
+
+
+def test_read_only_file_is_not_waited_for_on_windows(tmp_path, monkeypatch):
+    def refused():
+        raise PermissionError
+
+    (tmp_path / "a.txt").touch()
+    monkeypatch.setattr(files, "IS_WINDOWS", True)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: pytest.fail("it has waited"))
+    with pytest.raises(PermissionError):
+        files.when_released(tmp_path / "a.txt", refused)
 
 
 def test_file_held_by_another_program_on_windows_is_waited_for_up_to_a_minute(tmp_path, monkeypatch, capsys):

@@ -30,6 +30,26 @@ def test_folder_has_many_readers_or_one_writer(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_new_folder_that_stays_empty_is_removed(tmp_path):
+    with locked(tmp_path / "a" / "b", "work", "--folder"):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be deleted")
+def test_lock_file_that_its_last_holder_deleted_locks_nothing(tmp_path, monkeypatch):
+    deleted = []
+
+    def try_lock(lock, shared, try_lock=locks._try_lock):
+        if not deleted:
+            deleted.append((tmp_path / locks.LOCK).unlink())
+        return try_lock(lock, shared)
+
+    monkeypatch.setattr(locks, "_try_lock", try_lock)
+    with locked(tmp_path, "work", "--folder"), pytest.raises(UserError, match="in use"), locked(tmp_path, "work", "--folder"):
+        pass
+
+
 def test_readers_that_come_and_go_never_refuse_each_other_or_let_a_writer_in(tmp_path):
     failures, writers = [], []
 
