@@ -69,6 +69,10 @@ def test_interrupted_update_begins_again_also_with_another_batch_size():
         assert next(batches.of(5))[0].tolist() == [40, 41]
         assert sequences(batches, 5) == list(range(40, 48))
         assert sequences(batches, 6) == list(range(48, 56))
+        next(batches.of(7))  # the one that was read ahead
+        assert sequences(batches, 7) == list(range(56, 64))
+        batches.device_batch_size = 4
+        assert sequences(batches, 8) == list(range(64, 72))
 
 
 def test_read_ahead_is_bounded():
