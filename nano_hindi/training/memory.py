@@ -177,4 +177,4 @@ def _fits_on_gpu(per_rank: int, try_step: Callable[[int], None], bytes_to_come: 
     allowed = total * torch.cuda.get_per_process_memory_fraction(device)
     usable = MEMORY_FRACTION * min(free + torch.cuda.memory_reserved(device), allowed)
     torch.cuda.empty_cache()
-    return 1 + int((usable - one - bytes_to_come) // further) if usable > one + bytes_to_come else 0
+    return 1 + int((usable - one - bytes_to_come) // further)
