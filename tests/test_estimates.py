@@ -26,3 +26,10 @@ def test_peak_flops_are_looked_up_by_the_name_of_the_gpu(monkeypatch, name, tflo
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert estimates.peak_flops(torch.device("cuda", 0)) == (tflops and tflops * 1e12)
     assert estimates.peak_flops(torch.device("cpu")) is None
+
+
+def test_measured_speed_is_that_of_the_fastest_matmul_and_leaves_the_random_state(monkeypatch):
+    times, before = iter([0.0, 3.0, 3.0, 3.75]), torch.get_rng_state()  # after a slow second matmul no third is made
+    monkeypatch.setattr(estimates.time, "perf_counter", lambda: next(times))
+    assert estimates.matmul_flops(torch.device("cpu"), torch.float32) == 2 * 1024**3 / 0.75
+    assert torch.equal(torch.get_rng_state(), before)

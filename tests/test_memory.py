@@ -90,8 +90,8 @@ def test_auto_on_a_cpu_is_the_largest_divisor_within_the_token_limit(per_rank, l
     assert memory.choose_device_batch_size("auto", per_rank, length, never, 0, CPU) == expected
 
 
-@pytest.mark.parametrize(("free_gb", "expected"), [(80, 256), (8, 32), (3.5, 8), (2.1, 1), (1.5, None)])
-def test_auto_on_a_gpu_follows_from_measured_steps_of_one_and_two_sequences(monkeypatch, free_gb, expected):
+@pytest.mark.parametrize(("free_gb", "fraction", "expected"), [(80, 1, 256), (8, 1, 32), (80, 0.1, 32), (3.5, 1, 8), (2.1, 1, 1), (1.5, 1, None)])
+def test_auto_on_a_gpu_follows_from_measured_steps_of_one_and_two_sequences(monkeypatch, free_gb, fraction, expected):
     """A simulated device: 1 GB for the weights, 0.15 GB for each sequence, 0.7 GB of optimizer
     state allocated later."""
     gigabyte, tried = 10**9, []
@@ -99,7 +99,7 @@ def test_auto_on_a_gpu_follows_from_measured_steps_of_one_and_two_sequences(monk
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: int((1 + 0.15 * tried[-1]) * gigabyte))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: int(1.3 * gigabyte))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int((free_gb - 1.3) * gigabyte), int(80 * gigabyte)))
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0, raising=False)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: fraction, raising=False)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     gpu = dataclasses.replace(CPU, device=torch.device("cuda", 0))
 
@@ -177,3 +177,8 @@ def test_on_windows_memory_beyond_the_gpu_raises(monkeypatch):
     before = 0.5
     memory.forbid_spilling(torch.device("cuda", 0))
     assert fractions == [(6e9 - memory.SPILL_ROOM) / 8e9, 0.5]
+
+
+@pytest.mark.skipif(memory.IS_WINDOWS, reason="not known there")
+def test_peak_memory_of_this_process_is_in_bytes():
+    assert 5e7 < memory.peak_memory(torch.device("cpu")) < 1e12  # importing torch alone takes more
