@@ -177,7 +177,7 @@ def test_perfect_scorer_scores_1_and_inverted_scorer_0():
 
 def test_tie_counts_half_and_the_worst_mistakes_come_first():
     pairs = [Pair("gender", f"ठीक {i}", f"गलत {i}", f"gender {i // 2}") for i in range(4)]
-    margins = {0: 3.0, 1: TIE / 2, 2: -1.0, 3: -2.0}
+    margins = {0: 3.0, 1: -TIE / 2, 2: -2e-4, 3: -2.0}
     scores = score_pairs(lambda sentences: [10 + (margins[int(s[-1])] if "गलत" in s else 0) for s in sentences], pairs)
     assert scores.kinds["gender"].right == scores.total.right == 1.5 / 4
     assert scores.wrong == [pairs[3], pairs[2]]
