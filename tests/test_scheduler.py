@@ -161,6 +161,7 @@ def test_failed_step_ends_its_texts_and_not_the_scheduler(model, monkeypatch):
             assert isinstance(received.get(timeout=PATIENCE), ZeroDivisionError)
         scheduler.submit(next_text)
         assert len(all_of(after)) == 5
+        assert received.empty()
 
 
 def test_a_client_cannot_fill_the_queue(model, monkeypatch):
