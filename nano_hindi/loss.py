@@ -112,7 +112,9 @@ def _in_chunks(
     """Return losses (N,) and, if requested, the gradients of their sum: (N, C) in x's dtype,
     (rows, C) in float32; both times FP16_SCALE if x is float16."""
     counts = targets != IGNORED
-    if _compiled_pass is None and not counts.all():  # most tokens of a conversation have no target; a compiled kernel needs one shape
+    # most tokens of a conversation have no target. A compiled kernel needs one shape; here the host
+    # waits for a GPU, once for each call
+    if _compiled_pass is None and not counts.all():
         kept = counts.nonzero().squeeze(1)
         kept_losses, kept_grad, grad_weight = _in_chunks(x[kept], weight, targets[kept], softcap, vocab_size, x_grad, weight_grad)
         losses = kept_losses.new_zeros(len(x)).index_copy_(0, kept, kept_losses)
