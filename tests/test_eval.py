@@ -197,6 +197,21 @@ def test_special_tokens_of_transformers_have_no_bytes_and_added_tokens_have_thei
     assert token_bytes[fast.convert_tokens_to_ids("नमस्ते")] == len("नमस्ते".encode())
 
 
+@pytest.mark.parametrize("has_fallback", [True, False])
+def test_unknown_token_has_no_bytes_and_the_name_of_a_byte_is_one_only_with_byte_fallback(tmp_path, has_fallback):
+    folder = standin.make_tokenizer(tmp_path)
+    description = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    description["added_tokens"] = [token for token in description["added_tokens"] if token["content"] != "<unk>"]  # only the model names it
+    if not has_fallback:
+        description["decoder"]["decoders"] = [step for step in description["decoder"]["decoders"] if step["type"] != "ByteFallback"]
+    (folder / "tokenizer.json").write_text(json.dumps(description), encoding="utf-8")
+    ours, backend = load_tokenizer(folder), Backend.from_file(str(folder / "tokenizer.json"))
+    ids = [backend.token_to_id(name) for name in ("<unk>", "<0x41>")]
+    for tokenizer in (ours, backend):
+        assert compute_token_bytes(tokenizer)[ids].tolist() == [0, 1 if has_fallback else 6]
+    assert ids[0] in ours.special_ids
+
+
 def test_tokenizer_whose_tokens_have_no_fixed_bytes_is_refused_in_one_line():
     word_pieces = Backend(WordPiece({"[UNK]": 0, "क": 1, "##क": 2}, unk_token="[UNK]"))
     word_pieces.decoder = WordPieceDecoder()
