@@ -182,6 +182,7 @@ KRUTI_DEV = "Hkkjr ,d fo'kky ns'k gS vkSj ;gk¡ vusd Hkk\"kk,¡ cksyh tkrh gSaA 
     [
         (MOJIBAKE, "broken encoding"),
         (GOOD[:30] + "\ufffd" + GOOD[30:], "broken encoding"),
+        (f"रा\ufffdम {GOOD * 10}"[:999], "broken encoding"),
         (GOOD + " \ufffd", "broken encoding"),
         ("The river is long, and the farmer sells mangoes at the market. " * 3 + GOOD[:40], "not Devanagari"),
         (f"{GOOD} {'abcd ' * 23}", "not Devanagari"),  # 45 % of the letters are
@@ -189,6 +190,7 @@ KRUTI_DEV = "Hkkjr ,d fo'kky ns'k gS vkSj ;gk¡ vusd Hkk\"kk,¡ cksyh tkrh gSaA 
         ("আমার সোনার বাংলা, আমি তোমায় ভালোবাসি। চিরদিন তোমার আকাশ, তোমার বাতাস", "not Devanagari"),
         ("", "not Devanagari"),
         ("होम | संपर्क", "too short"),
+        (f"\n{GOOD[:49]} \n", "too short"),
         (GOOD * 4 + "\n" + KRUTI_DEV + "\n" + GOOD, "legacy font"),
         (MARATHI, "not Hindi"),
         (NEPALI, "not Hindi"),
@@ -210,6 +212,9 @@ def test_text_is_dropped(text, rule):
         "सूर्य अस्त हो गया, चिड़ियाँ लौट आईं अपने घोंसले की ओर। दिन भर की थकान, रात की गोद, मीठी नींद, नए सपने।",  # few of the common words
         GOOD + " " + SANSKRIT,
         f"{GOOD} {('abcd ' * 15).strip()}",  # 56 % of the letters are Devanagari
+        GOOD[1:51],
+        f"रा\ufffdम {GOOD * 10}"[:1000],
+        GOOD + " gS + gS = 2 gS" * 3,  # a single word of a legacy font
     ],
 )
 def test_text_is_kept(text):
