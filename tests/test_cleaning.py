@@ -75,12 +75,14 @@ def test_text_is_repaired(text, mended, rule):
         ("doubled signs", "दीदी काका सत्ता हँसी", None),
         ("vowels in two parts", "अाम अोर अौरत अाॅफिस एेसा उुन", "आम ओर औरत ऑफिस ऐसा ऊन"),
         ("vowels in two parts", "काे लाैट डाॅक्टर लेाग उन्हांेने कोर्इ", "को लौट डॉक्टर लोग उन्होंने कोई"),
+        ("vowels in two parts", "कोर्इ", "कोई"),
+        ("control characters", "क\u202aख\u202e ग\u2060घ\u2069 ङ\ufff9च\ufffb", "कख गघ ङच"),
         ("vowels in two parts", "अेक अि जाएे ऐसा गाए", None),  # another spelling of ए, and what may be ए or ऐ
         ("dotted circles", "क◌ि मी◌ल ◌राम ◌", "कि मील राम "),
         ("dotted circles", "इ की मात्रा ◌ि है", None),  # a sign shown by itself
         ("stray joiners", "त\u200dो न\u200cदी र\u200d\u200dहे \u200dराम\u200c है\u200d।", "तो नदी रहे राम है।"),
         ("stray joiners", "क्\u200d\u200dया अर्थात्\u200c वह", "क्\u200dया अर्थात् वह"),
-        ("stray joiners", "क्\u200dया न्\u200cह र्\u200dय र\u200d्य 👩\u200d🌾 می\u200cخواهم", None),
+        ("stray joiners", "क्\u200dया न्\u200cह र्\u200dय र\u200d्य ड़\u200d्य 👩\u200d। 👩\u200d🌾 می\u200cخواهم", None),
         ("pipe for danda", "राम घर गया| वह सो गया|", "राम घर गया। वह सो गया।"),
         ("pipe for danda", "मैं घर जा रहा हूँ | क्या तुम भी जाओगे |", "मैं घर जा रहा हूँ । क्या तुम भी जाओगे ।"),
         ("pipe for danda", "राम घर गया है।| वह थका|। बस", "राम घर गया है। वह थका। बस"),
@@ -93,6 +95,13 @@ def test_text_is_repaired(text, mended, rule):
         ("pipe for danda", "grep राम | wc; x = a|b", None),
         ("pipe for danda", "जय श्री राम ||१||", None),
         ("pipe for danda", "उसने मुझे बताया था | कि वह कल आएगा।", None),
+        ("pipe for danda", " | राम घर गया था | वह वापस आया था |", None),
+        ("pipe for danda", "राम घर गया था | नाम और पता | वह आया।", None),  # half of the pipes
+        ("pipe for danda", "राम घर गया था| नाम और पता| वह आया।", "राम घर गया था। नाम और पता| वह आया।"),
+        ("pipe for danda", "राम घर गया| था और सो गया|", "राम घर गया| था और सो गया।"),
+        ("pipe for danda", "उस पेड़ की छाया|", None),
+        ("pipe for danda", "राम घर गया। वह था|", None),
+        ("pipe for danda", "राम घर गया था|| वह भी सो गया||", None),
         ("colon for visarga", "अत: वह प्राय: दु:ख में पुन: आया (वस्तुत:)।", "अतः वह प्रायः दुःख में पुनः आया (वस्तुतः)।"),
         ("colon for visarga", "नि:शुल्क अंत:करण प्रात:काल सुख-दु:ख मन:स्थिति", "निःशुल्क अंतःकरण प्रातःकाल सुख-दुःख मनःस्थिति"),
         ("colon for visarga", "उसने छ: आने माँगे", "उसने छः आने माँगे"),
@@ -114,9 +123,12 @@ def test_rule_repairs_what_it_names_and_nothing_else(rule, text, mended):
 def test_pipes_of_a_text_that_has_them_for_danda_end_any_sentence():
     sentences = ["राम रोज़ बाज़ार जाता है", "वह फल लाता है", "सीता घर पर रहती थी", "उसे पसंद थे केवल आम", "अब सब ठीक लगा उसे"]
     assert REPAIRS["pipe for danda"]("| ".join(sentences)) == "। ".join(sentences)
-    for others, is_habit in ((3, True), (4, False)):  # lines whose pipe is not after a verb, besides three after one
-        lines = [f"{sentence}|" for sentence in [*sentences[:3], *sentences[3:4] * others]]
-        assert REPAIRS["pipe for danda"]("\n".join(lines)).count("।") == (len(lines) if is_habit else 3)
+    for verbs, others, is_habit in ((3, 3, True), (3, 4, False), (2, 2, False)):  # lines whose pipe is after a verb, and not
+        lines = [f"{sentence}|" for sentence in [*sentences[:verbs], *sentences[3:4] * others]]
+        assert REPAIRS["pipe for danda"]("\n".join(lines)).count("।") == (len(lines) if is_habit else verbs)
+    for kept in ("राम ने सीता को", "नया पता"):  # no sentence, in such a text either
+        text = "| ".join([*sentences[:3], "वह गया", kept, "एक फल।"])
+        assert REPAIRS["pipe for danda"](text) == "। ".join([*sentences[:3], "वह गया", f"{kept}| एक फल।"])
 
 
 def test_rules_work_on_what_other_rules_uncover():
@@ -184,14 +196,16 @@ KRUTI_DEV = "Hkkjr ,d fo'kky ns'k gS vkSj ;gk¡ vusd Hkk\"kk,¡ cksyh tkrh gSaA 
         (GOOD[:30] + "\ufffd" + GOOD[30:], "broken encoding"),
         (f"रा\ufffdम {GOOD * 10}"[:999], "broken encoding"),
         (GOOD + " \ufffd", "broken encoding"),
+        (GOOD + "\uffff", "broken encoding"),
         ("The river is long, and the farmer sells mangoes at the market. " * 3 + GOOD[:40], "not Devanagari"),
-        (f"{GOOD} {'abcd ' * 23}", "not Devanagari"),  # 45 % of the letters are
+        (f"{GOOD} {'abcd ' * 23}{'१२३।' * 30}", "not Devanagari"),  # 45 % of the letters are
         ("12345 67890 !!! " * 10, "not Devanagari"),
         ("আমার সোনার বাংলা, আমি তোমায় ভালোবাসি। চিরদিন তোমার আকাশ, তোমার বাতাস", "not Devanagari"),
         ("", "not Devanagari"),
         ("होम | संपर्क", "too short"),
         (f"\n{GOOD[:49]} \n", "too short"),
         (GOOD * 4 + "\n" + KRUTI_DEV + "\n" + GOOD, "legacy font"),
+        (GOOD + " gS vkSj esa", "legacy font"),
         (MARATHI, "not Hindi"),
         (NEPALI, "not Hindi"),
         (SANSKRIT, "not Hindi"),
@@ -215,6 +229,8 @@ def test_text_is_dropped(text, rule):
         GOOD[1:51],
         f"रा\ufffdम {GOOD * 10}"[:1000],
         GOOD + " gS + gS = 2 gS" * 3,  # a single word of a legacy font
+        GOOD + " xgS xvkSj xesa",
+        GOOD * 6 + " gS vkSj esa",  # 1.5 % of the characters
     ],
 )
 def test_text_is_kept(text):
