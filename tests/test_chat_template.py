@@ -1,6 +1,7 @@
 """The chat template: one text for training, prompts and transformers, which content cannot
 imitate."""
 
+import json
 import random
 
 import pytest
@@ -157,3 +158,22 @@ def test_clean_changes_nothing_else(tmp_path):
     tokenizer = load_tokenizer(make_family(tmp_path, "llama"))
     for text in [*standin.documents(50), "### शीर्षक\n\n- एक\n- <b>दो</b>", "a < b", "# सहायक:"]:
         assert clean(tokenizer, text) == text.strip()
+
+
+def test_truncation_and_padding_of_a_tokenizer_json_are_ignored(tmp_path):
+    plain = load_tokenizer(standin.make_tokenizer(tmp_path))
+    cut = plain.definition() | {"truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}}
+    cut["padding"] = {
+        "strategy": {"Fixed": 64},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<unk>",
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(cut), encoding="utf-8")
+    tokenizer, texts = load_tokenizer(tmp_path), ["भारत एक बड़ा देश है और वहाँ बहुत लोग रहते हैं।", "क"]
+    assert tokenizer.encode_batch(texts) == plain.encode_batch(texts)
+    assert render(tokenizer, conversation(*texts)) == render(plain, conversation(*texts))
+    write_tokenizer(tmp_path / "export", tokenizer)
+    assert AutoTokenizer.from_pretrained(tmp_path / "export")(texts)["input_ids"] == [plain.encode_prompt(text) for text in texts]
