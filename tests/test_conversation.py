@@ -179,7 +179,13 @@ def test_oldest_turns_are_left_out_but_kept_and_a_note_says_so_once(model, train
         assert len(talk._cached) < model.config.sequence_len
     assert 0 < talk.unseen < len(talk.turns) == 40
     assert "सच बोलो" in trained.tokenizer.decode(talk._cached)
+    assert len(talk._cached) > model.config.sequence_len * 3 // 4  # no more are left out than is needed
     assert capsys.readouterr().err.count("no longer sees the oldest turns") == 1
+    talk.command("/undo")
+    assert (len(talk.turns), talk.unseen) == (38, 0)
+    talk.unseen = 2
+    talk.command("/new")
+    assert (talk.turns, talk.unseen, talk._has_told_unseen) == ([], 0, False)
 
 
 def test_save_appends_what_data_chat_reads_and_spoils_no_file(model, trained, monkeypatch, tmp_path):
