@@ -191,11 +191,14 @@ def test_oldest_turns_are_left_out_but_kept_and_a_note_says_so_once(model, train
 def test_save_appends_what_data_chat_reads_and_spoils_no_file(model, trained, monkeypatch, tmp_path):
     talk, file = Conversation(model, trained.tokenizer, Settings()), tmp_path / "मेरी बातें.jsonl"
     assert talk.command(f"/save {file}") == "[there is nothing to save]"
+    talk.command("/system सच")
     said(monkeypatch, trained.tokenizer, "हाँ")
     ask(talk, "क्या?")
     for _ in range(2):
         assert talk.command(f"/सहेजो {file}").startswith("[saved in ")
-    assert [turns_of(json.loads(line)) for line in file.read_text("utf-8").splitlines()] == [[("user", "क्या?"), ("assistant", "हाँ")]] * 2
+        file.write_bytes(file.read_bytes().removesuffix(b"\n"))  # as some editors leave it
+    turns = [("system", "सच"), ("user", "क्या?"), ("assistant", "हाँ")]
+    assert [turns_of(json.loads(line)) for line in file.read_text("utf-8").splitlines()] == [turns] * 2
     for name, content in (
         ("other.jsonl", '{"instruction": "क्या?", "output": "हाँ"}\n'),
         ("list.jsonl", "3\n"),
