@@ -22,7 +22,9 @@ import nano_hindi.serving
 import serve
 from conftest import PATIENCE, assert_parted_between_characters, launched, spelled, wait_until
 from nano_hindi.inference.loading import build_model, load_for_inference
+from nano_hindi.inference.settings import Settings
 from nano_hindi.serving import api
+from nano_hindi.serving.bodies import ApiError, GenerationRequest, parse_request
 from nano_hindi.serving.scheduler import Scheduler
 
 CHAT = "/v1/chat/completions"
@@ -177,6 +179,18 @@ def test_conversation_longer_than_the_context_is_refused(chat):
         ask(chat, messages=[{"role": "user", "content": "राम " * 600}])
     assert refused.value.code == "context_length_exceeded"
     assert complete(chat, prompt="राम " * 600 + "अ").choices[0].text == ""  # a text may be longer
+
+
+def test_request_without_settings_has_a_new_seed_and_an_answer_that_may_fill_the_context(chat):
+    def parsed(is_chat: bool = True, context: int = 512) -> GenerationRequest:
+        return parse_request(json.dumps({"messages": ASKED}).encode(), chat.served.tokenizer, is_chat, context, 3000)
+
+    assert parsed().sampling["seed"] != parsed().sampling["seed"]
+    assert (parsed().max_tokens, parsed(is_chat=False).max_tokens) == (3000, Settings.max_tokens)
+    length = len(parsed().tokens)
+    assert len(parsed(context=length + 1).tokens) == length
+    with pytest.raises(ApiError, match="omit its oldest turns"):  # not even one token of an answer fits
+        parsed(context=length)
 
 
 # ---- requests that are wrong
@@ -363,8 +377,9 @@ def test_more_requests_than_may_wait_are_refused(chat, monkeypatch):
 
 def test_error_of_the_model_reaches_the_client(chat, monkeypatch, capsys):
     monkeypatch.setattr("nano_hindi.serving.scheduler.Sampler", lambda *_, **__: 1 / 0)
-    with pytest.raises(openai.InternalServerError, match="console"):
+    with pytest.raises(openai.InternalServerError, match="console") as failed:
         ask(chat)
+    assert failed.value.type == "server_error"
     with pytest.raises(openai.APIError, match="console"):
         list(ask(chat, stream=True))
     assert capsys.readouterr().err.count("ZeroDivisionError") == 2
