@@ -1,14 +1,33 @@
 """An update or an evaluation is repeated with less memory, with the same result."""
 
 import itertools
+import types
 
 import pytest
 import torch
+import torch.distributed as dist
 from test_train import bits_per_byte, last_state, losses
 
 from conftest import ROOT, SMALL, run_script, start
 from nano_hindi.common import is_out_of_memory
+from nano_hindi.distributed import World
+from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
+from nano_hindi.training.retry import retried, use_less_memory
+
+CUDA_FULL = torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+def run_of(size: int = 8, per_rank: int = 8, **fields) -> types.SimpleNamespace:
+    """Return what `retried` needs of a run."""
+    return types.SimpleNamespace(
+        world=World(0, 1, torch.device("cpu")),
+        config=types.SimpleNamespace(sequences_per_rank=lambda world_size: per_rank),
+        batches=types.SimpleNamespace(device_batch_size=size),
+        model=types.SimpleNamespace(recomputes_blocks=False, zero_grad=lambda set_to_none: None, **fields),
+        optimizer=types.SimpleNamespace(is_stepping=False),
+        console=types.SimpleNamespace(clear=lambda: None),
+    )
 
 
 class Memory:
@@ -76,6 +95,37 @@ def test_out_of_memory_with_one_sequence_computes_the_blocks_again(data_dir, tmp
     output = capsys.readouterr().out
     assert output.count("out of memory on cpu with one sequence; continuing with each block computed again") == 1
     assert losses(tmp_path) == pytest.approx(losses(straight), rel=1e-4)
+
+
+def test_less_memory_is_a_divisor_of_at_most_half_then_one_sequence_then_recomputed_blocks():
+    run = run_of(size=10, per_rank=18)
+    for size, recomputes in ((3, False), (1, False), (1, True)):
+        use_less_memory(run)
+        assert (run.batches.device_batch_size, run.model.recomputes_blocks) == (size, recomputes)
+    with pytest.raises(UserError, match="single sequence"):
+        use_less_memory(run)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_compiled", "is_stepping"),
+    [
+        (CUDA_FULL, True, True),  # a part of the weights may be updated
+        (UserError("damaged"), True, False),
+        (dist.DistError("a rank is gone"), True, False),
+        (RuntimeError("a bug"), False, False),
+    ],
+)
+def test_error_that_a_retry_cannot_mend_is_raised_at_once(error, is_compiled, is_stepping):
+    run, results = run_of(is_compiled=is_compiled, run_eagerly=lambda: None), iter([error, "made"])
+    run.optimizer.is_stepping = is_stepping
+
+    def work() -> object:
+        if isinstance(result := next(results), Exception):
+            raise result
+        return result
+
+    with pytest.raises(type(error), match=str(error)):
+        retried(run, types.SimpleNamespace(signal=None), work)
 
 
 def test_memory_of_a_cpu_that_runs_out_is_known():
