@@ -10,7 +10,7 @@ import pytest
 
 import train
 from conftest import SMALL
-from nano_hindi.training.metrics import Metrics, read_metrics, training_seconds
+from nano_hindi.training.metrics import FLOAT32_MAX, FLOAT32_MIN, LONGEST_LINE, Metrics, read_metrics, training_seconds
 
 
 def record(step: int, **more) -> dict:
@@ -38,6 +38,7 @@ INVALID = {  # lines that are no records
     "a number of 5000 digits": b'{"step": 20, "tokens": 200, "loss": ' + b"9" * 5000 + b"}",
     "no tokens": b'{"step": 20, "loss": 3.0}',
     "no step": b'{"tokens": 200, "loss": 3.0}',
+    "as long as a line may be": b"x" * (LONGEST_LINE - 1),
     "longer than any record": b'{"step": 20, "tokens": 200}' + b" " * 70_000 + b"x",
     **{
         f"{key} {value}": json.dumps({"step": 20, "tokens": 200, "loss": 3.0})
@@ -69,8 +70,9 @@ def test_invalid_line_is_skipped(tmp_path, name):
 @pytest.mark.parametrize("value", INVALID_VALUES)
 def test_value_that_is_no_plausible_number_is_missing_and_the_rest_is_valid(tmp_path, key, value):
     path = tmp_path / "metrics.jsonl"
-    path.write_text(f'{{"step": 10, "tokens": 100, "grad_norm": 3.4e38, "{key}": {value}}}\n')
-    assert read_metrics(path) == [{"step": 10, "tokens": 100, "grad_norm": 3.4e38, key: None}]
+    valid = {"step": 10, "tokens": 100, "grad_norm": FLOAT32_MAX, "val_loss": FLOAT32_MIN, "skipped": 0}
+    path.write_text(f'{json.dumps(valid)[:-1]}, "{key}": {value}}}\n')
+    assert read_metrics(path) == [{**valid, key: None}]
     assert training_seconds(read_metrics(path)) == 0
 
 

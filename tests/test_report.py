@@ -256,7 +256,7 @@ def test_meter_excludes_pauses_and_continues_from_its_state(monkeypatch):
     clock = iter([0.0, 10.0, 70.0, 80.0, 80.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     meter = Meter({"loss_sum": 6.0, "updates": 2})
-    meter.add(3.0, 1000)
+    meter.add(6.0, 1000)
     with meter.paused():
         pass
-    assert meter.read() == (3.0, 1000 / 20)
+    assert meter.read() == (4.0, 1000 / 20)
