@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +31,7 @@ from nano_hindi.token_file import TokenFile
 from nano_hindi.training import loop
 from nano_hindi.training.curves import by_source, make_figure
 from nano_hindi.training.resume import Plan
+from nano_hindi.training.text_data import Source, TextData
 
 T, VOCAB = 4, 10_000
 
@@ -136,6 +138,20 @@ def test_another_budget_moves_an_anneal_that_has_not_begun(update, saved_start, 
 
 
 # ---- flags and names
+
+
+def test_start_page_says_how_often_each_source_is_seen_in_both_stages():
+    """9 of 12 updates of 10 sequences are before the anneal."""
+    config = TrainConfig(batch_size=5, gradient_accumulation_steps=2, sequence_len=4, total_tokens=480)
+    folders = [("news", 29 * 4, Fraction(4, 5), Fraction(1, 2)), ("stories", 66 * 4, Fraction(1, 5), Fraction(1, 2))]
+    both = TextData([Source(name, Path(name), SimpleNamespace(train_tokens=tokens), *weights) for name, tokens, *weights in folders])
+    assert both.lines(config, 9) == [
+        "data        news: weight 0.8, 116 tokens to train on, seen 3.00 times",
+        "            stories: weight 0.2, 264 tokens to train on, seen 0.50 times",
+        "anneal      after step 18, for 3 updates: news 0.5, stories 0.5",
+    ]
+    alone = TextData([Source("news", Path("news"), SimpleNamespace(train_tokens=160), Fraction(1), Fraction(0))])
+    assert alone.lines(config, None) == ["data        160 tokens to train on, seen 3.00 times"]
 
 
 def test_folder_with_an_equals_sign_is_a_plain_path_if_it_exists(tmp_path, monkeypatch):
