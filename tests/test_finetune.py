@@ -1,8 +1,10 @@
 """finetune.py: batches of whole conversations, the loss on the assistant's tokens alone, and the
 runs that they make."""
 
+import argparse
 import itertools
 import json
+import math
 import shutil
 import sys
 from collections import Counter
@@ -18,7 +20,7 @@ import train
 from conftest import ROOT, SMALL, run_command
 from data import chat
 from nano_hindi.chat.batches import PAD_MULTIPLE, ChatBatches, Conversations
-from nano_hindi.chat.template import until_stop
+from nano_hindi.chat.template import MARKERS, until_stop
 from nano_hindi.config import FINETUNE, GPTConfig, TrainConfig
 from nano_hindi.corpus.prepared import CHAT, check_data
 from nano_hindi.dataloader import IGNORED
@@ -31,7 +33,7 @@ from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.model import GPT
 from nano_hindi.sample.questions import conversations
 from nano_hindi.token_file import DataError
-from nano_hindi.training.chat_data import ChatData
+from nano_hindi.training.chat_data import ChatData, recipe
 from nano_hindi.training.metrics import read_metrics
 
 CONTEXT = 1024
@@ -79,11 +81,12 @@ def test_evaluation_reads_all_parts_of_a_long_val_bin(chat_dir):
     data.select(CONTEXT)
     tokens = int(data.val.lengths.sum())
     numbers = {tuple(data.val.batch(np.array([i]))[0][0, : data.val.lengths[i]].tolist()): i for i in range(len(data.val))}
-    for fraction in (1, 2, 3):
+    for fraction in (1, 2, 3, tokens):  # the last one is of less than a conversation: one is read
         config = TrainConfig(eval_tokens=tokens // fraction)
         (batches,) = data.val_batches(config, 4, World(0, 1, torch.device("cpu"))).values()
         rows = [row for x, _ in batches for row in x.tolist()]
         found = sorted(i for row in rows for ids, i in numbers.items() if tuple(row[: len(ids)]) == ids and not any(row[len(ids) :]))
+        assert found
         assert found == [i * len(data.val) // len(found) for i in range(len(found))]
         assert abs(len(found) - len(data.val) / fraction) <= 1
 
@@ -145,6 +148,39 @@ def test_damaged_marks_are_found(chat_dir, tmp_path):
     every.targets[0] += 1
     with pytest.raises(DataError, match="targets of a conversation"):
         every.batch(np.array([0]))
+
+
+def test_sample_is_a_question_without_its_story_and_the_most_likely_answer(chat_dir, monkeypatch):
+    data, asked = ChatData(chat_dir, check_data(chat_dir, kind=CHAT)), []
+    data.select(CONTEXT)
+    tokenizer = data.first.tokenizer
+    (answer,) = tokenizer.encode_batch([f"ठीक\nहै\n{MARKERS['user']}\nकौन?"])
+
+    def answered(model: None, ids: list[int], max_tokens: int, temperature: float, stop_ids: tuple[int, ...]) -> list[int]:
+        asked.append(tokenizer.decode(ids))
+        assert (temperature, stop_ids) == (0, (tokenizer.eos_id,))
+        return answer
+
+    monkeypatch.setattr("nano_hindi.training.chat_data.generate_tokens", answered)
+    samples = data.samples(None, 0)
+    assert len(samples) == 4
+    for (question, text), before in zip(samples, asked, strict=True):
+        assert before.endswith(f"\n\n{MARKERS['assistant']}\n")
+        assert question in " ".join(before.split())
+        assert text == f"{question} → ठीक है"
+    assert max(len(question) for question, _ in samples) < 100 < max(map(len, asked))
+
+
+@pytest.mark.parametrize(("epochs", "size"), [(3, 1), (0.5, 7), (1, 1000)])
+def test_recipe_has_eight_evaluations_and_a_warmup_of_a_twentieth(chat_dir, epochs, size):
+    data = ChatData(chat_dir, check_data(chat_dir, kind=CHAT))
+    data.select(CONTEXT)
+    config = recipe(argparse.Namespace(epochs=epochs, batch_size=size, lr_scale=0.3, inference_interval=7), data)
+    updates = math.ceil(epochs * len(data.train) / size)
+    assert (config.updates, config.tokens_per_update) == (updates, size * data.train.mean_length)
+    assert (config.warmup_steps, config.init_lr_fraction) == (updates // 20, 0.1)
+    assert (config.eval_interval, config.checkpoint_interval, config.inference_interval) == (updates // 8 or 1, updates // 8 or 1, 7)
+    assert (config.muon_lr, config.adamw_scalar_lr) == (TrainConfig.muon_lr * 0.3, TrainConfig.adamw_scalar_lr * 0.3)
 
 
 # ---- runs
