@@ -13,6 +13,8 @@ import torch
 import train
 from conftest import PATIENCE, SMALL, launched, run_script, start
 from nano_hindi.checkpoint import MODEL_KEYS, list_checkpoints, load_checkpoint
+from nano_hindi.config import TrainConfig, from_dict
+from nano_hindi.optim import learning_rate_scale
 from nano_hindi.training import loop
 
 
@@ -95,6 +97,12 @@ def test_intervals_act_at_the_first_update_at_or_after_a_multiple(straight):
     assert [r["step"] for r in metrics(straight) if "loss" in r] == [4, 8, 12, 16, 20, 24]
     assert [r["step"] for r in metrics(straight) if "val_bpb" in r] == [8, 16, 24]
     assert all(r["tokens"] == r["step"] * 4 * 32 and r["update"] == r["step"] // 2 for r in metrics(straight))
+
+
+def test_first_update_has_the_first_learning_rate_of_the_schedule(straight):
+    config = from_dict(TrainConfig, load_checkpoint(straight / "checkpoint_step24.pt")["train_config"])
+    logged = {r["update"] - 1: r["lr"] for r in metrics(straight) if "lr" in r}
+    assert logged == {update: config.muon_lr * learning_rate_scale(config, update) for update in (1, 3, 5, 7, 9, 11)}
 
 
 def test_checkpoint_has_the_documented_keys_and_no_wrapper_prefixes(straight):
@@ -201,7 +209,8 @@ def test_signal_saves_the_update_says_how_to_resume_and_the_rest_is_equal(data_d
 def test_resuming_a_finished_run_says_so_and_exits_with_0(data_dir, straight, capsys):
     before = (straight / "metrics.jsonl").read_bytes()
     assert start(data_dir, straight, "--resume", "auto") == 0
-    assert "finished" in capsys.readouterr().out
+    assert "finished" in (out := capsys.readouterr().out)
+    assert f", training loss {losses(straight)[-1]:.4f}\n" in out
     assert (straight / "metrics.jsonl").read_bytes() == before
 
 
