@@ -115,14 +115,18 @@ def test_partial_save_is_removed_and_metrics_are_cut_back_to_the_checkpoint(data
     assert_all_whole(folder)
 
 
-def test_run_killed_before_its_last_deletion_deletes_on_resume(data_dir, tmp_path, straight):
+def test_run_killed_before_its_last_deletion_deletes_and_draws_on_resume(data_dir, tmp_path, straight):
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     *_, last = list_checkpoints(folder)
     for step in (2, 4, 6):
         shutil.copy(last[1], folder / f"checkpoint_step{step}.pt")
+    (folder / "checkpoint_step8.pt.tmp").write_bytes(b"half")
+    (folder / "curves.png").unlink()
     assert start(data_dir, folder, "--resume", "auto") == 0
     assert steps(folder) == sorted([2, 4, 6, *steps(straight)])[-3:]
+    assert not list(folder.glob("*.tmp"))
+    assert (folder / "curves.png").is_file()
 
 
 def test_exception_in_training_waits_for_the_checkpoint_being_written(data_dir, tmp_path, straight, monkeypatch):
