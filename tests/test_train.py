@@ -52,6 +52,7 @@ def test_run_learns_and_writes_its_files(straight):
         "checkpoint_step10.pt", "checkpoint_step20.pt", "checkpoint_step24.pt", "curves.png", "metrics.jsonl", "model.pt", "tokenizer",
     ]  # fmt: skip
     assert (straight / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (straight / "curves.png").stat().st_mtime_ns >= (straight / "model.pt").stat().st_mtime_ns  # drawn last, of all metrics
     curve = losses(straight)
     assert len(curve) == 6
     assert curve[-1] < curve[0] - 0.5
@@ -223,22 +224,27 @@ def test_larger_budget_continues_with_a_notice(data_dir, tmp_path, capsys):
 
 
 def test_three_non_finite_updates_in_a_row_stop_the_run_and_name_the_checkpoint(data_dir, tmp_path, capsys, monkeypatch):
-    """The loss in the log, of two updates a line, is that of the finite ones."""
+    """Two do not. The loss in the log, of two updates a line, is that of the finite ones."""
     real = loop.train_update
 
     def train_update(run, stop):
-        if run.update >= 5:
-            run.model.lm_head.weight.data[0, 0] = float("nan")
-        return real(run, stop)
+        weight = run.model.lm_head.weight.data[0, 0]
+        before = weight.clone()
+        if run.update in (1, 2) or run.update >= 5:
+            weight.fill_(float("nan"))
+        made = real(run, stop)
+        if run.update in (2, 3):  # after updates 1 and 2
+            weight.copy_(before)
+        return made
 
     monkeypatch.setattr(loop, "train_update", train_update)
     assert start(data_dir, tmp_path / "run") == 2
     output = capsys.readouterr()
-    assert output.out.count("skipped") == 3
+    assert output.out.count("skipped") == 5
     assert "step 16" in output.err
     assert "checkpoint_step10.pt" in output.err
     assert "Traceback" not in output.err
-    assert len(losses(tmp_path / "run")) == 3
+    assert [r["skipped"] for r in metrics(tmp_path / "run") if "loss" in r] == [1, 2, 3]
     assert None not in losses(tmp_path / "run")
 
 
