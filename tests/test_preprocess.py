@@ -400,10 +400,25 @@ def test_worker_that_dies_at_its_start_is_one_line(tmp_path):
     multiprocessing.resource_tracker.ensure_running()
     multiprocessing.set_executable(shutil.which("false"))
     try:
-        with pytest.raises(UserError, match="a worker process died"):
+        with pytest.raises(UserError, match="a worker process died or could not start"):
             list(tokenize.write_shards([(chunk, tmp_path / "shard") for chunk in "ab"], bytes(2**20), 0.1, 2))
     finally:
         multiprocessing.set_executable(sys.executable)
+
+
+def test_pool_that_can_start_no_worker_is_one_line(tmp_path, monkeypatch):
+    """As if the first worker died while the second one starts: the pool closes its pipes."""
+    submit, first = tokenize.ProcessPoolExecutor.submit, iter([True])
+
+    def submit_one(self, *task):
+        if next(first, False):
+            return submit(self, *task)
+        raise OSError("handle is closed")
+
+    monkeypatch.setattr(tokenize.ProcessPoolExecutor, "submit", submit_one)
+    monkeypatch.setattr(tokenize, "_write_in_worker", time.sleep)
+    with pytest.raises(UserError, match="a worker process died or could not start"):
+        list(tokenize.write_shards([(0.01,), (0.01,)], b"", 0.1, 2))
 
 
 @contextlib.contextmanager

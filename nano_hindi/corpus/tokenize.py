@@ -20,7 +20,7 @@ import threading
 import types
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,18 +179,26 @@ def write_shards(tasks: Sequence[tuple[Chunk, Path]], tokenizer: Tokenizer, val_
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (settings,))
         try:
             for task in tasks:
-                with _interrupt_later(), _without_main():  # workers start here; only this process handles Ctrl-C
-                    waiting.append(pool.submit(_write_in_worker, *task))
+                waiting.append(_submit(pool, task))
                 if len(waiting) >= 2 * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process died, perhaps for lack of memory; run the same command again with fewer --workers to continue"
+                "a worker process died or could not start, perhaps for lack of memory; run the same command again with fewer --workers to continue"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, task: tuple[Chunk, Path]) -> Future[None]:
+    """Give the pool a task; it may start a worker, in which Ctrl-C is ignored."""
+    try:
+        with _interrupt_later(), _without_main():
+            return pool.submit(_write_in_worker, *task)
+    except OSError as error:  # none can be started, or the pool has just closed its pipes because another one died
+        raise BrokenProcessPool(str(error)) from error
 
 
 @contextlib.contextmanager
