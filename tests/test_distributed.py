@@ -61,8 +61,7 @@ class Job:
         return self
 
     def __exit__(self, *exc_info):
-        if exc_info[0] is not None:
-            print(self.said())
+        print(self.said())  # shown if the test fails
         self.launched.__exit__(*exc_info)
         for path in (self.records / "pids").glob("*"):  # torchrun gives each of its processes a session of its own
             with contextlib.suppress(ProcessLookupError):
@@ -243,17 +242,25 @@ def test_run_on_four_ranks_resumes_on_fewer(alone, together, data_dir, tmp_path,
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_killed_rank_ends_the_run_at_once_and_is_named(data_dir, tmp_path):
-    """The other rank stops waiting for its gradients; gloo alone would wait for half an hour."""
-    with torchrun(2, tmp_path / "records", data_dir, tmp_path / "run", "--total_tokens", str(10**10)) as job:
-        job.wait_for("| loss")
-        victim = next(int(path.name) for path in (tmp_path / "records" / "pids").iterdir() if path.read_text() == "1")
-        os.kill(victim, signal.SIGKILL)
-        said = job.wait()
-    assert f"failed (exitcode: -9) local_rank: 1 (pid: {victim})" in said  # torchrun's message
-    assert re.search(r"Root Cause.*\n.*\n.*\n.*\n +rank +: 1 ", said)
+    """The other rank stops waiting for its gradients; gloo alone would wait for half an hour.
+
+    One time in a hundred gloo does not see that a connection is closed, and torchrun kills that
+    rank after 30 seconds: then try again.
+    """
+    for attempt in "123":
+        records = tmp_path / f"records{attempt}"
+        with torchrun(2, records, data_dir, tmp_path / f"run{attempt}", "--total_tokens", str(10**10)) as job:
+            job.wait_for("| loss")
+            victim = next(int(path.name) for path in (records / "pids").iterdir() if path.read_text() == "1")
+            os.kill(victim, signal.SIGKILL)
+            said = job.wait()
+        assert f"failed (exitcode: -9) local_rank: 1 (pid: {victim})" in said  # torchrun's message
+        assert re.search(r"Root Cause.*\n.*\n.*\n.*\n +rank +: 1 ", said)
+        assert "[rank0]: Traceback" not in said
+        if "error: another rank" in said:
+            break
     assert said.count("error: another rank of this run has exited") == 1
     assert not re.search(r"has exited \(.*\d\d\d\d", said)  # with a port, each of several ranks would have a line of its own
-    assert "[rank0]: Traceback" not in said
 
 
 @pytest.mark.skipif(os.name == "nt", reason="torchrun does not work on Windows")
