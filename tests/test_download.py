@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec.compression
 import pyarrow.parquet
 import pytest
 
@@ -1049,6 +1050,19 @@ def test_json_lines_with_other_fields_than_the_first_are_read(tmp_path, hub, new
     assert run(tmp_path / "raw", "--dataset", "org/news", "--data_dir", "new", "--column", "body", "--tokenizer", tokenizer_dir) == 0
     texts = [*(text for texts in ARTICLES for text in texts[:20]), *(record["body"] for record in more)]
     assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == sorted(texts)
+
+
+def test_files_that_cannot_be_read_are_one_line_that_does_not_blame_the_connection(tmp_path, hub, news, tokenizer_dir, waits, monkeypatch, capsys):
+    monkeypatch.delitem(fsspec.compression.compr, "zstd", raising=False)  # as without zstandard
+    for folder, name, content in (("zst", "train.jsonl.zst", b""), ("bytes", "train.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n')):
+        (news / folder).mkdir()
+        (news / folder / name).write_bytes(content)
+        assert run(tmp_path / "raw", "--dataset", "org/news", "--data_dir", folder, "--tokenizer", tokenizer_dir) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: org/news {folder} cannot be read (")
+        assert "give them as --source PATH" in error
+        assert error.count("\n") == 1
+    assert waits == []
 
 
 def test_wrong_names_in_a_data_set_are_one_line_with_the_right_ones(tmp_path, hub, news, tokenizer_dir, waits, capsys):

@@ -176,7 +176,7 @@ class HubTexts:
         try:
             everything = builder.as_streaming_dataset(split=source.split)
         except ValueError as error:
-            if type(error) is not ValueError:
+            if type(error) is not ValueError or "split" not in str(error):
                 raise
             raise UserError(f"{source} has no split {source.split!r} ({reason_of(error)}); name one with --split") from error
         features = everything.features
@@ -225,6 +225,11 @@ class HubTexts:
         response, remedy = response_of(error), "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
         if isinstance(error, FileNotFoundError) and response is None:
             return UserError(f"{self.source} has no parquet or jsonl files; check --data_dir: see {self.source.page}")
+        if type(error) in (ValueError, UnicodeDecodeError) and response is None:  # of what the files hold
+            return UserError(
+                f"{self.source} cannot be read ({reason_of(error)}); name another folder with --data_dir, or download the files from "
+                f"{self.source.page} and give them as --source PATH"
+            )
         if response is not None and response.status_code == 404:
             remedy = "check the name"
         elif response is not None and response.status_code in (401, 403):
