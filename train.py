@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from nano_hindi.cli import Parser, command_line
-from nano_hindi.config import DEFAULT_PRESET, PRESETS
+from nano_hindi.config import DEFAULT_PRESET, PRESETS, get_config
 from nano_hindi.console import dispensable_output
 from nano_hindi.distributed import joined_world
 from nano_hindi.flags import WeightedFolder, add_flags, add_run_flags, weighted_folder
@@ -45,6 +45,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dry_run", action="store_true", help="print parameters, steps, memory and time estimates, then exit")
     add_flags(parser)
     args = parser.parse_args(argv)
+    get_config(args.config or DEFAULT_PRESET)  # raises UserError for an unknown name, before the data is checked
     args.data_dir = args.data_dir or [WeightedFolder(ROOT / "data")]
     args.anneal_data_dir = args.anneal_data_dir or []
     return args

@@ -282,7 +282,7 @@ def test_dry_run_of_the_default_works_without_data(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--config", "26m"], "25m, 40m, 50m, 22m, 36m, 39m, 250m, tiny"),
+        (["--config", "26m", "--data_dir", "nowhere"], "25m, 40m, 50m, 22m, 36m, 39m, 250m, tiny"),
         (["--n_kv_head", "3"], "n_kv_head 3"),
         (["--vocab_size", "7"], "--vocab_size 7"),
         (["--sequence_len", "4096"], "sequence"),
