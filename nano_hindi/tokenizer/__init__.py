@@ -43,8 +43,9 @@ class Tokenizer:
     """Wrap a `tokenizers.Tokenizer` with what training and generation need; see `load_tokenizer`.
 
     `vocab_size` is the largest id + 1. `bos_id` begins a document and `eos_id` ends it; a tokenizer
-    with only one of them uses it for both. `has_dummy_space`: a document starts with a dummy space.
-    `rewrites`: its own normalizer changes text, instead of NFC.
+    with only one of them uses it for both. `piece_bytes`: the bytes that each token adds to a text,
+    by id; b"" for a special or unknown token. `has_dummy_space`: a document starts with a dummy
+    space. `rewrites`: its own normalizer changes text, instead of NFC.
     """
 
     def __init__(self, backend, name: str, bos_id: int | None, eos_id: int | None):
@@ -68,6 +69,7 @@ class Tokenizer:
         unknown = self._ids.get(self._unknown_piece)
         self._fast: FastEncoder | None = None  # see `encode_faster`
         self.special_ids = frozenset({i for i, token in added.items() if token.special} | {self.bos_id, self.eos_id, unknown} - {None})
+        self.piece_bytes = bytes_of_ids(description, self._ids, self.special_ids, name)
         self._plain_ids = frozenset(added)  # of the added tokens that are plain characters in a text
         self._doubles_space = False  # set below, from what the unmodified encoder returns
         self.has_dummy_space = self._bytes_of("क").startswith(b" ")
@@ -219,12 +221,6 @@ class Tokenizer:
     def definition(self) -> dict:
         """Return the content of tokenizer.json."""
         return json.loads(self._json)
-
-    @functools.cached_property
-    def piece_bytes(self) -> list[bytes]:
-        """Return the bytes that each token adds to a text, by id; b"" for a special or unknown
-        token."""
-        return bytes_of_ids(self.definition(), self._ids, self.special_ids, self.name)
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
