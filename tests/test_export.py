@@ -28,6 +28,7 @@ from exports import CONFIG, LogitsOnly, load, load_its_tokenizer, make_checkpoin
 from nano_hindi.chat import template
 from nano_hindi.checkpoint import load_checkpoint
 from nano_hindi.engine import generate_tokens
+from nano_hindi.errors import UserError
 from nano_hindi.evaluation import command as evaluation
 from nano_hindi.evaluation.command import scores_of_pairs
 from nano_hindi.evaluation.pair_files import read_pair_files
@@ -437,6 +438,13 @@ def test_config_without_short_windows_has_no_sliding_window(checkpoint):
     assert (names["sliding_window"], set(names["layer_types"])) == (None, {"full_attention"})
 
 
+def test_windows_of_one_key_are_refused(checkpoint):
+    """transformers 5 keeps all keys of such a layer in its cache."""
+    config = dataclasses.replace(CONFIG, short_window_divisor=CONFIG.sequence_len)
+    with pytest.raises(UserError, match="windows of one key"):
+        conversion.config_json(config, load_tokenizer(checkpoint.parent / "tokenizer"), "float32")
+
+
 @torch.no_grad()
 def test_logits_without_a_soft_cap_if_the_config_has_none(exported, theirs):
     model, ids = load(exported["float32"], dtype=torch.float32, final_logit_softcapping=None), some_ids(2, 40)
@@ -590,6 +598,11 @@ def test_left_padded_row_generates_the_same_text_as_alone(exported, ours, theirs
         for row, prompt in zip(logits, PROMPTS, strict=True):
             ids = torch.tensor([tokenizer(prompt).input_ids])
             torch.testing.assert_close(row[-ids.size(1) :], ours(ids)[0], rtol=0, atol=2e-5)
+
+
+def test_continuous_batching_is_refused_in_one_line(theirs):
+    with pytest.raises(NotImplementedError, match="call generate"):
+        theirs.generate_batch([[1, 2, 3]])
 
 
 def test_beams_share_the_cache_and_prompts_are_read_in_chunks(theirs):

@@ -77,11 +77,13 @@ def write_onnx(path: Path, trained: TrainedModel, weights: dict[str, Tensor], dt
 
 
 def config_json(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict:
-    """Return the configuration under the names that transformers uses."""
+    """Return the configuration under the names that transformers uses. Raises UserError for windows
+    of one key."""
     from nano_hindi.model import MLP_FACTOR, SOFTCAP
 
     module = CODE.stem
     short = min(config.windows)
+    require(short > 1, "the cache of transformers cannot have windows of one key, which this model's short layers have; use --format onnx")
     return {
         "architectures": ["NanoHindiForCausalLM"],
         "auto_map": {

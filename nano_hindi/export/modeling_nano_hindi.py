@@ -520,6 +520,9 @@ class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
             kwargs.setdefault("max_new_tokens", None)
         return super().generate(*args, **kwargs)
 
+    def init_continuous_batching(self, *args, **kwargs):
+        raise NotImplementedError("nano_hindi does not support continuous batching (generate_batch); call generate, with padding on the left")
+
     @staticmethod
     def create_masks_for_generate(config: NanoHindiConfig, attention_mask: Tensor | None, position_ids: Tensor | None = None, **kwargs) -> dict:
         """Return the masks that `generate` makes before each step with a static cache."""
