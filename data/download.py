@@ -158,7 +158,7 @@ def make(args, settings: dict, corpus: Path) -> int:
         print(visible(line))
     tokens = f"{int(metadata['tokens']):,} tokens of {visible(metadata['tokenizer'])}, " if "tokens" in metadata else ""
     print(f"{shown(corpus)}: {documents:,} documents{left_out}, {tokens}{words:,} words, {size / 1e6:,.2f} MB")
-    print(f"next: {python_command('data/preprocess.py')}{next_flags(args)}")
+    print(f"next: {python_command('data/preprocess.py')}{next_flags(args, has_tokenizer='tokens' in metadata)}")
     return 0
 
 
@@ -278,16 +278,19 @@ def rules(args) -> dict[str, str]:
     return {"cleaning_rules": rules_version()} if args.clean else {}
 
 
-def next_flags(args) -> str:
-    """Return the flags that data/preprocess.py needs for this corpus."""
+def next_flags(args, has_tokenizer: bool) -> str:
+    """Return the flags that data/preprocess.py needs for this corpus: without a tokenizer, those to
+    train one."""
     flags = ""
     if args.output_dir != DEFAULT_DIR:
         folder = args.output_dir.parent if args.output_dir.name == "raw" else args.output_dir
         flags = f" --input {shell_quoted(args.output_dir / 'hindi_corpus.txt')} --output_dir {shell_quoted(folder)}"
+    if not has_tokenizer:
+        return f"{flags} --train_tokenizer {4096 if is_sample(args) else 8192}"
     if args.tokenizer:
         folder = Path(args.tokenizer)
         return f"{flags} --tokenizer {shell_quoted(folder) if folder.exists() else args.tokenizer}"
-    return f"{flags} --train_tokenizer 4096" if is_sample(args) else flags
+    return flags
 
 
 def leave_alone(args, settings: dict, corpus: Path) -> int:

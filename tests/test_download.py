@@ -111,6 +111,7 @@ def test_without_a_tokenizer_words_are_counted_with_a_notice(tmp_path, capsys):
     assert "no/such/folder" in output
     assert "words and bytes are counted" in output
     assert f"50 documents, {sum(words):,} words" in output
+    assert output.endswith(" --train_tokenizer 8192\n")  # the next command needs no hub either
     assert "tokens" not in read_metadata(tmp_path / "raw" / "metadata.txt")
     assert run(tmp_path / "few", "--source", source, *NO_TOKENIZER, "--max_tokens", sum(words[:7])) == 0
     assert list(read_documents(tmp_path / "few" / "hindi_corpus.txt")) == texts[:7]
