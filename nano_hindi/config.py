@@ -192,9 +192,13 @@ class TrainConfig:
     def updates(self) -> int:
         return max(1, self.total_tokens // self.tokens_per_update)
 
+    def steps_of(self, updates: int) -> int:
+        """Return the number of steps of so many updates."""
+        return updates * self.gradient_accumulation_steps
+
     @property
     def steps(self) -> int:
-        return self.updates * self.gradient_accumulation_steps
+        return self.steps_of(self.updates)
 
     @functools.cached_property
     def warmup_updates(self) -> int:
@@ -209,7 +213,7 @@ class TrainConfig:
     @property
     def schedule_text(self) -> str:
         """Return the learning-rate schedule as one line of text."""
-        steps = self.warmup_updates * self.gradient_accumulation_steps
+        steps = self.steps_of(self.warmup_updates)
         first = f" from {self.init_lr_fraction:g} of each learning rate" if self.init_lr_fraction else ""
         warmup = f"warm-up over {steps:,} steps{first}" if steps else "no warm-up"
         if steps < self.warmup_steps:
@@ -220,7 +224,7 @@ class TrainConfig:
     def is_due(self, interval: int, update: int) -> bool:
         """Return whether a multiple of `interval` steps lies in update number `update` (1-based),
         or it is the last one."""
-        last, now = (update - 1) * self.gradient_accumulation_steps, update * self.gradient_accumulation_steps
+        last, now = self.steps_of(update - 1), self.steps_of(update)
         return update == self.updates or (interval > 0 and now // interval > last // interval)
 
     def sequences_per_rank(self, world_size: int) -> int:

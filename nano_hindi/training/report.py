@@ -129,7 +129,7 @@ def evaluation_lines(results: dict[str, Evaluation]) -> list[str]:
 def status_line(train: TrainConfig, update: int, loss: float, tokens_per_second: float | None, left: float | None, columns: int) -> str:
     """Return the status line, which is rewritten after every update."""
     parts = [
-        f"step {update * train.gradient_accumulation_steps}/{train.steps}",
+        f"step {train.steps_of(update)}/{train.steps}",
         f"loss {loss:.4f}",
         *([f"{tokens_per_second:,.0f} tokens/s"] if tokens_per_second is not None else []),
         *([f"{duration(left)} left"] if left is not None else []),
@@ -143,7 +143,7 @@ def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float,
     `seconds` are those of training alone, 0 if the metrics are lost."""
     tokens = update * train.tokens_per_update
     loss = f", training loss {latest['loss']:.4f}" if "loss" in latest else ""  # absent if the run ended before its first log line
-    names = ("model.pt", checkpoint_path(folder, update * train.gradient_accumulation_steps).name, "metrics.jsonl", "curves.png")
+    names = ("model.pt", checkpoint_path(folder, train.steps_of(update)).name, "metrics.jsonl", "curves.png")
     speed = f" in {duration(seconds)} of training: {count(tokens / seconds)} tokens/s" if seconds > 0 else ""
     return [
         f"done:       {counted(update, 'update')}, {count(tokens)} tokens{speed}",
@@ -156,12 +156,12 @@ def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float,
 
 def counters(train: TrainConfig, update: int) -> dict:
     """Return step, update and tokens, the first keys of every record in metrics.jsonl."""
-    return {"step": update * train.gradient_accumulation_steps, "update": update, "tokens": update * train.tokens_per_update}
+    return {"step": train.steps_of(update), "update": update, "tokens": update * train.tokens_per_update}
 
 
 def position(train: TrainConfig, update: int) -> str:
     """Return the position in the run: `step 1000/7628 (update 250/1907)`."""
-    return f"step {update * train.gradient_accumulation_steps}/{train.steps} (update {update}/{train.updates})"
+    return f"step {train.steps_of(update)}/{train.steps} (update {update}/{train.updates})"
 
 
 def print_dry_run(plan: Plan, args: argparse.Namespace, world: World) -> int:

@@ -41,7 +41,7 @@ class Plan:
 
     @property
     def step(self) -> int:
-        return self.update * self.config.gradient_accumulation_steps
+        return self.config.steps_of(self.update)
 
     @property
     def anneal_start(self) -> int | None:
@@ -71,7 +71,7 @@ class Plan:
 def evaluation_is_pending(config: TrainConfig, update: int, latest: dict) -> bool:
     """Return whether the run was stopped in the evaluation that is due at `update`. `latest` is the
     run's; in a checkpoint of an older version it has no `val_step`, and its evaluation is made."""
-    step = update * config.gradient_accumulation_steps
+    step = config.steps_of(update)
     is_made = "val_bpb" in latest and latest.get("val_step", step) == step
     return update > 0 and config.is_due(config.eval_interval, update) and not is_made
 
@@ -110,7 +110,7 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
     preset = saved["preset"] if saved else args.config or (parent.preset if parent else DEFAULT_PRESET)
     plan = Plan(preset, model_config, config, data, saved, parent)
     if plan.update < config.updates and plan.anneal_start not in (None, config.anneal_start):
-        asked, kept = (updates * config.gradient_accumulation_steps for updates in (config.anneal_start, plan.anneal_start))
+        asked, kept = map(config.steps_of, (config.anneal_start, plan.anneal_start))
         world.print(
             f"notice: the anneal begins after step {kept:,}, not {asked:,} as this budget implies, because the text that was read cannot change"
         )

@@ -67,7 +67,7 @@ class Run:
 
     @property
     def step(self) -> int:
-        return self.update * self.config.gradient_accumulation_steps
+        return self.config.steps_of(self.update)
 
     @property
     def is_finished(self) -> bool:

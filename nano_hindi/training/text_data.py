@@ -110,7 +110,7 @@ class TextData:
                 f"{'' if lines else 'data':12}{source.name}: weight {float(source.weight):.4g}, {count(tokens)} tokens to train on, seen {epochs:.2f} times"
             )
         if anneal_start is not None and anneal_start < config.updates:
-            step = anneal_start * config.gradient_accumulation_steps
+            step = config.steps_of(anneal_start)
             lines.append(f"anneal      after step {step:,}, for {counted(config.updates - anneal_start, 'update')}: {self.anneal_text}")
         return lines
 
