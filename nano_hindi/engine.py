@@ -210,6 +210,36 @@ def generate_batch(
         yield [None if ended else token for ended, token in zip(has_ended, step, strict=True)]
 
 
+@torch.inference_mode()
+def generate_each(
+    model: GPT, prompts: Sequence[tuple[Sequence[int], Sequence[int] | None]], max_tokens: int, stop_ids: Collection[int] = (), **sampling: Any
+) -> list[list[int]]:
+    """Return up to `max_tokens` tokens that continue each of `prompts`, the pairs of
+    `Tokenizer.encode_open`, up to a token in `stop_ids`.
+
+    They are those of `generate_tokens` except for rounding, but the texts share every forward pass.
+    """
+    config, device = model.config, model.head_weight.device
+    samplers = [Sampler(model, tokens, first_ids=first_ids, **sampling) for tokens, first_ids in prompts]
+    caches = [KVCache(config, 1, device, model.compute_dtype) for _ in prompts]
+    unread = [torch.tensor([list(tokens[-config.reach :])], device=device) for tokens, _ in prompts]
+    logits = torch.cat([next_logits(model, new, cache) for new, cache in zip(unread, caches, strict=True)])
+    texts: list[list[int]] = [[] for _ in prompts]
+    going = list(range(len(prompts)))  # the texts that have not ended
+    for made in range(max_tokens):
+        if made:
+            new = torch.tensor([texts[i][-1:] for i in going], device=device)
+            logits = next_logits(model, new, JoinedCaches([caches[i] for i in going]))
+        sampled = [samplers[i].sample(own) for i, own in zip(going, logits.split(1), strict=True)]
+        tokens = dict(zip(going, torch.cat(sampled).tolist(), strict=True))
+        going = [i for i in going if tokens[i] not in stop_ids]
+        if not going:
+            break
+        for i in going:
+            texts[i].append(tokens[i])
+    return texts
+
+
 class Sampler:
     """Sample the tokens of `n_texts` texts that begin with `tokens`. Raises ValueError if there are
     none.

@@ -245,6 +245,20 @@ def test_greedy_texts_of_a_batch_equal_the_single_one(model, monkeypatch):
     assert [list(row) for row in zip(*steps, strict=True)] == [single] * 4
 
 
+def test_texts_of_several_prompts_equal_those_of_each_alone(model, monkeypatch):
+    """One is longer than the context, one has allowed first tokens; some texts end early."""
+    monkeypatch.setattr(engine, "PREFILL_TOKENS", 8)
+    prompts = [([5], None), (random_ids(30).tolist(), None), (random_ids(2 * model.config.sequence_len).tolist(), None), ([1, 2, 3], [7, 9])]
+    stops = range(0, model.config.vocab_size, 20)
+    for options in ({"temperature": 0}, {"top_k": 50, "seed": 3, "repetition_penalty": 1.2}):
+        alone = [list(generate_tokens(model, ids, 60, stops, first_ids=first, **options)) for ids, first in prompts]
+        assert engine.generate_each(model, prompts, 60, stops, **options) == alone
+        assert len({len(text) for text in alone}) > 2
+        assert engine.generate_each(model, prompts, 3, **options) == [
+            list(generate_tokens(model, ids, 3, first_ids=first, **options)) for ids, first in prompts
+        ]
+
+
 def test_texts_of_a_batch_are_sampled_like_single_ones(model, monkeypatch):
     """Pairs of tokens: 4,000 in one batch against the probabilities of the model."""
     monkeypatch.setattr(engine, "PREFILL_TOKENS", 4)

@@ -156,12 +156,14 @@ def test_sample_is_a_question_without_its_story_and_the_most_likely_answer(chat_
     tokenizer = data.first.tokenizer
     (answer,) = tokenizer.encode_batch([f"ठीक\nहै\n{MARKERS['user']}\nकौन?"])
 
-    def answered(model: None, ids: list[int], max_tokens: int, temperature: float, stop_ids: tuple[int, ...]) -> list[int]:
-        asked.append(tokenizer.decode(ids))
+    def answered(
+        model: None, prompts: list[tuple[list[int], None]], max_tokens: int, stop_ids: tuple[int, ...], temperature: float
+    ) -> list[list[int]]:
+        asked.extend(tokenizer.decode(ids) for ids, first_ids in prompts)
         assert (temperature, stop_ids) == (0, (tokenizer.eos_id,))
-        return answer
+        return [answer] * len(prompts)
 
-    monkeypatch.setattr("nano_hindi.training.chat_data.generate_tokens", answered)
+    monkeypatch.setattr("nano_hindi.training.chat_data.generate_each", answered)
     samples = data.samples(None, 0)
     assert len(samples) == 4
     for (question, text), before in zip(samples, asked, strict=True):

@@ -19,7 +19,7 @@ from nano_hindi.config import FINETUNE, INIT_LR_FRACTION, TrainConfig
 from nano_hindi.console import count
 from nano_hindi.corpus.prepared import CHAT, DataInfo, check_data
 from nano_hindi.distributed import World, require_same
-from nano_hindi.engine import generate_tokens
+from nano_hindi.engine import generate_each
 from nano_hindi.errors import require
 from nano_hindi.files import file_digest
 from nano_hindi.flags import given_flags
@@ -85,17 +85,19 @@ class ChatData:
     def samples(self, model: GPT, seed: int) -> list[tuple[str, str]]:
         """Return (question, question and answer) for the first answers of some conversations of
         val.bin, at temperature 0. Each is on one line."""
-        chosen, tokenizer = [], self.first.tokenizer
+        tokenizer, asked = self.first.tokenizer, []
         for i in self._spread(SAMPLES):
             x, y = self.val.batch(np.array([i]))
             begin = int((y[0] >= 0).nonzero()[0])  # the first target is that of the last token of the question
-            ids = x[0, : begin + 1].tolist()
-            answer = list(generate_tokens(model, ids, SAMPLE_TOKENS, temperature=0, stop_ids=(tokenizer.eos_id,)))
+            asked.append(x[0, : begin + 1].tolist())
+        answers = generate_each(model, [(ids, None) for ids in asked], SAMPLE_TOKENS, (tokenizer.eos_id,), temperature=0)
+        samples = []
+        for ids, answer in zip(asked, answers, strict=True):
             turn = tokenizer.decode(ids).rpartition(MARKERS["user"])[2].rpartition(MARKERS["assistant"])[0]
             question = min(turn.strip().split("\n\n"), key=len)  # not the story that it is about
             texts = [" ".join(text.split()) for text in (question, until_stop(tokenizer.decode(answer)))]
-            chosen.append((texts[0], " → ".join(texts)))
-        return chosen
+            samples.append((texts[0], " → ".join(texts)))
+        return samples
 
     def record(self, anneal_start: int | None) -> dict:
         """Return the data metadata that a checkpoint keeps."""

@@ -14,11 +14,11 @@ from nano_hindi.console import count, counted, unique_names
 from nano_hindi.corpus.prepared import DataInfo, check_data
 from nano_hindi.dataloader import SequenceLoader, TrainBatches, val_batches
 from nano_hindi.distributed import World, require_same
+from nano_hindi.engine import generate_each
 from nano_hindi.errors import UserError, require
 from nano_hindi.files import file_digest
 from nano_hindi.flags import WeightedFolder
 from nano_hindi.inference.settings import SAMPLE_PROMPTS, Settings
-from nano_hindi.inference.text import stream_texts
 from nano_hindi.mixture import MixedLoader, Mixture, normalized
 from nano_hindi.model import GPT
 
@@ -71,8 +71,10 @@ class TextData:
     def samples(self, model: GPT, seed: int) -> list[tuple[str, str]]:
         """Return (prompt, text) for each sample prompt. The text begins with the prompt and is on
         one line."""
-        settings = Settings(max_tokens=SAMPLE_TOKENS, seed=seed)
-        samples = ("".join(text for (text,) in stream_texts(model, self.first.tokenizer, prompt, settings)) for prompt in SAMPLE_PROMPTS)
+        tokenizer = self.first.tokenizer
+        prompts = [tokenizer.encode_open(prompt) for prompt in SAMPLE_PROMPTS]
+        texts = generate_each(model, prompts, SAMPLE_TOKENS, (tokenizer.eos_id,), **Settings(seed=seed).sampling())
+        samples = [tokenizer.decode([*tokens, *text]) for (tokens, _), text in zip(prompts, texts, strict=True)]
         return [(prompt, " ".join(sample.split())) for prompt, sample in zip(SAMPLE_PROMPTS, samples, strict=True)]
 
     def val_batches(self, config: TrainConfig, batch_size: int, world: World) -> dict[str, Batches]:
