@@ -75,13 +75,18 @@ def test_interrupted_update_begins_again_also_with_another_batch_size():
         assert sequences(batches, 8) == list(range(64, 72))
 
 
-def test_read_ahead_is_bounded():
+def test_read_ahead_is_bounded_and_nothing_is_read_twice():
     loader = Positions()
     with TrainBatches(loader, per_update=10, device_batch_size=1) as batches:
         next(batches.of(0))
         wait_until(lambda: len(loader.read) > READ_AHEAD, "the batches that are read ahead")
         time.sleep(0.3)
         assert len(loader.read) == READ_AHEAD + 1  # with the one that was taken
+        loader.read.clear()
+        for update in (5, 6):
+            list(batches.of(update))
+            wait_until(lambda end=10 * (update - 4) + READ_AHEAD: len(loader.read) >= end, "those of the next update")
+        assert loader.read == list(range(50, 70 + READ_AHEAD))
     assert not prefetch_threads()
 
 
