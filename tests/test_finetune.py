@@ -5,6 +5,7 @@ import argparse
 import itertools
 import json
 import math
+import os
 import shutil
 import sys
 from collections import Counter
@@ -93,16 +94,19 @@ def test_evaluation_reads_all_parts_of_a_long_val_bin(chat_dir):
 
 def test_every_conversation_comes_once_an_epoch_on_any_number_of_ranks(chat_dir):
     every = opened(chat_dir)
-    whole = Counter(rows(ChatBatches(every, len(every), 5, 4), 0))
+    full = ChatBatches(every, len(every), 5, 4)
+    assert all(is_last or (len(x) + 1) * x.size(1) > 4 * CONTEXT for x, _, is_last in full.of(0))
+    whole = Counter(rows(full, 0))
     straight = ChatBatches(every, 12, 5, 1)
     for world_size, size in ((1, 7), (3, 2)):
         ranks = [ChatBatches(every, 12, 5, size, rank, world_size) for rank in range(world_size)]
         seen: Counter = Counter()
         for update in range(-(-2 * len(every) // 12)):
-            made = [row for rank in ranks for row in rows(rank, update)]
-            assert sorted(made) == sorted(rows(straight, update))
-            assert ranks[0].targets(update) == sum(target != IGNORED for _, targets in made for target in targets)
-            seen.update(made)
+            dealt = [row for turn in zip(*(rows(rank, update) for rank in ranks), strict=True) for row in turn]
+            assert sorted(dealt) == sorted(rows(straight, update))
+            assert [len(ids) for ids, _ in dealt] == sorted((len(ids) for ids, _ in dealt), reverse=True)
+            assert ranks[0].targets(update) == sum(target != IGNORED for _, targets in dealt for target in targets)
+            seen.update(dealt)
         assert set(seen) == set(whole)
         assert all(0 <= seen[row] - 2 * times <= times for row, times in whole.items())  # the last update goes on with a third epoch
         batches = [(len(x), x.size(1), is_last) for rank in ranks for x, _, is_last in rank.of(0)]
@@ -139,15 +143,36 @@ def test_conversations_that_do_not_fit_are_left_out_whole(chat_dir):
     assert every.left_out == 0
     assert 0 < some.left_out == len(every) - len(some)
     assert some.lengths.max() <= 550
-    with pytest.raises(UserError, match=r"no conversation of .* fits into the 8 tokens"):
-        opened(chat_dir, 8)
+    exact = min(n for n in every.lengths.tolist() if n % PAD_MULTIPLE)
+    fitting = opened(chat_dir, exact)
+    assert fitting.lengths.max() == exact
+    assert len(rows(ChatBatches(fitting, len(fitting), 5, 1), 0)) == len(fitting)  # though the longest is padded to more than the context
+    shortest = int(every.lengths.min())
+    assert opened(chat_dir, shortest).lengths.max() == shortest
+    with pytest.raises(UserError, match=rf"no conversation of .* fits into the {shortest - 1} tokens"):
+        opened(chat_dir, shortest - 1)
 
 
-def test_damaged_marks_are_found(chat_dir, tmp_path):
+def test_damage_is_found_at_the_start_or_when_it_is_read(chat_dir, tmp_path):
     every = opened(chat_dir)
     every.targets[0] += 1
     with pytest.raises(DataError, match="targets of a conversation"):
         every.batch(np.array([0]))
+    every.file.vocab_size = 9
+    with pytest.raises(DataError, match="but the vocabulary has 9 tokens"):
+        every.batch(np.array([1]))
+    folder = shutil.copytree(chat_dir, tmp_path / "chat")
+    every, path = opened(folder), folder / "train.bin"
+    path.write_bytes(path.read_bytes()[:-4] + bytes(4))
+    os.utime(path, (1, 1))  # a clock may be too coarse for two writes
+    with pytest.raises(DataError, match="changed while it was in use"):
+        every.batch(np.array([0]))
+    index = np.fromfile(chat_dir / "train_conversations.bin", dtype="<u4").reshape(-1, 2)
+    for targets in (0, index[1, 0]):
+        index[1, 1] = targets
+        index.tofile(folder / "train_conversations.bin")
+        with pytest.raises(UserError, match=r"train_conversations\.bin is damaged"):
+            Conversations(folder, check_data(chat_dir, kind=CHAT), "train", CONTEXT)
 
 
 def test_sample_is_a_question_without_its_story_and_the_most_likely_answer(chat_dir, monkeypatch):
