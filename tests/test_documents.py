@@ -390,9 +390,10 @@ def test_chunks_of_a_compressed_file_are_decompressed_once(plain, monkeypatch):
     assert len(opens) == 2
 
 
-def test_replaced_compressed_file_is_read_anew(tmp_path):
+def test_compressed_file_is_read_anew_if_it_is_replaced_or_was_passed(tmp_path):
     for i, texts in enumerate((["one", "two", "three"], ["six", "ten", "seven"])):
         plan = chunks(compressed(write_corpus(tmp_path / "a.txt", texts), ".gz"), len("one\n<|endoftext|>\n"))
+        assert list(plan[i].read()) == [texts[i]]
         assert list(plan[i].read()) == [texts[i]]
 
 
