@@ -67,6 +67,14 @@ def test_weights_sum_to_one_and_none_is_rounded_to_nothing():
     assert normalized([Fraction("0.6"), Fraction("0.3"), Fraction("0.1")]) == [Fraction(3, 5), Fraction(3, 10), Fraction(1, 10)]
 
 
+def test_order_never_changes():
+    """A resumed run must continue in the order of the interrupted run, whatever version it has."""
+    assert Schedule([Fraction(3, 5), Fraction(3, 10), Fraction(1, 10)]).sources(0, 10).tolist() == [0, 1, 0, 0, 1, 0, 2, 0, 1, 0]
+    small = Fraction(1, 10**9)
+    for given, expected in (((10_001, 3, 4), [9993, 3, 4]), ((98, Fraction(1, 3), Fraction(1, 3), small, small, small), [9931, 33, 33, 1, 1, 1])):
+        assert [weight * 10_000 for weight in normalized([Fraction(weight) for weight in given])] == expected
+
+
 # ---- the stream
 
 
