@@ -93,7 +93,7 @@ def test_endless_cluster_is_returned_whole_in_linear_time(cluster, monkeypatch):
 
 def test_answer_ends_before_a_stop_text_and_is_stripped_however_it_is_cut_into_tokens():
     """Against the whole text. Its prompt, which may end inside a character, is left out."""
-    rng, stops = random.Random(0), ("\n### सहायक:", "\n### क")
+    rng, stops = random.Random(0), ("\n### सहायक:", "\n### क", "क##")
     pieces = ["\n", "#", " ", "सहायक", ":", "क", "### ", "अ ", "ि", "\n\n", "क\n### क\n### सहायक: अ"]
     tokenizer = SimpleNamespace(piece_bytes=[piece.encode() for piece in pieces], has_dummy_space=False)
     stopped = 0
