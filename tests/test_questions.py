@@ -13,10 +13,11 @@ import pytest
 import standin
 import story_grammar
 from nano_hindi.chat.sources import VAL_FRACTION
+from nano_hindi.chat.template import prompt
 from nano_hindi.corpus.tokenize import is_for_validation
 from nano_hindi.errors import UserError
 from nano_hindi.evaluation import questions
-from nano_hindi.evaluation.questions import MAX_TOKENS, OPEN_KINDS, Answer, ask, mistakes, unseen_conversations
+from nano_hindi.evaluation.questions import MAX_TOKENS, OPEN_KINDS, Answer, ask, mistakes, report, unseen_conversations
 from nano_hindi.sample import compose, tell
 from nano_hindi.sample.grammar import Noun
 from nano_hindi.sample.questions import MORAL, MOST_QUESTIONS, QUESTIONS, Conversation, conversations, questions_of
@@ -43,6 +44,10 @@ def test_questions_are_about_stories_of_no_training_split(tokenizer):
     found = unseen_conversations(tokenizer, 3, 10_000)
     assert len(found) == 3
     assert all(is_for_validation(conversation.story.encode(), VAL_FRACTION) for conversation in found)
+    first = unseen_conversations(tokenizer, 12, 10_000)
+    lengths = [len(prompt(tokenizer, conversation.messages[:-1])) for conversation in first]
+    limit = sorted(lengths)[5]
+    assert unseen_conversations(tokenizer, 4, limit) == [c for c, length in zip(first, lengths, strict=True) if length < limit][:4]
 
 
 def test_context_too_short_for_the_questions_is_a_user_error(tokenizer):
@@ -89,11 +94,27 @@ def test_short_answers_and_missing_dandas_are_accepted():
 def test_an_answer_ends_at_a_stop_text_and_is_right_only_if_it_ended_by_itself(tokenizer, monkeypatch):
     conversation = Conversation("who", [{"role": "user", "content": "किसने?"}, {"role": "assistant", "content": "कछुए ने।"}], ("कछुए ने।",), "")
     for written, is_right in (("कछुए ने।", True), ("कछुए ने।" + "\n" * 2000, False), ("कछुए ने।\n### उपयोगकर्ता:\n" + "क्यों? " * 2000, True)):
-        ids = tokenizer.encode_batch([written])[0][:MAX_TOKENS]
-        monkeypatch.setattr(questions, "generate_tokens", lambda *_, ids=ids, **__: ids)
+        asked, ids = [], tokenizer.encode_batch([written])[0][:MAX_TOKENS]
+        monkeypatch.setattr(questions, "generate_tokens", lambda *args, ids=ids, asked=asked, **options: asked.append((args, options)) or ids)
         [answer] = ask(None, tokenizer, [conversation])
+        assert asked == [((None, prompt(tokenizer, conversation.messages[:1]), MAX_TOKENS), {"temperature": 0, "stop_ids": (tokenizer.eos_id,)})]
         assert answer.text == "कछुए ने।"
         assert answer.is_right == is_right
+
+
+def test_figures_are_those_counted_by_hand():
+    def answer(kind: str, text: str, has_ended: bool = True) -> Answer:
+        return Answer(Conversation(kind, [], ("कछुए ने।",), ""), text, has_ended)
+
+    answers = [answer("who", "कछुए ने"), answer("who", "मछली ने"), answer("who", "कछुए ने।", has_ended=False), answer("tell", "क ख ग घ क ख ग घ च")]
+    lines, figures = report(answers)
+    assert figures == {
+        "tell": {"right": None, "ended": 1, "repeated_4_grams": 1 / 6, "questions": 1},
+        "who": {"right": 1 / 3, "ended": 2 / 3, "repeated_4_grams": 0, "questions": 3},
+        "all": {"right": 1 / 3, "ended": 3 / 4, "repeated_4_grams": 1 / 6, "questions": 4},
+    }
+    assert [line.split()[:2] for line in lines] == [["kind", "right"], ["tell", "open"], ["who", "33.3%"], ["all", "33.3%"]]
+    assert lines[3].split()[2:] == [*lines[2].split()[2:5], "75.0%", "16.7%", "4"]  # the interval is that of the judged answers
 
 
 def test_every_question_is_asked_in_correct_hindi():
@@ -127,7 +148,10 @@ def test_an_answer_names_only_what_the_story_names():
 
 def test_mistakes_show_the_question_wherever_the_story_stands(many):
     judged = [c for c in many if c.kind not in (*OPEN_KINDS, "retell")]
-    for conversation, line in zip(judged, mistakes([Answer(c, "पता नहीं", True) for c in judged], len(judged)), strict=True):
+    answers = [Answer(c, text, True) for c in many for text in (c.accepted[0], "पता नहीं")]
+    lines = mistakes(answers, len(answers))
+    assert mistakes(answers) == lines[:5]
+    for conversation, line in zip(judged, lines, strict=True):
         asked = line.removeprefix(f"{conversation.kind}: ").partition(" *")[0]
         assert asked in conversation.messages[-2]["content"]
         assert asked not in conversation.story
