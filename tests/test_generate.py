@@ -2,8 +2,10 @@
 eos, and one-line user errors."""
 
 import io
+import itertools
 import re
 import shutil
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -130,6 +132,15 @@ def test_samples_are_one_batch_and_greedy_samples_equal_a_single_one(spelling, s
     assert len(set(drawn)) == 3
     assert all(text.startswith("भारत") for text in drawn)
     assert text_of(capsys, "--checkpoint", spelling, "--prompt", "अ", "--num_samples", 2) == "अ\n---\nअ\n"
+
+
+def test_ctrl_c_prints_what_every_sample_has_so_far_and_stops_the_command(straight, capsys, monkeypatch):
+    argv = ("--checkpoint", straight, "--prompt", "भारत", "--temperature", 0, "--num_samples", 2, "--max_tokens")
+    expected = text_of(capsys, *argv, 3)
+    tokens, sample = itertools.count(1), engine.sample_token
+    monkeypatch.setattr(engine, "sample_token", lambda *args: (sample(*args), next(tokens) == 3 and signal.raise_signal(signal.SIGINT))[0])
+    assert generate.main([*map(str, argv), "9", "--device", "cpu"]) == 130
+    assert capsys.readouterr().out == expected
 
 
 def test_prompt_can_come_from_stdin_and_without_one_demo_prompts_are_used(straight, capsys, monkeypatch):
