@@ -1,5 +1,6 @@
 """kitoken encodes a corpus only where its ids equal those of `tokenizers`."""
 
+import json
 import pickle
 import random
 import sys
@@ -48,10 +49,12 @@ def test_kitoken_does_the_encoding(folder, monkeypatch):
 
 
 class Wrong(kitoken.Kitoken):
-    """Encode one letter wrong."""
+    """Encode one string wrong."""
+
+    string = "ॠ"
 
     def encode_all(self, texts, special):
-        return [ids[::-1] if "ॠ" in text else ids for text, ids in zip(texts, super().encode_all(texts, special), strict=True)]
+        return [ids[::-1] if self.string in text else ids for text, ids in zip(texts, super().encode_all(texts, special), strict=True)]
 
 
 def test_kitoken_is_not_used_if_an_id_in_the_sample_differs(folder, monkeypatch):
@@ -62,6 +65,18 @@ def test_kitoken_is_not_used_if_an_id_in_the_sample_differs(folder, monkeypatch)
     assert tokenizer.encode_batch(["पितॠण को"]) == load_tokenizer(folder).encode_batch(["पितॠण को"])
 
 
+@pytest.mark.parametrize("string", ["👨‍👩‍👧", "[जोड़ा]"], ids=["trap", "added token"])
+def test_kitoken_is_not_used_if_an_id_differs_that_the_sample_does_not_show(tmp_path, monkeypatch, string):
+    file = standin.make_tokenizer(tmp_path, kind="byte_level") / "tokenizer.json"
+    description = json.loads(file.read_text(encoding="utf-8"))
+    description["added_tokens"].append({**description["added_tokens"][-1], "id": 640, "content": "[जोड़ा]", "special": False})
+    file.write_text(json.dumps(description), encoding="utf-8")
+    monkeypatch.setattr(kitoken, "Kitoken", Wrong)
+    assert load_tokenizer(tmp_path).encode_faster(["ऋ"])
+    monkeypatch.setattr(Wrong, "string", string)
+    assert not load_tokenizer(tmp_path).encode_faster(["ऋ"])
+
+
 def test_without_kitoken_the_tokenizers_library_encodes(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "kitoken", None)
     tokenizer = load_tokenizer(folder)
@@ -69,9 +84,10 @@ def test_without_kitoken_the_tokenizers_library_encodes(folder, monkeypatch):
     assert tokenizer.decode(tokenizer.encode_batch(["भारत"])[0]) == "भारत"
 
 
-def test_tokenizer_that_kitoken_cannot_read_uses_the_tokenizers_library(folder, monkeypatch):
+@pytest.mark.parametrize("error", [ValueError, type("PanicException", (BaseException,), {})])
+def test_tokenizer_that_kitoken_cannot_read_uses_the_tokenizers_library(folder, monkeypatch, error):
     def refuse(description):
-        raise ValueError("unsupported")
+        raise error("unsupported")
 
     monkeypatch.setattr(kitoken, "Kitoken", type("Kitoken", (), {"from_tokenizers": staticmethod(refuse)}))
     assert not load_tokenizer(folder).encode_faster(["भारत"])
