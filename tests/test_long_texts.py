@@ -126,11 +126,11 @@ def test_text_without_a_space_between_words_is_not_cut(text, monkeypatch):
 def test_tokens_of_two_words_that_pair_up_from_the_first_word_on_are_not_parted(monkeypatch):
     """Around a cut, the ids are the same in two parts: what decides is far away, whether the number
     of words before it is even."""
-    vocab = {token: i for i, token in enumerate(["<s>", "▁", "a", "b", "▁a", "▁b", "▁a▁a"])}
-    backend = Tokenizer(models.BPE(vocab, [("▁", "a"), ("▁", "b"), ("▁a", "▁a")]))
+    vocab = {token: i for i, token in enumerate(["<s>", "▁", "क", "ख", "▁क", "▁ख", "▁क▁क"])}
+    backend = Tokenizer(models.BPE(vocab, [("▁", "क"), ("▁", "ख"), ("▁क", "▁क")]))
     backend.normalizer, backend.decoder = normalizers.Sequence([normalizers.Prepend("▁"), SPACE_TO_MARK]), MARK_TO_SPACE
     tokenizer = Ours(backend, "pairs", 0, None)
-    text = "b" + " a" * 5000
+    text = "ख" + " क" * 5000
     monkeypatch.setattr(long_texts, "PART", 3000)
     monkeypatch.setattr(long_texts, "_before_spaces", lambda tokenizer: frozenset())
     assert tokenizer.encode_batch([text]) != whole_ids(tokenizer, [text])
