@@ -98,6 +98,7 @@ def test_loss_equals_that_of_hugging_face(kind, tmp_path):
     text = standin.documents(1, seed=2)[0][:12]
     ids = torch.tensor([scorer.tokenizer.encode_prompt(text)])
     assert ids.size(1) <= CONTEXT
+    assert scorer.batch_tokens * scorer.tokenizer.vocab_size * 4 <= 2**28  # bytes of the logits
     (scored,) = scorer.score([text])
     with torch.no_grad():
         mean = scorer.model(ids, labels=ids).loss.item()
@@ -146,6 +147,8 @@ def test_sizes_are_the_bytes_of_the_text_without_the_dummy_space(scorer):
             assert raw[end : end + size] == (piece[1:] if number == 0 and size < len(piece) else piece)
             end += size
         assert end == len(raw)
+    (scored,) = scorer.score(["\u095b"])  # in NFC it is two letters
+    assert (scored.text, scored.sizes.sum()) == ("ज\u093c", 6)
 
 
 def test_uniform_model_costs_ln_v_per_token(tmp_path):
@@ -184,9 +187,9 @@ def test_text_that_the_tokenizer_loses_is_reported_and_keeps_its_bytes(tmp_path)
     description["model"]["byte_fallback"] = False
     file.write_text(json.dumps(description), encoding="utf-8")
     tokenizer = load_tokenizer(folder)
-    texts = ["राम 🙂🙂 घर में", "राम घर में", "🙂"]
+    texts = ["राम 🙂🙂 घर में", "राम घर में", "🙂", "राम▁घर"]  # the last is encoded as with a space
     found = list(CheckpointScorer(random_gpt(tokenizer), CPU).score(texts))
-    assert [scored.lost for scored in found] == [2, 0, 1]
+    assert [scored.lost for scored in found] == [2, 0, 1, 0]
     assert [scored.sizes.sum() for scored in found] == [len(text.encode()) for text in texts]
     assert all((scored.sizes >= 0).all() for scored in found)
 
