@@ -157,10 +157,14 @@ def test_half_replaced_folder_does_not_count_as_finished(tmp_path, tokenizer_dir
     def power_cut(self, folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Tokenizer, "save", power_cut)
-    assert run(out, write_corpus(tmp_path / "d.txt", standin.documents(50, seed=3)), tokenizer_dir, "--val_fraction", 0.1) == 130
+    argv = (write_corpus(tmp_path / "d.txt", standin.documents(50, seed=3)), tokenizer_dir, "--val_fraction", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokenizer, "save", power_cut)
+        assert run(out, *argv) == 130
     with pytest.raises(UserError, match=r"preprocess_meta\.txt is missing"):
         check_data(out)
+    assert run(out, *argv) == run(tmp_path / "straight", *argv) == 0
+    assert contents(out) == contents(tmp_path / "straight")
 
 
 def test_short_validation_split_gives_a_notice(tmp_path, tokenizer_dir, capsys):
@@ -252,11 +256,12 @@ def test_more_workers_than_windows_can_wait_for_are_not_started(tmp_path, tokeni
 
 def test_files_are_the_same_for_any_number_of_workers(tmp_path, tokenizer_dir, monkeypatch):
     small_chunks(monkeypatch)
-    corpus = write_corpus(tmp_path / "c.txt", HARD_TEXTS + standin.documents(300))
+    texts = [*HARD_TEXTS, *standin.documents(300), "राम " * 1500]  # the last one is longer than a chunk: no document begins in the next
+    corpus = write_corpus(tmp_path / "c.txt", texts)
     for workers in (1, 2, 3):
         assert run(tmp_path / str(workers), corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", workers) == 0
     assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
-    tokenizer, texts = load_tokenizer(tokenizer_dir), HARD_TEXTS + standin.documents(300)
+    tokenizer = load_tokenizer(tokenizer_dir)
     assert documents_of(tmp_path / "3" / "train.bin", tokenizer) == [text for text in map(nfc, texts) if not belongs_to_validation(text, 0.2)]
 
 
@@ -602,9 +607,10 @@ def test_trained_tokenizer_is_not_trained_again_after_a_stop(tmp_path, monkeypat
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(1000))
     argv = ["--input", str(corpus), "--train_tokenizer", "600", "--val_fraction", "0.2", "--workers", "1", "--output_dir"]
     assert preprocess.main([*argv, str(tmp_path / "straight")]) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(tokenize, "is_for_validation", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert preprocess.main([*argv, str(tmp_path / "out")]) == 130
+    for owner, name in ((shards, "write_text"), (tokenize, "is_for_validation")):  # the first one leaves a tokenizer without its name
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            assert preprocess.main([*argv, str(tmp_path / "out")]) == 130
     monkeypatch.setattr(training, "train_tokenizer", None)
     assert preprocess.main([*argv, str(tmp_path / "out")]) == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
