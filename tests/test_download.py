@@ -1047,9 +1047,14 @@ def test_any_data_set_is_downloaded_with_the_licence_of_its_card(tmp_path, hub, 
 def test_json_lines_with_other_fields_than_the_first_are_read(tmp_path, hub, news, tokenizer_dir):
     """Only the field of the text must have the same type everywhere."""
     more = [{"body": "तीन चार", "id": "पाँच"}, {"body": "छह", "url": "x"}, {"body": "सात", "meta": {"a": 1}}, {"body": "आठ", "meta": {"b": "c"}}]
+    more.append({"body": None})  # no text: it is left out
     (news / "new" / "train-00002.jsonl").write_text("".join(json.dumps(record) + "\n" for record in more))
+    card = (news / "README.md").read_text(encoding="utf-8")
+    (news / "README.md").write_text(card.replace("[cc0-1.0, odc-by]", "other\nlicense_name: news-licence"), encoding="utf-8")
+    hub.commit = "beef" * 10
     assert run(tmp_path / "raw", "--dataset", "org/news", "--data_dir", "new", "--column", "body", "--tokenizer", tokenizer_dir) == 0
-    texts = [*(text for texts in ARTICLES for text in texts[:20]), *(record["body"] for record in more)]
+    assert read_metadata(tmp_path / "raw" / "metadata.txt")["licence"].startswith("news-licence, org/news")
+    texts = [*(text for texts in ARTICLES for text in texts[:20]), *(record["body"] for record in more[:-1])]
     assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == sorted(texts)
 
 
@@ -1123,7 +1128,7 @@ def test_gated_source_among_several_is_one_line_before_the_download_begins(tmp_p
         Fault("parquet bytes", times=12, every=3, status=500),
         Fault("parquet bytes", times=12, every=3, status=503),
         Fault("parquet bytes", times=1, spare=20, status=416),
-        Fault("parquet bytes", times=1, spare=20, short=True),
+        Fault("parquet bytes", times=5, spare=20, every=15, short=True),  # more restarts than in a row
         Fault("parquet bytes", times=2, every=3, stall=10),
         Fault("parquet bytes", times=2, every=3, delay=1.5),
         Fault("/api/datasets", times=5, status=503),
