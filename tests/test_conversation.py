@@ -84,17 +84,22 @@ def test_answers_are_those_to_the_template_s_prompt_though_no_turn_is_read_twice
     talk, tokenizer = Conversation(model, trained.tokenizer, GREEDY), trained.tokenizer
     talk.command("/system सच बोलो")
 
-    for question in ("राम", "सीता", "/undo", "लव कुश", *["और"] * 12):
+    for question in ("राम", "सीता", "/undo", "लव कुश", *("और " * (1 + 7 * i % 11) for i in range(12))):
         if question == "/undo":
             before = talk.turns[:-2]
             assert talk.command("/वापस") == "[removed: सीता]"
             assert talk.turns == before
             continue
-        earlier, kept = list(talk.turns), list(talk._cached)
+        earlier, kept, was_unseen = list(talk.turns), list(talk._cached), talk.unseen
         reads.clear()
         answer = ask(talk, question)
         read = list(reads)
-        ids = template.prompt(tokenizer, [*talk.system, *earlier[talk.unseen :], {"role": "user", "content": question}])
+        prompts = {
+            unseen: template.prompt(tokenizer, [*talk.system, *earlier[unseen:], {"role": "user", "content": question}])
+            for unseen in range(was_unseen, len(earlier) + 1, 2)
+        }
+        assert talk.unseen == min(unseen for unseen, ids in prompts.items() if len(ids) + GREEDY.max_tokens <= model.config.sequence_len)
+        ids = prompts[talk.unseen]
         fresh = tokenizer.decode(list(engine.generate_tokens(model, ids, 6, temperature=0, stop_ids=(tokenizer.eos_id,))))
         assert answer == template.until_stop(fresh), question
         shared = sum(kept[: i + 1] == ids[: i + 1] for i in range(min(len(kept), len(ids) - 1)))
@@ -102,13 +107,23 @@ def test_answers_are_those_to_the_template_s_prompt_though_no_turn_is_read_twice
     assert talk.unseen
 
 
-@pytest.mark.parametrize("written", ["हाँ।\n### उपयोगकर्ता:\nक्या", "हाँ।\n\n### सहायक:\nऔर", " हाँ। \n"])
-def test_stop_strings_and_space_around_the_answer_are_not_printed(model, trained, monkeypatch, capsys, written):
+@pytest.mark.parametrize("written", ["हाँ।\n### उपयोगकर्ता:\nक्या अंत", "हाँ।\n\n### सहायक:\nऔर अंत", " हाँ। \n"])
+def test_stop_strings_and_space_around_the_answer_are_not_printed_and_end_it(model, trained, monkeypatch, capsys, written):
     talk = Conversation(model, trained.tokenizer, Settings())
     said(monkeypatch, trained.tokenizer, written)
     talk.respond("क्या?", NEVER)
     assert capsys.readouterr() == ("हाँ।\n", "")
     assert [message["content"] for message in talk.turns] == ["क्या?", "हाँ।"]
+    assert "अंत" not in trained.tokenizer.decode(talk._cached)
+
+
+def test_a_character_that_max_tokens_cuts_is_no_part_of_the_conversation(model, trained, monkeypatch, capsys):
+    ids = trained.tokenizer.encode_batch(["राम 🙂"])[0]
+    talk = Conversation(model, trained.tokenizer, Settings(max_tokens=len(ids) - 1))
+    said(monkeypatch, trained.tokenizer, "राम 🙂")
+    talk.respond("कौन?", NEVER)
+    assert capsys.readouterr().out == "राम \ufffd\n"
+    assert talk.turns[1]["content"] == "राम"
 
 
 def test_answer_that_begins_with_a_marker_is_empty(model, trained, monkeypatch, capsys):
@@ -183,9 +198,11 @@ def test_oldest_turns_are_left_out_but_kept_and_a_note_says_so_once(model, train
     assert capsys.readouterr().err.count("no longer sees the oldest turns") == 1
     talk.command("/undo")
     assert (len(talk.turns), talk.unseen) == (38, 0)
-    talk.unseen = 2
-    talk.command("/new")
-    assert (talk.turns, talk.unseen, talk._has_told_unseen) == ([], 0, False)
+    for command in ("/new", "/system सच"):
+        talk.turns, talk.unseen, talk._has_told_unseen = [{}] * 4, 2, True
+        talk.command(command)
+        assert (talk.turns, talk.unseen, talk._has_told_unseen) == ([], 0, False)
+    assert talk.command("/undo") == "[there is nothing to take back]"
 
 
 def test_save_appends_what_data_chat_reads_and_spoils_no_file(model, trained, monkeypatch, tmp_path):
@@ -194,11 +211,11 @@ def test_save_appends_what_data_chat_reads_and_spoils_no_file(model, trained, mo
     talk.command("/system सच")
     said(monkeypatch, trained.tokenizer, "हाँ")
     ask(talk, "क्या?")
-    for _ in range(2):
+    for end in (b"", b"\n\n", b"\n"):  # as some editors leave it
         assert talk.command(f"/सहेजो {file}").startswith("[saved in ")
-        file.write_bytes(file.read_bytes().removesuffix(b"\n"))  # as some editors leave it
+        file.write_bytes(file.read_bytes().removesuffix(b"\n") + end)
     turns = [("system", "सच"), ("user", "क्या?"), ("assistant", "हाँ")]
-    assert [turns_of(json.loads(line)) for line in file.read_text("utf-8").splitlines()] == [turns] * 2
+    assert [turns_of(json.loads(line)) for line in file.read_text("utf-8").splitlines() if line] == [turns] * 3
     for name, content in (
         ("other.jsonl", '{"instruction": "क्या?", "output": "हाँ"}\n'),
         ("list.jsonl", "3\n"),
