@@ -59,7 +59,7 @@ def test_an_answer_as_long_as_the_longest_story_fits_with_a_small_vocabulary(man
     tokenizer = load_tokenizer(standin.make_tokenizer(tmp_path / "tokenizer"))
     conversation = max(many, key=lambda conversation: len(conversation.accepted[0]))
     right = tokenizer.encode_batch([conversation.accepted[0]])[0]
-    monkeypatch.setattr("nano_hindi.evaluation.questions.generate_tokens", lambda _model, _ids, limit, **_: right[:limit])
+    monkeypatch.setattr("nano_hindi.evaluation.questions.generate_each", lambda _model, _asked, limit, *_, **__: [right[:limit]])
     assert next(ask(None, tokenizer, [conversation])).is_right
 
 
@@ -95,11 +95,30 @@ def test_an_answer_ends_at_a_stop_text_and_is_right_only_if_it_ended_by_itself(t
     conversation = Conversation("who", [{"role": "user", "content": "किसने?"}, {"role": "assistant", "content": "कछुए ने।"}], ("कछुए ने।",), "")
     for written, is_right in (("कछुए ने।", True), ("कछुए ने।" + "\n" * 2000, False), ("कछुए ने।\n### उपयोगकर्ता:\n" + "क्यों? " * 2000, True)):
         asked, ids = [], tokenizer.encode_batch([written])[0][:MAX_TOKENS]
-        monkeypatch.setattr(questions, "generate_tokens", lambda *args, ids=ids, asked=asked, **options: asked.append((args, options)) or ids)
+        monkeypatch.setattr(questions, "generate_each", lambda *args, ids=ids, asked=asked, **options: asked.append((args, options)) or [ids])
         [answer] = ask(None, tokenizer, [conversation])
-        assert asked == [((None, prompt(tokenizer, conversation.messages[:1]), MAX_TOKENS), {"temperature": 0, "stop_ids": (tokenizer.eos_id,)})]
+        assert asked == [((None, [(prompt(tokenizer, conversation.messages[:1]), None)], MAX_TOKENS, (tokenizer.eos_id,)), {"temperature": 0})]
         assert answer.text == "कछुए ने।"
         assert answer.is_right == is_right
+
+
+def test_questions_that_are_asked_together_get_their_own_answers(tokenizer, monkeypatch):
+    monkeypatch.setattr(questions, "ASKED_TOGETHER", 2)
+    stories = ("", "राम घर गया।", "एक")
+    chosen = [
+        Conversation("who", [{"role": "user", "content": f"किसने? {i}"}, {"role": "assistant", "content": "-"}], ("-",), stories[i]) for i in range(3)
+    ]
+    (letter,) = tokenizer.encode_batch(["क"])
+
+    def endless(model: None, prompts: list[tuple[list[int], None]], max_tokens: int, *_, **__) -> list[list[int]]:
+        return [(tokenizer.encode_batch([tokenizer.decode(ids)[::-1]])[0] + letter * max_tokens)[:max_tokens] for ids, _ in prompts]
+
+    monkeypatch.setattr(questions, "generate_each", endless)
+    for conversation, answer in zip(chosen, ask(None, tokenizer, iter(chosen)), strict=True):
+        (alone,) = ask(None, tokenizer, [conversation])
+        assert answer == alone
+        assert not answer.has_ended
+        assert conversation.messages[0]["content"][::-1] in answer.text
 
 
 def test_figures_are_those_counted_by_hand():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from nano_hindi.chat.dataset import unseen
 from nano_hindi.chat.sources import VAL_FRACTION
 from nano_hindi.chat.template import prompt, until_stop
-from nano_hindi.engine import generate_tokens
+from nano_hindi.engine import generate_each
 from nano_hindi.errors import require
 from nano_hindi.minimal_pairs import wilson
 from nano_hindi.model import GPT
@@ -23,6 +23,7 @@ from nano_hindi.tokenizer import Tokenizer
 
 MAX_TOKENS = 400  # of an answer, beyond as many as the story of its conversation has
 N_GRAM = 4  # words
+ASKED_TOGETHER = 16
 TRIED = 4  # conversations for each question, in a context that is too short for some
 OPEN_KINDS = ("continue", "tell")  # many answers would be right
 
@@ -43,13 +44,15 @@ class Answer:
 
 def ask(model: GPT, tokenizer: Tokenizer, conversations: Iterable[Conversation]) -> Iterator[Answer]:
     """Yield the model's answer to the last question of each conversation."""
-    for conversation in conversations:
-        ids = prompt(tokenizer, conversation.messages[:-1])
-        limit = len(tokenizer.encode_batch([conversation.story])[0]) + MAX_TOKENS
-        answer = list(generate_tokens(model, ids, limit, temperature=0, stop_ids=(tokenizer.eos_id,)))
-        text = tokenizer.decode(answer)
-        ended = until_stop(text)  # at a marker too, as in a chat
-        yield Answer(conversation, ended, len(answer) < limit or ended != text.strip())
+    rest = iter(conversations)
+    while group := list(itertools.islice(rest, ASKED_TOGETHER)):
+        asked = [(prompt(tokenizer, conversation.messages[:-1]), None) for conversation in group]
+        limits = [len(ids) + MAX_TOKENS for ids in tokenizer.encode_batch([conversation.story for conversation in group])]
+        answers = generate_each(model, asked, max(limits), (tokenizer.eos_id,), temperature=0)
+        for conversation, limit, answer in zip(group, limits, answers, strict=True):
+            text = tokenizer.decode(answer[:limit])
+            ended = until_stop(text)  # at a marker too, as in a chat
+            yield Answer(conversation, ended, len(answer) < limit or ended != text.strip())
 
 
 def unseen_conversations(tokenizer: Tokenizer, count: int, sequence_len: int) -> list[Conversation]:
