@@ -24,6 +24,7 @@ import train
 from conftest import SMALL, run_script
 from data import download, preprocess
 from nano_hindi.checkpoint import list_checkpoints
+from nano_hindi.config import PRESETS
 
 MAINS = {"data/download.py": download.main, "data/preprocess.py": preprocess.main, "train.py": train.main, "generate.py": generate.main}
 LONG = "n" * 300  # longer than file systems allow for a name
@@ -392,7 +393,7 @@ TRAIN = {
     "an unknown flag": (["--learning_rate", 0.1], "--learning_rate", "--help"),
     "an abbreviated flag": (["--check", "x"], "--check", "--help"),
     "a flag without its value": (["--resume"], "--resume", "expected one argument"),
-    "an unknown preset": (["--config", "26m"], "26m", "25m, 40m, 50m, 22m, 36m, 39m, 250m, tiny"),
+    "an unknown preset": (["--config", "26m"], "26m", ", ".join(PRESETS)),
     "an empty preset": (["--config", ""], "empty value after --config", "omit the flag"),
     "an unknown device": (["--device", "tpu"], "--device", "tpu", "cpu"),
     "a GPU where there is none": (lambda s: s.no_gpu().flags("--device", "cuda"), "no CUDA device", "use --device cpu"),

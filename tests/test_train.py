@@ -13,7 +13,7 @@ import torch
 import train
 from conftest import PATIENCE, SMALL, launched, run_script, start
 from nano_hindi.checkpoint import MODEL_KEYS, list_checkpoints, load_checkpoint
-from nano_hindi.config import TrainConfig, from_dict
+from nano_hindi.config import PRESETS, TrainConfig, from_dict
 from nano_hindi.optim import learning_rate_scale
 from nano_hindi.training import loop
 
@@ -282,7 +282,7 @@ def test_dry_run_of_the_default_works_without_data(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--config", "26m", "--data_dir", "nowhere"], "25m, 40m, 50m, 22m, 36m, 39m, 250m, tiny"),
+        (["--config", "26m", "--data_dir", "nowhere"], ", ".join(PRESETS)),
         (["--n_kv_head", "3"], "n_kv_head 3"),
         (["--vocab_size", "7"], "--vocab_size 7"),
         (["--sequence_len", "4096"], "sequence"),
