@@ -53,7 +53,8 @@ def _require_valid(config: GPTConfig | TrainConfig) -> None:
 class GPTConfig:
     """The shape of the network. Raises UserError for shapes that cannot be built.
 
-    The order of the fields is part of the API: callers may pass them by position.
+    The order of the fields is part of the API: callers may pass them by position. A new one goes
+    last.
     """
 
     vocab_size: int = _opt(68096, "vocabulary size of the tokenizer; train.py takes it from the data", whole(1, 2**31))

@@ -48,8 +48,8 @@ def test_default_run_has_1907_updates_and_7628_steps():
 
 
 def test_defaults_are_those_of_the_brief():
-    model, train = GPTConfig(), TrainConfig()
-    assert dataclasses.astuple(model) == (68096, 8, 6, 2, 384, 1024, "SSSL", 8, False, True, False, 0)
+    train = TrainConfig()
+    assert GPTConfig() == GPTConfig(68096, 8, 6, 2, 384, 1024, "SSSL", 8, False, True, False, 0)
     expected = dict(
         total_tokens=500_000_000, batch_size=64, gradient_accumulation_steps=4, muon_lr=0.02, adamw_embedding_lr=0.2, adamw_unembedding_lr=0.004,
         warmup_steps=1000, checkpoint_interval=1000, eval_interval=500, inference_interval=1000, log_interval=10, grad_clip=1.0, keep_checkpoints=3,
