@@ -90,6 +90,14 @@ def computing_in(model: GPT, dtype: torch.dtype):
 # ---- the model
 
 
+def test_model_of_these_tests_has_every_part_of_the_network():
+    """What an export omits goes unnoticed in a model without it. Tied embeddings and no value
+    embeddings have tests of their own."""
+    unchanged = {f.name for f in dataclasses.fields(CONFIG) if getattr(CONFIG, f.name) == f.default}
+    missing = sorted(unchanged - {"n_kv_head", "short_window_divisor", "tie_embeddings", "value_embeddings"})
+    assert not missing, f"turn on {', '.join(missing)} in CONFIG of tests/support/exports.py; for what to change in the exports, see CONTRIBUTING.md"
+
+
 @torch.no_grad()
 def test_logits_equal_our_model_far_beyond_the_windows(ours, theirs):
     ids = some_ids(2, 5 * CONFIG.sequence_len + 3)
