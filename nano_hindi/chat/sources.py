@@ -84,7 +84,7 @@ class Source:
         require_file(self.name)
         if kind(self.name) not in FORMATS or (kind(self.name) == ".parquet" and compression(self.name)):
             raise UserError(
-                f"{self.name}: conversations are read from {', '.join(FORMATS)} files (the first two may end with {' or '.join(COMPRESSIONS)}), or {others}"
+                f"{self.name}: conversations are read from {', '.join(FORMATS)} files (all but .parquet may end with {' or '.join(COMPRESSIONS)}), or {others}"
             )
 
     @property
