@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 import generate
 from conftest import ROOT, assert_parted_between_characters, run_command, run_script, spelled
@@ -35,17 +36,25 @@ def test_prompt_is_continued_and_the_same_seed_repeats_the_text(straight, capsys
     assert len(first) > len("भारत एक") + 5
 
 
-def test_python_of_the_guide_continues_a_text_and_evaluates_as_training_did(straight, data_dir, capsys):
+def test_python_of_the_guide_evaluates_as_training_did_and_trains(straight, data_dir, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     guide = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
-    code = guide.partition("```python")[2].partition("```")[0]
+    code, training = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     for given, value in (('"checkpoints"', str(straight)), ('"data"', str(data_dir)), ("100_000", 640)):  # 640: as in the run
         assert given in code
         code = code.replace(given, repr(value))
-    exec(code, {})
+    names: dict = {}
+    exec(code, names)
     text, loss, bpb = re.fullmatch(r"(.+)\nEvaluation\(loss=(.+), bpb=(.+)\)\n", capsys.readouterr().out, re.DOTALL).groups()
     assert text.startswith("एक समय की बात है")
     last = [record for record in read_metrics(straight / "metrics.jsonl") if "val_bpb" in record][-1]
     assert (float(loss), float(bpb)) == pytest.approx((last["val_loss"], last["val_bpb"]))
+    exec(training, names)
+    expected = cross_entropy(names["logits"][0, :-1], names["x"][0, 1:], reduction="none")
+    torch.testing.assert_close(names["losses"][0], expected)
+    assert names["losses"].mean() < names["loss"]
+    tuned = load_for_inference(tmp_path / "tuned").state_dict
+    assert all(torch.equal(weight, tuned[name]) for name, weight in names["model"].state_dict().items())
 
 
 def test_greedy_text_is_the_most_probable_continuation(straight, capsys):
