@@ -171,6 +171,15 @@ def test_every_relative_link_has_a_target(page):
         assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
+def test_every_source_on_the_hub_has_a_row_in_its_guide():
+    from nano_hindi.chat.sources import HUB_SOURCES
+    from nano_hindi.corpus.sources import HUB
+
+    for page, names in ((ROOT / "docs" / "data.md", HUB), (ROOT / "docs" / "chat.md", HUB_SOURCES)):
+        rows = re.findall(r"^\| `([\w-]+)`.* \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert not (missing := names.keys() - {*rows}), f"add a row for {', '.join(sorted(missing))} to the table of sources in docs/{page.name}"
+
+
 def preset_row(name: str) -> str:
     """Return the row of a preset in the README's table."""
     from nano_hindi.config import get_config, get_train_config
