@@ -172,7 +172,8 @@ def test_interrupted_run_keeps_the_old_corpus_and_no_partial_file(tmp_path, monk
     ("argv", "message"),
     [
         (["--source", "missing.txt"], "there is no file missing.txt"),
-        (["--source", "samples"], "there is no file samples"),
+        (["--source", "samples"], "there is no source samples; give sangraha, sangraha-unverified, "),
+        (["--source", "wikipdia=500"], "there is no source wikipdia; give "),
         (["--source", "sangraha", "missing.txt"], "there is no file missing.txt"),
         (["--source", "sangraha=0", "wikipedia"], "the budget of sangraha must be a whole number, at least 1"),
         (["--source", "sangraha=5e8", "wikipedia"], "not 5e8"),

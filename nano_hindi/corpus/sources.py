@@ -75,6 +75,8 @@ def sources(names: list[str] | None, dataset: str | None, folder: str | None, co
     found = []
     for text in names or ([] if dataset else ["sangraha"]):
         name, budget = split_budget(text, "--source")
+        if name not in (*HUB, SAMPLE) and not Path(name).suffix and not os.path.exists(name):
+            raise UserError(f"there is no source {name}; give {', '.join([*HUB, SAMPLE])}, or a file")
         found.append(Source(name, budget, HUB.get(name)))
     if dataset:
         name, budget = split_budget(dataset, "--dataset")
