@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 import standin
 from conftest import run_command
-from exports import CONFIG, LogitsOnly, load, load_its_tokenizer, make_checkpoint, some_ids
+from exports import ATOL, CONFIG, LogitsOnly, load, load_its_tokenizer, make_checkpoint, some_ids
 from nano_hindi.chat import template
 from nano_hindi.checkpoint import load_checkpoint
 from nano_hindi.engine import generate_tokens
@@ -104,9 +104,9 @@ def test_logits_equal_our_model_far_beyond_the_windows(ours, theirs):
     expected, found = ours(ids), theirs(ids).logits
     print(f"float32: largest error {(found - expected).abs().max():.1e} of logits up to {expected.abs().max():.1f}")
     assert expected.abs().max() > 5  # so that the soft cap matters
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
-    torch.testing.assert_close(theirs(ids, logits_to_keep=3).logits, found[:, -3:], rtol=0, atol=2e-5)
-    torch.testing.assert_close(theirs(ids, logits_to_keep=torch.tensor([5, 9])).logits, found[:, [5, 9]], rtol=0, atol=2e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=ATOL)
+    torch.testing.assert_close(theirs(ids, logits_to_keep=3).logits, found[:, -3:], rtol=0, atol=ATOL)
+    torch.testing.assert_close(theirs(ids, logits_to_keep=torch.tensor([5, 9])).logits, found[:, [5, 9]], rtol=0, atol=ATOL)
 
 
 @torch.no_grad()
@@ -118,15 +118,15 @@ def test_chunked_input_with_a_cache_gives_the_logits_of_the_whole_text(theirs):
         output = theirs(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True)
         cache, pieces = output.past_key_values, [*pieces, output.logits]
     whole = theirs(ids, attention_mask=mask).logits
-    torch.testing.assert_close(torch.cat(pieces, dim=1)[mask.bool()], whole[mask.bool()], rtol=0, atol=2e-5)
-    torch.testing.assert_close(whole[1, 5:], theirs(ids[1:, 5:]).logits[0], rtol=0, atol=2e-5)
+    torch.testing.assert_close(torch.cat(pieces, dim=1)[mask.bool()], whole[mask.bool()], rtol=0, atol=ATOL)
+    torch.testing.assert_close(whole[1, 5:], theirs(ids[1:, 5:]).logits[0], rtol=0, atol=ATOL)
     cache = theirs(ids[:, :50], attention_mask=mask[:, :50], use_cache=True).past_key_values
     with pytest.raises(ValueError, match="give last_ids"):
         theirs(ids[:1, 50:], past_key_values=cache)
     cache.reorder_cache(torch.tensor([1, 0]))
     rows = ids.flip(0)
     again = theirs(rows[:, 50:], attention_mask=mask.flip(0), past_key_values=cache, last_ids=rows[:, 47:50]).logits
-    torch.testing.assert_close(again, whole.flip(0)[:, 50:], rtol=0, atol=2e-5)
+    torch.testing.assert_close(again, whole.flip(0)[:, 50:], rtol=0, atol=ATOL)
 
 
 @torch.no_grad()
@@ -273,7 +273,7 @@ def causal(n: int) -> torch.Tensor:
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=ATOL)
 
 
 @torch.no_grad()
@@ -605,7 +605,7 @@ def test_left_padded_row_generates_the_same_text_as_alone(exported, ours, theirs
         assert logits.isfinite().all()
         for row, prompt in zip(logits, PROMPTS, strict=True):
             ids = torch.tensor([tokenizer(prompt).input_ids])
-            torch.testing.assert_close(row[-ids.size(1) :], ours(ids)[0], rtol=0, atol=2e-5)
+            torch.testing.assert_close(row[-ids.size(1) :], ours(ids)[0], rtol=0, atol=ATOL)
 
 
 def test_continuous_batching_is_refused_in_one_line(theirs):

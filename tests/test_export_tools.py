@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import standin
-from exports import LogitsOnly, load, load_its_tokenizer, make_checkpoint, some_ids
+from exports import ATOL, LogitsOnly, load, load_its_tokenizer, make_checkpoint, some_ids
 from nano_hindi.export import command as export
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.model import GPT
@@ -99,7 +99,7 @@ def test_sft_starts_with_the_loss_of_our_model_and_lowers_it(folder, ours, tmp_p
     if lora:
         ids = some_ids(1, 40)
         with torch.no_grad(), trainer.model.disable_adapter():
-            torch.testing.assert_close(trainer.model(ids).logits, ours(ids), rtol=0, atol=2e-5)
+            torch.testing.assert_close(trainer.model(ids).logits, ours(ids), rtol=0, atol=ATOL)
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -148,7 +148,7 @@ def test_merged_adapter_gives_the_logits_of_the_adapter(folder, tmp_path):
     with torch.no_grad():
         expected = model(ids).logits
         again = PeftModel.from_pretrained(load(folder, dtype=torch.float32), tmp_path / "adapter")
-        torch.testing.assert_close(again(ids).logits, expected, rtol=0, atol=2e-5)
+        torch.testing.assert_close(again(ids).logits, expected, rtol=0, atol=ATOL)
         again.merge_and_unload().save_pretrained(tmp_path / "merged")
         torch.testing.assert_close(load(tmp_path / "merged", dtype=torch.float32)(ids).logits, expected, rtol=0, atol=1e-4)
 
@@ -189,4 +189,4 @@ def test_onnx_program_gives_our_logits_at_any_length(folder, ours, tmp_path):
     names = [entry.name for entry in session.get_inputs()]
     (found,) = session.run(None, dict(zip(names, (longer.numpy(), torch.ones_like(longer).numpy()), strict=True)))
     with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(found), ours(longer), rtol=0, atol=2e-5)
+        torch.testing.assert_close(torch.from_numpy(found), ours(longer), rtol=0, atol=ATOL)
