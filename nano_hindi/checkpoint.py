@@ -81,6 +81,7 @@ def _save(path: Path, state: dict, keys: tuple[str, ...]) -> None:
     if missing := set(keys) - set(state):
         raise KeyError(f"a checkpoint needs {sorted(missing)}")
     require_finite(state["model_state_dict"])
+    state = {**state, "model_state_dict": dict(state["model_state_dict"])}  # `Module.state_dict` returns an OrderedDict with metadata
     with replacing(path) as temporary, open(temporary, "wb") as file:  # given a path, torch would hide the operating system's error
         torch.save(state, file)
 

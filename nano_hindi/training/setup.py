@@ -87,7 +87,7 @@ class Run:
             "preset": self.preset,
             "model_config": dataclasses.asdict(self.model.config),
             "train_config": dataclasses.asdict(self.config),
-            "model_state_dict": dict(self.model.state_dict()),
+            "model_state_dict": self.model.state_dict(),
             "optimizers": {**self.optimizer.state_dict(), "loss_scale": self.loss_scale.state_dict()},
             "rng": {"torch": torch.get_rng_state()},
             "metrics": {"latest": self.latest, "meter": self.meter.state_dict(), "skipped": self.skipped},
