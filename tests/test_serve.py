@@ -165,6 +165,15 @@ def test_line_end_before_an_answer_is_for_the_markers_not_for_stop_texts(chat, w
     assert answer.has_stopped == stops
 
 
+def test_stop_text_in_another_spelling_than_the_model_s_ends_the_answer(chat):
+    """Many keyboards write ड़ as one code point; the model was trained on NFC, which has two."""
+    tokenizer = chat.served.tokenizer
+    answer = api.parse_request(json.dumps({"prompt": "राम", "stop": "\u095c"}).encode(), tokenizer, False, 512, 100).answer
+    shown = [answer.push(token) for token in tokenizer.encode_batch(["ल\u095cका"])[0]]
+    assert ("".join(shown) + answer.flush()).strip() == "ल"
+    assert answer.has_stopped
+
+
 def test_models_are_listed_and_a_base_model_refuses_to_chat(chat, base):
     assert [(model.id, model.chat) for model in chat.client().models.list()] == [("nano_hindi", True)]
     assert chat.client().models.retrieve("nano_hindi").context == 512

@@ -84,7 +84,7 @@ def parse_request(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int
     sampling["seed"] = _checked(fields, "seed", SEEDS, secrets.randbits(32))
     length = next((name for name in ("max_completion_tokens", "max_tokens") if name in fields), "max_tokens")
     max_tokens = _checked(fields, length, whole(1, limit + 1), limit if is_chat else min(limit, Settings.max_tokens))
-    stops = _stops(fields.get("stop", []))
+    stops = [tokenizer.normalize(stop) for stop in _stops(fields.get("stop", []))]  # as the model writes it
     options = fields.get("stream_options", {})
     if not isinstance(options, dict):
         raise ApiError(400, "stream_options must be an object", "stream_options")
