@@ -561,6 +561,17 @@ def test_page_chats_stops_and_answers_again(chat, browser):
 
 
 @pytest.mark.slow
+def test_page_leaves_alone_who_reads_or_changes_settings_while_it_writes(chat, browser):
+    page = open_page(browser, chat)
+    set_length(page, 400)
+    page.fill("#question", "राम\n" * 40)
+    page.press("#question", "Enter")
+    page.evaluate("$('main').scrollTop = 0; $('settings').open = true; $('system').focus()")
+    page.get_by_text("लंबाई की सीमा आ गई।").wait_for()
+    assert page.evaluate("[$('main').scrollTop, document.activeElement.id]") == [0, "system"]
+
+
+@pytest.mark.slow
 def test_page_sends_its_system_message_before_the_talk(chat, browser):
     page = open_page(browser, chat)
     set_length(page, 40)
