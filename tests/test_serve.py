@@ -572,6 +572,16 @@ def test_page_leaves_alone_who_reads_or_changes_settings_while_it_writes(chat, b
 
 
 @pytest.mark.slow
+def test_enter_that_ends_a_composition_sends_nothing(chat, browser):
+    page = open_page(browser, chat)
+    page.fill("#question", "राम")
+    for event in ("isComposing: true", "keyCode: 229"):  # the second is Safari's, which has ended the composition before
+        page.evaluate(f"$('question').dispatchEvent(new KeyboardEvent('keydown', {{ key: 'Enter', bubbles: true, {event} }}))")
+    assert page.input_value("#question") == "राम"
+    assert page.locator(".message").count() == 0
+
+
+@pytest.mark.slow
 def test_page_sends_its_system_message_before_the_talk(chat, browser):
     page = open_page(browser, chat)
     set_length(page, 40)
