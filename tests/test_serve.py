@@ -572,6 +572,32 @@ def test_page_leaves_alone_who_reads_or_changes_settings_while_it_writes(chat, b
 
 
 @pytest.mark.slow
+def test_page_shows_the_end_of_what_it_writes_also_in_a_smaller_window(chat, base, browser):
+    small, large = {"width": 667, "height": 375}, {"width": 375, "height": 667}
+    page = open_page(browser, chat)
+    set_length(page, 40)
+    page.fill("#question", "राम\n" * 40)
+    page.press("#question", "Enter")
+    page.get_by_text("लंबाई की सीमा आ गई।").wait_for()
+    page.set_viewport_size(small)
+    wait_until(lambda: page.evaluate("innerWidth === 667 && showsEnd($('main'))"), "the end of the answer")
+    page = open_page(browser, base)
+    set_length(page, 40)
+    page.fill("#text", "राम\n" * 200)
+    page.get_by_text("आगे लिखें").click()
+    page.get_by_text("यह हिस्सा फिर से लिखें").wait_for()  # which takes room
+    assert page.evaluate("showsEnd($('text'))")
+    page.evaluate("running = new AbortController()")
+    page.set_viewport_size(small)
+    wait_until(lambda: page.evaluate("innerWidth === 667 && showsEnd($('text'))"), "the end of the text")
+    page.evaluate("$('text').scrollTop = 0")
+    page.evaluate("new Promise(requestAnimationFrame)")
+    page.set_viewport_size(large)
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.evaluate("[innerWidth, $('text').scrollTop]") == [375, 0]  # who reads the beginning stays there
+
+
+@pytest.mark.slow
 def test_enter_that_ends_a_composition_sends_nothing(chat, browser):
     page = open_page(browser, chat)
     page.fill("#question", "राम")
