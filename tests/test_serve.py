@@ -598,6 +598,13 @@ def test_page_shows_the_end_of_what_it_writes_also_in_a_smaller_window(chat, bas
 
 
 @pytest.mark.slow
+def test_phone_with_a_zoom_of_200_percent_has_room_for_words(chat, browser):
+    page = open_page(browser, chat)
+    page.set_viewport_size({"width": 180, "height": 320})
+    assert page.evaluate("$('question').clientWidth > 120 && $('main').clientHeight > 120 && document.documentElement.scrollWidth === 180")
+
+
+@pytest.mark.slow
 def test_enter_that_ends_a_composition_sends_nothing(chat, browser):
     page = open_page(browser, chat)
     page.fill("#question", "राम")
