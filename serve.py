@@ -96,9 +96,20 @@ def local_names(host: str) -> set[str] | None:
 
 def page_address(host: str, listener: socket.socket, token: str | None) -> str:
     """Return the URL of the page. The token is in its fragment, which browsers do not send."""
-    name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    name = own_address() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     fragment = f"#token={urllib.parse.quote(token)}" if token else ""
     return f"http://{name}:{listener.getsockname()[1]}/{fragment}"
+
+
+def own_address() -> str:
+    """Return the IPv4 address of this machine in its network, as a phone may not find its name; the
+    name if there is no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unsent:
+        try:
+            unsent.connect(("192.0.2.1", 9))  # chooses the network and sends nothing; RFC 5737 leaves the address unused
+        except OSError:
+            return socket.gethostname()
+        return unsent.getsockname()[0]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import openai
@@ -436,6 +437,18 @@ def test_open_shows_the_printed_address_in_the_browser_if_there_is_a_screen(disp
 def test_all_addresses_of_ipv6_include_those_of_ipv4():
     with serve.listen("::", 0) as listener, socket.create_connection(("127.0.0.1", listener.getsockname()[1]), timeout=PATIENCE):
         pass
+
+
+def test_printed_address_is_that_of_this_machine_in_its_network(monkeypatch):
+    with serve.listen("0.0.0.0", 0) as listener:
+        port = listener.getsockname()[1]
+        name = urlsplit(serve.page_address("0.0.0.0", listener, "a b"))
+        assert (name.port, name.fragment) == (port, "token=a%20b")
+        if name.hostname == socket.gethostname().lower():
+            pytest.skip("needs a network")
+        socket.create_connection((name.hostname, port), timeout=PATIENCE).close()
+        monkeypatch.setattr(socket.socket, "connect", Mock(side_effect=OSError))
+        assert serve.page_address("::", listener, None) == f"http://{socket.gethostname()}:{port}/"
 
 
 def test_with_a_token_a_proxy_may_give_the_server_another_name(straight, monkeypatch):
