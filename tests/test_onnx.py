@@ -8,7 +8,9 @@ import functools
 import http.server
 import importlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT, run_command
+from conftest import PATIENCE, ROOT, launched, run_command
 from exports import CONFIG, make_checkpoint, some_ids
 from nano_hindi.chat import template
 from nano_hindi.engine import generate_tokens
@@ -265,6 +267,16 @@ def test_special_tokens_in_a_text_are_text(read_export, small):
     assert model.encode("") == [model.config["bos_token_id"]]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_ctrl_c_ends_the_example_without_a_traceback(small):
+    argv = [sys.executable, ROOT / "examples" / "onnx_generate.py", small, "राम", "--max_tokens", str(10**9), "--temperature", "0"]
+    with launched(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.read(3)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=PATIENCE)[1]
+    assert (process.returncode, said) == (130, "")
+
+
 def test_damaged_and_foreign_folders_are_refused_in_a_line(small, exported, tmp_path):
     def cut(name):
         (tmp_path / "bad" / name).write_bytes((small / name).read_bytes()[:-100])
@@ -341,6 +353,10 @@ def test_page_writes_in_the_browser_what_the_example_writes(small):
         page.locator("#stop:disabled").wait_for(timeout=120_000)
         assert page.inner_text("#text") == expected.rstrip("\n")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate(
+            "$t => $t.scrollHeight > $t.clientHeight && $t.scrollHeight - $t.scrollTop - $t.clientHeight < 2", page.query_selector("#text")
+        )
+        assert page.evaluate("document.querySelector('form').getBoundingClientRect().bottom <= innerHeight")  # however long the text
         assert not foreign
         (small / "model.onnx").write_bytes(b"damaged")
         page.reload()
