@@ -133,7 +133,7 @@ def _is_set(fields: dict[str, Any], name: str) -> bool:
 def _stops(stops: Any) -> list[str]:
     stops = [stops] if isinstance(stops, str) else stops
     if not (isinstance(stops, list) and len(stops) <= MAX_STOPS and all(isinstance(stop, str) and stop for stop in stops)):
-        raise ApiError(400, f"stop must be a text, or a list of at most {MAX_STOPS}", "stop")
+        raise ApiError(400, f"stop must be a text that is not empty, or a list of at most {MAX_STOPS}", "stop")
     return stops
 
 
