@@ -11,6 +11,8 @@ from nano_hindi.training import estimates
     [
         ("NVIDIA H100 80GB HBM3", 989),
         ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA H200", 989),
         ("NVIDIA A100-SXM4-40GB", 312),
         ("NVIDIA RTX A1000", None),
         ("NVIDIA L4", 121),
@@ -19,6 +21,8 @@ from nano_hindi.training import estimates
         ("NVIDIA GeForce RTX 3090", 71),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("NVIDIA GeForce RTX 4080 SUPER", None),
+        ("NVIDIA GeForce RTX 3060 Ti", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
         ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", None),
     ],
 )

@@ -1,6 +1,7 @@
 """The output of a run: the screen, the times, the pages at the start and at the end."""
 
 import contextlib
+import dataclasses
 import io
 import math
 import os
@@ -10,11 +11,15 @@ import types
 import unicodedata
 
 import pytest
+import torch
 
 from conftest import PATIENCE, SMALL, launched, run_script
 from nano_hindi import console
-from nano_hindi.config import TrainConfig
+from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import Console, bar, shell_quoted
+from nano_hindi.distributed import World
+from nano_hindi.eval import Evaluation
+from nano_hindi.model import GPT
 from nano_hindi.training import loop, report
 from nano_hindi.training.meter import Meter, Pace
 from nano_hindi.training.metrics import read_metrics, training_seconds
@@ -120,6 +125,20 @@ def test_log_lines_are_aligned():
     assert columns[0] == columns[1] == columns[2]
 
 
+def test_evaluation_of_several_sources_has_their_means_and_each():
+    news, stories = Evaluation(3.0, 1.5), Evaluation(1.0, 0.75)
+    assert report.evaluation_record({"news": news}) == {"val_loss": 3.0, "val_bpb": 1.5}
+    assert report.evaluation_lines({"news": news}) == ["validation: loss 3.0000, 1.5000 bits per byte"]
+    both = {"news": news, "stories": stories}
+    each = {"val_loss/news": 3.0, "val_bpb/news": 1.5, "val_loss/stories": 1.0, "val_bpb/stories": 0.75}
+    assert report.evaluation_record(both) == {"val_loss": 2.0, "val_bpb": 1.125, **each}
+    assert report.evaluation_lines(both) == [
+        "validation: loss 2.0000, 1.1250 bits per byte, the means of 2 sources",
+        "validation of news: loss 3.0000, 1.5000 bits per byte",
+        "validation of stories: loss 1.0000, 0.7500 bits per byte",
+    ]
+
+
 # ---- times
 
 
@@ -193,6 +212,63 @@ def test_resumed_run_counts_earlier_time_but_not_the_break_or_lost_updates(data_
 # ---- the pages
 
 
+def test_start_page_names_the_device_and_the_plan(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert report.device_line("25m", World(0, 2, torch.device("cpu")), torch.float32) == "nano_hindi  25m on cpu (4 threads) in float32, 2 ranks"
+    plan = "plan        488 updates = 488 steps of 16 x 256 tokens{}, 4,096 tokens per update"
+    for length, on_average in ((256, ""), (1024, " on average")):  # of conversations in a longer context
+        config = GPTConfig(sequence_len=length, n_layer=3, window_pattern="SL", short_window_divisor=2)
+        assert report.plan_lines(config, TRAIN) == [
+            plan.format(on_average),
+            f"schedule    {TRAIN.schedule_text}",
+            f"windows     SL: {length // 2} {length} {length} keys per layer",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("tied", "total", "kinds"),
+    [
+        (False, "254 k (253,988)", "blocks 90.1 k, wte 65.5 k, lm_head 65.5 k, value embeddings 32.8 k, scalars 4"),
+        (True, "156 k (155,652)", "blocks 90.1 k, wte, also lm_head, 65.5 k, scalars 4"),
+    ],
+)
+def test_start_page_counts_the_parameters_and_the_tokens_of_whole_updates(tied, total, kinds):
+    config = GPTConfig(vocab_size=1024, n_layer=2, n_head=2, n_kv_head=1, n_embd=64, sequence_len=256, tie_embeddings=tied, value_embeddings=not tied)
+    ratios = f"{8192 / (155_652 if tied else 253_988):.3g} per parameter, 0.0909 per parameter of the blocks"
+    assert report.parameter_lines(GPT(config), dataclasses.replace(TRAIN, total_tokens=3 * 4096 - 1)) == [
+        f"parameters  {total}",
+        f"            {kinds}",
+        f"tokens      8.19 k: {ratios}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("device", "gigabytes", "size", "expected"),
+    [
+        ("cpu", 0, "auto", "17 GB with 8 sequences at once, without compile"),
+        ("cuda", 80, "auto", "17 GB with 8 sequences at once, without compile"),  # those of a rank
+        ("cuda", 9.5, "auto", "7 GB with 3 sequences at once, without compile"),
+        ("cuda", 9.5, 1, "3 GB with 1 sequence at once, without compile"),
+        ("cuda", 1.5, "auto", "1.3 GB with 3 sequences at once, with each block computed again in the backward pass"),
+        ("cuda", 0.9, "auto", "1 GB with 0 sequences at once, with each block computed again in the backward pass: not even one fits on this device"),
+    ],
+)
+def test_start_page_estimates_memory_and_the_time_of_the_updates_to_come(monkeypatch, device, gigabytes, size, expected):
+    """On two ranks: 1 GB of state, 2 GB for each sequence or 0.1 GB where blocks are computed
+    again, 0.4 of 1 TFLOP/s at a billion FLOPs per token."""
+    monkeypatch.setattr(report, "state_bytes", lambda model, buckets: buckets * 10**6)
+    monkeypatch.setattr(report, "activation_bytes", lambda config, dtype, recompute=False: 10**8 if recompute else 2 * 10**9)
+    monkeypatch.setattr(report, "matmul_flops", lambda device, dtype: 1e12)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(total_memory=int(gigabytes * 10**9)))
+    model = types.SimpleNamespace(config=GPTConfig(sequence_len=256), flops_per_token=lambda: 10**9)
+    train = dataclasses.replace(TRAIN, device_batch_size=size, ngram_buckets=1000)
+    memory, parts, time = report.estimate_lines(model, train, World(0, 2, torch.device(device)), 88)
+    assert memory == f"memory      about {expected}"
+    assert parts == f"            1 GB of weights, gradients and optimizer states + {'0.1' if 'again' in expected else '2'} GB for each sequence"
+    assert time == "time        about 34m 08s at 800 tokens/s: an estimate, 40% of the 1 TFLOP/s measured here"  # 400 updates
+
+
 def test_last_page_says_what_was_done_and_the_next_command(tmp_path):
     latest = {"loss": 0.2134, "val_loss": 0.2057, "val_bpb": 0.0301}
     (tmp_path / "my run").mkdir()
@@ -208,7 +284,9 @@ def test_last_page_says_what_was_done_and_the_next_command(tmp_path):
     ):
         assert words in page
     assert page.endswith(f"python generate.py --checkpoint {shell_quoted(tmp_path / 'my run')} --interactive")
-    assert "memory" not in "\n".join(report.summary_lines(TRAIN, 488, latest, 231.0, None, tmp_path))
+    without = report.summary_lines(TRAIN, 488, latest, 0.0, None, tmp_path)  # on Windows, after the metrics were lost
+    assert without[0] == "done:       488 updates, 2.00 M tokens"
+    assert "memory" not in "\n".join(without)
 
 
 @pytest.mark.slow
