@@ -179,7 +179,7 @@ def print_dry_run(plan: Plan, args: argparse.Namespace, world: World) -> int:
         folders = ", ".join(str(folder) for folder in given if not (folder / METADATA).is_file())
         world.print(f"data        none in {folders} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} tokens")
     if plan.saved:
-        world.print(f"progress    {position(config, plan.update)}, {counted(max(0, config.updates - plan.update), 'update')} left")
+        world.print(f"progress    {position(config, plan.update)}, {counted(config.updates - plan.update, 'update')} left")
     for line in (
         *parent_lines(plan),
         *parameter_lines(model, config),
