@@ -102,32 +102,38 @@ def test_window_that_covers_everything_uses_the_plain_causal_path(monkeypatch, l
 class LargestTensor(TorchDispatchMode):
     def __init__(self):
         super().__init__()
-        self.numel, self.shapes = 0, set()
+        self.numel, self.total, self.shapes = 0, 0, set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for x in out if isinstance(out, (tuple, list)) else [out]:
             if isinstance(x, torch.Tensor):
                 self.numel = max(self.numel, x.untyped_storage().nbytes() // x.element_size())
+                self.total += x.numel()
                 self.shapes.add(tuple(x.shape))
         return out
 
 
-def test_windowed_attention_makes_no_tensor_quadratic_in_the_context():
-    T, left = 2048, 255
-    tensors = [x.requires_grad_() for x in make(T, 6, 2, 16, B=1, dtype=torch.float32)]
-    with LargestTensor() as watch:
-        flash_attn.flash_attn_func(*tensors, window_size=(left, 0)).sum().backward()
-    assert watch.numel <= 6 * T * 16, "larger than q itself"
-    assert not any(sum(size >= T for size in shape) >= 2 for shape in watch.shapes), watch.shapes
+def test_windowed_attention_makes_no_tensor_quadratic_in_the_context_nor_all_together():
+    totals = []
+    for T in (2048, 4096):
+        tensors = [x.requires_grad_() for x in make(T, 6, 2, 16, B=1, dtype=torch.float32)]
+        with LargestTensor() as watch:
+            flash_attn.flash_attn_func(*tensors, window_size=(255, 0)).sum().backward()
+        assert watch.numel <= 6 * T * 16, "larger than q itself"
+        assert not any(sum(size >= T for size in shape) >= 2 for shape in watch.shapes), watch.shapes
+        totals.append(watch.total)
+    assert totals[1] < 2.2 * totals[0]
 
 
-def test_decoded_token_reads_only_the_keys_of_its_window():
+@pytest.mark.parametrize("kind", ["int", "tensor"])
+def test_decoded_token_reads_only_the_keys_of_its_window(kind):
     q, k_new, v_new = make(1, 6, 2, 16, B=1)
     k_cache, v_cache = torch.full((1, 1000, 2, 16), float("nan"), dtype=q.dtype), torch.full((1, 1000, 2, 16), float("nan"), dtype=q.dtype)
     k_cache[:, 690:700], v_cache[:, 690:700] = 0.5, 1.0
+    lengths = 700 if kind == "int" else torch.tensor([700], dtype=torch.int32)
     with LargestTensor() as watch:
-        out = flash_attn.flash_attn_with_kvcache(q, k_cache, v_cache, k_new, v_new, cache_seqlens=700, window_size=(10, 0))
+        out = flash_attn.flash_attn_with_kvcache(q, k_cache, v_cache, k_new, v_new, cache_seqlens=lengths, window_size=(10, 0))
     assert out.isfinite().all()
     assert watch.shapes, "no operation was recorded"
     torch.testing.assert_close(out, reference(q, k_cache[:, 690:701], v_cache[:, 690:701], 10, torch.tensor([[10]])))
@@ -222,8 +228,16 @@ def test_misuse_is_refused():
         flash_attn.flash_attn_func(q, k, v, window_size=(4, 4))
     with pytest.raises(ValueError, match="dividing"):
         flash_attn.flash_attn_func(q[:, :, :3], k, v)
-    with pytest.raises(RuntimeError, match="no gradients"):
-        flash_attn.flash_attn_with_kvcache(q.requires_grad_(), cache, cache.clone(), k, v, cache_seqlens=0)
+    for few in ((q[:, :3], k, v), (q, k[:, :3], v[:, :3])):  # whose positions are not known
+        with pytest.raises(ValueError, match="the same number of both"):
+            flash_attn.flash_attn_func(*few)
+    with pytest.raises(ValueError, match="only 3 keys in the cache"):
+        flash_attn.flash_attn_with_kvcache(q, cache, cache.clone(), cache_seqlens=3)
+    for x in (q, cache, k, v):
+        x.requires_grad_()
+        with pytest.raises(RuntimeError, match="no gradients"):
+            flash_attn.flash_attn_with_kvcache(q, cache, torch.zeros_like(cache), k, v, cache_seqlens=0)
+        x.requires_grad_(False)
 
 
 # ---- the choice of the backend
@@ -287,17 +301,27 @@ def test_probe_rejects_a_window_off_by_one_even_in_bf16(monkeypatch, training):
         assert "fa3: wrong output" in backend.reason
 
 
-def test_probe_rejects_a_kernel_that_is_wrong_only_with_a_cache(monkeypatch):
+@pytest.mark.parametrize("wrong_at", ["one query", "several queries"])
+def test_probe_rejects_a_kernel_that_is_wrong_only_with_a_cache(monkeypatch, wrong_at):
     def ahead(q, k_cache, v_cache, k, v, n, left):
-        return sdpa_attention.attend_cached(q, k_cache, v_cache, k, v, n + 1, left)
+        return sdpa_attention.attend_cached(q, k_cache, v_cache, k, v, n + ((q.shape[1] == 1) == (wrong_at == "one query")), left)
 
     offer(monkeypatch, Backend("fa3", sdpa_attention.attend, ahead))
     assert "with a cache" in select_backend("cpu", torch.float32, training=False).reason
 
 
-def test_probe_rejects_kv_heads_in_the_wrong_order(monkeypatch):
-    offer(monkeypatch, broken(lambda q, k, v, left: (q, k.flip(2), v.flip(2), left) if q is not None else (q, k, v, left)))
-    assert select_backend("cpu", torch.float32).name == "sdpa"
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda q, k, v, left: (q, k.flip(2), v.flip(2), left),
+        lambda q, k, v, left: (q, k, v, 100 if left < 0 else left),
+        lambda q, k, v, left: (q, k, v * float("nan"), left),
+    ],
+    ids=["K/V heads in the wrong order", "a window where there is none", "nan"],
+)
+def test_probe_rejects_a_wrong_kernel(monkeypatch, change):
+    offer(monkeypatch, broken(change))
+    assert "fa3: wrong output" in select_backend("cpu", torch.float32).reason
 
 
 def test_forward_only_kernel_is_used_for_generation_but_not_for_training(monkeypatch):
@@ -347,6 +371,8 @@ def test_environment_variable_forces_a_backend_and_a_wrong_value_is_a_user_error
     with pytest.raises(UserError, match=r"varlen does not work here .*no CUDA"):
         flash_attn.flash_attn_func(*make(4, 2, 2, 8))
     assert activation_bytes(get_config("tiny"), torch.bfloat16) > 0  # on the meta device, before any GPU is used
+    monkeypatch.setenv("NANO_HINDI_ATTENTION", "")
+    assert str(select_backend("cpu", torch.float32)) == "sdpa (fa3: no CUDA; varlen: no CUDA)"
 
 
 def test_probe_does_not_change_the_random_state(monkeypatch):
@@ -384,7 +410,9 @@ def test_varlen_packs_rows_and_passes_flash_attentions_window(takes_gqa, left):
     backend = attention_backends.varlen_backend(with_gqa if takes_gqa else without_gqa)
     q, k, v = make(40, 6, 2, 8, B=3)
     torch.testing.assert_close(backend.attend(q, k, v, left), reference(q, k, v, left))
-    assert seen == [2 if takes_gqa else 6]
+    caches = (torch.zeros(3, 50, 2, 8, dtype=q.dtype) for _ in range(2))
+    torch.testing.assert_close(backend.attend_cached(q, *caches, k, v, 0, left), reference(q, k, v, left))  # a prompt
+    assert seen == [2 if takes_gqa else 6] * 2
 
 
 def test_fa3_gets_its_own_arguments_and_may_return_a_tuple():
@@ -406,22 +434,54 @@ def test_fa3_gets_its_own_arguments_and_may_return_a_tuple():
     assert calls == [(True, (3, 0)), (True, (-1, 0))]
 
 
+@pytest.mark.parametrize("takes_version", [True, False])
+def test_kernel_of_the_hub_is_that_of_version_1_where_one_can_be_named(monkeypatch, takes_version):
+    def with_version(name, *, version=None):
+        return name, version
+
+    def without(name):
+        return name, None
+
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", None)
+    monkeypatch.setitem(sys.modules, "kernels", SimpleNamespace(get_kernel=with_version if takes_version else without))
+    assert attention_backends.fa3_module() == ("kernels-community/flash-attn3", 1 if takes_version else None)
+
+
 @pytest.mark.parametrize(
-    ("capability", "dtype", "why"),
+    ("capability", "dtype", "fa3", "varlen"),
     [
-        ((8, 6), torch.bfloat16, "not for compute capability 8.6"),
-        ((9, 0), torch.float16, "does not take float16"),
-        ((12, 0), torch.float16, "does not take float16"),
-        ((12, 0), torch.bfloat16, "not installed"),
+        ((7, 5), torch.float16, "not for compute capability 7.5", "not for compute capability 7.5"),
+        ((8, 6), torch.bfloat16, "not for compute capability 8.6", "this PyTorch is built without flash attention"),
+        ((9, 0), torch.float16, "does not take float16", "this PyTorch is built without flash attention"),
+        ((12, 0), torch.float32, "does not take float32", "does not take float32"),
+        ((12, 0), torch.bfloat16, "not installed", "this PyTorch is built without flash attention"),
+        (None, torch.bfloat16, "no CUDA", "no CUDA"),
     ],
 )
-def test_no_child_process_is_started_where_fa3_cannot_run(monkeypatch, capability, dtype, why):
-    monkeypatch.setattr(torch.version, "cuda", "12.8")
+def test_no_child_process_is_started_where_fa3_cannot_run(monkeypatch, capability, dtype, fa3, varlen):
+    """Without a capability it is an AMD GPU, which PyTorch calls "cuda" too."""
+    monkeypatch.setattr(torch.version, "cuda", capability and "12.8")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: False)
     for module in ("flash_attn_interface", "kernels"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(fa3_child, "probe_in_child", None)
-    assert select_backend(torch.device("cuda", 0), dtype).reason.startswith(f"fa3: {why}; varlen: ")
+    assert select_backend(torch.device("cuda", 0), dtype).reason == f"fa3: {fa3}; varlen: {varlen}"
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        (None, "this PyTorch has no varlen_attn"),
+        (SimpleNamespace(varlen_attn=lambda query, key, value: None), "this PyTorch's varlen_attn has no window_size"),
+    ],
+)
+def test_older_pytorch_without_windows_uses_no_varlen(monkeypatch, module, why):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
+    assert select_backend(torch.device("cuda", 0), torch.bfloat16).reason.endswith(f"; varlen: {why}")
 
 
 # ---- FA3 on GPUs later than Hopper: a child process tries it first

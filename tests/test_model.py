@@ -567,9 +567,11 @@ def test_single_row_uses_another_kernel_with_the_same_result(n_in, n_out, is_lar
     layer(x).sum().backward()  # with gradients or several rows it is the usual product
     expected = 2 if is_large and torch.backends.mkl.is_available() else 0
     assert len(calls) == expected
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        layer(x)
+    for is_intel, threads in ((True, 2), (False, 1)):  # nor where one is as fast
+        monkeypatch.setattr(network, "is_intel_cpu", lambda is_intel=is_intel: is_intel)
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            layer(x)
     assert len(calls) == expected
 
 
