@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -20,10 +21,11 @@ import standin
 import train
 from conftest import ROOT, SMALL, run_command
 from data import chat
+from nano_hindi import token_file
 from nano_hindi.chat.batches import PAD_MULTIPLE, ChatBatches, Conversations
 from nano_hindi.chat.template import MARKERS, until_stop
 from nano_hindi.config import FINETUNE, GPTConfig, TrainConfig
-from nano_hindi.corpus.prepared import CHAT, check_data
+from nano_hindi.corpus.prepared import CHAT, check_data, write_digests
 from nano_hindi.dataloader import IGNORED
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
@@ -36,6 +38,7 @@ from nano_hindi.sample.questions import conversations
 from nano_hindi.token_file import DataError
 from nano_hindi.training.chat_data import ChatData, recipe
 from nano_hindi.training.metrics import read_metrics
+from nano_hindi.training.resume import plan_run
 
 CONTEXT = 1024
 
@@ -326,6 +329,26 @@ def test_two_ranks_give_the_weights_of_one(tuned, base, short, tmp_path):
         assert torch.norm(together[name] - weight) <= 0.002 * torch.norm(weight - change[name]), name
 
 
+def test_verify_data_reads_all_of_the_chat_data(base, short, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(token_file, "CHUNK_BYTES", 400)
+    monkeypatch.setattr(token_file, "SAMPLED_CHUNKS", 2)  # the first and the last
+    data = shutil.copytree(short, tmp_path / "data")
+    write_metadata(data / "preprocess_meta.txt", read_metadata(data / "preprocess_meta.txt") | write_digests(data, 512))
+    with open(data / "train.bin", "r+b") as file:
+        file.seek(4444)
+        file.write(bytes(4))
+    argv = arguments(base, data, tmp_path / "run")
+    plan_run(finetune.parse(argv), World(0, 1, torch.device("cpu")), chat=True)
+    assert finetune.main([*argv, "--verify_data"]) == 2
+    assert "train.bin is damaged: from byte 4,400 on it is not what data/chat.py wrote" in capsys.readouterr().err
+
+
+def test_smaller_number_of_epochs_than_were_made_ends_the_run_with_a_notice(tuned, short, capsys):
+    argv = ["--data_dir", short, "--checkpoint_dir", tuned, "--resume", "auto", "--epochs", "0.5"]
+    assert plan_run(finetune.parse(list(map(str, argv))), World(0, 1, torch.device("cpu")), chat=True).is_complete
+    assert re.search(r"tokens are done, more than the [\d,]+ of --epochs: the run ends here", capsys.readouterr().out)
+
+
 def test_help_says_what_seed_and_device_batch_size_are_here(capsys):
     with pytest.raises(SystemExit):
         finetune.parse(["--help"])
@@ -359,6 +382,12 @@ def test_what_does_not_belong_together_is_refused_in_one_line(tuned, base, short
     resumed = ["--data_dir", short, "--checkpoint_dir", tuned, "--resume", "auto"]
     assert f"--lr_scale is 0.9 (checkpoint: {FINETUNE['lr_scale']})" in refused(finetune.main, [*resumed, "--lr_scale", "0.9"])
     assert "--checkpoint names other weights" in refused(finetune.main, ["--checkpoint", tuned, *resumed])
+    changed = torch.load(tuned / "checkpoint_step5.pt", weights_only=True)
+    changed["data"]["train_tokens"] += 1
+    torch.save(changed, tmp_path / "changed.pt")
+    said = refused(finetune.main, ["--data_dir", short, *new, "--resume", tmp_path / "changed.pt"])
+    assert "data train_tokens differ" in said
+    assert "(--checkpoint MODEL starts it from the weights of this one)" in said
     with open(shutil.copytree(short, tmp_path / "damaged") / "train.bin", "r+b") as file:
         file.write(b"damage")
     said = refused(finetune.main, ["--checkpoint", base, "--data_dir", tmp_path / "damaged", *new])

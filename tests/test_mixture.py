@@ -318,7 +318,7 @@ def test_other_mixtures_and_damage_are_refused_by_name(data_dir, stories, run, t
         ([*new, data_dir, f"{stories}=0"], "positive number W"),
         ([*new, data_dir, f"{stories}=-1"], "positive number W"),
         ([*new, data_dir, f"{stories}=nan"], "positive number W"),
-        ([*new, data_dir, small, "--sequence_len", "256"], f"{small / 'train.bin'} holds"),
+        ([*new, data_dir, small, "--sequence_len", "256", "--dry_run"], f"{small / 'train.bin'} holds"),
         ([*new, data_dir, stories, "--anneal_fraction", "0.2"], "--anneal_fraction belongs to --anneal_data_dir"),
         ([*resumed, "--data_dir", f"{data_dir}=0.7", f"{stories}=0.3"], "data source 1 weight, data source 2 weight differ"),
         ([*resumed, "--data_dir", data_dir], "data source"),
@@ -332,7 +332,9 @@ def test_other_mixtures_and_damage_are_refused_by_name(data_dir, stories, run, t
     assert (
         train.main([str(x) for x in (*flags(data_dir, moved), "--resume", "auto", "--checkpoint_dir", run, "--dry_run", "--total_tokens", 6144)]) == 0
     )
-    assert "notice: the anneal begins after step 18, not 36 as this budget implies" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "notice: the anneal begins after step 18, not 36 as this budget implies" in output
+    assert "anneal      after step 18, for 15 updates" in output
 
 
 def test_budget_that_is_spent_before_the_anneal_announces_none(data_dir, stories, run, tmp_path, capsys):

@@ -13,18 +13,19 @@ import torch
 
 import standin
 import train
-from conftest import arguments, run_command, start
+from conftest import SMALL, arguments, run_command, start
 from data import preprocess
 from nano_hindi import distributed, token_file
 from nano_hindi.checkpoint import list_checkpoints
-from nano_hindi.config import TrainConfig
+from nano_hindi.config import DEFAULT_PRESET, TrainConfig
 from nano_hindi.corpus.prepared import DIGESTS, check_data, write_digests
 from nano_hindi.distributed import World
+from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.training import loop
 from nano_hindi.training.metrics import read_metrics
-from nano_hindi.training.resume import evaluation_is_pending
+from nano_hindi.training.resume import evaluation_is_pending, plan_run
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the access rights and links of POSIX")
 
@@ -52,6 +53,27 @@ def weights(folder: Path) -> dict:
 
 def losses(folder: Path) -> list[str]:
     return re.findall(r'"loss": ([\d.]+), "lr": ([\d.e-]+)', (folder / "metrics.jsonl").read_text())
+
+
+# ---- the plan
+
+
+def plan_of(*flags):
+    return plan_run(train.parse([*map(str, flags)]), World(0, 1, torch.device("cpu")))
+
+
+def test_preset_is_that_of_the_checkpoint_the_flag_the_model_or_the_default(data_dir, straight, tmp_path):
+    new = ["--data_dir", data_dir, "--sequence_len", 32, "--checkpoint_dir", tmp_path / "run"]
+    assert plan_of("--data_dir", data_dir, "--checkpoint_dir", straight, "--resume", "auto").preset == "tiny"
+    assert plan_of(*new, "--config", "22m").preset == "22m"
+    assert plan_of(*new, "--init_from", straight).preset == "tiny"
+    assert plan_of(*new).preset == DEFAULT_PRESET
+
+
+def test_folder_of_the_data_is_refused_for_the_run_however_it_is_written(data_dir, tmp_path):
+    for data, run in ((data_dir, data_dir / ".." / data_dir.name), (tmp_path, data_dir)):
+        with pytest.raises(UserError, match="the same folder"):
+            plan_of("--data_dir", data, "--anneal_data_dir", data_dir, "--checkpoint_dir", run)
 
 
 # ---- checkpoints of older versions
@@ -338,6 +360,19 @@ def test_dry_run_refuses_a_sequence_longer_than_a_split(data_dir, tmp_path, caps
         assert "but one sequence needs" in errors.pop()
 
 
+def test_dry_run_names_the_folders_without_data_and_whose_vocabulary_it_has(data_dir, straight, tmp_path, capsys):
+    data = ["--data_dir", data_dir, tmp_path / "news", "--anneal_data_dir", tmp_path / "stories"]
+    assert train.main([*SMALL, *map(str, [*data, "--checkpoint_dir", tmp_path / "run", "--init_from", straight, "--dry_run"])]) == 0
+    output = capsys.readouterr().out
+    assert f"data        none in {tmp_path / 'news'}, {tmp_path / 'stories'} yet; the vocabulary is the model's, 512 tokens" in output
+    assert f"init from   {straight / 'model.pt'}, step 24" in output
+
+
+def test_dry_run_of_a_new_run_does_not_look_at_the_folder(data_dir, broken, capsys):
+    assert start(data_dir, broken, "--dry_run") == 0
+    assert "progress" not in capsys.readouterr().out
+
+
 def test_dry_run_works_without_the_data_and_refuses_other_data(data_dir, straight, tmp_path, capsys):
     assert start(tmp_path / "none", straight, "--resume", "auto", "--dry_run") == 0
     assert re.search(r"data        none in .*; the vocabulary is the checkpoint's, \d+ tokens", capsys.readouterr().out)
@@ -437,13 +472,41 @@ def test_verify_data_reads_everything_and_a_start_a_sample(data_dir, tmp_path, m
 # ---- another budget, another folder
 
 
-def test_run_of_another_folder_does_not_replace_the_one_of_this(data_dir, straight, tmp_path, capsys):
-    other = shutil.copytree(straight, tmp_path / "other")
-    (other / "checkpoint_step24.pt").unlink()  # no step is later than that of the checkpoint
-    before = {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()}
-    assert start(data_dir, other, "--resume", straight / "checkpoint_step24.pt") == 2
-    assert "already holds a run, which this one would replace; choose another --checkpoint_dir" in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()} == before
+@pytest.mark.parametrize("kept", ["model.pt", "checkpoint_step20.pt", pytest.param("a link to nothing", marks=posix)])
+def test_run_of_another_folder_does_not_replace_the_one_of_this(data_dir, straight, tmp_path, capsys, kept):
+    """No step is later than that of the checkpoint."""
+    other = tmp_path / "other"
+    other.mkdir()
+    if kept == "a link to nothing":
+        (other / "model.pt").symlink_to("gone.pt")
+    else:
+        shutil.copy(straight / kept, other)
+    before = snapshot(other)
+    for resume, words in (
+        ([], "already holds a run; resume it with --resume auto"),
+        (["--resume", straight / "checkpoint_step24.pt"], "already holds a run, which this one would replace; choose another --checkpoint_dir"),
+    ):
+        assert start(data_dir, other, *resume) == 2
+        assert words in capsys.readouterr().err
+        assert snapshot(other) == before
+
+
+def change_step(path: Path) -> None:
+    edit(path, lambda state: state.update(step=20))
+
+
+@pytest.mark.parametrize("change", [change_step, cut])
+def test_model_pt_of_another_step_or_a_damaged_one_is_written_again(data_dir, straight, tmp_path, capsys, change):
+    """As the run was killed, or the disk was full, after the last checkpoint. The checkpoint is
+    named in another way than the folder."""
+    folder = shutil.copytree(straight, tmp_path / "run")
+    for finished in (False, True):
+        if not finished:
+            change(folder / "model.pt")
+        capsys.readouterr()
+        assert start(data_dir, folder, "--resume", folder / ".." / "run" / "checkpoint_step24.pt") == 0
+        assert ("this run is finished" in capsys.readouterr().out) == finished
+        assert load_for_inference(folder).step == 24
 
 
 def promised(folder: Path, output: str) -> dict:
