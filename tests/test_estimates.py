@@ -17,6 +17,8 @@ from nano_hindi.training import estimates
         ("NVIDIA RTX A1000", None),
         ("NVIDIA L4", 121),
         ("NVIDIA L40S", 362),
+        ("Tesla V100-SXM2-16GB", 125),
+        ("Tesla V100-PCIE-16GB", 112),
         ("Tesla T4", 65),
         ("NVIDIA GeForce RTX 3090", 71),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
