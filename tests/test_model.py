@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nano_hindi import loss as loss_module
 from nano_hindi import model as network
 from nano_hindi.config import PRESETS, GPTConfig, get_config, get_train_config
 from nano_hindi.engine import KVCache
@@ -419,6 +420,23 @@ def test_state_dict_has_the_documented_names():
         if i in (0, 2, 4):
             expected |= {f"transformer.h.{i}.attn.ve_gate.weight", f"value_embeds.{i}.weight"}
     assert names == expected
+
+
+def test_run_eagerly_calls_a_compiled_loss_no_more(monkeypatch):
+    """As after a compiler that fails during a run."""
+
+    def fails(*args):
+        raise ZeroDivisionError
+
+    model, idx = random_model(), random_ids(2, 8)
+    expected = model(idx, idx)
+    monkeypatch.setattr(torch, "compile", lambda function: fails)
+    monkeypatch.setattr(loss_module, "_compiled_pass", None)  # also when the test ends
+    loss_module.compile_kernels()
+    with pytest.raises(ZeroDivisionError):
+        model(idx, idx)
+    model.run_eagerly()
+    assert torch.equal(model(idx, idx), expected)
 
 
 @pytest.mark.slow
