@@ -127,7 +127,12 @@ def test_damaged_model_of_a_folder_is_skipped_for_its_checkpoint(straight, tmp_p
 
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize(
-    ("field", "value", "words"), [("num_hidden_layers", 10**9, "1000000000 layers, but"), ("hidden_size", 10**15, "that can be loaded")]
+    ("field", "value", "words"),
+    [
+        ("num_hidden_layers", 10**9, "1000000000 layers, but"),
+        ("text_config", {"num_hidden_layers": 10**9}, "1000000000 layers, but"),  # of a model that also reads images
+        ("hidden_size", 10**15, "that can be loaded"),
+    ],
 )
 def test_foreign_hugging_face_model_is_one_line(straight, tmp_path, capfd, field, value, words):
     assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "model")]) == 0

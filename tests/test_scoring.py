@@ -105,6 +105,17 @@ def test_loss_equals_that_of_hugging_face(kind, tmp_path):
     assert scored.losses.mean() == pytest.approx(mean, rel=1e-5)
 
 
+def test_weights_in_a_file_of_pytorch_are_read(tmp_path):
+    from safetensors.torch import load_file
+
+    folder = save_hugging_face(tmp_path, "llama")
+    (expected,) = HuggingFaceScorer(folder, CPU).score(TEXTS[:1])
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    (scored,) = HuggingFaceScorer(folder, CPU).score(TEXTS[:1])
+    assert (scored.losses == expected.losses).all()
+
+
 @pytest.mark.parametrize("context", [2, 3, 4, 7, 16])
 def test_windows_score_each_token_once_with_at_least_half_a_context(context):
     for tokens in range(5 * context + 2):
