@@ -23,7 +23,7 @@ from conftest import SMALL, run_script
 from data import chat, preprocess
 from hub import Hub
 from nano_hindi.chat.dataset import read_conversations, unseen
-from nano_hindi.chat.records import ANSWERS, LAYOUTS, LISTS, QUESTIONS, Mender
+from nano_hindi.chat.records import ANSWERS, LISTS, PAIRS, QUESTIONS, Mender
 from nano_hindi.chat.template import check, prompt
 from nano_hindi.corpus.prepared import CHAT, check_data
 from nano_hindi.errors import UserError
@@ -81,10 +81,12 @@ def test_every_layout_is_read(record):
     assert mended({"instruction": "क", "input": "ग", "output": "ख"}) == ([("u", "क\n\nग"), ("a", "ख")], set())
 
 
-def test_each_name_of_a_question_goes_with_each_of_an_answer_and_the_help_has_them():
+def test_each_name_of_a_question_goes_with_each_of_an_answer_and_the_help_has_them(capsys):
     for question, answer in itertools.product(QUESTIONS, ANSWERS):
         assert Mender()({question: "क", answer: "ख"}) == [{"role": "user", "content": "क"}, {"role": "assistant", "content": "ख"}]
-    assert set(re.findall(r"\w+", LAYOUTS)) >= {*QUESTIONS, *ANSWERS, *LISTS}
+    with pytest.raises(SystemExit):
+        chat.main(["--help"])
+    assert set(re.findall(r"\w+", capsys.readouterr().out)) >= {*QUESTIONS, *ANSWERS, *LISTS, *PAIRS}
 
 
 def test_system_and_history_of_a_record_are_kept():
