@@ -274,7 +274,8 @@ def test_ctrl_c_ends_the_example_without_a_traceback(small):
         process.stdout.read(3)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=PATIENCE)[1]
-    assert (process.returncode, said) == (130, "")
+    assert process.returncode == 130, said
+    assert "Traceback" not in said  # onnxruntime warns of devices that it cannot read on some machines
 
 
 def test_damaged_and_foreign_folders_are_refused_in_a_line(small, exported, tmp_path):

@@ -411,7 +411,7 @@ def test_worker_that_dies_at_its_start_is_one_line(tmp_path):
         multiprocessing.set_executable(sys.executable)
 
 
-def test_pool_that_can_start_no_worker_is_one_line(tmp_path, monkeypatch):
+def test_pool_that_can_start_no_worker_is_one_line(monkeypatch):
     """As if the first worker died while the second one starts: the pool closes its pipes."""
     submit, first = tokenize.ProcessPoolExecutor.submit, iter([True])
 
