@@ -217,7 +217,8 @@ def generate_each(
     """Return up to `max_tokens` tokens that continue each of `prompts`, the pairs of
     `Tokenizer.encode_open`, up to a token in `stop_ids`.
 
-    They are those of `generate_tokens` except for rounding, but the texts share every forward pass.
+    They are those of `generate_tokens` except for rounding, but after the prompts, the texts share
+    every forward pass.
     """
     config, device = model.config, model.head_weight.device
     samplers = [Sampler(model, tokens, first_ids=first_ids, **sampling) for tokens, first_ids in prompts]
