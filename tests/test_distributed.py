@@ -61,11 +61,11 @@ class Job:
         return self
 
     def __exit__(self, *exc_info):
-        print(self.said())  # shown if the test fails
         self.launched.__exit__(*exc_info)
         for path in (self.records / "pids").glob("*"):  # torchrun gives each of its processes a session of its own
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(path.name), signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+        print(self.said())  # shown if the test fails
 
     def wait(self) -> str:
         """Wait until torchrun ends. Returns the job's output."""
