@@ -220,25 +220,17 @@ def generate_each(
     They are those of `generate_tokens` except for rounding, but after the prompts, the texts share
     every forward pass.
     """
-    config, device = model.config, model.head_weight.device
-    samplers = [Sampler(model, tokens, first_ids=first_ids, **sampling) for tokens, first_ids in prompts]
-    caches = [KVCache(config, 1, device, model.compute_dtype) for _ in prompts]
-    unread = [torch.tensor([list(tokens[-config.reach :])], device=device) for tokens, _ in prompts]
-    logits = torch.cat([next_logits(model, new, cache) for new, cache in zip(unread, caches, strict=True)])
-    texts: list[list[int]] = [[] for _ in prompts]
-    going = list(range(len(prompts)))  # the texts that have not ended
+    rows = [Row(model, tokens, first_ids=first_ids, **sampling) for tokens, first_ids in prompts]
+    going = rows
     for made in range(max_tokens):
-        if made:
-            new = torch.tensor([texts[i][-1:] for i in going], device=device)
-            logits = next_logits(model, new, JoinedCaches([caches[i] for i in going]))
-        sampled = [samplers[i].sample(own) for i, own in zip(going, logits.split(1), strict=True)]
-        tokens = dict(zip(going, torch.cat(sampled).tolist(), strict=True))
-        going = [i for i in going if tokens[i] not in stop_ids]
-        if not going:
+        tokens = next_tokens(model, going) if made else [int(row.sampler.sample(next_logits(model, row.prompt, row.cache))) for row in rows]
+        kept = [(row, token) for row, token in zip(going, tokens, strict=True) if token not in stop_ids]
+        if not kept:
             break
-        for i in going:
-            texts[i].append(tokens[i])
-    return texts
+        for row, token in kept:
+            row.made.append(token)
+        going = [row for row, _ in kept]
+    return [row.made for row in rows]
 
 
 class Sampler:
@@ -284,6 +276,25 @@ class Sampler:
         if self._used is not None:
             self._used.scatter_(1, token[:, None], True)
         return token
+
+
+class Row:
+    """One of several texts with a prompt each: its sampler, its cache, the part of its prompt
+    (1, T) that the model can see, and the tokens made so far."""
+
+    def __init__(self, model: GPT, tokens: Sequence[int], **sampling: Any):
+        device = model.head_weight.device
+        self.sampler = Sampler(model, tokens, **sampling)
+        self.cache = KVCache(model.config, 1, device, model.compute_dtype)
+        self.prompt = torch.tensor([list(tokens[-model.config.reach :])], device=device)
+        self.made: list[int] = []
+
+
+def next_tokens(model: GPT, rows: Sequence[Row]) -> list[int]:
+    """Return the next token of each row, which has made at least one: one forward pass for all."""
+    new = torch.tensor([row.made[-1:] for row in rows], device=model.head_weight.device)
+    logits = next_logits(model, new, JoinedCaches([row.cache for row in rows]))
+    return torch.cat([row.sampler.sample(own) for row, own in zip(rows, logits.split(1), strict=True)]).tolist()
 
 
 def next_logits(model: GPT, new: Tensor, cache: KVCache) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from test_model import random_model
 
 from conftest import PATIENCE, wait_until
+from nano_hindi import engine
 from nano_hindi.config import GPTConfig
 from nano_hindi.engine import KVCache, generate_tokens
 from nano_hindi.model import GPT
@@ -54,8 +55,9 @@ def test_texts_in_company_get_the_tokens_they_get_alone(model, monkeypatch):
 
 
 def test_active_texts_share_a_forward_pass(model, monkeypatch):
-    rows, next_logits = [], module.next_logits
-    monkeypatch.setattr(module, "next_logits", lambda model, new, cache: rows.append(len(new)) or next_logits(model, new, cache))
+    rows, next_logits = [], engine.next_logits
+    for caller in (module, engine):
+        monkeypatch.setattr(caller, "next_logits", lambda model, new, cache: rows.append(len(new)) or next_logits(model, new, cache))
     scheduler = Scheduler(model)
     texts = [make_text(max_tokens=50) for _ in range(20)]
     for text, _ in texts:
@@ -155,7 +157,7 @@ def test_failed_step_ends_its_texts_and_not_the_scheduler(model, monkeypatch):
     (text, received), (next_text, after) = make_text(), make_text()
     with Scheduler(model) as scheduler:
         with monkeypatch.context() as patch:
-            patch.setattr(module, "JoinedCaches", lambda caches: 1 / 0)
+            patch.setattr(engine, "JoinedCaches", lambda caches: 1 / 0)
             scheduler.submit(text)
             assert isinstance(received.get(timeout=PATIENCE), int)
             assert isinstance(received.get(timeout=PATIENCE), ZeroDivisionError)

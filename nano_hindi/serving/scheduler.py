@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nano_hindi.engine import PREFILL_TOKENS, JoinedCaches, KVCache, Sampler, next_logits
+from nano_hindi.engine import PREFILL_TOKENS, Row, next_logits, next_tokens
 from nano_hindi.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,24 +47,20 @@ class Text:
     is_cancelled: bool = False
 
 
-class _Row:
-    """What the model keeps of a text in progress."""
+class _Row(Row):
+    """A text in progress, and the chunks (1, T) of its prompt that the model has not read."""
 
     def __init__(self, model: GPT, text: Text):
-        device = model.head_weight.device
-        self.text, self.token, self.made = text, 0, 0
-        self.sampler = Sampler(model, text.tokens, **text.sampling)
-        self.cache = KVCache(model.config, 1, device, model.compute_dtype)
-        prompt = torch.tensor([list(text.tokens[-model.config.reach :])], device=device)
-        self.unread = list(prompt.split(PREFILL_TOKENS, dim=1))  # (1, T) each
+        super().__init__(model, text.tokens, **text.sampling)
+        self.text, self.unread = text, list(self.prompt.split(PREFILL_TOKENS, dim=1))
 
     def take(self, token: int) -> bool:
         """Pass the text its next token. Return whether it continues."""
         ends = token in self.text.stop_ids
         if not ends:
-            self.token, self.made = token, self.made + 1
+            self.made.append(token)
             self.text.receive(token)
-            ends = self.made == self.text.max_tokens
+            ends = len(self.made) == self.text.max_tokens
         if ends:
             self.text.receive(None)
         return not ends
@@ -157,9 +153,7 @@ class Scheduler:
         if not rows:
             return
         try:
-            new = torch.tensor([[row.token] for row in rows], device=self._model.head_weight.device)
-            logits = next_logits(self._model, new, JoinedCaches([row.cache for row in rows]))
-            tokens = torch.cat([row.sampler.sample(own) for row, own in zip(rows, logits.split(1), strict=True)]).tolist()
+            tokens = next_tokens(self._model, rows)
         except Exception as error:  # noqa: BLE001 - as above
             for row in rows:
                 row.text.receive(error)
