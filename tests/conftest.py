@@ -114,6 +114,23 @@ def data_dir(tmp_path_factory) -> Path:
     return folder
 
 
+def damaged_between_samples(folder: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy a data folder to `target`, with digests and one wrong token in train.bin, where a start,
+    which reads a sample, does not look."""
+    from nano_hindi import token_file
+    from nano_hindi.corpus.prepared import write_digests
+    from nano_hindi.files import read_metadata, write_metadata
+
+    monkeypatch.setattr(token_file, "CHUNK_BYTES", 400)
+    monkeypatch.setattr(token_file, "SAMPLED_CHUNKS", 2)  # the first and the last
+    shutil.copytree(folder, target)
+    write_metadata(target / "preprocess_meta.txt", read_metadata(target / "preprocess_meta.txt") | write_digests(target, 512))
+    with open(target / "train.bin", "r+b") as file:
+        file.seek(4444)
+        file.write(bytes(4))
+    return target
+
+
 @pytest.fixture(scope="session")
 def straight(data_dir, tmp_path_factory) -> Path:
     """Return the folder of a small run that was never interrupted."""

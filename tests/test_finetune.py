@@ -19,13 +19,12 @@ import torch
 import finetune
 import standin
 import train
-from conftest import ROOT, SMALL, run_command
+from conftest import ROOT, SMALL, damaged_between_samples, run_command
 from data import chat
-from nano_hindi import token_file
 from nano_hindi.chat.batches import PAD_MULTIPLE, ChatBatches, Conversations
 from nano_hindi.chat.template import MARKERS, until_stop
 from nano_hindi.config import FINETUNE, GPTConfig, TrainConfig
-from nano_hindi.corpus.prepared import CHAT, check_data, write_digests
+from nano_hindi.corpus.prepared import CHAT, check_data
 from nano_hindi.dataloader import IGNORED
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
@@ -330,13 +329,7 @@ def test_two_ranks_give_the_weights_of_one(tuned, base, short, tmp_path):
 
 
 def test_verify_data_reads_all_of_the_chat_data(base, short, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(token_file, "CHUNK_BYTES", 400)
-    monkeypatch.setattr(token_file, "SAMPLED_CHUNKS", 2)  # the first and the last
-    data = shutil.copytree(short, tmp_path / "data")
-    write_metadata(data / "preprocess_meta.txt", read_metadata(data / "preprocess_meta.txt") | write_digests(data, 512))
-    with open(data / "train.bin", "r+b") as file:
-        file.seek(4444)
-        file.write(bytes(4))
+    data = damaged_between_samples(short, tmp_path / "data", monkeypatch)
     argv = arguments(base, data, tmp_path / "run")
     plan_run(finetune.parse(argv), World(0, 1, torch.device("cpu")), chat=True)
     assert finetune.main([*argv, "--verify_data"]) == 2

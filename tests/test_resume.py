@@ -13,12 +13,12 @@ import torch
 
 import standin
 import train
-from conftest import SMALL, arguments, run_command, start
+from conftest import SMALL, arguments, damaged_between_samples, run_command, start
 from data import preprocess
-from nano_hindi import distributed, token_file
+from nano_hindi import distributed
 from nano_hindi.checkpoint import list_checkpoints
 from nano_hindi.config import DEFAULT_PRESET, TrainConfig
-from nano_hindi.corpus.prepared import DIGESTS, check_data, write_digests
+from nano_hindi.corpus.prepared import DIGESTS, check_data
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata, write_metadata
@@ -451,13 +451,7 @@ def test_data_and_checkpoints_of_an_older_version_resume_with_one_notice(data_di
 
 
 def test_verify_data_reads_everything_and_a_start_a_sample(data_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(token_file, "CHUNK_BYTES", 400)
-    monkeypatch.setattr(token_file, "SAMPLED_CHUNKS", 2)  # the first and the last
-    data = shutil.copytree(data_dir, tmp_path / "data")
-    write_metadata(data / "preprocess_meta.txt", read_metadata(data / "preprocess_meta.txt") | write_digests(data, 512))
-    with open(data / "train.bin", "r+b") as file:
-        file.seek(4444)
-        file.write(bytes(4))
+    data = damaged_between_samples(data_dir, tmp_path / "data", monkeypatch)
     argv = arguments(data, tmp_path / "run", "--dry_run")
     assert train.main(argv) == 0
     assert train.main([*argv, "--verify_data"]) == 2
