@@ -223,10 +223,12 @@ class HubTexts:
         time.sleep(seconds)
 
     def _refusal(self, error: Exception) -> UserError:
+        import pyarrow
+
         response, remedy = response_of(error), "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
         if isinstance(error, FileNotFoundError) and response is None:
             return UserError(f"{self.source} has no parquet or jsonl files; check --data_dir: see {self.source.page}")
-        if type(error) in (ValueError, UnicodeDecodeError, gzip.BadGzipFile) and response is None:  # of what the files hold
+        if type(error) in (ValueError, UnicodeDecodeError, gzip.BadGzipFile, pyarrow.ArrowInvalid) and response is None:  # of what the files hold
             return UserError(
                 f"{self.source} cannot be read ({reason_of(error)}); name another folder with --data_dir, or download the files from "
                 f"{self.source.page} and give them as --source PATH"
