@@ -204,3 +204,40 @@ def test_presets_in_the_readme_match_the_code():
 
     rows, expected = re.findall(r"^\| `\w+` \| \d.*$", README, re.MULTILINE), [preset_row(name) for name in PRESETS]
     assert rows == expected, "the rows of the presets in the README should be\n" + "\n".join(expected)
+
+
+HARDWARE = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_memory_in_the_hardware_guide_matches_the_code():
+    from nano_hindi.config import PRESETS, get_config
+    from nano_hindi.model import GPT
+    from nano_hindi.training.memory import activation_bytes, state_bytes
+
+    expected = []
+    for name in [name for name in PRESETS if name != "tiny"]:
+        with torch.device("meta"):
+            fixed = state_bytes(GPT(get_config(name)))
+        sizes = fixed, *(activation_bytes(get_config(name), dtype) for dtype in (torch.float32, torch.bfloat16))
+        expected.append(f"| `{name}` | {' | '.join(f'{size / 1e9:.2f} GB' for size in sizes)} |")
+    rows = re.findall(r"^\| `\w+` .* GB \|$", HARDWARE, re.MULTILINE)
+    assert rows == expected, "the rows of the presets in docs/hardware.md should be\n" + "\n".join(expected)
+
+
+def test_times_in_the_hardware_guide_match_the_code():
+    from nano_hindi.config import get_config, get_train_config
+    from nano_hindi.model import GPT
+    from nano_hindi.training.estimates import EXPECTED_UTILIZATION, PEAK_TFLOPS
+
+    seconds = {"minutes": 60, "hours": 3600, "days": 86400}
+    names = re.findall(r"`(\w+)`, [\d.]+ [MB]", HARDWARE)
+    rows = re.findall(r"^\| ((?:RTX )?\w+)(?: \(float16\))? \| (.*(?:hours|days)) \|$", HARDWARE, re.MULTILINE)
+    assert len(names) * len(rows) == 30
+    for gpu, cells in rows:
+        for name, cell in zip(names, cells.split(" | "), strict=True):
+            with torch.device("meta"):
+                flops = get_train_config(name).total_tokens * GPT(get_config(name)).flops_per_token()
+            number, unit = cell.split()
+            time = flops / (EXPECTED_UTILIZATION * PEAK_TFLOPS[gpu] * 1e12) / seconds[unit]
+            assert number == f"{time:.{len(number.partition('.')[2])}f}", f"{name} on {gpu}: {time:.2f} {unit}"
