@@ -38,7 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for name, valid, text in (
         ("epochs", Range(float, 0, 10_000, low_open=True), "times that each conversation is read"),
         ("batch_size", FIELDS["batch_size"].metadata["valid"], "conversations per update, over all GPUs"),
-        ("lr_scale", Range(float, 0, 1000, low_open=True), "learning rates, as a fraction of train.py's"),
+        ("lr_scale", Range(float, 0, 1000, low_open=True), "learning rates, as a fraction of train.py's defaults"),
     ):
         parser.add_argument(f"--{name}", type=valid, default=argparse.SUPPRESS, metavar=str(FINETUNE[name]), help=text)
     texts = {  # other than train.py's

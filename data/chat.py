@@ -43,7 +43,7 @@ def parse(argv: list[str] | None):
         nargs="+",
         metavar="NAME|FILE",
         help=f"{SAMPLE}: questions about generated stories, offline; {', '.join(HUB_SOURCES)}: Hindi conversations of data sets on the hub "
-        f"(NAME:CONFIGURATION for a part); or {', '.join(FORMATS)} files with the fields {LAYOUTS} (default: {SAMPLE})",
+        f"(NAME:CONFIGURATION for one configuration); or {', '.join(FORMATS)} files with the fields {LAYOUTS} (default: {SAMPLE})",
     )
     parser.add_argument(
         "--tokenizer",
