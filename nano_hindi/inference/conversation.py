@@ -37,9 +37,9 @@ class Conversation(Session):
 
     greeting = f"Ask something. Ctrl-C stops an answer, {LEAVE} leaves, /help or /मदद shows more."
     intro = f"""The model answers what you type. Ctrl-C stops an answer; the text so far counts as the answer, and /undo removes it.
-{LEAVE} or /quit leaves. A command without a value shows the current one. A space before a slash asks a question that begins with it."""
+{LEAVE} or /quit leaves. A setting without a value is shown, not changed. A space before a slash asks a question that begins with it."""
     usages = (
-        ("/system TEXT", "begin a new conversation with a system message"),
+        ("/system TEXT", "begin a new conversation with this system message; without TEXT, with none"),
         ("/new", "begin a new conversation; the system message stays"),
         ("/undo", "remove the last question and its answer"),
         ("/save FILE", "append the conversation to a .jsonl file, which data/chat.py reads"),

@@ -27,7 +27,7 @@ class Writer(Session):
 
     greeting = f"Type the beginning of a text. Ctrl-C stops the model, {LEAVE} leaves, /help shows more."
     intro = f"""What you type is added to the text so far, and the model continues it; Enter alone continues without new text.
-Ctrl-C stops the model. {LEAVE} or /quit leaves. A command without a value shows the current one."""
+Ctrl-C stops the model. {LEAVE} or /quit leaves. A setting without a value is shown, not changed."""
     usages = (("/reset", "forget the text so far and begin a new one"),)
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, settings: Settings):
