@@ -65,7 +65,7 @@ def measure(work: Path, rows_per_group: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for the data set")
     work = parser.parse_args().work
     if not (work / "tokenizer").exists():

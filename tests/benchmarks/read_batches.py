@@ -36,7 +36,7 @@ class Mapped(SequenceLoader):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
