@@ -92,7 +92,7 @@ def parse(argv: list[str] | None):
         "broken, not in Devanagari, not Hindi, very short, duplicates or near duplicates; print the counts of each rule",
     )
     parser.add_argument("--report", action="store_true", help=f"with --clean: write {REPORT} with the counts and three examples of each rule")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing corpus, or the unfinished part of another one")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing corpus, or the unfinished one of another command")
     args = parser.parse_args(argv)
     args.sources = sources(args.source, args.dataset, args.data_dir, args.column, args.split)
     given, own = args.max_tokens, [source.budget for source in args.sources]

@@ -347,7 +347,7 @@ def test_help_says_what_seed_and_device_batch_size_are_here(capsys):
         finetune.parse(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "--seed N seed of the data order (default: 42)" in shown
-    assert "maximum positions in a forward pass on a device, in full contexts; auto: measured before the first update (default: auto)" in shown
+    assert "conversations per forward pass on a device, if they fill the context; auto: measured before the first update (default: auto)" in shown
 
 
 def test_what_does_not_belong_together_is_refused_in_one_line(tuned, base, short, data_dir, tmp_path, capsys):
