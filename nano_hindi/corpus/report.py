@@ -68,29 +68,16 @@ def scan_tokens(info: DataInfo, seed: int) -> Scan:
     """Return the document lengths, the token counts and SAMPLE documents of train.bin, reading
     block by block."""
     tokens = info.train
-    wanted = sorted(random.Random(seed).sample(range(info.train_documents), min(SAMPLE, info.train_documents)))
-    scan = Scan(np.zeros(len(LENGTHS) - 1, dtype=np.int64), np.zeros(info.vocab_size, dtype=np.int64), [], 0)
-    seen, open_begin, spans, next_wanted = 0, None, [], 0  # documents so far, start of the unfinished one
-    for start in range(0, len(tokens) + 1, BLOCK):
+    uses, begins = np.zeros(info.vocab_size, dtype=np.int64), []
+    for start in range(0, len(tokens), BLOCK):
         block = tokens[start : start + BLOCK]
-        scan.uses += np.bincount(block, minlength=info.vocab_size)
-        begins = start + np.flatnonzero(block == info.bos_id)
-        if open_begin is not None:
-            begins, seen = np.concatenate([[open_begin], begins]), seen - 1
-        ends = begins[1:]
-        if start + BLOCK > len(tokens):
-            ends = np.append(ends, len(tokens))
-        lengths = ends - begins[: len(ends)]
-        scan.lengths += np.histogram(lengths, LENGTHS)[0]
-        scan.longest = max(scan.longest, int(lengths.max(initial=0)))
-        while next_wanted < len(wanted) and wanted[next_wanted] < seen + len(ends):
-            i = wanted[next_wanted] - seen
-            spans.append((int(begins[i]), int(ends[i])))
-            next_wanted += 1
-        seen += len(begins)
-        open_begin = begins[-1] if len(begins) else None
-    scan.sample = [tokens[begin:end].tolist() for begin, end in spans]
-    return scan
+        uses += np.bincount(block, minlength=info.vocab_size)
+        begins.append(start + np.flatnonzero(block == info.bos_id))
+    bounds = np.append(np.concatenate(begins), len(tokens))  # document i: tokens bounds[i] to bounds[i + 1]
+    lengths = np.diff(bounds)
+    chosen = sorted(random.Random(seed).sample(range(len(lengths)), min(SAMPLE, len(lengths))))
+    sample = [tokens[bounds[i] : bounds[i + 1]].tolist() for i in chosen]
+    return Scan(np.histogram(lengths, LENGTHS)[0], uses, sample, int(lengths.max()))
 
 
 # ---- plots
