@@ -56,12 +56,17 @@ def opened(path: str | Path) -> Iterator[io.BufferedReader]:
     """
     require_file(path)
     method = compression(path)
-    with naming(path), _damage_named(path, method):
+    with naming(path):
         file = open(path, "rb")  # noqa: SIM115 - closed below
         try:
             stream = _decompressed(file, method) if method else file
-            _require_utf8(path, stream.peek(BLOCK)[:BLOCK])
+            if name := other_encoding(stream.peek(BLOCK)[:BLOCK]):
+                raise UserError(f"{path} is not UTF-8: it looks like {name}; convert it first, for example with iconv -f {name} -t utf-8")
             yield stream
+        except OSError as error:
+            if method is None or error.errno is not None:  # of the system, not of the file's content
+                raise
+            raise UserError(f"{path} is not a complete {method} file ({first_line(error)}); download or copy it again") from error
         finally:
             close_read(file)  # a generator is closed where nobody catches an error
 
@@ -70,17 +75,6 @@ def _decompressed(file: io.BufferedReader, method: str) -> io.BufferedReader:
     import pyarrow
 
     return io.BufferedReader(pyarrow.CompressedInputStream(file, method), BLOCK)
-
-
-@contextlib.contextmanager
-def _damage_named(path: str | Path, method: str | None) -> Iterator[None]:
-    """Raise what pyarrow says about a damaged file as a UserError."""
-    try:
-        yield
-    except OSError as error:
-        if method is None or error.errno is not None:  # of the system, not of the file's content
-            raise
-        raise UserError(f"{path} is not a complete {method} file ({first_line(error)}); download or copy it again") from error
 
 
 def size(path: str | Path) -> int:
@@ -112,11 +106,6 @@ def columns_named(names: list[str]) -> str:
     """Return the first names of fields or columns for an error."""
     some = ", ".join(name if len(name) <= 40 else name[:37] + "..." for name in names[:NAMED])
     return some + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
-
-
-def _require_utf8(path: str | Path, block: bytes) -> None:
-    if name := other_encoding(block):
-        raise UserError(f"{path} is not UTF-8: it looks like {name}; convert it first, for example with iconv -f {name} -t utf-8")
 
 
 def other_encoding(block: bytes) -> str | None:
