@@ -11,6 +11,7 @@ overlap.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import itertools
 from collections import deque
 from collections.abc import Iterator
@@ -30,8 +31,9 @@ class EpochStream:
     from (seed, epoch)."""
 
     def __init__(self, n: int, seed: int):
-        self.n, self.seed = n, seed
-        self._orders: dict[int, np.ndarray] = {}  # of the last two epochs requested: a batch may cross an epoch boundary
+        self.n = n
+        # keeps the last two epochs: a batch may cross an epoch boundary
+        self._order = functools.lru_cache(maxsize=2)(functools.partial(epoch_order, n, seed))
 
     def at(self, start: int, count: int) -> np.ndarray:
         """Return the numbers at the positions `start` to `start + count`, int64 (count,)."""
@@ -41,13 +43,6 @@ class EpochStream:
             chunks.append(self._order(epoch)[first : first + count])
             start, count = start + len(chunks[-1]), count - len(chunks[-1])
         return np.concatenate(chunks)
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._orders:
-            self._orders[epoch] = epoch_order(self.n, self.seed, epoch)
-            while len(self._orders) > 2:
-                self._orders.pop(next(iter(self._orders)))
-        return self._orders[epoch]
 
 
 class SequenceLoader:
