@@ -23,7 +23,6 @@ columns
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -65,7 +64,7 @@ def polar_express(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
     x = matrices.mT if is_tall else matrices  # so that X X' below is the smaller of the two Gram matrices
     norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
     x = (x / (NORM_SAFETY * norm).clamp_min(TINY)).to(dtype)
-    coefficients = list(itertools.islice(itertools.chain(POLAR_EXPRESS, itertools.repeat(POLAR_LIMIT)), steps))
+    coefficients = [*POLAR_EXPRESS, *[POLAR_LIMIT] * steps][:steps]
     if dtype == torch.float32 and x.size(-1) >= 2 * x.size(-2):
         x = _product_of_polynomials(x @ x.mT, coefficients) @ x
     else:
