@@ -48,8 +48,9 @@ def require_sound(state: dict, model: GPT) -> None:
     latest = dict.fromkeys(state["metrics"].get("latest", ()), 0.0)
     require_alike(state["metrics"], {"latest": latest, "meter": {"loss_sum": 0.0, "updates": 0}, "skipped": 0}, "metrics")
     require_alike(state["data"].get("train_tokens", 0), 0, "data train_tokens")
-    weights = {"weight": "", "anneal_weight": "", "train_tokens": 0, "val_tokens": 0, "train_digest": "", "val_digest": ""}
-    require_alike(dict(enumerate(sources := state["data"].get("sources", []))), dict.fromkeys(range(len(sources)), weights), "data sources")
+    record = {"weight": "", "anneal_weight": "", "train_tokens": 0, "val_tokens": 0, "train_digest": "", "val_digest": ""}
+    for number, source in enumerate(state["data"].get("sources", [])):
+        require_alike(source, record, f"data sources {number}")
     require_alike(state["data"].get("anneal_start", 0), 0, "data anneal_start")
     if "chat" in state:
         require_alike(state["chat"], {"template": 0}, "chat")
