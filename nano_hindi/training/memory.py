@@ -151,13 +151,12 @@ def choose_device_batch_size(
             smallest = torch.tensor(fits, device=world.device)
             dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
             fits = int(smallest)
-        if fits >= 1 or not save_memory():
-            break
-    if fits < 1:
-        raise UserError(
-            "not even one sequence fits in the device's memory; use a smaller --config or a shorter --sequence_len, or close other programs that use the GPU"
-        )
-    return max(n for n in range(1, min(per_rank, fits) + 1) if per_rank % n == 0)
+        if fits >= 1:
+            return max(n for n in range(1, min(per_rank, fits) + 1) if per_rank % n == 0)
+        if not save_memory():
+            raise UserError(
+                "not even one sequence fits in the device's memory; use a smaller --config or a shorter --sequence_len, or close other programs that use the GPU"
+            )
 
 
 def _fits_on_gpu(per_rank: int, try_step: Callable[[int], None], bytes_to_come: int, device: torch.device) -> int:
