@@ -52,17 +52,16 @@ def use_less_memory(run: Run) -> None:
     half of it. If it is 1 already, compute the blocks again in the backward pass; raises UserError
     if they are."""
     size, per_rank = run.batches.device_batch_size, run.config.sequences_per_rank(run.world.size)
-    if size == 1 and not run.model.recomputes_blocks:
+    if size > 1:
+        run.batches.device_batch_size = smaller = max(n for n in range(1, size // 2 + 1) if per_rank % n == 0)
+        what = f"with {size} sequences at once; continuing with {smaller}"
+    elif not run.model.recomputes_blocks:
         run.model.recomputes_blocks = True
-        run.console.clear()
-        print(f"notice: out of memory on {run.world.device} with one sequence; continuing with {RECOMPUTED}", flush=True)
-        return
-    if size == 1:
+        what = f"with one sequence; continuing with {RECOMPUTED}"
+    else:
         raise UserError(
             "the device has no memory for a single sequence; use a smaller --config or a shorter --sequence_len; or close other programs that use it "
             "and resume from the last checkpoint with --resume auto"
         )
-    smaller = max(n for n in range(1, size // 2 + 1) if per_rank % n == 0)
-    run.batches.device_batch_size = smaller
     run.console.clear()
-    print(f"notice: out of memory on {run.world.device} with {size} sequences at once; continuing with {smaller}", flush=True)
+    print(f"notice: out of memory on {run.world.device} {what}", flush=True)
