@@ -111,11 +111,11 @@ def _in_chunks(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return losses (N,) and, if requested, the gradients of their sum: (N, C) in x's dtype,
     (rows, C) in float32; both times FP16_SCALE if x is float16."""
-    counts = targets != IGNORED
+    is_target = targets != IGNORED
     # most tokens of a conversation have no target. A compiled kernel needs one shape; here the host
     # waits for a GPU, once for each call
-    if _compiled_pass is None and not counts.all():
-        kept = counts.nonzero().squeeze(1)
+    if _compiled_pass is None and not is_target.all():
+        kept = is_target.nonzero().squeeze(1)
         kept_losses, kept_grad, grad_weight = _in_chunks(x[kept], weight, targets[kept], softcap, vocab_size, x_grad, weight_grad)
         losses = kept_losses.new_zeros(len(x)).index_copy_(0, kept, kept_losses)
         return losses, None if kept_grad is None else torch.zeros_like(x).index_copy_(0, kept, kept_grad), grad_weight
@@ -167,16 +167,16 @@ def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
 def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return the losses (n,) of z (n, V), the logits divided by c, and `with_gradient` u (n, V) and
     the factor (n, 1) of each of its rows. May overwrite z."""
-    counts = (targets != IGNORED)[:, None]
-    index = targets[:, None].masked_fill(~counts, 0)
+    is_target = (targets != IGNORED)[:, None]
+    index = targets[:, None].masked_fill(~is_target, 0)
     t = z.gather(1, index).to(torch.promote_types(z.dtype, torch.float32)).tanh_()
     u, total = (_compiled_pass or _eager_pass)(z, softcap, with_gradient)
-    losses = (total.log() - softcap * t).masked_fill(~counts, 0).squeeze(1)
+    losses = (total.log() - softcap * t).masked_fill(~is_target, 0).squeeze(1)
     half = z.dtype == torch.float16  # u is normalized
     if with_gradient:
         target_u = ((softcap * t).exp_() - total) * (1 - t * t)
         u.scatter_(1, index, (target_u * (FP16_SCALE / total) if half else target_u).to(u.dtype))
-    return losses, u, counts.to(t.dtype) if half else counts / total
+    return losses, u, is_target.to(t.dtype) if half else is_target / total
 
 
 def _eager_pass(z: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor]:

@@ -150,9 +150,9 @@ class HuggingFaceScorer(Scorer):
         super().__init__(str(folder), model, tokenizer, context, BATCH_LOGITS[device.type] // rows)
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        counts = targets != IGNORED
-        logits = self.model(input_ids=inputs, use_cache=False).logits[counts]  # padding follows the tokens of a row, so they do not see it
-        return F.cross_entropy(logits.float(), targets[counts], reduction="none")
+        is_target = targets != IGNORED
+        logits = self.model(input_ids=inputs, use_cache=False).logits[is_target]  # padding follows the tokens of a row, so they do not see it
+        return F.cross_entropy(logits.float(), targets[is_target], reduction="none")
 
 
 def _load_causal_lm(folder: Path, trust_remote_code: bool) -> torch.nn.Module:

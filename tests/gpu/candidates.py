@@ -78,9 +78,9 @@ def in_chunks(
     of_chunk = candidate(w, softcap)
     n = loss._chunk_tokens(len(x), vocab_size, x)
     for chunk in (slice(start, start + n) for start in range(0, len(x), n)):
-        counts = (targets[chunk] != loss.IGNORED)[:, None]
-        index = targets[chunk, None].masked_fill(~counts, 0)
-        losses[chunk] = of_chunk(x[chunk], counts, index, grad_x[chunk], grad_weight[:vocab_size]).masked_fill(~counts, 0)[:, 0]
+        is_target = (targets[chunk] != loss.IGNORED)[:, None]
+        index = targets[chunk, None].masked_fill(~is_target, 0)
+        losses[chunk] = of_chunk(x[chunk], is_target, index, grad_x[chunk], grad_weight[:vocab_size]).masked_fill(~is_target, 0)[:, 0]
     return losses, grad_x, grad_weight
 
 
@@ -91,12 +91,12 @@ def path_b(w: Tensor, softcap: float) -> Callable[..., Tensor]:
     if triton is None or not (w.is_cuda or INTERPRETED):
         raise UserError("path B needs a GPU and Triton")
 
-    def of_chunk(x: Tensor, counts: Tensor, index: Tensor, grad_x: Tensor, grad_w: Tensor) -> Tensor:
+    def of_chunk(x: Tensor, is_target: Tensor, index: Tensor, grad_x: Tensor, grad_w: Tensor) -> Tensor:
         """Write dX, add dW and return the losses (n, 1) of a chunk."""
         t = torch.tanh((x.float() * w[index[:, 0]].float()).sum(1, keepdim=True) / softcap)  # of the target
         u, total = logits_pass(x, w, softcap)
         u.scatter_(1, index, (((softcap * t).exp() - total) * (1 - t * t)).to(u.dtype))
-        factor = counts / total
+        factor = is_target / total
         torch.mm(u, w, out=grad_x).mul_(factor)
         loss._add_product_(grad_w, u, (x * factor).to(x.dtype))
         return total.log() - softcap * t
@@ -155,12 +155,12 @@ def fp8(w: Tensor, softcap: float) -> Callable[..., Tensor]:
     w8, w_scale = _to_e4m3(w)
     u_scale = torch.full((), 1 / U_SCALE, device=w.device)
 
-    def of_chunk(x: Tensor, counts: Tensor, index: Tensor, grad_x: Tensor, grad_w: Tensor) -> Tensor:
+    def of_chunk(x: Tensor, is_target: Tensor, index: Tensor, grad_x: Tensor, grad_w: Tensor) -> Tensor:
         """Write dX, add dW and return the losses (n, 1) of a chunk."""
         z = x.new_empty(len(x), len(w)).addmm_(x, w.T, beta=0, alpha=1 / softcap)
         t = z.gather(1, index).float().tanh()
         u, u_columns, total, divisor = quantized(z, index, t, softcap)
-        factor = counts * divisor
+        factor = is_target * divisor
         x8, x_scale = _to_e4m3(x * factor)
         torch._scaled_mm(u, w8, u_scale, w_scale, out_dtype=x.dtype, out=grad_x).mul_(factor)
         grad_w.add_(torch._scaled_mm(u_columns, x8, u_scale, x_scale, out_dtype=torch.float32))
