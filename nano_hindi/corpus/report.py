@@ -8,6 +8,7 @@ which matplotlib cannot shape; browsers can, so the page is HTML.
 
 from __future__ import annotations
 
+import codecs
 import html
 import random
 import unicodedata
@@ -208,24 +209,17 @@ tokenizer {html.escape(visible(info.tokenizer_name))}, {info.vocab_size:,} vocab
 def marked(tokenizer: Tokenizer, ids: list[int]) -> str:
     """Return the text of `ids` as HTML, one span per token; tokens that form one character together
     share a span."""
-    spans, waiting, raw = [], [], b""
+    decoder, spans, waiting, text = codecs.getincrementaldecoder("utf-8")(errors="replace"), [], [], ""
     for i in [*ids, None]:
-        if waiting and (i is None or i in tokenizer.special_ids):  # incomplete UTF-8 at the end of a text
-            spans.append((waiting, raw.decode("utf-8", errors="replace")))
-            waiting, raw = [], b""
-        if i is None:
-            break
-        if i in tokenizer.special_ids:
+        is_end = i is None or i in tokenizer.special_ids  # of a text, perhaps within a character
+        text += decoder.decode(b"" if is_end else tokenizer.piece_bytes[i], final=is_end)
+        if not is_end:
+            waiting.append(i)
+        if waiting and not decoder.getstate()[0]:  # else the next token has the rest of the character
+            spans.append((waiting, text))
+            waiting, text = [], ""
+        if is_end and i is not None:
             spans.append(([i], None))
-            continue
-        waiting, raw = [*waiting, i], raw + tokenizer.piece_bytes[i]
-        try:
-            spans.append((waiting, raw.decode("utf-8")))
-        except UnicodeDecodeError as error:
-            if error.end == len(raw) and error.reason == "unexpected end of data":
-                continue  # the next token has the rest of the character
-            spans.append((waiting, raw.decode("utf-8", errors="replace")))
-        waiting, raw = [], b""
     return "".join(_span(tokenizer, number, numbers, text) for number, (numbers, text) in enumerate(spans))
 
 
