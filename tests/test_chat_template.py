@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 import standin
 from families import FAMILIES, added_token, definition, make_family, write_folder
-from nano_hindi.chat.template import MARKERS, STOP, clean, prompt, render, until_stop
+from nano_hindi.chat.template import MARKERS, STOP, Rendered, clean, prompt, render_batch, until_stop
 from nano_hindi.errors import UserError
 from nano_hindi.export.conversion import write_tokenizer
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
@@ -71,6 +71,10 @@ def odd_conversations(count: int) -> list[list[dict]]:
     return fixed + [
         conversation(*(odd_text(rng) for _ in range(2 * rng.randint(1, 3))), system=rng.choice([None, odd_text(rng)])) for _ in range(count)
     ]
+
+
+def render(tokenizer: Tokenizer, messages: list[dict]) -> Rendered:
+    return render_batch(tokenizer, [messages])[0]
 
 
 def shown(tokenizer: Tokenizer, ids: list[int]) -> str:

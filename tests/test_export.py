@@ -1024,7 +1024,7 @@ def test_lm_evaluation_harness_applies_the_chat_template(tmp_path):
         messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
         nats = []
         for choice in choices:
-            rendered = template.render(tokenizer, [*messages, {"role": "assistant", "content": choice}])
+            [rendered] = template.render_batch(tokenizer, [[*messages, {"role": "assistant", "content": choice}]])
             row = torch.tensor([rendered.ids])
             with torch.no_grad():
                 losses = model(row[:, :-1], row[:, 1:], loss_reduction="none")[0]

@@ -61,14 +61,9 @@ class Rendered:
     is_target: list[bool]
 
 
-def render(tokenizer: Tokenizer, messages: Sequence[Message]) -> Rendered:
-    """Return a conversation to train on. Raises UserError unless it is well-formed and ends with an
-    answer."""
-    return render_batch(tokenizer, [messages])[0]
-
-
 def render_batch(tokenizer: Tokenizer, conversations: Sequence[Sequence[Message]]) -> list[Rendered]:
-    """Return what `render` does for each conversation, on all cores."""
+    """Return conversations to train on, rendered on all cores. Raises UserError unless each is
+    well-formed and ends with an answer."""
     all_turns = [_turns(tokenizer, messages, "assistant") for messages in conversations]
     texts = [text for turns in all_turns for question, answer in turns for text in (question, question + answer)]
     encoded = iter(_encode(tokenizer, texts))
@@ -87,7 +82,7 @@ def prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     """Return the ids after which the answer to the last message begins, bos first. Raises UserError
     unless the conversation is well-formed and ends with a question.
 
-    They are the first ids of `render` for the same messages and any answer.
+    They are the first ids of `render_batch` for the same messages and any answer.
     """
     turns = _turns(tokenizer, messages, "user")
     encoded = _encode(tokenizer, [question + answer for question, answer in turns])
