@@ -124,6 +124,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     if world.is_main:
         copy_contents(data.tokenizer_dir, args.checkpoint_dir / "tokenizer")
     console = Console(world.is_main)
+    progress = saved["metrics"] if saved is not None else {"skipped": 0, "latest": {}, "meter": None}
     return Run(
         preset=plan.preset,
         config=config,
@@ -143,7 +144,10 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
         curves=LiveCurves(args.checkpoint_dir),
         anneal_start=plan.anneal_start,
         parent=plan.parent_record,
-        **(progress(saved, plan.update) if saved is not None else {}),
+        update=plan.update,
+        skipped=progress["skipped"],
+        latest=dict(progress["latest"]),
+        meter=Meter(progress["meter"]),
     )
 
 
@@ -184,12 +188,6 @@ def restore(saved: dict, model: GPT, optimizer: TrainOptimizer, loss_scale: Loss
     optimizer.load_state_dict(saved["optimizers"])
     loss_scale.load_state_dict(saved["optimizers"]["loss_scale"])
     torch.set_rng_state(saved["rng"]["torch"])
-
-
-def progress(saved: dict, update: int) -> dict:
-    """Return the progress of a checkpoint's run as fields of Run."""
-    metrics = saved["metrics"]
-    return {"update": update, "skipped": metrics["skipped"], "latest": dict(metrics["latest"]), "meter": Meter(metrics["meter"])}
 
 
 def require_same_weights(model: GPT, world: World) -> None:
