@@ -48,7 +48,7 @@ def rewrites(normalizer: dict | None) -> bool:
 
 
 def components(component: dict | None, nested: str) -> list[dict]:
-    """Return the components of a normalizer or pre-tokenizer as a flat list."""
+    """Return the components of a normalizer, pre-tokenizer or decoder as a flat list."""
     if component is None:
         return []
     return [inner for child in component[nested] for inner in components(child, nested)] if nested in component else [component]
@@ -61,13 +61,8 @@ def _sequence(components: list[dict]) -> dict | None:
     return {"type": "Sequence", "normalizers": components}
 
 
-def _types(component: dict | None) -> set[str]:
-    """Return the type names of all components of a normalizer, pre-tokenizer or decoder, including
-    nested ones."""
-    if component is None:
-        return set()
-    nested = [child for key in ("normalizers", "pretokenizers", "decoders") for child in component.get(key, [])]
-    return {component["type"]}.union(*map(_types, nested))
+def _decoder_types(description: dict) -> set[str]:
+    return {component["type"] for component in components(description["decoder"], "decoders")}
 
 
 def piece_reader(description: dict, name: str) -> Callable[[str], bytes]:
@@ -75,7 +70,7 @@ def piece_reader(description: dict, name: str) -> Callable[[str], bytes]:
 
     Raises UserError for an unsupported kind of tokenizer.
     """
-    decoders = _types(description["decoder"])
+    decoders = _decoder_types(description)
     if "ByteLevel" in decoders:
         byte_of = {letter: byte for byte, letter in enumerate(_byte_level_letters())}
         return lambda piece: bytes(byte_of[c] for c in piece) if all(c in byte_of for c in piece) else piece.encode()
@@ -99,7 +94,7 @@ def bytes_of_ids(description: dict, ids: dict[str, int], special_ids: Collection
     """
     found = [b""] * (max(ids.values()) + 1)
     read = piece_reader(description, name)
-    is_byte_level = "ByteLevel" in _types(description["decoder"])
+    is_byte_level = "ByteLevel" in _decoder_types(description)
     plain = {token["id"] for token in description["added_tokens"] if is_byte_level}
     for piece, i in ids.items():
         if i not in special_ids:
