@@ -213,11 +213,10 @@ def _text_of_json(path: str | Path, line: Record) -> str | None:
         if (text := value[TEXT_COLUMN]) is not None:
             text.encode()  # JSON can contain half a surrogate pair, UTF-8 cannot
         return text
-    except UnicodeError as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         place = f"{path}, line {line_number(path, line.end):,}"
-        raise UserError(f"{place}: not valid UTF-8 ({error.reason}); convert the file, or delete the line") from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        place = f"{path}, line {line_number(path, line.end):,}"
+        if isinstance(error, UnicodeError):
+            raise UserError(f"{place}: not valid UTF-8 ({error.reason}); convert the file, or delete the line") from error
         if isinstance(value, dict) and TEXT_COLUMN not in value:
             raise no_text(place, "field", list(value)) from error
         raise UserError(f"{place}: expected a JSON object with a text in the field {TEXT_COLUMN!r}") from error
