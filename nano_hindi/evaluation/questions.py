@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from nano_hindi.chat.dataset import unseen
@@ -74,16 +74,15 @@ def repeated(text: str) -> tuple[int, int]:
     return len(grams) - len(set(grams)), len(grams)
 
 
-def report(answers: Iterable[Answer]) -> tuple[list[str], dict[str, dict]]:
+def report(answers: Sequence[Answer]) -> tuple[list[str], dict[str, dict]]:
     """Return a table with a line for each kind of question and one for all, and its figures: the
     fraction of right answers with its 95 % interval (Wilson 1927), of answers that ended by
     themselves, and of repeated 4-grams."""
     by_kind: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
         by_kind[answer.conversation.kind].append(answer)
-    everything = [answer for kind in by_kind.values() for answer in kind]
     lines, figures = [f"{'kind':<10} {'right':>7}  {'95 % interval':>15} {'ended':>7} {'repeated':>9} {'questions':>10}"], {}
-    for kind, group in {**dict(sorted(by_kind.items())), "all": everything}.items():
+    for kind, group in {**dict(sorted(by_kind.items())), "all": answers}.items():
         judged = [answer for answer in group if answer.conversation.kind not in OPEN_KINDS]
         right = sum(answer.is_right for answer in judged) / len(judged) if judged else None
         again, grams = map(sum, zip(*(repeated(answer.text) for answer in group), strict=True))
