@@ -225,30 +225,34 @@ class HubTexts:
     def _refusal(self, error: Exception) -> UserError:
         import pyarrow
 
-        response, remedy = response_of(error), "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
+        source, response = self.source, response_of(error)
         if isinstance(error, FileNotFoundError) and response is None:
-            return UserError(f"{self.source} has no parquet or jsonl files; check --data_dir: see {self.source.page}")
+            return UserError(f"{source} has no parquet or jsonl files; check --data_dir: see {source.page}")
         if type(error) in (ValueError, UnicodeDecodeError, gzip.BadGzipFile, pyarrow.ArrowInvalid) and response is None:  # of what the files hold
             return UserError(
-                f"{self.source} cannot be read ({reason_of(error)}); name another folder with --data_dir, or download the files from "
-                f"{self.source.page} and give them as --source PATH"
+                f"{source} cannot be read ({reason_of(error)}); name another folder with --data_dir, or download the files from "
+                f"{source.page} and give them as --source PATH"
             )
-        if response is not None and response.status_code == 404:
-            remedy = "check the name"
-        elif response is not None and response.status_code in (401, 403):
-            from huggingface_hub import get_token
-
-            remedy = "log in with HF_TOKEN or `hf auth login`"
-            if response.headers.get("X-Error-Code") == "RepoNotFound":  # what the hub answers without a login, private or not there
-                remedy = f"check the name, and {remedy} if the data set is private"
-            if response.headers.get("X-Error-Code") == "GatedRepo":
-                remedy = f"accept the terms on its page ({self.source.page}), and log in as that user (HF_TOKEN, or `hf auth login`)"
-            elif get_token():
-                remedy = "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired: make a new one, or unset it"
         return UserError(
-            f"{self.source.dataset} is not available from the hub ({reason_of(error)}); {remedy}, then run the same command again: it continues where it "
-            "stopped; or do without the hub: --source sample, --source PATH"
+            f"{source.dataset} is not available from the hub ({reason_of(error)}); {self._remedy(response)}, then run the same command again: it "
+            "continues where it stopped; or do without the hub: --source sample, --source PATH"
         )
+
+    def _remedy(self, response: Any) -> str:
+        if response is not None and response.status_code == 404:
+            return "check the name"
+        if response is None or response.status_code not in (401, 403):
+            return "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
+        from huggingface_hub import get_token
+
+        code, log_in = response.headers.get("X-Error-Code"), "log in with HF_TOKEN or `hf auth login`"
+        if code == "GatedRepo":
+            return f"accept the terms on its page ({self.source.page}), and log in as that user (HF_TOKEN, or `hf auth login`)"
+        if get_token():
+            return "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired: make a new one, or unset it"
+        if code == "RepoNotFound":  # what the hub answers without a login, private or not there
+            return f"check the name, and {log_in} if the data set is private"
+        return log_in
 
 
 # ---- parquet
