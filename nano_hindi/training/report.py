@@ -35,6 +35,17 @@ def parent_lines(plan: Plan) -> list[str]:
     return [f"init from   {record['file']}, step {record['step']:,}"] if record else []
 
 
+def run_lines(plan: Plan, model: GPT, world: World) -> list[str]:
+    """Return the lines about the parameters, the data, the plan, and the estimates for the rest of
+    the run."""
+    return [
+        *parameter_lines(model, plan.config),
+        *(plan.data.lines(plan.config, plan.anneal_start) if plan.data else []),
+        *plan_lines(plan.model_config, plan.config),
+        *estimate_lines(model, plan.config, world, plan.update),
+    ]
+
+
 def parameter_lines(model: GPT, train: TrainConfig) -> list[str]:
     """Return the exact parameter counts by kind, and the ratios of tokens to parameters."""
     n = model.num_params()
@@ -170,22 +181,15 @@ def print_dry_run(plan: Plan, args: argparse.Namespace, world: World) -> int:
 
     Works before there is any data, with the vocabulary size of the preset.
     """
-    model_config, config, data = plan.model_config, plan.config, plan.data
     with torch.device("meta"):
-        model = GPT(model_config)
-    if data is None:
+        model = GPT(plan.model_config)
+    if plan.data is None:
         owner = "checkpoint" if plan.saved else "model" if plan.parent else "preset"
         given = (source.folder for source in (*args.data_dir, *args.anneal_data_dir))
         folders = ", ".join(str(folder) for folder in given if not (folder / METADATA).is_file())
-        world.print(f"data        none in {folders} yet; the vocabulary is the {owner}'s, {model_config.vocab_size:,} tokens")
+        world.print(f"data        none in {folders} yet; the vocabulary is the {owner}'s, {plan.model_config.vocab_size:,} tokens")
     if plan.saved:
-        world.print(f"progress    {position(config, plan.update)}, {counted(config.updates - plan.update, 'update')} left")
-    for line in (
-        *parent_lines(plan),
-        *parameter_lines(model, config),
-        *(data.lines(config, plan.anneal_start) if data else []),
-        *plan_lines(model_config, config),
-        *estimate_lines(model, config, world, plan.update),
-    ):
+        world.print(f"progress    {position(plan.config, plan.update)}, {counted(plan.config.updates - plan.update, 'update')} left")
+    for line in (*parent_lines(plan), *run_lines(plan, model, world)):
         world.print(line)
     return 0

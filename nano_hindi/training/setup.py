@@ -214,10 +214,7 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
         *report.parent_lines(plan),
         f"attention   {backend}",
         f"compile     {'on: the first update takes a minute or two' if why_eager is None else f'off ({why_eager})'}",
-        *report.parameter_lines(model, config),
-        *plan.data.lines(config, plan.anneal_start),
-        *report.plan_lines(model_config, config),
-        *report.estimate_lines(model, config, world, plan.update),
+        *report.run_lines(plan, model, world),
     ):
         world.print(line)
     memory.forbid_spilling(world.device)
