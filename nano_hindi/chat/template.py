@@ -231,6 +231,5 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Return the ids of texts that follow a special token: a tokenizer may put a dummy space only
     at the beginning of a whole text."""
     backend, bos = _backend(tokenizer), tokenizer.piece(tokenizer.bos_id)
-    encode = getattr(backend, "encode_batch_fast", backend.encode_batch)  # without offsets; tokenizers 0.20 and later
     with tokenizer.encoding_errors():
-        return [encoding.ids[1:] for encoding in encode([bos + text for text in texts], add_special_tokens=False)]
+        return [encoding.ids[1:] for encoding in backend.encode_batch_fast([bos + text for text in texts], add_special_tokens=False)]

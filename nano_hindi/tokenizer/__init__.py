@@ -156,8 +156,7 @@ class Tokenizer:
         with self.encoding_errors():
             if self._fast and self._fast.can_take(texts):
                 return self._fast(texts)
-            encode = getattr(self._encoder, "encode_batch_fast", self._encoder.encode_batch)  # without offsets; tokenizers 0.20 and later
-            return [encoding.ids for encoding in encode(texts, add_special_tokens=False)]
+            return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]  # without offsets
 
     @contextlib.contextmanager
     def encoding_errors(self) -> Iterator[None]:
