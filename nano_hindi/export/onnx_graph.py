@@ -89,7 +89,7 @@ class Graph:
         if f"{name}.integers" not in self.initializers:
             integers, scales = quantized(weight, self.bits)
             if self.bits == 4:
-                integers = integers[..., ::2] | integers[..., 1::2] << 4
+                integers = integers[..., ::2] | (integers[..., 1::2] << 4)
             self.stored(f"{name}.integers", integers)
             self.stored(f"{name}.scales", scales)
         return f"{name}.integers", f"{name}.scales"

@@ -75,7 +75,7 @@ class Tokenizer:
         self.has_dummy_space = self._bytes_of("क").startswith(b" ")
         self._doubles_space = self.has_dummy_space and self._bytes_of(" क") == b" " + "क".encode()
         self._keep_added_tokens({i: added[i].content for i in added.keys() - self.special_ids})
-        if self.special_ids - {unknown} & set(self.encode_batch([" ".join(added[i].content for i in added)])[0]):
+        if (self.special_ids - {unknown}) & set(self.encode_batch([" ".join(added[i].content for i in added)])[0]):
             raise UserError(f"the tokenizer {name} cannot distinguish its special tokens from the same characters in a text; use another")
 
     def __getstate__(self) -> dict:  # for worker processes: they start sooner if the lazy attributes are built on first use

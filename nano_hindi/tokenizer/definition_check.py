@@ -67,13 +67,13 @@ def _is_sound_charsmap(charsmap: object) -> bool:
     if not 0 < size <= len(raw) - 4 or size % 4:
         return False
     units = np.frombuffer(raw, "<u4", size // 4, offset=4).astype(np.int64)
-    targets = np.arange(len(units)) ^ (units >> 10) << ((units & 2**9) >> 6)
+    targets = np.arange(len(units)) ^ ((units >> 10) << ((units & 2**9) >> 6))
     inner = units < _LEAF
     inner[0] = True  # the root is read whatever it is
-    if (targets[inner] | 255 >= len(units)).any():
+    if ((targets[inner] | 255) >= len(units)).any():
         return False
-    values = units[targets[inner & (units & 2**8 > 0)]] % _LEAF
-    starts = np.frombuffer(replacements + b"\0", np.uint8) & 0xC0 != 0x80  # where a character begins
+    values = units[targets[inner & ((units & 2**8) > 0)]] % _LEAF
+    starts = (np.frombuffer(replacements + b"\0", np.uint8) & 0xC0) != 0x80  # where a character begins
     return bool((values < len(starts)).all() and starts[values].all())
 
 
