@@ -108,18 +108,14 @@ def draw_lengths(axes, scan: Scan) -> None:
 
 def draw_tokens_per_word(axes, tokenizer: Tokenizer, texts: list[str]) -> None:
     words = Counter(word for text in texts for word in text.split())
-    distinct = list(words)
-    lengths = [len(ids) for ids in tokenizer.encode_batch(distinct)]
-    counts = Counter()
-    for word, number in zip(distinct, lengths, strict=True):
-        counts[min(number, 16)] += words[word]
-    total = max(1, counts.total())
-    axes.bar(range(1, 17), [100 * counts[number] / total for number in range(1, 17)])
+    uses = np.array([*words.values()], dtype=np.int64)
+    lengths = np.array([len(ids) for ids in tokenizer.encode_batch([*words])], dtype=np.int64)
+    counts, total = np.bincount(lengths.clip(max=16), uses, minlength=17), max(1, uses.sum())
+    axes.bar(range(1, 17), 100 * counts[1:] / total)
     axes.set_xticks(range(1, 17), [*map(str, range(1, 16)), "16+"])
-    mean = sum(number * words[word] for word, number in zip(distinct, lengths, strict=True)) / total
     axes.set_xlabel("tokens in a word")
     axes.set_ylabel("words (%)")
-    axes.set_title(f"Tokens per word: {mean:.2f} on average, over {total:,} words of {len(texts):,} documents")
+    axes.set_title(f"Tokens per word: {lengths @ uses / total:.2f} on average, over {total:,} words of {len(texts):,} documents")
 
 
 def script_of(character: str) -> str | None:
