@@ -100,17 +100,12 @@ class TextData:
 
     def lines(self, config: TrainConfig, anneal_start: int | None) -> list[str]:
         """Return the lines of the start page about the data."""
-        if len(self.sources) == 1 and not self.has_anneal:
-            tokens = self.first.train_tokens
-            epochs = config.updates * config.tokens_per_update / max(1, tokens)
-            return [f"data        {count(tokens)} tokens to train on, seen {epochs:.2f} times"]
-        lines = []
+        lines, is_mixture = [], len(self.sources) > 1 or self.has_anneal
         sequences = self.mixture(config, anneal_start).counts(config.updates * config.sequences_per_update)
         for source, number in zip(self.sources, sequences.tolist(), strict=True):
-            tokens, epochs = source.data.train_tokens, number * config.sequence_len / source.data.train_tokens
-            lines.append(
-                f"{'' if lines else 'data':12}{source.name}: weight {float(source.weight):.4g}, {count(tokens)} tokens to train on, seen {epochs:.2f} times"
-            )
+            tokens, named = source.data.train_tokens, f"{source.name}: weight {float(source.weight):.4g}, " if is_mixture else ""
+            epochs = number * config.sequence_len / tokens
+            lines.append(f"{'' if lines else 'data':12}{named}{count(tokens)} tokens to train on, seen {epochs:.2f} times")
         if anneal_start is not None and anneal_start < config.updates:
             step = config.steps_of(anneal_start)
             lines.append(f"anneal      after step {step:,}, for {counted(config.updates - anneal_start, 'update')}: {self.anneal_text}")
