@@ -119,23 +119,23 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
             summary.count_normalization(original, text)
         encoded = tokenizer.encode_batch(batch)
         raws = [text.encode() for text in batch]
-        sides = [SPLITS[is_for_validation(raw, val_fraction)] for raw in raws]
-        found = 0  # bytes of the tokens
+        splits = [SPLITS[is_for_validation(raw, val_fraction)] for raw in raws]
+        encoded_bytes = 0
         for name in SPLITS:
-            chosen = [i for i, side in enumerate(sides) if side == name]
+            chosen = [i for i, split in enumerate(splits) if split == name]
             ids = array.array("I")
             for i in chosen:
                 ids.fromlist(tokenizer.document(encoded[i]))
             of_batch = np.frombuffer(ids, dtype=np.uint32)
             tokens[name].append(of_batch.astype("<u4", copy=False))
-            found += int(tokenizer.token_bytes[of_batch].sum())
+            encoded_bytes += int(tokenizer.token_bytes[of_batch].sum())
             counts[f"{name}_documents"] += len(chosen)
             counts[f"{name}_tokens"] += len(ids)
             counts[f"{name}_bytes"] += sum(len(raws[i]) for i in chosen)
         counts["text_tokens"] += sum(map(len, encoded))
         counts["characters"] += sum(map(len, batch))
         counts["words"] += sum(map(count_words, batch))
-        if tokenizer.rewrites or found != tokenizer.bytes_of_tokens(raws):
+        if tokenizer.rewrites or encoded_bytes != tokenizer.bytes_of_tokens(raws):
             for text, ids in zip(batch, encoded, strict=True):
                 summary.count_losses(tokenizer.as_decoded(text), tokenizer.decode(ids))
     return {name: b"".join(tokens[name]) for name in SPLITS}, summary
