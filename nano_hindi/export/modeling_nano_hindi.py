@@ -338,6 +338,7 @@ class NanoHindiBlock(GradientCheckpointingLayer):
 class NanoHindiPreTrainedModel(PreTrainedModel):
     config_class = NanoHindiConfig
     base_model_prefix = "model"
+    _input_embed_layer = "wte"
     supports_gradient_checkpointing = True
     _no_split_modules = ["NanoHindiBlock"]  # noqa: RUF012 - a list, as in transformers
     _skip_keys_device_placement = [CACHE_NAME]  # noqa: RUF012
@@ -384,12 +385,6 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
         self.h = nn.ModuleList(NanoHindiBlock(config, layer) for layer in range(config.num_hidden_layers))
         self.gradient_checkpointing = False
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.wte
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.wte = value
 
     @can_return_tuple
     def forward(
@@ -500,18 +495,6 @@ class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
         self.model = NanoHindiModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.model.wte
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.model.wte = value
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        self.lm_head = new_embeddings
 
     def generate(self, *args, **kwargs):
         """Generate as transformers does, but with a given `max_length` as the limit of all tokens:
