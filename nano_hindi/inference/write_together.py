@@ -76,8 +76,8 @@ def _join(text: str, line: str) -> tuple[str, int]:
     quotation; and the index to print from: that of the line, or of the last word of the text if the
     line continues it.
     """
-    goes_on = not text or not line or text[-1].isspace() or line[0].isspace()
-    if not goes_on and (_OPENING.match(line) or unicodedata.category(line[0]) not in ("Mn", "Mc", "Me", "Cf", "Pe", "Pf", "Po")):
+    touches = text and line and not text[-1].isspace() and not line[0].isspace()
+    if touches and (_OPENING.match(line) or unicodedata.category(line[0]) not in ("Mn", "Mc", "Me", "Cf", "Pe", "Pf", "Po")):
         line = " " + line
     joined = text + line
     begun = joined[: len(text) + 1]
