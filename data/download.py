@@ -173,7 +173,7 @@ def gather(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     else:
         documents, tokenizer = itertools.chain.from_iterable(map(read_source, paths)), tokenizer_or_none(args.tokenizer or TOKENIZER)
         progress = Progress(local_size(paths), "bytes", "reading")
-    writer, cleaning = Writer(args.max_tokens, tokenizer, Cleaner() if args.clean else None), rules(args)
+    writer, cleaning = Writer(args.max_tokens, tokenizer, Cleaner() if args.clean else None, {}), rules(args)
     try:
         with unfinished.open(0) as file:
             with progress:

@@ -6,7 +6,6 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO
 
 from nano_hindi.console import Progress, count
@@ -28,10 +27,10 @@ class Writer:
 
     Without a tokenizer, that limits the words, each of which is at least one token. Documents of
     only whitespace are skipped, and those that the cleaner drops. `recorded` has the lines that
-    `metadata` returned for the beginning of the corpus.
+    `metadata` returned for the beginning of the corpus, none for a new one.
     """
 
-    def __init__(self, max_tokens: int, tokenizer: Tokenizer | None, cleaner: Cleaner | None, recorded: Mapping[str, str] = MappingProxyType({})):
+    def __init__(self, max_tokens: int, tokenizer: Tokenizer | None, cleaner: Cleaner | None, recorded: Mapping[str, str]):
         self.max_tokens, self.tokenizer, self.cleaner = max_tokens, tokenizer, cleaner
         self.totals = Counter({key: int(recorded.get(key, 0)) for key in (*COUNTED, "written")})  # written: bytes of the file
         self.limited = "tokens" if tokenizer else "words"
