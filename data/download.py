@@ -197,13 +197,13 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     number = int(begun.get("source_in_progress", 1))  # all before it are complete
     readers = {i: opened(args, i, begun) for i in all_numbers[number - 1 :]}  # all of them, so that what is missing is an error at once
     tokenizer = load_tokenizer(settings["tokenizer"]) if "tokenizer" in settings else tokenizer_or_none(args.tokenizer or TOKENIZER)
-    every = dict(settings)
+    identity = dict(settings)  # the lines that a part must have to be continued
     for i in all_numbers:
         origin = readers[i].metadata if i in readers else recorded_origin(args, i, begun)
-        every |= {prefix(args, i) + key: value for key, value in origin.items()}
-    every |= {"reader": "; ".join(map(reader_of, args.sources)), "tokenizer_fingerprint": tokenizer.fingerprint() if tokenizer else "none"}
-    every |= rules(args)
-    if begun and not unfinished.is_of(every):
+        identity |= {prefix(args, i) + key: value for key, value in origin.items()}
+    identity |= {"reader": "; ".join(map(reader_of, args.sources)), "tokenizer_fingerprint": tokenizer.fingerprint() if tokenizer else "none"}
+    identity |= rules(args)
+    if begun and not unfinished.is_of(identity):
         if not args.overwrite:
             raise unfinished.foreign("a file, its tokenizer, this program or a library has changed since")
         unfinished.discard()
@@ -216,7 +216,7 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     def record(complete: bool = False) -> None:
         state = {"complete": "yes" if complete else "no", "position": json.dumps(position)}
         state |= {"source_in_progress": number} if args.is_several else {}
-        unfinished.record(file, state | every | writer.metadata() | {"written": totals["written"]})
+        unfinished.record(file, state | identity | writer.metadata() | {"written": totals["written"]})
 
     with (
         unfinished.open(totals["written"]) as file,
