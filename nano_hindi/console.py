@@ -174,8 +174,12 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
     """Return the names of resolved folders, with as much of the path before an equal name as tells
     them apart."""
     every = [folder.parts for folder in folders]
-    ends = [next(parts[-k:] for k in range(1, len(parts) + 1) if [other[-k:] for other in every].count(parts[-k:]) == 1) for parts in every]
-    return [Path(*parts).as_posix() for parts in ends]
+
+    def shortest_end(parts: tuple[str, ...]) -> tuple[str, ...]:
+        ends = (parts[-k:] for k in range(1, len(parts) + 1))
+        return next(end for end in ends if [other[-len(end) :] for other in every].count(end) == 1)
+
+    return [Path(*shortest_end(parts)).as_posix() for parts in every]
 
 
 def stdout_filter() -> Callable[[str], str]:
