@@ -130,7 +130,7 @@ def make(args, sources: list[Source], tokenizer: Tokenizer) -> None:
                 for written in writer.write(records, limit):
                     progress.update(written - before, tokens=count(writer.counts["train_tokens"] + writer.counts["val_tokens"]))
                     before = written
-            of_sources |= {f"source_{number}": source.title, f"source_{number}_licence": source.licence, f"source_{number}_documents": before}
+            of_sources |= {f"source_{number}": source.title, f"source_{number}_licence": source.licence, f"source_{number}_documents": written}
         print("\n".join(lines(writer.counts)))
     writer.finish(settings | (of_sources if len(sources) > 1 else {}))
     for name in ("train", "val"):
