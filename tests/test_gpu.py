@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib.machinery
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -13,11 +14,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import fake_gpu
 import pytest
 import torch
 from test_loss import gradients_of, make, reference
 
-from conftest import ROOT, launched, run_command, run_script
+from conftest import ROOT, arguments, launched, run_command, run_script
 
 GPU = ROOT / "tests" / "gpu"
 
@@ -65,6 +67,64 @@ def test_gpu_checks_run_on_a_cpu():
         "memory ends",
         "generation",
     }
+
+
+@pytest.fixture(scope="module")
+def gpu_command(tmp_path_factory):
+    """Return the beginning of a command that runs a script with a fake GPU."""
+    if sys.platform != "linux" or torch.version.cuda:
+        pytest.skip("needs Linux and PyTorch's CPU build")
+    try:
+        library = fake_gpu.build(tmp_path_factory.mktemp("gpu"))
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"needs a C++ compiler that compiles PyTorch's headers: {getattr(error, 'stderr', error)}")
+    return [sys.executable, fake_gpu.__file__, library]
+
+
+@pytest.mark.slow
+def test_fake_gpu_refuses_tensors_of_two_devices(gpu_command, tmp_path):
+    script = tmp_path / "add.py"
+    script.write_text("import torch\nx = torch.ones(2, device='cuda')\nprint((x + x.cpu().to('cuda')).sum().item())\nx + x.cpu()")
+    done = run_command([*gpu_command, script], fork=False)
+    assert done.stdout == "4.0\n"
+    assert done.stderr.endswith("RuntimeError: aten::add got a tensor of the CPU among those of the GPU\n")
+
+
+COMMANDS = """
+import importlib, json, sys
+from nano_hindi.training import estimates
+estimates.matmul_flops = lambda *_: 1e12  # seconds on a CPU, for matrices of the size for a GPU
+for name, argv in json.loads(sys.argv[1]):
+    assert not importlib.import_module(name).main(argv)
+"""
+
+
+@pytest.mark.slow
+def test_commands_keep_tensors_of_the_two_devices_apart(gpu_command, data_dir, tmp_path):
+    script, run, tuned = tmp_path / "commands.py", tmp_path / "run", tmp_path / "tuned"
+    script.write_text(COMMANDS)
+    chats = [{"prompt": word, "completion": word * 2} for word in ("एक", "दो", "तीन", "चार")]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    extras = "--device cuda --inference_interval 8 --device_batch_size auto --smear True --embedding_conv 2 --ngram_buckets 64"
+    training = arguments(data_dir, run, *extras.split(), "--sequence_len", "256")
+    commands = [
+        ["train", [*training, "--total_tokens", "4096"]],
+        ["train", [*training, "--total_tokens", "8192", "--resume", "auto"]],
+        ["generate", ["--checkpoint", run, "--prompt", "एक", "--num_samples", "2", "--max_tokens", "9", "--device", "cuda"]],
+        ["nano_hindi.evaluation.command", ["--checkpoint", run, "--data_dir", data_dir, "--max_bytes", "9000", "--device", "cuda"]],
+        ["data.chat", ["--tokenizer", run, "--output_dir", tmp_path, "--source", tmp_path / "chats.jsonl", "--val_fraction", "0.5"]],
+        ["finetune", ["--checkpoint", run, "--data_dir", tmp_path, "--checkpoint_dir", tuned, "--device", "cuda", "--epochs", "1"]],
+    ]
+    done = run_command([*gpu_command, script, json.dumps(commands, default=str)], fork=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("on cuda:0 (NVIDIA H200) in bfloat16") == 3
+
+
+@pytest.mark.slow
+def test_gpu_checks_pass_with_a_fake_gpu(gpu_command):
+    names = ["network", "n-grams", "updates", "8 GB", "float16", "resume"]
+    done = run_command([*gpu_command, "tests/gpu/check.py", "--small", "--updates", "3", "--only", *names], fork=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def cells(row: str) -> list[str]:
