@@ -288,6 +288,11 @@ def test_model_card_points_to_the_base_model_and_names_its_tokenizer(base, short
     assert of_base not in card_of(base, short, tmp_path / "base")
     assert notice not in capsys.readouterr().out
 
+    card_of(tuned, data_dir, tmp_path / "without")  # data_dir is the text of the base model
+    assert (
+        "does not name the conversations; export again with --data_dir DIR, the data folder of the run, which data/chat.py" in capsys.readouterr().out
+    )
+
     older = shutil.copytree(tuned, tmp_path / "older")  # neither the checkpoint nor the data have the name
     for path in (older / "model.pt", *older.glob("checkpoint_*.pt")):
         state = torch.load(path, weights_only=True)

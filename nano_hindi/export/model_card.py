@@ -64,9 +64,11 @@ class Card:
         elif folders := self.training["data"].get("sources"):
             notices.append(f"notice      the training text is a mixture of {len(folders)} folders; name their sources and licences in the card")
         elif not self.data.get("source"):
+            text, written_by = "training text", "which has the metadata.txt of data/download.py in its folder raw"
+            if self.is_chat:
+                text, written_by = "conversations", "which data/chat.py wrote"
             notices.append(
-                "notice      the card does not name the training text; export again with --data_dir DIR, "
-                "the data folder of the run, which has the metadata.txt of data/download.py in its folder raw"
+                f"notice      the card does not name the {text}; export again with --data_dir DIR, the data folder of the run, {written_by}"
             )
         if self.has_base:
             notices.append(
