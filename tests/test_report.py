@@ -118,6 +118,12 @@ def test_status_line_fits_the_width_and_the_bar_grows(columns):
     assert bar(0.5, 4) == ""
 
 
+def test_narrow_terminal_gets_fewer_figures_instead_of_a_part_of_one():
+    lines = {columns: report.status_line(TRAIN, 122, 5.4321, 1_234_567.0, 7890.0, columns) for columns in range(33, 90)}
+    assert all(len(line) <= columns for columns, line in lines.items())
+    assert all(line.endswith((" | loss 5.4321", " | 2h 11m left")) for line in lines.values())
+
+
 def test_log_lines_are_aligned():
     record = {"loss": 5.1, "lr": 0.02, "tokens_per_second": 12345.6}
     lines = [report.log_line(TRAIN, update, record | {"grad_norm": norm}, 0.31, 60.0) for update, norm in [(1, 0.799), (99, 0.0783), (488, 1.23)]]

@@ -145,7 +145,9 @@ def status_line(train: TrainConfig, update: int, loss: float, tokens_per_second:
         *([f"{tokens_per_second:,.0f} tokens/s"] if tokens_per_second is not None else []),
         *([f"{duration(left)} left"] if left is not None else []),
     ]
-    figures, made = " | ".join(parts), update / train.updates
+    while len(figures := " | ".join(parts)) + 6 > columns and len(parts) > 2:
+        del parts[2]  # a terminal would cut the line within a number
+    made = update / train.updates
     return f"{made:4.0%} {bar(made, min(32, columns - len(figures) - 6))} {figures}"
 
 
