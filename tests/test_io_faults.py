@@ -92,7 +92,11 @@ class Disk:
         """Make the output folder what it is before the command `name`."""
         shutil.rmtree(self.out, ignore_errors=True)
         if name.endswith(", over another"):
-            assert self.run(BEFORE[name.removesuffix(", over another")]).code == 0
+            earlier = self.folder.with_name(name)
+            if not earlier.exists():
+                assert self.run(BEFORE[name.removesuffix(", over another")]).code == 0
+                self.out.rename(earlier)
+            shutil.copytree(earlier, self.out)
         if name == "resume":
             shutil.copytree(self.folder / "in/run", self.out)
             for path in (self.out / "model.pt", *(path for step, path in list_checkpoints(self.out) if step > 4)):
