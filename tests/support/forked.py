@@ -251,8 +251,8 @@ class Process(subprocess.Popen):
 
 def write_python(path: Path, server: str) -> None:
     """Write an executable that stands in for Python, for shell scripts: what it runs is a fork of
-    `server`."""
-    path.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, __file__, server])} "$@"\n')
+    `server`, also where run_training.sh wants a new interpreter that takes Ctrl-C."""
+    path.write_text(f'#!/bin/sh\ncase "$2" in *os.execv*) shift 2 ;; esac\nexec {shlex.join([sys.executable, __file__, server])} "$@"\n')
     path.chmod(0o755)
 
 
