@@ -233,19 +233,21 @@ def repos(tmp_path_factory, tokenizer_dir) -> dict[str, Path]:
 
 
 def from_hub(hub: Hub, tmp_path: Path, *argv, **env) -> subprocess.CompletedProcess:
-    return run_script("data/download.py", "--output_dir", tmp_path / "raw", *argv, **hub.environment(tmp_path / "home"), **env)
+    return run_script("data/download.py", "--output_dir", tmp_path / "raw", *argv, **hub.environment(tmp_path / "home") | env)
 
 
 @pytest.mark.slow
 def test_hub_source_is_the_verified_hindi_documents_and_nothing_else(tmp_path, repos):
-    with Hub(repos) as hub:
+    """From a mirror below a path, whose large files are on another host: that one gets no token."""
+    with Hub(repos, strip="/mirror", redirects=True) as hub:
         result = from_hub(hub, tmp_path, HF_TOKEN="hf_secret")
         assert result.returncode == 0, result.stderr
         assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
         assert result.stderr == ""  # no messages of the libraries
         parquet = {re.sub(" bytes.*", "", r).split("/", 6)[-1] for r in hub.requests if ".parquet" in r}
         assert parquet == {f"verified/hin/data-{i}.parquet" for i in range(len(HINDI))}
-        assert {headers.get("authorization") for headers in hub.headers} == {"Bearer hf_secret"}
+        sent = {(headers["host"].split(":")[0], headers.get("authorization")) for headers in hub.headers}
+        assert sent == {("127.0.0.1", "Bearer hf_secret"), ("localhost", None)}
         metadata = read_metadata(tmp_path / "raw" / "metadata.txt")
         assert metadata["source"] == "ai4bharat/sangraha verified/hin"
         assert metadata["licence"].startswith("CC BY 4.0")
@@ -264,33 +266,16 @@ def test_hub_source_is_the_verified_hindi_documents_and_nothing_else(tmp_path, r
 
 
 @pytest.mark.slow
-def test_hub_behind_a_proxy_is_reached_through_it(tmp_path, repos):
-    with Hub(repos) as hub:
-        proxy = hub.environment(tmp_path / "home")["HF_ENDPOINT"]
-        hub.strip = "http://hub.invalid"  # a proxy receives absolute URLs
-        env = {
-            **hub.environment(tmp_path / "home"),
-            "HF_ENDPOINT": hub.strip,
-            "HTTP_PROXY": proxy,
-            "http_proxy": proxy,
-            "NO_PROXY": "",
-            "no_proxy": "",
-        }
-        result = run_script("data/download.py", "--output_dir", tmp_path / "raw", **env)
-        assert result.returncode == 0, result.stderr
-    assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
-
-
-@pytest.mark.slow
-def test_busy_responses_and_dropped_connections_do_not_change_the_corpus(tmp_path, repos):
+def test_busy_responses_and_dropped_connections_behind_a_proxy_do_not_change_the_corpus(tmp_path, repos):
     faults = [
         Fault("GET .*data-0.parquet", times=1, cut=100, spare=2),
         Fault("GET .*data-1.parquet", times=1, status=503),
         Fault("GET .*tokenizer.json", times=1, cut=3000),
         Fault("GET /api/datasets", times=1, status=429),
     ]
-    with Hub(repos, faults) as hub:
-        result = from_hub(hub, tmp_path)
+    with Hub(repos, faults, strip="http://hub.invalid") as hub:  # a proxy receives absolute URLs
+        proxy = dict.fromkeys(("HTTP_PROXY", "http_proxy"), hub.environment(tmp_path)["HF_ENDPOINT"])
+        result = from_hub(hub, tmp_path, HF_ENDPOINT=hub.strip, NO_PROXY="", no_proxy="", **proxy)
         assert result.returncode == 0, result.stderr
         assert result.stderr == ""
         assert [fault.times for fault in faults] == [0, 0, 0, 0]  # each fault occurred
@@ -304,84 +289,14 @@ def test_busy_responses_and_dropped_connections_do_not_change_the_corpus(tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (Fault("/api/datasets", times=99, status=404), "HTTP 404"),
-        (Fault("data-1.parquet", times=99, status=403), "HTTP 403"),
-    ],
-)
-def test_refusing_hub_is_one_line_at_once_and_leaves_no_files(tmp_path, repos, fault, message):
-    with Hub(repos, [fault]) as hub:
-        result = from_hub(hub, tmp_path)
-    assert fault.times == 98
-    assert_refused(result, tmp_path, message)
-
-
-def assert_refused(result: subprocess.CompletedProcess, tmp_path: Path, *messages: str) -> None:
-    """Check that there is one error line, and nothing on disk."""
-    assert result.returncode == 2, result.stdout + result.stderr
-    for message in (*messages, "--source PATH"):
-        assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert not list(tmp_path.glob("raw/*"))
-
-
-@pytest.mark.slow
-def test_refused_token_and_unaccepted_terms_show_the_message_of_the_hub(tmp_path, repos, tokenizer_dir):
-    with Hub(repos, token="hf_good") as hub:
-        result = from_hub(hub, tmp_path, HF_TOKEN="hf_expired")
-        assert_refused(result, tmp_path, "HTTP 401: Invalid credentials", "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired")
-        assert "hf_expired" not in result.stdout + result.stderr
-        hub.gated = frozenset(repos)
-        result = from_hub(hub, tmp_path, "--tokenizer", tokenizer_dir, HF_TOKEN="hf_good")
-        assert_refused(result, tmp_path, "HTTP 403: Access to dataset ai4bharat/sangraha is restricted", "accept the terms")
-        hub.gated = frozenset()
-        assert from_hub(hub, tmp_path, "--tokenizer", tokenizer_dir, HF_TOKEN="hf_good").returncode == 0
-
-
-@pytest.mark.slow
-def test_unreachable_hub_is_one_line_at_once(tmp_path, repos):
+def test_local_files_need_no_hub(tmp_path, repos):
+    """The tokenizer is requested once, then words are counted."""
     with Hub(repos) as hub:
         nowhere = hub.environment(tmp_path / "home")
-    result = run_script("data/download.py", "--output_dir", tmp_path / "raw", **nowhere)
-    assert result.returncode == 2
-    assert re.fullmatch(r"error: ai4bharat/sangraha is not available from the hub .*--source PATH\n", result.stderr)
-    assert result.stdout.count("retrying") == nano_hindi.corpus.hub.FIRST_CONTACT
-    assert not list(tmp_path.glob("raw/*"))
-
-    # local files need no hub: the tokenizer is requested once, then words are counted
     write_corpus(tmp_path / "a.txt", ["एक दो"])
     result = run_script("data/download.py", "--source", tmp_path / "a.txt", "--output_dir", tmp_path / "raw", **nowhere)
     assert result.returncode == 0
     assert "1 documents, 2 words" in result.stdout
-
-
-@pytest.mark.slow
-def test_redirected_files_are_requested_without_the_token(tmp_path, repos):
-    with Hub(repos, redirects=True) as hub:
-        result = from_hub(hub, tmp_path, HF_TOKEN="hf_secret")
-        assert result.returncode == 0, result.stderr
-    assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
-    elsewhere = [headers for headers in hub.headers if headers["host"].startswith("localhost")]
-    parquet = [headers for headers in elsewhere if "range" in headers]
-    assert len(parquet) >= 3
-    assert not any("authorization" in headers for headers in elsewhere)
-    assert any(headers.get("authorization") == "Bearer hf_secret" for headers in hub.headers)
-
-
-@pytest.mark.slow
-def test_mirror_serves_several_data_sets_to_the_real_clients(tmp_path, repos):
-    news = make_dataset(tmp_path / "news", [["एक दो तीन"]], "hi", column="body")
-    with Hub(repos | {"datasets/org/news": news}, strip="/mirror") as hub:
-        argv = ["--source", "sangraha=500", "--dataset", "org/news=500", "--data_dir", "hi", "--column", "body"]
-        result = from_hub(hub, tmp_path, *argv)
-        assert result.returncode == 0, result.stderr
-        assert result.stderr == ""
-        *first, last = read_documents(tmp_path / "raw" / "hindi_corpus.txt")
-        assert set(first) <= set(ALL_HINDI)
-        assert last == "एक दो तीन"
-        assert "org/news hi, column body: 1 documents" in result.stdout
 
 
 # ---- --clean
@@ -1162,6 +1077,51 @@ def test_temporary_faults_do_not_change_the_corpus(tmp_path, hub, tokenizer_dir,
     output = capsys.readouterr()
     assert output.err == ""
     assert output.out.count("notice: a request to the hub failed") >= times
+
+
+def assert_refused(argv: list, folder: Path, capfd, *messages: str) -> None:
+    """Check that a download is one error line, also of the libraries, and writes nothing."""
+    assert run(folder, *argv) == 2
+    error = capfd.readouterr().err
+    for message in (*messages, "--source PATH"):
+        assert message in error
+    assert error.count("\n") == 1
+    assert not list(folder.glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault("/api/datasets", times=99, status=404), "HTTP 404"),
+        (Fault("data-1.parquet", times=99, status=403), "HTTP 403"),
+    ],
+)
+def test_refusing_hub_is_one_line_at_once_and_leaves_no_files(tmp_path, hub, tokenizer_dir, waits, capfd, fault, message):
+    hub.faults.append(fault)
+    assert_refused(["--tokenizer", tokenizer_dir], tmp_path / "raw", capfd, message)
+    assert fault.times == 98
+    assert waits == []
+
+
+def test_refused_token_and_unaccepted_terms_show_the_message_of_the_hub(tmp_path, hub, tokenizer_dir, monkeypatch, capfd):
+    argv, folder, hub.token = ["--tokenizer", tokenizer_dir], tmp_path / "raw", "hf_good"
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    assert_refused(argv, folder, capfd, "HTTP 401: Invalid credentials", "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired")
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    hub.gated = frozenset(hub.repos)
+    assert_refused(argv, folder, capfd, "HTTP 403: Access to dataset ai4bharat/sangraha is restricted", "accept the terms")
+    hub.gated = frozenset()
+    assert run(folder, *argv) == 0
+
+
+def test_unreachable_hub_is_one_line_after_a_few_seconds(tmp_path, hub, tokenizer_dir, waits, capfd):
+    hub.server.shutdown()
+    hub.server.socket.close()
+    assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir) == 2
+    output = capfd.readouterr()
+    assert re.fullmatch(r"error: ai4bharat/sangraha is not available from the hub .*--source PATH\n", output.err)
+    assert output.out.count("retrying") == len(waits) == nano_hindi.corpus.hub.FIRST_CONTACT
+    assert not list(tmp_path.glob("raw/*"))
 
 
 def test_restarts_are_counted_from_the_last_documents_that_arrived(monkeypatch, waits):
