@@ -384,7 +384,7 @@ PREPROCESS = {
     "an empty name for the tokenizer": (["--tokenizer", ""], "empty value after --tokenizer", "fill it in"),
     "a URL for the tokenizer": (["--tokenizer", "https://huggingface.co/gpt2?x=1"], "no tokenizer folder", "--tokenizer FOLDER", "--train_tokenizer N"),
     "too long a name for the tokenizer": (lambda s: s.hub().flags("--tokenizer", LONG), LONG, "name"),
-    "a name on a hub that refuses": (lambda s: s.hub().flags("--tokenizer", "sarvamai/sarvam-1"), "sarvamai/sarvam-1", "--tokenizer FOLDER", "--train_tokenizer N"),
+    "a name on a hub that refuses": (lambda s: s.hub().flags("--tokenizer", "sarvamai/sarvam-1"), "sarvamai/sarvam-1", "HF_ENDPOINT", "folder that holds its tokenizer.json", "--tokenizer FOLDER", "--train_tokenizer N"),
     "a name on a hub with an invalid address": (lambda s: s.hub("the mirror").flags("--tokenizer", "sarvamai/sarvam-1"), "HF_ENDPOINT", "--tokenizer FOLDER", "--train_tokenizer N"),
 }
 

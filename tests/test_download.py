@@ -288,17 +288,6 @@ def test_busy_responses_and_dropped_connections_behind_a_proxy_do_not_change_the
         assert sorted(read_documents(tmp_path / "raw" / "hindi_corpus.txt")) == ALL_HINDI
 
 
-@pytest.mark.slow
-def test_local_files_need_no_hub(tmp_path, repos):
-    """The tokenizer is requested once, then words are counted."""
-    with Hub(repos) as hub:
-        nowhere = hub.environment(tmp_path / "home")
-    write_corpus(tmp_path / "a.txt", ["एक दो"])
-    result = run_script("data/download.py", "--source", tmp_path / "a.txt", "--output_dir", tmp_path / "raw", **nowhere)
-    assert result.returncode == 0
-    assert "1 documents, 2 words" in result.stdout
-
-
 # ---- --clean
 
 
@@ -1114,7 +1103,7 @@ def test_refused_token_and_unaccepted_terms_show_the_message_of_the_hub(tmp_path
     assert run(folder, *argv) == 0
 
 
-def test_unreachable_hub_is_one_line_after_a_few_seconds(tmp_path, hub, tokenizer_dir, waits, capfd):
+def test_unreachable_hub_is_one_line_after_a_few_seconds_and_local_files_need_none(tmp_path, hub, tokenizer_dir, waits, capfd):
     hub.server.shutdown()
     hub.server.socket.close()
     assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir) == 2
@@ -1122,6 +1111,9 @@ def test_unreachable_hub_is_one_line_after_a_few_seconds(tmp_path, hub, tokenize
     assert re.fullmatch(r"error: ai4bharat/sangraha is not available from the hub .*--source PATH\n", output.err)
     assert output.out.count("retrying") == len(waits) == nano_hindi.corpus.hub.FIRST_CONTACT
     assert not list(tmp_path.glob("raw/*"))
+    source = write_corpus(tmp_path / "a.txt", ["एक दो"])  # the tokenizer is requested once, then words are counted
+    assert run(tmp_path / "raw", "--source", source, "--tokenizer", "someone/something") == 0
+    assert "1 documents, 2 words" in capfd.readouterr().out
 
 
 def test_restarts_are_counted_from_the_last_documents_that_arrived(monkeypatch, waits):
