@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from conftest import launched
 from nano_hindi import attention_backends, fa3_child, flash_attention, sdpa_attention
 from nano_hindi.config import get_config
 from nano_hindi.errors import UserError
@@ -501,7 +502,23 @@ def flash_attn_with_kvcache(q, k_cache, v_cache, k=None, v=None, cache_seqlens=N
 
 
 @pytest.fixture
-def fa3_build(monkeypatch, tmp_path):
+def children(monkeypatch):
+    """Let child processes be forks that have imported PyTorch, unless NANO_HINDI_ATTENTION is set.
+    Return the list of their arguments."""
+    started = []
+
+    def run(argv, *, text, timeout, **options):
+        started.append(json.loads(argv[-1]))
+        with launched(argv, encoding="utf-8", **options) as child:
+            output, _ = child.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(argv, child.returncode, output)
+
+    monkeypatch.setattr(fa3_child.subprocess, "run", run)
+    return started
+
+
+@pytest.fixture
+def fa3_build(monkeypatch, tmp_path, children):
     """Return a function that installs a `flash_attn_interface` and gives the CPU the compute
     capability `capability`. `in_child` runs at every call, in child processes only."""
 
@@ -515,14 +532,6 @@ def fa3_build(monkeypatch, tmp_path):
 
     yield install
     sys.modules.pop("flash_attn_interface", None)
-
-
-@pytest.fixture
-def children(monkeypatch):
-    """Return the list of arguments of the child processes that are started."""
-    started, run = [], subprocess.run
-    monkeypatch.setattr(fa3_child.subprocess, "run", lambda argv, **options: (started.append(json.loads(argv[-1])), run(argv, **options))[1])
-    return started
 
 
 def choose(training=True):
