@@ -297,10 +297,10 @@ def test_chunks_of_a_text_file_have_each_document_once(tmp_path, size):
 
 @pytest.mark.parametrize("size", [1, 100, 10_000])
 def test_chunks_of_jsonl_and_parquet_have_each_document_once(tmp_path, size):
-    texts = [*TEXTS, *standin.documents(100)]
+    texts = [*TEXTS, *standin.documents(30)]
     lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
-    (tmp_path / "a.jsonl").write_bytes("\n".join([*lines[:50], "", *lines[50:]]).encode())
-    pq.write_table(pa.table({"text": [*texts, None, "end"]}), tmp_path / "a.parquet", row_group_size=40)
+    (tmp_path / "a.jsonl").write_bytes("\n".join([*lines[:20], "", *lines[20:]]).encode())
+    pq.write_table(pa.table({"text": [*texts, None, "end"]}), tmp_path / "a.parquet", row_group_size=15)
     assert [text for chunk in chunks(tmp_path / "a.jsonl", size) for text in chunk.read()] == texts
     assert [text for chunk in chunks(tmp_path / "a.parquet", size) for text in chunk.read()] == [*texts, "end"]
 
