@@ -19,7 +19,7 @@ import torch
 import nano_hindi.chat.dataset
 import standin
 import train
-from conftest import SMALL, run_script
+from conftest import SMALL
 from data import chat, preprocess
 from hub import Hub
 from nano_hindi.chat.dataset import read_conversations, unseen
@@ -400,8 +400,7 @@ def card(*configurations: tuple[str, str, str]) -> str:
     return "---\nconfigs:\n" + "".join(parts) + "---\n"
 
 
-@pytest.mark.slow
-def test_data_sets_of_the_hub_are_read_in_their_layouts(tmp_path, tokenizer_dir):
+def test_data_sets_of_the_hub_are_read_in_their_layouts(tmp_path, tokenizer_dir, monkeypatch, capfd):
     def pair(i: int) -> list[dict]:
         return [{"role": "user", "content": f"सवाल {i}"}, {"role": "assistant", "content": f"जवाब {i}"}]
 
@@ -417,18 +416,20 @@ def test_data_sets_of_the_hub_are_read_in_their_layouts(tmp_path, tokenizer_dir)
     (aya / "README.md").write_text(card(("default", "train", "data/train-*")))
     repos = {"ai4bharat/indic-align": align, "ai4bharat/indic-instruct-data-v0.1": instruct, "CohereLabs/aya_dataset": aya}
     with Hub({f"datasets/{name}": folder for name, folder in repos.items()}) as hub:
-        argv = ["--source", "indic-align:Dolly_T", "indic-instruct:wikihow", "aya", "--tokenizer", tokenizer_dir, "--val_fraction", "0.2"]
-        result = run_script("data/chat.py", *argv, "--output_dir", tmp_path / "chat", **hub.environment(tmp_path / "home"))
-        assert result.returncode == 0, result.stderr
-        assert "25 kept" in result.stdout
-        assert "5 dropped: in another language" in result.stdout
-        assert "10 mended: percent-escapes decoded" in result.stdout
+        hub.take_over(monkeypatch)
+        argv = ["--source", "indic-align:Dolly_T", "indic-instruct:wikihow", "aya", "--val_fraction", "0.2"]
+        assert run(tmp_path / "chat", tokenizer_dir, *argv) == 0
+        output = capfd.readouterr().out
+        assert "25 kept" in output
+        assert "5 dropped: in another language" in output
+        assert "10 mended: percent-escapes decoded" in output
         hub.gated = frozenset({"datasets/CohereLabs/aya_dataset"})
-        refused = run_script("data/chat.py", "--source", "aya", *argv[4:], "--output_dir", tmp_path / "new", **hub.environment(tmp_path / "home2"))
-        assert refused.returncode == 2
-        assert "CohereLabs/aya_dataset is not available from the hub" in refused.stderr
-        assert "accept its terms on https://huggingface.co/datasets/CohereLabs/aya_dataset" in refused.stderr
-        assert refused.stderr.count("\n") == 1
+        hub.take_over(monkeypatch)
+        assert run(tmp_path / "new", tokenizer_dir, "--source", "aya") == 2
+        error = capfd.readouterr().err
+        assert "CohereLabs/aya_dataset is not available from the hub" in error
+        assert "accept its terms on https://huggingface.co/datasets/CohereLabs/aya_dataset" in error
+        assert error.count("\n") == 1
     metadata = read_metadata(tmp_path / "chat" / "preprocess_meta.txt")
     titles = ["ai4bharat/indic-align Dolly_T", "ai4bharat/indic-instruct-data-v0.1 wikihow", "CohereLabs/aya_dataset default"]
     assert [metadata[f"source_{number}"] for number in (1, 2, 3)] == titles  # which the model card reads

@@ -340,7 +340,7 @@ def test_resumed_cleaned_download_finds_duplicates_from_before_the_stop(tmp_path
     repos = {"datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "hub", [[*texts, *DIRTY], texts[::-1], [*DIRTY, *texts]], rows_per_group=5)}
     argv = ["--tokenizer", tokenizer_dir, "--max_tokens", ALL, "--report", "--clean"]
     with Hub(repos) as hub:
-        take_for_the_hub(hub, monkeypatch)
+        hub.take_over(monkeypatch)
         assert run(tmp_path / "straight", *argv) == 0
         straight = read_metadata(tmp_path / "straight" / "metadata.txt")
         assert straight["documents"] == "27"
@@ -368,7 +368,7 @@ def test_cleaned_download_of_other_rules_is_refused(tmp_path, tokenizer_dir, lit
     repos = {"datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "hub", [ALL_HINDI, ALL_HINDI], rows_per_group=5)}
     argv = ["--tokenizer", tokenizer_dir, "--max_tokens", ALL, "--clean"]
     with Hub(repos) as hub:
-        take_for_the_hub(hub, monkeypatch)
+        hub.take_over(monkeypatch)
         hub.faults[:] = [Fault("data-1.parquet bytes", times=1, status=403, spare=3)]
         assert run(tmp_path / "raw", *argv) == 2
         progress = tmp_path / "raw" / "hindi_corpus.progress.txt"
@@ -402,25 +402,8 @@ def grouped(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture
 def hub(grouped, monkeypatch) -> Iterator[Hub]:
     with Hub(grouped) as hub:
-        take_for_the_hub(hub, monkeypatch)
+        hub.take_over(monkeypatch)
         yield hub
-
-
-def take_for_the_hub(hub: Hub, monkeypatch) -> None:
-    """Apply `hub.environment` to this process, which has read its settings already."""
-    import datasets.config
-    from huggingface_hub import HfFileSystem, constants
-    from huggingface_hub.utils import close_session
-
-    close_session()
-    HfFileSystem.clear_instance_cache()
-    endpoint = hub.environment(Path())["HF_ENDPOINT"]
-    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", endpoint)
-    monkeypatch.setattr(datasets.config, "HUB_DATASETS_URL", endpoint + "/datasets/{repo_id}/resolve/{revision}/{path}")
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 @pytest.fixture
@@ -446,7 +429,7 @@ def undisturbed(grouped, tokenizer_dir, tmp_path_factory) -> dict[int, bytes]:
     """Return the corpus of each budget used below, from a hub without faults."""
     found = {}
     with pytest.MonkeyPatch.context() as monkeypatch, Hub(grouped) as hub:
-        take_for_the_hub(hub, monkeypatch)
+        hub.take_over(monkeypatch)
         for budget in (SMALL_BUDGET, ALL):
             folder = tmp_path_factory.mktemp("undisturbed")
             monkeypatch.setattr(nano_hindi.corpus.hub, "TURN", 2)
@@ -543,7 +526,7 @@ def test_tenth_comes_evenly_from_all_files_and_another_seed_takes_another(tmp_pa
     file_of = {text: i for i, texts in enumerate(files) for text in texts}
     folder = make_sangraha(tmp_path / "hub", files, rows_per_group=rows_per_group)
     with Hub({"datasets/ai4bharat/sangraha": folder}) as hub:
-        take_for_the_hub(hub, monkeypatch)
+        hub.take_over(monkeypatch)
         taken = {}
         for seed, again in ((0, ""), (0, "again"), (1, "")):
             raw = tmp_path / f"raw{seed}{again}"
@@ -587,7 +570,7 @@ def test_a_twentieth_fetches_little_more_than_it_keeps(tmp_path, tokenizer_dir, 
     for name in ("PAGE_BUFFER", "READ_AHEAD"):  # scaled down like the files
         monkeypatch.setattr(nano_hindi.corpus.hub, name, getattr(nano_hindi.corpus.hub, name) // 256)
     with Hub({"datasets/ai4bharat/sangraha": folder}) as hub:
-        take_for_the_hub(hub, monkeypatch)
+        hub.take_over(monkeypatch)
         words = sum(len(text.split()) for texts in files for text in texts)
         assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", int(words * 1.4 / 20)) == 0
         kept = int(read_metadata(tmp_path / "raw" / "metadata.txt")["bytes"])
@@ -931,7 +914,7 @@ def news(hub, tmp_path) -> Path:
 def test_any_data_set_is_downloaded_with_the_licence_of_its_card(tmp_path, hub, news, tokenizer_dir, little_by_little, monkeypatch, capsys):
     argv = ["--dataset", "org/news", "--column", "body", "--tokenizer", tokenizer_dir]
     hub.strip = "/mirror"
-    take_for_the_hub(hub, monkeypatch)
+    hub.take_over(monkeypatch)
     assert run(tmp_path / "old", *argv, "--data_dir", "old") == 0
     assert sorted(read_documents(tmp_path / "old" / "hindi_corpus.txt")) == sorted(text for texts in ARTICLES for text in texts)
     metadata = read_metadata(tmp_path / "old" / "metadata.txt")
@@ -941,7 +924,7 @@ def test_any_data_set_is_downloaded_with_the_licence_of_its_card(tmp_path, hub, 
     # jsonl, which is resumed too; a split; and no card
     (news / "README.md").unlink()
     hub.commit = "feed" * 10
-    take_for_the_hub(hub, monkeypatch)
+    hub.take_over(monkeypatch)
     for split, part in (("train", slice(20)), ("test", slice(20, 30))):
         folder, wanted = tmp_path / split, [*argv, "--data_dir", "new", "--split", split]
         with monkeypatch.context() as stopped:
@@ -962,7 +945,6 @@ def test_json_lines_with_other_fields_than_the_first_are_read(tmp_path, hub, new
     (news / "new" / "train-00002.jsonl").write_text("".join(json.dumps(record) + "\n" for record in more))
     card = (news / "README.md").read_text(encoding="utf-8")
     (news / "README.md").write_text(card.replace("[cc0-1.0, odc-by]", "other\nlicense_name: news-licence"), encoding="utf-8")
-    hub.commit = "beef" * 10
     assert run(tmp_path / "raw", "--dataset", "org/news", "--data_dir", "new", "--column", "body", "--tokenizer", tokenizer_dir) == 0
     assert read_metadata(tmp_path / "raw" / "metadata.txt")["licence"].startswith("news-licence, org/news")
     texts = [*(text for texts in ARTICLES for text in texts[:20]), *(record["body"] for record in more[:-1])]
@@ -1219,14 +1201,14 @@ def test_mirror_with_less_metadata_or_below_a_path_gives_the_same_corpus(
 ):
     for name, value in mirror.items():
         setattr(hub, name, value)
-    take_for_the_hub(hub, monkeypatch)
+    hub.take_over(monkeypatch)
     assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", ALL) == 0
     assert corpus_in(tmp_path / "raw") == undisturbed[ALL]
 
 
 def test_mirror_without_range_requests_is_a_one_line_error(tmp_path, tokenizer_dir, monkeypatch, waits, capsys):
     with Hub({"datasets/ai4bharat/sangraha": make_sangraha(tmp_path / "hub", [standin.documents(1500)])}, knows_ranges=False) as hub:
-        take_for_the_hub(hub, monkeypatch)
+        hub.take_over(monkeypatch)
         assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir) == 2
     error = capsys.readouterr().err
     assert "ai4bharat/sangraha is not available from the hub" in error

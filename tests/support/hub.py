@@ -4,8 +4,8 @@
     with Hub({"datasets/ai4bharat/sangraha": folder, "sarvamai/sarvam-1": other}) as hub:
         subprocess.run([...], env={**os.environ, **hub.environment(home)})
 
-`HF_ENDPOINT` is read when the libraries are imported, so clients run in separate processes.
-`hub.faults` makes it misbehave.
+`HF_ENDPOINT` is read when the libraries are imported, so clients run in separate processes, or in
+this one after `hub.take_over(monkeypatch)`. `hub.faults` makes it misbehave.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import re
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Hub:
     knows_ranges: bool = True
     gated: frozenset[str] = frozenset()  # repositories whose parquet files are refused, as if nobody had accepted the terms
     token: str = ""  # if set, any other token is refused
+    cache: tempfile.TemporaryDirectory = field(default_factory=tempfile.TemporaryDirectory)  # of this process: not the user's
 
     def __enter__(self) -> Hub:
         ThreadingHTTPServer.handle_error = lambda *args: None  # clients that are killed
@@ -82,6 +84,7 @@ class Hub:
         self.closing.set()  # ends stalled answers
         self.server.shutdown()
         self.server.server_close()
+        self.cache.cleanup()
 
     def environment(self, home: Path) -> dict[str, str]:
         """Return the environment variables that make a client use this server as the hub, with its
@@ -94,6 +97,24 @@ class Hub:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1,localhost",
         }
+
+    def take_over(self, monkeypatch) -> None:
+        """Apply `environment` to this process, which has read its settings already."""
+        import datasets.config
+        from huggingface_hub import HfFileSystem, constants
+        from huggingface_hub.utils import close_session
+
+        close_session()
+        HfFileSystem.clear_instance_cache()
+        endpoint = self.environment(Path())["HF_ENDPOINT"]
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", endpoint)
+        monkeypatch.setattr(datasets.config, "HUB_DATASETS_URL", endpoint + "/datasets/{repo_id}/resolve/{revision}/{path}")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", self.cache.name)
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", self.cache.name)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
     def fault_for(self, request: str) -> Fault | None:
         """Record a request and return its fault, if any, which is then used up."""
