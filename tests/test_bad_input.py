@@ -247,12 +247,9 @@ class Scene:
         return [str(x) for x in [*(SMALL if script == "train.py" else []), *filled, *flags]]
 
     def contents(self) -> dict[str, str]:
-        """Return the name, kind, size and hash of everything in the folder. The output folder may
-        exist if it is empty."""
+        """Return the name, kind, size and hash of everything in the folder."""
         found = {}
         for path in sorted(self.folder.rglob("*")):
-            if path.is_dir() and not path.is_symlink() and path.is_relative_to(self.out) and not any(p.is_file() for p in path.rglob("*")):
-                continue
             is_file = path.is_file() and not path.is_symlink() and os.access(path, os.R_OK)
             found[str(path.relative_to(self.folder))] = f"{path.stat().st_size} {hashlib.sha256(path.read_bytes()).hexdigest()}" if is_file else "-"
         return found
@@ -288,6 +285,15 @@ DOWNLOAD = {
     "a budget of a source in scientific notation": (["--source", "sangraha=5e8"], "budget of sangraha must be a whole number", "not 5e8"),
     "a folder without a data set": (["--data_dir", "hin"], "--data_dir", "give both"),
     "an empty source": (["--source", ""], "empty value after --source", "fill it in"),
+    "a source without a value": (["--source"], "--source", "expected at least one argument"),
+    "a source that does not exist": (["--source", "samples"], "there is no source samples; give sangraha, sangraha-unverified, "),
+    "a budget of a source that does not exist": (["--source", "wikipdia=500"], "there is no source wikipdia; give "),
+    "a budget of zero for a source": (["--source", "sangraha=0", "wikipedia"], "the budget of sangraha must be a whole number, at least 1"),
+    "budgets that leave nothing": (["--source", "sangraha", "wikipedia=700000000", "--max_tokens", 600000000], "leave nothing of --max_tokens 600000000 for sangraha"),
+    "a source named twice": (["--source", "sangraha", "wikipedia", "sangraha=5"], "sangraha is named twice"),
+    "a file named twice": (["--source", "a.txt", "b.txt", "a.txt"], "a.txt is named twice"),
+    "a data set without its owner": (["--dataset", "stories"], "OWNER/NAME, not stories"),
+    "a column without a data set": (["--column", "body"], "--column belongs to --dataset"),
     "an empty output folder": (lambda s: ["--source", s.file("a.txt"), "--output_dir", ""], "empty value after --output_dir", "fill it in"),
     # files
     "a missing file": (["--source", "storys.txt"], "there is no file", "storys.txt", "check the name"),
@@ -299,6 +305,7 @@ DOWNLOAD = {
     "a name that no file system takes": (["--source", f"{LONG}.txt"], LONG, "name"),
     "an unreadable file": (lambda s: ["--source", s.forbidden(s.file("secret.txt"), 0)], "secret.txt", "ermission", "read"),
     "an empty file": (lambda s: ["--source", s.file("a.txt", "")], "there is no text in", "a.txt", "give other files"),
+    "a file of blank lines": (lambda s: ["--source", s.file("a.txt", "\n \n")], "there is no text in", "a.txt", "give other files"),
     "a file of an unknown type": (lambda s: ["--source", s.file("a.docx")], "a.docx", ".jsonl", "convert"),
     "an output folder that is a file": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.file("out")], "out", "another folder"),
     "an output folder below a file": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.file("b") / "out"], "out", "another folder"),
@@ -343,6 +350,7 @@ PREPROCESS = {
     "an infinite fraction": (["--val_fraction", "inf"], "--val_fraction must be a number, above 0 and below 1", "not inf"),
     "a fraction in per cent": (["--val_fraction", "1%"], "--val_fraction must be a number, above 0 and below 1", "not 1%"),
     "a fraction too small for any document": (["--val_fraction", 1e-12], "validation", "larger --val_fraction"),
+    "a fraction too large for any document": (["--val_fraction", "0.999999999"], "are in the training split; give a smaller --val_fraction"),
     "a vocabulary in words": (["--train_tokenizer", "small"], "--train_tokenizer must be a whole number, not small"),
     "no worker": (["--workers", 0], "--workers must be a whole number, at least 1"),
     "a vocabulary of zero": (["--train_tokenizer", 0], "vocabulary of 0", "at least 512"),
@@ -371,9 +379,12 @@ PREPROCESS = {
     # data
     "a damaged zstd file": (lambda s: ["--input", s.file("a.jsonl.zst", b"\x28\xb5\x2f\xfd and more")], "a.jsonl.zst", "not a complete zstd file", "copy"),
     "a corpus of one document": (lambda s: ["--input", s.corpus([HINDI])], "a single document", "<|endoftext|>"),
+    "a corpus of one document and blank ones": (lambda s: ["--input", s.corpus([HINDI, "", " "])], "a single document", "<|endoftext|>"),
+    "a corpus of blank documents": (lambda s: ["--input", s.corpus(["", "  \n", "\u3000"])], "holds no text"),
     "a corpus without markers": (lambda s: ["--input", s.file("a.txt", (HINDI + "\n") * 99)], "a single document", "<|endoftext|>"),
     # tokenizers
     "a missing tokenizer folder": (["--tokenizer", "./tokens"], "no tokenizer folder ./tokens", "tokenizer.json"),
+    "a missing tokenizer folder below others": (["--tokenizer", "no/such/folder"], "there is no tokenizer folder no/such/folder"),
     "a tokenizer folder without tokenizer.json": (lambda s: ["--tokenizer", s.subfolder("tokens")], "tokens", "tokenizer.json"),
     "a broken tokenizer.json": (lambda s: ["--tokenizer", s.file("tokens/tokenizer.json", "{").parent], "tokens", "tokenizer.json"),
     "tokenizer.json instead of its folder": (lambda s: ["--tokenizer", s.tokenizer() / "tokenizer.json"], "is a file", "the folder that holds"),
@@ -502,6 +513,12 @@ GENERATE = {
     "a top_k of thirty digits": (["--top_k", 10**30], "--top_k must be", "below 2**63"),
     "a repetition penalty that overflows": (["--repetition_penalty", "1e-40"], "--repetition_penalty must be a number, at least 0.01 and at most 100, not 1e-40"),
     "a top_p that rounds to zero": (["--top_p", "1e-400"], "--top_p must be a number, above 0 and at most 1, not 1e-400"),
+    "a top_p of zero": (["--top_p", 0], "--top_p must be"),
+    "a top_p above one": (["--top_p", 1.1], "--top_p must be"),
+    "a repetition penalty of zero": (["--repetition_penalty", 0], "--repetition_penalty must be"),
+    "a word for a seed": (["--seed", "one"], "--seed must be"),
+    "no texts": (["--num_samples", 0], "--num_samples must be"),
+    "several texts in a talk": (["--num_samples", 2, "--interactive"], "--num_samples"),
     "a seed of 5000 digits": (["--seed", "9" * 5000], "--seed must be random or a whole number", "9" * 200 + " ("),
     "a billion texts": (["--num_samples", 10**9], "--num_samples must be", "below 10000"),
     "a seed of a hundred digits": (["--seed", 10**100], "--seed", "below"),

@@ -169,42 +169,6 @@ def test_interrupted_run_keeps_the_old_corpus_and_no_partial_file(tmp_path, monk
     assert capsys.readouterr().err.strip().count("\n") == 0
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--source", "missing.txt"], "there is no file missing.txt"),
-        (["--source", "samples"], "there is no source samples; give sangraha, sangraha-unverified, "),
-        (["--source", "wikipdia=500"], "there is no source wikipdia; give "),
-        (["--source", "sangraha", "missing.txt"], "there is no file missing.txt"),
-        (["--source", "sangraha=0", "wikipedia"], "the budget of sangraha must be a whole number, at least 1"),
-        (["--source", "sangraha=5e8", "wikipedia"], "not 5e8"),
-        (["--source", "sangraha", "wikipedia=700000000", "--max_tokens", "600000000"], "leave nothing of --max_tokens 600000000 for sangraha"),
-        (["--source", "sangraha", "wikipedia", "sangraha=5"], "sangraha is named twice"),
-        (["--source", "a.txt", "b.txt", "a.txt"], "a.txt is named twice"),
-        (["--dataset", "stories"], "OWNER/NAME, not stories"),
-        (["--column", "body"], "--column belongs to --dataset"),
-        (["--max_tokens", "0"], "--max_tokens must be a whole number, at least 1"),
-        (["--max_tokens", "many"], "not many"),
-        (["--source"], "expected at least one argument"),
-        (["--sauce", "x"], "--sauce"),
-    ],
-)
-def test_user_error_is_one_line_and_writes_nothing(tmp_path, capsys, argv, message):
-    assert run(tmp_path / "raw", *argv, *NO_TOKENIZER) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert not (tmp_path / "raw").exists()
-
-
-def test_source_without_text_is_a_user_error(tmp_path, capsys):
-    (tmp_path / "a.txt").write_bytes(b"\n \n")
-    assert run(tmp_path / "raw", "--source", tmp_path / "a.txt", *NO_TOKENIZER) == 2
-    assert "there is no text in" in capsys.readouterr().err
-    assert not (tmp_path / "raw").exists()
-
-
 def test_script_runs_from_any_folder_and_paths_are_relative_to_it(tmp_path):
     write_corpus(tmp_path / "a.txt", ["एक"])
     argv = [ROOT / "data" / "download.py", "--source", "a.txt", "--output_dir", "out", *NO_TOKENIZER]

@@ -184,40 +184,6 @@ def test_blank_documents_are_left_out(tmp_path, tokenizer_dir):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("texts", "argv", "message"),
-    [
-        (None, [], "run data/download.py first"),
-        (["", "\n"][:0], [], "holds no text"),
-        (["", "  \n", "\u3000"], [], "holds no text"),
-        (["एक"], [], "a single document"),
-        (["एक", "", " "], [], "a single document"),
-        (["एक", "दो"], ["--val_fraction", "1e-9"], "are in the validation split; give a larger --val_fraction"),
-        (["एक", "दो"], ["--val_fraction", "0.999999999"], "are in the training split; give a smaller --val_fraction"),
-        (["एक", "दो"], ["--val_fraction", "0"], "above 0 and below 1, not 0"),
-        (["एक", "दो"], ["--val_fraction", "1"], "above 0 and below 1, not 1"),
-        (["एक", "दो"], ["--val_fraction", "nan"], "above 0 and below 1, not nan"),
-        (["एक", "दो"], ["--tokenizer", "no/such/folder"], "there is no tokenizer folder no/such/folder"),
-    ],
-)
-def test_user_error_is_one_line_and_writes_nothing(tmp_path, tokenizer_dir, capsys, texts, argv, message):
-    corpus = tmp_path / "c.txt"
-    if texts is not None:
-        write_corpus(corpus, texts)
-    assert run(tmp_path / "data", corpus, tokenizer_dir, *argv) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-    assert not list(tmp_path.glob("data/*"))
-
-
-def test_corpus_that_is_not_utf8_is_one_line_and_writes_nothing(tmp_path, tokenizer_dir, capsys):
-    (tmp_path / "c.txt").write_bytes(b"a\n<|endoftext|>\nb\n<|endoftext|>\n\xff\n<|endoftext|>\n")
-    assert run(tmp_path / "data", tmp_path / "c.txt", tokenizer_dir) == 2
-    assert "line 6" in capsys.readouterr().err
-    assert not list(tmp_path.glob("data/*"))
-
-
 def test_tokenizer_in_the_output_folder_is_not_changed(tmp_path):
     folder = standin.make_tokenizer(tmp_path / "data" / "tokenizer")
     before = {p: p.read_bytes() for p in folder.iterdir()}

@@ -13,7 +13,7 @@ import torch
 import train
 from conftest import PATIENCE, SMALL, launched, run_script, start
 from nano_hindi.checkpoint import MODEL_KEYS, list_checkpoints, load_checkpoint
-from nano_hindi.config import PRESETS, TrainConfig, from_dict
+from nano_hindi.config import TrainConfig, from_dict
 from nano_hindi.optim import learning_rate_scale
 from nano_hindi.training import loop
 
@@ -277,39 +277,6 @@ def test_dry_run_of_the_default_works_without_data(tmp_path, capsys):
     ):
         assert words in output
     assert not (tmp_path / "none").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--config", "26m", "--data_dir", "nowhere"], ", ".join(PRESETS)),
-        (["--n_kv_head", "3"], "n_kv_head 3"),
-        (["--vocab_size", "7"], "--vocab_size 7"),
-        (["--sequence_len", "4096"], "sequence"),
-        (["--data_dir", "nowhere"], "nowhere"),
-        (["--resume", "nowhere.pt"], "nowhere.pt"),
-        (["--total_token", "5"], "--total_token"),
-        (["--muon_lr", "fast"], "--muon_lr"),
-    ],
-)
-def test_user_error_is_one_line_and_leaves_no_files(data_dir, tmp_path, capsys, flags, words):
-    assert start(data_dir, tmp_path / "run", *flags) == 2
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1
-    assert words in errors
-    assert not (tmp_path / "run").exists()
-
-
-def test_folder_that_holds_a_run_is_not_changed(data_dir, straight, capsys):
-    before = sorted((p.name, p.stat().st_mtime_ns) for p in straight.iterdir())
-    assert start(data_dir, straight) == 2
-    assert "--resume auto" in capsys.readouterr().err
-    assert sorted((p.name, p.stat().st_mtime_ns) for p in straight.iterdir()) == before
-
-
-def test_changed_configuration_is_refused_on_resume_by_name(data_dir, straight, capsys):
-    assert start(data_dir, straight, "--resume", "auto", "--muon_lr", "0.5") == 2
-    assert "--muon_lr 0.5 (checkpoint: 0.02)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
