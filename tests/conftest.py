@@ -114,6 +114,14 @@ def data_dir(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory) -> Path:
+    """Return the folder of a stand-in tokenizer."""
+    import standin
+
+    return standin.make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
 def damaged_between_samples(folder: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copy a data folder to `target`, with digests and one wrong token in train.bin, where a start,
     which reads a sample, does not look."""

@@ -17,7 +17,6 @@ import pytest
 import torch
 
 import nano_hindi.chat.dataset
-import standin
 import train
 from conftest import SMALL
 from data import chat, preprocess
@@ -32,11 +31,6 @@ from nano_hindi.sample.questions import conversations
 from nano_hindi.token_file import TARGET
 
 PAIR = [{"role": "user", "content": "क"}, {"role": "assistant", "content": "ख"}]
-
-
-@pytest.fixture(scope="module")
-def tokenizer_dir(tmp_path_factory) -> Path:
-    return standin.make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def run(out: Path, tokenizer_dir: Path, *argv) -> int:

@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 import torch
+from test_faults import steps
 
 from nano_hindi import checkpoint as ckpt
 from nano_hindi.config import GPTConfig, TrainConfig
@@ -44,10 +45,6 @@ def state(step: int) -> dict:
         "tokenizer": {},
         "data": {},
     }
-
-
-def steps(folder) -> list[int]:
-    return [step for step, _ in ckpt.list_checkpoints(folder)]
 
 
 def test_checkpoint_round_trips_to_the_bit_with_weights_only(tmp_path):

@@ -3,7 +3,6 @@ several machines. All jobs run under torchrun itself."""
 
 import contextlib
 import functools
-import json
 import os
 import re
 import shlex
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_faults import curve
 
 import forked
 import train
@@ -84,11 +84,6 @@ def torchrun(processes: int, records: Path, data_dir, folder: Path, *flags, even
     launcher = [sys.executable, "-m", "torch.distributed.run", *options, f"--nproc_per_node={processes}"]
     worker = [ROOT / "tests" / "support" / "train_worker.py", records, *events, "--"]
     return Job([*launcher, *worker, *FIFTY, "--data_dir", data_dir, "--checkpoint_dir", folder, *flags], records, **env)
-
-
-def curve(folder: Path) -> list[dict]:
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "tokens_per_second"} for record in records]
 
 
 def last(folder: Path) -> dict:

@@ -41,11 +41,6 @@ from standin import write_corpus
 NO_TOKENIZER = ["--tokenizer", "no/such/folder"]  # not a valid name on the hub, so there is no network access
 
 
-@pytest.fixture(scope="module")
-def tokenizer_dir(tmp_path_factory) -> Path:
-    return standin.make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-
-
 def stops_at(document: int, error: BaseException | None = None) -> Callable:
     """Return `write_document`, which raises `error`, by default Ctrl-C, in the place of a
     document."""

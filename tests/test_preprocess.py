@@ -71,11 +71,6 @@ def belongs_to_validation(text: str, fraction: float) -> bool:
     return int(hashlib.blake2b(text.encode("utf-8")).hexdigest()[:16], 16) / 2**64 < fraction
 
 
-@pytest.fixture(scope="module")
-def tokenizer_dir(tmp_path_factory) -> Path:
-    return standin.make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-
-
 @pytest.mark.parametrize("kind", ["bpe", "byte_level"])
 def test_decoding_the_token_files_gives_exactly_the_documents(tmp_path, kind, monkeypatch):
     folder = standin.make_tokenizer(tmp_path / "standin", kind=kind)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_faults import cut
 
 import standin
 import train
@@ -117,10 +118,6 @@ def test_evaluation_of_a_checkpoint_is_pending_unless_it_was_made_at_its_step():
 
 
 # ---- folders that no run can be resumed from
-
-
-def cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
 
 
 def of_another_version(path: Path) -> None:
