@@ -40,7 +40,7 @@ TINY = (
 # what shortens a command to seconds: flags appended to it, or no command in its place, with the
 # reason
 BEHIND = {
-    "bash run_training.sh sample": TINY.format(checkpoints="checkpoints/sample"),
+    "bash run_training.sh sample": "--total_tokens 8192 --no_compile --device cpu",  # the whole preset, as a user runs it
     "bash run_training.sh": TINY.format(checkpoints="checkpoints/launched"),
     "python train.py --init_from": TINY.format(checkpoints="checkpoints/continued"),
     "train.py": TINY.format(checkpoints="checkpoints"),
