@@ -229,9 +229,10 @@ class HubTexts:
         if isinstance(error, FileNotFoundError) and response is None:
             return UserError(f"{source} has no parquet or jsonl files; check --data_dir: see {source.page}")
         if type(error) in (ValueError, UnicodeDecodeError, gzip.BadGzipFile, pyarrow.ArrowInvalid) and response is None:  # of what the files hold
+            by_mirror = isinstance(error, pyarrow.ArrowInvalid)  # some do not know ranges
+            other = "use another mirror if HF_ENDPOINT names one" if by_mirror else "name another folder with --data_dir"
             return UserError(
-                f"{source} cannot be read ({reason_of(error)}); name another folder with --data_dir, or download the files from "
-                f"{source.page} and give them as --source PATH"
+                f"{source} cannot be read ({reason_of(error)}); {other}, or download the files from {source.page} and give them as --source PATH"
             )
         return UserError(
             f"{source.dataset} is not available from the hub ({reason_of(error)}); {self._remedy(response)}, then run the same command again: it "
