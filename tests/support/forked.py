@@ -63,8 +63,10 @@ def serve(path: str) -> None:
     """Fork a process for every connection to the socket `path`, and report its pid and how it ended
     over the connection. Returns in the forks, ready to `run`; the server itself ends with its
     standard input, and its forks with it."""
+    sys_path = sys.path.copy()
     for module in PRELOADED:
         importlib.import_module(module)
+    sys.path[:] = sys_path  # torch 2.9 appends a temporary folder
     gc.freeze()  # a collection in a fork would touch, and so copy, all of it
     Process.server = path  # for the ranks of torchrun
     listener = socket.socket(socket.AF_UNIX)
