@@ -116,7 +116,7 @@ class Card:
         return [
             "",
             "`model.onnx` is a graph with a KV cache for ONNX Runtime. The program is in the repo of nano_hindi, as is a page that runs the model in a",
-            "browser. Weights of 8 and 4 bits need ONNX Runtime 1.22 or later.",
+            "browser. Weights of 8 and 4 bits need ONNX Runtime 1.23 or later.",
         ]
 
     def transformers_notes(self) -> list[str]:
