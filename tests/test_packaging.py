@@ -88,6 +88,14 @@ def test_torch_requirements_exclude_2_14():
     assert "2.13.0" in torch
 
 
+def test_requirements_exclude_versions_that_fail():
+    """`generate` of transformers 5.0 to 5.2 cannot continue a cache, and gives other text with
+    `prefill_chunk_size`, for every model; kitoken 0.10 gives other ids with Gemma's tokenizers."""
+    needed = {Requirement(line).name: Requirement(line).specifier for line in requirements("requirements.txt")}
+    assert list(needed["transformers"].filter(["4.56.2", "4.57.1", "5.0.0", "5.1.0", "5.2.0", "5.3.0"])) == ["4.57.1", "5.3.0"]
+    assert list(needed["kitoken"].filter(["0.10.1", "0.11.0"])) == ["0.11.0"]
+
+
 def test_onnx_runtime_requirements_exclude_those_without_weights_of_8_bits():
     """1.22 has them only for x86, and not for exact products: microsoft/onnxruntime issue 24769."""
     needed = {Requirement(line).name: Requirement(line).specifier for line in requirements("requirements-onnx.txt")}["onnxruntime"]
