@@ -912,15 +912,17 @@ def test_json_lines_with_other_fields_than_the_first_are_read(tmp_path, hub, new
 
 def test_files_that_cannot_be_read_are_one_line_that_does_not_blame_the_connection(tmp_path, hub, news, tokenizer_dir, waits, monkeypatch, capsys):
     monkeypatch.delitem(fsspec.compression.compr, "zstd", raising=False)  # as without zstandard
-    for folder, name, content in (
-        ("zst", "train.jsonl.zst", b""),
-        ("gz", "train.jsonl.gz", b"damaged"),
-        ("bytes", "train.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n'),
-        ("parquet", "train.parquet", b"damaged"),
-        ("line", "train.jsonl", b'{"text": "a"}' + b" " * JSON_READ + b'\n{"text": "b\n'),
-    ):
-        (news / folder).mkdir()
-        (news / folder / name).write_bytes(content)
+    contents = {
+        "zst/train.jsonl.zst": b"",
+        "gz/train.jsonl.gz": b"damaged",
+        "bytes/train.jsonl": b'{"text": "a"}\n{"text": "\xff"}\n',
+        "parquet/train.parquet": b"damaged",
+        "line/train.jsonl": b'{"text": "a"}' + b" " * JSON_READ + b'\n{"text": "b\n',
+    }
+    for name, content in contents.items():  # all first: huggingface_hub 1 keeps the list of a repo's files
+        (news / name).parent.mkdir()
+        (news / name).write_bytes(content)
+    for folder in (name.partition("/")[0] for name in contents):
         assert run(tmp_path / "raw", "--dataset", "org/news", "--data_dir", folder, "--tokenizer", tokenizer_dir) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: org/news {folder} cannot be read (")
