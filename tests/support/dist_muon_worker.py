@@ -137,8 +137,9 @@ class numbers_sent:  # noqa: N801 - reads like contextlib's
 
     def __enter__(self) -> dict[str, list[int]]:
         self.original, self.sent = {}, {"all_reduce": [], "reduce_scatter": [], "all_gather": []}
+        others = {"all_reduce": (), "reduce_scatter": ("reduce_scatter_tensor",), "all_gather": ("all_gather_into_tensor",)}  # before torch 2.13
         for kind, which in (("all_reduce", 0), ("reduce_scatter", 1), ("all_gather", 1)):  # the position of the input
-            for name in (kind, f"{kind}_single", "reduce_scatter_tensor" if kind == "reduce_scatter" else "all_gather_into_tensor"):
+            for name in (kind, f"{kind}_single", *others[kind]):
                 if hasattr(dist, name) and name not in self.original:
                     self.original[name] = getattr(dist, name)
                     setattr(dist, name, self._counting(self.original[name], kind, which))
