@@ -138,29 +138,14 @@ def make(args, sources: list[Source], tokenizer: Tokenizer) -> None:
         print(f"{name + '.bin':<11} {documents:,} conversations, {tokens:,} tokens, {targets:,} of them targets")
 
 
-def tokenizer_of(name: str) -> str:
-    """Return the tokenizer's folder of a model: beside a model file, or in the folder of
-    checkpoints. Another name is returned as it is.
-
-    Raises UserError for a folder that only holds folders of models.
-    """
-    path = expanded(name)
-    folder = path.parent if path.is_file() else path
-    inner = folder / "tokenizer"
-    if (folder / "tokenizer.json").is_file():
-        return name
-    if not inner.is_dir() and (models := sorted(found.parent for found in folder.glob("*/tokenizer"))):
-        raise UserError(
-            f"{shown(folder)} has no tokenizer, but folders in it have one; name the model's folder: --tokenizer {shell_quoted(models[0])}"
-        )
-    return str(inner) if inner.is_dir() else name
-
-
 def model_of(name: str) -> Path | None:
     """Return the model file or folder of checkpoints that `name` is; None for a tokenizer alone."""
+    from nano_hindi.tokenizer.hub import tokenizer_of
+
     path = expanded(name)
     has_model = path.is_file() or (path / "model.pt").is_file() or any(path.glob("checkpoint_step*.pt"))
-    return path if has_model and tokenizer_of(name) != name else None
+    beside = (path.parent if path.is_file() else path) / "tokenizer"
+    return path if has_model and tokenizer_of(name) == str(beside) else None
 
 
 def tokenizer_and_context(name: str, model: Path | None) -> tuple[Tokenizer, int]:
@@ -169,7 +154,7 @@ def tokenizer_and_context(name: str, model: Path | None) -> tuple[Tokenizer, int
     if model is None:
         from nano_hindi.tokenizer import load_tokenizer
 
-        return load_tokenizer(tokenizer_of(name)), MAX_LENGTH
+        return load_tokenizer(name), MAX_LENGTH
     from nano_hindi.inference.loading import load_for_inference
 
     trained = load_for_inference(model)

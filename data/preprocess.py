@@ -52,7 +52,9 @@ def parse(argv: list[str] | None):
     )
     parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="folder for train.bin, val.bin and tokenizer/")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR", help="a name on the hub, or a folder with tokenizer.json")
+    which.add_argument(
+        "--tokenizer", default="sarvamai/sarvam-1", metavar="NAME|DIR|MODEL", help="a name on the hub, a folder with tokenizer.json, or a model"
+    )
     which.add_argument("--train_tokenizer", type=Range(int), metavar="VOCAB_SIZE", help="train a tokenizer of this size on the corpus; needs no hub")
     parser.add_argument(
         "--val_fraction",

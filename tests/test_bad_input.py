@@ -387,7 +387,7 @@ PREPROCESS = {
     "a missing tokenizer folder below others": (["--tokenizer", "no/such/folder"], "there is no tokenizer folder no/such/folder"),
     "a tokenizer folder without tokenizer.json": (lambda s: ["--tokenizer", s.subfolder("tokens")], "tokens", "tokenizer.json"),
     "a broken tokenizer.json": (lambda s: ["--tokenizer", s.file("tokens/tokenizer.json", "{").parent], "tokens", "tokenizer.json"),
-    "tokenizer.json instead of its folder": (lambda s: ["--tokenizer", s.tokenizer() / "tokenizer.json"], "is a file", "the folder that holds"),
+    "a text file for the tokenizer": (lambda s: ["--tokenizer", s.file("tokens/notes.txt", "x")], "tokens", "tokenizer.json"),
     "a tokenizer without bos and eos": (lambda s: ["--tokenizer", s.tokenizer(config={"tokenizer_class": "PreTrainedTokenizerFast"})], "bos", "eos", "use another"),
     "a tokenizer whose bos is a number": (lambda s: ["--tokenizer", s.tokenizer(config={"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": 5})], "bos_token", "needs tokenizer.json"),
     "a tokenizer whose tokens have no fixed bytes": (lambda s: ["--tokenizer", s.tokenizer(lambda d: d.update(decoder=None))], "no fixed bytes", "use another"),

@@ -354,14 +354,6 @@ def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, toke
         assert not (tmp_path / "new").exists()
 
 
-def test_the_tokenizer_is_that_of_a_model_folder_or_a_file_in_it(tmp_path, tokenizer_dir):
-    shutil.copytree(tokenizer_dir, tmp_path / "tokenizer")
-    (tmp_path / "model.pt").touch()
-    for name in (tmp_path, tmp_path / "model.pt", tmp_path / "tokenizer"):
-        assert chat.tokenizer_of(str(name)) == str(tmp_path / "tokenizer")
-    assert chat.tokenizer_of("sarvamai/sarvam-1") == "sarvamai/sarvam-1"
-
-
 def test_conversations_fit_into_the_model_whose_tokenizer_is_taken(straight, tmp_path, capsys):
     state = torch.load(straight / "model.pt", weights_only=True)
     state["model_config"]["sequence_len"] = 900

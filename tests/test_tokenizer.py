@@ -311,8 +311,15 @@ def test_unloadable_tokenizer_is_an_error_that_says_what_to_do(tmp_path):
         load_tokenizer(tmp_path / "empty")
     with pytest.raises(UserError, match=r"no tokenizer folder .*a name on the hub"):
         load_tokenizer(tmp_path / "missing")
-    with pytest.raises(UserError, match="give the folder"):
-        load_tokenizer(standin.make_tokenizer(tmp_path / "made") / "tokenizer.json")
+
+
+def test_a_tokenizer_is_found_by_its_folder_its_file_or_the_model_beside_it(tmp_path):
+    folder = standin.make_tokenizer(tmp_path / "model" / "tokenizer")
+    (folder.parent / "model.pt").touch()
+    for name in (folder, folder / "tokenizer.json", folder.parent, folder.parent / "model.pt"):
+        assert load_tokenizer(name).vocab_size == 640
+    with pytest.raises(UserError, match=f"has no tokenizer, but folders in it have one; .* --tokenizer {folder.parent}$"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ import numpy as np
 from nano_hindi.errors import QUOTED_CHARACTERS, UserError
 from nano_hindi.files import write_text
 from nano_hindi.tokenizer.definition_check import panics_as_errors
-from nano_hindi.tokenizer.hub import read_definition
+from nano_hindi.tokenizer.hub import read_definition, tokenizer_of
 from nano_hindi.tokenizer.kitoken import FastEncoder, fast_encoder
 from nano_hindi.tokenizer.long_texts import in_parts
 from nano_hindi.tokenizer.nfc import to_nfc
@@ -275,10 +275,11 @@ class Tokenizer:
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
-    """Load the tokenizer of a local folder (no network) or of a name on the Hugging Face hub,
-    through AutoTokenizer unless the folder is a copy by `Tokenizer.save`.
+    """Load the tokenizer of a local folder or a model (no network) or of a name on the Hugging Face
+    hub, through AutoTokenizer unless the folder is a copy by `Tokenizer.save`.
 
     Raises UserError, with what to do, if it is not available.
     """
-    backend, bos_id, eos_id = read_definition(str(name))
-    return Tokenizer(backend, str(name), bos_id, eos_id)
+    name = tokenizer_of(str(name))
+    backend, bos_id, eos_id = read_definition(name)
+    return Tokenizer(backend, name, bos_id, eos_id)

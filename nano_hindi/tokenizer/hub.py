@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nano_hindi.console import shell_quoted, shown
 from nano_hindi.errors import UserError, first_line, naming
 from nano_hindi.files import expanded, utf8_path
 from nano_hindi.tokenizer.definition_check import DEFINITIONS, panics_as_errors, require_sound_definition
@@ -23,18 +24,36 @@ COPY_KEYS = {"tokenizer_class", "bos_token", "eos_token", "add_prefix_space", "c
 _TRAIN_ONE = "train one on your own corpus, without the hub: data/preprocess.py --train_tokenizer N"
 
 
+def tokenizer_of(name: str) -> str:
+    """Return the tokenizer folder that `name` means: itself, or that of a file in it, of a folder
+    of checkpoints, or of a model file. Another name is returned as it is.
+
+    Raises UserError for a folder that only holds folders of models.
+    """
+    path = expanded(name)
+    folder = path.parent if path.is_file() else path
+    inner = folder / "tokenizer"
+    if not folder.is_dir():
+        return name
+    if (folder / "tokenizer.json").is_file():
+        return str(folder)
+    if not inner.is_dir() and (models := sorted(found.parent for found in folder.glob("*/tokenizer"))):
+        raise UserError(
+            f"{shown(folder)} has no tokenizer, but folders in it have one; name the model's folder: --tokenizer {shell_quoted(models[0])}"
+        )
+    return str(inner if inner.is_dir() else folder)
+
+
 def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
     """Return the `tokenizers.Tokenizer` of a folder (no network) or of a name on the hub, and its
     bos and eos ids. Raises UserError, with what to do, if it is not available."""
     folder = expanded(name)
-    if folder.is_file():
-        raise UserError(f"{name} is a file; give the folder that holds tokenizer.json")
-    if not folder.is_dir() and not re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?", name):
+    is_local = folder.is_dir()
+    if not is_local and not re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?", name):
         raise UserError(
             f"there is no tokenizer folder {name}; give one that holds tokenizer.json (--tokenizer FOLDER), a name on the hub such as "
             f"sarvamai/sarvam-1, or {_TRAIN_ONE}"
         )
-    is_local = folder.is_dir()
     try:
         with naming(folder), panics_as_errors(), utf8_path(folder) as readable:
             return (is_local and _read_copy(readable)) or _read_with_transformers(readable, name, is_local)
