@@ -31,6 +31,7 @@ SETTINGS = {
     "spin 100,000": {"GOMP_SPINCOUNT": "100000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
+BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"  # a loop that ends with this process, even if that is killed
 MAX_LOSS = 0.03  # of the tokens/s of the default on an idle machine
 VOCAB_SIZE = 4096  # that of the sample
 
@@ -88,7 +89,7 @@ def measure(rounds: int, seconds: float, loads: list[int]) -> dict[tuple[str, in
             for load in loads:
                 with contextlib.ExitStack() as busy:
                     for _ in range(load):
-                        busy.enter_context(launched(["-c", "while True: pass"]))
+                        busy.enter_context(launched(["-c", BUSY, str(os.getpid())]))
                     for name in (*SETTINGS, *SETTINGS)[number % len(SETTINGS) :][: len(SETTINGS)]:
                         speeds[name, load].append(speed(name, seconds))
                         print(f"round {number + 1}, {load} busy, {name}: {speeds[name, load][-1]:,.0f} tokens/s", file=sys.stderr, flush=True)
