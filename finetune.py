@@ -46,13 +46,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "device_batch_size": "conversations per forward pass on a device, if they fill the context; auto: measured before the first update",
     }
     eighths = ("eval_interval", "inference_interval", "checkpoint_interval")
-    for name in ("seed", "device_batch_size", *eighths, "log_interval", "eval_tokens", "keep_checkpoints"):
+    for name in ("seed", "dtype", "device_batch_size", *eighths, "log_interval", "eval_tokens", "keep_checkpoints"):
         metadata, shown = FIELDS[name].metadata, "an eighth of the run" if name in eighths else FIELDS[name].default
         parser.add_argument(
             f"--{name}",
             type=metadata["valid"],
             default=argparse.SUPPRESS,
-            metavar="N",
+            metavar="NAME" if name == "dtype" else "N",
             help=f"{texts.get(name, metadata['help'])} (default: {shown})",
         )
     args = parser.parse_args(argv)

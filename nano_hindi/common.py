@@ -81,15 +81,17 @@ def is_intel_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return "GenuineIntel" in description
 
 
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype of the matmuls: bf16 from compute capability 8.0, fp16 (with loss scaling)
-    on 7.x, fp32 elsewhere.
+def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
+    """Return the dtype of the matmuls: the one called `name`, or for "auto" bf16 from compute
+    capability 8.0, fp16 (with loss scaling) on 7.x, fp32 elsewhere.
 
     `torch.cuda.is_bf16_supported()` is not used: it is also true on a T4, where bf16 is emulated
     and slow.
     """
     import torch
 
+    if name != "auto":
+        return getattr(torch, name)
     if device.type != "cuda":
         return torch.float32
     major, _ = torch.cuda.get_device_capability(device)

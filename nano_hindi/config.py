@@ -21,6 +21,7 @@ from nano_hindi.errors import quoted, require
 from nano_hindi.ranges import Range, Switch, whole
 
 LR_SCHEDULES = ("cosine", "plateau")
+DTYPES = ("auto", "float32", "bfloat16")
 VOCAB_MULTIPLE = 64  # rows of the embedding and of lm_head are padded to a multiple of this, for the matmul's tiles
 INIT_LR_FRACTION = 0.1  # default of --init_lr_fraction in a run with --init_from
 FINETUNE = {"epochs": 2, "batch_size": 16, "lr_scale": 0.6}  # defaults of finetune.py (docs/LOG.md compares others)
@@ -132,6 +133,7 @@ class TrainConfig:
     device_batch_size: int | str = _opt(
         "auto", "sequences per forward pass on a device, or auto: measured before the first update", whole(1, _INDEX, auto="auto")
     )
+    dtype: str = _opt("auto", "of the matmuls: auto (the GPU's, float32 on a CPU), float32 or bfloat16 (faster on some CPUs: docs/hardware.md)")
     seed: int = _opt(42, "seed of the initial weights and of the data order", whole(0, _INT64))
     # peak learning rates, and the schedule
     muon_lr: float = _opt(0.02, "learning rate of the matrices in the blocks and of the smear's gate (Muon)", _LEARNING_RATE)
@@ -179,7 +181,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require_valid(self)
-        require(self.lr_schedule in LR_SCHEDULES, f"there is no lr_schedule {quoted(self.lr_schedule)}; choose one of {', '.join(LR_SCHEDULES)}")
+        for name, values in (("lr_schedule", LR_SCHEDULES), ("dtype", DTYPES)):
+            value = getattr(self, name)
+            require(value in values, f"there is no {name} {quoted(value)}; choose one of {', '.join(values)}")
 
     @functools.cached_property
     def sequences_per_update(self) -> int:

@@ -18,6 +18,7 @@ CHANGEABLE_ON_RESUME = frozenset(
     {
         "total_tokens",
         "device_batch_size",
+        "dtype",
         "checkpoint_interval",
         "eval_interval",
         "inference_interval",

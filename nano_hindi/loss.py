@@ -32,6 +32,7 @@ CHUNK_BYTES = {"cpu": 72 << 20, "cuda": 576 << 20}  # logits of a chunk, for a v
 # last-level cache of small CPUs. 16 MiB needs a fifth more CPU time; the thousands of small
 # parallel regions of 1 MiB stall when other programs use the cores too
 ROWS_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}
+PRODUCT_ROWS = 4096  # of the weight's gradient in bfloat16 on a CPU: a product of so many rows is still in the cache when it is added
 FP16_SCALE = 256.0  # of float16 gradients: keeps the softmax of rare tokens out of its subnormal range; divided out in backward
 
 
@@ -157,6 +158,9 @@ def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
         total.addmm_(z.T, x)
     elif z.is_cuda:
         total.add_(torch.mm(z.T, x, out_dtype=total.dtype))
+    elif z.dtype == torch.bfloat16:  # each product is rounded, their sum is not
+        for rows, columns in zip(total.split(PRODUCT_ROWS), z.T.split(PRODUCT_ROWS), strict=True):
+            rows.add_(torch.mm(columns, x))
     else:
         total.addmm_(z.T.to(total.dtype), x.to(total.dtype))
 
@@ -175,7 +179,8 @@ def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> tup
     half = z.dtype == torch.float16  # u is normalized
     if with_gradient:
         target_u = ((softcap * t).exp_() - total) * (1 - t * t)
-        u.scatter_(1, index, (target_u * (FP16_SCALE / total) if half else target_u).to(u.dtype))
+        values = (target_u * (FP16_SCALE / total) if half else target_u).to(u.dtype)
+        u[torch.arange(len(u), device=u.device), index[:, 0]] = values[:, 0]  # on a CPU, scatter_ would copy all of a half-precision u
     return losses, u, is_target.to(t.dtype) if half else is_target / total
 
 

@@ -191,7 +191,8 @@ def _scalar(value: Tensor | float, device: torch.device) -> Tensor:
 
 class Muon(torch.optim.Optimizer):
     """Muon on one rank. `params`: matrices, or (name, matrix) pairs; the state is stored by name,
-    and the name of an unnamed matrix is its index.
+    and the name of an unnamed matrix is its index. `dtype` is that of the matmuls, by default
+    compute_dtype(device).
 
     Each shape is one of `param_groups`. Raises ValueError for a parameter that is not a matrix.
     Every matrix must have a gradient at each step: a missing one raises RuntimeError, since a stack
@@ -209,6 +210,7 @@ class Muon(torch.optim.Optimizer):
         ns_steps: int = 5,
         beta2: float = 0.95,
         weight_decay: float = 0.0,
+        dtype: torch.dtype | None = None,
     ):
         by_shape: dict[tuple, list[tuple[str, Tensor]]] = {}
         for i, entry in enumerate(params):
@@ -225,7 +227,7 @@ class Muon(torch.optim.Optimizer):
             self._momentum.append(_stack([], self._slots(group), first))
             self._second_moment.append(_stack([], self._slots(group), first[..., :1] if second_moment_dim(*first.shape) == -1 else first[:1]))
         self._gradients: list[_Pending] = []
-        self._dtype = compute_dtype(self.param_groups[0]["params"][0].device)  # of the matmuls
+        self._dtype = dtype or compute_dtype(self.param_groups[0]["params"][0].device)
         self._kernel = muon_update
 
     def compile_kernel(self) -> None:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nano_hindi.common import compute_dtype
 from nano_hindi.config import TrainConfig
 from nano_hindi.distributed import World
 from nano_hindi.muon import DistMuon, Muon
@@ -127,6 +128,7 @@ class TrainOptimizer:
             ns_steps=config.muon_ns_steps,
             beta2=config.muon_beta2,
             weight_decay=config.weight_decay,
+            dtype=compute_dtype(wte.device, config.dtype),
         )
         for group in self._groups():
             group["initial_lr"] = group["lr"]

@@ -347,6 +347,12 @@ def test_smaller_number_of_epochs_than_were_made_ends_the_run_with_a_notice(tune
     assert re.search(r"tokens are done, more than the [\d,]+ of --epochs: the run ends here", capsys.readouterr().out)
 
 
+def test_dtype_is_that_of_the_flag_not_of_the_base_model(base, short, tmp_path):
+    for flags, dtype in (([], "auto"), (["--dtype", "bfloat16"], "bfloat16")):
+        plan = plan_run(finetune.parse(arguments(base, short, tmp_path, *flags)), World(0, 1, torch.device("cpu")), chat=True)
+        assert plan.config.dtype == dtype
+
+
 def test_help_says_what_seed_and_device_batch_size_are_here(capsys):
     with pytest.raises(SystemExit):
         finetune.parse(["--help"])

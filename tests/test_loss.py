@@ -39,6 +39,7 @@ def tiny_chunks(monkeypatch):
     """Use chunks of a few tokens and blocks of fewer rows, so that every boundary is crossed."""
     monkeypatch.setattr(loss_module, "CHUNK_BYTES", {"cpu": 16 * 4 * 100})
     monkeypatch.setattr(loss_module, "ROWS_BYTES", {"cpu": 3 * 4 * 100})
+    monkeypatch.setattr(loss_module, "PRODUCT_ROWS", 7)
 
 
 def draw_cases():

@@ -93,6 +93,25 @@ def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp
     assert "--tie_embeddings" in capsys.readouterr().err
 
 
+def test_run_in_bfloat16_keeps_its_dtype_and_resumes_to_the_bit(data_dir, tmp_path, straight, capsys):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert start(data_dir, whole, "--dtype", "bfloat16") == 0
+    assert "on cpu (1 thread) in bfloat16" in capsys.readouterr().out
+    assert losses(whole) != losses(straight)
+    assert losses(whole) == pytest.approx(losses(straight), rel=0.02)
+    resumed.mkdir()
+    shutil.copy(whole / "checkpoint_step10.pt", resumed)
+    assert start(data_dir, resumed, "--resume", "auto") == 0
+    assert "in bfloat16" in capsys.readouterr().out
+    assert_same_state(last_state(whole), last_state(resumed), exact=True)
+    assert all(w.dtype == torch.float32 for w in last_state(resumed)["model_state_dict"].values())
+    shutil.copy(whole / "checkpoint_step10.pt", tmp_path)
+    assert start(data_dir, tmp_path / "other", "--resume", str(tmp_path / "checkpoint_step10.pt"), "--dtype", "float32") == 0
+    assert "in float32" in capsys.readouterr().out
+    assert start(data_dir, tmp_path / "child", "--init_from", str(whole)) == 0  # perhaps on another machine
+    assert "in float32" in capsys.readouterr().out
+
+
 def test_intervals_act_at_the_first_update_at_or_after_a_multiple(straight):
     """An update has two steps here; the intervals are 4, 8 and 10 steps."""
     assert [r["step"] for r in metrics(straight) if "loss" in r] == [4, 8, 12, 16, 20, 24]

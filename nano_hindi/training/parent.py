@@ -53,7 +53,7 @@ def load_parent(path: Path) -> Parent:
         trained.state_dict,
         trained.tokenizer.fingerprint(),
         preset,
-        dataclasses.replace(recipe, sequence_len=trained.config.sequence_len, device_batch_size="auto"),
+        dataclasses.replace(recipe, sequence_len=trained.config.sequence_len, device_batch_size="auto", dtype="auto"),
     )
 
 

@@ -75,7 +75,7 @@ def plan_lines(model_config: GPTConfig, train: TrainConfig) -> list[str]:
 def estimate_lines(model: GPT, train: TrainConfig, world: World, updates_made: int) -> list[str]:
     """Return estimates of the memory and of the time of the remaining updates on this device, from
     counted bytes and the measured speed of a matmul."""
-    config, dtype = model.config, compute_dtype(world.device)
+    config, dtype = model.config, compute_dtype(world.device, train.dtype)
     state, activations = state_bytes(model, train.ngram_buckets), activation_bytes(config, dtype)
     sequences, how = _expected_at_once(train, config.sequence_len, world, state, activations), "without compile"
     if sequences == 0:

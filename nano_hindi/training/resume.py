@@ -103,7 +103,7 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
     require_same(
         world,
         "configuration",
-        {**dataclasses.asdict(model_config), **dataclasses.asdict(config), "compute_dtype": str(compute_dtype(world.device))},
+        {**dataclasses.asdict(model_config), **dataclasses.asdict(config), "compute_dtype": str(compute_dtype(world.device, config.dtype))},
         "give the same command on every machine, with GPUs of the same kind",
     )
     config.sequences_per_rank(world.size)  # raises UserError if they do not split evenly

@@ -107,7 +107,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     loader = data.loader(config, plan.anneal_start)
 
     memory.require_memory(model_config, config.ngram_buckets, world.device)
-    model = new_model(model_config, config.seed, world.device)
+    model = new_model(model_config, config, world.device)
     optimizer = TrainOptimizer(model, config, world, new_ngrams(data.first, loader, config, world.device))
     loss_scale = LossScale(enabled=model.compute_dtype == torch.float16)
     if saved is not None:
@@ -172,13 +172,13 @@ def new_ngrams(info: DataInfo, loader: Sequences, config: TrainConfig, device: t
     return NGrams(info.tokenizer.piece_bytes, config.ngram_buckets, reads, device)
 
 
-def new_model(config: GPTConfig, seed: int, device: torch.device) -> GPT:
-    """Return a model with initial weights, which computes in the dtype of `device`."""
-    torch.manual_seed(seed)
+def new_model(config: GPTConfig, train: TrainConfig, device: torch.device) -> GPT:
+    """Return a model with initial weights, which computes in the dtype of the recipe."""
+    torch.manual_seed(train.seed)
     model = GPT(config)
     model.init_weights()
     model.to(device)
-    model.compute_dtype = compute_dtype(device)
+    model.compute_dtype = compute_dtype(device, train.dtype)
     return model
 
 

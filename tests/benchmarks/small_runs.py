@@ -71,6 +71,7 @@ def configs(run: Run, recipe: Recipe, vocab_size: int) -> tuple[GPTConfig, Train
         "gradient_accumulation_steps": 1,
         "sequence_len": SHAPE["sequence_len"],
         "seed": run.seed,
+        "dtype": run.dtype,
     }
     shape_fields = {field.name for field in dataclasses.fields(GPTConfig)}
     for key, value in {**recipe.changes, **dict(run.changes)}.items():

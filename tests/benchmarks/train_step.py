@@ -2,7 +2,7 @@
 naive variants, interleaved in one run.
 
 OMP_NUM_THREADS=2 python tests/benchmarks/train_step.py [--config 25m] [--batch 1] [--device cuda]
-[--compile]
+[--dtype bfloat16] [--compile]
 
 The lower bound of a stage is the longer of its operations at the matmul speed and its bytes at the
 copy speed of this device, both measured here.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -24,7 +25,7 @@ import torch
 from torch.nn import functional as F
 
 from nano_hindi.common import compute_dtype, pick_device
-from nano_hindi.config import get_config, get_train_config
+from nano_hindi.config import DTYPES, get_config, get_train_config
 from nano_hindi.dataloader import SequenceLoader
 from nano_hindi.distributed import World
 from nano_hindi.flash_attention import flash_attn
@@ -46,8 +47,9 @@ class Bench:
         torch.manual_seed(0)
         self.model = GPT(self.config).to(device)
         self.model.init_weights()
-        self.model.compute_dtype = compute_dtype(device)
-        self.optimizer = TrainOptimizer(self.model, get_train_config(args.config), World(0, 1, device))
+        self.model.compute_dtype = compute_dtype(device, args.dtype)
+        recipe = dataclasses.replace(get_train_config(args.config), dtype=args.dtype)
+        self.optimizer = TrainOptimizer(self.model, recipe, World(0, 1, device))
         if args.compile:
             self.model.compile_blocks()
             self.optimizer.compile()
@@ -175,6 +177,7 @@ def main() -> None:
     parser.add_argument("--config", default="25m")
     parser.add_argument("--batch", type=int, default=1, help="sequences")
     parser.add_argument("--device", choices=("cpu", "cuda"))
+    parser.add_argument("--dtype", choices=DTYPES, default="auto")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()

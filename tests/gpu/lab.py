@@ -70,7 +70,7 @@ class Lab:
             )  # a skewed distribution, like that of words, so that there is something to learn
             tokens.astype("<u4").tofile(folder / "train.bin")
             mc = self.model
-            model = new_model(mc, config.seed, self.device)
+            model = new_model(mc, config, self.device)
             model.compute_dtype = dtype
             select_backend(self.device, dtype, head_dim=mc.head_dim, n_head=mc.n_head, n_kv_head=mc.n_kv_head, training=True)
             optimizer = TrainOptimizer(model, config, world)
