@@ -136,6 +136,20 @@ def test_tied_embeddings_have_a_learning_rate_of_their_own():
         assert (group["kind"], group["lr"]) == ("tied", pytest.approx(0.007 * 768 / width))
 
 
+def test_dtype_is_that_of_muons_matmuls_alone():
+    weights = {}
+    for dtype in ("auto", "float32", "bfloat16"):
+        torch.manual_seed(0)
+        model, optimizer = make(dtype=dtype)
+        give_gradients(model)
+        take_step(optimizer)
+        weights[dtype] = dict(model.named_parameters())
+    for name, weight in weights["float32"].items():
+        assert torch.equal(weights["auto"][name], weight), name
+        assert torch.equal(weights["bfloat16"][name], weight) == ("transformer.h" not in name), name
+        torch.testing.assert_close(weights["bfloat16"][name], weight, rtol=0, atol=2e-3)  # an update changes weights by about 0.01
+
+
 def test_muon_takes_the_smear_and_adamw_the_convolution():
     model = GPT(GPTConfig(vocab_size=64, n_layer=2, n_head=2, n_kv_head=1, n_embd=64, smear=True, embedding_conv=2))
     optimizer = TrainOptimizer(model, TrainConfig(adamw_scalar_lr=1.0), ALONE)
