@@ -15,7 +15,7 @@ from conftest import PATIENCE, SMALL, launched, run_script, start
 from nano_hindi.checkpoint import MODEL_KEYS, list_checkpoints, load_checkpoint
 from nano_hindi.config import TrainConfig, from_dict
 from nano_hindi.optim import learning_rate_scale
-from nano_hindi.training import loop
+from nano_hindi.training import loop, report
 
 
 def metrics(folder) -> list[dict]:
@@ -93,21 +93,30 @@ def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp
     assert "--tie_embeddings" in capsys.readouterr().err
 
 
-def test_run_in_bfloat16_keeps_its_dtype_and_resumes_to_the_bit(data_dir, tmp_path, straight, capsys):
+def test_run_in_bfloat16_keeps_its_dtype_and_resumes_to_the_bit(data_dir, tmp_path, straight, capsys, monkeypatch):
+    slow = "notice: a matmul is faster in float32 on this CPU"
+    monkeypatch.setattr(report, "matmul_flops", lambda device, dtype: 1e12)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert start(data_dir, whole, "--dtype", "bfloat16") == 0
-    assert "on cpu (1 thread) in bfloat16" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "on cpu (1 thread) in bfloat16" in page
+    assert slow not in page
     assert losses(whole) != losses(straight)
     assert losses(whole) == pytest.approx(losses(straight), rel=0.02)
     resumed.mkdir()
     shutil.copy(whole / "checkpoint_step10.pt", resumed)
+    monkeypatch.setattr(report, "matmul_flops", lambda device, dtype: 1e12 if dtype == torch.float32 else 1e9)
     assert start(data_dir, resumed, "--resume", "auto") == 0
-    assert "in bfloat16" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "in bfloat16" in page
+    assert slow in page
     assert_same_state(last_state(whole), last_state(resumed), exact=True)
     assert all(w.dtype == torch.float32 for w in last_state(resumed)["model_state_dict"].values())
     shutil.copy(whole / "checkpoint_step10.pt", tmp_path)
     assert start(data_dir, tmp_path / "other", "--resume", str(tmp_path / "checkpoint_step10.pt"), "--dtype", "float32") == 0
-    assert "in float32" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "in float32" in page
+    assert slow not in page
     assert start(data_dir, tmp_path / "child", "--init_from", str(whole)) == 0  # perhaps on another machine
     assert "in float32" in capsys.readouterr().out
 
