@@ -99,7 +99,7 @@ def test_run_in_bfloat16_keeps_its_dtype_and_resumes_to_the_bit(data_dir, tmp_pa
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert start(data_dir, whole, "--dtype", "bfloat16") == 0
     page = capsys.readouterr().out
-    assert "on cpu (1 thread) in bfloat16" in page
+    assert "in bfloat16, 1 rank" in page
     assert slow not in page
     assert losses(whole) != losses(straight)
     assert losses(whole) == pytest.approx(losses(straight), rel=0.02)
