@@ -76,7 +76,9 @@ def parse(argv: list[str] | None):
         f"(default: the sum of the budgets, plus 600000000 if a source has none; for the sample, {SAMPLE_WORDS} words)",
     )
     parser.add_argument(
-        "--tokenizer", metavar="NAME|DIR", help=f"tokenizer to count tokens with (default: {TOKENIZER}; none for the sample, whose words are counted)"
+        "--tokenizer",
+        metavar="NAME|DIR|MODEL",
+        help=f"tokenizer to count tokens with (default: {TOKENIZER}; none for the sample, whose words are counted)",
     )
     parser.add_argument(
         "--seed",
@@ -94,6 +96,10 @@ def parse(argv: list[str] | None):
     parser.add_argument("--report", action="store_true", help=f"with --clean: write {REPORT} with the counts and three examples of each rule")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing corpus, or the unfinished one of another command")
     args = parser.parse_args(argv)
+    if args.tokenizer:
+        from nano_hindi.tokenizer.hub import tokenizer_of
+
+        args.tokenizer = tokenizer_of(args.tokenizer)  # metadata.txt has this name, and a later command is compared with it
     args.sources = sources(args.source, args.dataset, args.data_dir, args.column, args.split)
     given, own = args.max_tokens, [source.budget for source in args.sources]
     args.is_several = len(own) > 1 and (any(own) or not all(source.is_file for source in args.sources))

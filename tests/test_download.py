@@ -10,6 +10,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,6 +148,18 @@ def test_other_tokenizer_for_an_existing_corpus_is_noticed(tmp_path, tokenizer_d
     for other in ([], ["--tokenizer", "other"]):
         assert run(tmp_path / "raw", *argv, *other) == 2
         assert "from another source, text, budget, seed, tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["model", "./model/tokenizer/", "model/model.pt"])
+def test_corpus_of_the_same_command_is_known_however_the_tokenizer_is_named(tmp_path, tokenizer_dir, monkeypatch, name, capsys):
+    shutil.copytree(tokenizer_dir, tmp_path / "model" / "tokenizer")
+    (tmp_path / "model" / "model.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    argv = ["--source", write_corpus(tmp_path / "a.txt", ["एक"]), "--tokenizer", name]
+    assert run(tmp_path / "raw", *argv) == 0
+    capsys.readouterr()
+    assert run(tmp_path / "raw", *argv) == 0
+    assert "is already there, from the same command" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("end", ["a bad line", "Ctrl-C", "a full disk"])

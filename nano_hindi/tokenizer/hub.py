@@ -25,23 +25,23 @@ _TRAIN_ONE = "train one on your own corpus, without the hub: data/preprocess.py 
 
 
 def tokenizer_of(name: str) -> str:
-    """Return the tokenizer folder that `name` means: itself, or that of a file in it, of a folder
-    of checkpoints, or of a model file. Another name is returned as it is.
+    """Return the tokenizer folder that `name` means: that of a file in it, of a folder of
+    checkpoints, or of a model file. Another name, such as that of the folder itself, is returned as
+    it is.
 
     Raises UserError for a folder that only holds folders of models.
     """
     path = expanded(name)
     folder = path.parent if path.is_file() else path
     inner = folder / "tokenizer"
-    if not folder.is_dir():
-        return name
-    if (folder / "tokenizer.json").is_file():
-        return str(folder)
-    if not inner.is_dir() and (models := sorted(found.parent for found in folder.glob("*/tokenizer"))):
-        raise UserError(
-            f"{shown(folder)} has no tokenizer, but folders in it have one; name the model's folder: --tokenizer {shell_quoted(models[0])}"
-        )
-    return str(inner if inner.is_dir() else folder)
+    if not (folder / "tokenizer.json").is_file():
+        if inner.is_dir():
+            return str(inner)
+        if models := sorted(found.parent for found in folder.glob("*/tokenizer")):
+            raise UserError(
+                f"{shown(folder)} has no tokenizer, but folders in it have one; name the model's folder: --tokenizer {shell_quoted(models[0])}"
+            )
+    return name if folder == path else str(folder)
 
 
 def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
