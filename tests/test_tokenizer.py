@@ -316,6 +316,7 @@ def test_unloadable_tokenizer_is_an_error_that_says_what_to_do(tmp_path):
 def test_a_tokenizer_is_found_by_its_folder_its_file_or_the_model_beside_it(tmp_path):
     folder = standin.make_tokenizer(tmp_path / "model" / "tokenizer")
     (folder.parent / "model.pt").touch()
+    (tmp_path / "code" / "tokenizer").mkdir(parents=True)  # as in the repository
     for name in (folder, folder / "tokenizer.json", folder.parent, folder.parent / "model.pt"):
         assert load_tokenizer(name).vocab_size == 640
     with pytest.raises(UserError, match=f"has no tokenizer, but folders in it have one; .* --tokenizer {folder.parent}$"):

@@ -37,7 +37,7 @@ def tokenizer_of(name: str) -> str:
     if not (folder / "tokenizer.json").is_file():
         if inner.is_dir():
             return str(inner)
-        if models := sorted(found.parent for found in folder.glob("*/tokenizer")):
+        if models := sorted(found.parents[1] for found in folder.glob("*/tokenizer/tokenizer.json")):
             raise UserError(
                 f"{shown(folder)} has no tokenizer, but folders in it have one; name the model's folder: --tokenizer {shell_quoted(models[0])}"
             )
