@@ -133,7 +133,7 @@ class TrainConfig:
     device_batch_size: int | str = _opt(
         "auto", "sequences per forward pass on a device, or auto: measured before the first update", whole(1, _INDEX, auto="auto")
     )
-    dtype: str = _opt("auto", "of the matmuls: auto (the GPU's, float32 on a CPU), float32 or bfloat16 (faster on some CPUs: docs/hardware.md)")
+    dtype: str = _opt("auto", "dtype of the matmuls: auto (the GPU's, float32 on a CPU), float32 or bfloat16 (faster on some CPUs: docs/hardware.md)")
     seed: int = _opt(42, "seed of the initial weights and of the data order", whole(0, _INT64))
     # peak learning rates, and the schedule
     muon_lr: float = _opt(0.02, "learning rate of the matrices in the blocks and of the smear's gate (Muon)", _LEARNING_RATE)

@@ -85,12 +85,12 @@ def estimate_lines(model: GPT, train: TrainConfig, world: World, updates_made: i
     flops_per_second = matmul_flops(world.device, dtype)
     tokens_per_second = EXPECTED_UTILIZATION * flops_per_second / model.flops_per_token() * world.size
     seconds = (train.updates - updates_made) * train.tokens_per_update / tokens_per_second
-    is_slow = world.device.type == "cpu" and dtype != torch.float32 and flops_per_second < matmul_flops(world.device, torch.float32)
+    is_slow = train.dtype == "bfloat16" and flops_per_second < matmul_flops(world.device, torch.float32)
     return [
         f"memory      about {(state + sequences * activations) / 1e9:.3g} GB with {counted(sequences, 'sequence')} at once, {how}",
         f"            {state / 1e9:.3g} GB of weights, gradients and optimizer states + {activations / 1e9:.3g} GB for each sequence",
         f"time        about {duration(seconds)} at {count(tokens_per_second)} tokens/s: an estimate, {EXPECTED_UTILIZATION:.0%} of the {flops_per_second / 1e12:.2g} TFLOP/s measured here",
-        *["notice: a matmul is faster in float32 on this CPU (--dtype float32)"] * is_slow,
+        *["notice: bfloat16 is slower than float32 here; --dtype auto is faster"] * is_slow,
     ]
 
 
