@@ -52,7 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             f"--{name}",
             type=metadata["valid"],
             default=argparse.SUPPRESS,
-            metavar="NAME" if name == "dtype" else "N",
+            metavar="N" if metadata["valid"] else "NAME",
             help=f"{texts.get(name, metadata['help'])} (default: {shown})",
         )
     args = parser.parse_args(argv)

@@ -24,17 +24,17 @@ import timing  # noqa: F401 - puts the repo's root on the path
 import torch
 from torch.nn import functional as F
 
-from nano_hindi.common import compute_dtype, pick_device
+from nano_hindi.common import pick_device
 from nano_hindi.config import DTYPES, get_config, get_train_config
 from nano_hindi.dataloader import SequenceLoader
 from nano_hindi.distributed import World
 from nano_hindi.flash_attention import flash_attn
 from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.loss import softcapped_cross_entropy
-from nano_hindi.model import GPT
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.token_file import TokenFile
 from nano_hindi.training.estimates import matmul_flops, peak_flops
+from nano_hindi.training.setup import new_model
 from optimizer_step import take_step
 
 
@@ -44,11 +44,8 @@ class Bench:
 
     def __init__(self, args, device: torch.device, folder: Path):
         self.config, self.device = get_config(args.config), device
-        torch.manual_seed(0)
-        self.model = GPT(self.config).to(device)
-        self.model.init_weights()
-        self.model.compute_dtype = compute_dtype(device, args.dtype)
         recipe = dataclasses.replace(get_train_config(args.config), dtype=args.dtype)
+        self.model = new_model(self.config, recipe, device)
         self.optimizer = TrainOptimizer(self.model, recipe, World(0, 1, device))
         if args.compile:
             self.model.compile_blocks()
