@@ -2,7 +2,6 @@
 function of the position, and runs resume within it to the bit."""
 
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.kill_resume import differences
+from test_faults import curve
 
 import standin
 import train
@@ -211,8 +211,7 @@ def run(data_dir, stories, tmp_path_factory):
 
 
 def outcome(folder) -> tuple[dict, list[dict]]:
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return load_checkpoint(list_checkpoints(folder)[-1][1]), [{k: v for k, v in record.items() if k != "tokens_per_second"} for record in records]
+    return load_checkpoint(list_checkpoints(folder)[-1][1]), curve(folder)
 
 
 def assert_equal(found, expected) -> None:

@@ -1,6 +1,5 @@
 """Training as a user sees it: output and files of a run, resume, signals, ranks, user errors."""
 
-import json
 import re
 import shutil
 import signal
@@ -9,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from test_faults import curve
 
 import train
 from conftest import PATIENCE, SMALL, launched, run_script, start
@@ -18,18 +18,12 @@ from nano_hindi.optim import learning_rate_scale
 from nano_hindi.training import loop, report
 
 
-def metrics(folder) -> list[dict]:
-    """Return the records without the values that depend on the clock."""
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "tokens_per_second"} for record in records]
-
-
 def losses(folder) -> list[float]:
-    return [record["loss"] for record in metrics(folder) if "loss" in record]
+    return [record["loss"] for record in curve(folder) if "loss" in record]
 
 
 def bits_per_byte(folder) -> list[float]:
-    return [record["val_bpb"] for record in metrics(folder) if "val_bpb" in record]
+    return [record["val_bpb"] for record in curve(folder) if "val_bpb" in record]
 
 
 def assert_same_state(a, b, *, exact: bool) -> None:
@@ -123,14 +117,14 @@ def test_run_in_bfloat16_keeps_its_dtype_and_resumes_to_the_bit(data_dir, tmp_pa
 
 def test_intervals_act_at_the_first_update_at_or_after_a_multiple(straight):
     """An update has two steps here; the intervals are 4, 8 and 10 steps."""
-    assert [r["step"] for r in metrics(straight) if "loss" in r] == [4, 8, 12, 16, 20, 24]
-    assert [r["step"] for r in metrics(straight) if "val_bpb" in r] == [8, 16, 24]
-    assert all(r["tokens"] == r["step"] * 4 * 32 and r["update"] == r["step"] // 2 for r in metrics(straight))
+    assert [r["step"] for r in curve(straight) if "loss" in r] == [4, 8, 12, 16, 20, 24]
+    assert [r["step"] for r in curve(straight) if "val_bpb" in r] == [8, 16, 24]
+    assert all(r["tokens"] == r["step"] * 4 * 32 and r["update"] == r["step"] // 2 for r in curve(straight))
 
 
 def test_first_update_has_the_first_learning_rate_of_the_schedule(straight):
     config = from_dict(TrainConfig, load_checkpoint(straight / "checkpoint_step24.pt")["train_config"])
-    logged = {r["update"] - 1: r["lr"] for r in metrics(straight) if "lr" in r}
+    logged = {r["update"] - 1: r["lr"] for r in curve(straight) if "lr" in r}
     assert logged == {update: config.muon_lr * learning_rate_scale(config, update) for update in (1, 3, 5, 7, 9, 11)}
 
 
@@ -202,7 +196,7 @@ def test_killed_and_resumed_run_equals_the_uninterrupted_run_to_the_bit(data_dir
     monkeypatch.setattr(loop, "train_update", real)
     assert start(data_dir, tmp_path / "run", "--resume", "auto") == 0
     assert_same_state(last_state(straight), last_state(tmp_path / "run"), exact=True)
-    assert metrics(tmp_path / "run") == metrics(straight)
+    assert curve(tmp_path / "run") == curve(straight)
 
 
 @pytest.mark.slow
@@ -272,7 +266,7 @@ def test_three_non_finite_updates_in_a_row_stop_the_run_and_name_the_checkpoint(
     assert "step 16" in output.err
     assert "checkpoint_step10.pt" in output.err
     assert "Traceback" not in output.err
-    assert [r["skipped"] for r in metrics(tmp_path / "run") if "loss" in r] == [1, 2, 3]
+    assert [r["skipped"] for r in curve(tmp_path / "run") if "loss" in r] == [1, 2, 3]
     assert None not in losses(tmp_path / "run")
 
 
