@@ -16,6 +16,7 @@ the narrow factors of the matmuls. float16 cannot hold u and stores u / S.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -188,9 +189,11 @@ def _eager_pass(z: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor,
     """Return u in place of z (n, V), its target's column still e (1 - t^2), and S (n, 1)."""
     totals = z.new_empty(len(z), 1, dtype=torch.promote_types(z.dtype, torch.float32))
     rows = max(1, ROWS_BYTES[_kind(z)] // (4 * z.shape[1]))
+    e_rows, t_rows = z.new_empty(2, min(rows, len(z)), z.shape[1], dtype=totals.dtype)  # allocated once: fresh memory costs as much as the arithmetic
+    exponent = softcap / math.log(2)
     for chunk, total in zip(z.split(rows), totals.split(rows), strict=True):
-        t = chunk.to(totals.dtype).tanh_()  # chunk itself if that is its dtype
-        e = (torch.mul(t, softcap) if with_gradient else t.mul_(softcap)).exp_()
+        t = _tanh_(chunk if chunk.dtype == totals.dtype else t_rows[: len(chunk)].copy_(chunk))
+        e = torch.mul(t, exponent, out=e_rows[: len(chunk)]).exp2_()  # on a CPU, exp takes three times as long
         torch.sum(e, 1, keepdim=True, out=total)
         if with_gradient:
             torch.ops.aten.tanh_backward.grad_input(e, t, grad_input=t)  # e (1 - t^2)
@@ -199,6 +202,11 @@ def _eager_pass(z: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor,
             if t is not chunk:
                 chunk.copy_(t)
     return z, totals
+
+
+def _tanh_(z: Tensor) -> Tensor:
+    """Compute tanh in place. On a CPU, PyTorch's takes six times as long as its sigmoid."""
+    return z.tanh_() if z.is_cuda else z.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
 def _fused_pass(z: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor]:
