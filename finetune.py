@@ -52,7 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             f"--{name}",
             type=metadata["valid"],
             default=argparse.SUPPRESS,
-            metavar="N" if metadata["valid"] else "NAME",
+            metavar="N" if isinstance(metadata["valid"], Range) else "NAME",
             help=f"{texts.get(name, metadata['help'])} (default: {shown})",
         )
     args = parser.parse_args(argv)

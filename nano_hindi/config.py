@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from nano_hindi.errors import quoted, require
-from nano_hindi.ranges import Range, Switch, whole
+from nano_hindi.ranges import Choice, Range, whole
 
 LR_SCHEDULES = ("cosine", "plateau")
 DTYPES = ("auto", "float32", "bfloat16")
@@ -33,11 +33,12 @@ _INTERVAL = whole(0, _INT64)
 _LEARNING_RATE = Range(float, 0, 1e6)  # larger ones overflow float32 within a few updates
 _DECAY = Range(float, 0, 1, high_open=True)
 _FRACTION = Range(float, 0, 1)
+_SWITCH = Choice((True, False))
 # with a smaller epsilon, a gradient whose square is 0 in float32 would make a step of any size
 _EPSILON = Range(float, 1e-20, 1)
 
 
-def _opt(default: Any, text: str, valid: Range | Switch | None = None, shown: Any = None) -> Any:
+def _opt(default: Any, text: str, valid: Range | Choice | None = None, shown: Any = None) -> Any:
     """Return a dataclass field with its help text and its valid values. `valid` is None for a text
     field. `shown` replaces the default in the help."""
     return field(default=default, metadata={"help": text, "valid": valid, "shown": str(default if shown is None else shown)})
@@ -66,9 +67,9 @@ class GPTConfig:
     sequence_len: int = _opt(1024, "tokens of context, also the length of a training sequence", whole(4, _INDEX))
     window_pattern: str = _opt("SSSL", "attention windows, tiled over the layers: S short, L = sequence_len keys; the last layer is L")
     short_window_divisor: int = _opt(8, "the window of S layers is sequence_len divided by this", whole(1, _INDEX))
-    tie_embeddings: bool = _opt(False, "tied embeddings: wte is also lm_head", Switch())
-    value_embeddings: bool = _opt(True, "a table of value embeddings in every other layer", Switch())
-    smear: bool = _opt(False, "add the previous token's embedding to each token's embedding, times a learned gate", Switch())
+    tie_embeddings: bool = _opt(False, "tied embeddings: wte is also lm_head", _SWITCH)
+    value_embeddings: bool = _opt(True, "a table of value embeddings in every other layer", _SWITCH)
+    smear: bool = _opt(False, "add the previous token's embedding to each token's embedding, times a learned gate", _SWITCH)
     embedding_conv: int = _opt(
         0, "add the embeddings of this many previous tokens to each token's embedding, each channel times a learned weight", whole(0, 2**10)
     )
@@ -133,7 +134,11 @@ class TrainConfig:
     device_batch_size: int | str = _opt(
         "auto", "sequences per forward pass on a device, or auto: measured before the first update", whole(1, _INDEX, auto="auto")
     )
-    dtype: str = _opt("auto", "dtype of the matmuls: auto (the GPU's, float32 on a CPU), float32 or bfloat16 (faster on some CPUs: docs/hardware.md)")
+    dtype: str = _opt(
+        "auto",
+        "dtype of the matmuls: auto (the GPU's, float32 on a CPU), float32 or bfloat16 (faster on some CPUs: docs/hardware.md)",
+        Choice(DTYPES),
+    )
     seed: int = _opt(42, "seed of the initial weights and of the data order", whole(0, _INT64))
     # peak learning rates, and the schedule
     muon_lr: float = _opt(0.02, "learning rate of the matrices in the blocks and of the smear's gate (Muon)", _LEARNING_RATE)
@@ -151,7 +156,7 @@ class TrainConfig:
         _FRACTION,
         shown=INIT_LR_FRACTION,
     )
-    lr_schedule: str = _opt("cosine", "after the warm-up: cosine, or plateau (constant, then linear decay)")
+    lr_schedule: str = _opt("cosine", "after the warm-up: cosine, or plateau (constant, then linear decay)", Choice(LR_SCHEDULES))
     constant_share: float = _opt(0.4, "plateau only: fraction of the run, warm-up included, before the learning rates begin to decay", _FRACTION)
     anneal_fraction: float = _opt(
         0.1, "fraction of the run, at its end, that reads --anneal_data_dir", Range(float, 0, 1, low_open=True, high_open=True)
@@ -181,9 +186,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require_valid(self)
-        for name, values in (("lr_schedule", LR_SCHEDULES), ("dtype", DTYPES)):
-            value = getattr(self, name)
-            require(value in values, f"there is no {name} {quoted(value)}; choose one of {', '.join(values)}")
 
     @functools.cached_property
     def sequences_per_update(self) -> int:

@@ -53,20 +53,26 @@ class Range:
         raise argparse.ArgumentTypeError(f"must be {self}, not {text[:QUOTED_CHARACTERS]}")
 
 
-class Switch:
-    """True and False, like a Range: `type` for argparse and valid values of a field."""
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A few values. Like a Range, it is a `type` for argparse; a flag may be in any case."""
+
+    values: tuple[object, ...]
 
     def __contains__(self, value: object) -> bool:
-        return isinstance(value, bool)
+        """Return whether `value` is valid. 1 and 0 are not True and False."""
+        return any(type(value) is type(valid) and value == valid for valid in self.values)
 
     def __str__(self) -> str:
-        return "True or False"
+        *others, last = map(str, self.values)
+        return f"{', '.join(others)} or {last}"
 
-    def __call__(self, text: str) -> bool:
+    def __call__(self, text: str) -> Any:
         """Return the value of a flag's text. Raises ArgumentTypeError for another text."""
-        if text.lower() not in ("true", "false"):
-            raise argparse.ArgumentTypeError(f"must be {self}, not {text[:QUOTED_CHARACTERS]}")
-        return text.lower() == "true"
+        for value in self.values:
+            if text.lower() == str(value).lower():
+                return value
+        raise argparse.ArgumentTypeError(f"must be {self}, not {text[:QUOTED_CHARACTERS]}")
 
 
 def whole(low: int, below: int, **words: object) -> Range:
