@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import numpy as np
 
@@ -61,30 +61,6 @@ def _sequence(components: list[dict]) -> dict | None:
     return {"type": "Sequence", "normalizers": components}
 
 
-def _decoder_types(description: dict) -> set[str]:
-    return {component["type"] for component in components(description["decoder"], "decoders")}
-
-
-def piece_reader(description: dict, name: str) -> Callable[[str], bytes]:
-    """Return the function from a token string to its bytes.
-
-    Raises UserError for an unsupported kind of tokenizer.
-    """
-    decoders = _decoder_types(description)
-    if "ByteLevel" in decoders:
-        byte_of = {letter: byte for byte, letter in enumerate(_byte_level_letters())}
-        return lambda piece: bytes(byte_of[c] for c in piece) if all(c in byte_of for c in piece) else piece.encode()
-    if "Metaspace" not in decoders and f'"{SPACE}"' not in json.dumps(description["decoder"], ensure_ascii=False):
-        raise UserError(f"the tokenizer {name} is neither SentencePiece-style nor byte-level, so its tokens have no fixed bytes; use another")
-    has_bytes = "ByteFallback" in decoders
-
-    def read(piece: str) -> bytes:
-        byte = BYTE_PIECE.fullmatch(piece) if has_bytes else None
-        return bytes([int(byte[1], 16)]) if byte else piece.replace(SPACE, " ").encode()
-
-    return read
-
-
 def bytes_of_ids(description: dict, ids: dict[str, int], special_ids: Collection[int], name: str) -> list[bytes]:
     """Return the bytes that each id adds to a text, b"" for a special or unused one. `ids` maps
     every token to its id, added ones included: the decoder of SentencePiece reads them like any
@@ -92,13 +68,22 @@ def bytes_of_ids(description: dict, ids: dict[str, int], special_ids: Collection
 
     Raises UserError for an unsupported kind of tokenizer.
     """
+    decoders = {component["type"] for component in components(description["decoder"], "decoders")}
+    is_byte_level, has_bytes = "ByteLevel" in decoders, "ByteFallback" in decoders
+    if not (is_byte_level or "Metaspace" in decoders or f'"{SPACE}"' in json.dumps(description["decoder"], ensure_ascii=False)):
+        raise UserError(f"the tokenizer {name} is neither SentencePiece-style nor byte-level, so its tokens have no fixed bytes; use another")
+    byte_of = {letter: byte for byte, letter in enumerate(_byte_level_letters())}
+    added = {token["id"] for token in description["added_tokens"]}
     found = [b""] * (max(ids.values()) + 1)
-    read = piece_reader(description, name)
-    is_byte_level = "ByteLevel" in _decoder_types(description)
-    plain = {token["id"] for token in description["added_tokens"] if is_byte_level}
     for piece, i in ids.items():
-        if i not in special_ids:
-            found[i] = piece.encode() if i in plain else read(piece)
+        if i in special_ids:
+            continue
+        if is_byte_level:
+            is_plain = i in added or any(c not in byte_of for c in piece)
+            found[i] = piece.encode() if is_plain else bytes(byte_of[c] for c in piece)
+        else:
+            byte = BYTE_PIECE.fullmatch(piece) if has_bytes else None
+            found[i] = bytes([int(byte[1], 16)]) if byte else piece.replace(SPACE, " ").encode()
     return found
 
 
