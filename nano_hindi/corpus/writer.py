@@ -36,17 +36,14 @@ class Writer:
         self.limited = "tokens" if tokenizer else "words"
         self.limit = self.max_tokens
         self._of_sources = {key: int(recorded[key]) for key in recorded if re.fullmatch(r"source_\d+_(documents|tokens|words)", key)}
-        self._before: dict[str, tuple[str, int]] = {}
+        self._names: dict[str, str] = {}  # of the counts of this source in _of_sources
 
     def start(self, number: int, budget: int) -> None:
         """Begin or continue one of several sources, to count it too and to stop at its budget."""
-        self._of_sources |= self._of_source()
-        names = {key: f"source_{number}_{key}" for key in ("documents", self.limited)}
-        self._before = {name: (key, self.totals[key] - self._of_sources.get(name, 0)) for key, name in names.items()}
-        self.limit = min(self.max_tokens, self._before[names[self.limited]][1] + budget)
-
-    def _of_source(self) -> dict[str, int]:
-        return {name: self.totals[key] - before for name, (key, before) in self._before.items()}
+        self._names = {key: f"source_{number}_{key}" for key in ("documents", self.limited)}
+        for name in self._names.values():
+            self._of_sources.setdefault(name, 0)
+        self.limit = min(self.max_tokens, self.totals[self.limited] - self._of_sources[self._names[self.limited]] + budget)
 
     @property
     def is_full(self) -> bool:
@@ -57,7 +54,7 @@ class Writer:
         name = self.tokenizer.name if self.tokenizer else WITHOUT_TOKENIZER
         counts = {key: self.totals[key] for key in COUNTED if self.tokenizer or key != "tokens"}
         lines: dict[str, int | str] = {"documents": counts["documents"], "tokenizer": name}
-        return lines | counts | self._of_sources | self._of_source() | (self.cleaner.metadata() if self.cleaner else {})
+        return lines | counts | self._of_sources | (self.cleaner.metadata() if self.cleaner else {})
 
     def write(self, file: BinaryIO, documents: Iterable[str], progress: Progress) -> None:
         """Append `documents`; `progress` counts tokens, words, or bytes of the file."""
@@ -65,7 +62,7 @@ class Writer:
         kept = self._kept(documents)
         while batch := next(batches(kept, self._room()), None):
             encoded: list[list[int]] = tokenizer.encode_batch(batch) if tokenizer else [[]] * len(batch)
-            before = totals[unit]
+            before = totals.copy()
             for text, ids in zip(batch, encoded, strict=True):
                 totals["written"] += write_document(file, text)
                 totals["documents"] += 1
@@ -75,8 +72,10 @@ class Writer:
                 totals["bytes"] += len(text.encode())
                 if self.is_full:
                     break
+            for key, name in self._names.items():
+                self._of_sources[name] += totals[key] - before[key]
             others = {} if unit == self.limited else {self.limited: count(totals[self.limited])}
-            progress.update(totals[unit] - before, documents=count(totals["documents"]), **others, MB=f"{totals['bytes'] / 1e6:,.1f}")
+            progress.update(totals[unit] - before[unit], documents=count(totals["documents"]), **others, MB=f"{totals['bytes'] / 1e6:,.1f}")
             if self.is_full:
                 return
 
