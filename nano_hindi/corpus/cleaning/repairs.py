@@ -142,10 +142,8 @@ def remove_stray_joiners(text: str) -> str:
 
 
 def _joiner(joiners: re.Match[str]) -> str:
-    before, after = (
-        joiners.string[joiners.start() - 1 : joiners.start()] if joiners.start() else "",
-        joiners.string[joiners.end() : joiners.end() + 1],
-    )
+    text, (begin, end) = joiners.string, joiners.span()
+    before, after = text[max(0, begin - 1) : begin], text[end : end + 1]
     if (before == VIRAMA and _LETTER.match(after)) or (after == VIRAMA and _CONJUNCT_PART.match(before)):
         return joiners[0][0]
     return "" if all(not character or _PLAIN.match(character) for character in (before, after)) else joiners[0]
