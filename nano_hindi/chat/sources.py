@@ -120,9 +120,9 @@ class Source:
         if self.name == SAMPLE:
             return LICENCE
         if hub := self._on_hub:
-            licences = [f"{'' if key == 'default' else f'{key} '}{licence}" for key, licence in hub.configurations.items()]
-            together = licences if len(set(hub.configurations.values())) > 1 else list(hub.configurations.values())[:1]
-            return f"{', '.join(together)}, {hub.dataset} ({HUB}{hub.dataset})"
+            different = {*hub.configurations.values()}
+            licences = [f"{key} {licence}" for key, licence in hub.configurations.items()] if len(different) > 1 else different
+            return f"{', '.join(licences)}, {hub.dataset} ({HUB}{hub.dataset})"
         return f"not known: {one_line(Path(self.name).name)}"
 
     def records(self) -> Iterator[Record]:
