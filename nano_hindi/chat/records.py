@@ -117,10 +117,10 @@ def turns_of(record: Any) -> list[Turn]:
 
 
 def _turns(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    if name := next((name for name in LISTS if record.get(name) is not None), None):
-        return [_turn(message) for message in _list(record[name])]
-    if name := next((name for name in PAIRS if record.get(name) is not None), None):
-        return _paired(record[name])
+    if (messages := _first(record, LISTS)) is not None:
+        return [_turn(message) for message in _list(messages)]
+    if (pairs := _first(record, PAIRS)) is not None:
+        return _paired(pairs)
     question, context, answer = (_first(record, names) for names in (QUESTIONS, CONTEXTS, ANSWERS))
     if question is None or answer is None:
         raise _DroppedError(UNKNOWN_LAYOUT)
