@@ -20,6 +20,7 @@ from nano_hindi.ranges import whole
 
 SAMPLE = "sample"
 SANGRAHA, WIKIPEDIA = "ai4bharat/sangraha", "wikimedia/wikipedia"
+MAKERS = {SANGRAHA: "AI4Bharat", WIKIPEDIA: "the authors of Wikipedia"}  # whom a model card names
 HUB = {
     "sangraha": HubFolder(SANGRAHA, "verified/hin", "CC BY 4.0"),
     "sangraha-unverified": HubFolder(SANGRAHA, "unverified/hin", "CC BY 4.0"),

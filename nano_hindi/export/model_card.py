@@ -12,12 +12,12 @@ from nano_hindi.checkpoint import CHECKPOINT_KEYS, checkpoint_path
 from nano_hindi.config import GPTConfig, TrainConfig, from_dict
 from nano_hindi.console import shell_quoted
 from nano_hindi.corpus.prepared import METADATA
+from nano_hindi.corpus.sources import MAKERS
 from nano_hindi.files import read_metadata
 from nano_hindi.inference.loading import TrainedModel, training_record
 
 TRAINING_KEYS = ("format", "step", "tokens_seen", "preset", "train_config", "metrics", "data", "tokenizer")  # of a checkpoint, not in a model.pt
 HUB_SOURCE = re.compile(r"([\w.-]+/[\w.-]+)(?:[ ,]+(.*))?")  # a data set on the hub, and which of its files; paths are absolute
-MAKERS = {"ai4bharat/sangraha": "AI4Bharat", "wikimedia/wikipedia": "the authors of Wikipedia"}
 SARVAM, SARVAM_PAGE = "sarvamai/sarvam-1", "https://huggingface.co/sarvamai/sarvam-1"
 KINDS = {"blocks": "blocks", "wte": "wte", "lm_head": "lm_head", "value_embeds": "value embeddings", "scalars": "scalars"}  # of parameters
 
