@@ -16,7 +16,6 @@ from nano_hindi.corpus.sources import MAKERS
 from nano_hindi.files import read_metadata
 from nano_hindi.inference.loading import TrainedModel, training_record
 
-TRAINING_KEYS = ("format", "step", "tokens_seen", "preset", "train_config", "metrics", "data", "tokenizer")  # of a checkpoint, not in a model.pt
 HUB_SOURCE = re.compile(r"([\w.-]+/[\w.-]+)(?:[ ,]+(.*))?")  # a data set on the hub, and which of its files; paths are absolute
 SARVAM, SARVAM_PAGE = "sarvamai/sarvam-1", "https://huggingface.co/sarvamai/sarvam-1"
 KINDS = {"blocks": "blocks", "wte": "wte", "lm_head": "lm_head", "value_embeds": "value embeddings", "scalars": "scalars"}  # of parameters
@@ -43,7 +42,7 @@ class Card:
     @classmethod
     def of(cls, trained: TrainedModel, data_dir: Path, parameters: dict[str, int], dtype: str, format: str) -> Card:
         record = training_record(trained, CHECKPOINT_KEYS)
-        training = {key: record[key] for key in (*TRAINING_KEYS, "parent") if key in record}
+        training = {key: value for key, value in record.items() if key not in ("model_state_dict", "optimizers", "rng")}
         return cls(
             trained.config, trained.step, dtype, format, trained.is_chat, parameters, trained.path, training, data_metadata(data_dir, training)
         )
