@@ -92,9 +92,9 @@ class Scorer:
             for span, nats in zip(batch, found, strict=True):
                 losses[span.text][span.first : span.end] = nats
                 positions[span.text][span.first : span.end] = np.arange(span.first - span.begin, span.end - span.begin)
-        for text, row, *of_tokens in zip(texts, ids, losses, positions, strict=True):
+        for text, row, nats, places in zip(texts, ids, losses, positions, strict=True):
             sizes, lost = sizes_of(text, row, self.tokenizer)
-            yield Scored(text, of_tokens[0], sizes, of_tokens[1], lost)
+            yield Scored(text, nats, sizes, places, lost)
 
     @torch.no_grad()
     def _losses_of(self, batch: Sequence[Span], ids: Sequence[np.ndarray]) -> np.ndarray:
