@@ -32,7 +32,6 @@ def _is_of_the_network(error: Exception) -> bool:
     """Return whether an exception without an HTTP response is a connection error, or corrupt
     data."""
     import pyarrow
-    from huggingface_hub import errors  # noqa: F401 - loads the HTTP client
 
     if isinstance(error, (ConnectionError, TimeoutError, EOFError, pyarrow.ArrowException)) or type(error) is OSError:
         return True
