@@ -23,11 +23,11 @@ sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
-from nano_hindi.console import Progress, python_command, shell_quoted, shown
+from nano_hindi.console import Progress, python_command, say, shell_quoted, shown
 from nano_hindi.corpus.cleaning import Cleaner, Count, rules_version
 from nano_hindi.corpus.cleaning.report import page
 from nano_hindi.corpus.documents import read_documents, read_source
-from nano_hindi.corpus.hub import HubTexts, say
+from nano_hindi.corpus.hub import HubTexts
 from nano_hindi.corpus.sources import HUB, SAMPLE, LocalTexts, budgets, reader_of, sources
 from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus
 from nano_hindi.corpus.writer import WITHOUT_TOKENIZER, Writer, lines_by_source

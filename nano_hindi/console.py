@@ -217,6 +217,15 @@ def duration(seconds: float) -> str:
 # ---- a progress bar
 
 
+def say(line: str) -> None:
+    """Print a line, above the progress bar if there is one."""
+    from tqdm import tqdm
+
+    with naming("the output"):
+        tqdm.write(visible(line))
+        sys.stdout.flush()
+
+
 class Progress:
     """A progress bar by tqdm on a terminal, otherwise a line at most every QUIET_SECONDS.
 

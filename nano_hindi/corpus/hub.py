@@ -18,7 +18,6 @@ import hashlib
 import itertools
 import logging
 import re
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -26,12 +25,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nano_hindi.common import visible
+from nano_hindi.console import say
 from nano_hindi.corpus.documents import BATCH_CHARACTERS
 from nano_hindi.corpus.hub_errors import asked_to_wait, is_transient, reason_of, response_of
 from nano_hindi.corpus.parquet import rows_at_once
 from nano_hindi.corpus.source_files import TEXT_COLUMN, columns_named
-from nano_hindi.errors import UserError, naming
+from nano_hindi.errors import UserError
 
 if TYPE_CHECKING:
     import datasets
@@ -352,12 +351,3 @@ def prepare_library() -> None:
     for name in ("datasets", "huggingface_hub"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [_Notices()], False
-
-
-def say(line: str) -> None:
-    """Print a line, above the progress bar if there is one."""
-    from tqdm import tqdm
-
-    with naming("the output"):
-        tqdm.write(visible(line))
-        sys.stdout.flush()
