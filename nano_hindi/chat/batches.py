@@ -23,8 +23,6 @@ from nano_hindi.token_file import TARGET, DataError
 
 PAD_MULTIPLE = 16  # rows are padded to a multiple of this: few shapes, and fast matmuls
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-
 
 class Conversations:
     """The conversations of a split that fit into the context of a model, `sequence_len` tokens.
@@ -55,7 +53,7 @@ class Conversations:
         """Return the mean number of inputs, rounded up."""
         return -(-int(self.lengths.sum()) // len(self))
 
-    def batch(self, chosen: np.ndarray) -> Batch:
+    def batch(self, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs and targets, int64 (B, T), of the conversations `chosen`. Padding has input
         0; padding and tokens that are not the assistant's have target -1.
 
@@ -74,14 +72,14 @@ class Conversations:
         self.file.require_unchanged()
         return torch.from_numpy(x), torch.from_numpy(y)
 
-    def batches(self, chosen: np.ndarray, device_batch_size: int, rank: int, world_size: int) -> Iterator[tuple[Batch, bool]]:
-        """Yield this rank's batches of `chosen`, the longest conversations first, and whether each
-        is the last one. A batch has at most as many positions as `device_batch_size` rows of the
-        whole context."""
+    def batches(self, chosen: np.ndarray, device_batch_size: int, rank: int, world_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]:
+        """Yield inputs and targets of this rank's batches of `chosen`, the longest conversations
+        first, and whether each is the last one. A batch has at most as many positions as
+        `device_batch_size` rows of the whole context."""
         chosen = chosen[np.argsort(-self.lengths[chosen], kind="stable")][rank::world_size]
         while len(chosen):
             size = max(1, device_batch_size * self.sequence_len // self._padded(chosen))
-            yield self.batch(chosen[:size]), len(chosen) <= size
+            yield *self.batch(chosen[:size]), len(chosen) <= size
             chosen = chosen[size:]
 
     def _padded(self, chosen: np.ndarray) -> int:
@@ -99,8 +97,7 @@ class ChatBatches:
     def of(self, update: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]:
         """Yield inputs and targets, int64 (B, T), of this rank's batches of `update`, and whether
         it is the last one. Raises DataError as `Conversations.batch` does."""
-        for (x, y), is_last in self.conversations.batches(self._chosen(update), self.device_batch_size, self.rank, self.world_size):
-            yield x, y, is_last
+        return self.conversations.batches(self._chosen(update), self.device_batch_size, self.rank, self.world_size)
 
     def targets(self, update: int) -> int:
         return int(self.conversations.targets[self._chosen(update)].sum())

@@ -74,7 +74,7 @@ class ChatData:
         """Return this rank's batches for an evaluation, of conversations with about `eval_tokens`
         tokens in all."""
         size = max(1, len(self.val) * config.eval_tokens // int(self.val.lengths.sum()))
-        return {"chat": (batch for batch, _ in self.val.batches(self._spread(size), batch_size, world.rank, world.size))}
+        return {"chat": ((x, y) for x, y, _ in self.val.batches(self._spread(size), batch_size, world.rank, world.size))}
 
     def _spread(self, size: int) -> np.ndarray:
         """Return the numbers of `size` conversations of val.bin, or of all if there are fewer. They
