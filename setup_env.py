@@ -2,8 +2,8 @@
 PyTorch build that fits the machine. setup_env.sh and setup_env.bat make that environment and call
 this; it uses only the standard library.
 
-Exit codes: 0 ready, 1 this Python does not fit, 3 the folder is too deep, 4 pip failed, 5 the
-packages do not import, 130 Ctrl-C.
+Exit codes: 0 ready, 1 this Python does not fit, 3 no virtual environment or too long a path, 4 pip
+failed or a file cannot be written, 5 the packages do not import, 130 Ctrl-C.
 """
 
 from __future__ import annotations
