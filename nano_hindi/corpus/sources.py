@@ -33,7 +33,7 @@ BUDGET = whole(1, 2**63)
 @dataclass(frozen=True)
 class Source:
     """A source as the command line names it, with its budget of tokens if it has one: a name of
-    HUB, `sample`, or a file. `hub` is set for those on the hub."""
+    HUB, OWNER/NAME of another data set, `sample`, or a file. `hub` is set for those on the hub."""
 
     name: str
     budget: int | None = None
