@@ -196,22 +196,11 @@ class Block(nn.Module):
         x = x + self.attn.c_proj(y.flatten(-2))
         return x + self.mlp(rms_norm(x))
 
-    def forward(
-        self,
-        x: Tensor,
-        x0: Tensor,
-        resid_lambda: Tensor,
-        x0_lambda: Tensor,
-        ve: Tensor | None,
-        cos: Tensor,
-        sin: Tensor,
-        parts: Parts,
-        kv_cache: KVCache | None,
-    ) -> Tensor:
-        """Return the residual stream (B, T, C) after the block. `parts` are `EAGER`, or these
-        compiled."""
+    def forward(self, *inputs: Tensor | None, parts: Parts, kv_cache: KVCache | None) -> Tensor:
+        """Return the residual stream (B, T, C) after the block, for the inputs of
+        `before_attention`. `parts` are `EAGER`, or these compiled."""
         before_attention, after_attention = parts
-        x, q, k, v = before_attention(self, x, x0, resid_lambda, x0_lambda, ve, cos, sin)
+        x, q, k, v = before_attention(self, *inputs)
         return after_attention(self, x, self.attn(q, k, v, kv_cache))
 
 
@@ -315,11 +304,11 @@ class GPT(nn.Module):
         x = x0.view_as(x0)  # with the same object as both inputs, the first layer would need a graph of its own
         resid_lambdas, x0_lambdas = self.resid_lambdas.to(x.dtype), self.x0_lambdas.to(x.dtype)
         for layer, block in enumerate(self.transformer.h):
-            inputs = x, x0, resid_lambdas[layer], x0_lambdas[layer], value_embeddings.get(str(layer)), cos, sin, parts, kv_cache
+            inputs = x, x0, resid_lambdas[layer], x0_lambdas[layer], value_embeddings.get(str(layer)), cos, sin
             if self.recomputes_blocks and torch.is_grad_enabled():
-                x = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(block, *inputs, parts=parts, kv_cache=kv_cache, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = block(*inputs)
+                x = block(*inputs, parts=parts, kv_cache=kv_cache)
         return rms_norm(x)
 
     def embed(self, idx: Tensor) -> Tensor:
