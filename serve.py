@@ -61,16 +61,10 @@ def main(argv: list[str] | None = None) -> int:
             del trained  # its tensors are memory-mapped, and on Windows a training run could not delete the file
             address = page_address(args.host, listener, token)
             print(f"{address}  (Ctrl-C ends the server)", flush=True)
-            if args.open and has_screen():
+            if args.open and has_display():  # without one, webbrowser would start a browser in the terminal
                 webbrowser.open(address)  # it waits: the port is open, and the server answers soon
             api.make_server(served, token, hosts).run(sockets=[listener])
     return 0
-
-
-def has_screen() -> bool:
-    """Return whether a browser would open a window here; without one, webbrowser starts a browser
-    for the terminal."""
-    return sys.platform in ("win32", "darwin") or has_display()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -10,6 +10,7 @@ import functools
 import os
 import platform
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +47,8 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def has_display() -> bool:
-    """Return whether a window could open here, on Linux."""
-    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    """Return whether a window could open here."""
+    return sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:
