@@ -57,26 +57,23 @@ class Saver:
             self._submit(copy, with_model)
 
     def _submit(self, checkpoint: dict, with_model: bool) -> None:
-        def write() -> tuple[Path, Exception | None]:
-            try:
-                return self._write(checkpoint, with_model)
-            finally:
-                self._idle.set()
-
         self._idle.clear()
-        self._saving = self._writer.submit(write)
+        self._saving = self._writer.submit(self._write, checkpoint, with_model)
 
     def _write(self, checkpoint: dict, with_model: bool) -> tuple[Path, Exception | None]:
         """Write the checkpoint, then model.pt, which another program may have open. Returns the
         checkpoint's path, and why model.pt is not written; a resumed run then writes it again."""
-        flush_to_disk(self.folder / "metrics.jsonl")
-        path = save_checkpoint(self.folder, checkpoint, self.keep)
-        if with_model:
-            try:
-                save_model(self.folder, checkpoint)
-            except Exception as error:  # noqa: BLE001 - reported like that of a checkpoint
-                return path, error
-        return path, None
+        try:
+            flush_to_disk(self.folder / "metrics.jsonl")
+            path = save_checkpoint(self.folder, checkpoint, self.keep)
+            if with_model:
+                try:
+                    save_model(self.folder, checkpoint)
+                except Exception as error:  # noqa: BLE001 - reported like that of a checkpoint
+                    return path, error
+            return path, None
+        finally:
+            self._idle.set()
 
     def report(self) -> None:
         """Tell the user the result of the last save, once it is known."""
