@@ -37,7 +37,7 @@ NGRAM_LR_FRACTION = 0.4  # fraction of a table's learning rate for the rows of i
 CONV_LR_FRACTION = 0.04  # fraction of adamw_scalar_lr for the weights of the embedding convolution (docs/LOG.md)
 
 # of parameters, in the order of their gradients in backward
-ADAMW_KINDS = ("lm_head", "value_embeds", "wte", "tied", "conv", "resid_lambdas", "x0_lambdas")
+ADAMW_KINDS = ("lm_head", "x0_lambdas", "resid_lambdas", "value_embeds", "conv", "wte", "tied")
 
 # torch.amp.GradScaler's values, except for the interval: a default run has only 1,907 updates
 FIRST_LOSS_SCALE = 2.0**16
