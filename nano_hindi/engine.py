@@ -1,8 +1,7 @@
 """Text generation: a KV cache that keeps what the attention windows can see, sampling, and the loop
 that yields tokens."""
 
-# B batch, T new tokens, S slots of a cache, H query heads, G key/value heads, D head width, V
-# vocabulary
+# B batch, T new tokens, H query heads, G key/value heads, D head width, V vocabulary
 
 from __future__ import annotations
 

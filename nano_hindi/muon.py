@@ -17,8 +17,7 @@ One update of a matrix W with gradient G:
 
 Matrices of the same shape are stacked, and the kernel updates a whole stack.
 
-Shapes: N matrices of one shape, K of them owned by this rank (K = N on a single rank), R rows, C
-columns
+Shapes: K matrices of one shape, those that this rank owns; R rows, C columns
 """
 
 from __future__ import annotations
