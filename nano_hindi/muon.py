@@ -224,7 +224,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             first = group["params"][0]
             self._momentum.append(_stack([], self._slots(group), first))
-            self._second_moment.append(_stack([], self._slots(group), first[..., :1] if second_moment_dim(*first.shape) == -1 else first[:1]))
+            self._second_moment.append(_stack([], self._slots(group), first.narrow(second_moment_dim(*first.shape), 0, 1)))
         self._gradients: list[_Pending] = []
         self._dtype = dtype or compute_dtype(self.param_groups[0]["params"][0].device)
         self._kernel = muon_update
