@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 
 from nano_hindi.cli import Parser, command_line
+from nano_hindi.common import ROOT
 from nano_hindi.config import FINETUNE, TrainConfig
 from nano_hindi.console import dispensable_output
 from nano_hindi.distributed import joined_world
 from nano_hindi.flags import WeightedFolder, add_run_flags
 from nano_hindi.ranges import Range
 
-ROOT = Path(__file__).resolve().parent
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
 

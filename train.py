@@ -11,12 +11,11 @@ import sys
 from pathlib import Path
 
 from nano_hindi.cli import Parser, command_line
+from nano_hindi.common import ROOT
 from nano_hindi.config import DEFAULT_PRESET, PRESETS, get_config
 from nano_hindi.console import dispensable_output
 from nano_hindi.distributed import joined_world
 from nano_hindi.flags import WeightedFolder, add_flags, add_run_flags, weighted_folder
-
-ROOT = Path(__file__).resolve().parent
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
