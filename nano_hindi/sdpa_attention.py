@@ -121,6 +121,7 @@ def attend_cached(
 
     `attend` computes attention for a prompt that starts an empty cache.
     """
+    left = left if left >= 0 else k_cache.shape[1]  # no key is further back
     if isinstance(cache_seqlens, Tensor):
         with without_cudnn():
             return _attend_rows(q, k_cache, v_cache, k, v, cache_seqlens, left)
@@ -131,11 +132,11 @@ def attend_cached(
         v_cache[:, cache_seqlens:end] = v
     if end == T:  # a prompt into an empty cache
         return attend(q, k_cache[:, :end], v_cache[:, :end], left if left < end - 1 else -1)
-    start = max(0, end - T - left) if left >= 0 else 0
+    start = max(0, end - T - left)
     k_seen, v_seen = k_cache[:, start:end], v_cache[:, start:end]
     with without_cudnn():
         if T > 1:
-            return _attend_window(q, k_seen, v_seen, left if left >= 0 else end, end - T - start)
+            return _attend_window(q, k_seen, v_seen, left, end - T - start)
         out = scaled_dot_product_attention(_fold_heads(q, k_cache.shape[2]), k_seen.transpose(1, 2), v_seen.transpose(1, 2))
         return _unfold_heads(out, 1)
 
@@ -155,13 +156,13 @@ def _attend_rows(q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor | None, 
     outs = []
     for pos, q_block in zip(position.split(BLOCK, 1), _fold_heads(q, G).split(BLOCK * R, 2), strict=True):
         span = left + pos.shape[1]  # keys that a block can see
-        if left < 0 or span >= S:
+        if span >= S:
             key_at, k_seen, v_seen = torch.arange(S, device=device).expand(B, S), k_cache, v_cache
         else:
             key_at = pos[:, :1] - left + torch.arange(span, device=device)  # (B, span); those before 0 are masked
             k_seen, v_seen = k_cache[row, key_at.clamp(min=0)], v_cache[row, key_at.clamp(min=0)]
         distance = pos[:, :, None] - key_at[:, None, :]
-        visible = (distance >= 0) & (key_at >= 0)[:, None, :] & (distance <= (left if left >= 0 else S))
+        visible = (distance >= 0) & (key_at >= 0)[:, None, :] & (distance <= left)
         mask = visible.repeat_interleave(R, 1)[:, None]  # (B, 1, T*R, N)
         outs.append(scaled_dot_product_attention(q_block, k_seen.transpose(1, 2), v_seen.transpose(1, 2), attn_mask=mask))
     return _unfold_heads(torch.cat(outs, 2), T)
