@@ -25,7 +25,7 @@ from nano_hindi.files import file_digest
 from nano_hindi.flags import given_flags
 from nano_hindi.model import GPT
 
-EVALUATIONS, SAMPLES, SAMPLE_TOKENS = 8, 4, 64
+EVALUATIONS, SAMPLES, SAMPLE_TOKENS = 8, 4, 64  # of a run; answers of a sample; most tokens of an answer
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from nano_hindi.training.saving import Saver
 from nano_hindi.training.text_data import TextData
 from nano_hindi.training.wandb_log import WandbLog
 
-COUNTED_TOKENS = 2**22  # seconds at most, even where reading is slow
+COUNTED_TOKENS = 2**22  # in which the reads of each token are counted: seconds at most, even where reading is slow
 RECOMPUTED = "each block computed again in the backward pass: less memory, but about a third more time"
 
 

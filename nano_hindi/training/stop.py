@@ -28,7 +28,7 @@ class StopSignal:
 
     def __init__(self):
         self.signal: int | None = None
-        self.everywhere = False  # whether any rank was asked to stop: agreed on once per update
+        self.everywhere = False  # whether any rank was asked to stop: agreed on in every update and evaluation
         self.is_repeated = False  # whether Ctrl-C was pressed a second time
         self._ended = threading.Event()  # the block has ended
 

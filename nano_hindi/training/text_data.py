@@ -22,7 +22,7 @@ from nano_hindi.inference.settings import SAMPLE_PROMPTS, Settings
 from nano_hindi.mixture import MixedLoader, Mixture, normalized
 from nano_hindi.model import GPT
 
-SAMPLE_TOKENS = 48
+SAMPLE_TOKENS = 48  # most tokens that continue a prompt
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
