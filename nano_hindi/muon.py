@@ -285,7 +285,7 @@ class Muon(torch.optim.Optimizer):
         for group, pending, momentum, second_moment in zip(self.param_groups, self._gradients, self._momentum, self._second_moment, strict=True):
             weights = _stack(self._own(group, group["params"]), self._slots(group), group["params"][0])
             lr = _scalar(group["lr"], device)
-            settings = {key: group[key] for key in ("momentum", "nesterov", "ns_steps", "beta2", "weight_decay")}
+            settings = {key: group[key] for key in self.defaults if key != "lr"}
             self._kernel(weights, pending.wait(), momentum, second_moment, lr, scale, **settings, dtype=self._dtype)
             updated.append(self._all_gather(weights))
         for group, pending in zip(self.param_groups, updated, strict=True):
