@@ -103,10 +103,12 @@ def make(args, plan: list[Chunk]) -> None:
     from nano_hindi.tokenizer import load_tokenizer
 
     settings = metadata_of_input(args.input, plan) | {"val_fraction": args.val_fraction, "train_tokenizer": args.train_tokenizer or "no"}
-    tokenizer, settings["normalization"] = None, "NFC"  # of a tokenizer that is trained here
     if args.train_tokenizer is None:
         tokenizer = load_tokenizer(args.tokenizer)
         settings |= {"normalization": tokenizer.normalization, "fingerprint": tokenizer.fingerprint()}
+    else:
+        tokenizer = None
+        settings |= {"normalization": "NFC"}
     shards = Shards(args.output_dir, settings, len(plan))
     if shards.metadata_file.is_file() and b"\nkind: chat\n" in shards.metadata_file.read_bytes():
         raise UserError(f"{args.output_dir} holds data of data/chat.py; choose another --output_dir")

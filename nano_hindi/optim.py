@@ -106,7 +106,7 @@ class TrainOptimizer:
         """`ngrams`: those of the tokens if `config.ngram_buckets` is not 0, else None."""
         self.grad_clip, self.world = config.grad_clip, world
         named = parameters_by_kind(model)
-        [(_, wte)] = named["wte"] + named["tied"]
+        [(_, wte)] = named["wte"] + named["tied"]  # a model has one of the two
         recipes = adamw_recipes(config, wte.size(1))
         groups = [
             {"params": named[kind], "kind": kind, "lr": lr, "betas": betas, "eps": eps} for kind, (lr, betas, eps) in recipes.items() if named[kind]

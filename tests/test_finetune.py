@@ -35,7 +35,7 @@ from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.model import GPT
 from nano_hindi.sample.questions import conversations
 from nano_hindi.token_file import DataError
-from nano_hindi.training.chat_data import ChatData, recipe
+from nano_hindi.training.chat_data import ChatData, finetune_recipe
 from nano_hindi.training.metrics import read_metrics
 from nano_hindi.training.resume import plan_run
 
@@ -204,7 +204,7 @@ def test_sample_is_a_question_without_its_story_and_the_most_likely_answer(chat_
 def test_recipe_has_eight_evaluations_and_a_warmup_of_a_twentieth(chat_dir, epochs, size):
     data = ChatData(chat_dir, check_data(chat_dir, kind=CHAT))
     data.select(CONTEXT)
-    config = recipe(argparse.Namespace(epochs=epochs, batch_size=size, lr_scale=0.3, inference_interval=7), data)
+    config = finetune_recipe(argparse.Namespace(epochs=epochs, batch_size=size, lr_scale=0.3, inference_interval=7), data)
     updates = math.ceil(epochs * len(data.train) / size)
     assert (config.updates, config.tokens_per_update) == (updates, size * data.train.mean_length)
     assert (config.warmup_steps, config.init_lr_fraction) == (updates // 20, 0.1)

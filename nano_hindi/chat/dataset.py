@@ -77,8 +77,8 @@ class Writer:
         The metadata of earlier data is deleted before the first file gets its name.
         """
         require_places(self.folder)
-        with contextlib.ExitStack() as stack:
-            with contextlib.ExitStack() as files:
+        with contextlib.ExitStack() as stack:  # gives the files their names
+            with contextlib.ExitStack() as files:  # closes them before
                 for split in SPLITS:
                     for path in (self.folder / f"{split}.bin", conversations_file(self.folder, split)):
                         self._files[path] = files.enter_context(open(stack.enter_context(replacing(path)), "wb"))

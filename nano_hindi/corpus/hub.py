@@ -186,7 +186,7 @@ class HubTexts:
             raise UserError(f"{source} has no column {column!r} of text, only {columns_named(list(features))}; name one with --column")
         if builder.name == "parquet":
             builder.config.columns = [column]
-            everything = builder.as_streaming_dataset(split=source.split)
+            everything = builder.as_streaming_dataset(split=source.split)  # again, to read only this column
         else:
             builder._cast_table = partial(_cast_column, column, builder._cast_table)
             everything = everything.select_columns([column])

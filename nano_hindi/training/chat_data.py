@@ -126,7 +126,7 @@ def open_chat(folder: Path, world: World, every_chunk: bool) -> ChatData:
 # ---- the recipe
 
 
-def recipe(args: argparse.Namespace, data: ChatData) -> TrainConfig:
+def finetune_recipe(args: argparse.Namespace, data: ChatData) -> TrainConfig:
     """Return the recipe of a new run. Its `sequence_len` is the mean length of a conversation, so
     that `tokens_per_update` is the mean number of tokens of an update."""
     flags = given_flags(args, TrainConfig)
@@ -144,7 +144,7 @@ def recipe(args: argparse.Namespace, data: ChatData) -> TrainConfig:
     return TrainConfig(**{**chosen, **flags, "total_tokens": updates * batch_size * mean_length, "sequence_len": mean_length})
 
 
-def apply_flags(args: argparse.Namespace, data: ChatData, resumed: TrainConfig) -> None:
+def apply_finetune_flags(args: argparse.Namespace, data: ChatData, resumed: TrainConfig) -> None:
     """Turn the --epochs of a resumed run into its --total_tokens. Raises UserError for another
     --lr_scale than that of the run."""
     if hasattr(args, "epochs"):

@@ -17,7 +17,7 @@ from nano_hindi.distributed import World, from_main, require_same
 from nano_hindi.errors import UserError, require
 from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run, configs_for_run_from_model
 from nano_hindi.inference.loading import load_for_inference
-from nano_hindi.training.chat_data import ChatData, apply_flags, open_chat, recipe
+from nano_hindi.training.chat_data import ChatData, apply_finetune_flags, finetune_recipe, open_chat
 from nano_hindi.training.parent import Parent, load_parent, require_same_parent, require_same_tokenizer
 from nano_hindi.training.text_data import TextData, different_keys, open_text
 
@@ -213,8 +213,8 @@ def configs_of(
         shape = parent.shape if parent else from_dict(GPTConfig, saved["model_config"])
         data.select(shape.sequence_len)
         if parent is not None:
-            return shape, recipe(args, data)
-        apply_flags(args, data, from_dict(TrainConfig, saved["train_config"]))
+            return shape, finetune_recipe(args, data)
+        apply_finetune_flags(args, data, from_dict(TrainConfig, saved["train_config"]))
     if parent is not None:
         return configs_for_run_from_model(args, parent.shape, parent.recipe)
     if saved is None:
