@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import sys
 import warnings
 import zipfile
 import zlib
@@ -214,8 +215,8 @@ def without_advice(error: UserError) -> str:
 
 
 def print_skipped(error: UserError) -> None:
-    """Print that a checkpoint was skipped, and why."""
-    print(visible(f"notice: skipped: {without_advice(error)}"), flush=True)
+    """Print that a checkpoint was skipped, and why, to stderr: a generated text goes to stdout."""
+    print(visible(f"notice: skipped: {without_advice(error)}"), file=sys.stderr, flush=True)
 
 
 def newest_checkpoint(

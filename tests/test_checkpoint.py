@@ -96,7 +96,7 @@ def test_damaged_checkpoint_is_skipped_and_refused_by_name(tmp_path, capsys):
     directory = whole.rindex(b"PK\6\6") + 48  # where the file says that its directory is: a read at a negative position is an OSError
     (tmp_path / "checkpoint_step8.pt").write_bytes(whole[:directory] + bytes([whole[directory] ^ 1]) + whole[directory + 1 :])
     assert ckpt.newest_checkpoint(tmp_path)[1]["step"] == 5
-    assert capsys.readouterr().out.count("notice: skipped") == 3
+    assert capsys.readouterr().err.count("notice: skipped") == 3
     for step in (6, 7, 8):
         with pytest.raises(UserError, match="damaged"):
             ckpt.load_checkpoint(tmp_path / f"checkpoint_step{step}.pt")
@@ -205,7 +205,7 @@ def test_content_that_does_not_fit_its_configuration_is_refused_and_skipped(tmp_
     assert words in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert ckpt.newest_checkpoint(tmp_path)[1]["step"] == 5
-    assert "notice: skipped" in capsys.readouterr().out
+    assert "notice: skipped" in capsys.readouterr().err
 
 
 def records(path) -> dict[str, tuple[int, int]]:
@@ -244,7 +244,7 @@ def test_flipped_bit_anywhere_is_found_named_and_skipped(tmp_path, capsys):
                 ckpt.load_checkpoint(path)
             assert str(path) in str(refusal.value)
             assert ckpt.newest_checkpoint(tmp_path)[1]["step"] == 5
-        assert "notice: skipped" in capsys.readouterr().out
+        assert "notice: skipped" in capsys.readouterr().err
     assert ckpt.newest_checkpoint(tmp_path)[1]["step"] == 6
 
 
@@ -364,6 +364,6 @@ def test_advice_fits_a_folder_whose_checkpoints_are_all_damaged(tmp_path, capsys
         (tmp_path / f"checkpoint_step{step}.pt").write_bytes(b"x")
     with pytest.raises(UserError, match=r"no checkpoint in .* loads; copy the files again, or move the folder away and train again$"):
         load_for_inference(tmp_path)
-    skipped = capsys.readouterr().out
+    skipped = capsys.readouterr().err
     assert skipped.count("notice: skipped") == 2
     assert "use an older one" not in skipped

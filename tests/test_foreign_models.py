@@ -122,7 +122,7 @@ def test_damaged_model_of_a_folder_is_skipped_for_its_checkpoint(straight, tmp_p
     os.truncate(tmp_path / "run" / "model.pt", 1000)
     for command in commands:
         assert command() == 0
-        assert "notice: skipped" in capsys.readouterr().out
+        assert "notice: skipped" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(SECONDS)

@@ -247,9 +247,9 @@ def test_older_checkpoint_is_resumed_with_a_notice_for_each_that_fails(data_dir,
     for _, path in list_checkpoints(broken)[1:]:
         cut(path)
     assert start(data_dir, broken, "--resume", "auto") == 0
-    output = capsys.readouterr().out
-    assert output.count("notice: skipped: ") == 2
-    assert f"resuming from {broken / 'checkpoint_step10.pt'}" in output
+    printed = capsys.readouterr()
+    assert printed.err.count("notice: skipped: ") == 2
+    assert f"resuming from {broken / 'checkpoint_step10.pt'}" in printed.out
     torch.testing.assert_close(weights(broken), weights(straight), rtol=0, atol=0)
 
 
