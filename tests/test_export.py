@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import sys
 import types
 import warnings
@@ -725,6 +726,14 @@ def test_model_card_reports_checkpoint_and_data_metadata(straight, data_dir, met
     ):
         assert line in text, line
     assert str(data_dir) not in text
+
+
+def test_checkpoint_that_is_not_whole_is_named_where_the_card_needs_it(straight, tmp_path, capsys):
+    shutil.copytree(straight / "tokenizer", tmp_path / "run" / "tokenizer")
+    path = tmp_path / "run" / "checkpoint_step24.pt"
+    torch.save(load_checkpoint(straight / path.name) | {"rng": {}}, path)
+    assert export.main(["--checkpoint", str(path.parent), "--output_dir", str(tmp_path / "model")]) == 0
+    assert f"there is no whole {path}; put it there" in capsys.readouterr().out
 
 
 def test_model_card_names_files_without_their_folders(card):

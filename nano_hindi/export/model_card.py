@@ -56,10 +56,8 @@ class Card:
         """Return notices for the user about gaps in the card."""
         notices = []
         if not self.training:
-            notices.append(
-                f"notice      the card says nothing about the training: {self.checkpoint.name} has no record of it; "
-                f"put {checkpoint_path(self.checkpoint.parent, self.step).name} beside it and export again"
-            )
+            whole = checkpoint_path(self.checkpoint.parent, self.step)
+            notices.append(f"notice      the card says nothing about the training: there is no whole {whole}; put it there and export again")
         elif folders := self.training["data"].get("sources"):
             notices.append(f"notice      the training text is a mixture of {len(folders)} folders; name their sources and licences in the card")
         elif not self.data.get("source"):
