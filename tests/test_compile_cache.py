@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nano_hindi.training import compile_cache
+import train
+from nano_hindi.errors import UserError
+from nano_hindi.training import compile_cache, loop
 
 NAME = compile_cache.VARIABLE
 
@@ -40,6 +42,19 @@ def test_folder_is_the_users_and_outlives_the_temporary_files(chosen, tmp_path):
 def test_users_own_choice_stays(chosen, tmp_path):
     assert chosen(**{NAME: "mine"}) == "mine"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", [[], ["--no_compile"]])
+def test_run_chooses_it_before_it_makes_a_plan(chosen, tmp_path, monkeypatch, capsys, flags):
+    """An optimizer, of which `plan_run` makes one to check a checkpoint, imports PyTorch's
+    compiler, and that sets the variable to its default."""
+
+    def plan(*_) -> None:
+        raise UserError(f"folder {os.environ[NAME]!r}")
+
+    monkeypatch.setattr(loop, "plan_run", plan)
+    assert train.main(["--device", "cpu", "--data_dir", str(tmp_path), "--checkpoint_dir", str(tmp_path / "run"), *flags]) == 2
+    assert ("nano_hindi" in capsys.readouterr().err) == (not flags)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="XDG_CACHE_HOME is of Linux")

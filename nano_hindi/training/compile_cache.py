@@ -12,14 +12,15 @@ from pathlib import Path
 
 from nano_hindi.common import IS_WINDOWS
 
-VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # PyTorch reads it when it first compiles
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # where it is not set, PyTorch sets it to its default when it imports its compiler
 
 
 def keep_compiled_kernels() -> None:
     """Let torch.compile keep its kernels in the user's cache folder. By default they are among the
     temporary files, which a reboot deletes.
 
-    Changes nothing if the user has chosen a folder, or if this one cannot be written.
+    Changes nothing if the user has chosen a folder, or if this one cannot be written. Call it
+    before anything imports PyTorch's compiler, whose default would count as the user's choice.
     """
     if os.environ.get(VARIABLE):
         return

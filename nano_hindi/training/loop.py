@@ -24,6 +24,7 @@ from nano_hindi.optim import learning_rate_scale
 from nano_hindi.token_file import DataError
 from nano_hindi.training import estimates, memory, report
 from nano_hindi.training.awake import kept_awake
+from nano_hindi.training.compile_cache import keep_compiled_kernels
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.metrics import read_metrics, training_seconds
 from nano_hindi.training.resume import Plan, evaluation_is_pending, plan_run
@@ -37,6 +38,8 @@ MAX_NONFINITE_IN_A_ROW = 3  # then the run stops: more data will not fix it
 def start_or_resume(args: argparse.Namespace, world: World, chat: bool = False) -> int:
     """Train as the flags of train.py ask, or with `chat` those of finetune.py. Returns the exit
     code, see `train`. Raises UserError as `plan_run` and `open_run` do."""
+    if not (chat or args.no_compile):
+        keep_compiled_kernels()  # now: whatever imports PyTorch's compiler, such as an optimizer, sets its default
     folders = dict.fromkeys(given.folder for given in (*args.data_dir, *args.anneal_data_dir))
     with only_run_in(args.checkpoint_dir, world), unchanged_data(folders, args.checkpoint_dir, world):
         plan = plan_run(args, world, chat)

@@ -26,7 +26,6 @@ from nano_hindi.ngrams import NGrams
 from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.training import memory, report
 from nano_hindi.training.chat_data import ChatData
-from nano_hindi.training.compile_cache import keep_compiled_kernels
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.meter import Meter, Pace
 from nano_hindi.training.metrics import Metrics
@@ -206,8 +205,6 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
         world.device, model.compute_dtype, head_dim=model_config.head_dim, n_head=model_config.n_head, n_kv_head=model_config.n_kv_head, training=True
     )
     is_chat = isinstance(plan.data, ChatData)  # each length of a conversation would be compiled separately
-    if not (is_chat or args.no_compile):
-        keep_compiled_kernels()
     why_eager = "conversations vary in length" if is_chat else "--no_compile" if args.no_compile else can_compile(world.device)
     for line in (
         report.device_line(plan.preset, world, model.compute_dtype),
