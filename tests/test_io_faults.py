@@ -85,6 +85,7 @@ class Disk:
         code = int(self.process.stdout.readline())
         raw = self.state.read_bytes()
         out, err = (Path(f"{output}.{end}").read_text(encoding="utf-8") for end in ("out", "err"))
+        err = re.sub("(?m)^notice: skipped: .*\n", "", err)  # of a checkpoint that cannot be read
         failed = raw[STATE.size :].partition(b"\0")[0].decode().replace(str(self.folder), "")
         return Ended(code, out, err, STATE.unpack_from(raw)[1], failed)
 
