@@ -59,11 +59,11 @@ def main(argv: list[str] | None = None) -> int:
     model, tokenizer, is_chat = build_model(trained, pick_device(args.device)), trained.tokenizer, trained.is_chat
     del trained  # its tensors are memory-mapped, and on Windows a training run could not delete the file
     if args.interactive or (args.chat and args.prompt is None):
-        from nano_hindi.inference.conversation import Conversation
+        from nano_hindi.inference.conversation import ChatSession
         from nano_hindi.inference.session import run
-        from nano_hindi.inference.write_together import Writer
+        from nano_hindi.inference.write_together import TextSession
 
-        run((Conversation if is_chat else Writer)(model, tokenizer, args.settings))
+        run((ChatSession if is_chat else TextSession)(model, tokenizer, args.settings))
         return 0
     if args.chat:
         from nano_hindi.inference.conversation import print_answer

@@ -19,7 +19,7 @@ DEFAULT_DIR = ROOT / "data" / "chat"
 sys.path.insert(0, str(ROOT))
 
 from nano_hindi.chat.records import LAYOUTS
-from nano_hindi.chat.sources import FORMATS, HUB_SOURCES, SAMPLE, VAL_FRACTION, Source
+from nano_hindi.chat.sources import FORMATS, HUB_SOURCES, SAMPLE, VAL_FRACTION, ChatSource
 from nano_hindi.chat.template import VERSION
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
@@ -84,7 +84,7 @@ def parse(argv: list[str] | None):
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    sources = [Source(name, args.seed) for name in dict.fromkeys(args.source)]
+    sources = [ChatSource(name, args.seed) for name in dict.fromkeys(args.source)]
     model = model_of(args.tokenizer)
     tokenizer, context = tokenizer_and_context(args.tokenizer, model)
     args.max_length = args.max_length or context
@@ -97,12 +97,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make(args, sources: list[Source], tokenizer: Tokenizer) -> None:
+def make(args, sources: list[ChatSource], tokenizer: Tokenizer) -> None:
     """Write the data folder unless it is there.
 
     The caller holds the lock of the folder.
     """
-    from nano_hindi.chat.dataset import Writer
+    from nano_hindi.chat.dataset import ConversationWriter
     from nano_hindi.corpus.prepared import CHAT, METADATA
 
     settings = {
@@ -119,7 +119,7 @@ def make(args, sources: list[Source], tokenizer: Tokenizer) -> None:
     if is_ready(args.output_dir / METADATA, settings):
         print(f"{shown(args.output_dir)} is already there, from the same command; delete {METADATA} in it to make it again")
         return
-    writer = Writer(args.output_dir, tokenizer, args.max_length, args.val_fraction)
+    writer = ConversationWriter(args.output_dir, tokenizer, args.max_length, args.val_fraction)
     of_sources = {}  # as data/download.py writes it for several
     with writer.writing():
         for number, source in enumerate(sources, 1):

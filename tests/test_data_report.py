@@ -27,7 +27,7 @@ def prepared(request, tmp_path_factory):
 
 @pytest.mark.parametrize("block", [7, 64, 1000, 2**22])
 def test_scan_in_blocks_finds_every_document_whole(prepared, monkeypatch, block):
-    monkeypatch.setattr(data_report, "BLOCK", block)
+    monkeypatch.setattr(data_report, "READ_IDS", block)
     info = check_data(prepared)
     tokens = info.train[:]
     begins = [i for i, token in enumerate(tokens.tolist()) if token == info.bos_id]

@@ -173,9 +173,9 @@ def test_every_relative_link_has_a_target(page):
 
 def test_every_source_on_the_hub_has_a_row_in_its_guide():
     from nano_hindi.chat.sources import HUB_SOURCES
-    from nano_hindi.corpus.sources import HUB
+    from nano_hindi.corpus.sources import HUB_FOLDERS
 
-    for page, names in ((ROOT / "docs" / "data.md", HUB), (ROOT / "docs" / "chat.md", HUB_SOURCES)):
+    for page, names in ((ROOT / "docs" / "data.md", HUB_FOLDERS), (ROOT / "docs" / "chat.md", HUB_SOURCES)):
         rows = re.findall(r"^\| `([\w-]+)`.* \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert not (missing := names.keys() - {*rows}), f"add a row for {', '.join(sorted(missing))} to the table of sources in docs/{page.name}"
 

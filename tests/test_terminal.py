@@ -27,7 +27,7 @@ from nano_hindi.evaluation import command as evaluation
 from nano_hindi.export import command as export
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.inference.settings import Settings
-from nano_hindi.inference.write_together import Writer
+from nano_hindi.inference.write_together import TextSession
 from nano_hindi.training import report
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs bash, a pseudo-terminal, or file names that Windows forbids")
@@ -189,7 +189,7 @@ def test_chat_shows_control_characters_only_on_a_terminal_and_the_model_reads_th
 
     trained = load_for_inference(spelling)
     for is_terminal in (True, False):
-        chat = Writer(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=5, temperature=0))
+        chat = TextSession(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=5, temperature=0))
         monkeypatch.setattr(sys.stdout, "isatty", lambda is_terminal=is_terminal: is_terminal)
         chat.respond(f"{HOSTILE} राम", threading.Event())
         text = f"{HOSTILE} राम क्षि"

@@ -19,7 +19,7 @@ from nano_hindi import engine
 from nano_hindi.errors import UserError
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.inference.settings import Settings
-from nano_hindi.inference.write_together import Writer
+from nano_hindi.inference.write_together import TextSession
 
 
 class Terminal:
@@ -144,7 +144,7 @@ def test_line_that_is_no_text_is_reported_and_the_next_continues_the_text(spelli
 @pytest.fixture
 def speller(spelling):
     trained = load_for_inference(spelling)
-    return Writer(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=5, temperature=0))
+    return TextSession(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=5, temperature=0))
 
 
 def test_text_grows_until_it_ends_or_is_reset(speller, capsys):
@@ -251,7 +251,7 @@ def test_commands_change_and_show_one_setting_and_refuse_invalid_values(speller)
 
 def test_seed_repeats_a_text_and_without_a_seed_texts_differ(straight, capsys):
     trained = load_for_inference(straight)
-    writer = Writer(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=12))
+    writer = TextSession(build_model(trained, torch.device("cpu")), trained.tokenizer, Settings(max_tokens=12))
 
     def text():
         writer.command("/reset")

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from nano_hindi.chat.records import LAYOUTS, UNKNOWN_LAYOUT, Mender
-from nano_hindi.chat.sources import Record
+from nano_hindi.chat.sources import KeyedRecord
 from nano_hindi.chat.template import render_batch
 from nano_hindi.corpus.documents import count_words
 from nano_hindi.corpus.prepared import METADATA, DataInfo, require_both_splits, require_places, save_tokenizer, tokenizer_record, write_digests
@@ -52,7 +52,7 @@ def unseen(val_fraction: float) -> Iterator[Conversation]:
     return (conversation for conversation in conversations() if is_for_validation(conversation.story.encode(), val_fraction))
 
 
-class Writer:
+class ConversationWriter:
     """Write conversations to the files of a folder, which get their names at the end of the block
     if it succeeds.
 
@@ -92,7 +92,7 @@ class Writer:
             raise UserError(f"no conversation is left; the counts above say why{known}")
         require_both_splits(self.counts, "conversations", self.val_fraction)
 
-    def write(self, records: Iterable[Record], limit: int | None) -> Iterator[int]:
+    def write(self, records: Iterable[KeyedRecord], limit: int | None) -> Iterator[int]:
         """Write the conversations of one source, at most `limit` of them. Yields the number written
         after each batch."""
         written, characters, batch = 0, 0, []

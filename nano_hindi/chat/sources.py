@@ -27,9 +27,9 @@ from nano_hindi.sample.questions import conversations
 
 VAL_FRACTION = 0.02  # of the first questions, or stories
 FORMATS = (".jsonl", ".json", ".parquet")
-HUB = "https://huggingface.co/datasets/"
+DATASETS_URL = "https://huggingface.co/datasets/"
 
-Record = tuple[str | None, Any]  # the text that decides the split (None: the first question), and the record
+KeyedRecord = tuple[str | None, Any]  # the text that decides the split (None: the first question), and the record
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ HUB_SOURCES = {
 
 
 @dataclass(frozen=True)
-class Source:
+class ChatSource:
     """A source of conversations: `name` as given by the user, a name of HUB_SOURCES (with
     `:CONFIGURATION` for one of it), SAMPLE, or a path."""
 
@@ -122,10 +122,10 @@ class Source:
         if hub := self._on_hub:
             different = {*hub.configurations.values()}
             licences = [f"{key} {licence}" for key, licence in hub.configurations.items()] if len(different) > 1 else different
-            return f"{', '.join(licences)}, {hub.dataset} ({HUB}{hub.dataset})"
+            return f"{', '.join(licences)}, {hub.dataset} ({DATASETS_URL}{hub.dataset})"
         return f"not known: {one_line(Path(self.name).name)}"
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[KeyedRecord]:
         """Yield the records. Raises UserError for a file that cannot be read, or a data set that is
         not available."""
         if self.name == SAMPLE:
@@ -189,7 +189,7 @@ def _of_hub(hub: HubSource) -> Iterator[Any]:
     except Exception as error:
         response = response_of(error)
         refused = response is not None and response.status_code in (401, 403)
-        remedy = f"accept its terms on {HUB}{hub.dataset} and log in (`hf auth login`, or HF_TOKEN)" if refused else "check the connection"
+        remedy = f"accept its terms on {DATASETS_URL}{hub.dataset} and log in (`hf auth login`, or HF_TOKEN)" if refused else "check the connection"
         raise UserError(
             f"{hub.dataset} is not available from the hub ({reason_of(error)}); {remedy}, or give its files: --source FILE.parquet"
         ) from error

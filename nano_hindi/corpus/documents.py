@@ -62,7 +62,7 @@ def read_documents(path: str | Path) -> Iterator[str]:
             yield _text_of_document(path, document)
 
 
-class Record(NamedTuple):
+class RawRecord(NamedTuple):
     """The bytes of a document or a line, and where they are in the file, with what ends them."""
 
     begin: int
@@ -70,7 +70,7 @@ class Record(NamedTuple):
     end: int
 
 
-def _documents(file: BinaryIO, position: int = 0, end: float = float("inf")) -> Iterator[Record]:
+def _documents(file: BinaryIO, position: int = 0, end: float = float("inf")) -> Iterator[RawRecord]:
     """Yield the documents from the position of `file`, where one begins, to the last one that
     begins before byte `end`."""
     lines: list[bytes] = []
@@ -79,7 +79,7 @@ def _documents(file: BinaryIO, position: int = 0, end: float = float("inf")) -> 
         position += len(line)
         if line in _DOCUMENT_ENDS:
             # what write_document, or the Windows editor, put between the text and the marker
-            yield Record(begin, b"".join(lines).removesuffix(b"\r\n" if line.endswith(b"\r\n") else b"\n"), position)
+            yield RawRecord(begin, b"".join(lines).removesuffix(b"\r\n" if line.endswith(b"\r\n") else b"\n"), position)
             lines, begin = [], position
             if position >= end:
                 return
@@ -87,10 +87,10 @@ def _documents(file: BinaryIO, position: int = 0, end: float = float("inf")) -> 
             lines.append(line)
     rest = b"".join(lines)
     if rest.strip():
-        yield Record(begin, rest, position)
+        yield RawRecord(begin, rest, position)
 
 
-def _text_of_document(path: str | Path, document: Record) -> str:
+def _text_of_document(path: str | Path, document: RawRecord) -> str:
     raw = document.raw
     try:
         return (_ESCAPED_LINE.sub(rb"\g<1>", raw) if MARKER in raw else raw).decode("utf-8")
@@ -156,7 +156,7 @@ def _read(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterat
                 yield text
 
 
-def _chunk_of_plain(path: str | Path, begin: int, end: float) -> Generator[Record]:
+def _chunk_of_plain(path: str | Path, begin: int, end: float) -> Generator[RawRecord]:
     form = _FORMATS[kind(path)]
     with opened(path) as file:
         if begin == 0 or form.seek(file, begin, end):
@@ -192,21 +192,21 @@ def _seek_line(file: BinaryIO, begin: int, end: int) -> bool:
     return False
 
 
-def _lines(file: BinaryIO, position: int = 0, end: float = float("inf")) -> Iterator[Record]:
+def _lines(file: BinaryIO, position: int = 0, end: float = float("inf")) -> Iterator[RawRecord]:
     """Yield the lines that are not blank from the position of `file`, where one begins, to the last
     one that begins before byte `end`."""
     while position < end and (line := file.readline()):
         begin, position = position, position + len(line)
         if line.strip():
-            yield Record(begin, line, position)
+            yield RawRecord(begin, line, position)
 
 
-def _text_of_first_document(path: str | Path, document: Record) -> str:
+def _text_of_first_document(path: str | Path, document: RawRecord) -> str:
     text = _text_of_document(path, document)
     return text if document.begin else text.removeprefix(BOM)
 
 
-def _text_of_json(path: str | Path, line: Record) -> str | None:
+def _text_of_json(path: str | Path, line: RawRecord) -> str | None:
     value = None
     try:
         value = json.loads(line.raw.decode("utf-8-sig"))
@@ -225,9 +225,9 @@ def _text_of_json(path: str | Path, line: Record) -> str | None:
 class _Format(NamedTuple):
     """How to split a file into records, to seek the first record of a chunk, and to decode one."""
 
-    split: Callable[..., Iterator[Record]]
+    split: Callable[..., Iterator[RawRecord]]
     seek: Callable[[BinaryIO, int, int], bool]
-    text_of: Callable[[str | Path, Record], str | None]
+    text_of: Callable[[str | Path, RawRecord], str | None]
 
 
 _FORMATS = {
@@ -246,17 +246,17 @@ class _Forward:
         self.identity = _identity(path)
         self._records = self._all(path)
         self._last = -1  # where the last record began that `take` has passed
-        self._next: Record | None = None  # read, but of a later chunk
+        self._next: RawRecord | None = None  # read, but of a later chunk
 
     @staticmethod
-    def _all(path: str | Path) -> Iterator[Record]:
+    def _all(path: str | Path) -> Iterator[RawRecord]:
         with opened(path) as file:
             yield from _FORMATS[kind(path)].split(file)
 
     def is_before(self, path: str | Path, begin: int) -> bool:
         return self._last < begin and self.identity == _identity(path)
 
-    def take(self, begin: int, end: float) -> Iterator[Record]:
+    def take(self, begin: int, end: float) -> Iterator[RawRecord]:
         """Yield the records that begin in bytes `begin` to `end` - 1."""
         while (record := self._next or next(self._records, None)) and record.begin < end:
             self._next, self._last = None, record.begin
@@ -273,7 +273,7 @@ def _identity(path: str | Path) -> tuple:
     return str(path), stat.st_size, stat.st_mtime_ns
 
 
-def _chunk_of_compressed(path: str | Path, begin: int, end: float) -> Generator[Record]:
+def _chunk_of_compressed(path: str | Path, begin: int, end: float) -> Generator[RawRecord]:
     """Yield the records of a chunk.
 
     A process continues where its chunk before this one ended, so it decompresses the file once,

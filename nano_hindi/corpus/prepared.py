@@ -20,7 +20,7 @@ KINDS = {
     TEXT: "text, which train.py takes; data/chat.py makes chat data",
     CHAT: "chat data, which finetune.py takes; data/preprocess.py makes data of text",
 }
-CHECKED_IDS, BLOCK = 2**28, 2**22  # 1 GB: a second or two from a fast disk; read 16 MB at a time
+CHECKED_IDS, READ_IDS = 2**28, 2**22  # 1 GB: a second or two from a fast disk; read 16 MB at a time
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
         info[f"{split}_digest"] = digest = metadata.get(f"{split}_digest", "")
         if digest:
             _check_digests(file, digest, listed.get(split, "").split(), every_chunk)
-        for begin in range(0, min(len(file), CHECKED_IDS), BLOCK):
-            file.require_in_vocabulary(file[begin : begin + BLOCK])
+        for begin in range(0, min(len(file), CHECKED_IDS), READ_IDS):
+            file.require_in_vocabulary(file[begin : begin + READ_IDS])
     return DataInfo(tokenizer=tokenizer, **info)
 
 

@@ -19,11 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from nano_hindi.common import visible
-from nano_hindi.corpus.prepared import DataInfo, check_data
+from nano_hindi.corpus.prepared import READ_IDS, DataInfo, check_data
 from nano_hindi.files import replacing, write_text
 from nano_hindi.tokenizer import Tokenizer
 
-BLOCK = 2**22  # tokens per step of the scan
 LENGTHS = np.unique(np.geomspace(1, 1e8, 121).astype(np.int64))  # histogram bounds, in tokens
 SAMPLE = 2000  # documents for words and scripts
 SHOWN, SHOWN_TOKENS = 10, 2000  # documents on the page, and tokens of each
@@ -70,8 +69,8 @@ def scan_tokens(info: DataInfo, seed: int) -> Scan:
     block by block."""
     tokens = info.train
     uses, begins = np.zeros(info.vocab_size, dtype=np.int64), []
-    for start in range(0, len(tokens), BLOCK):
-        block = tokens[start : start + BLOCK]
+    for start in range(0, len(tokens), READ_IDS):
+        block = tokens[start : start + READ_IDS]
         uses += np.bincount(block, minlength=info.vocab_size)
         begins.append(start + np.flatnonzero(block == info.bos_id))
     bounds = np.append(np.concatenate(begins), len(tokens))  # document i: tokens bounds[i] to bounds[i + 1]

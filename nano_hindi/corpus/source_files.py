@@ -14,7 +14,7 @@ from nano_hindi.files import close_read
 TEXT_COLUMN, CHAT_COLUMN = "text", "messages"
 NAMED = 8  # fields or columns that an error names, at most
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-BLOCK = 2**16  # bytes read at once from a compressed file; its first block tells the encoding
+READ_BYTES = 2**16  # bytes read at once from a compressed file; its first block tells the encoding
 _MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -60,7 +60,7 @@ def opened(path: str | Path) -> Iterator[io.BufferedReader]:
         file = open(path, "rb")  # noqa: SIM115 - closed below
         try:
             stream = _decompressed(file, method) if method else file
-            if name := other_encoding(stream.peek(BLOCK)[:BLOCK]):
+            if name := other_encoding(stream.peek(READ_BYTES)[:READ_BYTES]):
                 raise UserError(f"{path} is not UTF-8: it looks like {name}; convert it first, for example with iconv -f {name} -t utf-8")
             yield stream
         except OSError as error:
@@ -74,7 +74,7 @@ def opened(path: str | Path) -> Iterator[io.BufferedReader]:
 def _decompressed(file: io.BufferedReader, method: str) -> io.BufferedReader:
     import pyarrow
 
-    return io.BufferedReader(pyarrow.CompressedInputStream(file, method), BLOCK)
+    return io.BufferedReader(pyarrow.CompressedInputStream(file, method), READ_BYTES)
 
 
 def size(path: str | Path) -> int:
@@ -82,7 +82,7 @@ def size(path: str | Path) -> int:
     if not compression(path):
         return Path(path).stat().st_size
     with opened(path) as file:
-        return sum(map(len, iter(lambda: file.read(BLOCK), b"")))
+        return sum(map(len, iter(lambda: file.read(READ_BYTES), b"")))
 
 
 def line_number(path: str | Path, end: int) -> int:

@@ -21,7 +21,7 @@ from nano_hindi.ranges import whole
 SAMPLE = "sample"
 SANGRAHA, WIKIPEDIA = "ai4bharat/sangraha", "wikimedia/wikipedia"
 MAKERS = {SANGRAHA: "AI4Bharat", WIKIPEDIA: "the authors of Wikipedia"}  # whom a model card names
-HUB = {
+HUB_FOLDERS = {
     "sangraha": HubFolder(SANGRAHA, "verified/hin", "CC BY 4.0"),
     "sangraha-unverified": HubFolder(SANGRAHA, "unverified/hin", "CC BY 4.0"),
     "sangraha-synthetic": HubFolder(SANGRAHA, "synthetic/hin_Deva", "CC BY 4.0"),
@@ -31,9 +31,10 @@ BUDGET = whole(1, 2**63)
 
 
 @dataclass(frozen=True)
-class Source:
+class CorpusSource:
     """A source as the command line names it, with its budget of tokens if it has one: a name of
-    HUB, OWNER/NAME of another data set, `sample`, or a file. `hub` is set for those on the hub."""
+    HUB_FOLDERS, OWNER/NAME of another data set, `sample`, or a file. `hub` is set for those on the
+    hub."""
 
     name: str
     budget: int | None = None
@@ -69,22 +70,22 @@ def split_budget(text: str, flag: str) -> tuple[str, int | None]:
         raise UserError(f"{flag}: the budget of {name} {error}") from error
 
 
-def sources(names: list[str] | None, dataset: str | None, folder: str | None, column: str | None, split: str | None) -> list[Source]:
+def sources(names: list[str] | None, dataset: str | None, folder: str | None, column: str | None, split: str | None) -> list[CorpusSource]:
     """Return the sources of a command in the order of the corpus: those that `--source` names, then
     that of `--dataset`, to which the other arguments belong. Raises UserError for wrong ones, and
     for one that is named twice."""
     found = []
     for text in names or ([] if dataset else ["sangraha"]):
         name, budget = split_budget(text, "--source")
-        if name not in (*HUB, SAMPLE) and not Path(name).suffix and not os.path.exists(name):
-            raise UserError(f"there is no source {name}; give {', '.join([*HUB, SAMPLE])}, or a file")
-        found.append(Source(name, budget, HUB.get(name)))
+        if name not in (*HUB_FOLDERS, SAMPLE) and not Path(name).suffix and not os.path.exists(name):
+            raise UserError(f"there is no source {name}; give {', '.join([*HUB_FOLDERS, SAMPLE])}, or a file")
+        found.append(CorpusSource(name, budget, HUB_FOLDERS.get(name)))
     if dataset:
         name, budget = split_budget(dataset, "--dataset")
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
             raise UserError(f"--dataset takes the name of a data set on the hub, OWNER/NAME, not {name[:100]}")
         folder = (folder or "").strip("/") or None
-        found.append(Source(name, budget, HubFolder(name, folder, None, column or TEXT_COLUMN, split or "train")))
+        found.append(CorpusSource(name, budget, HubFolder(name, folder, None, column or TEXT_COLUMN, split or "train")))
     else:
         for flag, value in (("--data_dir", folder), ("--column", column), ("--split", split)):
             if value is not None:
@@ -95,7 +96,7 @@ def sources(names: list[str] | None, dataset: str | None, folder: str | None, co
     return found
 
 
-def budgets(sources: list[Source], max_tokens: int) -> list[int]:
+def budgets(sources: list[CorpusSource], max_tokens: int) -> list[int]:
     """Return the budget of each source: its own, or an equal fraction of what those leave of
     `max_tokens`.
 
@@ -110,7 +111,7 @@ def budgets(sources: list[Source], max_tokens: int) -> list[int]:
     return [left // len(without) if source.budget is None else source.budget for source in sources]
 
 
-def reader_of(source: Source) -> str:
+def reader_of(source: CorpusSource) -> str:
     """Return what the position in a source depends on, without asking the hub."""
     if source.hub:
         return HubTexts.reader()

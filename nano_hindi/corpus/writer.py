@@ -21,7 +21,7 @@ WITHOUT_TOKENIZER = "none: max_tokens bounded the words"  # in place of its name
 COUNTED = ("documents", "tokens", "words", "characters", "bytes", "empty_documents_left_out")
 
 
-class Writer:
+class CorpusWriter:
     """A writer that appends documents to a corpus, up to and including the one that reaches
     `--max_tokens`, or the budget of the source that `start` has named.
 

@@ -46,7 +46,7 @@ class Layout(NamedTuple):
 LAYOUTS = (Layout("good", "bad"), Layout("sen", "wrong_sen", "phenomenon"), Layout("ending_good", "ending_bad", context="context"))
 
 
-class Record(NamedTuple):
+class PairRecord(NamedTuple):
     """The fields of a pair, and where they are, for errors: `pairs.csv, line 3`."""
 
     place: str
@@ -84,7 +84,7 @@ def _lines(path: Path) -> Iterator[str]:
                 raise UserError(f"{path}, line {number:,}: not valid UTF-8 ({error.reason}); convert the file, or delete the line") from error
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[Record]:
+def _rows(path: Path, delimiter: str) -> Iterator[PairRecord]:
     """Yield the rows of a table whose first line has the names of its columns."""
     table = csv.reader(_lines(path), delimiter=delimiter, strict=True)
     try:
@@ -95,24 +95,24 @@ def _rows(path: Path, delimiter: str) -> Iterator[Record]:
             place = f"{path}, line {table.line_num:,}"
             if len(row) != len(names):
                 raise UserError(f"{place}: {len(row)} columns instead of the {len(names)} of the first line; fix or delete the line")
-            yield Record(place, dict(zip(names, row, strict=True)))
+            yield PairRecord(place, dict(zip(names, row, strict=True)))
     except csv.Error as error:
         raise UserError(
             f"{path}, line {table.line_num:,}: not a table with columns separated by {delimiter!r} ({first_line(error)}); mend it"
         ) from error
 
 
-def _json_records(path: Path) -> Iterator[Record]:
+def _json_records(path: Path) -> Iterator[PairRecord]:
     """Yield the values of a file with one JSON value per line, or of a `.json` file with one list
     of them."""
     lines = list(_lines(path))
     if kind(path) == ".json" and "".join(lines).lstrip().startswith("["):
         for number, fields in enumerate(_json(path, 1, "".join(lines)), 1):
-            yield Record(f"{path}, record {number:,}", fields)
+            yield PairRecord(f"{path}, record {number:,}", fields)
         return
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield Record(f"{path}, line {number:,}", _json(path, number, line))
+            yield PairRecord(f"{path}, line {number:,}", _json(path, number, line))
 
 
 def _json(path: Path, number: int, text: str) -> Any:
@@ -123,7 +123,7 @@ def _json(path: Path, number: int, text: str) -> Any:
         raise UserError(f"{path}, line {line:,}: not valid JSON ({first_line(error)}); fix or delete the line") from error
 
 
-def _pair(path: Path, record: Record) -> Pair:
+def _pair(path: Path, record: PairRecord) -> Pair:
     place, fields = record
     match fields:
         case [[context, same], [good, bad]] if context == same:

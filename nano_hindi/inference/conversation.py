@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nano_hindi.tokenizer import Tokenizer
 
 
-class Conversation(Session):
+class ChatSession(Session):
     """The messages so far, and the cache of those that the model sees."""
 
     greeting = f"Ask something. Ctrl-C stops an answer, {LEAVE} leaves, /help or /मदद shows more."
@@ -213,7 +213,7 @@ def print_answer(model: GPT, tokenizer: Tokenizer, question: str, settings: Sett
     require(bool(question.strip()), "--chat needs a question in --prompt")
     show = stdout_filter()
     with collected_interrupts() as stop:
-        for text in Conversation(model, tokenizer, settings).answer(question, stop):
+        for text in ChatSession(model, tokenizer, settings).answer(question, stop):
             print(show(text), end="", flush=True)
         print(flush=True)
     if stop.is_set():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nano_hindi.tokenizer import Tokenizer
 
 
-class Writer(Session):
+class TextSession(Session):
     """The text so far, the context of the model, and the settings to continue it with."""
 
     greeting = f"Type the beginning of a text. Ctrl-C stops the model, {LEAVE} leaves, /help shows more."

@@ -27,7 +27,7 @@ Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
-class Source:
+class MixtureSource:
     """A data folder of a run."""
 
     name: str
@@ -43,7 +43,7 @@ class TextData:
 
     budget_flag = "--total_tokens"
 
-    def __init__(self, sources: Sequence[Source]):
+    def __init__(self, sources: Sequence[MixtureSource]):
         self.sources, self.first = tuple(sources), sources[0].data
         self.has_anneal = any(source.anneal_weight for source in sources)
 
@@ -136,7 +136,7 @@ def open_text(folders: Sequence[WeightedFolder], anneal_folders: Sequence[Weight
     weights, anneal_weights = (_weights_of(group, opened) for group in (folders, anneal_folders))
     text = TextData(
         [
-            Source(name, folder, data, weights.get(place, Fraction(0)), anneal_weights.get(place, Fraction(0)))
+            MixtureSource(name, folder, data, weights.get(place, Fraction(0)), anneal_weights.get(place, Fraction(0)))
             for (place, (folder, data)), name in zip(opened.items(), unique_names(list(opened)), strict=True)
         ]
     )
