@@ -24,8 +24,8 @@ from nano_hindi.chat.template import VERSION
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, python_command, shell_quoted, shown
-from nano_hindi.errors import UserError, require
-from nano_hindi.files import expanded, has_lines, read_metadata
+from nano_hindi.errors import require
+from nano_hindi.files import expanded
 from nano_hindi.locks import locked
 from nano_hindi.ranges import Range, whole
 
@@ -103,7 +103,7 @@ def make(args, sources: list[ChatSource], tokenizer: Tokenizer) -> None:
     The caller holds the lock of the folder.
     """
     from nano_hindi.chat.dataset import ConversationWriter
-    from nano_hindi.corpus.prepared import CHAT, METADATA
+    from nano_hindi.corpus.prepared import CHAT, METADATA, is_ready
 
     settings = {
         "kind": CHAT,
@@ -116,7 +116,7 @@ def make(args, sources: list[ChatSource], tokenizer: Tokenizer) -> None:
         "val_fraction": args.val_fraction,
         "licence": "; ".join(source.licence for source in sources),
     }
-    if is_ready(args.output_dir / METADATA, settings):
+    if is_ready(args.output_dir, settings, CHAT):
         print(f"{shown(args.output_dir)} is already there, from the same command; delete {METADATA} in it to make it again")
         return
     writer = ConversationWriter(args.output_dir, tokenizer, args.max_length, args.val_fraction)
@@ -159,28 +159,6 @@ def tokenizer_and_context(name: str, model: Path | None) -> tuple[Tokenizer, int
 
     trained = load_for_inference(model)
     return trained.tokenizer, trained.config.sequence_len
-
-
-def is_ready(metadata_file: Path, settings: dict) -> bool:
-    """Return whether the folder holds the complete output of these settings. Raises UserError if it
-    holds data of another kind."""
-    from nano_hindi.chat.dataset import read_conversations
-    from nano_hindi.corpus.prepared import CHAT, TEXT, check_data
-
-    if not metadata_file.is_file():
-        return False
-    metadata = read_metadata(metadata_file)
-    if metadata.get("kind", TEXT) != CHAT:
-        raise UserError(f"{metadata_file.parent} holds data of data/preprocess.py; choose another --output_dir")
-    if not has_lines(metadata, settings):
-        return False
-    try:
-        info = check_data(metadata_file.parent, every_chunk=True, kind=CHAT)
-        for split in ("train", "val"):
-            read_conversations(metadata_file.parent, info, split)
-    except UserError:  # damaged data is made again
-        return False
-    return True
 
 
 def lines(counts) -> list[str]:

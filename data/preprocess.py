@@ -29,7 +29,7 @@ from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, python_command, shell_quoted, shown
 from nano_hindi.corpus.documents import MARKER, Chunk, batches, chunks, read_source, with_text
 from nano_hindi.errors import UserError
-from nano_hindi.files import has_lines, one_line, read_metadata
+from nano_hindi.files import one_line
 from nano_hindi.locks import locked
 from nano_hindi.ranges import Range, whole
 
@@ -99,6 +99,7 @@ def make(args, plan: list[Chunk]) -> None:
 
     The caller holds the lock of the folder.
     """
+    from nano_hindi.corpus.prepared import is_ready
     from nano_hindi.corpus.shards import Shards, discard
     from nano_hindi.tokenizer import load_tokenizer
 
@@ -110,10 +111,8 @@ def make(args, plan: list[Chunk]) -> None:
         tokenizer = None
         settings |= {"normalization": "NFC"}
     shards = Shards(args.output_dir, settings, len(plan))
-    if shards.metadata_file.is_file() and b"\nkind: chat\n" in shards.metadata_file.read_bytes():
-        raise UserError(f"{args.output_dir} holds data of data/chat.py; choose another --output_dir")
     shards.remove_leftovers()
-    if is_ready(shards, settings):
+    if is_ready(args.output_dir, settings):
         discard(shards.folder)  # a run that was killed at its very end leaves it
         print(
             f"{shown(args.output_dir)} is ready already, from the same command and the same text; delete {shown(shards.metadata_file)} to start over"
@@ -158,22 +157,6 @@ def require_two_documents(paths: list[Path]) -> None:
 
 def all_documents(paths: list[Path]) -> Iterable[str]:
     return with_text(itertools.chain.from_iterable(map(read_source, paths)))
-
-
-def is_ready(shards: Shards, settings: dict) -> bool:
-    """Return whether the folder holds the complete output of these settings."""
-    from nano_hindi.corpus.prepared import check_data
-
-    if not shards.metadata_file.is_file():
-        return False
-    try:
-        metadata = read_metadata(shards.metadata_file)
-        if not has_lines(metadata, settings):
-            return False
-        check_data(shards.output_dir, every_chunk=True)
-    except UserError:  # damaged data is made again
-        return False
-    return True
 
 
 def tokenize(args, plan: list[Chunk], shards: Shards, tokenizer: Tokenizer | None) -> Tokenizer:

@@ -21,10 +21,10 @@ import train
 from conftest import SMALL
 from data import chat, preprocess
 from hub import Hub
-from nano_hindi.chat.dataset import read_conversations, unseen
+from nano_hindi.chat.dataset import unseen
 from nano_hindi.chat.records import ANSWERS, LISTS, PAIRS, QUESTIONS, Mender
 from nano_hindi.chat.template import check, prompt
-from nano_hindi.corpus.prepared import CHAT, check_data
+from nano_hindi.corpus.prepared import CHAT, check_data, read_conversations
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata
 from nano_hindi.sample.questions import conversations
@@ -281,13 +281,15 @@ def test_a_failed_run_leaves_the_earlier_data_and_a_failed_end_is_made_again(tmp
     assert (tmp_path / "val_conversations.bin").read_bytes() == whole
 
 
-def test_unreadable_record_is_refused_until_it_is_deleted(tmp_path, tokenizer_dir, capsys):
-    """It may be that of text for train.py, so it is not made again without asking."""
+def test_unreadable_record_is_refused_until_it_is_deleted(tmp_path, tokenizer_dir, data_dir, capsys):
+    """It may be that of the other command's data, so it is not made again without asking."""
     few, record = ["--max_conversations", 40, "--val_fraction", 0.2], tmp_path / "preprocess_meta.txt"
     assert run(tmp_path, tokenizer_dir, *few) == 0
     record.write_text("garbage\n")
-    assert run(tmp_path, tokenizer_dir, *few) == 2
-    assert f"{record} does not consist of `key: value` lines; delete it, and run the command that wrote it again" in capsys.readouterr().err
+    corpus = ["--input", str(data_dir / "corpus.txt"), "--tokenizer", str(tokenizer_dir)]
+    assert run(tmp_path, tokenizer_dir, *few) == preprocess.main([*corpus, "--output_dir", str(tmp_path)]) == 2
+    refusal = f"{record} does not consist of `key: value` lines; delete it, and run the command that wrote it again"
+    assert capsys.readouterr().err.count(refusal) == 2
     record.unlink()
     assert run(tmp_path, tokenizer_dir, *few) == 0
     check_data(tmp_path, every_chunk=True, kind=CHAT)

@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nano_hindi.chat.dataset import conversations_file, read_conversations
 from nano_hindi.common import IGNORED
-from nano_hindi.corpus.prepared import DataInfo
+from nano_hindi.corpus.prepared import DataInfo, index_file, read_conversations
 from nano_hindi.dataloader import EpochStream
 from nano_hindi.errors import UserError
 from nano_hindi.token_file import TARGET, DataError
@@ -34,7 +33,7 @@ class Conversations:
         tokens, targets = index.T
         self.file, self.sequence_len = (info.train if split == "train" else info.val), sequence_len
         if (targets < 1).any() or (targets >= tokens).any():
-            raise UserError(f"{conversations_file(folder, split)} is damaged: a conversation has no targets; run data/chat.py again")
+            raise UserError(f"{index_file(folder, split)} is damaged: a conversation has no targets; run data/chat.py again")
         fits = tokens - 1 <= sequence_len
         if not fits.any():
             raise UserError(

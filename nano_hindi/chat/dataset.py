@@ -19,31 +19,13 @@ from nano_hindi.chat.records import LAYOUTS, UNKNOWN_LAYOUT, Mender
 from nano_hindi.chat.sources import KeyedRecord
 from nano_hindi.chat.template import render_batch
 from nano_hindi.corpus.documents import count_words
-from nano_hindi.corpus.prepared import METADATA, DataInfo, require_both_splits, require_places, save_tokenizer, tokenizer_record, write_digests
+from nano_hindi.corpus.prepared import METADATA, index_file, require_both_splits, require_places, save_tokenizer, tokenizer_record, write_digests
 from nano_hindi.corpus.tokenize import BATCH_CHARACTERS, SPLITS, is_for_validation
 from nano_hindi.errors import UserError
-from nano_hindi.files import file_size, replacing, write_metadata
+from nano_hindi.files import replacing, write_metadata
 from nano_hindi.sample.questions import Conversation, conversations
 from nano_hindi.token_file import TARGET
 from nano_hindi.tokenizer import Tokenizer
-
-
-def conversations_file(folder: Path, split: str) -> Path:
-    return folder / f"{split}_conversations.bin"
-
-
-def read_conversations(folder: Path, info: DataInfo, split: str) -> np.ndarray:
-    """Return the tokens and the targets of each conversation of a split, int64 (conversations, 2).
-
-    Raises UserError if the file is missing or not that of the split's tokens.
-    """
-    path, tokens = conversations_file(folder, split), len(info.train if split == "train" else info.val)
-    documents = info.train_documents if split == "train" else info.val_documents
-    if file_size(path, "data/chat.py") == 8 * documents:
-        pairs = np.fromfile(path, dtype="<u4").reshape(-1, 2).astype(np.int64)
-        if pairs[:, 0].sum() == tokens:
-            return pairs
-    raise UserError(f"{path} does not fit {split}.bin; run data/chat.py again")
 
 
 def unseen(val_fraction: float) -> Iterator[Conversation]:
@@ -80,7 +62,7 @@ class ConversationWriter:
         with contextlib.ExitStack() as stack:  # gives the files their names
             with contextlib.ExitStack() as files:  # closes them before
                 for split in SPLITS:
-                    for path in (self.folder / f"{split}.bin", conversations_file(self.folder, split)):
+                    for path in (self.folder / f"{split}.bin", index_file(self.folder, split)):
                         self._files[path] = files.enter_context(open(stack.enter_context(replacing(path)), "wb"))
                 yield
             self._require_both_splits()
@@ -124,7 +106,7 @@ class ConversationWriter:
             is_target = np.array(rendered.is_target)
             tokens = np.array(rendered.ids, dtype="<u4") | np.where(is_target, TARGET, 0).astype("<u4")
             self._files[self.folder / f"{split}.bin"].write(tokens.tobytes())
-            self._files[conversations_file(self.folder, split)].write(np.array([len(tokens), is_target.sum()], dtype="<u4").tobytes())
+            self._files[index_file(self.folder, split)].write(np.array([len(tokens), is_target.sum()], dtype="<u4").tobytes())
             contents = [message["content"] for message in messages]
             self.counts.update(
                 {

@@ -9,13 +9,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nano_hindi.errors import UserError
-from nano_hindi.files import TEXT_MAKERS, file_size, read_metadata, require_not_folder, write_metadata
+from nano_hindi.files import TEXT_MAKERS, file_size, has_lines, read_metadata, require_not_folder, write_metadata
 from nano_hindi.token_file import TOKEN_BYTES, TokenFile
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
 METADATA, DIGESTS = "preprocess_meta.txt", "preprocess_digests.txt"
 TEXT, CHAT = "text", "chat"  # the line `kind` of preprocess_meta.txt; text if there is none
+COMMANDS = {TEXT: "data/preprocess.py", CHAT: "data/chat.py"}
 KINDS = {
     TEXT: "text, which train.py takes; data/chat.py makes chat data",
     CHAT: "chat data, which finetune.py takes; data/preprocess.py makes data of text",
@@ -70,7 +73,7 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
     metadata = read_metadata(path, makers)
     if (found_kind := metadata.get("kind", TEXT)) != kind:
         raise UserError(f"{folder} holds {KINDS.get(found_kind, 'data of a newer version')}")
-    again = f"run data/{'chat' if kind == CHAT else 'preprocess'}.py again"
+    again = f"run {COMMANDS[kind]} again"
     whole_numbers = [field.name for field in fields(DataInfo) if field.type == "int"]  # a string, as annotations are not evaluated
     try:
         info: dict[str, Any] = {name: int(metadata[name]) for name in whole_numbers}
@@ -99,7 +102,28 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
             _check_digests(file, digest, listed.get(split, "").split(), every_chunk)
         for begin in range(0, min(len(file), CHECKED_IDS), READ_IDS):
             file.require_in_vocabulary(file[begin : begin + READ_IDS])
-    return DataInfo(tokenizer=tokenizer, **info)
+    data = DataInfo(tokenizer=tokenizer, **info)
+    if kind == CHAT:
+        for split in ("train", "val"):
+            read_conversations(folder, data, split)
+    return data
+
+
+def is_ready(folder: Path, settings: Mapping[str, object], kind: str = TEXT) -> bool:
+    """Return whether a folder holds the complete output of a command with these settings; damaged
+    data is made again.
+
+    Raises UserError if it holds data of the other command, or if METADATA does not tell.
+    """
+    if not (folder / METADATA).is_file():
+        return False
+    metadata = read_metadata(folder / METADATA)
+    if (found := metadata.get("kind", TEXT)) != kind:
+        raise UserError(f"{folder} holds data of {COMMANDS.get(found, 'a newer version')}; choose another --output_dir")
+    try:
+        return has_lines(metadata, settings) and bool(check_data(folder, every_chunk=True, kind=kind))
+    except UserError:
+        return False
 
 
 def _check_digests(file: TokenFile, digest: str, listed: list[str], every_chunk: bool) -> None:
@@ -111,6 +135,25 @@ def _check_digests(file: TokenFile, digest: str, listed: list[str], every_chunk:
         file.digests = found
     else:
         raise UserError(f"{file.path} is damaged: it is not what {file.maker} wrote; {file.restore}")
+
+
+def index_file(folder: Path, split: str) -> Path:
+    """Return the file with the lengths of the conversations of a split, see chat/dataset.py."""
+    return folder / f"{split}_conversations.bin"
+
+
+def read_conversations(folder: Path, info: DataInfo, split: str) -> np.ndarray:
+    """Return the tokens and the targets of each conversation of a split, int64 (conversations, 2).
+
+    Raises UserError if the file is missing or not that of the split's tokens.
+    """
+    path, tokens = index_file(folder, split), len(info.train if split == "train" else info.val)
+    documents = info.train_documents if split == "train" else info.val_documents
+    if file_size(path, "data/chat.py") == 8 * documents:
+        pairs = np.fromfile(path, dtype="<u4").reshape(-1, 2).astype(np.int64)
+        if pairs[:, 0].sum() == tokens:
+            return pairs
+    raise UserError(f"{path} does not fit {split}.bin; run data/chat.py again")
 
 
 # ---- what data/preprocess.py and data/chat.py write besides the tokens
