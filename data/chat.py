@@ -23,7 +23,7 @@ from nano_hindi.chat.sources import FORMATS, HUB_SOURCES, SAMPLE, VAL_FRACTION, 
 from nano_hindi.chat.template import VERSION
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
-from nano_hindi.console import Progress, count, python_command, shell_quoted, shown
+from nano_hindi.console import Progress, count, counted, python_command, shell_quoted, shown
 from nano_hindi.errors import require
 from nano_hindi.files import expanded
 from nano_hindi.locks import locked
@@ -135,7 +135,7 @@ def make(args, sources: list[ChatSource], tokenizer: Tokenizer) -> None:
     writer.finish(settings | (of_sources if len(sources) > 1 else {}))
     for name in ("train", "val"):
         documents, tokens, targets = (writer.counts[f"{name}_{key}"] for key in ("documents", "tokens", "targets"))
-        print(f"{name + '.bin':<11} {documents:,} conversations, {tokens:,} tokens, {targets:,} of them targets")
+        print(f"{name + '.bin':<11} {counted(documents, 'conversation')}, {tokens:,} tokens, {targets:,} of them targets")
 
 
 def model_of(name: str) -> Path | None:

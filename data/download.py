@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
-from nano_hindi.console import Progress, python_command, say, shell_quoted, shown
+from nano_hindi.console import Progress, counted, python_command, say, shell_quoted, shown
 from nano_hindi.corpus.cleaning import Cleaner, Count, rules_version
 from nano_hindi.corpus.cleaning.report import page
 from nano_hindi.corpus.documents import read_documents, read_source
@@ -160,11 +160,11 @@ def make(args, settings: dict, corpus: Path) -> int:
             write_text(corpus.with_name(REPORT), page(cleaner, kept))
         print("\n".join(cleaner.lines(kept)))
     unfinished.finish()
-    left_out = f" ({empty:,} empty ones skipped)" if empty else ""
+    left_out = f" ({counted(empty, 'empty one')} skipped)" if empty else ""
     for line in lines_by_source(metadata):
         print(visible(line))
     tokens = f"{int(metadata['tokens']):,} tokens of {visible(metadata['tokenizer'])}, " if "tokens" in metadata else ""
-    print(f"{shown(corpus)}: {documents:,} documents{left_out}, {tokens}{words:,} words, {size / 1e6:,.2f} MB")
+    print(f"{shown(corpus)}: {counted(documents, 'document')}{left_out}, {tokens}{counted(words, 'word')}, {size / 1e6:,.2f} MB")
     print(f"next: {python_command('data/preprocess.py')}{next_flags(args, has_tokenizer='tokens' in metadata)}")
     return 0
 
@@ -218,7 +218,7 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     writer = CorpusWriter(args.max_tokens, tokenizer, Cleaner.recorded(begun) if args.clean else None, begun)
     totals, position = writer.totals, json.loads(begun["position"]) if begun else None
     if begun:
-        say(f"resuming {unfinished.part}: {totals['documents']:,} documents, {totals[writer.limited]:,} {writer.limited} so far")
+        say(f"resuming {unfinished.part}: {counted(totals['documents'], 'document')}, {totals[writer.limited]:,} {writer.limited} so far")
 
     def record(complete: bool = False) -> None:
         state = {"complete": "yes" if complete else "no", "position": json.dumps(position)}
@@ -315,7 +315,7 @@ def leave_alone(args, settings: dict, corpus: Path) -> int:
         )
     if args.report and not corpus.with_name(REPORT).is_file():
         raise UserError(f"{corpus} is already there, without a report, which is written as the text is cleaned; --overwrite makes both")
-    print(f"{shown(corpus)} is already there, from the same command: {metadata.get('documents')} documents; --overwrite makes it again")
+    print(f"{shown(corpus)} is already there, from the same command (documents: {metadata.get('documents')}); --overwrite makes it again")
     return 0
 
 

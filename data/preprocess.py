@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import visible
-from nano_hindi.console import Progress, count, python_command, shell_quoted, shown
+from nano_hindi.console import Progress, count, counted, python_command, shell_quoted, shown
 from nano_hindi.corpus.documents import MARKER, Chunk, batches, chunks, read_source, with_text
 from nano_hindi.errors import UserError
 from nano_hindi.files import one_line
@@ -212,7 +212,7 @@ def finish(args, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
     refuse_losses(shards, tokenizer, args.allow_lossy)
     counts = shards.summary.counts
     try:
-        require_both_splits(counts, "documents", args.val_fraction)
+        require_both_splits(counts, "document", args.val_fraction)
     except UserError:
         discard(shards.folder)
         raise
@@ -239,10 +239,10 @@ def describe(metadata: dict) -> None:
     )
     if changed := metadata["normalized_documents"]:
         of = metadata["train_documents"] + metadata["val_documents"]
-        print(f"NFC         changed {metadata['normalized_characters']:,} characters in {changed:,} of {of:,} documents")
+        print(f"NFC         changed {counted(metadata['normalized_characters'], 'character')} in {changed:,} of {of:,} documents")
     for name in ("train", "val"):
         documents, tokens, size = (metadata[f"{name}_{key}"] for key in ("documents", "tokens", "bytes"))
-        print(f"{name + '.bin':<11} {documents:,} documents, {tokens:,} tokens, {size / 1e6:,.2f} MB of text")
+        print(f"{name + '.bin':<11} {counted(documents, 'document')}, {tokens:,} tokens, {size / 1e6:,.2f} MB of text")
     if metadata["val_tokens"] <= USUAL_SEQUENCE:
         print(
             f"notice: val.bin is shorter than one sequence of {USUAL_SEQUENCE} tokens; give a larger --val_fraction, or train with a smaller --sequence_len"

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from nano_hindi.console import counted
 from nano_hindi.errors import quoted, require
 from nano_hindi.ranges import Choice, Range, whole
 
@@ -222,9 +223,9 @@ class TrainConfig:
         """Return the learning-rate schedule as one line of text."""
         steps = self.steps_of(self.warmup_updates)
         first = f" from {self.init_lr_fraction:g} of each learning rate" if self.init_lr_fraction else ""
-        warmup = f"warm-up over {steps:,} steps{first}" if steps else "no warm-up"
+        warmup = f"warm-up over {counted(steps, 'step')}{first}" if steps else "no warm-up"
         if steps < self.warmup_steps:
-            warmup += f" ({self.warmup_steps:,} steps would be more than a fifth of the run)"
+            warmup += f" ({counted(self.warmup_steps, 'step')} would be more than a fifth of the run)"
         fall = f"constant up to {self.constant_share:.0%} of the run, then linearly" if self.lr_schedule == "plateau" else "then"
         return f"{self.lr_schedule}: {warmup}, {fall} down to {self.min_lr_ratio:g} of each learning rate"
 

@@ -350,7 +350,7 @@ PREPROCESS = {
     "an infinite fraction": (["--val_fraction", "inf"], "--val_fraction must be a number, above 0 and below 1", "not inf"),
     "a fraction in per cent": (["--val_fraction", "1%"], "--val_fraction must be a number, above 0 and below 1", "not 1%"),
     "a fraction too small for any document": (["--val_fraction", 1e-12], "validation", "larger --val_fraction"),
-    "a fraction too large for any document": (["--val_fraction", "0.999999999"], "are in the training split; give a smaller --val_fraction"),
+    "a fraction too large for any document": (["--val_fraction", "0.999999999"], "the training split has none of ", "; give a smaller --val_fraction"),
     "a vocabulary in words": (["--train_tokenizer", "small"], "--train_tokenizer must be a whole number, not small"),
     "no worker": (["--workers", 0], "--workers must be a whole number, at least 1"),
     "a vocabulary of zero": (["--train_tokenizer", 0], "vocabulary of 0", "at least 512"),

@@ -94,6 +94,7 @@ def test_warmup_longer_than_a_fifth_of_the_run_is_shortened():
     assert long.warmup_updates == 250
     assert "over 80 steps (1,000 steps would be more than a fifth of the run), then" in short.schedule_text
     assert "over 1,000 steps," in long.schedule_text
+    assert "over 1 step," in TrainConfig(warmup_steps=1, gradient_accumulation_steps=1).schedule_text
 
 
 @pytest.mark.parametrize(

@@ -1069,7 +1069,7 @@ def test_unreachable_hub_is_one_line_after_a_few_seconds_and_local_files_need_no
     assert not list(tmp_path.glob("raw/*"))
     source = write_corpus(tmp_path / "a.txt", ["एक दो"])  # the tokenizer is requested once, then words are counted
     assert run(tmp_path / "raw", "--source", source, "--tokenizer", "someone/something") == 0
-    assert "1 documents, 2 words" in capfd.readouterr().out
+    assert "1 document, 2 words" in capfd.readouterr().out
 
 
 def test_restarts_are_counted_from_the_last_documents_that_arrived(monkeypatch, waits):

@@ -82,7 +82,7 @@ def test_resume_keeps_every_record_as_it_is_and_counts_the_lines_that_it_removes
     path.write_bytes(mine + b"\r\n\n" + path.read_bytes())
     Metrics(path, 20).write(record(30))
     assert path.read_bytes() == b"\n".join([mine, *(json.dumps(record(step)).encode() for step in (10, 20, 30)), b""])
-    told = f"notice: {2 * len(INVALID) + 1} of {2 * len(INVALID) + 5} lines in metrics.jsonl are not records and are removed, first line 3\n"
+    told = f"notice: removed what is not a record from metrics.jsonl: {2 * len(INVALID) + 1} of {2 * len(INVALID) + 5} lines, the first is line 3\n"
     assert capsys.readouterr().out == told
     Metrics(path, 20)
     assert capsys.readouterr().out == ""

@@ -72,7 +72,7 @@ class ConversationWriter:
         if not self.counts["train_documents"] + self.counts["val_documents"]:
             known = f"; known are records with the fields {LAYOUTS}" if self.counts[f"dropped: {UNKNOWN_LAYOUT}"] else ""
             raise UserError(f"no conversation is left; the counts above say why{known}")
-        require_both_splits(self.counts, "conversations", self.val_fraction)
+        require_both_splits(self.counts, "conversation", self.val_fraction)
 
     def write(self, records: Iterable[KeyedRecord], limit: int | None) -> Iterator[int]:
         """Write the conversations of one source, at most `limit` of them. Yields the number written

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nano_hindi.console import counted
 from nano_hindi.errors import UserError
 from nano_hindi.files import TEXT_MAKERS, file_size, has_lines, read_metadata, require_not_folder, write_metadata
 from nano_hindi.token_file import TOKEN_BYTES, TokenFile
@@ -169,12 +170,12 @@ def require_places(folder: Path) -> None:
 
 
 def require_both_splits(counts: Mapping[str, int], what: str, val_fraction: float) -> None:
-    """Raise UserError if a split has no documents, which are called `what` in the plural."""
+    """Raise UserError if a split has no documents, each of which is called `what`."""
     total = counts["train_documents"] + counts["val_documents"]
     for split, name, change in (("val", "validation", "larger"), ("train", "training", "smaller")):
         if not counts[f"{split}_documents"]:
             raise UserError(
-                f"none of the {total:,} {what} are in the {name} split; give a {change} --val_fraction than {val_fraction:g}, or more {what}"
+                f"the {name} split has none of {counted(total, what)}; give a {change} --val_fraction than {val_fraction:g}, or more {what}s"
             )
 
 

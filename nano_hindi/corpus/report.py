@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nano_hindi.common import visible
+from nano_hindi.console import counted
 from nano_hindi.corpus.prepared import READ_IDS, DataInfo, check_data
 from nano_hindi.files import replacing, write_text
 from nano_hindi.tokenizer import Tokenizer
@@ -102,7 +103,7 @@ def draw_lengths(axes, scan: Scan) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("tokens in a document, with bos and eos (log scale)")
     axes.set_ylabel("documents")
-    axes.set_title(f"Document lengths: {scan.lengths.sum():,} documents of train.bin, the longest {scan.longest:,} tokens")
+    axes.set_title(f"Document lengths: {counted(int(scan.lengths.sum()), 'document')} of train.bin, the longest {scan.longest:,} tokens")
 
 
 def draw_tokens_per_word(axes, tokenizer: Tokenizer, texts: list[str]) -> None:
@@ -114,7 +115,7 @@ def draw_tokens_per_word(axes, tokenizer: Tokenizer, texts: list[str]) -> None:
     axes.set_xticks(range(1, 17), [*map(str, range(1, 16)), "16+"])
     axes.set_xlabel("tokens in a word")
     axes.set_ylabel("words (%)")
-    axes.set_title(f"Tokens per word: {lengths @ uses / total:.2f} on average, over {total:,} words of {len(texts):,} documents")
+    axes.set_title(f"Tokens per word: {lengths @ uses / total:.2f} on average, over {total:,} words of {counted(len(texts), 'document')}")
 
 
 def script_of(character: str) -> str | None:
@@ -139,7 +140,7 @@ def draw_scripts(axes, texts: list[str]) -> None:
     axes.set_xlim(0, 115)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("characters, excluding spaces (%)")
-    axes.set_title(f"Scripts: {sum(map(len, texts)):,} characters of {len(texts):,} documents")
+    axes.set_title(f"Scripts: {sum(map(len, texts)):,} characters of {counted(len(texts), 'document')}")
 
 
 def draw_token_lengths(axes, tokenizer: Tokenizer, uses: np.ndarray) -> None:
@@ -185,7 +186,7 @@ def page(info: DataInfo, scan: Scan, pictures: list[str]) -> str:
     return f"""<!DOCTYPE html>
 <html lang="hi"><head><meta charset="utf-8"><title>nano_hindi: a look at the data</title><style>{STYLE}</style></head><body>
 <h1>A look at the data</h1>
-<p>{info.train_documents:,} documents and {info.train_tokens:,} tokens for training, {info.val_documents:,} and {info.val_tokens:,} for validation;
+<p>{counted(info.train_documents, "document")} and {info.train_tokens:,} tokens for training, {info.val_documents:,} and {info.val_tokens:,} for validation;
 tokenizer {html.escape(visible(info.tokenizer_name))}, {info.vocab_size:,} vocabulary entries, {info.fertility:.3f} tokens per word.</p>
 <h2>Ten random documents, as the model sees them</h2>
 <p>Tokens have <span class="a">two</span><span class="b"> alternating</span><span class="a"> colours</span>; hover over one to see its id.

@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
+from nano_hindi.console import counted
 from nano_hindi.errors import UserError, naming
 from nano_hindi.files import has_lines, read_metadata, rename, require_not_folder, write_metadata
 
@@ -71,7 +72,7 @@ class UnfinishedCorpus:
     def foreign(self, why: str) -> UserError:
         """Return the error for a part that this command cannot continue."""
         return UserError(
-            f"{self.part} holds {self.number('documents'):,} documents of another download ({why}): run the command that started it to resume; "
+            f"{self.part} holds {counted(self.number('documents'), 'document')} of another download ({why}): run the command that started it to resume; "
             "--overwrite starts over, another --output_dir keeps both"
         )
 

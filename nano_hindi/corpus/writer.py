@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, BinaryIO
 
-from nano_hindi.console import Progress, count
+from nano_hindi.console import Progress, count, counted
 from nano_hindi.corpus.documents import BATCH_CHARACTERS, batches, count_words, write_document
 
 if TYPE_CHECKING:
@@ -103,4 +103,4 @@ def lines_by_source(metadata: Mapping[str, str]) -> Iterator[str]:
         if (label := metadata.get(f"source_{number}")) is None:
             return
         documents, amount = (int(metadata[f"source_{number}_{key}"]) for key in ("documents", unit))
-        yield f"{label}: {documents:,} documents, {amount:,} {unit}"
+        yield f"{label}: {counted(documents, 'document')}, {counted(amount, unit[:-1])}"

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from nano_hindi.checkpoint import CHECKPOINT_KEYS, checkpoint_path
 from nano_hindi.config import GPTConfig, TrainConfig, from_dict
-from nano_hindi.console import shell_quoted
+from nano_hindi.console import counted, shell_quoted
 from nano_hindi.corpus.prepared import METADATA
 from nano_hindi.corpus.sources import MAKERS
 from nano_hindi.files import read_metadata
@@ -149,7 +149,7 @@ class Card:
             ]
         t, latest = from_dict(TrainConfig, self.training["train_config"]), self.training["metrics"].get("latest", {})
         tokens, train_tokens = self.training["tokens_seen"], self.training["data"].get("train_tokens")
-        sequences = f"conversations of {t.sequence_len:,} tokens on average" if self.is_chat else f"sequences of {t.sequence_len:,} tokens"
+        sequences, on_average = counted(t.sequences_per_update, "conversation" if self.is_chat else "sequence"), " on average" * self.is_chat
         by_muon = "matrices of the blocks" + ", gate of the smear" * self.config.smear
         rows = {
             "step": f"{self.step:,} of {t.steps:,} ({self.step // t.gradient_accumulation_steps:,} of {t.updates:,} updates)",
@@ -158,7 +158,7 @@ class Card:
             "validation loss": figure(latest, "val_loss", "nats per token"),
             "training loss": figure(latest, "loss", "nats per token"),
             **({} if self.is_chat else {"preset": f"`{self.training['preset']}`"}),  # finetune.py has a recipe of its own
-            "update": f"{t.sequences_per_update:,} {sequences}: {t.tokens_per_update:,} tokens",
+            "update": f"{sequences} of {t.sequence_len:,} tokens{on_average}: {t.tokens_per_update:,} tokens",
             by_muon: f"Muon, learning rate {t.muon_lr:g}, momentum {t.muon_momentum:g}, second moment {t.muon_beta2:g}",
             "all other weights": f"AdamW, betas {t.adamw_beta1:g} and {t.adamw_beta2:g}; learning rates at width 768: {self.table_learning_rates(t)}; "
             f"scalars {t.adamw_scalar_lr:g}",
@@ -194,10 +194,10 @@ class Card:
         if not sources:
             return ["## Data", "", "Source and licence are not known: the export was made without the folder of the training data."]
         documents, size = int(self.data["train_documents"]), int(self.data["train_bytes"])
-        total = f"{documents:,} documents, {size / 1e6:,.2f} MB of text in the training split."
+        total = f"{counted(documents, 'document')}, {size / 1e6:,.2f} MB of text in the training split."
         if len(sources) == 1:
             return ["## Data", "", described(sources[0]), total, "", f"Licence: {licence(sources[0])}."]
-        rows = [f"- {described(source)} {int(source['documents']):,} documents. Licence: {licence(source)}." for source in sources]
+        rows = [f"- {described(source)} {counted(int(source['documents']), 'document')}. Licence: {licence(source)}." for source in sources]
         return ["## Data", "", *rows, "", f"Together: {total}"]
 
     def data_of_base(self) -> list[str]:

@@ -16,7 +16,7 @@ import torch
 from nano_hindi.chat.batches import ChatBatches, Conversations
 from nano_hindi.chat.template import MARKERS, until_stop
 from nano_hindi.config import FINETUNE, INIT_LR_FRACTION, TrainConfig
-from nano_hindi.console import count
+from nano_hindi.console import count, counted
 from nano_hindi.corpus.prepared import CHAT, DataInfo, check_data
 from nano_hindi.distributed import World, require_same
 from nano_hindi.engine import generate_each
@@ -108,7 +108,7 @@ class ChatData:
         epochs = config.updates * config.sequences_per_update / len(self.train)
         left_out = f"; {self.train.left_out:,} left out, longer than {self.train.sequence_len:,} tokens" if self.train.left_out else ""
         return [
-            f"data        {len(self.train):,} conversations to train on, seen {epochs:.2f} times{left_out}",
+            f"data        {counted(len(self.train), 'conversation')} to train on, seen {epochs:.2f} times{left_out}",
             f"            {count(int(self.train.lengths.sum()))} tokens, {count(int(self.train.targets.sum()))} of them targets: the assistant's",
         ]
 

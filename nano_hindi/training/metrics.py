@@ -71,7 +71,7 @@ class Metrics:
         lines = [(line, parse_record(line)) for line in _lines(history or path)]
         if invalid := [number for number, (line, record) in enumerate(lines, 1) if record is None and line.strip()]:
             print(
-                f"notice: {len(invalid)} of {len(lines)} lines in {(history or path).name} are not records and are removed, first line {invalid[0]}"
+                f"notice: removed what is not a record from {(history or path).name}: {len(invalid)} of {len(lines)} lines, the first is line {invalid[0]}"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
