@@ -215,7 +215,7 @@ def test_valid_data_is_described(folder):
     data = check_data(folder)
     assert (data.vocab_size, data.bos_id, data.eos_id, data.train_tokens, data.val_tokens) == (640, 1, 2, 100, 50)
     assert (data.train_documents, data.train_bytes, data.val_documents, data.val_bytes, data.fertility) == (9, 400, 3, 200, 1.5)
-    assert data.tokenizer_name == "standin"
+    assert data.tokenizer.name == "standin"
     assert data.tokenizer.fingerprint() == data.fingerprint
 
 

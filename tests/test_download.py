@@ -233,7 +233,7 @@ def test_hub_source_is_the_verified_hindi_documents_and_nothing_else(tmp_path, r
         assert result.returncode == 0, result.stderr
         assert result.stderr == ""
     data = check_data(tmp_path / "data")
-    assert data.tokenizer_name == "sarvamai/sarvam-1"
+    assert data.tokenizer.name == "sarvamai/sarvam-1"
     assert data.train_tokens + data.val_tokens == int(metadata["tokens"])
 
 

@@ -80,8 +80,7 @@ def test_targets_are_what_the_assistant_says_and_its_eos(chat_dir):
 
 
 def test_evaluation_reads_all_parts_of_a_long_val_bin(chat_dir):
-    data = ChatData(chat_dir, check_data(chat_dir, kind=CHAT))
-    data.select(CONTEXT)
+    data = ChatData(chat_dir, check_data(chat_dir, kind=CHAT), CONTEXT)
     tokens = int(data.val.lengths.sum())
     numbers = {tuple(data.val.batch(np.array([i]))[0][0, : data.val.lengths[i]].tolist()): i for i in range(len(data.val))}
     for fraction in (1, 2, 3, tokens):  # the last one is of less than a conversation: one is read
@@ -178,9 +177,8 @@ def test_damage_is_found_at_the_start_or_when_it_is_read(chat_dir, tmp_path):
 
 
 def test_sample_is_a_question_without_its_story_and_the_most_likely_answer(chat_dir, monkeypatch):
-    data, asked = ChatData(chat_dir, check_data(chat_dir, kind=CHAT)), []
-    data.select(CONTEXT)
-    tokenizer = data.first.tokenizer
+    data, asked = ChatData(chat_dir, check_data(chat_dir, kind=CHAT), CONTEXT), []
+    tokenizer = data.tokenizer
     (answer,) = tokenizer.encode_batch([f"ठीक\nहै\n{MARKERS['user']}\nकौन?"])
 
     def answered(
@@ -202,8 +200,7 @@ def test_sample_is_a_question_without_its_story_and_the_most_likely_answer(chat_
 
 @pytest.mark.parametrize(("epochs", "size"), [(3, 1), (0.5, 7), (1, 1000)])
 def test_recipe_has_eight_evaluations_and_a_warmup_of_a_twentieth(chat_dir, epochs, size):
-    data = ChatData(chat_dir, check_data(chat_dir, kind=CHAT))
-    data.select(CONTEXT)
+    data = ChatData(chat_dir, check_data(chat_dir, kind=CHAT), CONTEXT)
     config = finetune_recipe(argparse.Namespace(epochs=epochs, batch_size=size, lr_scale=0.3, inference_interval=7), data)
     updates = math.ceil(epochs * len(data.train) / size)
     assert (config.updates, config.tokens_per_update) == (updates, size * data.train.mean_length)

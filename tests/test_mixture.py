@@ -152,13 +152,15 @@ def test_start_page_says_how_often_each_source_is_seen_in_both_stages():
     """9 of 12 updates of 10 sequences are before the anneal."""
     config = TrainConfig(batch_size=5, gradient_accumulation_steps=2, sequence_len=4, total_tokens=480)
     folders = [("news", 29 * 4, Fraction(4, 5), Fraction(1, 2)), ("stories", 66 * 4, Fraction(1, 5), Fraction(1, 2))]
-    both = TextData([MixtureSource(name, Path(name), SimpleNamespace(train_tokens=tokens), *weights) for name, tokens, *weights in folders])
+    both = TextData(
+        [MixtureSource(name, Path(name), SimpleNamespace(train_tokens=tokens, tokenizer=None), *weights) for name, tokens, *weights in folders]
+    )
     assert both.lines(config, 9) == [
         "data        news: weight 0.8, 116 tokens to train on, seen 3.00 times",
         "            stories: weight 0.2, 264 tokens to train on, seen 0.50 times",
         "anneal      after step 18, for 3 updates: news 0.5, stories 0.5",
     ]
-    alone = TextData([MixtureSource("news", Path("news"), SimpleNamespace(train_tokens=160), Fraction(1), Fraction(0))])
+    alone = TextData([MixtureSource("news", Path("news"), SimpleNamespace(train_tokens=160, tokenizer=None), Fraction(1), Fraction(0))])
     assert alone.lines(config, None) == ["data        160 tokens to train on, seen 3.00 times"]
 
 

@@ -102,12 +102,13 @@ def test_updates_equal_adamw_on_rows_of_tokens_plus_rows_of_ngrams(tied):
 def test_reads_are_those_of_the_run(data_dir):
     """An epoch reads each token as often as train.bin has it."""
     data = open_text([WeightedFolder(data_dir)], [], ALONE, every_chunk=False)
-    sequences = (data.first.train_tokens - 1) // 16
+    tokenizer, train = data.tokenizer, data.sources[0].data.train
+    sequences = (len(train) - 1) // 16
     config = TrainConfig(total_tokens=16 * sequences, sequence_len=16, batch_size=1, gradient_accumulation_steps=1, ngram_buckets=64)
-    shared = new_ngrams(data.first, data.loader(config, None), config, CPU)
-    read = torch.from_numpy(data.first.train[: 16 * sequences].astype("i8"))
-    torch.testing.assert_close(shared.reads[:, 0] * sequences, torch.bincount(read, minlength=data.first.vocab_size).float())
-    assert new_ngrams(data.first, data.loader(config, None), TrainConfig(), CPU) is None
+    shared = new_ngrams(tokenizer, data.loader(config, None), config, CPU)
+    read = torch.from_numpy(train[: 16 * sequences].astype("i8"))
+    torch.testing.assert_close(shared.reads[:, 0] * sequences, torch.bincount(read, minlength=tokenizer.vocab_size).float())
+    assert new_ngrams(tokenizer, data.loader(config, None), TrainConfig(), CPU) is None
 
 
 def test_update_with_a_gradient_that_is_not_finite_changes_nothing():

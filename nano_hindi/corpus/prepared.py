@@ -31,8 +31,7 @@ CHECKED_IDS, READ_IDS = 2**28, 2**22  # 1 GB: a second or two from a fast disk; 
 class DataInfo:
     """The contents of a data folder's preprocess_meta.txt, its tokenizer and its token files."""
 
-    tokenizer: Tokenizer
-    tokenizer_name: str
+    tokenizer: Tokenizer  # the copy in the folder, with the name of its origin
     fingerprint: str
     vocab_size: int
     bos_id: int
@@ -48,10 +47,6 @@ class DataInfo:
     val_digest: str  # the same of val.bin
     train: TokenFile
     val: TokenFile
-
-    def tokenizer_record(self) -> dict:
-        """Return the tokenizer metadata that a checkpoint keeps."""
-        return {name: getattr(self, name) for name in ("fingerprint", "vocab_size", "bos_id", "eos_id")}
 
     def record(self) -> dict:
         """Return the metadata that a checkpoint keeps of the folder."""
@@ -78,7 +73,8 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
     whole_numbers = [field.name for field in fields(DataInfo) if field.type == "int"]  # a string, as annotations are not evaluated
     try:
         info: dict[str, Any] = {name: int(metadata[name]) for name in whole_numbers}
-        info |= {"fertility": float(metadata["fertility"]), "tokenizer_name": metadata["tokenizer"], "fingerprint": metadata["fingerprint"]}
+        info |= {"fertility": float(metadata["fertility"]), "fingerprint": metadata["fingerprint"]}
+        origin = metadata["tokenizer"]
     except KeyError as error:
         raise UserError(f"{path} has no line {error.args[0]}; {again}") from error
     except ValueError as error:
@@ -92,9 +88,8 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
         raise UserError(f"{tokenizer_dir} is missing (the copy of the tokenizer that the data was made with); {again}")
     tokenizer = load_tokenizer(tokenizer_dir)
     if tokenizer_record(tokenizer).items() - info.items():
-        raise UserError(
-            f"{tokenizer_dir} is not the tokenizer that the data was made with ({info['tokenizer_name']}); restore the original, or {again}"
-        )
+        raise UserError(f"{tokenizer_dir} is not the tokenizer that the data was made with ({origin}); restore the original, or {again}")
+    tokenizer.name = origin
     listed = read_metadata(folder / DIGESTS) if (folder / DIGESTS).is_file() else {}
     for split in ("train", "val"):
         file = info[split] = TokenFile(folder / f"{split}.bin", tokenizer.vocab_size, marks_targets=kind == CHAT)
@@ -180,7 +175,7 @@ def require_both_splits(counts: Mapping[str, int], what: str, val_fraction: floa
 
 
 def tokenizer_record(tokenizer: Tokenizer) -> dict[str, str | int]:
-    """Return the lines of METADATA that identify a tokenizer."""
+    """Return what METADATA and a checkpoint keep of a tokenizer, besides its name."""
     return {"fingerprint": tokenizer.fingerprint(), "vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
 
 

@@ -187,7 +187,7 @@ def page(info: DataInfo, scan: Scan, pictures: list[str]) -> str:
 <html lang="hi"><head><meta charset="utf-8"><title>nano_hindi: a look at the data</title><style>{STYLE}</style></head><body>
 <h1>A look at the data</h1>
 <p>{counted(info.train_documents, "document")} and {info.train_tokens:,} tokens for training, {info.val_documents:,} and {info.val_tokens:,} for validation;
-tokenizer {html.escape(visible(info.tokenizer_name))}, {info.vocab_size:,} vocabulary entries, {info.fertility:.3f} tokens per word.</p>
+tokenizer {html.escape(visible(info.tokenizer.name))}, {info.vocab_size:,} vocabulary entries, {info.fertility:.3f} tokens per word.</p>
 <h2>Ten random documents, as the model sees them</h2>
 <p>Tokens have <span class="a">two</span><span class="b"> alternating</span><span class="a"> colours</span>; hover over one to see its id.
 <span class="a parts">Framed</span>: a character made of several tokens, followed by their number. Small and red: special tokens, tabs and line ends.</p>

@@ -44,17 +44,13 @@ class ChatData:
     """A chat data folder, of which a run reads the conversations that fit into the model's
     context."""
 
-    has_anneal, anneal_text, budget_flag = False, "", "--epochs"
-    train: Conversations  # of the conversations that fit into the context, like the next; `select` sets both
-    val: Conversations
+    has_anneal, anneal_text, maker, budget_flag = False, "", "data/chat.py", "--epochs"
 
-    def __init__(self, folder: Path, info: DataInfo):
-        self.folder, self.first = folder, info
-
-    def select(self, sequence_len: int) -> None:
-        """Select the conversations that fit into a context of `sequence_len` tokens. Raises
-        UserError if none of a split does."""
-        self.train, self.val = (Conversations(self.folder, self.first, split, sequence_len) for split in ("train", "val"))
+    def __init__(self, folder: Path, info: DataInfo, sequence_len: int):
+        """Raise UserError if no conversation of a split fits into a context of `sequence_len`
+        tokens."""
+        self.folder, self.info, self.tokenizer = folder, info, info.tokenizer
+        self.train, self.val = (Conversations(folder, info, split, sequence_len) for split in ("train", "val"))
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -85,7 +81,7 @@ class ChatData:
     def samples(self, model: GPT, seed: int) -> list[tuple[str, str]]:
         """Return (question, question and answer) for the first answers of some conversations of
         val.bin, at temperature 0. Each is on one line."""
-        tokenizer, asked = self.first.tokenizer, []
+        tokenizer, asked = self.tokenizer, []
         for i in self._spread(SAMPLES):
             x, y = self.val.batch(np.array([i]))
             begin = int((y[0] >= 0).nonzero()[0])  # the first target is that of the last token of the question
@@ -101,7 +97,7 @@ class ChatData:
 
     def record(self, anneal_start: int | None) -> dict:
         """Return the data metadata that a checkpoint keeps."""
-        return self.first.record()
+        return self.info.record()
 
     def lines(self, config: TrainConfig, anneal_start: int | None) -> list[str]:
         """Return the lines of the start page about the data."""
@@ -113,12 +109,12 @@ class ChatData:
         ]
 
 
-def open_chat(folder: Path, world: World, every_chunk: bool) -> ChatData:
-    """Return the checked chat data. Collective. Raises UserError as `check_data` does, or if the
-    ranks differ."""
-    data = ChatData(folder, check_data(folder, every_chunk, CHAT))
+def open_chat(folder: Path, sequence_len: int, world: World, every_chunk: bool) -> ChatData:
+    """Return the checked chat data. Collective. Raises UserError as `check_data` and `ChatData` do,
+    or if the ranks differ."""
+    data = ChatData(folder, check_data(folder, every_chunk, CHAT), sequence_len)
     names = ("train.bin", "val.bin", "train_conversations.bin", "val_conversations.bin")
-    values: dict[str, object] = {"tokenizer": data.first.fingerprint, **{name: file_digest(folder / name) for name in names}}
+    values: dict[str, object] = {"tokenizer": data.info.fingerprint, **{name: file_digest(folder / name) for name in names}}
     require_same(world, "data", values, "copy that machine's --data_dir to the others")
     return data
 

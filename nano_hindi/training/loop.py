@@ -226,7 +226,7 @@ def evaluate(run: Run, stop: StopSignal) -> None:
     """Evaluate the model on the val.bin of each source and record the results. If a rank is asked
     to stop, the evaluation ends after a batch, without a result; the resumed run makes it again."""
     config, world = run.config, run.world
-    token_bytes = compute_token_bytes(run.data.first.tokenizer, world.device)
+    token_bytes = compute_token_bytes(run.data.tokenizer, world.device)
 
     def evaluate_source(name: str) -> Evaluation:
         batches = run.data.val_batches(config, run.batches.device_batch_size, world)[name]

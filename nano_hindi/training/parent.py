@@ -13,9 +13,10 @@ import torch
 from nano_hindi.checkpoint import MODEL_KEYS
 from nano_hindi.common import visible
 from nano_hindi.config import DEFAULT_PRESET, PRESETS, GPTConfig, TrainConfig, from_dict, get_train_config
-from nano_hindi.corpus.prepared import DataInfo
 from nano_hindi.errors import UserError, require
 from nano_hindi.inference.loading import TrainedModel, load_for_inference, training_record
+from nano_hindi.training.chat_data import ChatData
+from nano_hindi.training.text_data import TextData
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,14 @@ def _recipe(trained: TrainedModel) -> tuple[str, TrainConfig]:
     return DEFAULT_PRESET, get_train_config(DEFAULT_PRESET)
 
 
-def require_same_tokenizer(parent: Parent, data: DataInfo, data_dir: Path) -> None:
+def require_same_tokenizer(parent: Parent, data: TextData | ChatData) -> None:
     """Raise UserError if the data was made with another tokenizer than the model's: the rows of its
     embedding would belong to other tokens."""
-    tokenizer = parent.path.parent / "tokenizer"
+    own, right, fingerprint = data.tokenizer, parent.path.parent / "tokenizer", data.tokenizer.fingerprint()
     require(
-        data.fingerprint == parent.fingerprint,
-        f"{data_dir} was made with {data.tokenizer_name} ({data.vocab_size:,} tokens, fingerprint {data.fingerprint[:12]}), and {parent.path} was trained "
-        f"with {tokenizer} ({parent.shape.vocab_size:,} tokens, fingerprint {parent.fingerprint[:12]}); run {data.train.maker} with --tokenizer {tokenizer}",
+        fingerprint == parent.fingerprint,
+        f"{data.tokenizer_dir.parent} was made with {own.name} ({own.vocab_size:,} tokens, fingerprint {fingerprint[:12]}), and {parent.path} was trained "
+        f"with {right} ({parent.shape.vocab_size:,} tokens, fingerprint {parent.fingerprint[:12]}); run {data.maker} with --tokenizer {right}",
     )
 
 

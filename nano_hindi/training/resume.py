@@ -12,7 +12,7 @@ from pathlib import Path
 from nano_hindi.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped, without_advice
 from nano_hindi.common import compute_dtype, visible
 from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig, from_dict
-from nano_hindi.corpus.prepared import METADATA
+from nano_hindi.corpus.prepared import METADATA, tokenizer_record
 from nano_hindi.distributed import World, from_main, require_same
 from nano_hindi.errors import UserError, require
 from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run, configs_for_run_from_model
@@ -90,15 +90,19 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
         raise UserError(f"--checkpoint_dir and --data_dir are the same folder; give the run another folder, for example --checkpoint_dir {folder}")
     has_data = not args.dry_run or all((folder / METADATA).exists() for folder in folders)
     data: TextData | ChatData | None = None
-    if chat:
-        data = open_chat(folders[0], world, args.verify_data)
-    elif has_data:
+    if has_data and not chat:
         data = open_text(args.data_dir, args.anneal_data_dir, world, args.verify_data)
     saved = from_main(world, lambda: checkpoint_to_resume(args)) if args.resume or not args.dry_run else None
     if saved is not None:
         made_by = "finetune.py" if "chat" in saved else "train.py"
         require(("chat" in saved) == chat, f"the checkpoint was made by {made_by}; resume the run with it")
-    parent = from_main(world, lambda: parent_to_load(args, data, saved))
+    parent = from_main(world, lambda: parent_to_load(args, saved))
+    if chat:
+        require(saved is not None or parent is not None, "finetune.py needs a model to fine-tune; name it: --checkpoint MODEL")
+        shape = parent.shape if parent else from_dict(GPTConfig, saved["model_config"])
+        data = open_chat(folders[0], shape.sequence_len, world, args.verify_data)
+    if parent is not None and data is not None:
+        require_same_tokenizer(parent, data)
     model_config, config = configs_of(args, data, saved, world, parent)
     require_same(
         world,
@@ -122,11 +126,11 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
     return dataclasses.replace(plan, has_files=from_main(world, lambda: holds_end(args.checkpoint_dir, plan.step)))
 
 
-def parent_to_load(args: argparse.Namespace, data: TextData | ChatData | None, saved: dict | None) -> Parent | None:
+def parent_to_load(args: argparse.Namespace, saved: dict | None) -> Parent | None:
     """Return the model of `--init_from` for a new run; None without the flag, and for a resumed
     run, which must have begun with that model. Call it on rank 0 only.
 
-    Raises UserError if the model does not load, or the data has another tokenizer.
+    Raises UserError if the model does not load.
     """
     if args.init_from is None:
         return None
@@ -137,8 +141,6 @@ def parent_to_load(args: argparse.Namespace, data: TextData | ChatData | None, s
     if saved is not None:
         require_same_parent(saved, parent)
         return None
-    if data is not None:
-        require_same_tokenizer(parent, data.first, data.tokenizer_dir.parent)
     return parent
 
 
@@ -209,16 +211,13 @@ def configs_of(
     each other.
     """
     if isinstance(data, ChatData):
-        require(saved is not None or parent is not None, "finetune.py needs a model to fine-tune; name it: --checkpoint MODEL")
-        shape = parent.shape if parent else from_dict(GPTConfig, saved["model_config"])
-        data.select(shape.sequence_len)
         if parent is not None:
-            return shape, finetune_recipe(args, data)
+            return parent.shape, finetune_recipe(args, data)
         apply_finetune_flags(args, data, from_dict(TrainConfig, saved["train_config"]))
     if parent is not None:
         return configs_for_run_from_model(args, parent.shape, parent.recipe)
     if saved is None:
-        return configs_for_new_run(args, data and data.first.vocab_size)
+        return configs_for_new_run(args, data and data.tokenizer.vocab_size)
     model_config, config = configs_for_resumed_run(args, saved)
     if data is not None:
         _require_same_data(saved, data)
@@ -236,7 +235,7 @@ def configs_of(
 def _require_same_data(saved: dict, data: TextData | ChatData) -> None:
     differences = [
         f"{kind} {key}"
-        for kind, now in (("tokenizer", data.first.tokenizer_record()), ("data", data.record(None)))
+        for kind, now in (("tokenizer", tokenizer_record(data.tokenizer)), ("data", data.record(None)))
         for key in different_keys(saved[kind], now)
     ]
     if differences:

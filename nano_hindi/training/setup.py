@@ -14,7 +14,7 @@ from nano_hindi.checkpoint import FORMAT, remove_leftovers
 from nano_hindi.common import can_compile, compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import Console, shown
-from nano_hindi.corpus.prepared import DataInfo
+from nano_hindi.corpus.prepared import tokenizer_record
 from nano_hindi.dataloader import Sequences, UpdateBatches
 from nano_hindi.distributed import World, require_same, weight_sums
 from nano_hindi.files import copy_contents
@@ -24,6 +24,7 @@ from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.model import GPT
 from nano_hindi.ngrams import NGrams
 from nano_hindi.optim import LossScale, TrainOptimizer
+from nano_hindi.tokenizer import Tokenizer
 from nano_hindi.training import memory, report
 from nano_hindi.training.chat_data import ChatData
 from nano_hindi.training.curves import LiveCurves
@@ -90,7 +91,7 @@ class Run:
             "optimizers": {**self.optimizer.state_dict(), "loss_scale": self.loss_scale.state_dict()},
             "rng": {"torch": torch.get_rng_state()},
             "metrics": {"latest": self.latest, "meter": self.meter.state_dict(), "skipped": self.skipped},
-            "tokenizer": self.data.first.tokenizer_record() | {"name": self.data.first.tokenizer_name},  # a resumed run may have another
+            "tokenizer": tokenizer_record(self.data.tokenizer) | {"name": self.data.tokenizer.name},  # a resumed run may have another
             "data": self.data.record(self.anneal_start),
             **({"parent": self.parent} if self.parent is not None else {}),
             **({"chat": {"template": VERSION}} if isinstance(self.data, ChatData) else {}),
@@ -107,7 +108,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
 
     memory.require_memory(model_config, config.ngram_buckets, world.device)
     model = new_model(model_config, config, world.device)
-    optimizer = TrainOptimizer(model, config, world, new_ngrams(data.first, loader, config, world.device))
+    optimizer = TrainOptimizer(model, config, world, new_ngrams(data.tokenizer, loader, config, world.device))
     loss_scale = LossScale(enabled=model.compute_dtype == torch.float16)
     if saved is not None:
         restore(saved, model, optimizer, loss_scale)
@@ -157,7 +158,7 @@ def _history(args: argparse.Namespace) -> Path | None:
     return beside if beside is not None and beside.is_file() else None
 
 
-def new_ngrams(info: DataInfo, loader: Sequences, config: TrainConfig, device: torch.device) -> NGrams | None:
+def new_ngrams(tokenizer: Tokenizer, loader: Sequences, config: TrainConfig, device: torch.device) -> NGrams | None:
     """Return the n-grams of the tokens, or None if `config.ngram_buckets` is 0.
 
     How often an update reads each token is counted in the run's first updates, up to COUNTED_TOKENS
@@ -167,8 +168,8 @@ def new_ngrams(info: DataInfo, loader: Sequences, config: TrainConfig, device: t
         return None
     updates = min(config.updates, -(-COUNTED_TOKENS // config.tokens_per_update))
     x, _ = loader.batch(0, updates * config.sequences_per_update)
-    reads = torch.bincount(x.flatten(), minlength=info.vocab_size) / updates
-    return NGrams(info.tokenizer.piece_bytes, config.ngram_buckets, reads, device)
+    reads = torch.bincount(x.flatten(), minlength=tokenizer.vocab_size) / updates
+    return NGrams(tokenizer.piece_bytes, config.ngram_buckets, reads, device)
 
 
 def new_model(config: GPTConfig, train: TrainConfig, device: torch.device) -> GPT:

@@ -38,13 +38,13 @@ class MixtureSource:
 
 
 class TextData:
-    """The data folders of a run, all with the same tokenizer: those of --data_dir, then those that
-    only the anneal reads."""
+    """The data folders of a run, all with the same `tokenizer`: those of --data_dir, then those
+    that only the anneal reads."""
 
-    budget_flag = "--total_tokens"
+    maker, budget_flag = "data/preprocess.py", "--total_tokens"
 
     def __init__(self, sources: Sequence[MixtureSource]):
-        self.sources, self.first = tuple(sources), sources[0].data
+        self.sources, self.tokenizer = tuple(sources), sources[0].data.tokenizer
         self.has_anneal = any(source.anneal_weight for source in sources)
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class TextData:
     def samples(self, model: GPT, seed: int) -> list[tuple[str, str]]:
         """Return (prompt, text) for each sample prompt. The text begins with the prompt and is on
         one line."""
-        tokenizer = self.first.tokenizer
+        tokenizer = self.tokenizer
         prompts = [tokenizer.encode_open(prompt) for prompt in SAMPLE_PROMPTS]
         texts = generate_each(model, prompts, SAMPLE_TOKENS, (tokenizer.eos_id,), **Settings(seed=seed).sampling())
         samples = [tokenizer.decode([*tokens, *text]) for (tokens, _), text in zip(prompts, texts, strict=True)]
@@ -140,10 +140,11 @@ def open_text(folders: Sequence[WeightedFolder], anneal_folders: Sequence[Weight
             for (place, (folder, data)), name in zip(opened.items(), unique_names(list(opened)), strict=True)
         ]
     )
-    values: dict[str, object] = {"tokenizer": text.first.fingerprint}
+    fingerprint = text.tokenizer.fingerprint()
+    values: dict[str, object] = {"tokenizer": fingerprint}
     for number, source in enumerate(text.sources, 1):
         folder, data = source.folder, source.data
-        if data.fingerprint != text.first.fingerprint:
+        if data.fingerprint != fingerprint:
             first = text.sources[0].folder
             raise UserError(f"{folder} has another tokenizer than {first}; run data/preprocess.py for both with --tokenizer {first / 'tokenizer'}")
         if not data.train_digest:

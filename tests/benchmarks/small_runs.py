@@ -123,7 +123,7 @@ class Training:
             self.model.init_weights()
             self.model.to(self.device)
             self.model.compute_dtype = getattr(torch, run.dtype)
-            ngrams = new_ngrams(info, self.loader, self.config, self.device)
+            ngrams = new_ngrams(info.tokenizer, self.loader, self.config, self.device)
             self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device), ngrams)
         updates = self.config.updates
         self.lr_scales = [learning_rate_scale(self.config, i) for i in range(updates)]
