@@ -200,8 +200,9 @@ class Scene:
         return self
 
     def hub(self, endpoint: str | None = None) -> Scene:
-        """Set an unreachable hub for this process (which has read its settings already) and for
-        those it starts. Without `endpoint`, it refuses connections."""
+        """Set an unreachable hub, and an empty cache instead of the user's, for this process (which
+        has read its settings already) and for those it starts. Without `endpoint`, it refuses
+        connections."""
         from huggingface_hub import constants
 
         if endpoint is None:
@@ -211,7 +212,9 @@ class Scene:
         self.monkeypatch.setattr(constants, "ENDPOINT", endpoint)
         self.monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
         self.monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        return self.env(HF_ENDPOINT=endpoint, HF_HOME=str(self.folder.parent / "hub"), HF_HUB_OFFLINE="0", NO_PROXY="127.0.0.1")
+        cache = str(self.folder.parent / "hub")
+        self.monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
+        return self.env(HF_ENDPOINT=endpoint, HF_HOME=cache, HF_HUB_OFFLINE="0", NO_PROXY="127.0.0.1")
 
     def taken_port(self) -> Scene:
         """Set the variables of torchrun, with a port that another socket listens on."""
