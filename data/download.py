@@ -159,6 +159,8 @@ def make(args, settings: dict, corpus: Path) -> int:
         if args.report:  # before the end of the progress file, which has the examples
             write_text(corpus.with_name(REPORT), page(cleaner, kept))
         print("\n".join(cleaner.lines(kept)))
+    if not args.report:  # an old one is of another corpus
+        corpus.with_name(REPORT).unlink(missing_ok=True)
     unfinished.finish()
     left_out = f" ({counted(empty, 'empty one')} skipped)" if empty else ""
     for line in lines_by_source(metadata):

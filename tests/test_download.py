@@ -862,6 +862,10 @@ def test_edited_file_and_missing_report_are_noticed(tmp_path, capsys):
     write_corpus(source, [*CLEANED, LONG + "तीसरा। " + OTHER])
     assert run(out, *argv) == 2
     assert "from another source, text, budget" in capsys.readouterr().err
+    (out / "cleaning_report.html").touch()  # of the old text
+    assert run(out, *argv, "--overwrite") == 0
+    assert run(out, *argv, "--report") == 2
+    assert "without a report" in capsys.readouterr().err
 
 
 # other data sets

@@ -32,6 +32,7 @@ from nano_hindi import locks, token_file
 from nano_hindi.corpus import shards, tokenize
 from nano_hindi.corpus.documents import chunks
 from nano_hindi.corpus.prepared import check_data
+from nano_hindi.corpus.report import report_files
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata, replacing
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
@@ -559,6 +560,18 @@ def test_digests_are_of_the_token_files_and_are_all_checked_where_the_data_is_re
             file.write(bytes(4))
         assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2) == 0
         assert contents(out) == before
+
+
+def test_report_on_older_data_is_deleted(tmp_path, tokenizer_dir):
+    out, corpus = tmp_path / "out", write_corpus(tmp_path / "c.txt", standin.documents(20))
+    out.mkdir()
+    for path in (files := [*report_files(out), out / "report_mine.png"]):
+        path.touch()
+    assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2) == 0
+    assert [path.exists() for path in files] == [False] * 5 + [True]
+    files[0].touch()
+    assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2) == 0  # the same data
+    assert files[0].exists()
 
 
 def test_trained_tokenizer_is_not_trained_again_after_a_stop(tmp_path, monkeypatch):

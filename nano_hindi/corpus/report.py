@@ -41,6 +41,11 @@ class Scan:
     longest: int  # tokens of the longest document
 
 
+def report_files(folder: Path) -> list[Path]:
+    """Return the files of a report on a folder: the pictures, then the page."""
+    return [*(folder / f"report_{name}.png" for name in ("document_lengths", "tokens_per_word", "scripts", "token_lengths")), folder / "report.html"]
+
+
 def write_report(folder: Path) -> list[Path]:
     """Write the plots and the page into a folder that `data/preprocess.py` prepared; the same for
     the same data.
@@ -50,18 +55,16 @@ def write_report(folder: Path) -> list[Path]:
     info = check_data(folder)
     scan = scan_tokens(info, seed=0)
     tokenizer, texts = info.tokenizer, [info.tokenizer.decode(ids) for ids in scan.sample]
-    pictures = {
-        "document_lengths": lambda axes: draw_lengths(axes, scan),
-        "tokens_per_word": lambda axes: draw_tokens_per_word(axes, tokenizer, texts),
-        "scripts": lambda axes: draw_scripts(axes, texts),
-        "token_lengths": lambda axes: draw_token_lengths(axes, tokenizer, scan.uses),
-    }
-    paths = []
-    for name, draw in pictures.items():
-        paths.append(folder / f"report_{name}.png")
-        _picture(paths[-1], draw)
-    paths.append(folder / "report.html")
-    write_text(paths[-1], page(info, scan, [path.name for path in paths[:-1]]))
+    draws = (
+        lambda axes: draw_lengths(axes, scan),
+        lambda axes: draw_tokens_per_word(axes, tokenizer, texts),
+        lambda axes: draw_scripts(axes, texts),
+        lambda axes: draw_token_lengths(axes, tokenizer, scan.uses),
+    )
+    *pictures, html_file = paths = report_files(folder)
+    for path, draw in zip(pictures, draws, strict=True):
+        _picture(path, draw)
+    write_text(html_file, page(info, scan, [path.name for path in pictures]))
     return paths
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nano_hindi.corpus.prepared import METADATA, require_places, save_tokenizer, write_digests
+from nano_hindi.corpus.report import report_files
 from nano_hindi.corpus.tokenize import SPLITS, Summary
 from nano_hindi.errors import UserError, naming
 from nano_hindi.files import rename, write_metadata, write_text
@@ -112,12 +113,13 @@ class Shards:
             os.fsync(file.fileno())
 
     def finish(self, tokenizer: Tokenizer, metadata: dict) -> None:
-        """Move all outputs to their final names and write preprocess_meta.txt last: an output
-        folder without it is not ready.
+        """Move all outputs to their final names, in place of older ones and the report on them, and
+        write preprocess_meta.txt last: an output folder without it is not ready.
 
         Safe to interrupt and repeat.
         """
-        self.metadata_file.unlink(missing_ok=True)
+        for path in (self.metadata_file, *report_files(self.output_dir)):
+            path.unlink(missing_ok=True)
         for name in SPLITS:
             if (self.folder / f"{name}.bin").exists():
                 rename(self.folder / f"{name}.bin", self.output_dir / f"{name}.bin")
