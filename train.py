@@ -27,7 +27,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=weighted_folder,
         nargs="+",
         metavar="DIR[=W]",
-        help="folders with train.bin, val.bin and tokenizer/, mixed by their weights W; without weights, in proportion to their tokens (default: data)",
+        help="folders with train.bin, val.bin and tokenizer/, mixed by their weights W; without weights, in proportion to their tokens "
+        "(default: data beside train.py)",
     )
     parser.add_argument(
         "--anneal_data_dir",
