@@ -766,6 +766,25 @@ def test_model_card_names_each_of_several_sources(card):
     assert "/home/me" not in text
 
 
+def test_model_card_of_several_chat_files_counts_conversations_and_names_only_what_was_read(straight):
+    training = load_checkpoint(straight / "checkpoint_step24.pt")
+    training["tokenizer"]["name"] = "trained on the corpus, 600 entries"
+    data = {"train_documents": "66", "val_documents": "14", "train_bytes": "10000", "source": "a.jsonl; b.jsonl; sample, seed 0"}
+    sources = ("a.jsonl", "not known: a.jsonl", 79), ("b.jsonl", "CC0", 1), ("sample, seed 0", "MIT", 0)
+    for number, (source, licence, documents) in enumerate(sources, 1):
+        data |= {f"source_{number}": source, f"source_{number}_licence": licence, f"source_{number}_documents": str(documents)}
+    text = Card(CONFIG, 24, "float32", "transformers", True, dict.fromkeys(("total", *KINDS), 1), straight, training, data).text("model")
+    rows = (
+        "- Files of the model's maker: a.jsonl. 79 conversations. Licence: not known; ask the maker of this model.",
+        "- Files of the model's maker: b.jsonl. 1 conversation. Licence: CC0.",
+        "",
+        "Together: 80 conversations, of which 66 with 0.01 MB of text are in the training split.",
+    )
+    assert "\n".join(rows) in text
+    assert "sample" not in text
+    assert "It was trained on the corpus of the base model (600 entries)" in text
+
+
 def test_data_of_an_older_version_is_recognized_without_digests(straight, data_dir, tmp_path):
     older = {key: value for key, value in read_metadata(data_dir / "preprocess_meta.txt").items() if "digest" not in key}
     write_metadata(tmp_path / "preprocess_meta.txt", older)

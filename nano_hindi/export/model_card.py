@@ -179,13 +179,13 @@ class Card:
         return ", ".join(f"{name} {lr:g}" for name, lr in tables.items())
 
     def sources(self) -> list[dict[str, str]]:
-        """Return for each source of the text its entries `source`, `licence`, `revision` and, if
-        there are several, `documents`."""
+        """Return for each source of which there is text its entries `source`, `licence`, `revision`
+        and, if there are several, `documents`."""
         several: list[dict[str, str]] = []
         while (source := self.data.get(f"source_{len(several) + 1}")) is not None:
             prefix = f"source_{len(several) + 1}_"
             several.append({"source": source} | {key.removeprefix(prefix): self.data[key] for key in self.data if key.startswith(prefix)})
-        return several or [self.data] * ("source" in self.data)
+        return [source for source in several if source["documents"] != "0"] or [self.data] * ("source" in self.data)
 
     def data_section(self) -> list[str]:
         if folders := self.training and self.training["data"].get("sources"):
@@ -193,12 +193,13 @@ class Card:
         sources = self.sources()
         if not sources:
             return ["## Data", "", "Source and licence are not known: the export was made without the folder of the training data."]
-        documents, size = int(self.data["train_documents"]), int(self.data["train_bytes"])
-        total = f"{counted(documents, 'document')}, {size / 1e6:,.2f} MB of text in the training split."
+        train, val = (int(self.data[f"{split}_documents"]) for split in ("train", "val"))
+        noun, size = "conversation" if self.is_chat else "document", f"{int(self.data['train_bytes']) / 1e6:,.2f} MB of text"
         if len(sources) == 1:
+            total = f"{counted(train, noun)}, {size} in the training split."
             return ["## Data", "", described(sources[0]), total, "", f"Licence: {licence(sources[0])}."]
-        rows = [f"- {described(source)} {counted(int(source['documents']), 'document')}. Licence: {licence(source)}." for source in sources]
-        return ["## Data", "", *rows, "", f"Together: {total}"]
+        rows = [f"- {described(source)} {counted(int(source['documents']), noun)}. Licence: {licence(source)}." for source in sources]
+        return ["## Data", "", *rows, "", f"Together: {counted(train + val, noun)}, of which {train:,} with {size} are in the training split."]
 
     def data_of_base(self) -> list[str]:
         words = (
@@ -215,7 +216,7 @@ class Card:
         elif name is None:
             words = "Its source and licence are not known: the export was made without the folder of the training data."
         elif name.startswith("trained on the corpus"):
-            words = f"It was {name.replace(', ', ' (')}) and has no other source."
+            words = f"It was {name.replace(', ', ' of the base model (' if self.has_base else ' (')}) and has no other source."
         elif name == SARVAM:
             words = f"[{SARVAM}]({SARVAM_PAGE}) by Sarvam AI. It has its own licence, which is on that page: read it before you share this folder."
         else:
@@ -238,7 +239,8 @@ def described(source: dict[str, str]) -> str:
 
 
 def licence(source: dict[str, str]) -> str:
-    return source.get("licence", "not known; ask the maker of this model")
+    known = source.get("licence", "not known")  # data/chat.py writes `not known: FILE`
+    return "not known; ask the maker of this model" if known.startswith("not known") else known
 
 
 def usage(path: str, format: str = "transformers", is_chat: bool = False, program: str = "python examples/onnx_generate.py") -> list[str]:
