@@ -96,8 +96,8 @@ def page_address(host: str, listener: socket.socket, token: str | None) -> str:
 
 
 def own_address() -> str:
-    """Return the IPv4 address of this machine in its network, as a phone may not find its name; the
-    name if there is no network."""
+    """Return the IPv4 address of this machine in its network, or in its VPN, as a phone may not
+    find its name; the name if there is no network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unsent:
         try:
             unsent.connect(("192.0.2.1", 9))  # chooses the network and sends nothing; RFC 5737 leaves the address unused
