@@ -25,7 +25,6 @@ from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, counted, python_command, shell_quoted, shown
 from nano_hindi.errors import require
-from nano_hindi.files import expanded
 from nano_hindi.locks import locked
 from nano_hindi.ranges import Range, whole
 
@@ -84,6 +83,8 @@ def parse(argv: list[str] | None):
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    from nano_hindi.tokenizer.hub import model_of
+
     sources = [ChatSource(name, args.seed) for name in dict.fromkeys(args.source)]
     model = model_of(args.tokenizer)
     tokenizer, context = tokenizer_and_context(args.tokenizer, model)
@@ -136,16 +137,6 @@ def make(args, sources: list[ChatSource], tokenizer: Tokenizer) -> None:
     for name in ("train", "val"):
         documents, tokens, targets = (writer.counts[f"{name}_{key}"] for key in ("documents", "tokens", "targets"))
         print(f"{name + '.bin':<11} {counted(documents, 'conversation')}, {tokens:,} tokens, {targets:,} of them targets")
-
-
-def model_of(name: str) -> Path | None:
-    """Return the model file or folder of checkpoints that `name` is; None for a tokenizer alone."""
-    from nano_hindi.tokenizer.hub import tokenizer_of
-
-    path = expanded(name)
-    has_model = path.is_file() or (path / "model.pt").is_file() or any(path.glob("checkpoint_step*.pt"))
-    beside = (path.parent if path.is_file() else path) / "tokenizer"
-    return path if has_model and tokenizer_of(name) == str(beside) else None
 
 
 def tokenizer_and_context(name: str, model: Path | None) -> tuple[Tokenizer, int]:

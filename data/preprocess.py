@@ -102,10 +102,16 @@ def make(args, plan: list[Chunk]) -> None:
     from nano_hindi.corpus.prepared import is_ready
     from nano_hindi.corpus.shards import Shards, discard
     from nano_hindi.tokenizer import load_tokenizer
+    from nano_hindi.tokenizer.hub import model_of
 
     settings = metadata_of_input(args.input, plan) | {"val_fraction": args.val_fraction, "train_tokenizer": args.train_tokenizer or "no"}
     if args.train_tokenizer is None:
-        tokenizer = load_tokenizer(args.tokenizer)
+        if model := model_of(args.tokenizer):  # which knows the origin of its tokenizer
+            from nano_hindi.inference.loading import load_for_inference
+
+            tokenizer = load_for_inference(model).tokenizer
+        else:
+            tokenizer = load_tokenizer(args.tokenizer)
         settings |= {"normalization": tokenizer.normalization, "fingerprint": tokenizer.fingerprint()}
     else:
         tokenizer = None

@@ -20,7 +20,7 @@ import finetune
 import standin
 import train
 from conftest import ROOT, SMALL, damaged_between_samples, run_command
-from data import chat
+from data import chat, preprocess
 from nano_hindi.chat.batches import PAD_MULTIPLE, ChatBatches, Conversations
 from nano_hindi.chat.template import MARKERS, until_stop
 from nano_hindi.config import FINETUNE, GPTConfig, TrainConfig
@@ -266,6 +266,13 @@ def test_fine_tuning_learns_and_makes_a_chat_model(base, tuned):
     assert losses[-1] < losses[0] - 0.5
 
 
+def test_text_tokenized_for_a_model_names_the_origin_of_its_tokenizer(base, data_dir, tmp_path):
+    argv = ["--input", data_dir / "corpus.txt", "--tokenizer", base, "--output_dir", tmp_path, "--val_fraction", 0.1]
+    assert preprocess.main([*map(str, argv)]) == 0
+    assert (tmp_path / "train.bin").read_bytes() == (data_dir / "train.bin").read_bytes()
+    assert read_metadata(tmp_path / "preprocess_meta.txt")["tokenizer"] == read_metadata(data_dir / "preprocess_meta.txt")["tokenizer"]
+
+
 def card_of(model: Path, data: Path, folder: Path) -> str:
     assert export.main(["--checkpoint", str(model), "--data_dir", str(data), "--output_dir", str(folder)]) == 0
     return (folder / "README.md").read_text(encoding="utf-8")
@@ -378,7 +385,7 @@ def test_what_does_not_belong_together_is_refused_in_one_line(tuned, base, short
     capsys.readouterr()
     said = refused(finetune.main, ["--checkpoint", base, "--data_dir", tmp_path / "chat", *new])
     assert "was trained with" in said
-    assert f"run data/chat.py with --tokenizer {base / 'tokenizer'}" in said
+    assert f"run data/chat.py with --tokenizer {base / 'model.pt'}" in said
     assert "run data/chat.py first" in refused(finetune.main, ["--checkpoint", base, "--data_dir", tmp_path / "none", *new])
     resumed = ["--data_dir", short, "--checkpoint_dir", tuned, "--resume", "auto"]
     assert f"--lr_scale is 0.9 (checkpoint: {FINETUNE['lr_scale']})" in refused(finetune.main, [*resumed, "--lr_scale", "0.9"])

@@ -44,6 +44,14 @@ def tokenizer_of(name: str) -> str:
     return name if folder == path else str(folder)
 
 
+def model_of(name: str) -> Path | None:
+    """Return the model file or folder of checkpoints that `name` is; None for a tokenizer alone."""
+    path = expanded(name)
+    has_model = path.is_file() or (path / "model.pt").is_file() or any(path.glob("checkpoint_step*.pt"))
+    beside = (path.parent if path.is_file() else path) / "tokenizer"
+    return path if has_model and tokenizer_of(name) == str(beside) else None
+
+
 def read_definition(name: str) -> tuple[Backend, int | None, int | None]:
     """Return the `tokenizers.Tokenizer` of a folder (no network) or of a name on the hub, and its
     bos and eos ids. Raises UserError, with what to do, if it is not available."""

@@ -87,7 +87,7 @@ def require_same_tokenizer(parent: Parent, data: TextData | ChatData) -> None:
     require(
         fingerprint == parent.fingerprint,
         f"{data.tokenizer_dir.parent} was made with {own.name} ({own.vocab_size:,} tokens, fingerprint {fingerprint[:12]}), and {parent.path} was trained "
-        f"with {right} ({parent.shape.vocab_size:,} tokens, fingerprint {parent.fingerprint[:12]}); run {data.maker} with --tokenizer {right}",
+        f"with {right} ({parent.shape.vocab_size:,} tokens, fingerprint {parent.fingerprint[:12]}); run {data.maker} with --tokenizer {parent.path}",
     )
 
 
