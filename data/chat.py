@@ -109,7 +109,7 @@ def make(args, sources: list[ChatSource], tokenizer: Tokenizer) -> None:
     settings = {
         "kind": CHAT,
         "template": VERSION,
-        "fingerprint": tokenizer.fingerprint(),
+        "fingerprint": tokenizer.fingerprint,
         "source": "; ".join(source.title for source in sources),
         "inputs": "; ".join(source.identity for source in sources),
         "max_length": args.max_length,

@@ -210,7 +210,7 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     for i in all_numbers:
         origin = readers[i].metadata if i in readers else recorded_origin(args, i, begun)
         identity |= {prefix(args, i) + key: value for key, value in origin.items()}
-    identity |= {"reader": "; ".join(map(reader_of, args.sources)), "tokenizer_fingerprint": tokenizer.fingerprint() if tokenizer else "none"}
+    identity |= {"reader": "; ".join(map(reader_of, args.sources)), "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else "none"}
     identity |= rules(args)
     if begun and not unfinished.is_of(identity):
         if not args.overwrite:

@@ -112,7 +112,7 @@ def make(args, plan: list[Chunk]) -> None:
             tokenizer = load_for_inference(model).tokenizer
         else:
             tokenizer = load_tokenizer(args.tokenizer)
-        settings |= {"normalization": tokenizer.normalization, "fingerprint": tokenizer.fingerprint()}
+        settings |= {"normalization": tokenizer.normalization, "fingerprint": tokenizer.fingerprint}
     else:
         tokenizer = None
         settings |= {"normalization": "NFC"}

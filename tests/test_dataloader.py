@@ -205,7 +205,7 @@ def folder(tmp_path):
     tokenizer.save(folder / "tokenizer")
     write_tokens(folder / "train.bin", range(100))
     write_tokens(folder / "val.bin", range(50))
-    facts = {"tokenizer": "standin", "fingerprint": tokenizer.fingerprint(), "vocab_size": 640, "bos_id": 1, "eos_id": 2}
+    facts = {"tokenizer": "standin", "fingerprint": tokenizer.fingerprint, "vocab_size": 640, "bos_id": 1, "eos_id": 2}
     facts |= {"train_documents": 9, "train_tokens": 100, "train_bytes": 400, "val_documents": 3, "val_tokens": 50, "val_bytes": 200, "fertility": 1.5}
     write_metadata(folder / "preprocess_meta.txt", facts)
     return folder
@@ -216,7 +216,7 @@ def test_valid_data_is_described(folder):
     assert (data.vocab_size, data.bos_id, data.eos_id, data.train_tokens, data.val_tokens) == (640, 1, 2, 100, 50)
     assert (data.train_documents, data.train_bytes, data.val_documents, data.val_bytes, data.fertility) == (9, 400, 3, 200, 1.5)
     assert data.tokenizer.name == "standin"
-    assert data.tokenizer.fingerprint() == data.fingerprint
+    assert data.tokenizer.fingerprint == data.fingerprint
 
 
 @pytest.mark.parametrize("name", ["train.bin", "val.bin", "preprocess_meta.txt"])

@@ -84,11 +84,11 @@ def test_transformers_gives_the_same_ids_with_the_original_a_copy_and_an_export(
 
 def test_copy_of_a_copy_is_the_same(folder, tmp_path):
     names = ("tokenizer.json", "tokenizer_config.json")
-    first, fingerprint = folder, load_tokenizer(folder).fingerprint()
+    first, fingerprint = folder, load_tokenizer(folder).fingerprint
     for name in ("a", "b"):
         load_tokenizer(first).save(tmp_path / name)
         first = tmp_path / name
-        assert load_tokenizer(first).fingerprint() == fingerprint
+        assert load_tokenizer(first).fingerprint == fingerprint
     assert [(tmp_path / "a" / name).read_bytes() for name in names] == [(tmp_path / "b" / name).read_bytes() for name in names]
 
 

@@ -38,7 +38,7 @@ def test_kitoken_ids_equal_those_of_tokenizers_in_workers_too(folder):
     for tokenizer in (fast, pickle.loads(pickle.dumps(fast))):
         assert [tokenizer.encode_batch([text])[0] for text in texts] == expected
         assert tokenizer.encode_batch(texts) == expected
-        assert tokenizer.fingerprint() == plain.fingerprint()
+        assert tokenizer.fingerprint == plain.fingerprint
 
 
 def test_kitoken_does_the_encoding(folder, monkeypatch):

@@ -103,7 +103,7 @@ def test_files_are_little_endian_uint32_and_the_metadata_matches_them(tmp_path, 
     assert float(metadata["fertility"]) == pytest.approx(fertility, abs=1e-4)
     assert float(metadata["bytes_per_token"]) == pytest.approx(sum(len(text.encode()) for text in texts) / text_tokens, abs=1e-4)
     assert (info.vocab_size, info.bos_id, info.eos_id) == (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id)
-    assert info.fingerprint == tokenizer.fingerprint() == load_tokenizer(out / "tokenizer").fingerprint()
+    assert info.fingerprint == tokenizer.fingerprint == load_tokenizer(out / "tokenizer").fingerprint
     output = capsys.readouterr().out
     assert f"{fertility:.3f} tokens per word" in output
     assert f"{len(train):,} documents, {info.train_tokens:,} tokens" in output

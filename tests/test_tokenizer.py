@@ -230,7 +230,7 @@ def test_prompt_is_normalized_to_nfc(tokenizer):
 def test_saved_copy_has_the_same_fingerprint_ids_and_bytes(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "copy")
     copy = load_tokenizer(tmp_path / "copy")
-    assert copy.fingerprint() == tokenizer.fingerprint()
+    assert copy.fingerprint == tokenizer.fingerprint
     assert copy.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
     assert (copy.token_bytes == tokenizer.token_bytes).all()
     assert (copy.bos_id, copy.eos_id, copy.special_ids) == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.special_ids)
@@ -270,7 +270,7 @@ def test_autotokenizer_encodes_a_saved_copy_to_the_same_ids(tokenizer, tmp_path)
 def test_fingerprint_depends_on_vocabulary_merges_and_special_ids_only(tmp_path, bpe):
     def fingerprint(name, edit):
         change(standin.make_tokenizer(tmp_path / name), edit)
-        return load_tokenizer(tmp_path / name).fingerprint()
+        return load_tokenizer(tmp_path / name).fingerprint
 
     def rename_last_piece(d):
         d["model"]["merges"].pop()
@@ -279,11 +279,11 @@ def test_fingerprint_depends_on_vocabulary_merges_and_special_ids_only(tmp_path,
 
     swapped = config_without(standin.make_tokenizer(tmp_path / "swapped"), "eos_token")
     found = [
-        bpe.fingerprint(),
+        bpe.fingerprint,
         fingerprint("pieces", rename_last_piece),
         fingerprint("merges", lambda d: d["model"].update(merges=d["model"]["merges"][:20])),
-        load_tokenizer(swapped).fingerprint(),
-        load_tokenizer(standin.make_tokenizer(tmp_path / "other", vocab_size=600)).fingerprint(),
+        load_tokenizer(swapped).fingerprint,
+        load_tokenizer(standin.make_tokenizer(tmp_path / "other", vocab_size=600)).fingerprint,
     ]
     assert len(set(found)) == len(found)
     assert (

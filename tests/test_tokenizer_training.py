@@ -138,7 +138,7 @@ def test_private_use_characters_of_a_corpus_are_not_taken_for_aksharas():
     texts = standin.documents(500)
     private = "".join(map(chr, range(0xE000, 0xF900)))
     trained = train_tokenizer([f"{text} {private} क{private}ख" for text in texts], 800)
-    assert trained.fingerprint() == train_tokenizer([f"{text}   क ख" for text in texts], 800).fingerprint()
+    assert trained.fingerprint == train_tokenizer([f"{text}   क ख" for text in texts], 800).fingerprint
     assert not any(set(trained.piece(i)) & PRIVATE for i in range(trained.vocab_size))
     assert trained.decode(trained.encode_batch([private + texts[0]])[0]) == private + texts[0]
 
@@ -151,7 +151,7 @@ def test_punctuation_and_digits_are_words_of_their_own():
 
 
 def test_same_corpus_gives_the_same_tokenizer(tokenizer):
-    assert train_tokenizer(standin.documents(2000), VOCABULARY).fingerprint() == tokenizer.fingerprint()
+    assert train_tokenizer(standin.documents(2000), VOCABULARY).fingerprint == tokenizer.fingerprint
 
 
 def test_same_corpus_gives_the_same_tokenizer_in_every_process():
@@ -159,7 +159,7 @@ def test_same_corpus_gives_the_same_tokenizer_in_every_process():
     command = """
 from nano_hindi.tokenizer.training import train_tokenizer
 rare = "".join(letter + "ीं " for letter in "कखगघचछजझटठडढणतथदधनपफबभमयरलवशषसह") + "".join(map(chr, range(0x4E00, 0x5200)))
-print(train_tokenizer([rare, rare], 600).fingerprint())
+print(train_tokenizer([rare, rare], 600).fingerprint)
 """
     run = [
         subprocess.run([sys.executable, "-c", command], env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}, capture_output=True) for seed in "12"

@@ -176,7 +176,7 @@ def require_both_splits(counts: Mapping[str, int], what: str, val_fraction: floa
 
 def tokenizer_record(tokenizer: Tokenizer) -> dict[str, str | int]:
     """Return what METADATA and a checkpoint keep of a tokenizer, besides its name."""
-    return {"fingerprint": tokenizer.fingerprint(), "vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
+    return {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
 
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:

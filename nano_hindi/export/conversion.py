@@ -66,7 +66,7 @@ def write_onnx(path: Path, trained: TrainedModel, weights: dict[str, Tensor], dt
     import nano_hindi
     from nano_hindi.export.onnx_graph import build
 
-    metadata = {"nano_hindi": nano_hindi.__version__, "step": str(trained.step), "tokenizer": trained.tokenizer.fingerprint()}
+    metadata = {"nano_hindi": nano_hindi.__version__, "step": str(trained.step), "tokenizer": trained.tokenizer.fingerprint}
     model = build(trained.config, {name: weight.numpy() for name, weight in weights.items()}, dtype, metadata)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     require(size < ONNX_BYTES, f"{size / 1e9:.1f} GB of weights do not fit into an ONNX file, which holds 2 GB; use --dtype int8")

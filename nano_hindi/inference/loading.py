@@ -44,7 +44,7 @@ def load_for_inference(path: Path | str) -> TrainedModel:
     if not folder.is_dir():
         raise UserError(f"the tokenizer of {file} is missing: it should be in {folder}; put it there")
     tokenizer = load_tokenizer(str(folder))
-    if tokenizer.fingerprint() != state["tokenizer"].get("fingerprint"):
+    if tokenizer.fingerprint != state["tokenizer"].get("fingerprint"):
         raise UserError(f"{folder} is not the tokenizer that {file} was trained with (their fingerprints differ); put the right one there")
     tokenizer.name = str(state["tokenizer"].get("name", tokenizer.name))  # its origin, not the folder of the copy; older versions recorded none
     require(tokenizer.vocab_size == config.vocab_size, f"{file} has a vocabulary of {config.vocab_size} tokens, its tokenizer {tokenizer.vocab_size}")

@@ -250,6 +250,7 @@ class Tokenizer:
 
     # ---- identity
 
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Return a hash of the vocabulary, the special ids and the ids of a fixed text.
 

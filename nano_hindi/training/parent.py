@@ -52,7 +52,7 @@ def load_parent(path: Path) -> Parent:
         weights_digest(trained.state_dict),
         trained.config,
         trained.state_dict,
-        trained.tokenizer.fingerprint(),
+        trained.tokenizer.fingerprint,
         preset,
         dataclasses.replace(recipe, sequence_len=trained.config.sequence_len, device_batch_size="auto", dtype="auto"),
     )
@@ -83,10 +83,10 @@ def _recipe(trained: TrainedModel) -> tuple[str, TrainConfig]:
 def require_same_tokenizer(parent: Parent, data: TextData | ChatData) -> None:
     """Raise UserError if the data was made with another tokenizer than the model's: the rows of its
     embedding would belong to other tokens."""
-    own, right, fingerprint = data.tokenizer, parent.path.parent / "tokenizer", data.tokenizer.fingerprint()
+    own, right = data.tokenizer, parent.path.parent / "tokenizer"
     require(
-        fingerprint == parent.fingerprint,
-        f"{data.tokenizer_dir.parent} was made with {own.name} ({own.vocab_size:,} tokens, fingerprint {fingerprint[:12]}), and {parent.path} was trained "
+        own.fingerprint == parent.fingerprint,
+        f"{data.tokenizer_dir.parent} was made with {own.name} ({own.vocab_size:,} tokens, fingerprint {own.fingerprint[:12]}), and {parent.path} was trained "
         f"with {right} ({parent.shape.vocab_size:,} tokens, fingerprint {parent.fingerprint[:12]}); run {data.maker} with --tokenizer {parent.path}",
     )
 

@@ -140,11 +140,10 @@ def open_text(folders: Sequence[WeightedFolder], anneal_folders: Sequence[Weight
             for (place, (folder, data)), name in zip(opened.items(), unique_names(list(opened)), strict=True)
         ]
     )
-    fingerprint = text.tokenizer.fingerprint()
-    values: dict[str, object] = {"tokenizer": fingerprint}
+    values: dict[str, object] = {"tokenizer": text.tokenizer.fingerprint}
     for number, source in enumerate(text.sources, 1):
         folder, data = source.folder, source.data
-        if data.fingerprint != fingerprint:
+        if data.fingerprint != text.tokenizer.fingerprint:
             first = text.sources[0].folder
             raise UserError(f"{folder} has another tokenizer than {first}; run data/preprocess.py for both with --tokenizer {first / 'tokenizer'}")
         if not data.train_digest:

@@ -38,7 +38,7 @@ def make_checkpoint(folder: Path, kind: str, config: GPTConfig = CONFIG) -> Path
                 weight.normal_(mean=0.5, std=0.5)
         model.head_weight.normal_(std=0.5)
     state = {"format": 1, "step": 7, "model_state_dict": dict(model.state_dict()), "model_config": dataclasses.asdict(config)}
-    return save_model(folder, state | {"tokenizer": {"fingerprint": tokenizer.fingerprint()}})
+    return save_model(folder, state | {"tokenizer": {"fingerprint": tokenizer.fingerprint}})
 
 
 def load(folder: Path, **options):
