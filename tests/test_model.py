@@ -1,7 +1,6 @@
 """The model: against a second implementation in float64, and what each position depends on."""
 
 import dataclasses
-import itertools
 import math
 import shutil
 import sys
@@ -14,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nano_hindi import loss as loss_module
 from nano_hindi import model as network
-from nano_hindi.config import PRESETS, GPTConfig, get_config, get_train_config
+from nano_hindi.config import GPTConfig, get_config, get_train_config
 from nano_hindi.engine import KVCache
-from nano_hindi.model import GATE_CHANNELS, GPT, ROPE_BASE, SOFTCAP, Linear, apply_rope, rms_norm, rope_factors
+from nano_hindi.model import GATE_CHANNELS, GPT, Linear, apply_rope, rms_norm, rope_factors
 
 # more layers than the pattern, three query heads for each K/V head, a vocabulary that needs
 # padding, more channels than the gates read
@@ -49,7 +48,7 @@ def random_ids(batch: int, time: int, config: GPTConfig = CONFIG, seed: int = 1)
     return torch.randint(0, config.vocab_size, (batch, time), generator=torch.Generator().manual_seed(seed))
 
 
-def reference_logits(config: GPTConfig, state: dict, ids: list[int], first_position: int = 0) -> torch.Tensor:
+def reference_logits(config: GPTConfig, state: dict, ids: list[int]) -> torch.Tensor:
     """Compute the forward pass of one text in float64 as the specification describes it: heads one
     by one, rotation by complex numbers, windows as a mask."""
     w = {name: tensor.double() for name, tensor in state.items()}
@@ -59,7 +58,7 @@ def reference_logits(config: GPTConfig, state: dict, ids: list[int], first_posit
         return x / (x.square().mean(-1, keepdim=True) + 2.0**-23).sqrt()
 
     def rotated(x):  # (T, D): channel d and channel d + D/2 are the two parts of one complex number
-        positions = torch.arange(first_position, first_position + T, dtype=torch.float64)
+        positions = torch.arange(T, dtype=torch.float64)
         turns = torch.stack([positions / 100_000.0 ** (2 * d / D) for d in range(D // 2)], dim=1)
         z = torch.complex(x[:, : D // 2], x[:, D // 2 :]) * torch.exp(1j * turns)
         return torch.cat([z.real, z.imag], dim=1)
@@ -170,16 +169,6 @@ def test_norm_of_a_small_vector_is_one_in_every_dtype(dtype):
 # ---- logits and loss
 
 
-def test_logits_stay_within_the_soft_cap_and_have_no_padding():
-    model, idx = random_model(), random_ids(2, 8)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(100)
-    logits = model(idx)
-    assert logits.shape == (2, 8, CONFIG.vocab_size)
-    assert model.lm_head.weight.shape == model.transformer.wte.weight.shape == (128, CONFIG.n_embd)
-    assert 14.9 < logits.abs().max() <= SOFTCAP
-
-
 def test_losses_agree_with_the_logits_and_padding_rows_do_not_count():
     model, idx = random_model(), random_ids(3, 20)
     targets = random_ids(3, 20, seed=2)
@@ -222,17 +211,6 @@ def test_gradients_of_the_whole_model_equal_finite_differences(config):
     torch.testing.assert_close(slope, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_gradient_of_a_tied_table_is_the_sum_of_its_two_uses():
-    tied, untied = random_model(TIED), random_model(dataclasses.replace(TIED, tie_embeddings=False))
-    untied.load_state_dict({**tied.state_dict(), "lm_head.weight": tied.head_weight})
-    idx, targets = random_ids(2, 20), random_ids(2, 20, seed=3)
-    for model in (tied, untied):
-        model(idx, targets).backward()
-    parts = untied.transformer.wte.weight.grad, untied.lm_head.weight.grad
-    assert all(part.norm() > 0.1 for part in parts)
-    torch.testing.assert_close(tied.transformer.wte.weight.grad, sum(parts), rtol=1e-5, atol=1e-6)
-
-
 def test_tied_table_is_saved_once():
     names = list(GPT(TIED).state_dict())
     assert "transformer.wte.weight" in names
@@ -260,65 +238,7 @@ def test_blocks_that_are_computed_again_give_the_same_gradients_from_less_memory
     assert kept_now < kept / 2
 
 
-# ---- the additions to the residual stream
-
-
-def test_value_embeddings_scalars_and_gates_receive_gradients_and_change_the_output():
-    model, idx = random_model(), random_ids(2, 24)
-    model(idx, random_ids(2, 24, seed=5)).backward()
-    parts = [(f"value_embeds.{i}.weight", f"transformer.h.{i}.attn.ve_gate.weight") for i in (0, 2, 4)]
-    names = [name for pair in parts for name in pair] + ["resid_lambdas", "x0_lambdas"]
-    assert set(names) == {n for n in dict(model.named_parameters()) if "ve_gate" in n or "value_embeds" in n or "lambdas" in n}
-    with torch.no_grad():
-        before = model(idx)
-        for name in names:
-            parameter = model.get_parameter(name)
-            assert parameter.grad.abs().max() > 1e-5, name
-            if "lambdas" in name:
-                assert (parameter.grad != 0).all(), name
-            kept = parameter.clone()
-            parameter.mul_(1.5).add_(0.1)
-            assert (model(idx) - before).abs().max() > 1e-2, name
-            parameter.copy_(kept)
-
-
-def test_every_other_layer_and_the_last_have_value_embeddings():
-    for config in [config for config, _ in PRESETS.values() if config.value_embeddings]:
-        with torch.device("meta"):
-            model = GPT(config)
-        layers = [i for i, block in enumerate(model.transformer.h) if block.attn.ve_gate is not None]
-        assert layers == [int(name) for name in model.value_embeds]
-        assert layers[-1] == model.config.n_layer - 1
-        assert {b - a for a, b in itertools.pairwise(layers)} == {2}
-
-
-def test_gate_reads_the_first_channels_and_starts_at_one():
-    model = GPT(CONFIG)
-    model.init_weights()
-    gate = model.transformer.h[0].attn.ve_gate
-    assert gate.weight.shape == (CONFIG.n_kv_head, GATE_CHANNELS)
-    assert (gate.weight == 0).all()  # 2 * sigmoid(0) = 1
-    assert GPT(GPTConfig(n_embd=16, n_head=2, n_kv_head=2)).transformer.h[-1].attn.ve_gate.in_features == 16
-
-
 # ---- positions
-
-
-@pytest.mark.parametrize("shift", [1, 1000, 30_000])
-def test_rotary_scores_depend_on_distance_alone(shift):
-    """Positions are used as given; float32 represents an angle of 30,000 to 0.002."""
-    torch.manual_seed(0)
-    q, k = torch.randn(1, 20, 3, 64), torch.randn(1, 20, 3, 64)
-
-    def scores(start):
-        cos, sin = rope_factors(torch.arange(start, start + 20), 64)
-        assert cos.dtype == sin.dtype == torch.float32
-        return torch.einsum("bqhd,bkhd->hqk", apply_rope(q, cos, sin), apply_rope(k, cos, sin))
-
-    torch.testing.assert_close(scores(shift), scores(0), atol=2e-5 + 1e-6 * shift, rtol=0)
-    plain = torch.einsum("bqhd,bkhd->hqk", q, k)
-    torch.testing.assert_close(scores(0).diagonal(dim1=1, dim2=2), plain.diagonal(dim1=1, dim2=2), atol=2e-5, rtol=0)
-    assert (scores(0) - plain).abs().max() > 1  # and they do depend on distance
 
 
 def test_shifting_all_positions_changes_no_hidden_state():
@@ -340,25 +260,7 @@ def test_half_precision_input_is_rotated_in_float32():
     torch.testing.assert_close(rotated.double(), torch.cat((turned.real, turned.imag), dim=-1), rtol=2**-8, atol=1e-5)  # rounded once
 
 
-def test_rotation_preserves_norms_and_has_the_documented_base():
-    cos, sin = rope_factors(torch.arange(50), 12)
-    x = torch.randn(1, 50, 2, 12)
-    torch.testing.assert_close(apply_rope(x, cos, sin).norm(dim=-1), x.norm(dim=-1))
-    assert ROPE_BASE == 100_000
-    torch.testing.assert_close(torch.atan2(sin[1, 6:], cos[1, 6:]).double(), 100_000.0 ** (-torch.arange(0, 12, 2, dtype=torch.float64) / 12))
-
-
 # ---- what a position attends to
-
-
-def test_future_tokens_change_nothing():
-    model, idx = random_model(), random_ids(1, 40)
-    changed = idx.clone()
-    changed[0, 25] = (changed[0, 25] + 1) % CONFIG.vocab_size
-    with torch.no_grad():
-        before, after = model(idx), model(changed)
-    torch.testing.assert_close(after[:, :25], before[:, :25], atol=0, rtol=0)
-    assert (after[:, 25] - before[:, 25]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(("pattern", "layers", "reach"), [("S", 2, 1 + 15), ("SL", 3, 1 + 15 + 15), ("SSSL", 4, 3 * 1 + 15)])
@@ -377,6 +279,15 @@ def test_a_token_influences_as_far_as_the_windows_add_up_and_no_further(pattern,
 
 
 # ---- construction
+
+
+def test_gate_reads_the_first_channels_and_starts_at_one():
+    model = GPT(CONFIG)
+    model.init_weights()
+    gate = model.transformer.h[0].attn.ve_gate
+    assert gate.weight.shape == (CONFIG.n_kv_head, GATE_CHANNELS)
+    assert not gate.weight.any()  # 2 * sigmoid(0) = 1
+    assert GPT(GPTConfig(n_embd=16, n_head=2, n_kv_head=2)).transformer.h[-1].attn.ve_gate.in_features == 16
 
 
 def test_same_seed_gives_the_same_weights_also_from_the_meta_device():
@@ -411,17 +322,6 @@ def test_new_model_predicts_uniformly_and_its_blocks_are_the_identity():
     torch.testing.assert_close(model.transformer.h[1].attn.c_q.weight.std(), torch.tensor(48**-0.5), atol=0.01, rtol=0)
 
 
-def test_state_dict_has_the_documented_names():
-    names = set(GPT(CONFIG).state_dict())
-    expected = {"transformer.wte.weight", "lm_head.weight", "resid_lambdas", "x0_lambdas"}
-    for i in range(CONFIG.n_layer):
-        expected |= {f"transformer.h.{i}.attn.{part}.weight" for part in ("c_q", "c_k", "c_v", "c_proj")}
-        expected |= {f"transformer.h.{i}.mlp.{part}.weight" for part in ("c_fc", "c_proj")}
-        if i in (0, 2, 4):
-            expected |= {f"transformer.h.{i}.attn.ve_gate.weight", f"value_embeds.{i}.weight"}
-    assert names == expected
-
-
 def test_run_eagerly_calls_a_compiled_loss_no_more(monkeypatch):
     """As after a compiler that fails during a run."""
 
@@ -445,7 +345,7 @@ def test_many_batch_sizes_stay_compiled(monkeypatch):
     compile_function = torch.compile
     monkeypatch.setattr(torch, "compile", lambda part, **options: compile_function(part, backend="eager", fullgraph=True, **options))
     torch._dynamo.reset()
-    model = random_model(CONFIG)
+    model = random_model(dataclasses.replace(CONFIG, n_layer=2))
     model.compile_blocks()
     for size in range(1, 8):
         idx = random_ids(size, 8)
@@ -540,13 +440,6 @@ def test_parameter_counts_of_each_preset(name):
     if get_config(name).tie_embeddings:
         assert get_train_config(name).total_tokens == pytest.approx(20 * PARAMETERS[name][-1], rel=1e-3)
         assert round(PARAMETERS[name][-1] / 1e6, 1) == {"22m": 21.8, "36m": 35.6, "39m": 38.7, "250m": 253.6}[name]
-
-
-@pytest.mark.parametrize(("name", "megaflops"), [("25m", 249), ("40m", 404), ("50m", 523)])
-def test_flops_per_token_of_each_preset_match_the_findings(name, megaflops):
-    with torch.device("meta"):
-        model = GPT(dataclasses.replace(get_config(name), short_window_divisor=4))  # the findings assume short windows of a quarter
-    assert round(model.flops_per_token() / 1e6) == megaflops
 
 
 def test_flops_per_token_equal_the_count_of_pytorch():
