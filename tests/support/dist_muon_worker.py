@@ -1,5 +1,5 @@
-"""Run the same small training on any number of ranks, for test_muon.py and test_optim.py. torchrun
-runs this file, the tests import it.
+"""Make the same updates on any number of ranks, for test_optim.py. torchrun runs this file, the
+tests import it.
 
 Every update has SHARES gradients, and each rank takes the mean of an equal number of them. So the
 mean over the ranks is the same for 1, 2, 3 or 6 ranks, up to rounding, but no two ranks have the
@@ -12,7 +12,6 @@ import sys
 import tempfile
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -23,19 +22,16 @@ sys.path.insert(0, str(ROOT))
 
 from nano_hindi.config import TrainConfig
 from nano_hindi.distributed import World
-from nano_hindi.muon import DistMuon, Muon
 from nano_hindi.optim import TrainOptimizer
 from optimizer_step import take_step
 
 SHARES, UPDATES, SAVED_AFTER, BAD_UPDATE = 6, 4, 2, 1
 CONFIG = TrainConfig(grad_clip=0.5, weight_decay=0.1)
-# 5, 2, 4 and 1 matrices of a shape: fewer and more than ranks, and mostly no multiple of 2 or of 3
-SHAPES = [(16, 24)] * 5 + [(40, 8)] * 2 + [(12, 12)] * 4 + [(3, 7)]
 
 
 class StandIn(nn.Module):
-    """A module with parameters named and shaped like those of a GPT of width 16, and nothing
-    else."""
+    """A module with parameters named and shaped like those of a GPT of width 16, and nothing else:
+    6, 3 and 2 matrices of a shape, so no multiple of 2 or of 3 ranks, or fewer than ranks."""
 
     def __init__(self, layers: int = 3, width: int = 16, vocab_size: int = 20):
         super().__init__()
@@ -43,14 +39,15 @@ class StandIn(nn.Module):
         def linear(rows, cols):
             return nn.Linear(cols, rows, bias=False)
 
-        def block():
+        def block(i):
             attn = {name: linear(width, width) for name in ("c_q", "c_proj")} | {name: linear(width // 2, width) for name in ("c_k", "c_v")}
             mlp = {"c_fc": linear(4 * width, width), "c_proj": linear(width, 4 * width)}
-            return nn.ModuleDict({"attn": nn.ModuleDict(attn | {"ve_gate": linear(2, 4)}), "mlp": nn.ModuleDict(mlp)})
+            gate = {} if i % 2 else {"ve_gate": linear(2, 4)}
+            return nn.ModuleDict({"attn": nn.ModuleDict(attn | gate), "mlp": nn.ModuleDict(mlp)})
 
         self.transformer = nn.Module()
         self.transformer.wte = nn.Embedding(vocab_size, width)
-        self.transformer.h = nn.ModuleList(block() for _ in range(layers))
+        self.transformer.h = nn.ModuleList(block(i) for i in range(layers))
         self.lm_head = linear(vocab_size, width)
         self.value_embeds = nn.ModuleDict({str(i): nn.Embedding(vocab_size, width // 2) for i in (0, 2)})
         self.resid_lambdas = nn.Parameter(torch.ones(layers))
@@ -64,10 +61,6 @@ def randn(what: str, shape) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(what.encode())))
 
 
-def matrices() -> dict[str, nn.Parameter]:
-    return {f"m{i}": nn.Parameter(randn(f"weight {i}", shape)) for i, shape in enumerate(SHAPES)}
-
-
 def set_gradients(parameters: dict[str, nn.Parameter], update: int, rank: int = 0, world_size: int = 1, nan: bool = False) -> None:
     """Set every parameter's gradient to this rank's gradient of `update`. With `nan`, one element
     on the last rank is nan."""
@@ -78,29 +71,10 @@ def set_gradients(parameters: dict[str, nn.Parameter], update: int, rank: int = 
         next(iter(parameters.values())).grad.view(-1)[0] = torch.nan
 
 
-def train_muon(rank: int, world_size: int, saved: dict | None = None) -> dict:
-    """Make UPDATES updates of the matrices, or those left after `saved`. Returns weights, norms,
-    and the state at the end and after SAVED_AFTER updates."""
-    parameters = matrices()
-    optimizer = (Muon if world_size == 1 else DistMuon)(parameters.items(), lr=0.1, weight_decay=0.1)
-    out = {"squares": []}
-    if saved:
-        load_weights(parameters, saved["weights"])
-        optimizer.load_state_dict(saved["state"])
-    for update in range(SAVED_AFTER if saved else 0, UPDATES):
-        set_gradients(parameters, update, rank, world_size)
-        if update % 2:  # in the other updates, `step` reduces
-            optimizer.reduce_gradients()
-            out["squares"].append(optimizer.grad_sq_norm())
-        optimizer.step(grad_scale=0.5)
-        if update + 1 == SAVED_AFTER:
-            out["saved"] = {"weights": weights(parameters), "state": optimizer.state_dict()}
-    return out | {"weights": weights(parameters), "state": optimizer.state_dict()}
-
-
-def train_all(rank: int, world_size: int, saved: dict | None = None) -> dict:
-    """Do the same with TrainOptimizer and a whole model. On one rank, the gradient of BAD_UPDATE is
-    not finite."""
+def trained(rank: int, world_size: int, saved: dict | None = None) -> dict:
+    """Make UPDATES updates of a StandIn, or those left after `saved`. On one rank, the gradient of
+    BAD_UPDATE is not finite. Returns weights, norms, what was sent, and the state at the end and
+    after SAVED_AFTER updates."""
     model = StandIn()
     parameters = dict(model.named_parameters())
     optimizer = TrainOptimizer(model, CONFIG, World(rank, world_size, torch.device("cpu")))
@@ -158,25 +132,20 @@ class numbers_sent:  # noqa: N801 - reads like contextlib's
 
 
 @functools.cache
-def alone() -> SimpleNamespace:
-    """Run both trainings on a single rank, in this process."""
-    return SimpleNamespace(muon=train_muon(0, 1), all=train_all(0, 1))
+def alone() -> dict:
+    """Return the result of a single rank, this process."""
+    return trained(0, 1)
 
 
 @functools.cache
 def launched(processes: int) -> list[dict]:
-    """Run both trainings under torchrun on `processes` ranks and return the result of each:
-    {"muon", "all"}.
-
-    With 2 ranks also {"muon_resumed", "all_resumed"}, resumed from the state that 3 ranks have
-    saved.
-    """
+    """Return the result of each of `processes` ranks under torchrun. Those of 2 ranks have
+    "resumed" too: from the state that 3 ranks have saved."""
     from conftest import run_command
 
     with tempfile.TemporaryDirectory() as folder:
         if processes == 2:
-            before = launched(3)[0]
-            torch.save({kind: before[kind]["saved"] for kind in ("muon", "all")}, Path(folder) / "saved.pt")
+            torch.save(launched(3)[0]["saved"], Path(folder) / "saved.pt")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", __file__, folder]
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"USE_LIBUV": "0"} if os.name == "nt" else {})
         job = run_command(command, env=environment)
@@ -187,11 +156,9 @@ def launched(processes: int) -> list[dict]:
 def main(folder: Path) -> None:
     dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    result = {"muon": train_muon(rank, world_size), "all": train_all(rank, world_size)}
+    result = trained(rank, world_size)
     if (folder / "saved.pt").exists():
-        saved = torch.load(folder / "saved.pt", weights_only=True)
-        result["muon_resumed"] = train_muon(rank, world_size, saved["muon"])
-        result["all_resumed"] = train_all(rank, world_size, saved["all"])
+        result["resumed"] = trained(rank, world_size, torch.load(folder / "saved.pt", weights_only=True))
     torch.save(result, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
