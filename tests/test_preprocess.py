@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import multiprocessing.resource_tracker
 import os
-import random
 import re
 import shutil
 import signal
@@ -74,11 +73,17 @@ def belongs_to_validation(text: str, fraction: float) -> bool:
 
 @pytest.mark.parametrize("kind", ["bpe", "byte_level"])
 def test_decoding_the_token_files_gives_exactly_the_documents(tmp_path, kind, monkeypatch):
+    """Without blank ones; nothing counts as lost, also not the space mark, which becomes a
+    space."""
     folder = standin.make_tokenizer(tmp_path / "standin", kind=kind)
     texts = HARD_TEXTS + standin.documents(300) + HARD_TEXTS  # the second time in other batches
     monkeypatch.setattr(tokenize, "BATCH_CHARACTERS", 2000)
-    assert run(tmp_path / "data", write_corpus(tmp_path / "c.txt", texts), folder, "--val_fraction", 0.3) == 0
-    tokenizer = load_tokenizer(folder)
+    corpus = write_corpus(tmp_path / "c.txt", [written for text in [*texts, "a▁b"] for written in (text, "", " \n ")])
+    assert run(tmp_path / "data", corpus, folder, "--val_fraction", 0.3) == 0
+    tokenizer, metadata = load_tokenizer(folder), read_metadata(tmp_path / "data" / "preprocess_meta.txt")
+    assert (metadata["lost_characters"], metadata["lossy_documents"]) == ("0", "0")
+    texts.append("a b" if kind == "bpe" else "a▁b")
+    assert belongs_to_validation("a▁b", 0.3) == belongs_to_validation("a b", 0.3)
     assert documents_of(tmp_path / "data" / "train.bin", tokenizer) == [text for text in map(nfc, texts) if not belongs_to_validation(text, 0.3)]
     assert documents_of(tmp_path / "data" / "val.bin", tokenizer) == [text for text in map(nfc, texts) if belongs_to_validation(text, 0.3)]
 
@@ -108,25 +113,6 @@ def test_files_are_little_endian_uint32_and_the_metadata_matches_them(tmp_path, 
     assert f"{fertility:.3f} tokens per word" in output
     assert f"{len(train):,} documents, {info.train_tokens:,} tokens" in output
     assert f"{len(val):,} documents, {info.val_tokens:,} tokens" in output
-
-
-def test_split_does_not_depend_on_order_and_keeps_duplicates_together(tmp_path, tokenizer_dir):
-    texts = standin.documents(300) * 2
-    shuffled = random.Random(1).sample(texts, len(texts))
-    tokenizer = load_tokenizer(tokenizer_dir)
-    sides = []
-    for i, order in enumerate((texts, shuffled)):
-        assert run(tmp_path / str(i), write_corpus(tmp_path / "c.txt", order), tokenizer_dir, "--val_fraction", 0.2) == 0
-        sides.append([sorted(documents_of(tmp_path / str(i) / f"{name}.bin", tokenizer)) for name in ("train", "val")])
-    assert sides[0] == sides[1]
-    assert not set(sides[0][0]) & set(sides[0][1])
-
-
-def test_validation_fraction_is_the_given_one():
-    texts = [f"document {i}".encode() for i in range(20_000)]
-    for fraction in (0.01, 0.1, 0.5):
-        share = sum(tokenize.is_for_validation(text, fraction) for text in texts) / len(texts)
-        assert share == pytest.approx(fraction, abs=4 * (fraction * (1 - fraction) / len(texts)) ** 0.5)  # four standard deviations
 
 
 def test_interrupted_run_keeps_the_old_data(tmp_path, tokenizer_dir, monkeypatch, capsys):
@@ -171,27 +157,12 @@ def test_short_validation_split_gives_a_notice(tmp_path, tokenizer_dir, capsys):
     assert "notice" not in capsys.readouterr().out
 
 
-def test_blank_documents_are_left_out(tmp_path, tokenizer_dir):
-    texts = standin.documents(60)
-    assert run(tmp_path / "a", write_corpus(tmp_path / "a.txt", texts), tokenizer_dir, "--val_fraction", 0.1) == 0
-    with_blanks = [blank for text in texts for blank in (text, "", " \n ")]
-    assert run(tmp_path / "b", write_corpus(tmp_path / "b.txt", with_blanks), tokenizer_dir, "--val_fraction", 0.1) == 0
-    for name in ("train.bin", "val.bin"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
 def test_tokenizer_in_the_output_folder_is_not_changed(tmp_path):
     folder = standin.make_tokenizer(tmp_path / "data" / "tokenizer")
     before = {p: p.read_bytes() for p in folder.iterdir()}
     assert run(tmp_path / "data", write_corpus(tmp_path / "c.txt", standin.documents(100)), folder, "--val_fraction", 0.1) == 0
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
     check_data(tmp_path / "data")
-
-
-def test_defaults_are_the_documented_ones():
-    args = preprocess.parse([])
-    assert args.input == [ROOT / "data" / "raw" / "hindi_corpus.txt"]
-    assert (args.output_dir, args.tokenizer, args.val_fraction) == (ROOT / "data", "sarvamai/sarvam-1", 0.01)
 
 
 # ---- stops, workers, several inputs
@@ -208,11 +179,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_more_workers_than_windows_can_wait_for_are_not_started(tmp_path, tokenizer_dir, monkeypatch):
     """ProcessPoolExecutor raises ValueError for more than 61 there."""
     small_chunks(monkeypatch)
-    started, pool = [], tokenize.ProcessPoolExecutor
-    monkeypatch.setattr(tokenize, "ProcessPoolExecutor", lambda workers, *rest: started.append(workers) or pool(workers, *rest))
+    started = []
+
+    def pool(workers, *_):
+        started.append(workers)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokenize, "ProcessPoolExecutor", pool)
     monkeypatch.setattr(tokenize, "MOST_WORKERS", 2)
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
-    assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 62) == 0
+    assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 62) == 130
     assert started == [2]
 
 
@@ -220,9 +196,9 @@ def test_files_are_the_same_for_any_number_of_workers(tmp_path, tokenizer_dir, m
     small_chunks(monkeypatch)
     texts = [*HARD_TEXTS, *standin.documents(300), "राम " * 1500]  # the last one is longer than a chunk: no document begins in the next
     corpus = write_corpus(tmp_path / "c.txt", texts)
-    for workers in (1, 2, 3):
+    for workers in (1, 3):
         assert run(tmp_path / str(workers), corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", workers) == 0
-    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
     tokenizer = load_tokenizer(tokenizer_dir)
     assert documents_of(tmp_path / "3" / "train.bin", tokenizer) == [text for text in map(nfc, texts) if not belongs_to_validation(text, 0.2)]
 
@@ -249,12 +225,11 @@ def test_compressed_text_gives_the_same_files_for_any_number_of_workers_and_afte
     compressed.write_bytes(gzip.compress(plain.read_bytes()) if end == ".gz" else pa.Codec("zstd").compress(plain.read_bytes(), asbytes=True))
     flags = [compressed, tokenizer_dir, "--val_fraction", 0.2]
     assert run(tmp_path / "plain", plain, *flags[1:], "--workers", 1) == 0
-    for workers in (1, 2):
-        assert run(tmp_path / str(workers), *flags, "--workers", workers) == 0
+    assert run(tmp_path / "1", *flags, "--workers", 1) == 0
     stop_at_join_of(9, monkeypatch, (tmp_path / "stopped", *flags, "--workers", 1))
     assert run(tmp_path / "stopped", *flags, "--workers", 2) == 0
     assert "resuming: 10 of" in capsys.readouterr().out
-    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "stopped")
+    assert contents(tmp_path / "1") == contents(tmp_path / "stopped")
     for name in ("train.bin", "val.bin"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
     metadata = [read_metadata(tmp_path / name / "preprocess_meta.txt") for name in ("1", "plain")]
@@ -278,20 +253,20 @@ if __name__ == "__main__":  # the workers need none of this
         global calls
         calls += 1
         if calls == at:
-            os.kill(os.getpid(), getattr(signal, sys.argv[3]))
+            os.kill(os.getpid(), signal.SIGKILL)
         return real(*args)
 
     setattr(owner, sys.argv[2], call)
-    sys.exit(preprocess.main(sys.argv[4:]))
+    sys.exit(preprocess.main(sys.argv[3:]))
 """
 
 
-def killed(tmp_path, at: int, where: str, how: str, argv) -> subprocess.CompletedProcess:
-    """Run data/preprocess.py in small chunks, and send it the signal `how` in call number `at` of
-    `<where>` in shards.py."""
+def killed(tmp_path, at: int, where: str, argv) -> subprocess.CompletedProcess:
+    """Run data/preprocess.py in small chunks, and kill it in call number `at` of `<where>` in
+    shards.py."""
     script = tmp_path / "killed.py"
     script.write_text(KILLED, encoding="utf-8")
-    return run_script(script, at, where, how, *argv, PYTHONPATH=str(ROOT), TEST_FOLDER=str(tmp_path))
+    return run_script(script, at, where, *argv, PYTHONPATH=str(ROOT), TEST_FOLDER=str(tmp_path))
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -316,7 +291,7 @@ def test_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path, tokenizer_dir
     # before a shard is joined, between its two splits, and between the last names
     places = ((3, "join", set()), (6, "_write", set()), (2, "rename", {"train.bin"}), (1, "write_metadata", {"train.bin", "val.bin"}))
     for at, where, names in places:
-        assert killed(tmp_path, at, where, "SIGKILL", [*argv, out]).returncode == -signal.SIGKILL
+        assert killed(tmp_path, at, where, [*argv, out]).returncode == -signal.SIGKILL
         assert {path.name for path in out.iterdir() if path.suffix == ".bin"} == names
         assert list(out.glob("preprocess-*.part/*.shard"))
         with pytest.raises(UserError):
@@ -329,15 +304,12 @@ def test_killed_run_resumes_and_ends_with_the_same_bytes(tmp_path, tokenizer_dir
     wait_until(lambda: not processes_of(tmp_path), "the end of the workers of the killed process")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
-def test_ctrl_c_says_in_one_line_how_to_continue(tmp_path, tokenizer_dir, monkeypatch):
+def test_ctrl_c_says_in_one_line_how_to_continue(tmp_path, tokenizer_dir, monkeypatch, capfd):
+    small_chunks(monkeypatch)
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
-    argv = ["--input", corpus, "--tokenizer", tokenizer_dir, "--val_fraction", 0.2, "--workers", 2, "--output_dir", tmp_path / "out"]
-    done = killed(tmp_path, 4, "join", "SIGINT", argv)
-    assert done.returncode == 130
-    assert done.stderr.strip().count("\n") == 0, done.stderr
-    assert re.search("stopped with 3 of [0-9]+ chunks of the text done; run the same command to continue", done.stderr)
+    stop_at_join_of(3, monkeypatch, (tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 2))
+    [line] = capfd.readouterr().err.strip().splitlines()  # none of the workers'
+    assert re.search("stopped with 3 of [0-9]+ chunks of the text done; run the same command to continue", line)
     assert len(list(tmp_path.glob("out/preprocess-*.part/*.shard"))) >= 3
 
 
@@ -412,15 +384,15 @@ def full_at(call: int):
 
 
 def test_full_disk_keeps_the_finished_shards(tmp_path, tokenizer_dir, monkeypatch, capsys):
-    small_chunks(monkeypatch, 30_000)
-    corpus = write_corpus(tmp_path / "c.txt", standin.documents(600))
+    small_chunks(monkeypatch, 10_000)
+    corpus = write_corpus(tmp_path / "c.txt", standin.documents(200))
     argv = (corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 1)
     writes, real = [], shards.Shards._write
     with monkeypatch.context() as patch:
         patch.setattr(shards.Shards, "_write", lambda *args: (writes.append(args), real(*args)))
         assert run(tmp_path / "straight", *argv) == 0
     assert len(writes) >= 12
-    faults = [(tokenize, "replacing", full_at_shard_5, 5), *((shards.Shards, "_write", full_at(i), None) for i in range(len(writes)))]
+    faults = [(tokenize, "replacing", full_at_shard_5, 5), *((shards.Shards, "_write", full_at(i), None) for i in (0, 7, len(writes) - 1))]
     for i, (owner, name, full, finished) in enumerate(faults):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, full)
@@ -484,23 +456,8 @@ def test_damaged_joined_file_is_refused_in_one_line(tmp_path, tokenizer_dir, mon
     assert re.fullmatch(r"error: .*train\.bin is damaged; delete .*\.part to start over\n", error)
 
 
-def test_unfinished_files_of_an_older_version_are_deleted_in_one_line(tmp_path, tokenizer_dir, capsys):
-    out = tmp_path / "out"
-    out.mkdir()
-    for name in ("train.bin.part", "val.bin.part"):
-        (out / name).write_bytes(bytes(400))
-    (out / "preprocess.progress.txt").write_text("finished: 3\n", encoding="utf-8")
-    standin.make_tokenizer(out / "tokenizer.part")
-    assert run(out, write_corpus(tmp_path / "c.txt", standin.documents(100)), tokenizer_dir, "--val_fraction", 0.2) == 0
-    notices = [line for line in capsys.readouterr().out.splitlines() if "older version" in line]
-    assert notices == [
-        "notice: deleted train.bin.part, val.bin.part, preprocess.progress.txt, tokenizer.part of an older version of this program, which cannot be resumed"
-    ]
-    assert {path.name for path in out.iterdir()} == {"train.bin", "val.bin", "preprocess_meta.txt", "preprocess_digests.txt", "tokenizer"}
-
-
 @pytest.mark.parametrize("flags", [("--val_fraction", 0.2), ("--val_fraction", 0.3)])
-def test_leftovers_of_killed_runs_are_deleted_by_any_start(tmp_path, tokenizer_dir, flags):
+def test_leftovers_of_killed_runs_are_deleted_by_any_start(tmp_path, tokenizer_dir, capsys, flags):
     """Those of older versions beside finished data too; a user's own folder is not touched."""
     out, corpus = tmp_path / "out", write_corpus(tmp_path / "c.txt", standin.documents(100))
     assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2) == 0
@@ -509,8 +466,11 @@ def test_leftovers_of_killed_runs_are_deleted_by_any_start(tmp_path, tokenizer_d
     standin.make_tokenizer(out / "preprocess.deleted")
     for name in ("preprocess.progress.txt", "preprocess.progress.txt.tmp", locks.LOCK, locks.HOLDER):
         (out / name).write_text("finished: 3\n", encoding="utf-8")
+    capsys.readouterr()
     assert run(out, corpus, tokenizer_dir, *flags) == 0
     assert {path.name for path in out.iterdir()} == names
+    [notice] = [line for line in capsys.readouterr().out.splitlines() if "older version" in line]
+    assert re.fullmatch("notice: deleted .*tokenizer.part of an older version of this program, which cannot be resumed", notice)
     standin.make_tokenizer(out / "tokenizer.part")
     (out / "tokenizer.part" / "notes.txt").write_text("mine", encoding="utf-8")
     assert run(out, corpus, tokenizer_dir, *flags) == 0
@@ -543,20 +503,20 @@ def test_text_that_changes_while_it_is_read_is_one_line_and_starts_over(tmp_path
 
 
 def test_digests_are_of_the_token_files_and_are_all_checked_where_the_data_is_ready(tmp_path, tokenizer_dir, monkeypatch):
-    monkeypatch.setattr(token_file, "CHUNK_BYTES", 1000)
-    out, corpus = tmp_path / "out", write_corpus(tmp_path / "c.txt", standin.documents(3000))
+    monkeypatch.setattr(token_file, "CHUNK_BYTES", 200)
+    out, corpus = tmp_path / "out", write_corpus(tmp_path / "c.txt", standin.documents(600))
     assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2) == 0
     metadata, listed = read_metadata(out / "preprocess_meta.txt"), read_metadata(out / "preprocess_digests.txt")
     before = contents(out)
     for name in ("train", "val"):
         raw = (out / f"{name}.bin").read_bytes()
-        digests = [hashlib.blake2b(raw[i : i + 1000], digest_size=8).hexdigest() for i in range(0, len(raw), 1000)]
+        digests = [hashlib.blake2b(raw[i : i + 200], digest_size=8).hexdigest() for i in range(0, len(raw), 200)]
         assert listed[name].split() == digests
         assert len(digests) > token_file.SAMPLED_CHUNKS or name == "val"
         assert metadata[f"{name}_digest"] == hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
     for i in range(5):  # a sample would miss one of them
         with open(out / "train.bin", "r+b") as file:
-            file.seek(50_000 + 10_000 * i)
+            file.seek(10_000 + 2_000 * i)
             file.write(bytes(4))
         assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2) == 0
         assert contents(out) == before
@@ -578,7 +538,7 @@ def test_trained_tokenizer_is_not_trained_again_after_a_stop(tmp_path, monkeypat
     from nano_hindi.tokenizer import training
 
     small_chunks(monkeypatch)
-    corpus = write_corpus(tmp_path / "c.txt", standin.documents(1000))
+    corpus = write_corpus(tmp_path / "c.txt", standin.documents(400))
     argv = ["--input", str(corpus), "--train_tokenizer", "600", "--val_fraction", "0.2", "--workers", "1", "--output_dir"]
     assert preprocess.main([*argv, str(tmp_path / "straight")]) == 0
     for owner, name in ((shards, "write_text"), (tokenize, "is_for_validation")):  # the first one leaves a tokenizer without its name
@@ -635,20 +595,6 @@ def test_finished_run_does_nothing_unless_its_files_are_damaged(tmp_path, tokeni
     assert contents(out) == before
 
 
-def end(chunk, path):
-    os._exit(1)
-
-
-@pytest.mark.slow
-def test_killed_worker_is_one_line_and_finished_chunks_are_kept(tmp_path, tokenizer_dir, monkeypatch, capfd):
-    small_chunks(monkeypatch)
-    monkeypatch.setattr(tokenize, "_write_in_worker", end)
-    corpus = write_corpus(tmp_path / "c.txt", standin.documents(300))
-    assert run(tmp_path / "out", corpus, tokenizer_dir, "--val_fraction", 0.2, "--workers", 2) == 2
-    error = capfd.readouterr().err
-    assert "fewer --workers" in error
-
-
 # ---- tokenizers that lose text
 
 
@@ -665,20 +611,16 @@ def without_bytes(description: dict) -> None:
     description["model"]["byte_fallback"] = False
 
 
-def in_lower_case(description: dict) -> None:
-    description["normalizer"]["normalizers"].insert(0, {"type": "Lowercase"})
-
-
-def composed(description: dict) -> None:
-    description["normalizer"]["normalizers"].insert(0, {"type": "NFKC"})
+def normalized_by(kind: str):
+    return lambda description: description["normalizer"]["normalizers"].insert(0, {"type": kind})
 
 
 @pytest.mark.parametrize(
     ("change", "text", "lost", "words"),
     [
         (without_bytes, "राम ने 漢字漢 लिखा", 3, ("漢 U+6F22", "字 U+5B57", "'राम ने लिखा'")),
-        (in_lower_case, "यह DELHI है", 5, ("D U+0044", "'यह delhi है'")),
-        (composed, "दूरी ५ ㎞ है", 1, ("U+339E", "km")),
+        (normalized_by("Lowercase"), "यह DELHI है", 5, ("D U+0044", "'यह delhi है'")),
+        (normalized_by("NFKC"), "दूरी ५ ㎞ है", 1, ("U+339E", "km")),
     ],
 )
 def test_lossy_tokenizer_is_refused_with_error_rate_and_examples(tmp_path, capsys, change, text, lost, words):
@@ -707,15 +649,6 @@ def test_lost_characters_are_counted_correctly_across_a_stop(tmp_path, monkeypat
     assert run(tmp_path / "out", corpus, folder, "--workers", 1, "--val_fraction", 0.2) == 2  # refused at the first chunk, which is kept
     assert run(tmp_path / "out", corpus, folder, "--workers", 1, "--allow_lossy", "--val_fraction", 0.2) == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
-
-
-def test_byte_fallback_loses_nothing_and_encodes_the_space_mark_as_a_space(tmp_path, tokenizer_dir):
-    assert (
-        run(tmp_path / "out", write_corpus(tmp_path / "c.txt", [*HARD_TEXTS, "a▁b", *standin.documents(100)]), tokenizer_dir, "--val_fraction", 0.3)
-        == 0
-    )
-    metadata = read_metadata(tmp_path / "out" / "preprocess_meta.txt")
-    assert (metadata["lost_characters"], metadata["lossy_documents"]) == ("0", "0")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send itself a signal")
