@@ -113,7 +113,7 @@ def test_folder_that_cannot_be_written_is_read_and_locked_if_it_has_a_lock_file(
     reading.__exit__(None, None, None)
 
 
-def test_drive_without_locks_is_read_with_a_notice(tmp_path, monkeypatch):
+def test_drive_without_locks_is_used_with_a_notice(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -121,7 +121,9 @@ def test_drive_without_locks_is_read_with_a_notice(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "_try_lock", no_locks)
     with locked_for_reading(tmp_path, "--data_dir", notices.append):
         pass
-    assert ["No locks available" in notice for notice in notices] == [True]
+    with locked(tmp_path, "writes", "--output_dir", notices.append):
+        pass
+    assert ["No locks available" in notices[0], "without file locks" in notices[1]] == [True, True]
     assert list(tmp_path.iterdir()) == []
 
 
