@@ -1,7 +1,6 @@
 """The exported folder in transformers 4 or 5, whichever is installed, against our own model, engine
 and tokenizer."""
 
-import contextlib
 import csv
 import dataclasses
 import errno
@@ -46,7 +45,6 @@ from nano_hindi.model import GPT
 from nano_hindi.tokenizer import load_tokenizer
 
 PROMPTS = ("भारत", "राम और सीता नदी के किनारे गीत गाते हैं। किसान", "एक")
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,13 +77,6 @@ def exported(checkpoint, tmp_path_factory):
 @pytest.fixture(scope="module")
 def theirs(exported):
     return load(exported["float32"], dtype=torch.float32)
-
-
-@contextlib.contextmanager
-def computing_in(model: GPT, dtype: torch.dtype):
-    model.compute_dtype = dtype
-    yield model
-    model.compute_dtype = torch.float32
 
 
 # ---- the model
@@ -154,18 +145,18 @@ def test_generate_continues_a_filled_cache_with_new_tokens_alone(theirs, ours):
 
 
 @torch.no_grad()
-def test_bfloat16_logits_are_as_accurate_as_our_model(exported, ours):
+def test_bfloat16_logits_are_as_accurate_as_our_model(exported, ours, monkeypatch):
     model, ids = load(exported["bfloat16"], dtype=torch.bfloat16), some_ids(2, 5 * CONFIG.sequence_len + 3)
     exact, found = ours(ids), model(ids).logits
-    with computing_in(ours, torch.bfloat16):
-        our_error = (ours(ids) - exact).abs()
+    monkeypatch.setattr(ours, "compute_dtype", torch.bfloat16)
+    our_error = (ours(ids) - exact).abs()
     error = (found - exact).abs()
     print(f"bfloat16: error {error.mean():.1e} in the mean, {error.max():.2f} at most; our own model's {our_error.mean():.1e}, {our_error.max():.2f}")
     assert found.dtype == torch.float32
     assert error.mean() < 1.2 * our_error.mean()
 
 
-@DTYPES
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_come_from_the_folder_alone(exported, ours, dtype):
     model, info = load(exported[dtype], dtype="auto", output_loading_info=True)
     assert not any(info.values()), info
@@ -224,9 +215,8 @@ def test_only_a_weight_missing_from_the_file_is_initialized(exported, tmp_path, 
     assert found[lost].shape == gone.shape
 
 
-@DTYPES
-def test_save_and_load_gives_the_same_model(exported, tmp_path, dtype):
-    model, tokenizer = load(exported[dtype], dtype="auto"), load_its_tokenizer(exported[dtype])
+def test_save_and_load_gives_the_same_model(exported, tmp_path):
+    model, tokenizer = load(exported["bfloat16"], dtype="auto"), load_its_tokenizer(exported["bfloat16"])
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     again, tokenizer_again = load(tmp_path, dtype="auto"), load_its_tokenizer(tmp_path)
@@ -544,22 +534,30 @@ def test_gradient_checkpointing_gives_the_same_gradients(exported, theirs):
     theirs.zero_grad(set_to_none=True)
 
 
+@pytest.fixture
+def two_layers(exported):
+    """Return the first layers of the model, one of each kind: tracing takes seconds per layer."""
+    model = load(exported["float32"], dtype=torch.float32)
+    model.config.num_hidden_layers = 2
+    return model
+
+
 @pytest.mark.slow
 @torch.no_grad()
-def test_forward_is_one_graph_without_python_that_depends_on_data(theirs):
-    compiled, ids = torch.compile(theirs, fullgraph=True, backend="eager"), some_ids(2, 40)
-    assert_same(compiled(ids, use_cache=False).logits, theirs(ids).logits)
+def test_forward_is_one_graph_without_python_that_depends_on_data(two_layers):
+    compiled, ids = torch.compile(two_layers, fullgraph=True, backend="eager"), some_ids(2, 40)
+    assert_same(compiled(ids, use_cache=False).logits, two_layers(ids).logits)
     torch.compiler.reset()
 
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_exported_program_takes_any_length(theirs):
+def test_exported_program_takes_any_length(two_layers):
     ids, mask, dynamic = some_ids(2, 20), torch.ones(2, 20, dtype=torch.long), {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(LogitsOnly(theirs), (ids, mask), dynamic_shapes=(dynamic, dynamic), strict=False)
+    program = torch.export.export(LogitsOnly(two_layers), (ids, mask), dynamic_shapes=(dynamic, dynamic), strict=False)
     longer, mask = some_ids(3, 70), torch.ones(3, 70, dtype=torch.long)
     mask[1, :4] = 0
-    assert_same(program.module()(longer, mask)[mask.bool()], theirs(longer, attention_mask=mask).logits[mask.bool()])
+    assert_same(program.module()(longer, mask)[mask.bool()], two_layers(longer, attention_mask=mask).logits[mask.bool()])
 
 
 # ---- text
@@ -601,12 +599,6 @@ def test_left_padded_row_generates_the_same_text_as_alone(exported, ours, theirs
     assert (batch.attention_mask[:, 0] == 0).sum() == 2
     alone = [greedy(ours, tokenizer(prompt).input_ids, n) for prompt in PROMPTS]
     assert generated(theirs, batch.input_ids, n, attention_mask=batch.attention_mask) == alone
-    with torch.no_grad():
-        logits = theirs(**batch).logits
-        assert logits.isfinite().all()
-        for row, prompt in zip(logits, PROMPTS, strict=True):
-            ids = torch.tensor([tokenizer(prompt).input_ids])
-            torch.testing.assert_close(row[-ids.size(1) :], ours(ids)[0], rtol=0, atol=ATOL)
 
 
 def test_continuous_batching_is_refused_in_one_line(theirs):
@@ -829,6 +821,7 @@ def test_model_card_without_metadata_says_not_known(exported):
 def test_model_card_of_a_chat_model_asks_a_question(tmp_path, monkeypatch, capsys):
     file = make_checkpoint(tmp_path, "bpe")
     torch.save(torch.load(file) | {"chat": {"template": 1}}, file)
+    monkeypatch.setattr(settings, "Settings", functools.partial(settings.Settings, max_tokens=8))  # the program below is to be short
     assert export.main(["--checkpoint", str(file), "--output_dir", str(tmp_path / "model")]) == 0
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "fine-tuned on conversations" in card
@@ -863,13 +856,6 @@ def test_folder_with_other_files_is_not_changed(checkpoint, exported, tmp_path, 
     assert export.main(list(map(str, arguments))) == 0  # it is empty now
     (tmp_path / "notes.txt").write_text("mine")
     assert "notes.txt" in failing(export.main, capsys, *arguments)
-
-
-def test_export_replaces_an_earlier_one_in_the_same_folder(checkpoint, tmp_path):
-    for dtype in ("float32", "bfloat16"):
-        assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "a b"), "--dtype", dtype]) == 0
-    assert sorted(os.listdir(tmp_path / "a b")) == sorted(export.FILES["transformers"])
-    assert load_file(tmp_path / "a b" / "model.safetensors")["model.wte.weight"].dtype == torch.bfloat16
 
 
 def test_full_disk_is_one_line_and_keeps_the_earlier_export(checkpoint, tmp_path, capsys, monkeypatch):
@@ -952,10 +938,11 @@ def test_our_evaluation_of_an_export_gives_the_score_of_its_checkpoint_without_f
 
 def test_a_given_max_length_is_the_limit_of_all_tokens(exported):
     model, options = load(exported["float32"]), {"do_sample": False, "eos_token_id": None}
+    model.generation_config.max_new_tokens = 6  # that of the folder takes long
     lengths = [
         model.generate(some_ids(1, 5), **options, **limit).size(1) for limit in ({}, {"max_length": 9}, {"max_new_tokens": 3, "max_length": 9})
     ]
-    assert lengths == [5 + settings.Settings().max_tokens, 9, 8]
+    assert lengths == [11, 9, 8]
 
 
 # ---- lm-evaluation-harness
