@@ -204,18 +204,6 @@ TEXTS = {
             "एक गाँव में गोपाल नाम का एक लड़का रहता था।",
         ],
     ),
-    "gone": (
-        [
-            "पिछले साल दादा जी का देहांत हो गया। आज दादा जी ने कहानी सुनाई।",
-            "बीमारी से बूढ़ा राजा मर गया। राजा ने मंत्री को बुलाया।",
-            "अनवर हमेशा के लिए विदेश चला गया। शाम को अनवर ने दादी से कहा, “खाना दो।”",
-        ],
-        [
-            "पिछले साल दादा जी का देहांत हो गया। आज दादी ने कहानी सुनाई।",
-            "बीमारी से बूढ़ा राजा मर गया। रानी ने मंत्री को बुलाया।",
-            "अनवर हमेशा के लिए विदेश चला गया। दस साल बाद वह लौट आया। अनवर ने दादी से कहा, “खाना दो।”",
-        ],
-    ),
     "speaker": (
         [
             "मीना ने कहा, “मैं कल आऊँगा।”",
@@ -353,4 +341,4 @@ def test_stories_hardly_ever_contradict_themselves():
         errors += story_world.hard_errors(text)
     assert errors == []
     assert len(found) < count / 1000, found[:20]
-    assert {rule for rule in TEXTS if story_world.counted[rule] < 20} <= {"gone", "recent", "letter", "sharing", "remedy", "growth"}
+    assert {rule for rule in TEXTS if story_world.counted[rule] < 20} <= {"recent", "letter", "sharing", "remedy", "growth"}

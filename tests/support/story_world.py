@@ -749,33 +749,6 @@ def one_name(story: Story, names: dict[str, str]) -> Found:
                 yield s
 
 
-DIES = rx(r" (मर (गया|गई|गए)|चल बस[ाेी]|चल बसीं|देहांत|मृत्यु|स्वर्ग सिधार\S*|नहीं रह[ेाी]|दुनिया छोड़\S*|प्राण (निकल|त्याग)\S*) ")
-LEAVES = rx(r" ((हमेशा के लिए|सदा के लिए|विदेश|परदेस|दूर देश|गाँव छोड़कर|घर छोड़कर) (\S+ )?(चला|चली|चले) (गया|गई|गए|गईं)|विदा हो (गया|गई|गए)) ")
-RETURNS = rx(r" (लौट\S*|वापस|फिर (आ\S*|से)|आया|आई|आए|आईं|आता|आती|पहुँच\S*|मिल\S*|दिखाई|वही|चिट्ठी|पत्र|फ़ोन|याद|सपने\S*) ")
-
-
-def gone(story: Story, names: dict[str, str]) -> Found:
-    """Find dead people who act, and people who left for good and act without a return."""
-    dead: set[str] = set()
-    left: set[str] = set()
-    for s in story:
-        words = s.words
-        after = [*words[1:], ""]
-        subjects = {w for w, post in zip(words, after, strict=True) if (w in names or w in ANIMAL or w in PERSON) and post not in CASES}
-        if RETURNS.search(s.narration):
-            left = set()
-        if dead | left:
-            counted["gone"] += 1
-        acting = {w for w in subjects if rx(f" {w} (जी )?(ने|बोल|कह|हँस|मुस्कुरा|दौड़|आ|चल|देख)").search(s.narration)}
-        if acting & (dead | left) and not BEFORE.search(s.narration):
-            yield s
-        if DIES.search(s.narration):
-            match = rx(r" (\S+) (जी )?(का|की|के) (देहांत|मृत्यु)").search(s.narration)
-            dead |= {match[1]} if match else {w for w in subjects if rx(f" {w} (जी )?(\\S+ ){{0,3}}(मर|चल बस|नहीं रह|स्वर्ग|दुनिया)").search(s.narration)}
-        elif LEAVES.search(s.narration) and subjects:
-            left |= {next(w for w in words if w in subjects)}
-
-
 FIRST_PERSON = re.compile(plain(r" (\S*[ूऊ]ँग[ाी]|(?:\S*[तय][ाी]|\S*[तय]े|रहा|रही|गया|गई|आया|आई|\S+ई|चुका|चुकी|सकता|सकती|पाया|पाई|बड़ा|बड़ी) हूँ) "))
 I_WAS = re.compile(plain(r" मैं (?:(?!ने |तुम|आप|वह|यह|हम|कि |और |तो |जो |मैं )\S+ ){0,5}?(\S*(?:ता|ती) (?:था|थी)|गया|गई|आया|आई|डर गया|डर गई) "))
 
@@ -925,7 +898,7 @@ def recent(story: Story, names: dict[str, str]) -> Found:
 
 
 RULES = (
-    era, time_of_day, season, drought, place, weather, definite, letter, thought, wound, size, ability, numbers, settlement, one_name, gone, speaker, twice_he,
+    era, time_of_day, season, drought, place, weather, definite, letter, thought, wound, size, ability, numbers, settlement, one_name, speaker, twice_he,
     twice_named, sharing, remedy, growth, recent,
 )  # fmt: skip
 KIN_M = r"(पिता|दादा|नाना|चाचा|मामा|ताऊ|भाई|बेटा|बेटे|पोता|पोते)"
