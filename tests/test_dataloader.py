@@ -232,6 +232,15 @@ def test_truncated_file_is_named(folder):
         check_data(folder)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_id_outside_the_vocabulary_is_refused_before_a_run_on_data_without_digests(folder, split):
+    tokens = raw(folder / f"{split}.bin").copy()
+    tokens[40] = 640
+    write_tokens(folder / f"{split}.bin", tokens)
+    with pytest.raises(UserError, match=rf"{split}\.bin holds token id 640, but the vocabulary has 640 tokens"):
+        check_data(folder)
+
+
 def test_other_or_missing_tokenizer_is_refused(folder, tmp_path):
     standin.make_tokenizer(folder / "tokenizer", vocab_size=639)
     with pytest.raises(UserError, match=r"tokenizer is not the tokenizer that the data was made with \(standin\)"):
