@@ -1,5 +1,9 @@
 """User errors, as a table over the four scripts: each row exits with code 2, prints one line that
-names the error and says what to do, and changes nothing."""
+names the error and says what to do, and changes nothing.
+
+A row is a way through a script. What one reader refuses has its table beside the reader: numbers in
+test_config.py, texts in test_documents.py, prepared data in test_dataloader.py, checkpoints in
+test_checkpoint.py and test_resume.py."""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -24,7 +29,6 @@ import train
 from conftest import SMALL, run_script
 from data import download, preprocess
 from nano_hindi.checkpoint import list_checkpoints
-from nano_hindi.config import PRESETS
 
 MAINS = {"data/download.py": download.main, "data/preprocess.py": preprocess.main, "train.py": train.main, "generate.py": generate.main}
 LONG = "n" * 300  # longer than file systems allow for a name
@@ -144,16 +148,6 @@ class Scene:
         os.truncate(self.data() / name, size)
         return self.metadata(**changes) if changes else self.data()
 
-    def ids(self, name: str, highest: int) -> Path:
-        """Copy valid data and put an id above the vocabulary into its token file `name`."""
-
-        def change(folder: Path) -> None:
-            raw = bytearray((folder / name).read_bytes())
-            raw[400:404] = highest.to_bytes(4, "little")
-            (folder / name).write_bytes(raw)
-
-        return self.data(change)
-
     def other_tokenizer(self, folder: Path) -> Path:
         shutil.rmtree(folder / "tokenizer")
         standin.make_tokenizer(folder / "tokenizer", vocab_size=513)
@@ -212,6 +206,7 @@ class Scene:
         self.monkeypatch.setattr(constants, "ENDPOINT", endpoint)
         self.monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
         self.monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        self.monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between retries
         cache = str(self.folder.parent / "hub")
         self.monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
         return self.env(HF_ENDPOINT=endpoint, HF_HOME=cache, HF_HUB_OFFLINE="0", NO_PROXY="127.0.0.1")
@@ -278,36 +273,23 @@ def drop(*keys: str) -> Callable[[dict], object]:
 DOWNLOAD = {
     # flags
     "an unknown flag": (["--tokens", 5], "--tokens", "--help"),
-    "an abbreviated flag": (["--max_tok", 5], "--max_tok", "--help"),
-    "a flag without its value": (["--max_tokens"], "--max_tokens", "expected one argument"),
-    "a word for a number": (["--max_tokens", "many"], "--max_tokens", "many"),
-    "a number in scientific notation": (["--max_tokens", "6e8"], "--max_tokens must be a whole number", "not 6e8"),
     "a budget of zero": (["--max_tokens", 0], "--max_tokens must be", "at least 1", "not 0"),
-    "a negative budget": (["--max_tokens", -5], "--max_tokens must be", "at least 1", "not -5"),
     "a negative seed": (["--seed", -1], "--seed must be a whole number, at least 0", "not -1"),
-    "a budget of a source in scientific notation": (["--source", "sangraha=5e8"], "budget of sangraha must be a whole number", "not 5e8"),
     "a folder without a data set": (["--data_dir", "hin"], "--data_dir", "give both"),
     "an empty source": (["--source", ""], "empty value after --source", "fill it in"),
-    "a source without a value": (["--source"], "--source", "expected at least one argument"),
     "a source that does not exist": (["--source", "samples"], "there is no source samples; give sangraha, sangraha-unverified, "),
-    "a budget of a source that does not exist": (["--source", "wikipdia=500"], "there is no source wikipdia; give "),
     "a budget of zero for a source": (["--source", "sangraha=0", "wikipedia"], "the budget of sangraha must be a whole number, at least 1"),
     "budgets that leave nothing": (["--source", "sangraha", "wikipedia=700000000", "--max_tokens", 600000000], "leave nothing of --max_tokens 600000000 for sangraha"),
     "a source named twice": (["--source", "sangraha", "wikipedia", "sangraha=5"], "sangraha is named twice"),
-    "a file named twice": (["--source", "a.txt", "b.txt", "a.txt"], "a.txt is named twice"),
     "a data set without its owner": (["--dataset", "stories"], "OWNER/NAME, not stories"),
+    "a report without cleaning": (lambda s: ["--source", s.file("a.txt"), "--report"], "--report", "--clean", "give both"),
     "a column without a data set": (["--column", "body"], "--column belongs to --dataset"),
-    "an empty output folder": (lambda s: ["--source", s.file("a.txt"), "--output_dir", ""], "empty value after --output_dir", "fill it in"),
     # files
     "a missing file": (["--source", "storys.txt"], "there is no file", "storys.txt", "check the name"),
-    "one of two files is missing": (lambda s: ["--source", s.file("a.txt"), "b.txt"], "there is no file", "b.txt", "check the name"),
     "a folder as the source": (lambda s: ["--source", s.subfolder("stories")], "stories: it is a folder", "the files in it"),
-    "a folder with a file extension": (lambda s: ["--source", s.subfolder("stories.txt")], "stories.txt: it is a folder", "the files in it"),
-    "a link to nothing": (lambda s: ["--source", s.link("a.txt", "gone.txt")], "a.txt", "check the name"),
     "a link to itself": (lambda s: ["--source", s.link("a.txt", "a.txt")], "a.txt", "check the name"),
     "a name that no file system takes": (["--source", f"{LONG}.txt"], LONG, "name"),
     "an unreadable file": (lambda s: ["--source", s.forbidden(s.file("secret.txt"), 0)], "secret.txt", "ermission", "read"),
-    "an empty file": (lambda s: ["--source", s.file("a.txt", "")], "there is no text in", "a.txt", "give other files"),
     "a file of blank lines": (lambda s: ["--source", s.file("a.txt", "\n \n")], "there is no text in", "a.txt", "give other files"),
     "a file of an unknown type": (lambda s: ["--source", s.file("a.docx")], "a.docx", ".jsonl", "convert"),
     "an output folder that is a file": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.file("out")], "out", "another folder"),
@@ -321,21 +303,12 @@ DOWNLOAD = {
     # encodings
     "a text in cp1252": (lambda s: ["--source", s.file("a.txt", "caf\xe9".encode("cp1252"))], "a.txt is not UTF-8", "convert"),
     "a text in UTF-16": (lambda s: ["--source", s.file("a.txt", HINDI.encode("utf-16"))], "a.txt is not UTF-8", "convert"),
-    "one bad byte in the middle of a text": (lambda s: ["--source", s.file("a.txt", (HINDI + "\n").encode() * 500 + b"\xe0\xa4\n" + HINDI.encode())], "not UTF-8", "line", "convert"),
-    "half a surrogate pair in jsonl": (lambda s: ["--source", s.file("a.jsonl", r'{"text": "\ud800"}')], "a.jsonl", "line 1", "convert"),
-    "jsonl in UTF-16": (lambda s: ["--source", s.file("a.jsonl", '{"text": "अ"}'.encode("utf-16"))], "a.jsonl is not UTF-8", "utf-16-le", "convert"),
-    "a text in UTF-16 without a mark": (lambda s: ["--source", s.file("a.txt", HINDI.encode("utf-16-be"))], "a.txt is not UTF-8", "utf-16-be", "convert"),
-    "a jsonl file of NUL bytes": (lambda s: ["--source", s.file("a.jsonl", bytes(64))], "a.jsonl, line 1", "'text'"),
     # data
     "a truncated gzip file": (lambda s: ["--source", s.file("a.txt.gz", gzip.compress(HINDI.encode())[:-5])], "a.txt.gz", "not a complete gzip file", "copy"),
     "chats": (lambda s: ["--source", s.file("a.jsonl", '{"messages": []}')], "a.jsonl, line 1", "chat messages", "field text"),
-    "jsonl without the field": (lambda s: ["--source", s.file("a.jsonl", '{"text": "एक"}\n{"body": "दो"}\n')], "a.jsonl, line 2", "'text'"),
     "a truncated line of jsonl": (lambda s: ["--source", s.file("a.jsonl", '{"text": "एक"}\n{"text": "द')], "a.jsonl, line 2", "JSON"),
-    "deeply nested jsonl": (lambda s: ["--source", s.file("a.jsonl", "[" * 100_000)], "a.jsonl, line 1", "JSON"),
-    "a text file named .parquet": (lambda s: ["--source", s.file("a.parquet")], "a.parquet", "download or copy it again"),
     "a truncated parquet file": (lambda s: ["--source", s.file("b.parquet", s.parquet({"text": [HINDI] * 99}).read_bytes()[:-20])], "b.parquet", "download or copy it again"),
     "parquet without the column": (lambda s: ["--source", s.parquet({"body": ["एक"]})], "pages.parquet", "no column 'text'", "body"),
-    "parquet with numbers for text": (lambda s: ["--source", s.parquet({"text": [1, 2]})], "pages.parquet", "'text'", "int"),
     # the hub
     "a hub that refuses": (lambda s: s.hub().flags("--source", "sangraha"), "ai4bharat/sangraha", "HF_ENDPOINT", "--source sample", "--source PATH"),
     "a hub with an invalid address": (lambda s: s.hub("the mirror").flags("--source", "sangraha"), "ai4bharat/sangraha", "HF_ENDPOINT", "--source sample", "--source PATH"),
@@ -345,28 +318,17 @@ DOWNLOAD = {
 PREPROCESS = {
     # flags
     "an unknown flag": (["--corpus", "a.txt"], "--corpus", "--help"),
-    "an abbreviated flag": (["--val", 0.1], "--val", "--help"),
     "a fraction of 0": (["--val_fraction", 0], "--val_fraction must be a number, above 0 and below 1"),
     "a fraction of 1": (["--val_fraction", 1], "--val_fraction must be a number, above 0 and below 1"),
-    "a negative fraction": (["--val_fraction", -0.1], "--val_fraction must be a number, above 0 and below 1"),
-    "a fraction that is nan": (["--val_fraction", "nan"], "--val_fraction must be a number, above 0 and below 1", "not nan"),
-    "an infinite fraction": (["--val_fraction", "inf"], "--val_fraction must be a number, above 0 and below 1", "not inf"),
-    "a fraction in per cent": (["--val_fraction", "1%"], "--val_fraction must be a number, above 0 and below 1", "not 1%"),
     "a fraction too small for any document": (["--val_fraction", 1e-12], "validation", "larger --val_fraction"),
     "a fraction too large for any document": (["--val_fraction", "0.999999999"], "the training split has none of ", "; give a smaller --val_fraction"),
-    "a vocabulary in words": (["--train_tokenizer", "small"], "--train_tokenizer must be a whole number, not small"),
     "no worker": (["--workers", 0], "--workers must be a whole number, at least 1"),
     "a vocabulary of zero": (["--train_tokenizer", 0], "vocabulary of 0", "at least 512"),
-    "a negative vocabulary": (["--train_tokenizer", -8192], "vocabulary of -8192", "at least 512"),
     "a huge vocabulary": (["--train_tokenizer", 10**30], "vocabulary of 1000", "at most"),
     "two tokenizers at once": (lambda s: ["--train_tokenizer", 600, "--tokenizer", s.tokenizer()], "--tokenizer", "not allowed with", "--train_tokenizer"),
     # files
     "a missing corpus": (["--input", "corpse.txt"], "there is no corpus corpse.txt", "data/download.py", "--input"),
-    "a folder as the corpus": (lambda s: ["--input", s.subfolder("raw")], "raw", "data/download.py", "--input"),
-    "an empty name for the corpus": (["--input", ""], "empty value after --input", "fill it in"),
     "an empty corpus": (lambda s: ["--input", s.file("a.txt", "")], "holds no text", "data/download.py", "--input"),
-    "a corpus of blank lines": (lambda s: ["--input", s.file("a.txt", "\n \n\n")], "holds no text", "data/download.py", "--input"),
-    "a link to nothing": (lambda s: ["--input", s.link("a.txt", "gone.txt")], "there is no corpus", "a.txt", "--input"),
     "an unreadable corpus": (lambda s: ["--input", s.forbidden(s.file("secret.txt"), 0)], "secret.txt", "ermission", "read"),
     "a name that no file system takes": (["--input", LONG], LONG, "name"),
     "an output folder that is a file": (lambda s: ["--output_dir", s.file("out")], "out", "another folder"),
@@ -375,27 +337,19 @@ PREPROCESS = {
     "a folder in place of preprocess_meta.txt": (lambda s: ["--output_dir", s.subfolder("out/preprocess_meta.txt").parent], "preprocess_meta.txt", "folder"),
     "a file in place of the tokenizer's copy": (lambda s: ["--output_dir", s.data(lambda d: [shutil.rmtree(d / "tokenizer"), (d / "tokenizer").touch()])], "tokenizer", "another"),
     # encodings
-    "a corpus in cp1252": (lambda s: ["--input", s.file("a.txt", "caf\xe9".encode("cp1252"))], "a.txt is not UTF-8", "convert"),
-    "a corpus in UTF-16": (lambda s: ["--input", s.file("a.txt", HINDI.encode("utf-16"))], "a.txt is not UTF-8", "convert"),
     "a bad byte after many good documents": (lambda s: ["--input", s.file("a.txt", s.corpus().read_bytes() * 30 + b"\xff")], "a.txt is not UTF-8", "line", "convert"),
     "a bad byte while a tokenizer is trained": (lambda s: ["--train_tokenizer", 600, "--input", s.file("a.txt", s.corpus().read_bytes() + b"\xff")], "not UTF-8", "convert"),
     # data
-    "a damaged zstd file": (lambda s: ["--input", s.file("a.jsonl.zst", b"\x28\xb5\x2f\xfd and more")], "a.jsonl.zst", "not a complete zstd file", "copy"),
-    "a corpus of one document": (lambda s: ["--input", s.corpus([HINDI])], "a single document", "<|endoftext|>"),
     "a corpus of one document and blank ones": (lambda s: ["--input", s.corpus([HINDI, "", " "])], "a single document", "<|endoftext|>"),
     "a corpus of blank documents": (lambda s: ["--input", s.corpus(["", "  \n", "\u3000"])], "holds no text"),
-    "a corpus without markers": (lambda s: ["--input", s.file("a.txt", (HINDI + "\n") * 99)], "a single document", "<|endoftext|>"),
     # tokenizers
     "a missing tokenizer folder": (["--tokenizer", "./tokens"], "no tokenizer folder ./tokens", "tokenizer.json"),
     "a missing tokenizer folder below others": (["--tokenizer", "no/such/folder"], "there is no tokenizer folder no/such/folder"),
-    "a tokenizer folder without tokenizer.json": (lambda s: ["--tokenizer", s.subfolder("tokens")], "tokens", "tokenizer.json"),
     "a broken tokenizer.json": (lambda s: ["--tokenizer", s.file("tokens/tokenizer.json", "{").parent], "tokens", "tokenizer.json"),
-    "a text file for the tokenizer": (lambda s: ["--tokenizer", s.file("tokens/notes.txt", "x")], "tokens", "tokenizer.json"),
     "a tokenizer without bos and eos": (lambda s: ["--tokenizer", s.tokenizer(config={"tokenizer_class": "PreTrainedTokenizerFast"})], "bos", "eos", "use another"),
     "a tokenizer whose bos is a number": (lambda s: ["--tokenizer", s.tokenizer(config={"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": 5})], "bos_token", "needs tokenizer.json"),
     "a tokenizer whose tokens have no fixed bytes": (lambda s: ["--tokenizer", s.tokenizer(lambda d: d.update(decoder=None))], "no fixed bytes", "use another"),
     "a tokenizer with code of its own": (lambda s: ["--tokenizer", s.file("tokens/tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["x.Y", null]}, "tokenizer_class": "Y"}').parent], "tokens", "tokenizer.json"),
-    "an empty name for the tokenizer": (["--tokenizer", ""], "empty value after --tokenizer", "fill it in"),
     "a URL for the tokenizer": (["--tokenizer", "https://huggingface.co/gpt2?x=1"], "no tokenizer folder", "--tokenizer FOLDER", "--train_tokenizer N"),
     "too long a name for the tokenizer": (lambda s: s.hub().flags("--tokenizer", LONG), LONG, "name"),
     "a name on a hub that refuses": (lambda s: s.hub().flags("--tokenizer", "sarvamai/sarvam-1"), "sarvamai/sarvam-1", "HF_ENDPOINT", "folder that holds its tokenizer.json", "--tokenizer FOLDER", "--train_tokenizer N"),
@@ -405,30 +359,11 @@ PREPROCESS = {
 TRAIN = {
     # flags
     "an unknown flag": (["--learning_rate", 0.1], "--learning_rate", "--help"),
-    "an abbreviated flag": (["--check", "x"], "--check", "--help"),
-    "a flag without its value": (["--resume"], "--resume", "expected one argument"),
-    "an unknown preset": (["--config", "26m"], "26m", ", ".join(PRESETS)),
-    "an empty preset": (["--config", ""], "empty value after --config", "omit the flag"),
     "an unknown device": (["--device", "tpu"], "--device", "tpu", "cpu"),
     "a GPU where there is none": (lambda s: s.no_gpu().flags("--device", "cuda"), "no CUDA device", "use --device cpu"),
-    "a word for a learning rate": (["--muon_lr", "fast"], "--muon_lr", "fast"),
-    "a learning rate that is nan": (["--muon_lr", "nan"], "--muon_lr must be a number, at least 0", "not nan"),
-    "an infinite learning rate": (["--adamw_embedding_lr", "inf"], "--adamw_embedding_lr must be a number, at least 0", "not inf"),
-    "a momentum of one": (["--muon_momentum", 1], "muon_momentum", "below 1"),
-    "a negative batch": (["--batch_size", -4], "--batch_size must be a whole number, at least 1", "not -4"),
-    "a budget of zero": (["--total_tokens", 0], "total_tokens", "at least 1"),
     "a budget in scientific notation": (["--total_tokens", "5e8"], "--total_tokens must be a whole number", "not 5e8"),
-    "a seed of a hundred digits": (["--seed", 10**100], "seed", "below"),
-    "a word for the device batch": (["--device_batch_size", "big"], "--device_batch_size must be auto or a whole number, at least 1", "not big"),
-    "a device batch of zero": (["--device_batch_size", 0], "device_batch_size", "auto"),
-    "heads that do not divide the width": (["--n_head", 3], "3 heads", "would"),
-    "key heads that do not divide the heads": (["--n_kv_head", 3], "n_kv_head 3", "these do"),
     "a window pattern of unknown letters": (["--window_pattern", "SXL"], "window_pattern", "SSSL"),
-    "an empty window pattern": (["--window_pattern", ""], "empty value after --window_pattern", "fill it in"),
     "a model larger than any memory": (["--n_embd", 2**23], "memory", "smaller"),
-    "a model without layers": (["--n_layer", 0], "--n_layer must be a whole number, at least 1"),
-    "an epsilon of zero": (["--adamw_eps", 0], "--adamw_eps must be a number, at least 1e-20 and at most 1, not 0"),
-    "an epsilon that rounds to zero": (["--adamw_eps", "1e-400"], "--adamw_eps must be a number, at least 1e-20", "not 1e-400"),
     "a vocabulary that is not the data's": (["--vocab_size", 7], "--vocab_size 7", "omit the flag"),
     "a sequence longer than the data": (["--sequence_len", 10**6], "tokens", "smaller --sequence_len"),
     # surroundings
@@ -437,14 +372,11 @@ TRAIN = {
     "RANK without the other variables": (lambda s: s.env(RANK="0").flags(), "WORLD_SIZE", "torchrun"),
     "a RANK that is no number": (lambda s: s.env(RANK="first", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29555").flags(), "RANK", "first", "torchrun"),
     "a RANK beyond the world": (lambda s: s.env(RANK="2", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29555").flags(), "RANK", "torchrun"),
-    "a port that is no number": (lambda s: s.env(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="x").flags(), "MASTER_PORT", "torchrun"),
     "a port that is in use": (lambda s: s.taken_port().flags(), "cannot connect at 127.0.0.1:", "torchrun"),
-    "a LOCAL_RANK that is no number": (lambda s: s.env(LOCAL_RANK="mine").flags(), "LOCAL_RANK", "mine", "torchrun"),
     # files
     "a missing data folder": (["--data_dir", "nowhere"], "nowhere", "data/preprocess.py"),
     "a data folder that is a file": (lambda s: ["--data_dir", s.file("data.bin")], "data.bin", "data/preprocess.py"),
     "an inaccessible data folder": (lambda s: ["--data_dir", s.forbidden(s.data(), 0)], "data", "ermission"),
-    "an empty data folder": (lambda s: ["--data_dir", s.subfolder("empty")], "preprocess_meta.txt is missing", "data/preprocess.py"),
     "the data folder as the checkpoint folder": (lambda s: ["--checkpoint_dir", s.data()], "same folder", "--checkpoint_dir", "checkpoints"),
     "a checkpoint folder that is a file": (lambda s: ["--checkpoint_dir", s.file("run")], "run", "another"),
     "a checkpoint folder that cannot be created": (lambda s: ["--checkpoint_dir", read_only_parent(s)], "ermission", "another"),
@@ -452,21 +384,11 @@ TRAIN = {
     "a file in place of the run's tokenizer": (lambda s: ["--checkpoint_dir", s.file("run/tokenizer").parent], "tokenizer", "another"),
     # data
     "train.bin is missing": (lambda s: ["--data_dir", s.data(lambda d: (d / "train.bin").unlink())], "train.bin is missing", "data/preprocess.py"),
-    "val.bin is missing": (lambda s: ["--data_dir", s.data(lambda d: (d / "val.bin").unlink())], "val.bin is missing", "data/preprocess.py"),
-    "train.bin is a link to nothing": (lambda s: ["--data_dir", s.data(lambda d: [(d / "train.bin").unlink(), s.link("data/train.bin", "gone")])], "train.bin is missing", "data/preprocess.py"),
-    "train.bin is truncated between tokens": (lambda s: ["--data_dir", s.cut("train.bin", 4000)], "train.bin has 4,000 bytes", "data/preprocess.py"),
     "train.bin is truncated within a token": (lambda s: ["--data_dir", s.cut("train.bin", 4001)], "train.bin has 4,001 bytes", "data/preprocess.py"),
-    "train.bin has no bytes": (lambda s: ["--data_dir", s.cut("train.bin", 0)], "train.bin has 0 bytes", "data/preprocess.py"),
     "train.bin has no tokens and the metadata agree": (lambda s: ["--data_dir", s.cut("train.bin", 0, train_tokens=0)], "train.bin is damaged", "data/preprocess.py"),
-    "an id above the vocabulary in train.bin": (lambda s: ["--data_dir", s.ids("train.bin", 512)], "train.bin is damaged", "data/preprocess.py"),
-    "an id above the vocabulary in val.bin": (lambda s: ["--data_dir", s.ids("val.bin", 2**32 - 1)], "val.bin is damaged", "data/preprocess.py"),
-    "val.bin is too short for a window": (lambda s: ["--data_dir", s.cut("val.bin", 80, val_tokens=20)], "val.bin is damaged", "data/preprocess.py"),
     "preprocess_meta.txt is truncated": (lambda s: ["--data_dir", s.cut("preprocess_meta.txt", 90)], "preprocess_meta.txt", "again"),
-    "preprocess_meta.txt is empty": (lambda s: ["--data_dir", s.cut("preprocess_meta.txt", 0)], "preprocess_meta.txt", "data/preprocess.py"),
     "preprocess_meta.txt is garbage": (lambda s: ["--data_dir", s.data(lambda d: (d / "preprocess_meta.txt").write_bytes(bytes(range(256))))], "preprocess_meta.txt", "again"),
     "preprocess_meta.txt has words for numbers": (lambda s: ["--data_dir", s.metadata(train_tokens="plenty")], "preprocess_meta.txt", "plenty", "data/preprocess.py"),
-    "preprocess_meta.txt has a negative number": (lambda s: ["--data_dir", s.metadata(val_tokens=-1)], "val.bin", "-1 tokens", "data/preprocess.py"),
-    "preprocess_meta.txt has another vocabulary": (lambda s: ["--data_dir", s.metadata(vocab_size=99)], "not the tokenizer", "data/preprocess.py"),
     "the data's tokenizer is missing": (lambda s: ["--data_dir", s.data(lambda d: shutil.rmtree(d / "tokenizer"))], "tokenizer is missing", "data/preprocess.py"),
     "the data's tokenizer is another": (lambda s: ["--data_dir", s.data(s.other_tokenizer)], "not the tokenizer", "data/preprocess.py"),
     "the data's tokenizer is broken": (lambda s: ["--data_dir", s.cut("tokenizer/tokenizer.json", 500)], "tokenizer", "tokenizer.json"),
@@ -475,54 +397,33 @@ TRAIN = {
     "an empty name for the checkpoint": (["--resume="], "empty value after --resume", "omit the flag"),
     "a folder as the checkpoint": (lambda s: ["--resume", s.run()], "is a folder", "--resume auto", "--checkpoint_dir"),
     "a truncated checkpoint": (lambda s: ["--resume", s.checkpoint(s.good_checkpoint.read_bytes()[:5000])], "is damaged", "use an older one"),
-    "a checkpoint of no bytes": (lambda s: ["--resume", s.checkpoint(b"")], "is damaged", "use an older one"),
-    "a text as the checkpoint": (lambda s: ["--resume", s.file("notes.txt")], "notes.txt is damaged", "use an older one"),
     "a checkpoint that would run code": (lambda s: ["--resume", s.checkpoint(s.bomb())], "is damaged", "use an older one"),
-    "a list for a checkpoint": (lambda s: ["--resume", s.file("list.pt", saved([1]))], "not a checkpoint of this program", "use another one"),
     "a checkpoint without optimizers": (lambda s: ["--resume", s.checkpoint(drop("optimizers"))], "lacks optimizers", "use"),
     "a checkpoint of another format": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(format=99))], "format 99", "use the version"),
     "a checkpoint with an unknown field": (lambda s: ["--resume", s.checkpoint(lambda c: c["train_config"].update(magic=1))], "magic", "another version"),
-    "a checkpoint without one of its weights": (lambda s: ["--resume", s.checkpoint(lambda c: c["model_state_dict"].popitem())], "does not fit", "use an older one"),
-    "a checkpoint with other shapes": (lambda s: ["--resume", s.checkpoint(lambda c: c["model_state_dict"].update({"lm_head.weight": torch.zeros(2, 2)}))], "does not fit", "use an older one"),
-    "a checkpoint with a list for its weights": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(model_state_dict=[1]))], "model_state_dict cannot be used", "use an older one"),
     "a checkpoint with a word for its step": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(step="ten", tokens_seen="some"))], "step, tokens_seen cannot be used", "use an older one"),
-    "a checkpoint with a number for its configuration": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(train_config=7))], "train_config cannot be used", "use an older one"),
-    "a checkpoint with words in its configuration": (lambda s: ["--resume", s.checkpoint(lambda c: c["train_config"].update(muon_lr="fast"))], "muon_lr", "fast"),
-    "a checkpoint without its metrics": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(metrics={}))], "does not fit", "use an older one"),
-    "a checkpoint without its random state": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(rng={}))], "does not fit", "use an older one"),
-    "a checkpoint with a word for its optimizers": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(optimizers="good"))], "optimizers cannot be used", "use an older one"),
     "a checkpoint with half of AdamW's state": (lambda s: ["--resume", s.checkpoint(lambda c: c["optimizers"]["adamw"].popitem())], "adamw", "use an older one"),
-    "a checkpoint with other shapes in Muon": (lambda s: ["--resume", s.checkpoint(lambda c: [c["optimizers"]["muon"]["momentum"].update({k: torch.zeros(1) for k in c["optimizers"]["muon"]["momentum"]})])], "momentum", "use an older one"),
     "weights only": (lambda s: ["--resume", s._run / "model.pt"], "model.pt holds only weights", "--init_from"),
     "a checkpoint of another preset": (lambda s: ["--resume", s.good_checkpoint, "--config", "25m"], "--config 25m (checkpoint: tiny)", "--checkpoint_dir"),
     "another learning rate than the checkpoint's": (lambda s: ["--resume", s.good_checkpoint, "--muon_lr", 0.5], "--muon_lr 0.5 (checkpoint: 0.02)", "--checkpoint_dir"),
     "a checkpoint of other data": (lambda s: ["--resume", s.checkpoint(lambda c: c["data"].update(train_tokens=5))], "train_tokens", "--data_dir"),
-    "a checkpoint of another vocabulary": (lambda s: ["--resume", s.checkpoint(lambda c: c["tokenizer"].update(vocab_size=5))], "its tokenizer has 5 tokens", "use an older one"),
     "a checkpoint of another tokenizer": (lambda s: ["--resume", s.checkpoint(lambda c: c["tokenizer"].update(fingerprint="x"))], "tokenizer fingerprint", "--data_dir"),
-    "a checkpoint without tokenizer metadata": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(tokenizer=None))], "tokenizer cannot be used", "use an older one"),
     "a folder that holds a run": (lambda s: ["--checkpoint_dir", s.run()], "already holds a run", "--resume auto", "--checkpoint_dir"),
 }
 
 GENERATE = {
     # flags
     "an unknown flag": (["--length", 5], "--length", "--help"),
-    "an abbreviated flag": (["--temp", 1], "--temp", "--help"),
     "no tokens": (["--max_tokens", 0], "--max_tokens", "at least 1"),
-    "a word for a number": (["--max_tokens", "all"], "--max_tokens", "all"),
     "a negative temperature": (["--temperature", -1], "--temperature must be a number, at least 0"),
-    "a temperature that is no number": (["--temperature", "nan"], "--temperature must be a number, at least 0"),
-    "an infinite temperature": (["--temperature", "inf"], "--temperature must be a number, at least 0"),
     "a negative top_k": (["--top_k", -1], "--top_k must be a whole number, at least 0"),
     "a top_k of thirty digits": (["--top_k", 10**30], "--top_k must be", "below 2**63"),
     "a repetition penalty that overflows": (["--repetition_penalty", "1e-40"], "--repetition_penalty must be a number, at least 0.01 and at most 100, not 1e-40"),
-    "a top_p that rounds to zero": (["--top_p", "1e-400"], "--top_p must be a number, above 0 and at most 1, not 1e-400"),
     "a top_p of zero": (["--top_p", 0], "--top_p must be"),
     "a top_p above one": (["--top_p", 1.1], "--top_p must be"),
-    "a repetition penalty of zero": (["--repetition_penalty", 0], "--repetition_penalty must be"),
     "a word for a seed": (["--seed", "one"], "--seed must be"),
     "no texts": (["--num_samples", 0], "--num_samples must be"),
     "several texts in a talk": (["--num_samples", 2, "--interactive"], "--num_samples"),
-    "a seed of 5000 digits": (["--seed", "9" * 5000], "--seed must be random or a whole number", "9" * 200 + " ("),
     "a billion texts": (["--num_samples", 10**9], "--num_samples must be", "below 10000"),
     "a seed of a hundred digits": (["--seed", 10**100], "--seed", "below"),
     "a GPU where there is none": (lambda s: s.no_gpu().flags("--device", "cuda"), "no CUDA device", "use --device cpu"),
@@ -533,22 +434,16 @@ GENERATE = {
     "an attention backend that does not exist": (lambda s: s.env(NANO_HINDI_ATTENTION="nonsense").flags(), "NANO_HINDI_ATTENTION=nonsense", "unset"),
     # checkpoints
     "a missing checkpoint": (["--checkpoint", "nowhere"], "no checkpoint nowhere", "train.py"),
-    "an empty name for the checkpoint": (["--checkpoint", ""], "empty value after --checkpoint", "fill it in"),
     "a folder without checkpoints": (lambda s: ["--checkpoint", s.subfolder("empty")], "no checkpoint in", "train.py"),
     "a folder whose only checkpoint is truncated": (lambda s: ["--checkpoint", s.checkpoint(s.good_checkpoint.read_bytes()[:5000]).parent], "no checkpoint in", "copy the files again"),
     "a name that no file system takes": (["--checkpoint", LONG], LONG, "name"),
-    "a link to nothing": (lambda s: ["--checkpoint", s.link("a.pt", "gone.pt")], "a.pt", "no checkpoint"),
     "an unreadable checkpoint": (lambda s: ["--checkpoint", s.forbidden(s.checkpoint(lambda c: None), 0)], "checkpoint_step10.pt", "ermission", "read"),
     "an inaccessible folder": (lambda s: ["--checkpoint", s.forbidden(s.run(), 0)], "run", "ermission"),
     "a truncated checkpoint": (lambda s: ["--checkpoint", s.checkpoint(s.good_checkpoint.read_bytes()[:5000])], "is damaged", "use"),
-    "a checkpoint of no bytes": (lambda s: ["--checkpoint", s.checkpoint(b"")], "is damaged", "use"),
-    "a text as the checkpoint": (lambda s: ["--checkpoint", s.file("notes.txt")], "notes.txt is damaged", "use"),
     "a checkpoint that would run code": (lambda s: ["--checkpoint", s.checkpoint(s.bomb())], "is damaged", "use"),
     "a checkpoint without weights": (lambda s: ["--checkpoint", s.checkpoint(drop("model_state_dict"))], "lacks model_state_dict", "use"),
     "a checkpoint with other shapes": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c["model_state_dict"].update({"lm_head.weight": torch.zeros(2, 2)}))], "does not fit", "use an older one"),
-    "a checkpoint with a list for its weights": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c.update(model_state_dict=[1]))], "model_state_dict cannot be used", "use an older one"),
     "a checkpoint with a word for its width": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c["model_config"].update(n_embd="wide"))], "n_embd", "wide"),
-    "a checkpoint with a number for its model": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c.update(model_config=7))], "model_config cannot be used", "use an older one"),
     "a checkpoint without tokenizer metadata": (lambda s: ["--checkpoint", s.checkpoint(lambda c: c.update(tokenizer=None))], "tokenizer cannot be used", "use an older one"),
     # tokenizers
     "the tokenizer is missing": (lambda s: ["--checkpoint", s.checkpoint(lambda c: shutil.rmtree(s.folder / "run/tokenizer"))], "tokenizer", "missing", "should be in"),
