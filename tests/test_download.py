@@ -1,7 +1,6 @@
 """data/download.py: which documents, how many, and the metadata; and a hub that works, is slow,
 broken or unreachable."""
 
-import contextlib
 import functools
 import hashlib
 import itertools
@@ -1081,32 +1080,6 @@ def test_retry_after_is_respected_up_to_a_limit(tmp_path, hub, tokenizer_dir, wa
     hub.faults.append(Fault("/api/datasets", times=1, status=429, headers=headers))
     assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", 50) == 0
     assert waits[0] == wanted
-
-
-def test_hub_that_goes_down_during_a_download_and_comes_back(tmp_path, hub, tokenizer_dir, undisturbed, little_by_little, monkeypatch):
-    waited, lock, real, asked = [], threading.Lock(), hub.fault_for, []
-
-    def vanish(request: str) -> Fault | None:
-        asked.append(request)
-        if len(asked) == 60:
-            server = hub.server  # by the time of the shutdown, `sleep` may have started the next one
-            server.shutdown()  # first: a thread that still polls the socket keeps its port
-            server.socket.close()
-        return real(request) if len(asked) < 60 else Fault("", 1, hang_up=True)
-
-    def sleep(seconds: float) -> None:
-        with lock:  # several threads fetch: one counts at a time, and none continues before the hub is back
-            waited.append(seconds)
-            if len(waited) >= 5 and hub.fault_for is not real:
-                with contextlib.suppress(OSError):  # the port is not free yet: at the next retry
-                    hub.__enter__()
-                    hub.fault_for = real
-
-    hub.fault_for = vanish
-    monkeypatch.setattr(time, "sleep", sleep)
-    assert run(tmp_path / "raw", "--tokenizer", tokenizer_dir, "--max_tokens", ALL) == 0
-    assert len(waited) >= 5
-    assert corpus_in(tmp_path / "raw") == undisturbed[ALL]
 
 
 # mirrors

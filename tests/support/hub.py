@@ -61,7 +61,6 @@ class Hub:
     commit: str = COMMIT
     earlier: dict[str, dict[str, Path]] = field(default_factory=dict)  # `repos` as they were at other commits
     headers: list[dict[str, str]] = field(default_factory=list)  # of each request
-    port: int = 0
     strip: str = ""  # prefix of the addresses: "/prefix" of a mirror, or "http://host" if clients use this server as their proxy
     redirects: bool = False  # parquet files come from another host, as large files of the real hub do
     unlisted: frozenset[str] = frozenset()  # fields that the API of a mirror omits: "siblings", "sha", sizes ("size") of the siblings
@@ -72,9 +71,9 @@ class Hub:
 
     def __enter__(self) -> Hub:
         ThreadingHTTPServer.handle_error = lambda *args: None  # clients that are killed
-        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), _handler(self))
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.server.daemon_threads = True
-        self.port = self.server.server_address[1]  # the same one if the server is started again
+        self.port = self.server.server_address[1]
         self.closing = threading.Event()
         self.lock = threading.Lock()
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -90,7 +89,7 @@ class Hub:
         """Return the environment variables that make a client use this server as the hub, with its
         caches under `home`."""
         return {
-            "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_address[1]}{self.strip if self.strip.startswith('/') else ''}",
+            "HF_ENDPOINT": f"http://127.0.0.1:{self.port}{self.strip if self.strip.startswith('/') else ''}",
             "HF_HOME": str(home),
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
