@@ -174,17 +174,6 @@ def test_training_continues_during_a_save_without_changing_the_checkpoint(data_d
         assert list(differences(a, b)) == []
 
 
-def test_host_copy_shares_no_memory_with_the_original():
-    live = {"a": [torch.zeros(3), {"b": torch.ones(2, 2).t()}], "n": 1, "d": {"x": 1.0}}
-    copy = saving.host_copy(live)
-    live["a"][0] += 1
-    live["a"][1]["b"].mul_(5)
-    live["d"]["x"] = 2.0
-    assert torch.equal(copy["a"][0], torch.zeros(3))
-    assert torch.equal(copy["a"][1]["b"], torch.ones(2, 2))
-    assert copy["d"] == {"x": 1.0}
-
-
 def test_without_memory_for_a_copy_training_waits_for_the_disk(data_dir, tmp_path, straight, monkeypatch):
     def no_memory(value):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
