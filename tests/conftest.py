@@ -239,6 +239,43 @@ def run_script(*argv, timeout: float = PATIENCE, **env) -> subprocess.CompletedP
     return run_command([sys.executable, *argv], timeout=timeout, env={**os.environ, "OMP_NUM_THREADS": "1", **env})
 
 
+def on_terminal(*argv, **env: str) -> str:
+    """Return what `python ARGV` writes to a pseudo-terminal that is its stdin, stdout and
+    stderr."""
+    import pty
+
+    from nano_hindi.console import NOTEBOOKS
+
+    ours, theirs = pty.openpty()
+    chunks = []
+    environment = {name: value for name, value in os.environ.items() if name not in NOTEBOOKS} | {"OMP_NUM_THREADS": "1", **env}
+    with launched([sys.executable, *argv], stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # the other end is closed
+            while chunk := os.read(ours, 65536):
+                chunks.append(chunk)
+        os.close(ours)
+        assert process.wait(PATIENCE) == 0, b"".join(chunks)
+    return b"".join(chunks).decode().replace("\r\n", "\n")
+
+
+@contextlib.contextmanager
+def as_nobody(*folders: Path) -> Iterator[None]:
+    """Make root a user that permissions apply to. The folders above `folders`, which pytest makes
+    accessible to their owner only, can be entered by all."""
+    is_root = os.name != "nt" and os.geteuid() == 0
+    for path in {path for folder in folders for path in (folder, *folder.parents) if is_root}:
+        if path.stat().st_mode & 0o011 != 0o011:
+            path.chmod(path.stat().st_mode | 0o011)
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Poll `condition`. Raises AssertionError with `what` if it stays false."""
     deadline = time.monotonic() + PATIENCE

@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from conftest import as_nobody
 from nano_hindi import files
 from nano_hindi.files import copy_contents, file_digest, replacing, utf8_path
 
@@ -91,15 +92,10 @@ def test_file_held_by_another_program_on_windows_is_waited_for_up_to_a_minute(tm
 def unprivileged(tmp_path):
     """Return a folder in which the test runs with the rights of its owner: root becomes another
     user until the test ends."""
-    if os.name == "nt" or os.geteuid() != 0:
+    if os.name != "nt" and os.geteuid() == 0:
+        os.chown(tmp_path, 65534, -1)
+    with as_nobody(tmp_path.parent):
         yield tmp_path
-        return
-    for parent in tmp_path.parents:  # pytest makes its folders accessible to their owner only
-        parent.chmod(parent.stat().st_mode | 0o011)
-    os.chown(tmp_path, 65534, -1)
-    os.seteuid(65534)
-    yield tmp_path
-    os.seteuid(0)
 
 
 def test_read_only_folder_is_copied_again_and_again(unprivileged):

@@ -1,6 +1,5 @@
 """The output of a run: the screen, the times, the pages at the start and at the end."""
 
-import contextlib
 import dataclasses
 import io
 import math
@@ -13,7 +12,7 @@ import unicodedata
 import pytest
 import torch
 
-from conftest import PATIENCE, SMALL, launched, run_script
+from conftest import SMALL, on_terminal, run_script
 from nano_hindi import console
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.console import Console, bar, shell_quoted
@@ -309,21 +308,9 @@ def test_run_in_a_pipe_prints_plain_lines_and_no_output_of_libraries(data_dir, t
 @pytest.mark.slow
 @posix
 def test_run_in_a_terminal_keeps_evaluations_and_samples_and_overwrites_the_rest(data_dir, tmp_path):
-    import pty
-
-    ours, theirs = pty.openpty()
-    env = {name: value for name, value in os.environ.items() if name not in console.NOTEBOOKS}
     argv = [*SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path, "--inference_interval", "12", "--log_interval", "2"]
-    chunks = []
-    with launched([sys.executable, "train.py", *argv], stdout=theirs, stderr=theirs, env={**env, "OMP_NUM_THREADS": "1", "COLUMNS": "90"}) as process:
-        os.close(theirs)
-        with contextlib.suppress(OSError):  # the other end is closed
-            while chunk := os.read(ours, 65536):
-                chunks.append(chunk)
-        os.close(ours)
-        assert process.wait(PATIENCE) == 0
     screen = Screen()
-    screen.write(b"".join(chunks).decode().replace("\r\n", "\n"))
+    screen.write(on_terminal("train.py", *argv, COLUMNS="90"))
     lines = screen.lines()
     assert sum("#" in piece for piece in screen.getvalue().split("\r")) >= 8
     assert not any("#" in line for line in lines)

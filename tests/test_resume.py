@@ -13,7 +13,7 @@ from test_faults import cut
 
 import standin
 import train
-from conftest import SMALL, arguments, damaged_between_samples, start
+from conftest import SMALL, arguments, as_nobody, damaged_between_samples, start
 from data import preprocess
 from nano_hindi import distributed
 from nano_hindi.checkpoint import list_checkpoints
@@ -168,23 +168,6 @@ def test_folder_with_weights_only_is_an_error_and_unchanged(data_dir, broken, ca
     for _, path in list_checkpoints(broken):
         path.unlink()
     assert_refused(data_dir, broken, capsys, "model.pt", "cannot resume from weights alone", "move the folder away", "--checkpoint_dir")
-
-
-@contextlib.contextmanager
-def as_nobody(*folders: Path):
-    """Make root a user that permissions apply to."""
-    root = os.geteuid() == 0
-    for folder in folders:  # pytest makes its folders accessible to their owner only
-        for path in (folder, *folder.parents):
-            if root and path.stat().st_mode & 0o011 != 0o011:
-                path.chmod(path.stat().st_mode | 0o011)
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 @posix

@@ -1,7 +1,6 @@
 """What a terminal gets: control characters of foreign text are shown, Hindi is unchanged, and
 printed commands can be pasted into a shell."""
 
-import contextlib
 import os
 import re
 import shlex
@@ -15,7 +14,7 @@ import torch
 import generate
 import standin
 import train
-from conftest import PATIENCE, ROOT, SMALL, launched, run_command
+from conftest import ROOT, SMALL, on_terminal, run_command
 from data import download, preprocess
 from nano_hindi import plot
 from nano_hindi.checkpoint import load_checkpoint
@@ -153,22 +152,6 @@ def test_printed_commands_run_one_after_the_other_in_a_folder_with_any_name(tmp_
 
 
 # ---- foreign text
-
-
-def on_terminal(*argv) -> str:
-    """Return what `python ARGV` writes to a pseudo-terminal that is its stdout and stderr."""
-    import pty
-
-    ours, theirs = pty.openpty()
-    chunks = []
-    with launched([sys.executable, *argv], stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-        os.close(theirs)
-        with contextlib.suppress(OSError):  # the other end is closed
-            while chunk := os.read(ours, 65536):
-                chunks.append(chunk)
-        os.close(ours)
-        assert process.wait(PATIENCE) == 0, b"".join(chunks)
-    return b"".join(chunks).decode().replace("\r\n", "\n")
 
 
 @pytest.mark.slow
