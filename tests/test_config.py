@@ -12,14 +12,7 @@ import pytest
 import train
 from conftest import SMALL
 from nano_hindi.cli import Parser
-from nano_hindi.config import (
-    PRESETS,
-    GPTConfig,
-    TrainConfig,
-    from_dict,
-    get_config,
-    get_train_config,
-)
+from nano_hindi.config import PRESETS, GPTConfig, TrainConfig, from_dict, get_config, get_train_config
 from nano_hindi.errors import UserError
 from nano_hindi.flags import add_flags, configs_for_new_run, configs_for_resumed_run
 from nano_hindi.ranges import Range
