@@ -402,7 +402,7 @@ def undisturbed(grouped, tokenizer_dir, tmp_path_factory) -> dict[int, bytes]:
     return found
 
 
-ALL, SMALL_BUDGET = 10**6, 400
+ALL, SMALL_BUDGET = 10**6, 250
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of this process")
 
 
