@@ -130,20 +130,9 @@ def test_first_update_has_the_first_learning_rate_of_the_schedule(straight):
 
 def test_checkpoint_has_the_documented_keys_and_no_wrapper_prefixes(straight):
     state = torch.load(straight / "checkpoint_step24.pt", weights_only=True)
-    contract = {
-        "format",
-        "step",
-        "tokens_seen",
-        "model_state_dict",
-        "optimizers",
-        "model_config",
-        "train_config",
-        "rng",
-        "metrics",
-        "tokenizer",
-        "data",
-    }
-    assert contract <= set(state)
+    assert set(state) >= {
+        "format", "step", "tokens_seen", "model_state_dict", "optimizers", "model_config", "train_config", "rng", "metrics", "tokenizer", "data",
+    }  # fmt: skip
     assert state["tokens_seen"] == 24 * 4 * 32
     assert not any(name.startswith(("_orig_mod", "module")) for name in state["model_state_dict"])
     assert all(tensor.dtype == torch.float32 for tensor in state["model_state_dict"].values())
@@ -175,34 +164,11 @@ def test_device_batch_size_changes_nothing_beyond_rounding(data_dir, tmp_path, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stops", [[3], [6, 7], [1, 5, 11]])
-def test_killed_and_resumed_run_equals_the_uninterrupted_run_to_the_bit(data_dir, tmp_path, straight, monkeypatch, stops):
-    """The process dies in the middle of an update; `--resume auto` continues from the newest
-    checkpoint, across boundaries of epochs and log intervals."""
-    real = loop.train_update
-
-    def dies_at(update):
-        def train_update(run, stop):
-            if run.update == update:
-                raise ZeroDivisionError
-            return real(run, stop)
-
-        return train_update
-
-    for update in stops:
-        monkeypatch.setattr(loop, "train_update", dies_at(update))
-        with pytest.raises(ZeroDivisionError):
-            start(data_dir, tmp_path / "run", "--resume", "auto", "--checkpoint_interval", "3")
-    monkeypatch.setattr(loop, "train_update", real)
-    assert start(data_dir, tmp_path / "run", "--resume", "auto") == 0
-    assert_same_state(last_state(straight), last_state(tmp_path / "run"), exact=True)
-    assert curve(tmp_path / "run") == curve(straight)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_saves_the_update_says_how_to_resume_and_the_rest_is_equal(data_dir, tmp_path, straight, number, code):
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_signal_saves_the_update_says_how_to_resume_and_the_rest_is_equal(data_dir, tmp_path, straight, name, code):
     """The signal arrives in the middle of the second update, which is finished first."""
+    if not hasattr(signal, name):
+        pytest.skip("Windows has no SIGHUP")
     folder = tmp_path / "run"
     script = (
         "import sys, time, train; from nano_hindi.training import loop\n"
@@ -217,7 +183,7 @@ def test_signal_saves_the_update_says_how_to_resume_and_the_rest_is_equal(data_d
     with launched(argv, fork=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         for line in process.stdout:
             if line.startswith("step 2/"):
-                process.send_signal(number)
+                process.send_signal(getattr(signal, name))
                 break
         output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, errors
@@ -235,14 +201,6 @@ def test_resuming_a_finished_run_says_so_and_exits_with_0(data_dir, straight, ca
     assert "finished" in (out := capsys.readouterr().out)
     assert f", training loss {losses(straight)[-1]:.4f}\n" in out
     assert (straight / "metrics.jsonl").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_larger_budget_continues_with_a_notice(data_dir, tmp_path, capsys):
-    assert start(data_dir, tmp_path / "run", "--total_tokens", "512") == 0
-    assert start(data_dir, tmp_path / "run", "--resume", "auto", "--total_tokens", "1024") == 0
-    assert "notice: the budget changes from 512 to 1,024" in capsys.readouterr().out
-    assert last_state(tmp_path / "run")["tokens_seen"] == 1024
 
 
 def test_three_non_finite_updates_in_a_row_stop_the_run_and_name_the_checkpoint(data_dir, tmp_path, capsys, monkeypatch):
@@ -271,20 +229,8 @@ def test_three_non_finite_updates_in_a_row_stop_the_run_and_name_the_checkpoint(
 
 
 def test_dry_run_of_the_default_works_without_data(tmp_path, capsys):
-    argv = [
-        "--config",
-        "25m",
-        "--total_tokens",
-        "500000000",
-        "--dry_run",
-        "--data_dir",
-        str(tmp_path),
-        "--device",
-        "cpu",
-        "--checkpoint_dir",
-        str(tmp_path / "none"),
-    ]
-    assert train.main(argv) == 0
+    argv = ["--config", "25m", "--total_tokens", "500000000", "--dry_run", "--device", "cpu"]
+    assert train.main([*argv, "--data_dir", str(tmp_path), "--checkpoint_dir", str(tmp_path / "none")]) == 0
     output = capsys.readouterr().out
     for words in (
         "1,907 updates",
@@ -303,18 +249,7 @@ def test_dry_run_of_the_default_works_without_data(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_too_many_ranks_are_refused_with_numbers_that_work(data_dir, tmp_path):
-    argv = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=3",
-        "train.py",
-        *SMALL,
-        "--data_dir",
-        data_dir,
-        "--checkpoint_dir",
-        tmp_path / "run",
-    ]
-    done = run_script(*argv)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=3"]
+    done = run_script(*torchrun, "train.py", *SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path / "run")
     assert done.returncode != 0
     assert "these numbers of ranks work: 1, 2, 4, 8" in done.stderr
