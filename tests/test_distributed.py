@@ -29,20 +29,9 @@ from nano_hindi.files import file_digest
 pytestmark = pytest.mark.slow
 UPDATES = 50
 FIFTY = [
-    *SMALL,
-    "--total_tokens",
-    str(32 * 8 * UPDATES),
-    "--log_interval",
-    "2",
-    "--eval_interval",
-    "40",
-    "--checkpoint_interval",
-    "20",
-    "--grad_clip",
-    "0.35",
-    "--adamw_eps",
-    "1e-5",  # else AdamW makes a full step where a gradient is only rounding error, whose sign depends on the order of summation
-]
+    *SMALL, "--total_tokens", str(32 * 8 * UPDATES), "--log_interval", "2", "--eval_interval", "40", "--checkpoint_interval", "20", "--grad_clip", "0.35",
+    "--adamw_eps", "1e-5",  # else AdamW makes a full step where a gradient is only rounding error, whose sign depends on the order of summation
+]  # fmt: skip
 
 
 class Job:
@@ -201,14 +190,6 @@ def test_tied_embeddings_with_every_addition_train_as_on_one_rank_and_are_reduce
     others = sum(w.numel() for name, w in together["model_state_dict"].items() if not name.startswith(("transformer.h.", "transformer.smear.")))
     for record in (torch.load(tmp_path / "records" / f"{rank}.pt") for rank in range(2)):
         assert [after[-1]["all_reduce"] for after in record["sent_after_each_backward"]] == [others] * 20
-
-
-@pytest.mark.parametrize("processes", [2, 4])
-def test_every_rank_clips_by_the_norm_of_the_mean_gradient(alone, together, processes):
-    expected = [record["grad_norm"] for record in curve(alone) if "grad_norm" in record]
-    ranks = [record["norms"] for record in together(processes)[1]]
-    assert ranks == [ranks[0]] * processes
-    assert torch.stack(ranks[0]).tolist() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

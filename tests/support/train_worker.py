@@ -1,10 +1,10 @@
-"""Run train.py under torchrun with injected faults, and record norms and transfers: python
+"""Run train.py under torchrun with injected faults, and record the transfers: python
 train_worker.py RECORDS [EVENT...] -- FLAGS of train.py.
 
 An EVENT is ACT:RANK:UPDATE:START: a fault on a rank before an update, at the first start of the job
 (0) or after so many restarts. `kill` sends the rank SIGKILL, `spoil` changes one of its weights,
 `exhaust` lets it run out of memory at the end of the next backward. RECORDS/{rank}.pt holds the
-norms and transfers of a rank, RECORDS/pids/{pid} its rank from the start.
+transfers of a rank, RECORDS/pids/{pid} its rank from the start.
 """
 
 import os
@@ -19,7 +19,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 import train
 from dist_muon_worker import numbers_sent
-from nano_hindi.optim import TrainOptimizer
 from nano_hindi.training import loop
 from short_ends import shorten_ends
 
@@ -29,9 +28,9 @@ RANK, START = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUN
 def main(records: Path, events: list[str], flags: list[str]) -> int:
     (records / "pids").mkdir(parents=True, exist_ok=True)
     (records / "pids" / str(os.getpid())).write_text(str(RANK))
-    record = {"norms": [], "sent": [], "sent_after_each_backward": []}
+    record = {"sent": [], "sent_after_each_backward": []}
     exhausted, tried = [], []
-    real_update, real_clip, real_backward = loop.train_update, TrainOptimizer.clip, torch.Tensor.backward
+    real_update, real_backward = loop.train_update, torch.Tensor.backward
 
     def train_update(run, stop):
         acts = {event.partition(":")[0] for event in events if event.partition(":")[2] == f"{RANK}:{run.update}:{START}"}
@@ -47,11 +46,6 @@ def main(records: Path, events: list[str], flags: list[str]) -> int:
             record["sent"].append(sent)
             return real_update(run, stop)
 
-    def clip(self, *args, **kwargs):
-        norm, scale = real_clip(self, *args, **kwargs)
-        record["norms"].append(norm)
-        return norm, scale
-
     def backward(self, *args, **kwargs):
         real_backward(self, *args, **kwargs)
         record["sent_after_each_backward"][-1].append({kind: sum(numbers) for kind, numbers in record["sent"][-1].items()})
@@ -60,7 +54,7 @@ def main(records: Path, events: list[str], flags: list[str]) -> int:
             raise torch.cuda.OutOfMemoryError
 
     shorten_ends()
-    loop.train_update, TrainOptimizer.clip, torch.Tensor.backward = train_update, clip, backward
+    loop.train_update, torch.Tensor.backward = train_update, backward
     code = train.main(flags)
     torch.save(record, records / f"{RANK}.pt")
     return code
