@@ -17,6 +17,7 @@ from nano_hindi.errors import UserError
 from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
+from nano_hindi.training.setup import restore
 from optimizer_step import take_step
 
 CONFIG = GPTConfig(sequence_len=16, vocab_size=32, n_layer=2, n_head=1, n_kv_head=1, n_embd=8)
@@ -45,6 +46,15 @@ def state(step: int) -> dict:
         "tokenizer": {},
         "data": {},
     }
+
+
+def test_restore_sets_the_random_state_of_the_checkpoint():
+    saved, model = state(8), GPT(CONFIG)
+    torch.manual_seed(5)
+    saved["rng"]["torch"] = torch.get_rng_state()
+    expected = torch.rand(3)
+    restore(saved, model, TrainOptimizer(model, RECIPE, World(0, 1, torch.device("cpu"))), LossScale(False))
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_checkpoint_round_trips_to_the_bit_with_weights_only(tmp_path):
