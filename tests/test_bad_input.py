@@ -398,7 +398,7 @@ TRAIN = {
     "a checkpoint of another preset": (lambda s: ["--resume", s.good_checkpoint, "--config", "25m"], "--config 25m (checkpoint: tiny)", "--checkpoint_dir"),
     "another learning rate than the checkpoint's": (lambda s: ["--resume", s.good_checkpoint, "--muon_lr", 0.5], "--muon_lr 0.5 (checkpoint: 0.02)", "--checkpoint_dir"),
     "a checkpoint of other data": (lambda s: ["--resume", s.checkpoint(lambda c: c["data"].update(train_tokens=5))], "train_tokens", "--data_dir"),
-    "a checkpoint of another tokenizer": (lambda s: ["--resume", s.checkpoint(lambda c: c["tokenizer"].update(fingerprint="x"))], "tokenizer fingerprint", "--data_dir"),
+    "a checkpoint of another tokenizer": (lambda s: ["--resume", s.checkpoint(lambda c: c["tokenizer"].update(fingerprint="x"))], "tokenizer fingerprint", "data/preprocess.py --tokenizer MODEL"),
     "a folder that holds a run": (lambda s: ["--checkpoint_dir", s.run()], "already holds a run", "--resume auto", "--checkpoint_dir"),
 }
 

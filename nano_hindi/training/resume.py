@@ -240,7 +240,7 @@ def _require_same_data(saved: dict, data: TextData | ChatData) -> None:
     ]
     if differences:
         flag = "--checkpoint" if isinstance(data, ChatData) else "--init_from"
-        raise UserError(
-            f"{data} is not the data of this checkpoint: {', '.join(differences)} differ; give the right --data_dir, "
-            f"or start a new run in another --checkpoint_dir ({flag} MODEL starts it from the weights of this one)"
-        )
+        remedy = f"start a new run in another --checkpoint_dir ({flag} MODEL starts it from the weights of this one)"
+        if saved["tokenizer"].get("fingerprint") != data.tokenizer.fingerprint:  # a new run from its weights would be refused too
+            remedy = f"make the data again with the tokenizer of this run: {data.maker} --tokenizer MODEL"
+        raise UserError(f"{data} is not the data of this checkpoint: {', '.join(differences)} differ; give the right --data_dir, or {remedy}")
