@@ -120,7 +120,9 @@ def load_checkpoint(path: Path, keys: tuple[str, ...] = CHECKPOINT_KEYS) -> dict
             require_sound(state, model)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} does not fit its own configuration ({reason[:REASON_CHARACTERS]}); use an older one") from error
+        raise UserError(
+            f"{path} does not fit its own configuration ({reason[:REASON_CHARACTERS]}); use an older one, or the version that wrote it"
+        ) from error
     parts = ("model_state_dict", "optimizers", "rng") if is_complete else ("model_state_dict",)
     _require_checksums(path, {part: state[part] for part in parts}, checksums)
     try:

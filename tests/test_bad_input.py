@@ -391,7 +391,7 @@ TRAIN = {
     "a checkpoint that would run code": (lambda s: ["--resume", s.checkpoint(s.bomb())], "is damaged", "use an older one"),
     "a checkpoint without optimizers": (lambda s: ["--resume", s.checkpoint(drop("optimizers"))], "lacks optimizers", "use"),
     "a checkpoint of another format": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(format=99))], "format 99", "use the version"),
-    "a checkpoint with an unknown field": (lambda s: ["--resume", s.checkpoint(lambda c: c["train_config"].update(magic=1))], "magic", "another version"),
+    "a checkpoint with an unknown field": (lambda s: ["--resume", s.checkpoint(lambda c: c["train_config"].update(magic=1))], "magic", "another version", "use an older one, or the version that wrote it"),
     "a checkpoint with a word for its step": (lambda s: ["--resume", s.checkpoint(lambda c: c.update(step="ten", tokens_seen="some"))], "step, tokens_seen cannot be used", "use an older one"),
     "a checkpoint with half of AdamW's state": (lambda s: ["--resume", s.checkpoint(lambda c: c["optimizers"]["adamw"].popitem())], "adamw", "use an older one"),
     "weights only": (lambda s: ["--resume", s._run / "model.pt"], "model.pt holds only weights", "--init_from"),
