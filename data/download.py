@@ -313,7 +313,8 @@ def leave_alone(args, settings: dict, corpus: Path) -> int:
         settings = settings | {"tokenizer": args.tokenizer or TOKENIZER}
     if not has_lines(metadata, settings):
         raise UserError(
-            f"{corpus} is already there, from another source, text, budget, seed, tokenizer or --clean; --overwrite replaces it, another --output_dir keeps both"
+            f"{corpus} is already there, from another source, text, budget, seed, tokenizer, version or --clean; "
+            "--overwrite replaces it, another --output_dir keeps both"
         )
     if args.report and not corpus.with_name(REPORT).is_file():
         raise UserError(f"{corpus} is already there, without a report, which is written as the text is cleaned; --overwrite makes both")

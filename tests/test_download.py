@@ -296,7 +296,7 @@ def test_clean_repairs_and_drops_and_reports_counts_by_rule(tmp_path, capsys):
     metadata = read_metadata(tmp_path / "raw" / "metadata.txt")
     assert metadata | {"cleaned": "yes", "documents": "2", "cleaned_duplicate_documents": "1", "cleaned_not_devanagari_bytes": "171"} == metadata
     assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER) == 2  # what is there is another corpus
-    assert "tokenizer or --clean" in capsys.readouterr().err
+    assert "tokenizer, version or --clean" in capsys.readouterr().err
     assert run(tmp_path / "raw", "--source", source, *NO_TOKENIZER, "--clean", "--report") == 2
     assert "without a report" in capsys.readouterr().err
     source = write_corpus(tmp_path / "b.txt", DIRTY[4:6])
