@@ -643,7 +643,7 @@ def test_unfinished_download_of_another_command_is_kept_with_a_one_line_error(tm
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert words in error
-        assert "run the command that started it to resume; --overwrite starts over" in error
+        assert "resume it with the command and the version that started it; --overwrite starts over" in error
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert hub.requests == []
     capsys.readouterr()

@@ -72,8 +72,8 @@ class UnfinishedCorpus:
     def foreign(self, why: str) -> UserError:
         """Return the error for a part that this command cannot continue."""
         return UserError(
-            f"{self.part} holds {counted(self.number('documents'), 'document')} of another download ({why}): run the command that started it to resume; "
-            "--overwrite starts over, another --output_dir keeps both"
+            f"{self.part} holds {counted(self.number('documents'), 'document')} of another download ({why}): resume it with the command "
+            "and the version that started it; --overwrite starts over, another --output_dir keeps both"
         )
 
     @contextlib.contextmanager
