@@ -205,6 +205,20 @@ def test_oldest_turns_are_left_out_but_kept_and_a_note_says_so_once(model, train
     assert talk.command("/undo") == "[there is nothing to take back]"
 
 
+def test_turns_to_leave_out_after_undo_are_found_without_a_prompt_for_each(model, trained, monkeypatch):
+    talk = ChatSession(model, trained.tokenizer, GREEDY)
+    talk.turns = [{"role": role, "content": content} for role, content in (("user", "राम कौन है?"), ("assistant", "वह राजा है।")) * 200]
+    lengths, prompt = [], template.prompt
+    monkeypatch.setattr(template, "prompt", lambda tokenizer, messages: lengths.append(len(messages)) or prompt(tokenizer, messages))
+    talk.command("/undo")
+    question = {"role": "user", "content": "और सीता?"}
+    ids, unseen = talk._prompt(question), talk.unseen
+    assert sum(lengths) < 2 * len(talk.turns)
+    assert ids == prompt(trained.tokenizer, [*talk.turns[unseen:], question])
+    longer = prompt(trained.tokenizer, [*talk.turns[unseen - 2 :], question])
+    assert len(ids) <= model.config.sequence_len - GREEDY.max_tokens < len(longer)
+
+
 def test_save_appends_what_data_chat_reads_and_spoils_no_file(model, trained, monkeypatch, tmp_path):
     talk, file = ChatSession(model, trained.tokenizer, Settings()), tmp_path / "मेरी बातें.jsonl"
     assert talk.command(f"/save {file}") == "[there is nothing to save]"

@@ -7,6 +7,7 @@ difference.
 
 from __future__ import annotations
 
+import bisect
 import errno
 import json
 import os
@@ -132,10 +133,14 @@ class ChatSession(Session):
         loses less than a whole turn."""
         length = self.model.config.sequence_len
         room = min(self.settings.max_tokens, length // 8)
-        for unseen in range(self.unseen, len(self.turns) + 1, 2):
-            ids = template.prompt(self.tokenizer, [*self.system, *self.turns[unseen:], message])
-            if len(ids) + room <= length:
-                break
+
+        def ids_without(unseen: int) -> list[int]:
+            return template.prompt(self.tokenizer, [*self.system, *self.turns[unseen:], message])
+
+        choices = range(self.unseen, len(self.turns) + 1, 2)  # bisected: after /undo, hundreds of turns may be too many
+        first = bisect.bisect_left(choices, True, hi=len(choices) - 1, key=lambda unseen: len(ids_without(unseen)) + room <= length)
+        unseen = choices[first]
+        ids = ids_without(unseen)
         require(len(ids) <= length, f"the question has {len(ids):,} tokens, more than the {length:,} that the model was trained on; shorten it")
         self.unseen = unseen  # not before: a refused question leaves the conversation as it was
         return ids
