@@ -227,27 +227,29 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
         state |= {"source_in_progress": number} if args.is_several else {}
         unfinished.record(file, state | identity | writer.metadata() | {"written": totals["written"]})
 
-    with (
-        unfinished.open(totals["written"]) as file,
-        Progress(args.max_tokens - totals[writer.limited], writer.limited, "downloading" if "tokenizer" in settings else "reading") as progress,
-    ):
+    with unfinished.open(totals["written"]) as file:
         if writer.cleaner and begun:
-            for text in read_documents(unfinished.part):
-                writer.cleaner.remember(text)
+            with Progress(totals["documents"], "documents", "reading them again, to find duplicates") as progress:
+                for text in read_documents(unfinished.part):
+                    writer.cleaner.remember(text)
+                    progress.update(1)
         recorded = totals["written"]
         try:
-            for number, reader in readers.items():
-                if args.is_several:
-                    writer.start(number, args.budgets[number - 1])
-                for documents, behind in [] if writer.is_full else reader.batches(position):
-                    writer.write(file, documents, progress)
-                    position = behind
-                    if writer.is_full:
-                        break
-                    if totals["written"] - recorded >= RECORD_BYTES:
-                        record()
-                        recorded = totals["written"]
-                position = None
+            with Progress(
+                args.max_tokens - totals[writer.limited], writer.limited, "downloading" if "tokenizer" in settings else "reading"
+            ) as progress:
+                for number, reader in readers.items():
+                    if args.is_several:
+                        writer.start(number, args.budgets[number - 1])
+                    for documents, behind in [] if writer.is_full else reader.batches(position):
+                        writer.write(file, documents, progress)
+                        position = behind
+                        if writer.is_full:
+                            break
+                        if totals["written"] - recorded >= RECORD_BYTES:
+                            record()
+                            recorded = totals["written"]
+                    position = None
         except KeyboardInterrupt:
             if unfinished.recorded:
                 say(f"{unfinished.part} is kept; run the same command to resume")

@@ -321,7 +321,9 @@ def test_resumed_cleaned_download_finds_duplicates_from_before_the_stop(tmp_path
             assert run(tmp_path / "raw", *argv) == 2
             assert run(tmp_path / "raw", *argv[:-2]) == 2
             assert "cleaned was yes" in capsys.readouterr().err
+            kept = read_metadata(tmp_path / "raw" / "hindi_corpus.progress.txt")["documents"]
             assert run(tmp_path / "raw", *argv) == 0
+            assert f"to find duplicates: {kept}/{kept} documents" in capsys.readouterr().out
             page = (tmp_path / "raw" / "cleaning_report.html").read_bytes()
             assert page == straight_page
             assert "<mark>अत:</mark> सीता".encode() in page
