@@ -320,6 +320,11 @@ def test_new_model_predicts_uniformly_and_its_blocks_are_the_identity():
         torch.testing.assert_close(model.trunk(idx), rms_norm(model.transformer.wte(idx)), atol=1e-5, rtol=0)
     torch.testing.assert_close(model.transformer.wte.weight.std(), torch.tensor(1.0), atol=0.05, rtol=0)
     torch.testing.assert_close(model.transformer.h[1].attn.c_q.weight.std(), torch.tensor(48**-0.5), atol=0.01, rtol=0)
+    assert set(model.resid_lambdas.tolist()) == {1.0}
+    torch.testing.assert_close(model.x0_lambdas, torch.full_like(model.x0_lambdas, 0.1), atol=0, rtol=1e-6)
+    tied = GPT(TIED)
+    tied.init_weights()
+    torch.testing.assert_close(tied.head_weight.std(), torch.tensor(0.02), atol=0.001, rtol=0)
 
 
 def test_run_eagerly_calls_a_compiled_loss_no_more(monkeypatch):
