@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, counted, python_command, shell_quoted, shown
-from nano_hindi.corpus.documents import MARKER, Chunk, batches, chunks, read_source, with_text
+from nano_hindi.corpus.documents import MARKER, Chunk, SmallFiles, batches, chunks, joined, read_source, with_text
 from nano_hindi.errors import UserError
 from nano_hindi.files import one_line
 from nano_hindi.locks import locked
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in args.input:
         if not path.is_file():
             raise UserError(f"there is no corpus {path}; run data/download.py first, or name the file with --input")
-    plan = [chunk for path in args.input for chunk in chunks(path)]
+    plan = joined(chunks(path) for path in args.input)
     require_two_documents(args.input)
 
     with locked(args.output_dir, "is tokenizing there", "--output_dir"):
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make(args, plan: list[Chunk]) -> None:
+def make(args, plan: list[Chunk | SmallFiles]) -> None:
     """Write the token files unless they exist, and the report.
 
     The caller holds the lock of the folder.
@@ -136,11 +136,11 @@ def make(args, plan: list[Chunk]) -> None:
             print(f"report      {shown(path)}")
 
 
-def metadata_of_input(paths: list[Path], plan: list[Chunk]) -> dict:
+def metadata_of_input(paths: list[Path], plan: list[Chunk | SmallFiles]) -> dict:
     """Return metadata that identifies the input: names, sizes, modification times and chunks."""
     stats = [path.stat() for path in paths]
     identity = [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(paths, stats, strict=True)]
-    cuts = [(chunk.group, chunk.begin, chunk.end) for chunk in plan]
+    cuts = [chunk.bounds for chunk in plan]
     return {
         "input": ", ".join(one_line(path.name) for path in paths),
         "input_bytes": sum(stat.st_size for stat in stats),
@@ -165,7 +165,7 @@ def all_documents(paths: list[Path]) -> Iterable[str]:
     return with_text(itertools.chain.from_iterable(map(read_source, paths)))
 
 
-def tokenize(args, plan: list[Chunk], shards: Shards, tokenizer: Tokenizer | None) -> Tokenizer:
+def tokenize(args, plan: list[Chunk | SmallFiles], shards: Shards, tokenizer: Tokenizer | None) -> Tokenizer:
     """Write the shards that are missing, and join all. Returns the tokenizer, training it first if
     it is None."""
     from nano_hindi.corpus.tokenize import write_shards
@@ -196,7 +196,7 @@ def tokenize(args, plan: list[Chunk], shards: Shards, tokenizer: Tokenizer | Non
     return tokenizer
 
 
-def sample_of(plan: list[Chunk]) -> list[str]:
+def sample_of(plan: list[Chunk | SmallFiles]) -> list[str]:
     """Return documents from evenly spaced chunks of the corpus, about 2 MB."""
     some = plan[:: -(-len(plan) // SAMPLES)]
     return [text[:SAMPLE_CHARACTERS] for chunk in some for text in next(batches(chunk.read(), SAMPLE_CHARACTERS), [])]

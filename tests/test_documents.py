@@ -15,7 +15,7 @@ import pytest
 import standin
 from conftest import run_script
 from nano_hindi.corpus import documents, source_files
-from nano_hindi.corpus.documents import batches, chunks, count_words, read_documents, read_source, write_document
+from nano_hindi.corpus.documents import batches, chunks, count_words, joined, read_documents, read_source, write_document
 from nano_hindi.errors import UserError
 from standin import write_corpus
 
@@ -303,6 +303,17 @@ def test_chunks_of_jsonl_and_parquet_have_each_document_once(tmp_path, size):
     pq.write_table(pa.table({"text": [*texts, None, "end"]}), tmp_path / "a.parquet", row_group_size=15)
     assert [text for chunk in chunks(tmp_path / "a.jsonl", size) for text in chunk.read()] == texts
     assert [text for chunk in chunks(tmp_path / "a.parquet", size) for text in chunk.read()] == [*texts, "end"]
+
+
+def test_small_files_are_joined_up_to_the_size_of_a_chunk(tmp_path):
+    lengths, paths = [10, 10, 10, 1, 70, 30, 0, 5, 25], []
+    for i, length in enumerate(lengths):
+        paths.append(tmp_path / f"{i}.txt")
+        paths[-1].write_text(chr(ord("a") + i) * length)
+    plan = joined([chunks(path, 30) for path in paths], 30)
+    assert ["".join(chunk.read()) for chunk in plan] == ["a" * 10 + "b" * 10 + "c" * 10, "d", "e" * 70, "", "", "f" * 30, "h" * 5 + "i" * 25]
+    assert [chunk.size for chunk in plan] == [30, 1, 30, 30, 10, 30, 30]
+    assert plan[1:6] == [*chunks(paths[3], 30), *chunks(paths[4], 30), *chunks(paths[5], 30)]  # alone, with the bounds that they had before
 
 
 def test_error_in_a_later_chunk_is_reported_with_its_line(tmp_path):

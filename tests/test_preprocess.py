@@ -216,6 +216,20 @@ def test_several_files_of_several_kinds_are_one_corpus(tmp_path, tokenizer_dir, 
     assert documents_of(tmp_path / "data" / "val.bin", tokenizer) == [text for text in map(nfc, texts) if belongs_to_validation(text, 0.2)]
 
 
+def test_small_files_share_a_shard_and_give_the_token_files_of_one_corpus(tmp_path, tokenizer_dir, monkeypatch):
+    texts, written = standin.documents(300), []
+    write_shard = tokenize.write_shard
+    monkeypatch.setattr(tokenize, "write_shard", lambda chunk, path, *given: written.append(path.name) or write_shard(chunk, path, *given))
+    paths = [write_corpus(tmp_path / f"{i:03}.txt", [text]) for i, text in enumerate(texts)]
+    whole = write_corpus(tmp_path / "whole.txt", texts)
+    for name, inputs in (("files", paths), ("one", [whole])):
+        argv = ["--input", *inputs, "--output_dir", tmp_path / name, "--tokenizer", tokenizer_dir, "--val_fraction", 0.2, "--workers", 1]
+        assert preprocess.main([*map(str, argv)]) == 0
+    assert written == ["000000.shard"] * 2
+    for name in ("train.bin", "val.bin"):
+        assert (tmp_path / "files" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
 @pytest.mark.parametrize("end", [".gz", ".zst"])
 def test_compressed_text_gives_the_same_files_for_any_number_of_workers_and_after_a_stop(tmp_path, tokenizer_dir, monkeypatch, capsys, end):
     small_chunks(monkeypatch)

@@ -10,6 +10,7 @@ readers and for the escaping.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -308,6 +309,10 @@ class Chunk:
     size: int  # approximate, in bytes
     group: int | None = None
 
+    @property
+    def bounds(self) -> list:
+        return [self.group, self.begin, self.end]
+
     def read(self) -> Iterator[str]:
         """Yield its documents.
 
@@ -316,6 +321,25 @@ class Chunk:
         if self.group is not None:
             return read_rows(self.path, self.group, self.begin, self.end)
         return _read(self.path, self.begin, self.end)
+
+
+@dataclass(frozen=True)
+class SmallFiles:
+    """Consecutive files of one chunk each, which are read as one: to flush a shard for each to disk
+    would take longer than to tokenize it."""
+
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(chunk.size for chunk in self.chunks)
+
+    @property
+    def bounds(self) -> list:
+        return [chunk.bounds for chunk in self.chunks]
+
+    def read(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(chunk.read() for chunk in self.chunks)
 
 
 def chunks(path: str | Path, size: int = CHUNK_BYTES) -> list[Chunk]:
@@ -331,3 +355,18 @@ def chunks(path: str | Path, size: int = CHUNK_BYTES) -> list[Chunk]:
         return [Chunk(path, begin, end, length, group) for group, begin, end, length in row_ranges(path, size)]
     length = source_files.size(path)
     return [Chunk(path, begin, min(begin + size, length), min(size, length - begin)) for begin in range(0, length, size)]
+
+
+def joined(files: Iterable[list[Chunk]], size: int = CHUNK_BYTES) -> list[Chunk | SmallFiles]:
+    """Return the chunks of several files, in order, with small files joined up to `size` bytes."""
+    groups: list[list[Chunk]] = []
+    room = 0  # bytes that the last group may still take
+    for of_file in files:
+        is_small = len(of_file) == 1
+        if is_small and of_file[0].size <= room:
+            groups[-1] += of_file
+            room -= of_file[0].size
+        else:
+            groups += [[chunk] for chunk in of_file]
+            room = size - of_file[0].size if is_small else 0
+    return [group[0] if len(group) == 1 else SmallFiles(tuple(group)) for group in groups]

@@ -30,7 +30,7 @@ import numpy as np
 
 from nano_hindi.cli import collected_interrupts
 from nano_hindi.common import IS_WINDOWS, common_prefix_length
-from nano_hindi.corpus.documents import Chunk, batches, count_words, with_text
+from nano_hindi.corpus.documents import Chunk, SmallFiles, batches, count_words, with_text
 from nano_hindi.errors import UserError
 from nano_hindi.files import replacing
 
@@ -141,7 +141,7 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
     return {name: b"".join(tokens[name]) for name in SPLITS}, summary
 
 
-def write_shard(chunk: Chunk, path: Path, tokenizer: Tokenizer, val_fraction: float) -> None:
+def write_shard(chunk: Chunk | SmallFiles, path: Path, tokenizer: Tokenizer, val_fraction: float) -> None:
     """Encode a chunk into a shard, unless it is there: a line of JSON with its summary, the ids of
     train, those of val.
 
@@ -158,7 +158,7 @@ def write_shard(chunk: Chunk, path: Path, tokenizer: Tokenizer, val_fraction: fl
 # ---- on many cores
 
 
-def write_shards(tasks: Sequence[tuple[Chunk, Path]], tokenizer: Tokenizer, val_fraction: float, workers: int) -> Iterator[None]:
+def write_shards(tasks: Sequence[tuple[Chunk | SmallFiles, Path]], tokenizer: Tokenizer, val_fraction: float, workers: int) -> Iterator[None]:
     """Write the shard of each (chunk, path), and yield after each, in order. With one worker, or
     one shard, no process is started.
 
@@ -192,7 +192,7 @@ def write_shards(tasks: Sequence[tuple[Chunk, Path]], tokenizer: Tokenizer, val_
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _submit(pool: ProcessPoolExecutor, task: tuple[Chunk, Path]) -> Future[None]:
+def _submit(pool: ProcessPoolExecutor, task: tuple[Chunk | SmallFiles, Path]) -> Future[None]:
     """Give the pool a task; it may start a worker, in which Ctrl-C is ignored."""
     try:
         with _interrupt_later(), _without_main():
@@ -250,5 +250,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _write_in_worker(chunk: Chunk, path: Path) -> None:
+def _write_in_worker(chunk: Chunk | SmallFiles, path: Path) -> None:
     write_shard(chunk, path, *_worker)
