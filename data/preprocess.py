@@ -48,7 +48,7 @@ def parse(argv: list[str] | None):
         type=Path,
         nargs="+",
         metavar="FILE",
-        help=f"the corpus, or any .txt, .jsonl (field text) and .parquet (column text) files; .txt.gz, .jsonl.zst too (default: {DEFAULT_CORPUS})",
+        help="the corpus, or any .txt, .jsonl (field text) and .parquet (column text) files; .txt.gz, .jsonl.zst too (default: that of data/download.py)",
     )
     parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="folder for train.bin, val.bin and tokenizer/")
     which = parser.add_mutually_exclusive_group()

@@ -1,8 +1,12 @@
 """Devices, and that no command loads torch before it has parsed its flags."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 
-from conftest import run_script
+from conftest import PATIENCE, ROOT, run_script
 from nano_hindi import common
 from nano_hindi.errors import UserError
 
@@ -23,6 +27,18 @@ def test_maker_of_the_cpu_comes_from_linux_or_the_name_that_windows_gives_it(tmp
     cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {maker}\nmodel name\t: नाम\n", encoding="utf-8")
     monkeypatch.setattr("platform.processor", lambda: f"Family 6 Model 142 Stepping 12, {maker}")
     assert common.is_intel_cpu(cpuinfo) is common.is_intel_cpu(tmp_path / "missing") is expected
+
+
+def test_help_is_printed_in_a_folder_with_a_percent_sign(tmp_path):
+    """argparse formats help texts, and some name a folder of the repo."""
+    copy = tmp_path / "100%done"
+    for file in (*ROOT.glob("*.py"), *ROOT.glob("data/*.py"), *ROOT.glob("nano_hindi/**/*.py")):
+        target = copy / file.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    for script in ("train.py", "finetune.py", "generate.py", "serve.py", "data/download.py", "data/preprocess.py", "data/chat.py"):
+        done = subprocess.run([sys.executable, script, "--help"], cwd=copy, capture_output=True, text=True, timeout=PATIENCE)
+        assert (done.returncode, done.stderr) == (0, ""), script
 
 
 @pytest.mark.parametrize(
