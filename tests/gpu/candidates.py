@@ -43,6 +43,7 @@ V_TILE = 128  # columns of a tile; the row sums have one entry for each
 # Hopper, none spills registers; of the first, three fit on a multiprocessor at once, so that the
 # epilogue of one can overlap with the matmul of another
 TILES = ((64, 64, 3, 4), (64, 128, 2, 4), (128, 64, 3, 8), (128, 64, 3, 16))
+OWN = loss._in_chunks
 U_SCALE = 2.0**9  # of u in e5m2, whose target's entry is -1 and whose others are at most 64: 2^15 fits
 
 
@@ -67,9 +68,11 @@ def in_chunks(
     targets: Tensor,
     softcap: float,
     vocab_size: int,
-    *_: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `loss._in_chunks` returns, always with both gradients."""
+    *wanted: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return what `loss._in_chunks` returns: with both gradients if one is wanted."""
+    if not any(wanted):
+        return OWN(x, weight, targets, softcap, vocab_size)
     if x.dtype == torch.float16:
         raise UserError("the candidates need bfloat16 or float32")  # for fp16, loss.py scales the gradients
     w = weight[:vocab_size].to(x.dtype)
