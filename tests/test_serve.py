@@ -563,6 +563,25 @@ def test_page_chats_stops_and_answers_again(chat, browser):
 
 
 @pytest.mark.slow
+def test_page_adds_at_once_what_has_arrived_and_leaves_the_text_before_it(chat, browser):
+    page = open_page(browser, chat)
+    texts = ["".join(f"{number} " for number in numbers) for numbers in (range(500), range(500, 1000))]
+    events = ["".join(f'data: {{"choices": [{{"delta": {{"content": "{word} "}}}}]}}\n\n' for word in text.split()) for text in texts]
+    page.evaluate(
+        """(chunks) => {
+            const server = window.fetch;
+            window.fetch = async (path, options) => path === '/v1/models' ? server(path, options) :
+                new Response(new ReadableStream({ start(stream) { for (const chunk of chunks) stream.enqueue(new TextEncoder().encode(chunk)); } }));
+        }""",
+        [*events, "data: [DONE]\n\n"],
+    )
+    page.fill("#question", "नमस्ते")
+    page.press("#question", "Enter")
+    page.get_by_text("फिर से जवाब दें").wait_for()
+    assert page.evaluate("Array.from($('talk').lastChild.childNodes, (node) => node.data)") == [*texts, ""]
+
+
+@pytest.mark.slow
 def test_page_leaves_alone_who_reads_or_changes_settings_while_it_writes(chat, browser):
     page = open_page(browser, chat)
     set_length(page, 400)
