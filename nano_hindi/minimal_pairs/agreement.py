@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nano_hindi.minimal_pairs import words
-from nano_hindi.minimal_pairs.contrast import Contrast, Frame, Table, contrasts_of, contrasts_of_table, many
+from nano_hindi.minimal_pairs.contrast import Contrast, Frame, Table, contrasts_of, contrasts_of_table
 
 PERSON_FRAMES = [
     Frame("{n} गाँव में दादी के साथ _।", "रहता था"),
@@ -137,8 +137,8 @@ def number() -> Iterator[Contrast]:
     There is no plural form that is also a singular subjunctive (दौड़े, आए), and no person, for whom
     a plural could be honorific.
     """
-    yield from contrasts_of(COUNTED_BEAST_FRAMES, words.COUNTED_BEASTS_M, many(words.COUNTED_BEASTS_M), 2)
-    yield from contrasts_of(COUNTED_THING_FRAMES, words.COUNTED_THINGS_M, many(words.COUNTED_THINGS_M), 2)
+    yield from contrasts_of(COUNTED_BEAST_FRAMES, words.COUNTED_BEASTS_M, [noun.many for noun in words.COUNTED_BEASTS_M], 2)
+    yield from contrasts_of(COUNTED_THING_FRAMES, words.COUNTED_THINGS_M, [noun.many for noun in words.COUNTED_THINGS_M], 2)
 
 
 PERSONS: Table = [

@@ -64,7 +64,7 @@ def ergative() -> Iterator[Contrast]:
     रोटी खाई / *राजू रोटी खाई."""
     boys, girls = itertools.cycle(words.BOYS), itertools.cycle(words.GIRLS)
     for verb, frame in OBJECT_FRAMES.items():
-        for one, other in zip(*words.OBJECTS[verb], strict=False):
+        for one, other in zip(*words.OBJECTS[verb], strict=True):
             boy, girl = next(boys), next(girls)
             yield Contrast(
                 f"{girl} ने {frame.format(n=one, name=boy)}", f"{boy} ने {frame.format(n=other, name=girl)}", format(one, verb), format(other, verb)

@@ -3,7 +3,6 @@ fillers, each right in one of the sentences."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -54,11 +53,6 @@ def contrasts_of(frames: Iterable[Frame], ones: Sequence[Noun], others: Sequence
                 format(one, frame.agreeing),
                 format(other, frame.agreeing),
             )
-
-
-def many(nouns: Iterable[Noun]) -> list[Noun]:
-    """Return the plurals of `nouns`."""
-    return [dataclasses.replace(noun, plural=True) for noun in nouns]
 
 
 # two subjects, the filler that agrees with the first and with the second, and frames with `{}` for

@@ -32,11 +32,11 @@ COMMANDS = [
 NEITHER = [
     "घर में न दूध है _ चीनी है।", "राजू न गाता है _ नाचता है।", "मीना ने न खाना खाया _ पानी पिया।", "कल न मोहन आया _ रवि आया।", "यह आम न मीठा है _ खट्टा है।",
     "मेरे पास न कलम है _ किताब है।", "आज न बारिश हुई _ धूप निकली।", "दादी न बहुत बोलती हैं _ बहुत हँसती हैं।", "बाज़ार में न फल मिले _ सब्ज़ी मिली।",
-    "वह न कभी डरता है _ कभी रोता है।", "हमने न शेर देखा _ हाथी देखा।", "उस गाँव में न नदी है _ तालाब है।",
+    "वह न कभी डरता है _ कभी रोता है।",
 ]  # fmt: skip
 STATEMENTS = [
     "मेरे पास घड़ी _ है।", "राजू घर पर _ है।", "मीना को तैरना _ आता है।", "वह आज पाठशाला _ जा रहा है।", "हमारे गाँव में अस्पताल _ है।", "मैं झूठ _ बोलता हूँ।",
-    "मोहन दूध _ पीता है।", "आज आसमान में बादल _ हैं।", "तुम मेरी बात _ सुनते हो।", "यह रास्ता ठीक _ है।", "गीता अब बीमार _ है।", "बच्चे अभी सो _ रहे हैं।",
+    "मोहन दूध _ पीता है।", "आज आसमान में बादल _ हैं।", "तुम मेरी बात _ सुनते हो।", "यह रास्ता ठीक _ है।",
 ]  # fmt: skip
 WITHOUT = [
     "राजू _ कुछ खाए सो गया।", "मीना _ किसी को बताए चली गई।", "वह _ रुके दौड़ता रहा।", "मोहन _ सोचे बोल पड़ा।", "चोर _ आवाज़ किए भाग गया।", "सीता _ डरे आगे बढ़ी।",
@@ -72,12 +72,9 @@ def negation() -> Iterator[Contrast]:
     खाए; मेज़ पर नहीं है / *मेज़ नहीं पर है."""
     for command, statement, rest, subject in COMMANDS:
         yield Contrast(f"{rest} मत {GAP}।", f"{subject} {rest} नहीं {GAP}।", command, statement)
-    for one, other in zip(WITHOUT, PROHIBITIONS, strict=True):
-        yield Contrast(one, other, "बिना", "मत")
-    for one, other in zip(WITHOUT, STATEMENTS, strict=False):
-        yield Contrast(one, other, "बिना", "नहीं")
-    for one, other in zip(WITHOUT, NEITHER, strict=False):
-        yield Contrast(one, other, "बिना", "न")
+    for others, y in ((PROHIBITIONS, "मत"), (STATEMENTS, "नहीं"), (NEITHER, "न")):
+        for one, other in zip(WITHOUT, others, strict=True):
+            yield Contrast(one, other, "बिना", y)
     for x, (ones, others) in PLACES.items():
         for one, other in zip(ones, others, strict=True):
             yield Contrast(one, other, x, " ".join(reversed(x.split())))
