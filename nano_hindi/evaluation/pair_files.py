@@ -44,13 +44,7 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = (Layout("good", "bad"), Layout("sen", "wrong_sen", "phenomenon"), Layout("ending_good", "ending_bad", context="context"))
-
-
-class PairRecord(NamedTuple):
-    """The fields of a pair, and where they are, for errors: `pairs.csv, line 3`."""
-
-    place: str
-    fields: Any
+Record = tuple[str, Any]  # where a pair is, for errors: `pairs.csv, line 3`; and its fields
 
 
 def read_pair_files(paths: Iterable[Path]) -> list[Pair]:
@@ -68,7 +62,7 @@ def _read(path: Path) -> list[Pair]:
     if extension not in (*DELIMITERS, *JSON):
         raise UserError(f"{path}: pairs are read from {', '.join([*JSON, *DELIMITERS])} files, also with {' or '.join(COMPRESSIONS)}; convert it")
     records = _rows(path, DELIMITERS[extension]) if extension in DELIMITERS else _json_records(path)
-    pairs = [_pair(path, record) for record in records]
+    pairs = [_pair(path, place, fields) for place, fields in records]
     if not pairs:
         raise UserError(f"{path} holds no pairs; name another file")
     return pairs
@@ -84,7 +78,7 @@ def _lines(path: Path) -> Iterator[str]:
                 raise UserError(f"{path}, line {number:,}: not valid UTF-8 ({error.reason}); convert the file, or delete the line") from error
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[PairRecord]:
+def _rows(path: Path, delimiter: str) -> Iterator[Record]:
     """Yield the rows of a table whose first line has the names of its columns."""
     table = csv.reader(_lines(path), delimiter=delimiter, strict=True)
     try:
@@ -95,24 +89,24 @@ def _rows(path: Path, delimiter: str) -> Iterator[PairRecord]:
             place = f"{path}, line {table.line_num:,}"
             if len(row) != len(names):
                 raise UserError(f"{place}: {len(row)} columns instead of the {len(names)} of the first line; fix or delete the line")
-            yield PairRecord(place, dict(zip(names, row, strict=True)))
+            yield place, dict(zip(names, row, strict=True))
     except csv.Error as error:
         raise UserError(
             f"{path}, line {table.line_num:,}: not a table with columns separated by {delimiter!r} ({first_line(error)}); mend it"
         ) from error
 
 
-def _json_records(path: Path) -> Iterator[PairRecord]:
+def _json_records(path: Path) -> Iterator[Record]:
     """Yield the values of a file with one JSON value per line, or of a `.json` file with one list
     of them."""
     lines = list(_lines(path))
     if kind(path) == ".json" and "".join(lines).lstrip().startswith("["):
         for number, fields in enumerate(_json(path, 1, "".join(lines)), 1):
-            yield PairRecord(f"{path}, record {number:,}", fields)
+            yield f"{path}, record {number:,}", fields
         return
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield PairRecord(f"{path}, line {number:,}", _json(path, number, line))
+            yield f"{path}, line {number:,}", _json(path, number, line)
 
 
 def _json(path: Path, number: int, text: str) -> Any:
@@ -123,8 +117,7 @@ def _json(path: Path, number: int, text: str) -> Any:
         raise UserError(f"{path}, line {line:,}: not valid JSON ({first_line(error)}); fix or delete the line") from error
 
 
-def _pair(path: Path, record: PairRecord) -> Pair:
-    place, fields = record
+def _pair(path: Path, place: str, fields: Any) -> Pair:
     match fields:
         case [[context, same], [good, bad]] if context == same:
             fields = {"context": context, "ending_good": good, "ending_bad": bad}
@@ -145,15 +138,11 @@ def _pair(path: Path, record: PairRecord) -> Pair:
         raise UserError(f"{place}: {name!r} is {quoted(value)} instead of a text; fix or delete it")
 
     before = f"{text(layout.context)} " if layout.context else ""
-    name = fields.get(layout.kind) and text(layout.kind)
+    of_file = Path(path.stem if compression(path) else path).stem
     contrast = fields.get("contrast")
     return Pair(
-        " ".join((name or _stem(path)).split()),
+        " ".join((text(layout.kind) if fields.get(layout.kind) else of_file).split()),
         before + text(layout.good),
         before + text(layout.bad),
         place if contrast in (None, "") else f"{path}: {contrast}",
     )
-
-
-def _stem(path: Path) -> str:
-    return Path(path.stem if compression(path) else path).stem
