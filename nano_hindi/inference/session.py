@@ -3,6 +3,7 @@ Ctrl-C."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import os
@@ -16,7 +17,7 @@ from typing import ClassVar
 from nano_hindi.cli import collected_interrupts
 from nano_hindi.common import IS_WINDOWS, visible
 from nano_hindi.errors import UserError
-from nano_hindi.inference.settings import SETTINGS, Settings, parse_setting
+from nano_hindi.inference.settings import SETTINGS, Settings
 
 SETTING_COMMANDS = {"/temp": "temperature", "/topk": "top_k", "/topp": "top_p", "/max": "max_tokens", "/seed": "seed"}
 LEAVE = "Ctrl-Z and Enter" if IS_WINDOWS else "Ctrl-D"
@@ -50,9 +51,9 @@ class Session:
         name = SETTING_COMMANDS[command]
         if value:
             try:
-                self.settings = dataclasses.replace(self.settings, **{name: parse_setting(name, command, value)})
-            except UserError as error:
-                return f"[{error}]"
+                self.settings = dataclasses.replace(self.settings, **{name: SETTINGS[name].metadata["valid"](value)})
+            except argparse.ArgumentTypeError as error:
+                return f"[{command} {error}]"
         value = getattr(self.settings, name)
         return f"[{name} is {'random' if value is None else value}]"
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from nano_hindi.errors import UserError
 from nano_hindi.ranges import Range, whole
 
 # continued in the training log and by generate.py; stories of the sample begin with each
@@ -57,12 +55,3 @@ class Settings:
 
 
 SETTINGS = {f.name: f for f in dataclasses.fields(Settings)}
-
-
-def parse_setting(name: str, flag: str, text: str) -> Any:
-    """Parse `text` as a value of the setting `name`. Raises UserError, which names `flag`, if it is
-    not valid."""
-    try:
-        return SETTINGS[name].metadata["valid"](text)
-    except argparse.ArgumentTypeError as error:
-        raise UserError(f"{flag} {error}") from None
