@@ -4,6 +4,7 @@ chunks of any length."""
 import itertools
 import random
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -87,7 +88,7 @@ def test_endless_cluster_is_returned_whole_in_linear_time(cluster, monkeypatch):
     assert max(read) < 100
     read.clear()
     monkeypatch.setattr(engine, "generate_batch", lambda *_, **__: [])
-    assert "".join(new for (new,) in stream_texts(None, tokenizer, cluster, Settings())) == cluster
+    assert "".join(new for (new,) in stream_texts(None, tokenizer, cluster, Settings(), 1, threading.Event())) == cluster
     assert sum(read) == n
 
 

@@ -105,9 +105,7 @@ class AnswerStream:
         return text
 
 
-def stream_texts(
-    model: GPT, tokenizer: Tokenizer, prompt: str, settings: Settings, n_texts: int = 1, stop: threading.Event | None = None
-) -> Iterator[list[str]]:
+def stream_texts(model: GPT, tokenizer: Tokenizer, prompt: str, settings: Settings, n_texts: int, stop: threading.Event) -> Iterator[list[str]]:
     """Yield the new characters of `n_texts` texts: first those of the prompt, then those completed
     by each token, last those held back.
 
@@ -122,7 +120,7 @@ def stream_texts(
     steps = generate_batch(model, ids, n_texts, settings.max_tokens, stop_ids=(tokenizer.eos_id,), first_ids=first_ids, **settings.sampling())
     for tokens in steps:
         yield ["" if token is None else stream.push(token) for stream, token in zip(streams, tokens, strict=True)]
-        if stop is not None and stop.is_set():
+        if stop.is_set():
             break
     yield [stream.flush() for stream in streams]
 
