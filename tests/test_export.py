@@ -35,7 +35,7 @@ from nano_hindi.evaluation.pair_files import read_pair_files
 from nano_hindi.evaluation.scoring import CheckpointScorer
 from nano_hindi.export import command as export
 from nano_hindi.export import conversion
-from nano_hindi.export.model_card import KINDS, Card, data_metadata
+from nano_hindi.export.model_card import Card, data_metadata
 from nano_hindi.files import read_metadata, write_metadata, write_text
 from nano_hindi.inference import settings
 from nano_hindi.inference.loading import build_model, load_for_inference
@@ -166,6 +166,7 @@ def test_weights_come_from_the_folder_alone(exported, ours, dtype):
     assert model.get_input_embeddings().weight.shape == model.get_output_embeddings().weight.shape == (500, 128)
     padding = (CONFIG.padded_vocab_size - CONFIG.vocab_size) * (2 * CONFIG.n_embd + 2 * CONFIG.n_kv_head * CONFIG.head_dim)
     assert model.num_parameters() == ours.num_params()["total"] - padding
+    assert model.num_parameters() == Card(CONFIG, 24, dtype, "transformers", False, Path(), {}, {}).parameters["total"]
 
 
 def test_loss_and_gradients_equal_our_model(ours, theirs):
@@ -765,7 +766,7 @@ def test_model_card_of_several_chat_files_counts_conversations_and_names_only_wh
     sources = ("a.jsonl", "not known: a.jsonl", 79), ("b.jsonl", "CC0", 1), ("sample, seed 0", "MIT", 0)
     for number, (source, licence, documents) in enumerate(sources, 1):
         data |= {f"source_{number}": source, f"source_{number}_licence": licence, f"source_{number}_documents": str(documents)}
-    text = Card(CONFIG, 24, "float32", "transformers", True, dict.fromkeys(("total", *KINDS), 1), straight, training, data).text("model")
+    text = Card(CONFIG, 24, "float32", "transformers", True, straight, training, data).text("model")
     rows = (
         "- Files of the model's maker: a.jsonl. 79 conversations. Licence: not known; ask the maker of this model.",
         "- Files of the model's maker: b.jsonl. 1 conversation. Licence: CC0.",
@@ -786,11 +787,11 @@ def test_data_of_an_older_version_is_recognized_without_digests(straight, data_d
 
 
 def test_model_card_names_the_optional_parts_of_the_recipe(straight):
-    training, counts = load_checkpoint(straight / "checkpoint_step24.pt"), dict.fromkeys(("total", *KINDS), 1)
+    training = load_checkpoint(straight / "checkpoint_step24.pt")
     for on in (False, True):
         config = dataclasses.replace(CONFIG, smear=on, embedding_conv=3 * on)
         training["train_config"]["ngram_buckets"] = 64 * on
-        text = Card(config, 24, "float32", "transformers", False, counts, straight, training, {}).text("model")
+        text = Card(config, 24, "float32", "transformers", False, straight, training, {}).text("model")
         for words in ("the previous token, times a gate", "the 3 previous tokens", "gate of the smear | Muon", "64 buckets"):
             assert (words in text) == on
 

@@ -298,7 +298,7 @@ def test_retried_evaluation_repeats_no_source_that_is_done(data_dir, stories, tm
 
 def test_model_card_says_that_the_text_is_a_mixture(data_dir, run):
     training = outcome(run)[0]
-    card = Card(GPTConfig(), 24, "float32", "transformers", False, {}, run, training, data_metadata(data_dir, training))
+    card = Card(GPTConfig(), 24, "float32", "transformers", False, run, training, data_metadata(data_dir, training))
     assert "a mixture of 2 folders" in card.notices()[0]
     assert "A mixture of 2 folders." in " ".join(card.data_section())
 

@@ -27,7 +27,6 @@ from nano_hindi.export.conversion import (
     exported_weights,
     generation_json,
     onnx_config_json,
-    parameter_counts,
     write_json,
     write_onnx,
     write_tokenizer,
@@ -83,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("--format onnx needs the package onnx: pip install -r requirements-onnx.txt")
     trained = load_for_inference(args.checkpoint)
     weights = exported_weights(trained.config, trained.state_dict, "float32" if args.format == "onnx" else args.dtype)
-    card = Card.of(trained, args.data_dir, parameter_counts(weights), args.dtype, args.format)
+    card = Card.of(trained, args.data_dir, args.dtype, args.format)
     with locked(args.output_dir, "is exporting there", "--output_dir"), new_export(args.output_dir, FILES[args.format]) as folder:
         write_tokenizer(folder, trained.tokenizer, trained.is_chat)
         if args.format == "onnx":

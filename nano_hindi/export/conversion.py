@@ -41,20 +41,6 @@ def exported_weights(config: GPTConfig, state_dict: dict[str, Tensor], dtype: st
     return {name: weight.to(getattr(torch, dtype)).clone() for name, weight in weights.items()}
 
 
-def parameter_counts(weights: dict[str, Tensor]) -> dict[str, int]:
-    """Return the parameter counts by the kinds of `GPT.num_params`, for exported weights, which
-    have no padding rows."""
-    counts = dict.fromkeys(("wte", "lm_head", "value_embeds", "blocks", "scalars"), 0)
-    for name, weight in weights.items():
-        kind = name.removeprefix("model.").split(".")[0]
-        if kind == "h":
-            kind = "value_embeds" if ".value_embed." in name else "scalars" if ".mix." in name else "blocks"
-        elif kind in ("smear", "conv"):
-            kind = "blocks"
-        counts[kind] += weight.numel()
-    return counts | {"total": sum(counts.values())}
-
-
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
     from safetensors.torch import save
 

@@ -3,10 +3,13 @@ training, its data and the licences."""
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+
+import torch
 
 from nano_hindi.checkpoint import CHECKPOINT_KEYS, checkpoint_path
 from nano_hindi.config import GPTConfig, TrainConfig, from_dict
@@ -15,6 +18,7 @@ from nano_hindi.corpus.prepared import METADATA
 from nano_hindi.corpus.sources import MAKERS
 from nano_hindi.files import read_metadata
 from nano_hindi.inference.loading import TrainedModel, training_record
+from nano_hindi.model import GPT
 
 HUB_SOURCE = re.compile(r"([\w.-]+/[\w.-]+)(?:[ ,]+(.*))?")  # a data set on the hub, and which of its files; paths are absolute
 SARVAM, SARVAM_PAGE = "sarvamai/sarvam-1", "https://huggingface.co/sarvamai/sarvam-1"
@@ -34,18 +38,26 @@ class Card:
     dtype: str
     format: str  # transformers, onnx
     is_chat: bool
-    parameters: dict[str, int]  # by kind, and "total"
     checkpoint: Path
     training: dict
     data: dict[str, str]
 
     @classmethod
-    def of(cls, trained: TrainedModel, data_dir: Path, parameters: dict[str, int], dtype: str, format: str) -> Card:
+    def of(cls, trained: TrainedModel, data_dir: Path, dtype: str, format: str) -> Card:
         record = training_record(trained, CHECKPOINT_KEYS)
         training = {key: value for key, value in record.items() if key not in ("model_state_dict", "optimizers", "rng")}
-        return cls(
-            trained.config, trained.step, dtype, format, trained.is_chat, parameters, trained.path, training, data_metadata(data_dir, training)
-        )
+        return cls(trained.config, trained.step, dtype, format, trained.is_chat, trained.path, training, data_metadata(data_dir, training))
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, int]:
+        """Return the counts of `GPT.num_params` without the padding rows, which an export does not
+        have."""
+        with torch.device("meta"):
+            counts = GPT(self.config).num_params()
+        del counts["total"]
+        for table in ("wte", "lm_head", "value_embeds"):
+            counts[table] = counts[table] // self.config.padded_vocab_size * self.config.vocab_size
+        return counts | {"total": sum(counts.values())}
 
     @property
     def has_base(self) -> bool:
