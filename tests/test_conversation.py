@@ -126,14 +126,6 @@ def test_a_character_that_max_tokens_cuts_is_no_part_of_the_conversation(model, 
     assert talk.turns[1]["content"] == "राम"
 
 
-def test_answer_that_begins_with_a_marker_is_empty(model, trained, monkeypatch, capsys):
-    talk = ChatSession(model, trained.tokenizer, Settings())
-    for written in ("### उपयोगकर्ता:\nराम कहाँ है?", "### सहायक:\nराम"):
-        said(monkeypatch, trained.tokenizer, written)
-        talk.respond("क्या?", NEVER)
-        assert capsys.readouterr() == ("", "[no answer; the question is removed]\n")
-
-
 def test_answer_ends_at_max_tokens_and_says_so_and_an_empty_one_is_no_turn(model, trained, monkeypatch, capsys):
     talk = ChatSession(model, trained.tokenizer, Settings(max_tokens=3))
     said(monkeypatch, trained.tokenizer, "राम " * 9, "", "सीता")

@@ -237,14 +237,6 @@ def test_first_token_can_be_restricted(model):
 # ---- several texts at once
 
 
-def test_greedy_texts_of_a_batch_equal_the_single_one(model, monkeypatch):
-    monkeypatch.setattr(engine, "PREFILL_TOKENS", 8)
-    prompt = random_ids(30).tolist()
-    single = list(generate_tokens(model, prompt, 60, temperature=0))
-    steps = list(engine.generate_batch(model, prompt, 4, 60, temperature=0))
-    assert [list(row) for row in zip(*steps, strict=True)] == [single] * 4
-
-
 def test_texts_of_several_prompts_equal_those_of_each_alone(model, monkeypatch):
     """One is longer than the context, one has allowed first tokens; some texts end early."""
     monkeypatch.setattr(engine, "PREFILL_TOKENS", 8)
@@ -322,11 +314,6 @@ def test_same_seed_gives_the_same_text_without_the_global_generator(model):
     assert text(6) != first
     assert list(model.generate([1, 2, 3], 30, temperature=1.5, top_k=50, seed=5)) == first
     assert list(model.generate([1, 2, 3], 30)) == list(generate_tokens(model, [1, 2, 3], 30, temperature=1.0, top_k=None, seed=42))
-
-
-def test_top_k_of_at_least_the_vocabulary_size_changes_nothing(model):
-    texts = [list(generate_tokens(model, [7], 20, temperature=1.2, top_k=k, seed=3)) for k in (None, 0, CONFIG.vocab_size, 10_000)]
-    assert all(text == texts[0] for text in texts)
 
 
 def test_tokens_are_streamed_and_end_before_a_stop_token_or_at_max_tokens(model, monkeypatch):

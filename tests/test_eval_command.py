@@ -135,13 +135,6 @@ def test_max_bytes_limits_the_text(straight, story, tmp_path):
     assert whole.startswith("".join(command.read_texts(args)).encode())
 
 
-def test_one_document_has_no_interval(straight, tmp_path, capsys):
-    (tmp_path / "one.txt").write_text("एक समय की बात है।", encoding="utf-8")
-    found = evaluated(tmp_path, "--checkpoint", straight, "--text", tmp_path / "one.txt")
-    assert found["bits_per_byte_interval"] is None
-    assert "no interval" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

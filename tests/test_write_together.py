@@ -281,17 +281,6 @@ def test_ctrl_c_stops_the_text_but_not_the_chat(spelling, capsys, monkeypatch):
     assert shown.err.count("[stopped after 1 token]") == 2
 
 
-def test_ctrl_c_at_the_prompt_clears_the_line_and_says_how_to_quit(spelling, capsys, monkeypatch):
-    keys = iter([KeyboardInterrupt, EOFError])
-
-    def type_line(question):
-        raise next(keys)
-
-    monkeypatch.setattr("builtins.input", type_line)
-    assert generate.main(["--checkpoint", str(spelling), "--interactive", "--device", "cpu"]) == 0
-    assert "or /quit leaves]" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("leave", ["/quit", " /quit ", "\x04"])
 def test_line_that_quits(spelling, capsys, monkeypatch, leave):
     monkeypatch.setattr("builtins.input", lambda question: leave)
