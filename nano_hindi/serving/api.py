@@ -202,7 +202,7 @@ class _Api:
 
         if wanted.streams:
             return _EventStream(events(), generation)
-        with generation:
+        with contextlib.closing(generation):
             text = await _unless_disconnected(request.receive, generation.whole())
         return JSONResponse({**reply(text, generation.finish_reason, True), "usage": generation.usage()})
 
@@ -213,7 +213,7 @@ def _event(content: dict[str, Any]) -> str:
 
 class _Generation:
     """A text in the scheduler, and its reader in the event loop. Queues the text at once; raises
-    ApiError. The end of a `with` block cancels it.
+    ApiError.
 
     What a slow reader has not taken yet are numbers, at most `max_tokens`.
     """
@@ -234,10 +234,8 @@ class _Generation:
         except BusyError as error:
             raise ApiError(429, str(error), code="rate_limit_exceeded") from None
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *exc_info: object) -> None:
+    def close(self) -> None:
+        """Cancel the text."""
         self._served.scheduler.cancel(self._text)
 
     async def texts(self) -> AsyncIterator[str]:
@@ -271,7 +269,7 @@ class _EventStream(StreamingResponse):
         self._generation = generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._generation, contextlib.suppress(ClientDisconnect, OSError):
+        with contextlib.closing(self._generation), contextlib.suppress(ClientDisconnect, OSError):
             await _unless_disconnected(receive, self.stream_response(send))  # not every version of Starlette and uvicorn would notice
 
 
