@@ -15,6 +15,7 @@ import sys
 import types
 import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -910,6 +911,22 @@ def test_killed_export_does_not_load_and_is_repeated(checkpoint, tmp_path, monke
     with pytest.raises((OSError, ValueError)):
         load(tmp_path)
     assert export.main(arguments) == 0
+    assert sorted(os.listdir(tmp_path)) == sorted(export.FILES["transformers"])
+
+
+def test_interrupted_export_of_another_format_may_be_repeated(tmp_path, monkeypatch):
+    def write(format: str) -> None:
+        with export.new_export(tmp_path, export.FILES[format]) as folder:
+            for name in export.FILES[format]:
+                (folder / name).touch()
+
+    write("onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "rename", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            write("transformers")
+    export.require_own_folder(tmp_path)
+    write("transformers")
     assert sorted(os.listdir(tmp_path)) == sorted(export.FILES["transformers"])
 
 

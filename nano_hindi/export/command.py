@@ -116,8 +116,8 @@ def require_own_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def new_export(folder: Path, files: Sequence[str]) -> Iterator[Path]:
     """Yield a folder for `files`, which are moved into `folder` if the block succeeds, in place of
-    an earlier export. After an interruption `folder` does not load, and another export replaces
-    what is there."""
+    an earlier export. Until all are there, `folder` does not load. After an interruption, another
+    export replaces what is there."""
     part = folder / UNFINISHED
     if part.exists():
         shutil.rmtree(part)
@@ -129,10 +129,10 @@ def new_export(folder: Path, files: Sequence[str]) -> Iterator[Path]:
                 with open(part / name, "rb+") as file:
                     os.fsync(file.fileno())
         (folder / "config.json").unlink(missing_ok=True)
-        for name in ALL_FILES - {*files}:
-            (folder / name).unlink(missing_ok=True)
         for name in files:
             rename(part / name, folder / name)
+        for name in ALL_FILES - {*files}:
+            (folder / name).unlink(missing_ok=True)
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(part)
