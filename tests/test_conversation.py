@@ -18,6 +18,7 @@ from conftest import PATIENCE, ROOT
 from nano_hindi import engine
 from nano_hindi.chat import template
 from nano_hindi.chat.records import turns_of
+from nano_hindi.errors import UserError
 from nano_hindi.inference import loading
 from nano_hindi.inference.conversation import ChatSession
 from nano_hindi.inference.loading import build_model, load_for_inference
@@ -211,7 +212,7 @@ def test_turns_to_leave_out_after_undo_are_found_without_a_prompt_for_each(model
     assert len(ids) <= model.config.sequence_len - GREEDY.max_tokens < len(longer)
 
 
-def test_save_appends_what_data_chat_reads_and_spoils_no_file(model, trained, monkeypatch, tmp_path):
+def test_save_appends_what_data_chat_reads_and_spoils_no_file(model, trained, monkeypatch, tmp_path, capsys):
     talk, file = ChatSession(model, trained.tokenizer, Settings()), tmp_path / "मेरी बातें.jsonl"
     assert talk.command(f"/save {file}") == "[there is nothing to save]"
     talk.command("/system सच")
@@ -232,17 +233,22 @@ def test_save_appends_what_data_chat_reads_and_spoils_no_file(model, trained, mo
         path = tmp_path / name
         path.write_text(content, "utf-8")
         why = "does not end in .jsonl" if path.suffix == ".txt" else "holds records of another layout"
-        assert talk.command(f"/save {path}") == f"[{path} {why}; choose another name]"
+        lines = iter([f"/save {path}", "/quit"])
+        monkeypatch.setattr("builtins.input", lambda question, lines=lines: next(lines))
+        run(talk)
+        assert capsys.readouterr().err == f"[{path} {why}; choose another name]\n"
         assert path.read_text("utf-8") == content
     for name in (tmp_path / "no folder" / "x.jsonl", f"{tmp_path}/\0.jsonl", "~nobody_of_this_name/x.jsonl"):
-        assert "cannot write" in talk.command(f"/save {name}")
+        with pytest.raises(UserError, match="cannot write"):
+            talk.command(f"/save {name}")
     if os.name != "nt":
         import resource
 
         before, limits = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 9, limits[1]))  # as a full disk, in the middle of the line
         try:
-            assert "make room" in talk.command(f"/save {file}")
+            with pytest.raises(UserError, match="make room"):
+                talk.command(f"/save {file}")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert file.read_bytes() == before

@@ -177,11 +177,7 @@ class ChatSession(Session):
         if not name or not self.turns:
             return "[/save needs the name of a file]" if self.turns else "[there is nothing to save]"
         path = expanded(name)
-        line = json.dumps({"messages": [*self.system, *self.turns]}, ensure_ascii=False)
-        try:
-            append_conversation(path, line)
-        except UserError as error:
-            return f"[{error}]"
+        append_conversation(path, json.dumps({"messages": [*self.system, *self.turns]}, ensure_ascii=False))
         return f"[saved in {shown(path)}]"
 
 

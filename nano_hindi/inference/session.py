@@ -41,7 +41,8 @@ class Session:
         raise NotImplementedError
 
     def command(self, line: str) -> str:
-        """Run the command of a line that begins with a slash. Returns the message to show."""
+        """Run the command of a line that begins with a slash. Returns the message to show. Raises
+        UserError if it cannot be run."""
         word, *rest = line.split(None, 1)  # at a tab or a line break too
         command, value = self.aliases.get(word, word), "".join(rest).strip()
         if command in self.commands:
