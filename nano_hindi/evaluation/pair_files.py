@@ -44,7 +44,7 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = (Layout("good", "bad"), Layout("sen", "wrong_sen", "phenomenon"), Layout("ending_good", "ending_bad", context="context"))
-Record = tuple[str, Any]  # where a pair is, for errors: `pairs.csv, line 3`; and its fields
+PairRecord = tuple[str, Any]  # where a pair is, for errors: `pairs.csv, line 3`; and its fields
 
 
 def read_pair_files(paths: Iterable[Path]) -> list[Pair]:
@@ -78,7 +78,7 @@ def _lines(path: Path) -> Iterator[str]:
                 raise UserError(f"{path}, line {number:,}: not valid UTF-8 ({error.reason}); convert the file, or delete the line") from error
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[Record]:
+def _rows(path: Path, delimiter: str) -> Iterator[PairRecord]:
     """Yield the rows of a table whose first line has the names of its columns."""
     table = csv.reader(_lines(path), delimiter=delimiter, strict=True)
     try:
@@ -96,7 +96,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[Record]:
         ) from error
 
 
-def _json_records(path: Path) -> Iterator[Record]:
+def _json_records(path: Path) -> Iterator[PairRecord]:
     """Yield the values of a file with one JSON value per line, or of a `.json` file with one list
     of them."""
     lines = list(_lines(path))
