@@ -35,6 +35,7 @@ from nano_hindi.errors import UserError
 if TYPE_CHECKING:
     import datasets
     import pyarrow.parquet
+    from huggingface_hub import DatasetCardData
 
 BACKOFF = (1, 2, 5, 10, 20, 30, 60)  # seconds before each retry of a request that finds the files; the library does not retry those
 FIRST_CONTACT = 2  # retries before the first answer of the hub: without a network, the error comes after seconds, not minutes
@@ -92,9 +93,9 @@ class HubTexts:
         from huggingface_hub import HfApi, constants
 
         source = self.source
-        revision = self._patiently(lambda: HfApi().dataset_info(source.dataset, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT).sha or "main")
-        licence = source.licence or self._patiently(partial(_licence_of_card, source.dataset, revision)) or "see the data set's page"
-        return {"revision": revision, "licence": f"{licence}, {source.dataset} ({source.page})"}
+        info = self._patiently(lambda: HfApi().dataset_info(source.dataset, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT))
+        licence = source.licence or _licence_of(info.card_data) or "see the data set's page"
+        return {"revision": info.sha or "main", "licence": f"{licence}, {source.dataset} ({source.page})"}
 
     @staticmethod
     def reader() -> str:
@@ -308,16 +309,9 @@ def _cast_column(column: str, cast: Callable[..., pyarrow.Table], table: pyarrow
 # ---- the card
 
 
-def _licence_of_card(dataset: str, revision: str) -> str:
-    """Return the licence tag of README.md of a data set, "" if it has none."""
-    from huggingface_hub import DatasetCard, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        card = DatasetCard.load(hf_hub_download(dataset, "README.md", repo_type="dataset", revision=revision)).data.to_dict()
-    except EntryNotFoundError:
-        return ""
-    licence = card.get("license_name") or card.get("license") or ""
+def _licence_of(card: DatasetCardData | None) -> str:
+    """Return the licence tag of a data set's card, "" if it has none."""
+    licence = (card.get("license_name") or card.get("license") or "") if card else ""
     return " and ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
 
 

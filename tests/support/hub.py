@@ -23,6 +23,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 COMMIT = "c0ffee" * 6 + "cafe"  # the newest revision, until a test says otherwise
 API = re.compile(r"/api/(?P<kind>datasets|models)/(?P<repo>[^/]+/[^/]+)(?P<rest>(/.*)?)")
 RESOLVE = re.compile(r"/(?P<repo>(datasets/)?[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
@@ -211,6 +213,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 if "size" in hub.unlisted:
                     siblings = [{"rfilename": file} for file in files]
                 answer = {"id": name, "sha": self.commit, "private": False, "gated": False, "disabled": False, "tags": [], "siblings": siblings}
+                if "README.md" in files:
+                    answer["cardData"] = yaml.safe_load(files["README.md"].read_text(encoding="utf-8").split("---\n")[1])
                 self.json({key: value for key, value in answer.items() if key not in hub.unlisted})
             elif match := re.fullmatch("/tree/[^/]+(/(?P<folder>.*))?", rest):
                 folder = (match["folder"] or "").strip("/")
