@@ -416,7 +416,7 @@ def test_data_sets_of_the_hub_are_read_in_their_layouts(tmp_path, tokenizer_dir,
         assert run(tmp_path / "new", tokenizer_dir, "--source", "aya") == 2
         error = capfd.readouterr().err
         assert "CohereLabs/aya_dataset is not available from the hub" in error
-        assert "accept its terms on https://huggingface.co/datasets/CohereLabs/aya_dataset" in error
+        assert "accept the terms on its page (https://huggingface.co/datasets/CohereLabs/aya_dataset), and log in" in error
         assert error.count("\n") == 1
     metadata = read_metadata(tmp_path / "chat" / "preprocess_meta.txt")
     titles = ["ai4bharat/indic-align Dolly_T", "ai4bharat/indic-instruct-data-v0.1 wikihow", "CohereLabs/aya_dataset default"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_hindi.corpus.hub import prepare_library
-from nano_hindi.corpus.hub_errors import reason_of, response_of
+from nano_hindi.corpus.hub_errors import page_of, reason_of, remedy, response_of
 from nano_hindi.corpus.parquet import opened_parquet
 from nano_hindi.corpus.source_files import COMPRESSIONS, compression, kind, opened, require_file
 from nano_hindi.corpus.sources import SAMPLE
@@ -27,7 +27,6 @@ from nano_hindi.sample.questions import conversations
 
 VAL_FRACTION = 0.02  # of the first questions, or stories
 FORMATS = (".jsonl", ".json", ".parquet")
-DATASETS_URL = "https://huggingface.co/datasets/"
 
 KeyedRecord = tuple[str | None, Any]  # the text that decides the split (None: the first question), and the record
 
@@ -122,7 +121,7 @@ class ChatSource:
         if hub := self._on_hub:
             different = {*hub.configurations.values()}
             licences = [f"{key} {licence}" for key, licence in hub.configurations.items()] if len(different) > 1 else different
-            return f"{', '.join(licences)}, {hub.dataset} ({DATASETS_URL}{hub.dataset})"
+            return f"{', '.join(licences)}, {hub.dataset} ({page_of(hub.dataset)})"
         return f"not known: {one_line(Path(self.name).name)}"
 
     def records(self) -> Iterator[KeyedRecord]:
@@ -187,9 +186,7 @@ def _of_hub(hub: HubSource) -> Iterator[Any]:
         for turn in itertools.zip_longest(*streams):
             yield from (record for record in turn if record is not None)
     except Exception as error:
-        response = response_of(error)
-        refused = response is not None and response.status_code in (401, 403)
-        remedy = f"accept its terms on {DATASETS_URL}{hub.dataset} and log in (`hf auth login`, or HF_TOKEN)" if refused else "check the connection"
         raise UserError(
-            f"{hub.dataset} is not available from the hub ({reason_of(error)}); {remedy}, or give its files: --source FILE.parquet"
+            f"{hub.dataset} is not available from the hub ({reason_of(error)}); {remedy(response_of(error), hub.dataset)}, "
+            "or give its files: --source FILE.parquet"
         ) from error

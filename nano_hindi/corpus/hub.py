@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from nano_hindi.console import say
 from nano_hindi.corpus.documents import BATCH_CHARACTERS
-from nano_hindi.corpus.hub_errors import asked_to_wait, is_transient, reason_of, response_of
+from nano_hindi.corpus.hub_errors import asked_to_wait, is_transient, page_of, reason_of, remedy, response_of
 from nano_hindi.corpus.parquet import rows_at_once
 from nano_hindi.corpus.source_files import TEXT_COLUMN, columns_named
 from nano_hindi.errors import UserError
@@ -69,10 +69,6 @@ class HubFolder:
         other = [f"{key} {value}" for key, value in (("column", self.column), ("split", self.split)) if value != getattr(HubFolder, key)]
         return ", ".join([name, *other])
 
-    @property
-    def page(self) -> str:
-        return f"https://huggingface.co/datasets/{self.dataset}"
-
 
 class HubTexts:
     """The texts of `source` as a stream: at the newest revision, or at that of `recorded`, the
@@ -95,7 +91,7 @@ class HubTexts:
         source = self.source
         info = self._patiently(lambda: HfApi().dataset_info(source.dataset, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT))
         licence = source.licence or _licence_of(info.card_data) or "see the data set's page"
-        return {"revision": info.sha or "main", "licence": f"{licence}, {source.dataset} ({source.page})"}
+        return {"revision": info.sha or "main", "licence": f"{licence}, {source.dataset} ({page_of(source.dataset)})"}
 
     @staticmethod
     def reader() -> str:
@@ -165,7 +161,7 @@ class HubTexts:
                 raise
             # several configurations, and none is the default
             words = " ".join(str(error).split("\n")[:2])[:300]
-            raise UserError(f"{source.dataset}: name the folder of its files with --data_dir, see {source.page} ({words})") from error
+            raise UserError(f"{source.dataset}: name the folder of its files with --data_dir, see {page_of(source.dataset)} ({words})") from error
         if builder.name == "parquet":
             builder.storage_options = {"hf": {"block_size": READ_AHEAD}}
             builder._generate_tables = partial(_read_row_groups, column)
@@ -227,33 +223,17 @@ class HubTexts:
 
         source, response = self.source, response_of(error)
         if isinstance(error, FileNotFoundError) and response is None:
-            return UserError(f"{source} has no parquet or jsonl files; check --data_dir: see {source.page}")
+            return UserError(f"{source} has no parquet or jsonl files; check --data_dir: see {page_of(source.dataset)}")
         if type(error) in (ValueError, UnicodeDecodeError, gzip.BadGzipFile, pyarrow.ArrowInvalid) and response is None:  # of what the files hold
             by_mirror = isinstance(error, pyarrow.ArrowInvalid)  # some do not know ranges
             other = "use another mirror if HF_ENDPOINT names one" if by_mirror else "name another folder with --data_dir"
             return UserError(
-                f"{source} cannot be read ({reason_of(error)}); {other}, or download the files from {source.page} and give them as --source PATH"
+                f"{source} cannot be read ({reason_of(error)}); {other}, or download the files from {page_of(source.dataset)} and give them as --source PATH"
             )
         return UserError(
-            f"{source.dataset} is not available from the hub ({reason_of(error)}); {self._remedy(response)}, then run the same command again: it "
+            f"{source.dataset} is not available from the hub ({reason_of(error)}); {remedy(response, source.dataset)}, then run the same command again: it "
             "continues where it stopped; or do without the hub: --source sample, --source PATH"
         )
-
-    def _remedy(self, response: Any) -> str:
-        if response is not None and response.status_code == 404:
-            return "check the name"
-        if response is None or response.status_code not in (401, 403):
-            return "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
-        from huggingface_hub import get_token
-
-        code, log_in = response.headers.get("X-Error-Code"), "log in with HF_TOKEN or `hf auth login`"
-        if code == "GatedRepo":
-            return f"accept the terms on its page ({self.source.page}), and log in as that user (HF_TOKEN, or `hf auth login`)"
-        if get_token():
-            return "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired: make a new one, or unset it"
-        if code == "RepoNotFound":  # what the hub answers without a login, private or not there
-            return f"check the name, and {log_in} if the data set is private"
-        return log_in
 
 
 # ---- parquet

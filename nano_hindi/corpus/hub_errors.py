@@ -60,3 +60,26 @@ def reason_of(error: Exception) -> str:
         return f"HTTP {response.status_code}{': ' + said.rstrip('.') if said else ''}"[:300]
     words = first_line(error.__cause__ or error)
     return words if isinstance(error, OSError) else f"{type(error).__name__}: {words}"
+
+
+def page_of(dataset: str) -> str:
+    return f"https://huggingface.co/datasets/{dataset}"
+
+
+def remedy(response: Any, dataset: str) -> str:
+    """Return what the user can do about a request for a data set that failed for good; `response`
+    is None if there was none."""
+    if response is not None and response.status_code == 404:
+        return "check the name"
+    if response is None or response.status_code not in (401, 403):
+        return "check the connection (HF_ENDPOINT names a mirror, HF_TOKEN logs in)"
+    from huggingface_hub import get_token
+
+    code, log_in = response.headers.get("X-Error-Code"), "log in with HF_TOKEN or `hf auth login`"
+    if code == "GatedRepo":
+        return f"accept the terms on its page ({page_of(dataset)}), and log in as that user (HF_TOKEN, or `hf auth login`)"
+    if get_token():
+        return "HF_TOKEN (or what `hf auth login` stored) is wrong or has expired: make a new one, or unset it"
+    if code == "RepoNotFound":  # what the hub answers without a login, private or not there
+        return f"check the name, and {log_in} if the data set is private"
+    return log_in
