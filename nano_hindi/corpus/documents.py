@@ -150,24 +150,27 @@ def _read(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterat
     """Yield the documents of a .txt or .jsonl that begin in bytes `begin` to `end` - 1, after
     decompression; those without text are skipped."""
     text_of = _FORMATS[kind(path)].text_of
-    found = _chunk_of_compressed(path, begin, end) if compression(path) else _chunk_of_plain(path, begin, end)
+    found = _chunk_of_compressed(path, begin, end) if compression(path) else _records(path, begin, end)
     with contextlib.closing(found):
         for record in found:
             if (text := text_of(path, record)) is not None:
                 yield text
 
 
-def _chunk_of_plain(path: str | Path, begin: int, end: float) -> Generator[RawRecord]:
+def _records(path: str | Path, begin: int = 0, end: float = float("inf")) -> Generator[RawRecord]:
+    """Yield the records that begin in bytes `begin` to `end` - 1: all of them, or those of a chunk
+    of a plain file."""
     form = _FORMATS[kind(path)]
     with opened(path) as file:
-        if begin == 0 or form.seek(file, begin, end):
-            yield from form.split(file, file.tell(), end)
+        first = form.seek(file, begin, end) if begin else 0
+        if first < end:
+            yield from form.split(file, first, end)
 
 
-def _seek_document(file: BinaryIO, begin: int, end: int) -> bool:
+def _seek_document(file: BinaryIO, begin: int, end: int) -> int:
     """Seek `file` to the first document that begins in bytes `begin` (> 0) to `end` - 1.
 
-    Returns whether there is one.
+    Returns its position, `end` if there is none.
     """
     start = max(0, begin - len(MARKER) - 3)  # a marker that ends at `begin` is seen with both its line ends
     file.seek(start)
@@ -175,25 +178,24 @@ def _seek_document(file: BinaryIO, begin: int, end: int) -> bool:
     for marker in _MARKER_BETWEEN_LINES.finditer(before + file.read(end - start)):
         position = start + marker.end() - len(before)
         if begin <= position < end:
-            file.seek(position)
-            return True
-    return False
+            return file.seek(position)
+    return end
 
 
-def _seek_line(file: BinaryIO, begin: int, end: int) -> bool:
+def _seek_line(file: BinaryIO, begin: int, end: int) -> int:
     """Seek `file` to the first line that begins in bytes `begin` (> 0) to `end` - 1.
 
-    Returns whether there is one.
+    Returns its position, `end` or more if there is none.
     """
     position = file.seek(begin - 1)
     while position < end and (rest := file.readline(2**16)):  # skip the rest of a line that began before; it may be long
         position += len(rest)
         if rest.endswith(b"\n"):
-            return position < end
-    return False
+            break
+    return position
 
 
-def _lines(file: BinaryIO, position: int = 0, end: float = float("inf")) -> Iterator[RawRecord]:
+def _lines(file: BinaryIO, position: int, end: float) -> Iterator[RawRecord]:
     """Yield the lines that are not blank from the position of `file`, where one begins, to the last
     one that begins before byte `end`."""
     while position < end and (line := file.readline()):
@@ -227,7 +229,7 @@ class _Format(NamedTuple):
     """How to split a file into records, to seek the first record of a chunk, and to decode one."""
 
     split: Callable[..., Iterator[RawRecord]]
-    seek: Callable[[BinaryIO, int, int], bool]
+    seek: Callable[[BinaryIO, int, int], int]
     text_of: Callable[[str | Path, RawRecord], str | None]
 
 
@@ -245,14 +247,9 @@ class _Forward:
 
     def __init__(self, path: str | Path):
         self.identity = _identity(path)
-        self._records = self._all(path)
+        self._records = _records(path)
         self._last = -1  # where the last record began that `take` has passed
         self._next: RawRecord | None = None  # read, but of a later chunk
-
-    @staticmethod
-    def _all(path: str | Path) -> Iterator[RawRecord]:
-        with opened(path) as file:
-            yield from _FORMATS[kind(path)].split(file)
 
     def is_before(self, path: str | Path, begin: int) -> bool:
         return self._last < begin and self.identity == _identity(path)
