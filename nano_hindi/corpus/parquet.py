@@ -21,7 +21,7 @@ def read_parquet(path: str | Path) -> Iterator[str]:
     no text column."""
     with _opened(path) as file:
         for group in range(file.num_row_groups):  # one by one: iter_batches over all of them fetches the whole file first
-            yield from _rows(file, path, group)
+            yield from _rows(file, path, group, 0, file.metadata.row_group(group).num_rows)
 
 
 def read_rows(path: str | Path, group: int, begin: int, end: int) -> Iterator[str]:
@@ -71,7 +71,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
         yield file
 
 
-def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
+def _rows(file, path: str | Path, group: int, begin: int, end: int) -> Iterator[str]:
     """Yield the texts of rows `begin` to `end` - 1 of a row group; rows without text are
     skipped."""
     import pyarrow
@@ -79,7 +79,7 @@ def _rows(file, path: str | Path, group: int, begin: int = 0, end: float = float
     before, first = sum(file.metadata.row_group(number).num_rows for number in range(group)), 0
     try:
         for batch in file.iter_batches(rows_at_once(file.metadata.row_group(group)), row_groups=[group], columns=[TEXT_COLUMN]):
-            wanted = batch.column(0)[max(begin - first, 0) : int(max(0, min(end - first, len(batch))))]
+            wanted = batch.column(0)[max(begin - first, 0) : end - first]
             for row, value in enumerate(wanted, before + max(begin, first) + 1):
                 text = _text_of_scalar(value, f"{path}, row {row:,}")
                 if text is not None:
