@@ -30,7 +30,7 @@ class Range:
     def __contains__(self, value: object) -> bool:
         """Return whether `value` is valid. A bool is not; an int is valid as a float."""
         if type(value) is not int and type(value) is not self.kind:
-            return any(value is valid or value == valid for valid in self.words.values())
+            return value in self.words.values()
         return (self.low < value if self.low_open else self.low <= value) and (value < self.high if self.high_open else value <= self.high)
 
     def __str__(self) -> str:
