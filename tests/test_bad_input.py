@@ -375,7 +375,7 @@ TRAIN = {
     "a file in place of the run's tokenizer": (lambda s: ["--checkpoint_dir", s.file("run/tokenizer").parent], "tokenizer", "another"),
     # data
     "train.bin is missing": (lambda s: ["--data_dir", s.data(lambda d: (d / "train.bin").unlink())], "train.bin is missing", "data/preprocess.py"),
-    "train.bin is truncated within a token": (lambda s: ["--data_dir", s.cut("train.bin", 4001)], "train.bin has 4,001 bytes", "data/preprocess.py"),
+    "train.bin is truncated within a token": (lambda s: ["--data_dir", s.cut("train.bin", 4001)], "train.bin is damaged: 4,001 bytes", "data/preprocess.py"),
     "train.bin has no tokens and the metadata agree": (lambda s: ["--data_dir", s.cut("train.bin", 0, train_tokens=0)], "train.bin is damaged", "data/preprocess.py"),
     "preprocess_meta.txt is truncated": (lambda s: ["--data_dir", s.cut("preprocess_meta.txt", 90)], "preprocess_meta.txt", "again"),
     "preprocess_meta.txt is garbage": (lambda s: ["--data_dir", s.data(lambda d: (d / "preprocess_meta.txt").write_bytes(bytes(range(256))))], "preprocess_meta.txt", "again"),

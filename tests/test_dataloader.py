@@ -228,7 +228,7 @@ def test_missing_file_is_named(folder, name):
 
 def test_truncated_file_is_named(folder):
     write_tokens(folder / "train.bin", range(99))
-    with pytest.raises(UserError, match=r"train\.bin has 396 bytes, but .* 100 tokens.*run data/preprocess\.py again"):
+    with pytest.raises(UserError, match=r"train\.bin has 99 tokens, but preprocess_meta\.txt says 100; run data/preprocess\.py again"):
         check_data(folder)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from nano_hindi.console import counted
 from nano_hindi.errors import UserError
 from nano_hindi.files import TEXT_MAKERS, file_size, has_lines, read_metadata, require_not_folder, write_metadata
-from nano_hindi.token_file import TOKEN_BYTES, TokenFile
+from nano_hindi.token_file import TokenFile
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
 METADATA, DIGESTS = "preprocess_meta.txt", "preprocess_digests.txt"
@@ -79,10 +79,6 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
         raise UserError(f"{path} has no line {error.args[0]}; {again}") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); {again}") from error
-    for split in ("train", "val"):
-        size, tokens = file_size(folder / f"{split}.bin", makers), info[f"{split}_tokens"]
-        if size != tokens * TOKEN_BYTES:
-            raise UserError(f"{folder / f'{split}.bin'} has {size:,} bytes, but {path.name} says {tokens:,} tokens of {TOKEN_BYTES} bytes; {again}")
     tokenizer_dir = folder / "tokenizer"
     if not tokenizer_dir.is_dir():
         raise UserError(f"{tokenizer_dir} is missing (the copy of the tokenizer that the data was made with); {again}")
@@ -93,6 +89,8 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
     listed = read_metadata(folder / DIGESTS) if (folder / DIGESTS).is_file() else {}
     for split in ("train", "val"):
         file = info[split] = TokenFile(folder / f"{split}.bin", tokenizer.vocab_size, marks_targets=kind == CHAT)
+        if len(file) != (tokens := info[f"{split}_tokens"]):
+            raise UserError(f"{file.path} has {len(file):,} tokens, but {path.name} says {tokens:,}; {again}")
         info[f"{split}_digest"] = digest = metadata.get(f"{split}_digest", "")
         if digest:
             _check_digests(file, digest, listed.get(split, "").split(), every_chunk)
