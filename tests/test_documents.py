@@ -46,20 +46,10 @@ def test_corpus_file_has_the_documented_format(tmp_path):
     assert path.read_bytes() == expected.encode()
 
 
-def test_splitting_at_the_marker_gives_the_same_documents(tmp_path):
-    texts = standin.documents(200)
-    raw = write_corpus(tmp_path / "c.txt", texts).read_bytes().decode()
-    assert raw.split("\n<|endoftext|>\n")[:-1] == texts
-
-
-def test_text_without_a_marker_is_one_document(tmp_path):
-    (tmp_path / "a.txt").write_bytes("एक\n\nदो\n".encode())
-    assert list(read_documents(tmp_path / "a.txt")) == ["एक\n\nदो\n"]
-
-
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
+        (b"a\n\nb\n", ["a\n\nb\n"]),
         (b"a\n<|endoftext|>\nb", ["a", "b"]),
         (b"a\n<|endoftext|>\nb\n", ["a", "b\n"]),
         (b"a\n<|endoftext|>", ["a"]),
@@ -148,11 +138,6 @@ def test_parquet_error_names_the_row(tmp_path):
         list(read_source(path))
 
 
-def test_parquet_row_without_text_is_skipped(tmp_path):
-    pq.write_table(pa.table({"text": ["a", None, "b"]}), tmp_path / "a.parquet")
-    assert list(read_source(tmp_path / "a.parquet")) == ["a", "b"]
-
-
 def test_byte_order_mark_is_removed_from_a_text_file(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffराम".encode())
     (tmp_path / "a.jsonl").write_bytes('\ufeff{"text": "राम"}'.encode())
@@ -165,7 +150,6 @@ def test_byte_order_mark_is_removed_from_a_text_file(tmp_path):
         ("a.pdf", b"x", r"a\.pdf: documents are read from \.txt, \.jsonl, \.parquet"),
         ("a", b"x", "documents are read from"),
         ("a.txt", b"ok\n<|endoftext|>\nab\xff\n<|endoftext|>\n", r"a\.txt is not UTF-8 \(in the document that ends at line 4"),
-        ("a.txt", "राम".encode("utf-16"), "is not UTF-8"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "b"\n', r"a\.jsonl, line 2: expected a JSON object with a text in the field 'text'"),
         ("a.jsonl", b'{"content": "a", "id": 1}\n', r"a\.jsonl, line 1 has no field 'text', only content, id$"),
         ("a.jsonl", b"{}", "line 1 has no field 'text', only an empty object"),
@@ -243,17 +227,6 @@ def test_chat_data_is_recognised(tmp_path):
         list(read_source(tmp_path / "a.parquet"))
     (tmp_path / "b.jsonl").write_text(json.dumps({"messages": messages, "text": "a"}), encoding="utf-8")
     assert list(read_source(tmp_path / "b.jsonl")) == ["a"]
-
-
-def test_parquet_file_without_texts_is_a_user_error(tmp_path):
-    for column, values, message in (
-        ("content", ["a"], "has no column 'text', only content"),
-        ("text", [1], "holds int, not text"),
-        ("text", pa.array([b"a\xff"]).view(pa.string()), "not UTF-8"),
-    ):
-        pq.write_table(pa.table({column: values}), tmp_path / "a.parquet")
-        with pytest.raises(UserError, match=message):
-            list(read_source(tmp_path / "a.parquet"))
 
 
 def test_missing_file_is_reported_before_anything_is_read(tmp_path):
