@@ -244,13 +244,6 @@ def test_run_of_spaces_of_a_sentencepiece_vocabulary_has_a_byte_for_each_space(t
     assert vocab["▁▁"] in ids
 
 
-def test_run_of_spaces_behind_a_byte_level_vocabulary_is_one_token(tmp_path):
-    tokenizer = load_tokenizer(make_family(tmp_path, "neox"))
-    (ids,) = tokenizer.encode_batch(["a    b"])
-    assert [tokenizer.piece(i) for i in ids] == ["a", "    ", "b"]
-    assert tokenizer.token_bytes[ids].tolist() == [1, 4, 1]
-
-
 @pytest.mark.parametrize(
     ("token", "text", "is_found"),
     [

@@ -150,10 +150,6 @@ def test_punctuation_and_digits_are_words_of_their_own():
     assert len(trained.encode_batch(["2024"])[0]) == 4
 
 
-def test_same_corpus_gives_the_same_tokenizer(tokenizer):
-    assert train_tokenizer(standin.documents(2000), VOCABULARY).fingerprint == tokenizer.fingerprint
-
-
 def test_same_corpus_gives_the_same_tokenizer_in_every_process():
     """With more equally rare characters and aksharas than there is room for."""
     command = """
