@@ -12,7 +12,6 @@ from cuts import cuts, tokens_that_begin_with_a_mark
 import standin
 from data import preprocess
 from nano_hindi.corpus.prepared import check_data
-from nano_hindi.errors import UserError
 from nano_hindi.sample import stories
 from nano_hindi.tokenizer import training
 from nano_hindi.tokenizer.training import MIN_VOCABULARY, train_tokenizer
@@ -201,20 +200,3 @@ def test_preprocess_trains_a_tokenizer_and_training_accepts_the_data(tmp_path):
     assert check_data(tmp_path / "out").vocab_size == 600
     assert preprocess.main([*argv, "650"]) == 0  # again, replacing the first
     assert check_data(tmp_path / "out").vocab_size == 650
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"), [(["--train_tokenizer", "300"], "too small"), (["--train_tokenizer", "600", "--tokenizer", "x"], "not allowed with")]
-)
-def test_user_error_is_one_line(tmp_path, capsys, flags, words):
-    (tmp_path / "corpus.txt").write_text("एक\n<|endoftext|>\nदो\n", encoding="utf-8")
-    assert preprocess.main(["--input", str(tmp_path / "corpus.txt"), "--output_dir", str(tmp_path / "out"), *flags]) == 2
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1
-    assert words in errors
-    assert not (tmp_path / "out").exists()
-
-
-def test_training_a_tokenizer_on_empty_documents_is_refused():
-    with pytest.raises(UserError, match="no text"):
-        train_tokenizer([], 600)

@@ -57,7 +57,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, aksharas: int | N
     deterministic.
 
     At most `aksharas` tokens are reserved for aksharas, by default an eighth; 0 is plain BPE.
-    Raises UserError if `vocab_size` is too small or too large, or the documents have no text.
+    Raises UserError if `vocab_size` is too small or too large.
     """
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from tokenizers import Tokenizer as Backend
@@ -76,8 +76,6 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, aksharas: int | N
     for text in texts:
         characters.update(text)
         found.update(_AKSHARA.findall(text))
-    if not characters:
-        raise UserError("the corpus has no text to train a tokenizer on; give another --input")
     characters[SPACE] += characters.pop(" ", 0) + len(texts)
     letters = sorted(characters, key=lambda c: (-characters[c], c))[: room // 2]
     first = _akshara_merges(found, set(letters), min(room // AKSHARA_FRACTION if aksharas is None else aksharas, len(SYMBOLS)))
