@@ -91,7 +91,7 @@ class ChatSource:
         """Return the data set that `name` means, with the configurations that it selects; None for
         the sample and files."""
         name, _, configuration = self.name.partition(":")
-        if name not in HUB_SOURCES or Path(self.name).exists():
+        if name not in HUB_SOURCES:
             return None
         hub = HUB_SOURCES[name]
         selected = {key: licence for key, licence in hub.configurations.items() if configuration in ("", key)}
