@@ -10,8 +10,6 @@ from nano_hindi.tokenizer import Tokenizer as Ours
 from nano_hindi.tokenizer import load_tokenizer, long_texts
 from nano_hindi.tokenizer.training import train_tokenizer
 
-whole_ids = Ours.encode_batch.__wrapped__
-
 # as in Llama 3: words with one character before them, digits by three, newlines with spaces before
 # them, spaces but the last before a word
 LLAMA3 = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -97,8 +95,8 @@ def test_ids_of_the_parts_are_those_of_the_whole(kind, monkeypatch):
     tokenizer = (KINDS | RARELY_CUT)[kind]()
     monkeypatch.setattr(long_texts, "PART", 400)
     texts = [hard_text(15_000, seed=1), "x", " " + hard_text(5_000, seed=2), "", " ".join(standin.documents(30, seed=4))]
-    assert tokenizer.encode_batch(texts) == whole_ids(tokenizer, texts)
-    parts = [len(list(long_texts._parts(whole_ids, tokenizer, text))) for text in texts]
+    assert tokenizer.encode_batch(texts) == tokenizer.encode_whole(texts)
+    parts = [len(list(long_texts._parts(tokenizer, text))) for text in texts]
     assert parts[1] == parts[3] == 1
     assert min(parts[::2]) > 5 or kind not in KINDS
     assert max(parts) == 1 or kind != "unigram that does not split"
@@ -111,16 +109,16 @@ def test_ids_of_a_text_of_megabytes_are_those_of_the_whole(kind):
     text = hard_text(600_000, seed=8)
     text += "\n" * 150_000 + " " * 150_000 + "क" * 150_000 + " ".join(standin.documents(1000, seed=9))
     assert len(text.encode()) > 2_000_000
-    assert tokenizer.encode_batch([text]) == whole_ids(tokenizer, [text])
-    assert max(map(len, long_texts._parts(whole_ids, tokenizer, text))) < 600_000
+    assert tokenizer.encode_batch([text]) == tokenizer.encode_whole([text])
+    assert max(map(len, long_texts._parts(tokenizer, text))) < 600_000
 
 
 @pytest.mark.parametrize("text", ["क" * 5000, " " * 5000, "\n" * 5000, "क\n" * 2500, "क  " * 2000, "क ि" * 2000])
 def test_text_without_a_space_between_words_is_not_cut(text, monkeypatch):
     tokenizer = changed()
     monkeypatch.setattr(long_texts, "PART", 400)
-    assert list(long_texts._parts(whole_ids, tokenizer, text)) == [text]
-    assert tokenizer.encode_batch([text]) == whole_ids(tokenizer, [text])
+    assert list(long_texts._parts(tokenizer, text)) == [text]
+    assert tokenizer.encode_batch([text]) == tokenizer.encode_whole([text])
 
 
 def test_tokens_of_two_words_that_pair_up_from_the_first_word_on_are_not_parted(monkeypatch):
@@ -133,10 +131,10 @@ def test_tokens_of_two_words_that_pair_up_from_the_first_word_on_are_not_parted(
     text = "ख" + " क" * 5000
     monkeypatch.setattr(long_texts, "PART", 3000)
     monkeypatch.setattr(long_texts, "_before_spaces", lambda tokenizer: frozenset())
-    assert tokenizer.encode_batch([text]) != whole_ids(tokenizer, [text])
+    assert tokenizer.encode_batch([text]) != tokenizer.encode_whole([text])
     monkeypatch.undo()
     monkeypatch.setattr(long_texts, "PART", 3000)
-    assert tokenizer.encode_batch([text]) == whole_ids(tokenizer, [text])
+    assert tokenizer.encode_batch([text]) == tokenizer.encode_whole([text])
 
 
 @pytest.mark.slow
@@ -144,7 +142,7 @@ def test_kitoken_encodes_long_texts_in_parts_too(monkeypatch, tmp_path):
     pytest.importorskip("kitoken", reason="needs kitoken, which has no wheel for this machine")
     tokenizer = load_tokenizer(standin.make_tokenizer(tmp_path))
     text = hard_text(6_000, seed=6)
-    expected = whole_ids(tokenizer, [text])
+    expected = tokenizer.encode_whole([text])
     assert tokenizer.encode_faster([text])
     monkeypatch.setattr(long_texts, "PART", 400)
     assert tokenizer.encode_batch([text]) == expected

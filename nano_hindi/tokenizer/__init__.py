@@ -29,7 +29,7 @@ from nano_hindi.files import write_text
 from nano_hindi.tokenizer.definition_check import panics_as_errors
 from nano_hindi.tokenizer.hub import read_definition, tokenizer_of
 from nano_hindi.tokenizer.kitoken import FastEncoder, fast_encoder
-from nano_hindi.tokenizer.long_texts import in_parts
+from nano_hindi.tokenizer.long_texts import encode_in_parts
 from nano_hindi.tokenizer.nfc import to_nfc
 from nano_hindi.tokenizer.pieces import SPACE, bytes_of_ids, rewrites, unknown_piece, with_nfc, without_nfc
 
@@ -140,13 +140,16 @@ class Tokenizer:
         normalizer of its own."""
         return text if self.rewrites else to_nfc(text)
 
-    @in_parts
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, normalized, without bos and eos; `</s>` in a text is four
         characters.
 
         Raises UserError for text that UTF-8 cannot encode, or that the tokenizer cannot.
         """
+        return encode_in_parts(self, texts)
+
+    def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return what `encode_batch` does, but do not divide long texts."""
         texts = [self.normalize(text) for text in texts]
         if self._doubles_space:  # transformers 5 adds no dummy space to a text that starts with a space, but decoding removes one
             texts = [" " + text if text.startswith((" ", SPACE)) else text for text in texts]

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from nano_hindi.tokenizer.pieces import SPACE, components
@@ -25,39 +25,32 @@ from nano_hindi.tokenizer.pieces import SPACE, components
 if TYPE_CHECKING:
     from nano_hindi.tokenizer import Tokenizer
 
-    Encode = Callable[[Tokenizer, Sequence[str]], list[list[int]]]
-
 PART = 100_000  # characters of a part, at least; a shorter text is not cut
 WINDOW = 1_000
 TRIES = 8  # cuts that are compared before the rest of a text is encoded whole
 _SPACE_BETWEEN_WORDS = re.compile(rf"(?<=[^\s{SPACE}]) (?=\w)")  # \w: not a combining mark, which may compose with what is before it
 
 
-def in_parts(encode: Encode) -> Encode:
-    """Make a method that encodes a batch of texts encode the long ones in parts."""
-
-    @functools.wraps(encode)
-    def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-        others = iter(encode(tokenizer, [text for text in texts if len(text) <= PART]))
-        return [next(others) if len(text) <= PART else _encode_long(encode, tokenizer, text) for text in texts]
-
-    return encode_batch
+def encode_in_parts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Return `tokenizer.encode_whole(texts)`, but encode long texts in parts."""
+    others = iter(tokenizer.encode_whole([text for text in texts if len(text) <= PART]))
+    return [next(others) if len(text) <= PART else _encode_long(tokenizer, text) for text in texts]
 
 
-def _encode_long(encode: Encode, tokenizer: Tokenizer, text: str) -> list[int]:
+def _encode_long(tokenizer: Tokenizer, text: str) -> list[int]:
     ids: list[int] = []
     same: dict[int, int] = {}  # one int object for each id: a list of a million tokens needs 8 MB, not 36
-    for part in _parts(encode, tokenizer, text):
-        ids += [same.setdefault(i, i) for i in encode(tokenizer, [part])[0]]
+    for part in _parts(tokenizer, text):
+        ids += [same.setdefault(i, i) for i in tokenizer.encode_whole([part])[0]]
     return ids
 
 
-def _parts(encode: Encode, tokenizer: Tokenizer, text: str) -> Iterator[str]:
+def _parts(tokenizer: Tokenizer, text: str) -> Iterator[str]:
     inside, omitted, begin = _before_spaces(tokenizer), int(tokenizer.has_dummy_space), 0
 
     def is_safe(cut: int) -> bool:
         before, after = text[max(0, cut - WINDOW) : cut], text[cut : cut + WINDOW]
-        whole, first, second = encode(tokenizer, [before + after, before, after[omitted:]])
+        whole, first, second = tokenizer.encode_whole([before + after, before, after[omitted:]])
         return whole == first + second
 
     while inside is not None and len(text) - begin > PART:
