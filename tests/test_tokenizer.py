@@ -3,6 +3,7 @@ equals decoding at once."""
 
 import base64
 import json
+import os
 import random
 import re
 import socket
@@ -425,6 +426,14 @@ def test_tokenizer_that_the_library_cannot_read_is_one_line(tmp_path, capfd, dam
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) < 500 + len(str(tmp_path))
     assert capfd.readouterr() == ("", "")
+
+
+def test_damaged_tokenizer_below_the_home_folder_is_not_called_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("USERPROFILE" if os.name == "nt" else "HOME", str(tmp_path))
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "tokenizer.json").write_text("[]")
+    with pytest.raises(UserError, match=r"~/tokens holds no readable tokenizer \(tokenizer.json is not a JSON object\)"):
+        load_tokenizer("~/tokens")
 
 
 def test_vocabulary_in_a_file_of_its_own_is_checked_too(tmp_path):

@@ -145,7 +145,7 @@ def _auto_tokenizer_of_hub(name: str) -> PreTrainedTokenizerFast:
 def _why_no_tokenizer(name: str, is_local: bool, error: Exception) -> str:
     reason = first_line(error)
     if is_local:
-        if not any((Path(name) / file).is_file() for file in DEFINITIONS):  # each transformers words it otherwise
+        if not any((expanded(name) / file).is_file() for file in DEFINITIONS):  # each transformers words it otherwise
             reason = "it has no tokenizer.json"
         return f"the folder {name} holds no readable tokenizer ({reason}); it needs tokenizer.json and tokenizer_config.json"
     return (
