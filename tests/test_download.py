@@ -357,7 +357,6 @@ def test_cleaned_download_of_other_rules_is_refused(tmp_path, tokenizer_dir, lit
 # without waiting between retries
 
 GROUPED = [standin.documents(40, seed=500 + i) for i in range(6)]  # eight row groups of five documents in each of six files
-EVERY = sorted(text for texts in GROUPED for text in texts)
 
 
 @pytest.fixture(scope="module")
