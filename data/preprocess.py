@@ -117,7 +117,6 @@ def make(args, plan: list[Chunk | SmallFiles]) -> None:
         tokenizer = None
         settings |= {"normalization": "NFC"}
     shards = Shards(args.output_dir, settings, len(plan))
-    shards.remove_leftovers()
     if is_ready(args.output_dir, settings):
         discard(shards.folder)  # a run that was killed at its very end leaves it
         print(

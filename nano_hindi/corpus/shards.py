@@ -27,8 +27,6 @@ from nano_hindi.token_file import TOKEN_BYTES
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
 DELETED = "preprocess.deleted"
-OF_OLDER_VERSIONS = ("train.bin.part", "val.bin.part", "preprocess.progress.txt", "preprocess.progress.txt.tmp", "tokenizer.part")
-OF_A_TOKENIZER = {f"{name}{end}" for name in ("tokenizer.json", "tokenizer_config.json") for end in ("", ".tmp")}
 
 
 class Shards:
@@ -45,17 +43,6 @@ class Shards:
         self.paths = [self.folder / f"{i:06}.shard" for i in range(chunks)]
         self.metadata_file, self.summary = output_dir / METADATA, Summary()
         require_places(output_dir)
-
-    def remove_leftovers(self) -> None:
-        """Delete what nothing resumes: unfinished files of older versions, and a folder that
-        `discard` has not deleted whole."""
-        shutil.rmtree(self.output_dir / DELETED, ignore_errors=True)
-        old = [path for name in OF_OLDER_VERSIONS if (path := self.output_dir / name).exists()]
-        old = [path for path in old if path.is_file() or {inner.name for inner in path.iterdir()} <= OF_A_TOKENIZER]  # else it is not ours
-        for path in old:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if old:
-            print(f"notice: deleted {', '.join(path.name for path in old)} of an older version of this program, which cannot be resumed")
 
     def begin(self) -> int:
         """Make the folder unless it exists, and delete unfinished work of other settings.
@@ -134,5 +121,5 @@ def discard(folder: Path) -> None:
     shutil.rmtree(deleted, ignore_errors=True)  # what a killed run left
     if folder.exists():
         rename(folder, deleted)
-        with contextlib.suppress(OSError):  # the next start deletes the rest
+        with contextlib.suppress(OSError):  # the next call deletes the rest
             shutil.rmtree(deleted)
