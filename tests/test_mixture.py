@@ -148,7 +148,7 @@ def test_another_budget_moves_an_anneal_that_has_not_begun(update, saved_start, 
 # ---- flags and names
 
 
-def test_start_page_says_how_often_each_source_is_seen_in_both_stages():
+def test_startup_summary_says_how_often_each_source_is_seen_in_both_stages():
     """9 of 12 updates of 10 sequences are before the anneal."""
     config = TrainConfig(batch_size=5, gradient_accumulation_steps=2, sequence_len=4, total_tokens=480)
     folders = [("news", 29 * 4, Fraction(4, 5), Fraction(1, 2)), ("stories", 66 * 4, Fraction(1, 5), Fraction(1, 2))]

@@ -1,4 +1,4 @@
-"""The output of a run: the screen, the times, the pages at the start and at the end."""
+"""The output of a run: the screen, the times, the startup summary and the final one."""
 
 import dataclasses
 import io
@@ -214,10 +214,10 @@ def test_resumed_run_counts_earlier_time_but_not_the_break_or_lost_updates(data_
     assert re.search(r"done: {7}12 updates, 3\.07 k tokens in 32s of training: 96 tokens/s", output)
 
 
-# ---- the pages
+# ---- the summaries
 
 
-def test_start_page_names_the_device_and_the_plan(monkeypatch):
+def test_startup_summary_names_the_device_and_the_plan(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert report.device_line("25m", World(0, 2, torch.device("cpu")), torch.float32) == "nano_hindi  25m on cpu (4 threads) in float32, 2 ranks"
     plan = "plan        488 updates = 488 steps of 16 x 256 tokens{}, 4,096 tokens per update"
@@ -237,7 +237,7 @@ def test_start_page_names_the_device_and_the_plan(monkeypatch):
         (True, "156 k (155,652)", "blocks 90.1 k, wte, also lm_head, 65.5 k, scalars 4"),
     ],
 )
-def test_start_page_counts_the_parameters_and_the_tokens_of_whole_updates(tied, total, kinds):
+def test_startup_summary_counts_the_parameters_and_the_tokens_of_whole_updates(tied, total, kinds):
     config = GPTConfig(vocab_size=1024, n_layer=2, n_head=2, n_kv_head=1, n_embd=64, sequence_len=256, tie_embeddings=tied, value_embeddings=not tied)
     ratios = f"{8192 / (155_652 if tied else 253_988):.3g} per parameter, 0.0909 per parameter of the blocks"
     assert report.parameter_lines(GPT(config), dataclasses.replace(TRAIN, total_tokens=3 * 4096 - 1)) == [
@@ -258,7 +258,7 @@ def test_start_page_counts_the_parameters_and_the_tokens_of_whole_updates(tied, 
         ("cuda", 0.9, "auto", "1 GB with 0 sequences at once, with each block computed again in the backward pass: not even one fits on this device"),
     ],
 )
-def test_start_page_estimates_memory_and_the_time_of_the_updates_to_come(monkeypatch, device, gigabytes, size, expected):
+def test_startup_summary_estimates_memory_and_the_time_of_the_updates_to_come(monkeypatch, device, gigabytes, size, expected):
     """On two ranks: 1 GB of state, 2 GB for each sequence or 0.1 GB where blocks are computed
     again, 0.4 of 1 TFLOP/s at a billion FLOPs per token."""
     monkeypatch.setattr(report, "state_bytes", lambda model, buckets: buckets * 10**6)
@@ -274,12 +274,12 @@ def test_start_page_estimates_memory_and_the_time_of_the_updates_to_come(monkeyp
     assert time == "time        about 34m 08s at 800 tokens/s: an estimate, 40% of the 1 TFLOP/s measured here"  # 400 updates
 
 
-def test_last_page_says_what_was_done_and_the_next_command(tmp_path):
+def test_final_summary_says_what_was_done_and_the_next_command(tmp_path):
     latest = {"loss": 0.2134, "val_loss": 0.2057, "val_bpb": 0.0301}
     (tmp_path / "my run").mkdir()
     for name in ("checkpoint_step488.pt", "curves.png"):
         (tmp_path / "my run" / name).touch()
-    page = "\n".join(report.summary_lines(TRAIN, 488, latest, 231.0, 1_210_000_000, tmp_path / "my run"))
+    summary = "\n".join(report.summary_lines(TRAIN, 488, latest, 231.0, 1_210_000_000, tmp_path / "my run"))
     for words in (
         "488 updates",
         "2.00 M tokens in 3m 51s of training: 8.65 k tokens/s",
@@ -287,8 +287,8 @@ def test_last_page_says_what_was_done_and_the_next_command(tmp_path):
         "1.21 GB",
         "my run: checkpoint_step488.pt, curves.png\n",  # only files that are there
     ):
-        assert words in page
-    assert page.endswith(f"python generate.py --checkpoint {shell_quoted(tmp_path / 'my run')} --interactive")
+        assert words in summary
+    assert summary.endswith(f"python generate.py --checkpoint {shell_quoted(tmp_path / 'my run')} --interactive")
     without = report.summary_lines(TRAIN, 488, latest, 0.0, None, tmp_path)  # on Windows, after the metrics were lost
     assert without[0] == "done:       488 updates, 2.00 M tokens"
     assert "memory" not in "\n".join(without)

@@ -92,25 +92,25 @@ def test_run_in_bfloat16_keeps_its_dtype_and_resumes_to_the_bit(data_dir, tmp_pa
     monkeypatch.setattr(report, "matmul_flops", lambda device, dtype: 1e12)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert start(data_dir, whole, "--dtype", "bfloat16") == 0
-    page = capsys.readouterr().out
-    assert "in bfloat16, 1 rank" in page
-    assert slow not in page
+    output = capsys.readouterr().out
+    assert "in bfloat16, 1 rank" in output
+    assert slow not in output
     assert losses(whole) != losses(straight)
     assert losses(whole) == pytest.approx(losses(straight), rel=0.02)
     resumed.mkdir()
     shutil.copy(whole / "checkpoint_step10.pt", resumed)
     monkeypatch.setattr(report, "matmul_flops", lambda device, dtype: 1e12 if dtype == torch.float32 else 1e9)
     assert start(data_dir, resumed, "--resume", "auto") == 0
-    page = capsys.readouterr().out
-    assert "in bfloat16" in page
-    assert slow in page
+    output = capsys.readouterr().out
+    assert "in bfloat16" in output
+    assert slow in output
     assert_same_state(last_state(whole), last_state(resumed), exact=True)
     assert all(w.dtype == torch.float32 for w in last_state(resumed)["model_state_dict"].values())
     shutil.copy(whole / "checkpoint_step10.pt", tmp_path)
     assert start(data_dir, tmp_path / "other", "--resume", str(tmp_path / "checkpoint_step10.pt"), "--dtype", "float32") == 0
-    page = capsys.readouterr().out
-    assert "in float32" in page
-    assert slow not in page
+    output = capsys.readouterr().out
+    assert "in float32" in output
+    assert slow not in output
     assert start(data_dir, tmp_path / "child", "--init_from", str(whole)) == 0  # perhaps on another machine
     assert "in float32" in capsys.readouterr().out
 

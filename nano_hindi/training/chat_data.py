@@ -100,7 +100,7 @@ class ChatData:
         return self.info.record()
 
     def lines(self, config: TrainConfig, anneal_start: int | None) -> list[str]:
-        """Return the lines of the start page about the data."""
+        """Return the lines of the startup summary about the data."""
         epochs = config.updates * config.sequences_per_update / len(self.train)
         left_out = f"; {self.train.left_out:,} left out, longer than {self.train.sequence_len:,} tokens" if self.train.left_out else ""
         return [

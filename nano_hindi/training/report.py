@@ -1,4 +1,5 @@
-"""The output of train.py: the start page, log and status lines, the summary, and `--dry_run`."""
+"""The output of train.py: the startup summary, log and status lines, the final summary, and
+`--dry_run`."""
 
 from __future__ import annotations
 
@@ -22,15 +23,15 @@ from nano_hindi.training.resume import Plan
 
 
 def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
-    """Return the line of the start page that names the preset, the device, the dtype and the number
-    of ranks."""
+    """Return the line of the startup summary that names the preset, the device, the dtype and the
+    number of ranks."""
     kind = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else counted(torch.get_num_threads(), "thread")
     return f"nano_hindi  {preset} on {world.device} ({kind}) in {str(dtype).removeprefix('torch.')}, {counted(world.size, 'rank')}"
 
 
 def parent_lines(plan: Plan) -> list[str]:
-    """Return the line of the start page about the model that the run started from, if there is
-    one."""
+    """Return the line of the startup summary about the model that the run started from, if there
+    is one."""
     record = plan.parent_record
     return [f"init from   {record['file']}, step {record['step']:,}"] if record else []
 
@@ -154,7 +155,7 @@ def status_line(train: TrainConfig, update: int, loss: float, tokens_per_second:
 
 
 def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float, peak_bytes: int | None, folder: Path) -> list[str]:
-    """Return the summary at the end: updates, result, peak memory, files, and the next command.
+    """Return the final summary: updates, result, peak memory, files, and the next command.
     `seconds` are those of training alone, 0 if the metrics are lost."""
     tokens = update * train.tokens_per_update
     loss = f", training loss {latest['loss']:.4f}" if "loss" in latest else ""  # absent if the run ended before its first log line

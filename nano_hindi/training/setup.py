@@ -99,7 +99,7 @@ class Run:
 
 
 def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
-    """Build the run of a plan that is not complete yet, and print its start page.
+    """Build the run of a plan that is not complete yet, and print its startup summary.
 
     Raises UserError if the model does not fit in memory, or if the ranks differ.
     """
@@ -200,7 +200,7 @@ def require_same_weights(model: GPT, world: World) -> None:
 
 def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: Sequences, model: GPT, optimizer: TrainOptimizer) -> int:
     """Select the attention backend, compile the kernels, and return the device batch size. Prints
-    the start page."""
+    the startup summary."""
     model_config, config = plan.model_config, plan.config
     backend = select_backend(
         world.device, model.compute_dtype, head_dim=model_config.head_dim, n_head=model_config.n_head, n_kv_head=model_config.n_kv_head, training=True

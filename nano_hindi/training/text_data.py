@@ -99,7 +99,7 @@ class TextData:
         }
 
     def lines(self, config: TrainConfig, anneal_start: int | None) -> list[str]:
-        """Return the lines of the start page about the data."""
+        """Return the lines of the startup summary about the data."""
         lines, is_mixture = [], len(self.sources) > 1 or self.has_anneal
         sequences = self.mixture(config, anneal_start).counts(config.updates * config.sequences_per_update)
         for source, number in zip(self.sources, sequences.tolist(), strict=True):
