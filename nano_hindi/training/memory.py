@@ -124,39 +124,25 @@ def forbid_spilling(device: torch.device) -> None:
 
 
 def choose_device_batch_size(
-    wanted: int | str,
-    per_rank: int,
-    sequence_len: int,
-    try_step: Callable[[int], None],
-    bytes_to_come: int,
-    world: World,
-    save_memory: Callable[[], bool] = lambda: False,
+    wanted: int | str, per_rank: int, sequence_len: int, try_step: Callable[[int], None], bytes_to_come: int, world: World
 ) -> int:
     """Return the number of sequences per device batch: a divisor of `per_rank`, the smallest over
-    all ranks.
+    all ranks; 0 if not even one sequence fits on a GPU.
 
     A number in `wanted` is used as it is, up to `per_rank`. On a GPU "auto" runs `try_step(1)` and
     `try_step(2)` (forward and backward of so many sequences) and computes the memory per further
-    sequence from their peaks; `bytes_to_come` are kept free for what is allocated later. If not
-    even one sequence fits, it tries again after `save_memory`, which returns whether it has changed
-    anything. Raises UserError if that is not enough.
+    sequence from their peaks; `bytes_to_come` are kept free for what is allocated later.
     """
     if wanted != "auto":
         return min(wanted, per_rank)
-    while True:
-        fits = max(1, CPU_BATCH_TOKENS // sequence_len)
-        if world.device.type == "cuda":
-            fits = _fits_on_gpu(per_rank, try_step, bytes_to_come, world.device)
-        if world.size > 1:
-            smallest = torch.tensor(fits, device=world.device)
-            dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
-            fits = int(smallest)
-        if fits >= 1:
-            return max(n for n in range(1, min(per_rank, fits) + 1) if per_rank % n == 0)
-        if not save_memory():
-            raise UserError(
-                "not even one sequence fits in the device's memory; use a smaller --config or a shorter --sequence_len, or close other programs that use the GPU"
-            )
+    fits = max(1, CPU_BATCH_TOKENS // sequence_len)
+    if world.device.type == "cuda":
+        fits = _fits_on_gpu(per_rank, try_step, bytes_to_come, world.device)
+    if world.size > 1:
+        smallest = torch.tensor(fits, device=world.device)
+        dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
+        fits = int(smallest)
+    return max((n for n in range(1, min(per_rank, fits) + 1) if per_rank % n == 0), default=0)
 
 
 def _fits_on_gpu(per_rank: int, try_step: Callable[[int], None], bytes_to_come: int, device: torch.device) -> int:

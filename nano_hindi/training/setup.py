@@ -17,6 +17,7 @@ from nano_hindi.console import Console, shown
 from nano_hindi.corpus.prepared import tokenizer_record
 from nano_hindi.dataloader import Sequences, UpdateBatches
 from nano_hindi.distributed import World, require_same, weight_sums
+from nano_hindi.errors import require
 from nano_hindi.files import copy_contents
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.loss import CHUNK_BYTES as LOSS_CHUNK_BYTES
@@ -233,7 +234,9 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
 
 def fitting_batch_size(config: TrainConfig, world: World, loader: Sequences, model: GPT, bytes_to_come: int) -> int:
     """Return the number of sequences that the device takes at once, see
-    `memory.choose_device_batch_size`; a GPU tries it with the first sequences of the data."""
+    `memory.choose_device_batch_size`; a GPU tries it with the first sequences of the data. If not
+    even one fits, set `model.recomputes_blocks` and try again. Raises UserError if that is not
+    enough."""
 
     def try_step(sequences: int) -> None:
         x, y = loader.batch(0, sequences)
@@ -242,14 +245,15 @@ def fitting_batch_size(config: TrainConfig, world: World, loader: Sequences, mod
         finally:
             model.zero_grad(set_to_none=True)
 
-    def recompute_blocks() -> bool:
-        if model.recomputes_blocks:
-            return False
+    per_rank = config.sequences_per_rank(world.size)
+    arguments = config.device_batch_size, per_rank, model.config.sequence_len, try_step, bytes_to_come, world
+    size = memory.choose_device_batch_size(*arguments)
+    if size == 0:
         model.recomputes_blocks = True
         world.print(f"notice: not even one sequence fits; continuing with {RECOMPUTED}")
-        return True
-
-    per_rank = config.sequences_per_rank(world.size)
-    return memory.choose_device_batch_size(
-        config.device_batch_size, per_rank, model.config.sequence_len, try_step, bytes_to_come, world, recompute_blocks
+        size = memory.choose_device_batch_size(*arguments)
+    require(
+        size > 0,
+        "not even one sequence fits in the device's memory; use a smaller --config or a shorter --sequence_len, or close other programs that use the GPU",
     )
+    return size
