@@ -49,10 +49,10 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def print(self, *values: object) -> None:
-        """Print on rank 0 only."""
+    def print(self, line: str) -> None:
+        """Print a line on rank 0 only."""
         if self.is_main:
-            print(*(visible(str(value)) for value in values), flush=True)
+            print(visible(line), flush=True)
 
 
 @contextlib.contextmanager
