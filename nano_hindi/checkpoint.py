@@ -56,7 +56,7 @@ def save_checkpoint(folder: Path, checkpoint: dict, keep: int) -> Path:
     """Write `checkpoint_step{N}.pt`, then delete all but the newest `keep`. The file appears under
     its name complete, or not at all."""
     path = checkpoint_path(folder, checkpoint["step"])
-    _save(path, checkpoint, CHECKPOINT_KEYS)
+    _save(path, checkpoint)
     remove_superseded(folder, checkpoint["step"], keep)
     return path
 
@@ -74,13 +74,11 @@ def save_model(folder: Path, checkpoint: dict) -> Path:
     """Write `model.pt`, the weights and configuration of a checkpoint, for generate.py and
     others."""
     path = folder / "model.pt"
-    _save(path, {key: checkpoint[key] for key in (*MODEL_KEYS, *OPTIONAL_KEYS) if key in checkpoint}, MODEL_KEYS)
+    _save(path, {key: checkpoint[key] for key in (*MODEL_KEYS, *OPTIONAL_KEYS) if key in checkpoint})
     return path
 
 
-def _save(path: Path, state: dict, keys: tuple[str, ...]) -> None:
-    if missing := set(keys) - set(state):
-        raise KeyError(f"a checkpoint needs {sorted(missing)}")
+def _save(path: Path, state: dict) -> None:
     require_finite(state["model_state_dict"])
     state = {**state, "model_state_dict": dict(state["model_state_dict"])}  # `Module.state_dict` returns an OrderedDict with metadata
     with replacing(path) as temporary, open(temporary, "wb") as file:  # given a path, torch would hide the operating system's error
