@@ -102,16 +102,8 @@ def data_dir(tmp_path_factory) -> Path:
     """Return a folder as data/preprocess.py writes it: a few thousand tokens and a stand-in
     tokenizer."""
     import standin
-    from data import preprocess
 
-    folder = tmp_path_factory.mktemp("data")
-    standin.make_tokenizer(folder / "standin", vocab_size=512)
-    standin.write_corpus(folder / "corpus.txt", standin.documents(400))
-    code = preprocess.main(
-        ["--input", str(folder / "corpus.txt"), "--output_dir", str(folder), "--tokenizer", str(folder / "standin"), "--val_fraction", "0.1"]
-    )
-    assert code == 0
-    return folder
+    return standin.make_data(tmp_path_factory.mktemp("data"), standin.documents(400))
 
 
 @pytest.fixture(scope="session")

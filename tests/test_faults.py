@@ -14,8 +14,9 @@ import time
 
 import pytest
 import torch
-from benchmarks.kill_resume import differences, kill_and_resume, make_data
+from benchmarks.kill_resume import differences, kill_and_resume
 
+import standin
 from conftest import PATIENCE, arguments, launched, run_command, start
 from nano_hindi import distributed, files, locks
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
@@ -77,9 +78,8 @@ def at_update(monkeypatch, number: int, act):
 @posix
 @pytest.mark.timeout(1800)
 def test_runs_killed_ten_times_and_resumed_equal_the_uninterrupted_run_to_the_bit(tmp_path):
-    (tmp_path / "data").mkdir()
     seed = time.time_ns()
-    tally, found = kill_and_resume(tmp_path, make_data(tmp_path / "data", 60), kills=10, seed=seed)
+    tally, found = kill_and_resume(tmp_path, standin.make_data(tmp_path / "data", standin.documents(60)), kills=10, seed=seed)
     assert tally.kills >= 10
     assert found == [], f"seed {seed}"
 

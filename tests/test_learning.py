@@ -14,7 +14,6 @@ import torch
 
 import standin
 from conftest import ROOT
-from data import preprocess
 
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import ideas
@@ -36,12 +35,7 @@ TOKENS = UPDATES * small_runs.BATCH * small_runs.SHAPE["sequence_len"]
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("learning")
-    standin.make_tokenizer(folder / "source", 500)
-    (folder / "text.txt").write_text("\n<|endoftext|>\n".join(standin.documents(400)), encoding="utf-8")
-    assert not preprocess.main(
-        ["--input", str(folder / "text.txt"), "--tokenizer", str(folder / "source"), "--output_dir", str(folder / "tokens"), "--val_fraction", "0.1"]
-    )
-    return str(folder / "tokens")
+    return str(standin.make_data(folder, standin.documents(400), standin.make_tokenizer(folder / "standin", 500)))
 
 
 def learned(run, data_dir):

@@ -20,7 +20,6 @@ from test_faults import curve
 import standin
 import train
 from conftest import ROOT, SMALL, run_command
-from data import preprocess
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.dataloader import SequenceLoader, TrainBatches
@@ -190,11 +189,7 @@ def stories(data_dir, tmp_path_factory):
 
 
 def prepared(folder, tokenizer, documents=90, val_fraction=0.3):
-    folder.mkdir()
-    standin.write_corpus(folder / "corpus.txt", standin.documents(documents, seed=7))
-    argv = ["--input", folder / "corpus.txt", "--output_dir", folder, "--tokenizer", tokenizer, "--val_fraction", val_fraction]
-    assert preprocess.main([str(x) for x in argv]) == 0
-    return folder
+    return standin.make_data(folder, standin.documents(documents, seed=7), tokenizer, val_fraction)
 
 
 def flags(data_dir, stories) -> list[str]:

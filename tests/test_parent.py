@@ -13,7 +13,6 @@ import torch
 import standin
 import train
 from conftest import arguments, run_command, start
-from data import preprocess
 from nano_hindi.checkpoint import list_checkpoints
 from nano_hindi.config import TrainConfig, get_train_config
 from nano_hindi.optim import learning_rate_scale
@@ -27,11 +26,7 @@ def load(path: Path) -> dict:
 
 def other_data(folder: Path, tokenizer: Path) -> Path:
     """Return a data folder with other documents than `data_dir`."""
-    folder.mkdir()
-    standin.write_corpus(folder / "corpus.txt", standin.documents(300, seed=7))
-    argv = ["--input", folder / "corpus.txt", "--output_dir", folder, "--tokenizer", tokenizer, "--val_fraction", "0.1"]
-    assert preprocess.main(list(map(str, argv))) == 0
-    return folder
+    return standin.make_data(folder, standin.documents(300, seed=7), tokenizer)
 
 
 @pytest.fixture

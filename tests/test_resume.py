@@ -14,7 +14,6 @@ from test_faults import cut
 import standin
 import train
 from conftest import SMALL, arguments, as_nobody, damaged_between_samples, start
-from data import preprocess
 from nano_hindi import distributed
 from nano_hindi.checkpoint import list_checkpoints
 from nano_hindi.config import DEFAULT_PRESET, TrainConfig
@@ -329,10 +328,7 @@ def test_dry_run_works_without_the_data_and_refuses_other_data(data_dir, straigh
 @pytest.fixture
 def reordered(data_dir, tmp_path) -> Path:
     """Return data with the same documents as `data_dir` in another order: all counts are equal."""
-    standin.write_corpus(tmp_path / "corpus.txt", standin.documents(400)[::-1])
-    argv = ["--input", tmp_path / "corpus.txt", "--output_dir", tmp_path / "reordered", "--tokenizer", data_dir / "standin", "--val_fraction", "0.1"]
-    assert preprocess.main(list(map(str, argv))) == 0
-    return tmp_path / "reordered"
+    return standin.make_data(tmp_path / "reordered", standin.documents(400)[::-1], data_dir / "standin")
 
 
 def without_digests(data_dir: Path, folder: Path) -> Path:

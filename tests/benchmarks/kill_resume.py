@@ -7,7 +7,6 @@ python tests/benchmarks/kill_resume.py --stalls     # how long training waits fo
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import os
@@ -36,18 +35,6 @@ TINY = [
     "--log_interval", "6", "--eval_interval", "40", "--inference_interval", "64", "--checkpoint_interval", "4", "--warmup_steps", "4",
     "--device", "cpu", "--no_compile",
 ]  # fmt: skip
-
-
-def make_data(folder: Path, documents: int) -> Path:
-    """Return prepared data with a stand-in tokenizer."""
-    from data import preprocess
-
-    standin.make_tokenizer(folder / "standin", vocab_size=512)
-    standin.write_corpus(folder / "corpus.txt", standin.documents(documents))
-    argv = ["--input", folder / "corpus.txt", "--output_dir", folder, "--tokenizer", folder / "standin", "--val_fraction", "0.1"]
-    with contextlib.redirect_stdout(None):
-        assert preprocess.main([str(x) for x in argv]) == 0
-    return folder
 
 
 # ---- processes that start at once: forked from a server that has imported everything
@@ -190,7 +177,7 @@ def stalls(folder: Path, preset: str, updates: int | None) -> None:
 
     for name in real:
         setattr(saving.Saver, name, timed(name))
-    data_dir = make_data(folder, 4000)
+    data_dir = standin.make_data(folder / "data", standin.documents(4000))
     argv = ["--config", preset, "--data_dir", str(data_dir), "--checkpoint_dir", str(folder / "run"), "--no_compile"]
     if updates:
         argv += ["--total_tokens", str(updates * get_train_config(preset).tokens_per_update)]
@@ -213,9 +200,8 @@ def main() -> int:
         if args.stalls:
             stalls(folder, args.config, args.updates)
             return 0
-        (folder / "data").mkdir()
         begin = time.monotonic()
-        tally, found = kill_and_resume(folder, make_data(folder / "data", 60), args.kills, args.seed)
+        tally, found = kill_and_resume(folder, standin.make_data(folder / "data", standin.documents(60)), args.kills, args.seed)
         print(
             f"{tally.kills} kills of {tally.runs} runs in {time.monotonic() - begin:.0f} s: {tally.inside_a_save} inside a save, "
             f"{tally.before_the_first_checkpoint} before the first checkpoint; {len(found)} differences from the uninterrupted run"

@@ -1,5 +1,5 @@
-"""Make a small tokenizer and a small Hindi corpus, so that tests need no network and no file from
-outside the repo.
+"""Make a small tokenizer, a small Hindi corpus and data of it, so that tests need no network and no
+file from outside the repo.
 
 `make_tokenizer(folder, kind="bpe")` is like Sarvam-1 and Llama: SentencePiece-style BPE with a
 dummy prefix, byte fallback and bos added by `encode`. `kind="byte_level"` is like GPT-2: bytes as
@@ -9,6 +9,7 @@ characters, no unknown token, one special token that is bos and eos. Both load w
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import random
@@ -113,3 +114,17 @@ def write_corpus(path: Path, texts: Iterable[str]) -> Path:
         for text in texts:
             write_document(file, text)
     return path
+
+
+def make_data(folder: Path, texts: Iterable[str], tokenizer: Path | None = None, val_fraction: float = 0.1) -> Path:
+    """Write the data folder that data/preprocess.py makes of `texts` with `tokenizer`, or with a
+    new one of 512 vocabulary entries in `folder`/standin. Returns the folder."""
+    from data import preprocess
+
+    folder.mkdir(parents=True, exist_ok=True)
+    corpus = write_corpus(folder / "corpus.txt", texts)
+    tokenizer = tokenizer or make_tokenizer(folder / "standin", vocab_size=512)
+    argv = ["--input", corpus, "--output_dir", folder, "--tokenizer", tokenizer, "--val_fraction", val_fraction]
+    with contextlib.redirect_stdout(None):
+        assert preprocess.main([*map(str, argv)]) == 0
+    return folder
