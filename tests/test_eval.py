@@ -154,12 +154,6 @@ def test_no_targets_gives_nan(world):
     assert math.isnan(evaluate(world[2], [(padding.clamp(min=0), padding)], compute_token_bytes(world[0])).bpb)
 
 
-def test_token_bytes_are_those_of_the_tokenizer(world):
-    token_bytes = compute_token_bytes(world[0], torch.device("cpu"))
-    assert token_bytes.dtype == torch.int32
-    assert token_bytes.tolist() == world[0].token_bytes.tolist()
-
-
 # ---- the bytes of tokens, of any tokenizer
 
 TEXTS = ["भारत की क्‍या ज़रूरत है?", "दो  स्पेस\n\tऔर १२३", "👩‍🌾 🎉", "𓀀 ꧁ ಠ_ಠ ñ", "the end\r\n", "क", ""]
@@ -170,6 +164,7 @@ def test_hugging_face_tokenizers_have_the_same_token_bytes_as_ours(tmp_path, kin
     folder = standin.make_tokenizer(tmp_path, kind=kind)
     fast, backend = AutoTokenizer.from_pretrained(folder), Backend.from_file(str(folder / "tokenizer.json"))
     ours = compute_token_bytes(load_tokenizer(folder))
+    assert ours.dtype == torch.int32
     for theirs in (fast, backend):
         token_bytes = compute_token_bytes(theirs)
         assert token_bytes.dtype == torch.int32
