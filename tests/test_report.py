@@ -298,6 +298,9 @@ def test_final_summary_says_what_was_done_and_the_next_command(tmp_path):
 def test_run_in_a_pipe_prints_plain_lines_and_no_output_of_libraries(data_dir, tmp_path):
     done = run_script("train.py", *SMALL, "--data_dir", data_dir, "--checkpoint_dir", tmp_path, "--inference_interval", "12")
     assert (done.returncode, done.stderr) == (0, "")
+    log_line = r"(?m)^step 8/24 \(update 4/12\)   \| loss \d\.\d{4} \| lr \d\.\d\de-\d\d \| norm [\d.]+ \| [\d,]+ tokens/s \| .* left$"
+    for line in (r"(?m)^attention   sdpa ", r"(?m)^compile     off \(--no_compile\)$", log_line):
+        assert re.search(line, done.stdout)
     known = r"            blocks |            \d|nano_hindi  |attention  |compile  |parameters  |tokens  |data  |plan  |schedule  |windows  |memory  |time  |batch  |folder  |step |  > |saved |done:  |result  |files  |next  |$"
     for line in done.stdout.split("\n"):
         assert re.match(known, line), line
