@@ -273,22 +273,13 @@ def test_dry_run_estimates_the_time_of_the_remaining_updates(data_dir, broken, m
     assert len({*times, re.search(r"time        about (.*) at ", output)[1]}) == 4
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--muon_lr", 0.5], "--muon_lr 0.5 (checkpoint: 0.02)"),
-        (["--lr_schedule", "plateau"], "--lr_schedule plateau (checkpoint: cosine)"),
-        (["--short_window_divisor", 4], "--short_window_divisor 4 (checkpoint: 8)"),
-        (["--constant_share", 0.4], "--constant_share belongs to --lr_schedule plateau"),
-    ],
-)
-def test_dry_run_refuses_what_the_run_would_refuse(data_dir, straight, capsys, flags, words):
+def test_dry_run_refuses_what_the_run_would_refuse(data_dir, straight, capsys):
     errors = set()
     for mode in ([], ["--dry_run"]):
-        assert start(data_dir, straight, "--resume", "auto", *mode, *flags) == 2
+        assert start(data_dir, straight, "--resume", "auto", *mode, "--muon_lr", 0.5) == 2
         errors.add(capsys.readouterr().err)
     assert len(errors) == 1
-    assert words in errors.pop()
+    assert "--muon_lr 0.5 (checkpoint: 0.02)" in errors.pop()
 
 
 def test_dry_run_refuses_a_sequence_longer_than_a_split(data_dir, tmp_path, capsys):
