@@ -23,7 +23,7 @@ Shapes: K matrices of one shape, those that this rank owns; R rows, C columns
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,11 +220,11 @@ class Muon(torch.optim.Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, "beta2": beta2, "weight_decay": weight_decay}
         super().__init__([{"params": named} for named in by_shape.values()], defaults)
 
-        self._momentum, self._second_moment = [], []  # one stack per group, this rank's matrices only
+        self._stacks: dict[str, list[Tensor]] = {"momentum": [], "second_moment": []}  # one per group, this rank's matrices only
         for group in self.param_groups:
             first = group["params"][0]
-            self._momentum.append(_stack([], self._slots(group), first))
-            self._second_moment.append(_stack([], self._slots(group), first.narrow(second_moment_dim(*first.shape), 0, 1)))
+            self._stacks["momentum"].append(_stack([], self._slots(group), first))
+            self._stacks["second_moment"].append(_stack([], self._slots(group), first.narrow(second_moment_dim(*first.shape), 0, 1)))
         self._gradients: list[_Pending] = []
         self._dtype = dtype or compute_dtype(self.param_groups[0]["params"][0].device)
         self._kernel = muon_update
@@ -282,7 +282,7 @@ class Muon(torch.optim.Optimizer):
         device = self.param_groups[0]["params"][0].device
         scale = _scalar(grad_scale, device)
         updated = []
-        for group, pending, momentum, second_moment in zip(self.param_groups, self._gradients, self._momentum, self._second_moment, strict=True):
+        for group, pending, momentum, second_moment in zip(self.param_groups, self._gradients, *self._stacks.values(), strict=True):
             weights = _stack(self._own(group, group["params"]), self._slots(group), group["params"][0])
             lr = _scalar(group["lr"], device)
             settings = {key: group[key] for key in self.defaults if key != "lr"}
@@ -307,7 +307,7 @@ class Muon(torch.optim.Optimizer):
                 for group, stack in zip(self.param_groups, stacks, strict=True)
                 for name, tensor in zip(group["param_names"], self._all_gather(stack).wait(), strict=False)
             }
-            for kind, stacks in self._state()
+            for kind, stacks in self._stacks.items()
         }
 
     def load_state_dict(self, state_dict: dict[str, dict[str, Tensor]]) -> None:
@@ -315,17 +315,13 @@ class Muon(torch.optim.Optimizer):
         nothing, if it is that of another model."""
         expected = {
             kind: {name: stack[0] for group, stack in zip(self.param_groups, stacks, strict=True) for name in group["param_names"]}
-            for kind, stacks in self._state()
+            for kind, stacks in self._stacks.items()
         }
         require_alike(state_dict, expected, "muon")
-        for kind, stacks in self._state():
+        for kind, stacks in self._stacks.items():
             for group, stack in zip(self.param_groups, stacks, strict=True):
                 for name, slot in zip(self._own(group, group["param_names"]), stack, strict=False):
                     slot.copy_(state_dict[kind][name])
-
-    def _state(self) -> Iterator[tuple[str, list[Tensor]]]:
-        yield "momentum", self._momentum
-        yield "second_moment", self._second_moment
 
     # ---- ownership: rank r owns the slots r K to (r + 1) K of every group
 
