@@ -93,11 +93,6 @@ def adamw_recipes(config: TrainConfig, n_embd: int) -> dict[str, tuple[float, tu
     }
 
 
-class _AdamW(torch.optim.AdamW):
-    grad_scale: Tensor  # the fused kernel reads both, which GradScaler sets
-    found_inf: Tensor
-
-
 class TrainOptimizer:
     """Muon (DistMuon if world.size > 1) and AdamW over all parameters of a GPT. Raises ValueError
     for a parameter that neither takes."""
@@ -120,7 +115,7 @@ class TrainOptimizer:
                     self._by_ngrams.append((ngrams, table, update))
                     parameter = (f"{name}.ngrams", update)
                     groups.append({"params": [parameter], "kind": "ngrams", "lr": lr * NGRAM_LR_FRACTION, "betas": betas, "eps": eps})
-        self.adamw = _AdamW(groups, weight_decay=0.0, fused=True)
+        self.adamw = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         self.muon = (DistMuon if world.size > 1 else Muon)(
             named["blocks"],
             lr=config.muon_lr,
@@ -224,20 +219,17 @@ class TrainOptimizer:
         self.muon.step(grad_scale)
         # the fused kernel divides by grad_scale and skips the update if found_inf is 1: the
         # attributes that GradScaler sets
-        self.adamw.grad_scale, self.adamw.found_inf = grad_scale.reciprocal(), (~torch.isfinite(grad_scale)).float()
+        self.adamw.grad_scale = grad_scale.reciprocal()  # type: ignore[attr-defined]
+        self.adamw.found_inf = (~torch.isfinite(grad_scale)).float()  # type: ignore[attr-defined]
         for ngrams, table, update in self._by_ngrams:
             update.grad = ngrams.gradient(table.grad)  # type: ignore[arg-type] # `reduce_gradients` has required one
         self.adamw.step()
         for ngrams, table, update in self._by_ngrams:
             ngrams.update(table, update, self.adamw.state[update]["step"])
             update.zero_()
-        self.zero_grad()
+        self.adamw.zero_grad()
+        self.muon.zero_grad()
         self.is_stepping = False
-
-    def zero_grad(self) -> None:
-        """Clear all gradients and free their memory."""
-        self.adamw.zero_grad(set_to_none=True)
-        self.muon.zero_grad(set_to_none=True)
 
     def _grad_norm(self) -> Tensor:
         """Return the norm of the averaged gradient of all parameters: each of Muon's matrices
