@@ -51,7 +51,7 @@ def has_display() -> bool:
     return sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
-def pick_device(name: str | None = None, local_rank: int = 0) -> torch.device:
+def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
     """Return the device to compute on and make it current. Raises UserError if it is not
     available."""
     import torch

@@ -56,7 +56,7 @@ class World:
 
 
 @contextlib.contextmanager
-def joined_world(device_name: str | None = None) -> Iterator[World]:
+def joined_world(device_name: str | None) -> Iterator[World]:
     """Yield the World of this rank: a single rank, or one of those that torchrun started. The
     process group ends with the block.
 

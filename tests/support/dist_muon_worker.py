@@ -33,8 +33,9 @@ class StandIn(nn.Module):
     """A module with parameters named and shaped like those of a GPT of width 16, and nothing else:
     6, 3 and 2 matrices of a shape, so no multiple of 2 or of 3 ranks, or fewer than ranks."""
 
-    def __init__(self, layers: int = 3, width: int = 16, vocab_size: int = 20):
+    def __init__(self):
         super().__init__()
+        layers, width, vocab_size = 3, 16, 20
 
         def linear(rows, cols):
             return nn.Linear(cols, rows, bias=False)
