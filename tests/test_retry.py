@@ -6,7 +6,8 @@ import types
 import pytest
 import torch
 import torch.distributed as dist
-from test_train import bits_per_byte, last_state, losses
+from test_faults import last_state
+from test_train import bits_per_byte, losses
 
 from conftest import ROOT, SMALL, run_script, start
 from nano_hindi.common import is_out_of_memory

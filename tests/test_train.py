@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from test_faults import curve
+from benchmarks.kill_resume import differences
+from test_faults import curve, last_state
 
 import train
 from conftest import PATIENCE, SMALL, launched, run_script, start
@@ -23,21 +24,6 @@ def losses(folder) -> list[float]:
 
 def bits_per_byte(folder) -> list[float]:
     return [record["val_bpb"] for record in curve(folder) if "val_bpb" in record]
-
-
-def assert_same_state(a, b, *, exact: bool) -> None:
-    for key in a:
-        if isinstance(a[key], dict):
-            assert_same_state(a[key], b[key], exact=exact)
-        elif isinstance(a[key], torch.Tensor):
-            torch.testing.assert_close(a[key], b[key], rtol=0 if exact else 1e-3, atol=0 if exact else 1e-4)
-        elif exact:
-            assert a[key] == b[key], key
-
-
-def last_state(folder) -> dict:
-    state = load_checkpoint(list_checkpoints(folder)[-1][1])
-    return {key: state[key] for key in ("step", "tokens_seen", "model_state_dict", "optimizers", "metrics", "rng")}
 
 
 def test_run_learns_and_writes_its_files(straight):
@@ -70,7 +56,7 @@ def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp
     resumed.mkdir()
     shutil.copy(whole / "checkpoint_step10.pt", resumed)
     assert start(data_dir, resumed, *flags, "--resume", "auto") == 0
-    assert_same_state(last_state(whole), last_state(resumed), exact=True)
+    assert list(differences(last_state(whole), last_state(resumed))) == []
     moments = last_state(whole)["optimizers"]["adamw"].get("transformer.wte.weight.ngrams")
     assert (moments is not None and moments["exp_avg"].any()) == (buckets != "0")
     names = load_checkpoint(resumed / "model.pt", MODEL_KEYS)["model_state_dict"].keys()
@@ -103,7 +89,7 @@ def test_run_in_bfloat16_keeps_its_dtype_and_resumes_to_the_bit(data_dir, tmp_pa
     output = capsys.readouterr().out
     assert "in bfloat16" in output
     assert slow in output
-    assert_same_state(last_state(whole), last_state(resumed), exact=True)
+    assert list(differences(last_state(whole), last_state(resumed))) == []
     assert all(w.dtype == torch.float32 for w in last_state(resumed)["model_state_dict"].values())
     shutil.copy(whole / "checkpoint_step10.pt", tmp_path)
     assert start(data_dir, tmp_path / "other", "--resume", str(tmp_path / "checkpoint_step10.pt"), "--dtype", "float32") == 0
@@ -181,7 +167,7 @@ def test_signal_saves_the_update_says_how_to_resume_and_the_rest_is_equal(data_d
     assert "Traceback" not in errors
     assert [step for step, _ in list_checkpoints(folder)] == [4]
     assert start(data_dir, folder, "--log_interval", "1", "--resume", "auto") == 0
-    assert_same_state(last_state(straight)["model_state_dict"], last_state(folder)["model_state_dict"], exact=True)
+    assert list(differences(*[last_state(f)["model_state_dict"] for f in (straight, folder)])) == []
 
 
 def test_resuming_a_finished_run_says_so_and_exits_with_0(data_dir, straight, capsys):
