@@ -11,7 +11,7 @@ e4m3 would round a probability of 1e-5 to zero. e5m2's two bits of mantissa woul
 gradients at the target's entry, so each row is divided by that entry, which makes it exactly -1.
 The divisor multiplies dX's row and x's row, and all rows share one scale. w and x are e4m3, with
 one scale each: they need the third bit and little range. Against float64 that leaves 2.7 %, which
-comes from w and x.
+comes from w and x; small runs learn as without it (docs/LOG.md).
 """
 
 # N tokens, n tokens of a chunk, C width, V vocabulary, c softcap
@@ -43,8 +43,8 @@ V_TILE = 128  # columns of a tile; the row sums have one entry for each
 # Hopper, none spills registers; of the first, three fit on a multiprocessor at once, so that the
 # epilogue of one can overlap with the matmul of another
 TILES = ((64, 64, 3, 4), (64, 128, 2, 4), (128, 64, 3, 8), (128, 64, 3, 16))
-OWN = loss._in_chunks
 U_SCALE = 2.0**9  # of u in e5m2, whose target's entry is -1 and whose others are at most 64: 2^15 fits
+OWN = loss._in_chunks  # of the package
 
 
 @contextlib.contextmanager
