@@ -63,6 +63,7 @@ def reason_of(error: Exception) -> str:
 
 
 def page_of(dataset: str) -> str:
+    """Return the address of a data set's page on the hub."""
     return f"https://huggingface.co/datasets/{dataset}"
 
 
