@@ -313,7 +313,7 @@ def test_fp8_candidate_has_the_rounding_errors_of_x_and_w_alone(scale, monkeypat
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs Triton: pip install triton")
 def test_candidate_b_equals_the_float64_formula_in_tritons_interpreter():
-    code = "import sys; sys.path.insert(0, 'tests'); import test_gpu; print([test_gpu.relative_errors('B', scale=s) for s in (0.3, 3.0)])"
+    code = f"import sys; sys.path[:0] = {sys.path}; import test_gpu; print([test_gpu.relative_errors('B', scale=s) for s in (0.3, 3.0)])"
     done = run_command([sys.executable, "-c", code], env={**os.environ, "TRITON_INTERPRET": "1"})
     assert done.returncode == 0, done.stderr
     errors = ast.literal_eval(done.stdout.splitlines()[-1])
