@@ -47,8 +47,10 @@ PROGRAMS = {
 
 
 def outcome(done: subprocess.CompletedProcess) -> tuple[int, str, str]:
-    """Return exit code and output, without the lines of a traceback that name the caller."""
-    return done.returncode, done.stdout, re.sub(r'Traceback .*\n|  File "[^"]*(forked.py|<frozen runpy>)".*\n(    .*\n)*', "", done.stderr)
+    """Return exit code and output, without the lines of a traceback that name the caller, or show
+    the source of `-c`, as an interpreter does from Python 3.13 on."""
+    errors = re.sub(r'Traceback .*\n|  File "[^"]*(forked.py|<frozen runpy>)".*\n(    .*\n)*', "", done.stderr)
+    return done.returncode, done.stdout, re.sub(r'(  File "<string>".*\n)(    .*\n)*', r"\1", errors)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

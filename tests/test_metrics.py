@@ -34,7 +34,6 @@ INVALID = {  # lines that are no records
     "a list": b"[1]",
     "a number": b"20",
     "deeply nested": b"[" * 60_000,
-    "a deeply nested value": b'{"step": 20, "tokens": 200, "loss": ' + b'{"a":' * 9_000 + b"1" + b"}" * 9_001,
     "a number of 5000 digits": b'{"step": 20, "tokens": 200, "loss": ' + b"9" * 5000 + b"}",
     "no tokens": b'{"step": 20, "loss": 3.0}',
     "no step": b'{"tokens": 200, "loss": 3.0}',
