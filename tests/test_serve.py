@@ -707,10 +707,13 @@ def test_page_of_a_base_model_continues_a_text_and_keeps_the_token_out_of_the_ad
         page.get_by_text("टोकन चाहिए").wait_for(state="hidden")
         page.get_by_text("आगे लिखें").wait_for()
         page = open_page(browser, running, "#token=secret%2B%25")
-        page.fill("#text", "राम")
         set_length(page, 40)
-        for button in ("आगे लिखें", "यह हिस्सा फिर से लिखें"):
-            page.get_by_text(button).click()
+        page.fill("#text", "सीता")
+        page.press("#text", "Enter")
+        assert page.input_value("#text") == "सीता\n"
+        page.fill("#text", "राम")
+        for begin in (lambda: page.press("#text", "Control+Enter"), page.get_by_text("यह हिस्सा फिर से लिखें").click):
+            begin()
             page.get_by_text("लंबाई की सीमा आ गई।").wait_for()
             assert page.input_value("#text") == "राम" + spelled(40)
         assert page.url == f"http://127.0.0.1:{running.port}/"
