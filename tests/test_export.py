@@ -22,6 +22,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 import standin
 from conftest import run_command
@@ -504,6 +505,23 @@ def test_tied_model_has_one_table_after_every_operation(tmp_path):
     for each in (model, again):
         assert each.lm_head.weight is each.model.wte.weight
         assert each.lm_head.weight.shape == (510, 128)
+
+
+@pytest.mark.skipif(not hasattr(PreTrainedModel, "mark_tied_weights_as_initialized"), reason="needs transformers 5")
+@torch.no_grad()
+def test_transformers_5_3_ties_the_weights_too(monkeypatch, tmp_path):
+    """It takes a tied weight of a model whose code comes from a folder for one of the file."""
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", "bpe", dataclasses.replace(CONFIG, tie_embeddings=True))
+    assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(tmp_path / "model")]) == 0
+    expected = load(tmp_path / "model")(some_ids(1, 20)).logits
+    original = PreTrainedModel.mark_tied_weights_as_initialized
+
+    def as_in_5_3(self, loading_info):
+        original(self, loading_info)
+        loading_info.missing_keys.discard("lm_head.weight")
+
+    monkeypatch.setattr(PreTrainedModel, "mark_tied_weights_as_initialized", as_in_5_3)
+    assert torch.equal(load(tmp_path / "model")(some_ids(1, 20)).logits, expected)
 
 
 @torch.no_grad()

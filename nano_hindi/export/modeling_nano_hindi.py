@@ -496,6 +496,13 @@ class NanoHindiForCausalLM(NanoHindiPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    def tie_weights(self, **kwargs):
+        """Tie `lm_head` as transformers does, whose version 5.3 takes it for a weight of the file
+        while it loads a model."""
+        if self.config.tie_word_embeddings and kwargs.get("missing_keys") is not None:
+            kwargs["missing_keys"].add("lm_head.weight")
+        return super().tie_weights(**kwargs)
+
     def generate(self, *args, **kwargs):
         """Generate as transformers does, but with a given `max_length` as the limit of all tokens:
         by itself, it would yield to the `max_new_tokens` of generation_config.json."""
