@@ -455,8 +455,8 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
                 cache.last = None if known is None else (known[:, -n_before:], cache.get_seq_length() + n_new)
         x = x0
         hidden_states, attentions = [], []
-        # generate with `assistant_early_exit` lowers num_hidden_layers for its drafts
-        for kind, block in zip(config.layer_types, self.h[: config.num_hidden_layers], strict=False):
+        n_layers = config.num_hidden_layers  # generate with `assistant_early_exit` lowers it for its drafts
+        for kind, block in zip(config.layer_types[:n_layers], self.h[:n_layers], strict=True):
             hidden_states.append(x)
             x, weights = block(
                 x, x0, input_ids=input_ids, angles=angles, attention_mask=masks[kind], cache_position=cache_position,
