@@ -571,6 +571,7 @@ def test_forward_is_one_graph_without_python_that_depends_on_data(two_layers):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.__version__ < "2.11", reason="needs torch 2.11: torch.export of 2.9 cannot trace the masks of transformers")
 @torch.no_grad()
 def test_exported_program_takes_any_length(two_layers):
     ids, mask, dynamic = some_ids(2, 20), torch.ones(2, 20, dtype=torch.long), {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
