@@ -76,6 +76,7 @@ INFLECTED_STEM = re.compile(
 PARTICIPLE = re.compile(
     r"(?<!\S)(?<!नाम )\S+(?:ते (?:रह )?(?:गई|गईं|रही|रहीं|थी|थीं)|ती (?:रह )?(?:गए|रहे|थे|था|रहा)|ता (?:रह )?(?:थे|गए|रहे|थी|गई|रही))(?![^\s।,])"
 )
+BETWEEN = re.compile(r"(?<!\S)(?:दो|दोनों) (?!\S*[ोओ]ं )\S+ के बीच")  # of two is plural: दोनों लेंसों के बीच
 PLURAL = ("े", "ए", "ीं", "ईं", "हैं")
 LIKE_PARTICIPLES = NAMES | {"मित्रता", "चिंता", "एकता"}
 NOUNS = {*GENDER, *HONORIFIC, "जी", "तांबे", "पंखे"}  # और after one of them joins nouns, not clauses
@@ -123,6 +124,7 @@ def mistakes(text: str) -> list[str]:
         for first, second in itertools.pairwise(clauses):
             found += _joined(first, second)
     found += [("stem", [match.group()]) for match in INFLECTED_STEM.finditer(text)]
+    found += [("between", [match.group()]) for match in BETWEEN.finditer(text)]
     found += [("participle", [match.group()]) for match in PARTICIPLE.finditer(text) if match.group().split()[0] not in LIKE_PARTICIPLES]
     for sentence in re.split(r"[।?!\n]", re.sub(r"“[^”]*”", " ", text)):
         found += _wording(sentence.split()) + _introduced(sentence, text)
