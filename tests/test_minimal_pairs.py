@@ -91,6 +91,12 @@ def test_second_grammar_accepts_the_correct_and_rejects_the_wrong_sentence(kind)
         assert found <= FAULTS.get(kind, {kind}), (pair.bad, found)
 
 
+@pytest.mark.parametrize("kind", ["number", "attractor", "coordination"])
+def test_no_wrong_plural_is_also_a_wish(kind):
+    """वह कल आए is correct: may he come. गए, हुए, थे and the future are no wishes."""
+    assert [pair.bad for pair in of_kind(kind) if pair.bad.endswith(("ए।", "े।")) and not pair.bad.endswith(("गए।", "हुए।", "थे।", "गे।"))] == []
+
+
 def test_word_order_pairs_swap_two_neighbouring_words():
     for pair in of_kind("order"):
         good, bad = pair.good.split(), pair.bad.split()
