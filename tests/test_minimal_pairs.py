@@ -97,6 +97,11 @@ def test_no_wrong_plural_is_also_a_wish(kind):
     assert [pair.bad for pair in of_kind(kind) if pair.bad.endswith(("ए।", "े।")) and not pair.bad.endswith(("गए।", "हुए।", "थे।", "गे।"))] == []
 
 
+def test_no_wrong_perfective_is_also_a_command():
+    """मोहन इस समय छाछ पी is correct: drink."""
+    assert [pair.bad for pair in of_kind("aspect") if pair.bad.endswith(" पी।") and " वे " not in pair.bad] == []
+
+
 def test_word_order_pairs_swap_two_neighbouring_words():
     for pair in of_kind("order"):
         good, bad = pair.good.split(), pair.bad.split()
