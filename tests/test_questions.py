@@ -152,6 +152,14 @@ def test_every_question_is_asked_in_correct_hindi():
     assert min(asked[i] for i in range(-1, len(QUESTIONS))) > 5
 
 
+@pytest.mark.parametrize(("word", "case"), [("किसने", "ने"), ("किसे", "को"), ("किसकी", "की"), ("किससे", "से")])
+def test_a_short_answer_may_have_the_case_of_the_question_word(word, case):
+    asked = [question for question in QUESTIONS if any(word in wording.split() for wording in question.wordings)]
+    assert asked
+    for question in asked:
+        assert any(re.search(f"[: ]{case}}}?।$", answer) for answer in question.answers), question.wordings
+
+
 def test_an_answer_names_only_what_the_story_names():
     rng = random.Random(3)
     for _ in range(1500):
