@@ -15,7 +15,7 @@ from nano_hindi.corpus.cleaning.seen import NearlySeen, Seen, hash_key
 from nano_hindi.errors import UserError
 
 DROPS = ("broken encoding", "not Devanagari", "too short", "legacy font", "not Hindi", "duplicate", "near duplicate")
-VERSION = 3  # of the rules; a download that another version began is refused, so that a corpus follows the same rules throughout
+VERSION = 4  # of the rules; a download that another version began is refused, so that a corpus follows the same rules throughout
 LIBRARIES = ("rensa", "py3langid")
 EXAMPLES = 3  # of each rule
 CONTEXT, SHOWN = 40, 160  # characters of an example before the change, and in all

@@ -49,7 +49,7 @@ _UNUSUAL = re.compile(f"[^{_USUAL}]")
 
 # C0 and C1 controls except tab and newline; soft hyphen, zero-width space, direction marks, byte
 # order mark
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")  # those of str.splitlines, such as the form feeds of a PDF
 _NUKTA_NFC = re.compile(f"[\u0928\u0930\u0933{VIRAMA}]{NUKTA}")  # composes (ऩ ऱ ऴ), or changes places with the virama
 
