@@ -78,11 +78,12 @@ def test_plateau_is_warmup_constant_and_linear_decay():
     assert steps[start:] == pytest.approx([-0.9 / (1906 - start)] * (1906 - start))
 
 
-def test_every_schedule_has_a_formula_of_its_own():
-    assert len({tuple(scales(lr_schedule=name)) for name in LR_SCHEDULES}) == len(LR_SCHEDULES)
+def test_every_schedule_has_a_formula_and_a_description_of_its_own():
+    texts = {TrainConfig(lr_schedule=name).schedule_text.removeprefix(name) for name in LR_SCHEDULES}
+    assert len({tuple(scales(lr_schedule=name)) for name in LR_SCHEDULES}) == len(texts) == len(LR_SCHEDULES)
 
 
-@pytest.mark.parametrize("schedule", [{"lr_schedule": "cosine"}, *({"lr_schedule": "plateau", "constant_share": share} for share in (0.0, 0.4, 1.0))])
+@pytest.mark.parametrize("schedule", [{"lr_schedule": name, "constant_share": share} for name in LR_SCHEDULES for share in (0.0, 0.4, 1.0)])
 @pytest.mark.parametrize("updates", [1, 2, 5, 10])
 def test_no_update_of_a_short_run_has_learning_rate_0(updates, schedule):
     scale = scales(total_tokens=262_144 * updates, **schedule)
