@@ -36,7 +36,8 @@ SCALAR_EPS = 1e-5
 NGRAM_LR_FRACTION = 0.4  # fraction of a table's learning rate for the rows of its n-grams (docs/LOG.md)
 CONV_LR_FRACTION = 0.04  # fraction of adamw_scalar_lr for the weights of the embedding convolution (docs/LOG.md)
 
-# of parameters, in the order of their gradients in backward
+# kinds of parameters, in the order in which backward completes their gradients; adamw_recipes has
+# each of them
 ADAMW_KINDS = ("lm_head", "x0_lambdas", "resid_lambdas", "value_embeds", "conv", "wte", "tied")
 
 # torch.amp.GradScaler's values, except for the interval: a default run has only 1,907 updates

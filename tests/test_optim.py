@@ -15,7 +15,7 @@ from nano_hindi.distributed import World
 from nano_hindi.model import GPT
 from nano_hindi.muon import Muon
 from nano_hindi.ngrams import NGrams
-from nano_hindi.optim import LossScale, TrainOptimizer, learning_rate_scale
+from nano_hindi.optim import ADAMW_KINDS, LossScale, TrainOptimizer, adamw_recipes, learning_rate_scale
 from optimizer_step import take_step
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -158,6 +158,11 @@ def test_every_parameter_of_the_presets_has_a_group(preset):
     assert counts.pop("resid_lambdas") + counts.pop("x0_lambdas") == expected.pop("scalars")
     assert sum(counts.values()) + 2 * model.config.n_layer == expected.pop("total")
     assert counts == expected
+
+
+def test_every_kind_of_parameter_has_a_recipe():
+    """A kind without one would have no group, so its parameters would never change."""
+    assert adamw_recipes(TrainConfig(), 768).keys() == {*ADAMW_KINDS}
 
 
 def test_parameter_without_a_group_is_named():
