@@ -395,7 +395,7 @@ class GPT(nn.Module):
             "lm_head": self.lm_head.parameters() if self.lm_head else [],
             "value_embeds": self.value_embeds.parameters(),
             "blocks": [p for name, p in self.transformer.named_parameters() if name != "wte.weight"],  # and smear and convolution
-            "scalars": [self.resid_lambdas, self.x0_lambdas],
+            "scalars": self.parameters(recurse=False),
         }
         counts = {kind: sum(p.numel() for p in of_kind) for kind, of_kind in parameters.items()}
         return counts | {"total": sum(counts.values())}

@@ -1,6 +1,7 @@
 """Generation: the KV cache against full recomputation, sampling against its probabilities."""
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -20,6 +21,12 @@ CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=6, n_head=6, n_kv_he
 @pytest.fixture(scope="module")
 def model() -> GPT:
     return random_model(CONFIG)
+
+
+def test_model_of_these_tests_has_every_part_of_the_network():
+    """A part that looks at earlier tokens needs something in the cache."""
+    off = [f.name for f in dataclasses.fields(CONFIG) if not f.default and not getattr(CONFIG, f.name)]
+    assert off == ["tie_embeddings"], "turn the others on in CONFIG"
 
 
 def random_ids(*shape: int, seed: int = 1) -> torch.Tensor:

@@ -21,6 +21,16 @@ from nano_hindi.model import GATE_CHANNELS, GPT, Linear, apply_rope, rms_norm, r
 # padding, more channels than the gates read
 CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=5, n_head=6, n_kv_head=2, n_embd=48, window_pattern="SSL", short_window_divisor=4)
 TIED = dataclasses.replace(CONFIG, tie_embeddings=True, value_embeddings=False)
+CONFIGS = {  # those that are compared with the float64 implementation
+    "SSL, 6 on 2 heads": CONFIG,
+    "SSSL, 4 on 4": GPTConfig(vocab_size=64, sequence_len=8, n_layer=4, n_head=4, n_kv_head=4, n_embd=64),
+    "one layer, 4 on 1": GPTConfig(vocab_size=70, sequence_len=12, n_layer=1, n_head=4, n_kv_head=1, n_embd=32, window_pattern="S"),
+    "tied, no value embeddings": TIED,
+    "tied": dataclasses.replace(CONFIG, tie_embeddings=True),
+    "smear": dataclasses.replace(CONFIG, smear=True),
+    "convolution": dataclasses.replace(CONFIG, embedding_conv=3),
+    "tied, both": dataclasses.replace(TIED, smear=True, embedding_conv=2),
+}
 
 
 def random_model(config: GPTConfig = CONFIG, seed: int = 0) -> GPT:
@@ -28,16 +38,13 @@ def random_model(config: GPTConfig = CONFIG, seed: int = 0) -> GPT:
     result."""
     torch.manual_seed(seed)
     model = GPT(config)
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, math.nan)  # init_weights has to set every parameter
     model.init_weights()
     with torch.no_grad():
-        for block in model.transformer.h:
-            for linear in (block.attn.c_proj, block.mlp.c_proj, block.attn.ve_gate):
-                if linear is not None:
-                    nn.init.normal_(linear.weight, std=0.2)
-        if model.transformer.smear:
-            nn.init.normal_(model.transformer.smear.gate.weight, std=0.3)
-        if model.transformer.conv:
-            nn.init.normal_(model.transformer.conv.weight, std=0.3)
+        for parameter in model.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.25)
         nn.init.normal_(model.head_weight, std=1.0)
         nn.init.uniform_(model.resid_lambdas, 0.5, 1.5)
         nn.init.uniform_(model.x0_lambdas, -0.5, 0.5)
@@ -102,23 +109,16 @@ def reference_logits(config: GPTConfig, state: dict, ids: list[int]) -> torch.Te
 # ---- the whole forward pass
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        CONFIG,
-        GPTConfig(vocab_size=64, sequence_len=8, n_layer=4, n_head=4, n_kv_head=4, n_embd=64),
-        GPTConfig(vocab_size=70, sequence_len=12, n_layer=1, n_head=4, n_kv_head=1, n_embd=32, window_pattern="S"),
-        TIED,
-        dataclasses.replace(CONFIG, tie_embeddings=True),
-        dataclasses.replace(CONFIG, smear=True),
-        dataclasses.replace(CONFIG, embedding_conv=3),
-        dataclasses.replace(TIED, smear=True, embedding_conv=2),
-    ],
-    ids=["SSL, 6 on 2 heads", "SSSL, 4 on 4", "one layer, 4 on 1", "tied, no value embeddings", "tied", "smear", "convolution", "tied, both"],
-)
+def test_configurations_of_these_tests_have_every_part_of_the_network():
+    missing = [f.name for f in dataclasses.fields(GPTConfig) if all(getattr(config, f.name) == f.default for config in CONFIGS.values())]
+    assert not missing, f"add {', '.join(missing)} to reference_logits and to CONFIGS"
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_logits_equal_a_float64_implementation(config):
     """Also for texts longer than sequence_len, which only the windows bound."""
     model, idx = random_model(config), random_ids(2, 40, config)
+    assert model.num_params()["total"] == sum(p.numel() for p in model.parameters())
     logits = model(idx)
     assert logits.dtype == torch.float32
     for row, ids in zip(logits, idx, strict=True):
