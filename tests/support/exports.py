@@ -32,10 +32,10 @@ def make_checkpoint(folder: Path, kind: str, config: GPTConfig = CONFIG) -> Path
         for name, weight in model.named_parameters():
             if name.endswith("c_proj.weight"):
                 weight.normal_(std=0.1)
-            elif name.endswith(("smear.gate.weight", "conv.weight")):
-                weight.normal_(std=0.2)
             elif name.endswith(("ve_gate.weight", "lambdas")):
                 weight.normal_(mean=0.5, std=0.5)
+            elif not weight.any():
+                weight.normal_(std=0.2)
         model.head_weight.normal_(std=0.5)
     state = {"format": 1, "step": 7, "model_state_dict": dict(model.state_dict()), "model_config": dataclasses.asdict(config)}
     return save_model(folder, state | {"tokenizer": {"fingerprint": tokenizer.fingerprint}})
