@@ -171,10 +171,11 @@ def test_every_relative_link_has_a_target(page):
         assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
 
 
-def test_every_source_on_the_hub_has_a_row_in_its_guide():
+def test_every_source_on_the_hub_has_a_row_in_its_guide_and_a_maker():
     from nano_hindi.chat.sources import HUB_SOURCES
-    from nano_hindi.corpus.sources import HUB_FOLDERS
+    from nano_hindi.corpus.sources import HUB_FOLDERS, MAKERS
 
+    assert {folder.dataset for folder in HUB_FOLDERS.values()} == MAKERS.keys(), "a model card names the maker of each data set"
     for page, names in ((ROOT / "docs" / "data.md", HUB_FOLDERS), (ROOT / "docs" / "chat.md", HUB_SOURCES)):
         rows = re.findall(r"^\| `([\w-]+)`.* \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert not (missing := names.keys() - {*rows}), f"add a row for {', '.join(sorted(missing))} to the table of sources in docs/{page.name}"
