@@ -28,7 +28,7 @@ class Backend:
     name: str
     attend: Callable[..., Tensor]  # (q, k, v, left) -> (B, T, H, D)
     attend_cached: Callable[..., Tensor]  # (q, k_cache, v_cache, k, v, cache_seqlens, left) -> (B, T, H, D)
-    may_exit: bool = False  # a failed kernel launch may end the process, so a child process probes it first
+    may_exit: bool = False  # of FA3 only: a failed kernel launch may end the process, so a child process probes it first (fa3_child.py)
     reason: str = ""  # why the backends before it were rejected, or that it was forced
 
     def __str__(self) -> str:
