@@ -230,8 +230,8 @@ class TrainConfig:
         return f"{self.lr_schedule}: {warmup}, {fall} down to {self.min_lr_ratio:g} of each learning rate"
 
     def is_due(self, interval: int, update: int) -> bool:
-        """Return whether a multiple of `interval` steps lies in update number `update` (1-based),
-        or it is the last one."""
+        """Return whether update number `update` (from 1) is the last one, or the number of one of
+        its steps is a multiple of `interval`."""
         last, now = self.steps_of(update - 1), self.steps_of(update)
         return update == self.updates or (interval > 0 and now // interval > last // interval)
 
@@ -296,8 +296,8 @@ def get_train_config(name: str) -> TrainConfig:
     return _preset(name)[1]
 
 
-# for a checkpoint older than a field: the value that its run used, from the fields that the
-# checkpoint has
+# for fields whose default is not what earlier versions did: the value for a checkpoint without the
+# field, computed from its other fields
 BEFORE: dict[type, dict[str, Callable[[dict], Any]]] = {
     GPTConfig: {"short_window_divisor": lambda saved: 4},
     TrainConfig: {"lr_schedule": lambda saved: "plateau" if "constant_share" in saved else "cosine"},

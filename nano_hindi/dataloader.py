@@ -104,7 +104,7 @@ class TrainBatches:
         self._reader = concurrent.futures.ThreadPoolExecutor(1, "prefetch")
         self._next: tuple[int, int] | None = None  # the update and device batch size that `_ahead` begins with
         self._ahead: deque[concurrent.futures.Future] = deque()
-        self._positions: Iterator[tuple[int, int]] = iter(())  # of the reads after `_ahead`: update, and sequences of it that come before
+        self._positions: Iterator[tuple[int, int]] = iter(())  # of the next reads: the update, and how many of its sequences come before
 
     def of(self, update: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]:
         """Yield the device batches of `update`: inputs and targets, int64 (device batch, T) on the

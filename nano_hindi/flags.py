@@ -102,9 +102,9 @@ def configs_for_new_run(args: argparse.Namespace, vocab_size: int | None) -> tup
 
 
 def configs_for_run_from_model(args: argparse.Namespace, shape: GPTConfig, recipe: TrainConfig) -> tuple[GPTConfig, TrainConfig]:
-    """Return the configuration of a new run that starts from the weights of a model of `shape`. A
-    flag overrides the recipe of --config, or without it `recipe`. Raises a UserError that names
-    every difference in shape."""
+    """Return the configuration of a new run that starts from the weights of a model of `shape`.
+    The recipe is that of --config, or `recipe` without --config; flags override it. Raises a
+    UserError that names every difference in shape."""
     wanted = {name: (f"--{name}", value) for name, value in given_flags(args, GPTConfig).items()}
     if args.config:
         preset = dataclasses.asdict(get_config(args.config))
@@ -119,7 +119,7 @@ def configs_for_run_from_model(args: argparse.Namespace, shape: GPTConfig, recip
     defaults = {
         "init_lr_fraction": INIT_LR_FRACTION,
         "sequence_len": shape.sequence_len,
-        "ngram_buckets": 0,  # they are for tokens that have been read little, as those of a new model
+        "ngram_buckets": 0,  # n-grams help tokens that were rarely read, as in a new model
     }
     train = dataclasses.replace(recipe, **(defaults | given_flags(args, TrainConfig)))
     _require_effect(args, shape, train, has_parent=True)

@@ -170,8 +170,9 @@ def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
 
 
 def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the losses (n,) of z (n, V), the logits divided by c, and `with_gradient` u (n, V) and
-    the factor (n, 1) of each of its rows. May overwrite z."""
+    """Return the losses (n,) of z (n, V), the logits divided by c; and, of use only
+    `with_gradient`, u (n, V) and the factor (n, 1) of its rows in the gradients: 1 / S, in float16
+    1, and 0 at ignored targets. May overwrite z."""
     is_target = (targets != IGNORED)[:, None]
     index = targets[:, None].masked_fill(~is_target, 0)
     t = z.gather(1, index).to(torch.promote_types(z.dtype, torch.float32)).tanh_()

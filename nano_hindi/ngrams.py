@@ -59,6 +59,7 @@ class NGrams:
         hashed, tokens = np.array([*itertools.chain(*hashes)], np.int64), np.repeat(np.arange(len(pieces)), counts)
         weights = np.repeat(np.maximum(counts, 1) ** -0.5, counts).astype(np.float32)
         order = np.argsort(hashed, kind="stable")
+        # how to compute S G, a sum for each token, and S^T W, a sum for each bucket
         self._of_tokens = _bags(hashed, counts, weights, device)
         self._of_buckets = _bags(tokens[order], np.bincount(hashed, minlength=buckets), weights[order], device)
         self.reads = reads[: len(pieces), None].to(device)

@@ -107,7 +107,9 @@ class TrainOptimizer:
         groups = [
             {"params": named[kind], "kind": kind, "lr": lr, "betas": betas, "eps": eps} for kind, (lr, betas, eps) in recipes.items() if named[kind]
         ]
-        self._by_ngrams: list[tuple[NGrams, Tensor, Tensor]] = []  # tables of tokens, and the updates (N, C) of their n-grams, 0 between steps
+        # tables of tokens, each with a parameter (N, C) of AdamW for its n-grams. It is 0 before a
+        # step, so that AdamW turns it into the update
+        self._by_ngrams: list[tuple[NGrams, Tensor, Tensor]] = []
         if ngrams is not None:
             for kind in ("wte", "lm_head", "tied"):
                 lr, betas, eps = recipes[kind]

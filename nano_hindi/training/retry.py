@@ -21,10 +21,10 @@ def retried(run: Run, stop: StopSignal, work: Callable[[], Result]) -> Result:
     """Return `work()`, an update or an evaluation. Start it again with less memory if the device
     runs out of it, until it fits, and without torch.compile if that fails.
 
-    A rank can do this without the others, which wait a little longer: until its sums are reduced,
-    `work` computes them over the rank's own sequences, which does not depend on the device batch
-    size, and `TrainOptimizer.last_backward` sends each gradient once. Raises UserError if a single
-    sequence does not fit.
+    A rank can do this alone, while the others wait for it. `work` sums over the rank's own
+    sequences, so the device batch size does not matter, and `TrainOptimizer.last_backward` sends
+    each gradient once, even if it is computed twice. Raises UserError if a single sequence does not
+    fit.
     """
     while True:
         try:
