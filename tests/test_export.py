@@ -816,6 +816,16 @@ def test_model_card_names_the_optional_parts_of_the_recipe(straight):
             assert (words in text) == on
 
 
+def test_model_card_names_every_part_of_the_network_that_is_off_by_default():
+    def section(config):
+        lines = Card(config, 24, "float32", "transformers", False, Path(), {}, {}).model()
+        return [line for line in lines if not line.startswith(("| parameters |", "| by kind |"))]  # these change with every weight
+
+    off = [f for f in dataclasses.fields(CONFIG) if not f.default and f.name != "tie_embeddings"]  # the row of kinds names tied embeddings
+    without = [f.name for f in off if section(CONFIG) == section(dataclasses.replace(CONFIG, **{f.name: f.default}))]
+    assert not without, f"name {', '.join(without)} in Card.model of nano_hindi/export/model_card.py"
+
+
 def test_metadata_of_another_text_is_not_used(metadata, card, capsys):
     assert "another text" not in card(source="another text", documents=str(int(metadata["documents"]) + 1))
     assert "the card does not name the training text" in capsys.readouterr().out
