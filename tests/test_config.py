@@ -10,10 +10,10 @@ import pytest
 import train
 from conftest import SMALL
 from nano_hindi.cli import Parser
-from nano_hindi.config import PRESETS, GPTConfig, TrainConfig, from_dict, get_config, get_train_config
+from nano_hindi.config import LR_SCHEDULES, PRESETS, GPTConfig, TrainConfig, from_dict, get_config, get_train_config
 from nano_hindi.errors import UserError
 from nano_hindi.flags import add_flags, configs_for_new_run, configs_for_resumed_run
-from nano_hindi.ranges import Range
+from nano_hindi.ranges import Choice, Range
 from nano_hindi.training.metrics import read_metrics
 
 
@@ -78,7 +78,7 @@ def test_warmup_longer_than_a_fifth_of_the_run_is_shortened():
 
 
 @pytest.mark.parametrize(
-    ("flag", "wrong", "names"), [("lr_schedule", "linear", "cosine or plateau"), ("dtype", "float16", "auto, float32 or bfloat16")]
+    ("flag", "wrong", "names"), [("lr_schedule", "cosines", str(Choice(LR_SCHEDULES))), ("dtype", "float16", "auto, float32 or bfloat16")]
 )
 def test_unknown_name_is_refused_with_the_valid_ones(flag, wrong, names):
     with pytest.raises(UserError, match=f"--{flag} must be {names}, not {wrong} "):
