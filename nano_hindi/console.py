@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 from nano_hindi.common import IS_WINDOWS, ROOT, visible
 from nano_hindi.errors import naming
@@ -30,7 +31,7 @@ def dispensable_output() -> Iterator[None]:
     """Drop output that cannot be written, instead of raising an error: the log may be on a full
     disk, or a pipe whose reader has ended, and neither may end a training run."""
     before = sys.stdout, sys.stderr
-    streams = [stream and _Dispensable(stream) for stream in before]
+    streams: list[Any] = [stream and _Dispensable(stream) for stream in before]
     sys.stdout, sys.stderr = streams
     try:
         yield
@@ -41,10 +42,10 @@ def dispensable_output() -> Iterator[None]:
 
 
 class _Dispensable:
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO):
         self._stream = stream
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
@@ -81,7 +82,7 @@ class Console:
     def __enter__(self) -> Console:
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.clear()
 
     @property
@@ -89,7 +90,7 @@ class Console:
         """Return the maximum line length; some consoles wrap after the last column."""
         return max(20, shutil.get_terminal_size().columns - 1)
 
-    def print(self, *values) -> None:
+    def print(self, *values: object) -> None:
         """Print a permanent line."""
         if self.is_main:
             self.clear()
@@ -248,13 +249,13 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         if self.bar is not None:
             self.bar.close()
         elif exc_info[0] is None and self.done != self.printed:
             self._print_line()
 
-    def update(self, n: float, **postfix) -> None:
+    def update(self, n: float, **postfix: object) -> None:
         """Add n, and show it if it is time."""
         self.done += n
         self.postfix.update(postfix)
