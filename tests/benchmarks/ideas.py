@@ -20,7 +20,7 @@ from nano_hindi import model as model_module
 from nano_hindi import muon as muon_module
 from nano_hindi.config import GPTConfig
 from nano_hindi.dataloader import EpochStream, SequenceLoader
-from nano_hindi.model import GPT, MLP, Attention, rms_norm
+from nano_hindi.model import GPT, MLP, Attention, Block, rms_norm
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.token_file import TokenFile
 
@@ -281,6 +281,24 @@ def averaged(fraction: float) -> type[TrainOptimizer]:
     return Averaged
 
 
+class Dropout(GPT):
+    """Drop a fifth of the channels of the embeddings and of what each layer adds to them, while it
+    trains."""
+
+    def embed(self, idx: Tensor) -> Tensor:
+        return dropped(super().embed(idx))
+
+
+def dropped(x: Tensor) -> Tensor:
+    return F.dropout(x, 0.2, training=torch.is_grad_enabled())
+
+
+def after_attention_with_dropout(self: Block, x: Tensor, y: Tensor) -> Tensor:
+    x = x + dropped(self.attn.c_proj(y.flatten(-2)))
+    return x + dropped(self.mlp(rms_norm(x)))
+
+
+DROPOUT = {"model": Dropout, "patches": ((model_module, "EAGER", (Block.before_attention, after_attention_with_dropout)),)}
 TIED_SMEAR = {"smear": True, "tie_embeddings": True, "value_embeddings": False}
 CANDIDATES = {
     "plateau": Recipe("full learning rates for two fifths of the run, then a straight line", {"lr_schedule": "plateau"}),
@@ -316,6 +334,8 @@ CANDIDATES = {
     "fp8_head": Recipe(
         "both gradients of the head from fp8 matmuls", patches=((loss_module, "_in_chunks", functools.partial(candidates.in_chunks, candidates.fp8)),)
     ),
+    "dropout": Recipe("dropout of 0.2", **DROPOUT),
+    "tied_dropout": Recipe("dropout of 0.2; wte is lm_head, no value embeddings", {"tie_embeddings": True, "value_embeddings": False}, **DROPOUT),
     "z_loss": Recipe("z-loss instead of the soft-cap", model=ZLoss),
     "averaged": Recipe("the mean of the weights over the last 5 % of the updates", optimizer=averaged(0.05)),
 }
