@@ -159,8 +159,12 @@ def test_startup_summary_says_how_often_each_source_is_seen_in_both_stages():
         "            stories: weight 0.2, 264 tokens to train on, seen 0.50 times",
         "anneal      after step 18, for 3 updates: news 0.5, stories 0.5",
     ]
-    alone = TextData([MixtureSource("news", Path("news"), SimpleNamespace(train_tokens=160, tokenizer=None), Fraction(1), Fraction(0))])
-    assert alone.lines(config, None) == ["data        160 tokens to train on, seen 3.00 times"]
+    for tokens, seen, notices in ((160, "3.00", 0), (120, "4.00", 0), (100, "4.80", 1)):
+        alone = TextData([MixtureSource("news", Path("news"), SimpleNamespace(train_tokens=tokens, tokenizer=None), Fraction(1), Fraction(0))])
+        line, *notice = alone.lines(config, None)
+        assert line == f"data        {tokens} tokens to train on, seen {seen} times"
+        assert len(notice) == notices
+        assert all(line.startswith("notice: text read more than 4 times teaches little; ") for line in notice)
 
 
 def test_folder_with_an_equals_sign_is_a_plain_path_if_it_exists(tmp_path, monkeypatch):

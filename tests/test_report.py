@@ -279,7 +279,8 @@ def test_final_summary_says_what_was_done_and_the_next_command(tmp_path):
     (tmp_path / "my run").mkdir()
     for name in ("checkpoint_step488.pt", "curves.png"):
         (tmp_path / "my run" / name).touch()
-    summary = "\n".join(report.summary_lines(TRAIN, 488, latest, 231.0, 1_210_000_000, tmp_path / "my run"))
+    logged = [{"step": 1952, "tokens": 231 * 8650, "tokens_per_second": 8650}]
+    summary = "\n".join(report.summary_lines(TRAIN, 488, latest, logged, 1_210_000_000, tmp_path / "my run"))
     for words in (
         "488 updates",
         "2.00 M tokens in 3m 51s of training: 8.65 k tokens/s",
@@ -289,9 +290,19 @@ def test_final_summary_says_what_was_done_and_the_next_command(tmp_path):
     ):
         assert words in summary
     assert summary.endswith(f"python generate.py --checkpoint {shell_quoted(tmp_path / 'my run')} --interactive")
-    without = report.summary_lines(TRAIN, 488, latest, 0.0, None, tmp_path)  # on Windows, after the metrics were lost
+    without = report.summary_lines(TRAIN, 488, latest, [], None, tmp_path)  # on Windows, after the metrics were lost
     assert without[0] == "done:       488 updates, 2.00 M tokens"
     assert "memory" not in "\n".join(without)
+    assert "notice" not in "\n".join(without)
+
+
+@pytest.mark.parametrize(("last", "is_worse"), [(0.9, False), (0.959, False), (0.96, True)])
+def test_final_summary_names_the_best_evaluation_if_the_last_is_worse(last, is_worse, tmp_path):
+    records = [{"step": 100 * i, "tokens": 0, "val_bpb": bpb} for i, bpb in enumerate((1.2, 0.95, None, 0.97, last), 1)]
+    summary = report.summary_lines(TRAIN, 488, {"val_loss": 1.0, "val_bpb": last}, records, None, tmp_path)
+    notice = "notice: validation was best at step 200, 0.9500 bits per byte: a shorter run or more text would give a better model"
+    assert (notice in summary) == is_worse
+    assert len(summary) == 4 + is_worse
 
 
 @pytest.mark.slow

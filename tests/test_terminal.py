@@ -109,7 +109,7 @@ def test_every_printed_command_keeps_its_paths(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)  # as in an activated environment
     folder = tmp_path / 'it\'s $HOME `id` "दिन"\n\x1b[2J'
     folder.mkdir()
-    line = report.summary_lines(train_config(), 3, {"loss": 1.0, "val_loss": 1.0, "val_bpb": 1.0}, 5.0, None, folder)[-1]
+    line = report.summary_lines(train_config(), 3, {"loss": 1.0, "val_loss": 1.0, "val_bpb": 1.0}, [], None, folder)[-1]
     assert arguments_in_bash(line) == ["generate.py", "--checkpoint", str(folder), "--interactive"]
     with pytest.raises(UserError) as error:
         load_checkpoint(folder)

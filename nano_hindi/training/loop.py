@@ -26,7 +26,7 @@ from nano_hindi.training import estimates, memory, report
 from nano_hindi.training.awake import kept_awake
 from nano_hindi.training.compile_cache import keep_compiled_kernels
 from nano_hindi.training.curves import LiveCurves
-from nano_hindi.training.metrics import read_metrics, training_seconds
+from nano_hindi.training.metrics import read_metrics
 from nano_hindi.training.resume import Plan, evaluation_is_pending, plan_run
 from nano_hindi.training.retry import retried
 from nano_hindi.training.setup import Run, open_run
@@ -283,8 +283,8 @@ def sample(run: Run) -> None:
 
 def print_summary(config: TrainConfig, update: int, latest: dict, peak_bytes: int | None, folder: Path, world: World) -> None:
     if world.is_main:
-        seconds = training_seconds(read_metrics(folder / "metrics.jsonl"))
-        for line in report.summary_lines(config, update, latest, seconds, peak_bytes, folder):
+        records = read_metrics(folder / "metrics.jsonl")
+        for line in report.summary_lines(config, update, latest, records, peak_bytes, folder):
             world.print(line)
 
 

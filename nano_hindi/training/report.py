@@ -19,7 +19,10 @@ from nano_hindi.eval import Evaluation
 from nano_hindi.model import GPT
 from nano_hindi.training.estimates import EXPECTED_UTILIZATION, matmul_flops
 from nano_hindi.training.memory import MEMORY_FRACTION, activation_bytes, choose_device_batch_size, state_bytes
+from nano_hindi.training.metrics import training_seconds
 from nano_hindi.training.resume import Plan
+
+OVERFITTED = 1.01  # times the best bits per byte of the run
 
 
 def device_line(preset: str, world: World, dtype: torch.dtype) -> str:
@@ -154,16 +157,19 @@ def status_line(train: TrainConfig, update: int, loss: float, tokens_per_second:
     return f"{made:4.0%} {bar(made, min(32, columns - len(figures) - 6))} {figures}"
 
 
-def summary_lines(train: TrainConfig, update: int, latest: dict, seconds: float, peak_bytes: int | None, folder: Path) -> list[str]:
+def summary_lines(train: TrainConfig, update: int, latest: dict, records: list[dict], peak_bytes: int | None, folder: Path) -> list[str]:
     """Return the final summary: updates, result, peak memory, files, and the next command.
-    `seconds` are those of training alone, 0 if the metrics are lost."""
-    tokens = update * train.tokens_per_update
+    `records` are those of metrics.jsonl, none if it is lost."""
+    tokens, seconds = update * train.tokens_per_update, training_seconds(records)
     loss = f", training loss {latest['loss']:.4f}" if "loss" in latest else ""  # absent if the run ended before its first log line
+    best, step = min(((record["val_bpb"], record["step"]) for record in records if record.get("val_bpb")), default=(latest["val_bpb"], 0))
+    overfitted = f"notice: validation was best at step {step:,}, {best:.4f} bits per byte: a shorter run or more text would give a better model"
     names = ("model.pt", checkpoint_path(folder, train.steps_of(update)).name, "metrics.jsonl", "curves.png")
     speed = f" in {duration(seconds)} of training: {count(tokens / seconds)} tokens/s" if seconds > 0 else ""
     return [
         f"done:       {counted(update, 'update')}, {count(tokens)} tokens{speed}",
         f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}{loss}",
+        *([overfitted] if latest["val_bpb"] > OVERFITTED * best else []),
         *([f"memory      {peak_bytes / 1e9:.3g} GB at the most"] if peak_bytes is not None else []),
         f"files       {shown(folder)}: {', '.join(name for name in names if (folder / name).is_file())}",
         f"next        {python_command('generate.py')} --checkpoint {shell_quoted(folder)} --interactive",

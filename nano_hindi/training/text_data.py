@@ -22,6 +22,7 @@ from nano_hindi.inference.settings import SAMPLE_PROMPTS, Settings
 from nano_hindi.mixture import MixedLoader, Mixture, normalized
 from nano_hindi.model import GPT
 
+MANY_EPOCHS = 4  # up to here, text read again is worth almost as much as new text: Muennighoff et al. 2023, arXiv 2305.16264
 SAMPLE_TOKENS = 48  # most tokens that continue a prompt
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
@@ -106,6 +107,9 @@ class TextData:
             tokens, named = source.data.train_tokens, f"{source.name}: weight {float(source.weight):.4g}, " if is_mixture else ""
             epochs = number * config.sequence_len / tokens
             lines.append(f"{'' if lines else 'data':12}{named}{count(tokens)} tokens to train on, seen {epochs:.2f} times")
+        epochs = config.updates * config.tokens_per_update / sum(source.data.train_tokens for source in self.sources)
+        if epochs > MANY_EPOCHS:
+            lines.append(f"notice: text read more than {MANY_EPOCHS} times teaches little; use more text or a smaller --total_tokens (docs/training.md#small-texts)")
         if anneal_start is not None and anneal_start < config.updates:
             step = config.steps_of(anneal_start)
             lines.append(f"anneal      after step {step:,}, for {counted(config.updates - anneal_start, 'update')}: {self.anneal_text}")
