@@ -134,11 +134,11 @@ def _read(path: Path, keys: tuple[str, ...]) -> tuple[dict, set[tuple[int, int]]
     """Return the content of a file and its checksums. Raises UserError if it cannot be read."""
     if path.is_dir():
         raise UserError(
-            f"{path} is a folder; name a checkpoint in it, or let train.py find the newest: --checkpoint_dir {shell_quoted(path)} --resume auto"
+            f"{path} is a folder; name a checkpoint in it, or resume from the newest: --checkpoint_dir {shell_quoted(path)} --resume auto"
         )
     if not path.is_file():
-        finds = " (its --resume auto finds the newest)" if keys == CHECKPOINT_KEYS else ""
-        raise UserError(f"there is no checkpoint {path}; name one that train.py wrote{finds}")
+        finds = " (--resume auto finds the newest)" if keys == CHECKPOINT_KEYS else ""
+        raise UserError(f"there is no checkpoint {path}; name one that train.py or finetune.py wrote{finds}")
     try:
         with naming(path), warnings.catch_warnings(), utf8_path(path) as readable:
             warnings.simplefilter("ignore")
@@ -160,7 +160,10 @@ def _require_keys(path: Path, state: dict, keys: tuple[str, ...]) -> None:
     right types."""
     missing = [key for key in keys if key not in state]
     if missing and {*missing} == {*CHECKPOINT_KEYS} - {*MODEL_KEYS}:
-        raise UserError(f"{path} holds only weights, from which training cannot resume; name a checkpoint, or start a new run with --init_from")
+        raise UserError(
+            f"{path} holds only weights, from which training cannot resume; name a checkpoint, "
+            "or start a new run from them (train.py --init_from, finetune.py --checkpoint)"
+        )
     if missing:
         raise UserError(f"{path} is not a checkpoint of this program: it lacks {', '.join(missing)}; use another one")
     if type(state["format"]) is not int or state["format"] != FORMAT:

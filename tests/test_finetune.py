@@ -396,6 +396,8 @@ def test_what_does_not_belong_together_is_refused_in_one_line(tuned, base, short
     said = refused(finetune.main, ["--data_dir", short, *new, "--resume", tmp_path / "changed.pt"])
     assert "data train_tokens differ" in said
     assert "(--checkpoint MODEL starts it from the weights of this one)" in said
+    assert "finetune.py --checkpoint" in refused(finetune.main, ["--data_dir", short, *new, "--resume", tuned / "model.pt"])
+    assert "train.py" not in refused(finetune.main, ["--data_dir", short, *new, "--resume", tuned])
     with open(shutil.copytree(short, tmp_path / "damaged") / "train.bin", "r+b") as file:
         file.write(b"damage")
     said = refused(finetune.main, ["--checkpoint", base, "--data_dir", tmp_path / "damaged", *new])
