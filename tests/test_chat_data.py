@@ -108,6 +108,7 @@ def test_system_and_history_of_a_record_are_kept():
             "percent-escapes decoded",
         ),
         (messages("u %41%e0%a5%a4%3F", "a ख"), [("u", "A।?"), ("a", "ख")], "percent-escapes decoded"),
+        (messages("u क\r\nख\rग", "a घ\r\n\r\nङ\r\n"), [("u", "क\nख\nग"), ("a", "घ\n\nङ")], "line ends of Windows replaced"),
         (messages("u  ", "a ख"), None, "no question with an answer"),
         (messages("u क"), None, "no question with an answer"),
         (messages("a क"), None, "no question with an answer"),

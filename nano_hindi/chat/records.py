@@ -59,9 +59,12 @@ class Mender:
 
     def _mended(self, turns: list[Turn]) -> list[Turn]:
         mended = []
-        found = [(role, _unescaped(content).strip()) for role, content in turns]
-        if any(after != before.strip() for (_, after), (_, before) in zip(found, turns, strict=True)):
+        decoded = [(role, _unescaped(content).strip()) for role, content in turns]
+        if any(after != before.strip() for (_, after), (_, before) in zip(decoded, turns, strict=True)):
             mended.append("percent-escapes decoded")
+        found = [(role, re.sub("\r\n?", "\n", content)) for role, content in decoded]  # else the model would write them
+        if found != decoded:
+            mended.append("line ends of Windows replaced")
         system, turns = (found[:1], found[1:]) if found[0][0] == "system" else ([], found)
         if any(role == "system" for role, _ in turns):
             raise _DroppedError("a system message that is not first")
