@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists all flags)")
 
 
-STORE_TIMEOUT = datetime.timedelta(seconds=10)  # for torchrun's store, and for another rank to print
+STORE_TIMEOUT = datetime.timedelta(seconds=30)  # for torchrun's store, and for another rank to print
 
 _PLACE = "choose another folder, then run the same command again"
 _REMEDIES = {  # an error of the operating system about a file: what the user can do

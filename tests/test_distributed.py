@@ -151,7 +151,7 @@ def test_ranks_started_by_hand_without_torchrun_make_the_same_run(data_dir, tmp_
         said = [rank.communicate(timeout=PATIENCE)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said
     assert said[0].count("done:") == 1
-    assert said[1] == "", "only rank 0 prints"
+    assert not [line for line in said[1].splitlines() if not line.startswith("[Gloo]")], "only rank 0 prints"  # torch 2.9 does too
     assert train.main([*few, str(tmp_path / "one")]) == 0
     for ours, expected in zip(curve(tmp_path / "two"), curve(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(expected, rel=1e-4)
