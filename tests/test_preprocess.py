@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unicodedata
@@ -372,6 +373,16 @@ def test_pool_that_can_start_no_worker_is_one_line(monkeypatch):
     monkeypatch.setattr(tokenize, "_write_in_worker", time.sleep)
     with pytest.raises(UserError, match="a worker process died or could not start"):
         list(tokenize.write_shards([(0.01,), (0.01,)], b"", 0.1, 2))
+
+
+def test_full_disk_of_the_temporary_files_is_named(monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as `write` does, without a name
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        list(tokenize.write_shards([(0.01,), (0.01,)], b"", 0.1, 2))
+    assert Path(caught.value.filename).parent.parent == Path(tempfile.gettempdir())
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ import numpy as np
 from nano_hindi.cli import collected_interrupts
 from nano_hindi.common import IS_WINDOWS, common_prefix_length
 from nano_hindi.corpus.documents import Chunk, SmallFiles, batches, count_words, with_text
-from nano_hindi.errors import UserError
+from nano_hindi.errors import UserError, naming
 from nano_hindi.files import replacing
 
 if TYPE_CHECKING:
@@ -175,7 +175,8 @@ def write_shards(tasks: Sequence[tuple[Chunk | SmallFiles, Path]], tokenizer: To
         # more than a pipe holds: written to that of a process that dies early, it would block
         # forever
         settings, waiting = Path(folder) / "settings", deque()
-        settings.write_bytes(pickle.dumps((tokenizer, val_fraction)))
+        with naming(settings):  # the disk of the temporary files may be full
+            settings.write_bytes(pickle.dumps((tokenizer, val_fraction)))
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (settings,))
         try:
             for task in tasks:
