@@ -91,7 +91,7 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
 
     A user error, one of the operating system, such as a full disk, or a missing package (usually
     the environment is not activated) exits with one line on stderr and code 2, Ctrl-C with code
-    130.
+    130, and a closed pipe with code 141.
     """
 
     @functools.wraps(main)
@@ -120,7 +120,7 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         except OSError as error:
             if _is_broken_pipe(error):  # `python generate.py | head`: the reader closed the pipe
                 sys.stdout = None
-                return 0
+                return 141  # as of a program that SIGPIPE ends: its work may be unfinished
             return _fail(f"{system_error(error)}; {_REMEDIES.get(error.errno or 0, _OTHER_REMEDY)}")
 
     return run

@@ -198,7 +198,7 @@ def test_python_without_the_packages_says_how_to_start_that_of_the_environment(s
 
 def test_closed_pipe_of_windows_ends_quietly_but_an_impossible_name_does_not(capsys, monkeypatch):
     monkeypatch.setattr(cli, "IS_WINDOWS", True)
-    assert run(lambda: fail(OSError(errno.EINVAL, "Invalid argument")), capsys)[0] == 0
+    assert run(lambda: fail(OSError(errno.EINVAL, "Invalid argument")), capsys)[0] == 141
     code, output = run(lambda: fail(OSError(errno.EINVAL, "Invalid name", "a?b")), capsys)
     assert code == 2
     assert output.err.startswith("error: a?b: Invalid name")
@@ -213,4 +213,11 @@ def test_help_to_a_closed_pipe_is_silent():
         [sys.executable, ROOT / "generate.py", "--help"], stdout=writing, stderr=subprocess.PIPE, env=env, text=True, timeout=PATIENCE
     )
     os.close(writing)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_command_whose_reader_has_ended_does_not_succeed(capsys):
+    """As if `data/preprocess.py | head` had stopped halfway: what it prints goes to a closed
+    pipe."""
+    code, output = run(lambda: fail(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))), capsys)
+    assert (code, output.err) == (141, "")
