@@ -148,8 +148,8 @@ def python_command(script: str) -> str:
     if found is not None and Path(os.path.abspath(found)).parent == python.parent and os.path.samefile(found, python):
         word = "python"
     else:
-        word = _quoted(str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python))
-    return f"{word} {script if Path.cwd() == ROOT else shell_quoted(ROOT / script)}"
+        word = _quoted(str(python.relative_to(_current_folder()) if python.is_relative_to(_current_folder()) else python))
+    return f"{word} {script if _current_folder() == ROOT else shell_quoted(ROOT / script)}"
 
 
 def _quoted(word: str) -> str:
@@ -166,9 +166,17 @@ def _quoted(word: str) -> str:
 
 def _relative(path: Path) -> str:
     try:
-        return str(path.resolve().relative_to(Path.cwd()))
+        return str(path.resolve().relative_to(_current_folder()))
     except ValueError:
         return str(path)
+
+
+def _current_folder() -> Path:
+    """Return the current folder; if it has been deleted, a path that no other one is inside."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path(os.devnull)
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nano_hindi.console import Progress, count, counted, dispensable_output, duration, python_command, unique_names
+from nano_hindi.common import ROOT
+from nano_hindi.console import Progress, count, counted, dispensable_output, duration, python_command, shown, unique_names
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -29,6 +30,17 @@ def test_printed_command_starts_this_python_activated_or_not(inside, tmp_path, m
     assert python_command("generate.py") == f"{shell(own.relative_to(Path.cwd()) / name)} {script}"
     monkeypatch.setenv("PATH", os.pathsep.join([str(own), str(others)]))
     assert python_command("generate.py") == f"python {script}"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not delete the current folder")
+def test_paths_are_absolute_after_the_current_folder_was_deleted(tmp_path, monkeypatch):
+    """A run that goes on for weeks may outlive the folder that it was started in."""
+    (tmp_path / "started").mkdir()
+    monkeypatch.chdir(tmp_path / "started")
+    (tmp_path / "started").rmdir()
+    monkeypatch.setenv("PATH", "")
+    assert shown(tmp_path / "run") == str(tmp_path / "run")
+    assert python_command("generate.py") == f"{shell(Path(sys.executable))} {shell(ROOT / 'generate.py')}"
 
 
 def shell(path: Path) -> str:
