@@ -9,6 +9,7 @@ case "${1:-}" in -h | --help)
     exit 0
     ;;
 esac
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # it was started with sh
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
 export PYTHONUTF8=1 PIP_USER=0

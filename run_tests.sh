@@ -4,6 +4,7 @@
 #   bash run_tests.sh --fast                   everything except the tests marked slow
 #   bash run_tests.sh tests/test_muon.py -k x  one test (arguments go to pytest)
 # PYTHON=... names the Python to start from, VENV=... the environment; an active virtual environment is not touched.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # it was started with sh
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
 export PYTHONUTF8=1 PIP_USER=0

@@ -17,6 +17,7 @@ case "${1--}" in
         exit 2
         ;;
 esac
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # it was started with sh
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
 export PYTHONUTF8=1

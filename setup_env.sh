@@ -6,6 +6,7 @@
 #   TORCH_INDEX_URL=URL          the pip index to take PyTorch from, whatever the GPU; to change the build later, delete venv first
 # This makes the environment; setup_env.py fills it. Exit codes: 0 ready, 1 no suitable Python, 3 no virtual environment, 4 pip failed,
 # 5 the packages do not import.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # it was started with sh
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null
 export PYTHONUTF8=1 PYTHONNOUSERSITE=1 PIP_USER=0

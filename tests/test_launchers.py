@@ -83,10 +83,10 @@ class Machine:
             (self.repo / name).parent.mkdir(parents=True, exist_ok=True)
             (self.repo / name).write_text("made by the test\n")
 
-    def start(self, script: str, *arguments: str, **env: str) -> contextlib.AbstractContextManager[subprocess.Popen]:
+    def start(self, script: str, *arguments: str, shell: str = "bash", **env: str) -> contextlib.AbstractContextManager[subprocess.Popen]:
         self.log.write_text("")
         return launched(
-            ["bash", self.repo / script, *arguments],
+            [shell, self.repo / script, *arguments],
             cwd=self.bin,  # never the repo's folder
             env={"PATH": str(self.bin), "HOME": str(self.bin), "LC_ALL": "C.UTF-8", "FAKE_LOG": str(self.log), **env},
             stdin=subprocess.DEVNULL,
@@ -252,6 +252,17 @@ def test_newer_python_is_found_beside_one_that_is_too_old(machine):
     code, out, _ = machine.run("setup_env.sh")
     assert code == 0
     assert "with python3.12" in out
+
+
+@POSIX
+@pytest.mark.parametrize(("script", "arguments"), [("setup_env.sh", ()), ("run_training.sh", ("sample", "--dry_run")), ("chat.sh", ("no model",))])
+def test_launcher_started_with_sh_is_run_by_bash(machine, script, arguments):
+    code, out, err = machine.run(script, *arguments)
+    calls = machine.calls()
+    shutil.rmtree(machine.repo / "venv", ignore_errors=True)
+    assert machine.run(script, *arguments, shell="/bin/sh") == (code, out, err)
+    assert machine.calls() == calls
+    assert "not found" not in err
 
 
 # ---- which PyTorch
