@@ -109,7 +109,9 @@ class TextData:
             lines.append(f"{'' if lines else 'data':12}{named}{count(tokens)} tokens to train on, seen {epochs:.2f} times")
         epochs = config.updates * config.tokens_per_update / sum(source.data.train_tokens for source in self.sources)
         if epochs > MANY_EPOCHS:
-            lines.append(f"notice: text read more than {MANY_EPOCHS} times teaches little; use more text or a smaller --total_tokens (docs/training.md#small-texts)")
+            lines.append(
+                f"notice: text read more than {MANY_EPOCHS} times teaches little; use more text or a smaller --total_tokens (docs/training.md#small-texts)"
+            )
         if anneal_start is not None and anneal_start < config.updates:
             step = config.steps_of(anneal_start)
             lines.append(f"anneal      after step {step:,}, for {counted(config.updates - anneal_start, 'update')}: {self.anneal_text}")
