@@ -298,9 +298,9 @@ def test_final_summary_says_what_was_done_and_the_next_command(tmp_path):
 
 @pytest.mark.parametrize(("last", "is_worse"), [(0.9, False), (0.959, False), (0.96, True)])
 def test_final_summary_names_the_best_evaluation_if_the_last_is_worse(last, is_worse, tmp_path):
-    records = [{"step": 100 * i, "tokens": 0, "val_bpb": bpb} for i, bpb in enumerate((1.2, 0.95, None, 0.97, last), 1)]
+    records = [{"step": 100 * i, "tokens": 204_800 * i, "val_bpb": bpb} for i, bpb in enumerate((1.2, 0.95, None, 0.97, last), 1)]
     summary = report.summary_lines(TRAIN, 488, {"val_loss": 1.0, "val_bpb": last}, records, None, tmp_path)
-    notice = "notice: validation was best at step 200, 0.9500 bits per byte: a shorter run or more text would give a better model"
+    notice = "notice: validation was best at step 200, after 410 k tokens: 0.9500 bits per byte; a shorter run or more text would give a better model"
     assert (notice in summary) == is_worse
     assert len(summary) == 4 + is_worse
 

@@ -162,14 +162,15 @@ def summary_lines(train: TrainConfig, update: int, latest: dict, records: list[d
     `records` are those of metrics.jsonl, none if it is lost."""
     tokens, seconds = update * train.tokens_per_update, training_seconds(records)
     loss = f", training loss {latest['loss']:.4f}" if "loss" in latest else ""  # absent if the run ended before its first log line
-    best, step = min(((record["val_bpb"], record["step"]) for record in records if record.get("val_bpb")), default=(latest["val_bpb"], 0))
-    overfitted = f"notice: validation was best at step {step:,}, {best:.4f} bits per byte: a shorter run or more text would give a better model"
+    evaluated = ((record["val_bpb"], record["step"], record["tokens"]) for record in records if record.get("val_bpb"))
+    best, step, read = min(evaluated, default=(latest["val_bpb"], 0, 0))
+    best_of_run = f"validation was best at step {step:,}, after {count(read)} tokens: {best:.4f} bits per byte"
     names = ("model.pt", checkpoint_path(folder, train.steps_of(update)).name, "metrics.jsonl", "curves.png")
     speed = f" in {duration(seconds)} of training: {count(tokens / seconds)} tokens/s" if seconds > 0 else ""
     return [
         f"done:       {counted(update, 'update')}, {count(tokens)} tokens{speed}",
         f"result      {latest['val_bpb']:.4f} bits per byte, validation loss {latest['val_loss']:.4f}{loss}",
-        *([overfitted] if latest["val_bpb"] > OVERFITTED * best else []),
+        *([f"notice: {best_of_run}; a shorter run or more text would give a better model"] if latest["val_bpb"] > OVERFITTED * best else []),
         *([f"memory      {peak_bytes / 1e9:.3g} GB at the most"] if peak_bytes is not None else []),
         f"files       {shown(folder)}: {', '.join(name for name in names if (folder / name).is_file())}",
         f"next        {python_command('generate.py')} --checkpoint {shell_quoted(folder)} --interactive",
