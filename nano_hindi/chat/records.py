@@ -62,7 +62,7 @@ class Mender:
         decoded = [(role, _unescaped(content).strip()) for role, content in turns]
         if any(after != before.strip() for (_, after), (_, before) in zip(decoded, turns, strict=True)):
             mended.append("percent-escapes decoded")
-        found = [(role, re.sub("\r\n?", "\n", content)) for role, content in decoded]  # else the model would write them
+        found = [(role, re.sub("\r\n?", "\n", content)) for role, content in decoded]  # else the model would write \r too
         if found != decoded:
             mended.append("line ends of Windows replaced")
         system, turns = (found[:1], found[1:]) if found[0][0] == "system" else ([], found)
