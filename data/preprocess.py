@@ -233,6 +233,10 @@ def finish(args, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
     }
     if counts["lossy_documents"]:
         print(visible(f"notice: the tokenizer loses text: {shards.summary.losses()}"))
+    if with_cr := counts["documents_with_cr"]:
+        print(
+            f"notice: {counted(with_cr, 'document')} with line ends of Windows, which the model would write too; data/download.py --clean --source FILE replaces them"
+        )
     shards.finish(tokenizer, metadata | settings)
     return metadata
 

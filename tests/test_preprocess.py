@@ -89,6 +89,17 @@ def test_decoding_the_token_files_gives_exactly_the_documents(tmp_path, kind, mo
     assert documents_of(tmp_path / "data" / "val.bin", tokenizer) == [text for text in map(nfc, texts) if belongs_to_validation(text, 0.3)]
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_documents_with_line_ends_of_windows_are_counted_in_a_notice(tmp_path, tokenizer_dir, capsys, line_end):
+    texts = [*standin.documents(50), "एक\nदो", "तीन\nचार\nपाँच"]
+    expected = [str(sum("\n" in text for text in texts))] if line_end == "\r\n" else []
+    corpus = tmp_path / "c.txt"
+    corpus.write_bytes("\n<|endoftext|>\n".join(texts).replace("\n", line_end).encode())
+    assert run(tmp_path / "data", corpus, tokenizer_dir, "--val_fraction", 0.2) == 0
+    notices = [line for line in capsys.readouterr().out.splitlines() if line.startswith("notice:") and "Windows" in line]
+    assert [line.split()[1] for line in notices] == expected
+
+
 def test_files_are_little_endian_uint32_and_the_metadata_matches_them(tmp_path, tokenizer_dir, capsys):
     texts = standin.documents(400)
     out = tmp_path / "data"

@@ -53,7 +53,8 @@ class Summary:
     characters, words, text_tokens (without bos and eos), lossy_documents (that do not decode to the
     text that was encoded) and lost_characters. A character is lost if the decoded text has fewer of
     it: it was dropped, or became another one. All these are of the normalized text.
-    normalized_documents are those that NFC changed, and normalized_characters are lost in it.
+    documents_with_cr have a carriage return, as in the line ends of Windows. normalized_documents
+    are those that NFC changed, and normalized_characters are lost in it.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -135,6 +136,7 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
         counts["text_tokens"] += sum(map(len, encoded))
         counts["characters"] += sum(map(len, batch))
         counts["words"] += sum(map(count_words, batch))
+        counts["documents_with_cr"] += sum("\r" in text for text in batch)
         if tokenizer.rewrites or encoded_bytes != tokenizer.bytes_of_tokens(raws):
             for text, ids in zip(batch, encoded, strict=True):
                 summary.count_losses(tokenizer.as_decoded(text), tokenizer.decode(ids))
