@@ -86,8 +86,9 @@ def require_same_tokenizer(parent: Parent, data: TextData | ChatData) -> None:
     own, right = data.tokenizer, parent.path.parent / "tokenizer"
     require(
         own.fingerprint == parent.fingerprint,
-        f"{data.tokenizer_dir.parent} was made with {own.name} ({own.vocab_size:,} tokens, fingerprint {own.fingerprint[:12]}), and {parent.path} was trained "
-        f"with {right} ({parent.shape.vocab_size:,} tokens, fingerprint {parent.fingerprint[:12]}); run {data.maker} with --tokenizer {parent.path}",
+        f"{data.tokenizer_dir.parent} was made with the tokenizer {own.name} ({own.vocab_size:,} tokens, fingerprint {own.fingerprint[:12]}), and "
+        f"{parent.path} was trained with {right} ({parent.shape.vocab_size:,} tokens, fingerprint {parent.fingerprint[:12]}); "
+        f"run {data.maker} with --tokenizer {parent.path}",
     )
 
 
