@@ -11,7 +11,7 @@ import pytest
 
 from conftest import assert_parted_between_characters
 from nano_hindi import engine
-from nano_hindi.chat.template import until_stop
+from nano_hindi.chat.template import STOP, until_stop
 from nano_hindi.inference import text as inference_text
 from nano_hindi.inference.settings import Settings
 from nano_hindi.inference.text import AnswerStream, TextStream, stream_texts
@@ -109,6 +109,16 @@ def test_answer_ends_before_a_stop_text_and_is_stripped_however_it_is_cut_into_t
                 whole = whole.partition(stop)[0]
             assert "".join(shown) + stream.flush() == (until_stop(whole) if is_chat else whole)
     assert stopped > 100
+
+
+@pytest.mark.parametrize("answer", ["अ", ""])
+def test_stop_text_that_ends_within_a_marker_leaves_nothing_of_the_marker(answer):
+    for marker in STOP:
+        pieces = sorted({*marker, "अ"})
+        tokenizer = SimpleNamespace(piece_bytes=[piece.encode() for piece in pieces], has_dummy_space=False)
+        for begin, end in itertools.combinations(range(len(marker) + 1), 2):
+            stream = AnswerStream(tokenizer, [marker[begin:end]], is_chat=True)
+            assert "".join(stream.push(pieces.index(character)) for character in answer + marker) + stream.flush() == answer
 
 
 def test_work_for_a_token_is_the_same_for_a_stop_text_of_any_length():

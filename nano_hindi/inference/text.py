@@ -62,12 +62,13 @@ class AnswerStream:
 
     `prompt`: ids whose text comes first; of it and the tokens, the first `skipped` characters are
     left out. `is_chat`: the text is an answer of a chat model, as `until_stop` of the template
-    returns it. It also ends before a line that begins with a marker, and has no whitespace at its
-    ends.
+    returns it. It also ends before a line that begins with a marker, even if one of `stops` ends
+    within that marker, and has no whitespace at its ends.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), is_chat: bool = False, prompt: Sequence[int] = (), skipped: int = 0):
-        self._stream, self._stops, self._is_chat = TextStream(tokenizer), [*(STOP if is_chat else ()), *stops], is_chat
+        self._stream, self._markers, self._is_chat = TextStream(tokenizer), STOP if is_chat else (), is_chat
+        self._stops = [*self._markers, *stops]
         self._first_stops = tuple(MARKERS.values()) if is_chat else ()  # for the beginning of the text: the line end before it is the prompt's
         self._held, self.has_stopped = "", False  # held back: it may begin a stop, or be whitespace at the end
         self._to_skip = skipped - len(self._stream.push(*prompt))
@@ -84,19 +85,25 @@ class AnswerStream:
     def _add(self, new: str) -> str:
         new, self._to_skip = new[max(self._to_skip, 0) :], self._to_skip - len(new)
         text = "" if self.has_stopped else self._held + new
-        if found := [i for stop in self._stops if (i := text.find(stop)) >= 0]:
-            self.has_stopped, text = True, text[: min(found)]
+        found = [(i, i + len(stop)) for stop in self._stops if (i := text.find(stop)) >= 0]
         if text.lstrip().startswith(self._first_stops):
-            self.has_stopped, text = True, ""
-        end = len(text)
-        if not self.has_stopped:
-            end -= max((n for stop in self._stops for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])), default=0)
-            if any(stop.startswith(text.lstrip()) for stop in self._first_stops):
-                end = 0
+            found = [(0, 0)]
+        if found:
+            begin, end = min(found)
+            text = text[: min(begin, self._without_begun(text[:end], self._markers))]  # a stop text may be part of a marker
+            self.has_stopped, end = True, len(text)
+        else:
+            end = self._without_begun(text, self._stops)
         if self._is_chat:
             end = len(text[:end].rstrip())
         self._held = text[end:]
         return self._strip_begin(text[:end])
+
+    def _without_begun(self, text: str, stops: Sequence[str]) -> int:
+        """Return the length of `text` without what may be the beginning of one of `stops`."""
+        if any(stop.startswith(text.lstrip()) for stop in self._first_stops):
+            return 0
+        return len(text) - max((n for stop in stops for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])), default=0)
 
     def _strip_begin(self, text: str) -> str:
         if self._first_stops:
