@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_DIR = ROOT / "data" / "chat"
 sys.path.insert(0, str(ROOT))
 
-from nano_hindi.chat.records import LAYOUTS
+from nano_hindi.chat.records import KNOWN_FIELDS
 from nano_hindi.chat.sources import FORMATS, HUB_SOURCES, SAMPLE, VAL_FRACTION, ChatSource
 from nano_hindi.chat.template import VERSION
 from nano_hindi.cli import Parser, command_line, exit_at_once
@@ -42,7 +42,7 @@ def parse(argv: list[str] | None):
         nargs="+",
         metavar="NAME|FILE",
         help=f"{SAMPLE}: questions about generated stories, offline; {', '.join(HUB_SOURCES)}: Hindi conversations of data sets on the hub "
-        f"(NAME:CONFIGURATION for one configuration); or {', '.join(FORMATS)} files with the fields {LAYOUTS} (default: {SAMPLE})",
+        f"(NAME:CONFIGURATION for one configuration); or {', '.join(FORMATS)} files with the fields {KNOWN_FIELDS} (default: {SAMPLE})",
     )
     parser.add_argument(
         "--tokenizer",

@@ -204,7 +204,7 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     """
     begun, all_numbers = unfinished.recorded, range(1, len(args.sources) + 1)
     number = int(begun.get("source_in_progress", 1))  # all before it are complete
-    readers = {i: opened(args, i, begun) for i in all_numbers[number - 1 :]}  # all of them, so that what is missing is an error at once
+    readers = {i: open_source(args, i, begun) for i in all_numbers[number - 1 :]}  # all of them, so that what is missing is an error at once
     tokenizer = load_tokenizer(settings["tokenizer"]) if "tokenizer" in settings else tokenizer_or_none(args.tokenizer or TOKENIZER)
     identity = dict(settings)  # the lines that a part must have to be continued
     for i in all_numbers:
@@ -274,7 +274,7 @@ def recorded_origin(args, number: int, begun: dict[str, str]) -> dict[str, str]:
     return {key: begun[prefix(args, number) + key] for key in ("revision", "licence") if prefix(args, number) + key in begun}
 
 
-def opened(args, number: int, begun: dict[str, str]) -> HubTexts | LocalTexts:
+def open_source(args, number: int, begun: dict[str, str]) -> HubTexts | LocalTexts:
     """Return a reader of the source. Raises UserError if it is not available."""
     source = args.sources[number - 1]
     if source.hub:

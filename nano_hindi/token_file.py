@@ -15,7 +15,7 @@ import numpy as np
 from nano_hindi.errors import UserError
 from nano_hindi.files import TEXT_MAKERS, close_read, file_size
 
-CHUNK_BYTES = 2**20  # of a digest; with another size, all digests of the same tokens would differ
+DIGEST_CHUNK_BYTES = 2**20  # with another size, all digests of the same tokens would differ
 SAMPLED_CHUNKS = 64  # a tenth of a second from a fast disk
 TOKEN_BYTES = 4  # little-endian uint32
 TARGET = 2**31  # set in a token of chat data that the model learns to predict
@@ -89,16 +89,16 @@ class TokenFile:
 
     @property
     def num_chunks(self) -> int:
-        return -(-self.size // CHUNK_BYTES)
+        return -(-self.size // DIGEST_CHUNK_BYTES)
 
     def chunk_digests(self) -> Iterator[str]:
-        """Yield the digest of each chunk of CHUNK_BYTES; one to two seconds for 1 GB."""
+        """Yield the digest of each chunk of DIGEST_CHUNK_BYTES; one to two seconds for 1 GB."""
         return map(self.chunk_digest, range(self.num_chunks))
 
     def chunk_digest(self, i: int) -> str:
         """Return the digest of chunk `i`."""
-        chunk = bytearray(min(CHUNK_BYTES, self.size - i * CHUNK_BYTES))
-        self.read(i * CHUNK_BYTES, memoryview(chunk))
+        chunk = bytearray(min(DIGEST_CHUNK_BYTES, self.size - i * DIGEST_CHUNK_BYTES))
+        self.read(i * DIGEST_CHUNK_BYTES, memoryview(chunk))
         return hashlib.blake2b(chunk, digest_size=8).hexdigest()
 
     def require_digests(self, digests: list[str], every: bool) -> None:
@@ -110,7 +110,7 @@ class TokenFile:
             chunks = [0, *sorted(inner), self.num_chunks - 1]
         for i in chunks:
             if len(digests) != self.num_chunks or self.chunk_digest(i) != digests[i]:
-                raise UserError(f"{self.path} is damaged: from byte {i * CHUNK_BYTES:,} on it is not what {self.maker} wrote; {self.restore}")
+                raise UserError(f"{self.path} is damaged: from byte {i * DIGEST_CHUNK_BYTES:,} on it is not what {self.maker} wrote; {self.restore}")
         self.digests = digests
 
     def num_sequences(self, sequence_len: int, remedy: str) -> int:

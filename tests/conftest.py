@@ -121,7 +121,7 @@ def damaged_between_samples(folder: Path, target: Path, monkeypatch: pytest.Monk
     from nano_hindi.corpus.prepared import write_digests
     from nano_hindi.files import read_metadata, write_metadata
 
-    monkeypatch.setattr(token_file, "CHUNK_BYTES", 400)
+    monkeypatch.setattr(token_file, "DIGEST_CHUNK_BYTES", 400)
     monkeypatch.setattr(token_file, "SAMPLED_CHUNKS", 2)  # the first and the last
     shutil.copytree(folder, target)
     write_metadata(target / "preprocess_meta.txt", read_metadata(target / "preprocess_meta.txt") | write_digests(target, 512))

@@ -33,11 +33,11 @@ def test_scan_in_blocks_finds_every_document_whole(prepared, monkeypatch, block)
     begins = [i for i, token in enumerate(tokens.tolist()) if token == info.bos_id]
     documents = [tokens[a:b].tolist() for a, b in zip(begins, [*begins[1:], len(tokens)], strict=True)]
     scan = data_report.scan_tokens(info, seed=0)
-    assert sorted(scan.sample) == sorted(documents)  # fewer than SAMPLE: all of them
+    assert sorted(scan.sample) == sorted(documents)  # fewer than SAMPLED_DOCUMENTS: all of them
     assert scan.lengths.tolist() == np.histogram([len(d) for d in documents], data_report.LENGTHS)[0].tolist()
     assert scan.longest == max(map(len, documents))
     assert scan.uses.tolist() == [tokens.tolist().count(i) for i in range(info.vocab_size)]
-    monkeypatch.setattr(data_report, "SAMPLE", 50)
+    monkeypatch.setattr(data_report, "SAMPLED_DOCUMENTS", 50)
     assert all(ids in documents for ids in data_report.scan_tokens(info, seed=1).sample)
 
 

@@ -78,7 +78,7 @@ def test_decoding_the_token_files_gives_exactly_the_documents(tmp_path, kind, mo
     space."""
     folder = standin.make_tokenizer(tmp_path / "standin", kind=kind)
     texts = HARD_TEXTS + standin.documents(300) + HARD_TEXTS  # the second time in other batches
-    monkeypatch.setattr(tokenize, "BATCH_CHARACTERS", 2000)
+    monkeypatch.setattr(tokenize, "ENCODED_AT_ONCE", 2000)
     corpus = write_corpus(tmp_path / "c.txt", [written for text in [*texts, "a▁b"] for written in (text, "", " \n ")])
     assert run(tmp_path / "data", corpus, folder, "--val_fraction", 0.3) == 0
     tokenizer, metadata = load_tokenizer(folder), read_metadata(tmp_path / "data" / "preprocess_meta.txt")
@@ -530,7 +530,7 @@ def test_text_that_changes_while_it_is_read_is_one_line_and_starts_over(tmp_path
 
 
 def test_digests_are_of_the_token_files_and_are_all_checked_where_the_data_is_ready(tmp_path, tokenizer_dir, monkeypatch):
-    monkeypatch.setattr(token_file, "CHUNK_BYTES", 200)
+    monkeypatch.setattr(token_file, "DIGEST_CHUNK_BYTES", 200)
     out, corpus = tmp_path / "out", write_corpus(tmp_path / "c.txt", standin.documents(600))
     assert run(out, corpus, tokenizer_dir, "--val_fraction", 0.2) == 0
     metadata, listed = read_metadata(out / "preprocess_meta.txt"), read_metadata(out / "preprocess_digests.txt")

@@ -12,7 +12,7 @@ from test_dataloader import VOCAB, T, loader, raw, write_tokens
 
 from nano_hindi.dataloader import SequenceLoader, val_batches
 from nano_hindi.errors import UserError
-from nano_hindi.token_file import CHUNK_BYTES, SAMPLED_CHUNKS, DataError, TokenFile
+from nano_hindi.token_file import DIGEST_CHUNK_BYTES, SAMPLED_CHUNKS, DataError, TokenFile
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def token_file(tmp_path):
 @pytest.mark.parametrize("damaged", [1, 20])
 def test_sample_finds_damage_as_often_as_documented(tmp_path, monkeypatch, damaged):
     """1 - (1 - f)**62 for a fraction f of the chunks; the first and the last chunk always."""
-    monkeypatch.setattr("nano_hindi.token_file.CHUNK_BYTES", 8)
+    monkeypatch.setattr("nano_hindi.token_file.DIGEST_CHUNK_BYTES", 8)
     file = TokenFile(write_tokens(tmp_path / "t.bin", range(800)), VOCAB)
     digests = list(file.chunk_digests())
     assert len(digests) == 400
@@ -46,7 +46,7 @@ def test_sample_finds_damage_as_often_as_documented(tmp_path, monkeypatch, damag
 
 
 def test_small_file_is_checked_whole_at_every_start(tmp_path, monkeypatch):
-    monkeypatch.setattr("nano_hindi.token_file.CHUNK_BYTES", 8)
+    monkeypatch.setattr("nano_hindi.token_file.DIGEST_CHUNK_BYTES", 8)
     file = TokenFile(write_tokens(tmp_path / "t.bin", range(128)), VOCAB)
     digests = list(file.chunk_digests())
     assert len(digests) == SAMPLED_CHUNKS
@@ -102,7 +102,7 @@ def test_file_with_a_new_time_is_hashed_once_and_one_with_a_new_size_refused(tok
 
 
 def test_digests_recorded_by_older_versions_stay_valid(token_file):
-    assert (CHUNK_BYTES, TokenFile(token_file, VOCAB).chunk_digest(0)) == (2**20, "d4ddef1f50776167")
+    assert (DIGEST_CHUNK_BYTES, TokenFile(token_file, VOCAB).chunk_digest(0)) == (2**20, "d4ddef1f50776167")
 
 
 def test_file_that_is_replaced_is_read_to_the_end(token_file, tmp_path):

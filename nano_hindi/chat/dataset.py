@@ -15,12 +15,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from nano_hindi.chat.records import LAYOUTS, UNKNOWN_LAYOUT, Mender
+from nano_hindi.chat.records import KNOWN_FIELDS, UNKNOWN_LAYOUT, Mender
 from nano_hindi.chat.sources import KeyedRecord
 from nano_hindi.chat.template import render_batch
 from nano_hindi.corpus.documents import count_words
 from nano_hindi.corpus.prepared import METADATA, index_file, require_both_splits, require_places, save_tokenizer, tokenizer_record, write_digests
-from nano_hindi.corpus.tokenize import BATCH_CHARACTERS, SPLITS, is_for_validation
+from nano_hindi.corpus.tokenize import ENCODED_AT_ONCE, SPLITS, is_for_validation
 from nano_hindi.errors import UserError
 from nano_hindi.files import replacing, write_metadata
 from nano_hindi.sample.questions import Conversation, conversations
@@ -70,7 +70,7 @@ class ConversationWriter:
 
     def _require_both_splits(self) -> None:
         if not self.counts["train_documents"] + self.counts["val_documents"]:
-            known = f"; known are records with the fields {LAYOUTS}" if self.counts[f"dropped: {UNKNOWN_LAYOUT}"] else ""
+            known = f"; known are records with the fields {KNOWN_FIELDS}" if self.counts[f"dropped: {UNKNOWN_LAYOUT}"] else ""
             raise UserError(f"no conversation is left; the counts above say why{known}")
         require_both_splits(self.counts, "conversation", self.val_fraction)
 
@@ -87,7 +87,7 @@ class ConversationWriter:
             batch.append((key, messages))
             characters += sum(len(message["content"]) for message in messages)
             is_last = limit is not None and written + len(batch) >= limit
-            if characters >= BATCH_CHARACTERS or is_last:
+            if characters >= ENCODED_AT_ONCE or is_last:
                 written += self._write(batch)
                 characters, batch = 0, []
                 yield written

@@ -31,7 +31,7 @@ _WORD = re.compile(r"\S+")
 _DOCUMENT_ENDS = (MARKER + b"\n", MARKER + b"\r\n", MARKER)  # the last form: a file that ends without a newline
 BOM = "\ufeff"  # Notepad begins a UTF-8 file with it; it is not part of the text
 BATCH_CHARACTERS = 1_000_000  # of Hindi text: 2.6 MB, about 250,000 tokens
-CHUNK_BYTES = 2_000_000  # seconds of work for a slow tokenizer, so little is lost when a run stops
+TEXT_CHUNK_BYTES = 2_000_000  # seconds of work for a slow tokenizer, so little is lost when a run stops
 
 
 # ---- the corpus
@@ -339,7 +339,7 @@ class SmallFiles:
         return itertools.chain.from_iterable(chunk.read() for chunk in self.chunks)
 
 
-def chunks(path: str | Path, size: int = CHUNK_BYTES) -> list[Chunk]:
+def chunks(path: str | Path, size: int = TEXT_CHUNK_BYTES) -> list[Chunk]:
     """Divide a file that `read_source` reads into chunks of about `size` bytes.
 
     The chunks depend only on the file and `size`. Each document lies in exactly one chunk, whatever
@@ -354,7 +354,7 @@ def chunks(path: str | Path, size: int = CHUNK_BYTES) -> list[Chunk]:
     return [Chunk(path, begin, min(begin + size, length), min(size, length - begin)) for begin in range(0, length, size)]
 
 
-def joined(files: Iterable[list[Chunk]], size: int = CHUNK_BYTES) -> list[Chunk | SmallFiles]:
+def joined(files: Iterable[list[Chunk]], size: int = TEXT_CHUNK_BYTES) -> list[Chunk | SmallFiles]:
     """Return the chunks of several files, in order, with small files joined up to `size` bytes."""
     groups: list[list[Chunk]] = []
     room = 0  # bytes that the last group may still take

@@ -20,7 +20,7 @@ from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 METADATA, DIGESTS = "preprocess_meta.txt", "preprocess_digests.txt"
 TEXT, CHAT = "text", "chat"  # the line `kind` of preprocess_meta.txt; text if there is none
 COMMANDS = {TEXT: "data/preprocess.py", CHAT: "data/chat.py"}
-KINDS = {
+KIND_DESCRIPTIONS = {
     TEXT: "text, which train.py takes; data/chat.py makes chat data",
     CHAT: "chat data, which finetune.py takes; data/preprocess.py makes data of text",
 }
@@ -68,7 +68,7 @@ def check_data(data_dir: str | Path, every_chunk: bool = False, kind: str = TEXT
     makers = "data/chat.py" if kind == CHAT else TEXT_MAKERS
     metadata = read_metadata(path, makers)
     if (found_kind := metadata.get("kind", TEXT)) != kind:
-        raise UserError(f"{folder} holds {KINDS.get(found_kind, 'data of a newer version')}")
+        raise UserError(f"{folder} holds {KIND_DESCRIPTIONS.get(found_kind, 'data of a newer version')}")
     again = f"run {COMMANDS[kind]} again"
     whole_numbers = [field.name for field in fields(DataInfo) if field.type == "int"]  # a string, as annotations are not evaluated
     try:

@@ -25,7 +25,7 @@ from nano_hindi.files import replacing, write_text
 from nano_hindi.tokenizer import Tokenizer
 
 LENGTHS = np.unique(np.geomspace(1, 1e8, 121).astype(np.int64))  # histogram bounds, in tokens
-SAMPLE = 2000  # documents for words and scripts
+SAMPLED_DOCUMENTS = 2000  # for words and scripts
 SHOWN, SHOWN_TOKENS = 10, 2000  # documents on the page, and tokens of each
 LONGEST = 50  # tokens in the table on the page
 SCRIPTS = ("Devanagari", "Latin", "digits", "other letters", "punctuation and signs")
@@ -69,8 +69,8 @@ def write_report(folder: Path) -> list[Path]:
 
 
 def scan_tokens(info: DataInfo, seed: int) -> Scan:
-    """Return the document lengths, the token counts and SAMPLE documents of train.bin, reading
-    block by block."""
+    """Return the document lengths, the token counts and SAMPLED_DOCUMENTS documents of train.bin,
+    reading block by block."""
     tokens = info.train
     uses, begins = np.zeros(info.vocab_size, dtype=np.int64), []
     for start in range(0, len(tokens), READ_IDS):
@@ -79,7 +79,7 @@ def scan_tokens(info: DataInfo, seed: int) -> Scan:
         begins.append(start + np.flatnonzero(block == info.bos_id))
     bounds = np.append(np.concatenate(begins), len(tokens))  # document i: tokens bounds[i] to bounds[i + 1]
     lengths = np.diff(bounds)
-    chosen = sorted(random.Random(seed).sample(range(len(lengths)), min(SAMPLE, len(lengths))))
+    chosen = sorted(random.Random(seed).sample(range(len(lengths)), min(SAMPLED_DOCUMENTS, len(lengths))))
     sample = [tokens[bounds[i] : bounds[i + 1]].tolist() for i in chosen]
     return Scan(np.histogram(lengths, LENGTHS)[0], uses, sample, int(lengths.max()))
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val")
 MOST_WORKERS = 61 if IS_WINDOWS else 2**10  # Windows waits for at most 64 handles at once
-BATCH_CHARACTERS = 200_000  # encoded at once: the library needs about 50 MB for them
+ENCODED_AT_ONCE = 200_000  # characters: the library needs about 50 MB for them
 EXAMPLES = 20  # lost characters kept for the report
 AROUND = 20  # characters of context on each side of a loss
 
@@ -114,7 +114,7 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
     """
     tokens, summary = {name: [] for name in SPLITS}, Summary()
     counts = summary.counts
-    for originals in batches(with_text(documents), BATCH_CHARACTERS):
+    for originals in batches(with_text(documents), ENCODED_AT_ONCE):
         batch = [tokenizer.normalize(text) for text in originals]
         for original, text in zip(originals, batch, strict=True):
             summary.count_normalization(original, text)

@@ -22,7 +22,6 @@ from nano_hindi.model import GPT
 
 HUB_SOURCE = re.compile(r"([\w.-]+/[\w.-]+)(?:[ ,]+(.*))?")  # a data set on the hub, and which of its files; paths are absolute
 SARVAM, SARVAM_PAGE = "sarvamai/sarvam-1", "https://huggingface.co/sarvamai/sarvam-1"
-KINDS = {"blocks": "blocks", "wte": "wte", "lm_head": "lm_head", "value_embeds": "value embeddings", "scalars": "scalars"}  # of parameters
 
 
 @dataclass(frozen=True)
@@ -139,9 +138,10 @@ class Card:
         c, n = self.config, self.parameters
         added = ["the embedding of the previous token, times a gate"] * c.smear
         added += [f"the embeddings of the {c.embedding_conv} previous tokens, times weights per channel"] * (c.embedding_conv > 0)
+        labels = {"blocks": "blocks", "wte": "wte", "lm_head": "lm_head", "value_embeds": "value embeddings", "scalars": "scalars"}
         rows = {
             "parameters": f"{n['total']:,}",
-            "by kind": "; ".join(f"{KINDS[kind]} {n[kind]:,}" for kind in KINDS if n[kind]) + "; wte is also lm_head" * c.tie_embeddings,
+            "by kind": "; ".join(f"{label} {n[kind]:,}" for kind, label in labels.items() if n[kind]) + "; wte is also lm_head" * c.tie_embeddings,
             "weights": self.dtype,
             "layers, width": f"{c.n_layer}, {c.n_embd}",
             **({"added to each embedding": "; ".join(added)} if added else {}),

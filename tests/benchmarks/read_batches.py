@@ -16,7 +16,7 @@ import torch
 from timing import medians  # puts the repo's root on the path
 
 from nano_hindi.dataloader import SequenceLoader
-from nano_hindi.token_file import CHUNK_BYTES, TokenFile
+from nano_hindi.token_file import DIGEST_CHUNK_BYTES, TokenFile
 
 SHAPES = ((1024, 64), (1024, 16), (512, 16), (32, 4))  # T, sequences of a device batch
 BATCHES, VOCAB = 200, 65536
@@ -67,7 +67,7 @@ def main() -> None:
         all_of_them = time.process_time() - start
         file.require_digests(digests, every=False)
         sample = time.process_time() - start - all_of_them
-        print(f"digests of {len(digests):,} chunks of {CHUNK_BYTES:,} bytes: {all_of_them:.2f} s of CPU time; of a sample {sample:.3f} s")
+        print(f"digests of {len(digests):,} chunks of {DIGEST_CHUNK_BYTES:,} bytes: {all_of_them:.2f} s of CPU time; of a sample {sample:.3f} s")
 
 
 if __name__ == "__main__":
