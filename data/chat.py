@@ -19,7 +19,7 @@ DEFAULT_DIR = ROOT / "data" / "chat"
 sys.path.insert(0, str(ROOT))
 
 from nano_hindi.chat.records import KNOWN_FIELDS
-from nano_hindi.chat.sources import FORMATS, HUB_SOURCES, SAMPLE, VAL_FRACTION, ChatSource
+from nano_hindi.chat.sources import FORMATS, HUB_SOURCES, SAMPLE, VAL_FRACTION, ChatSource, chat_source
 from nano_hindi.chat.template import VERSION
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     from nano_hindi.tokenizer.hub import model_of
 
-    sources = [ChatSource(name, args.seed) for name in dict.fromkeys(args.source)]
+    sources = [chat_source(name, args.seed) for name in dict.fromkeys(args.source)]
     model = model_of(args.tokenizer)
     tokenizer, context = tokenizer_and_context(args.tokenizer, model)
     args.max_length = args.max_length or context

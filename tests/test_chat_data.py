@@ -23,7 +23,7 @@ from data import chat, preprocess
 from hub import Hub
 from nano_hindi.chat.dataset import unseen
 from nano_hindi.chat.records import ANSWERS, LISTS, PAIRS, QUESTIONS, Mender
-from nano_hindi.chat.sources import ChatSource
+from nano_hindi.chat.sources import chat_source
 from nano_hindi.chat.template import check, prompt
 from nano_hindi.corpus.prepared import CHAT, check_data, read_conversations
 from nano_hindi.errors import UserError
@@ -300,7 +300,7 @@ def test_unreadable_record_is_refused_until_it_is_deleted(tmp_path, tokenizer_di
 def test_folder_with_the_name_of_a_data_set_does_not_hide_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "aya").mkdir()
-    assert ChatSource("aya").title == "CohereLabs/aya_dataset default"
+    assert chat_source("aya", 0).title == "CohereLabs/aya_dataset default"
 
 
 def test_help_shows_the_default_source_as_it_is_typed(capsys):

@@ -6,11 +6,10 @@ the hub itself.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,79 +60,50 @@ HUB_SOURCES = {
 
 @dataclass(frozen=True)
 class ChatSource:
-    """A source of conversations: `name` as given by the user, a name of HUB_SOURCES (with
-    `:CONFIGURATION` for one of it), SAMPLE, or a path."""
+    """A source of conversations. `title` is what the model card names; `identity` is the same in a
+    second run only if the source is the same.
 
-    name: str
-    seed: int = 0
+    `records` returns an iterator, which raises UserError for a file that cannot be read, or a data
+    set that is not available.
+    """
 
-    def __post_init__(self) -> None:
-        """Raise UserError for a name that is none, or a file that is missing or of another
-        format."""
-        if self.name == SAMPLE:
-            return
-        if hub := self._on_hub:
-            if not hub.configurations:
-                first = self.name.partition(":")[0]
-                raise UserError(f"--source {self.name}: {first} has {', '.join(HUB_SOURCES[first].configurations)}")
-            return
-        others = ", ".join([SAMPLE, *HUB_SOURCES])
-        if not Path(self.name).suffix and not Path(self.name).exists():
-            raise UserError(f"there is no source {self.name}; give {others}, or a file")
-        require_file(self.name)
-        if kind(self.name) not in FORMATS or (kind(self.name) == ".parquet" and compression(self.name)):
-            raise UserError(
-                f"{self.name}: conversations are read from {', '.join(FORMATS)} files (all but .parquet may end with {' or '.join(COMPRESSIONS)}), or {others}"
-            )
+    name: str  # as given by the user
+    title: str
+    identity: str
+    licence: str
+    records: Callable[[], Iterator[KeyedRecord]]
 
-    @property
-    def _on_hub(self) -> HubSource | None:
-        """Return the data set that `name` means, with the configurations that it selects; None for
-        the sample and files."""
-        name, _, configuration = self.name.partition(":")
-        if name not in HUB_SOURCES:
-            return None
-        hub = HUB_SOURCES[name]
-        selected = {key: licence for key, licence in hub.configurations.items() if configuration in ("", key)}
-        return dataclasses.replace(hub, configurations=selected)
 
-    @property
-    def title(self) -> str:
-        """Return what the model card names."""
-        if self.name == SAMPLE:
-            return f"sample, seed {self.seed}"
-        if hub := self._on_hub:
-            return f"{hub.dataset} {' '.join(hub.configurations)}"
-        return one_line(Path(self.name).name)
+def chat_source(name: str, seed: int) -> ChatSource:
+    """Return the source that `name` means: a name of HUB_SOURCES (with `:CONFIGURATION` for one of
+    it), SAMPLE with this seed, or a path.
 
-    @property
-    def identity(self) -> str:
-        """Return a text that is the same in a second run only if its source is the same."""
-        if self.name == SAMPLE or self._on_hub:
-            return self.title
-        stat = Path(self.name).stat()
-        return f"{self.title} {stat.st_size} {stat.st_mtime_ns}"
-
-    @property
-    def licence(self) -> str:
-        if self.name == SAMPLE:
-            return LICENCE
-        if hub := self._on_hub:
-            different = {*hub.configurations.values()}
-            licences = [f"{key} {licence}" for key, licence in hub.configurations.items()] if len(different) > 1 else different
-            return f"{', '.join(licences)}, {hub.dataset} ({page_of(hub.dataset)})"
-        return f"not known: {one_line(Path(self.name).name)}"
-
-    def records(self) -> Iterator[KeyedRecord]:
-        """Yield the records. Raises UserError for a file that cannot be read, or a data set that is
-        not available."""
-        if self.name == SAMPLE:
-            for conversation in conversations(self.seed):
-                yield conversation.story, {"messages": conversation.messages}
-        elif hub := self._on_hub:
-            yield from ((None, record) for record in _of_hub(hub))
-        else:
-            yield from ((None, record) for record in _of_file(self.name))
+    Raises UserError for a name that is none, or a file that is missing or of another format.
+    """
+    if name == SAMPLE:
+        title = f"sample, seed {seed}"
+        return ChatSource(name, title, title, LICENCE, lambda: ((c.story, {"messages": c.messages}) for c in conversations(seed)))
+    first, _, wanted = name.partition(":")
+    if first in HUB_SOURCES:
+        hub = HUB_SOURCES[first]
+        selected = {key: licence for key, licence in hub.configurations.items() if wanted in ("", key)}
+        if not selected:
+            raise UserError(f"--source {name}: {first} has {', '.join(hub.configurations)}")
+        title, different = f"{hub.dataset} {' '.join(selected)}", {*selected.values()}
+        licences = [f"{key} {licence}" for key, licence in selected.items()] if len(different) > 1 else different
+        licence = f"{', '.join(licences)}, {hub.dataset} ({page_of(hub.dataset)})"
+        return ChatSource(name, title, title, licence, lambda: ((None, record) for record in _of_hub(hub, list(selected))))
+    others = ", ".join([SAMPLE, *HUB_SOURCES])
+    if not Path(name).suffix and not Path(name).exists():
+        raise UserError(f"there is no source {name}; give {others}, or a file")
+    require_file(name)
+    if kind(name) not in FORMATS or (kind(name) == ".parquet" and compression(name)):
+        raise UserError(
+            f"{name}: conversations are read from {', '.join(FORMATS)} files (all but .parquet may end with {' or '.join(COMPRESSIONS)}), or {others}"
+        )
+    title, stat = one_line(Path(name).name), Path(name).stat()
+    identity = f"{title} {stat.st_size} {stat.st_mtime_ns}"
+    return ChatSource(name, title, identity, f"not known: {title}", lambda: ((None, record) for record in _of_file(name)))
 
 
 # ---- files
@@ -147,7 +117,10 @@ def _of_file(path: str) -> Iterator[Any]:
         return
     with opened(path) as file:
         if kind(path) == ".json":
-            yield from _of_array(path, file.read())
+            records = _parsed(file.read())
+            if not isinstance(records, list):
+                raise UserError(f"{path} is not a JSON array of conversations; a file with one object per line is named .jsonl")
+            yield from records
             return
         for number, line in enumerate(file):
             begin = line.removeprefix(BOM_UTF8).strip()
@@ -157,32 +130,25 @@ def _of_file(path: str) -> Iterator[Any]:
                 yield _parsed(line)
 
 
-def _parsed(line: bytes) -> Any:
-    """Return the value of a line of JSON; None, which is no record, if it is not JSON."""
+def _parsed(raw: bytes) -> Any:
+    """Return the value of JSON; None, which is no record, if it is not JSON."""
     try:
-        return json.loads(line.decode("utf-8-sig"))
+        return json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
-
-
-def _of_array(path: str, raw: bytes) -> list:
-    value = _parsed(raw)
-    if not isinstance(value, list):
-        raise UserError(f"{path} is not a JSON array of conversations; a file with one object per line is named .jsonl")
-    return value
 
 
 # ---- the hub
 
 
-def _of_hub(hub: HubSource) -> Iterator[Any]:
+def _of_hub(hub: HubSource, configurations: list[str]) -> Iterator[Any]:
     """Yield the records of the configurations in turn, so that a limit takes some of each."""
     from datasets import load_dataset
 
     prepare_library()
     columns = {"columns": list(hub.columns)} if hub.columns else {}
     try:
-        streams = [iter(load_dataset(hub.dataset, name, split=hub.split, streaming=True, **columns)) for name in hub.configurations]
+        streams = [iter(load_dataset(hub.dataset, name, split=hub.split, streaming=True, **columns)) for name in configurations]
         for turn in itertools.zip_longest(*streams):
             yield from (record for record in turn if record is not None)
     except Exception as error:
