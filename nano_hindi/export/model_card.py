@@ -22,6 +22,14 @@ from nano_hindi.model import GPT
 
 HUB_SOURCE = re.compile(r"([\w.-]+/[\w.-]+)(?:[ ,]+(.*))?")  # a data set on the hub, and which of its files; paths are absolute
 SARVAM, SARVAM_PAGE = "sarvamai/sarvam-1", "https://huggingface.co/sarvamai/sarvam-1"
+NOTES = {  # by format, below the example
+    "onnx": "`model.onnx` is a graph with a KV cache for ONNX Runtime. The program is in the repo of nano_hindi, as is a page that runs the model in a\n"
+    "browser. Weights of 8 and 4 bits need ONNX Runtime 1.23 or later.",
+    "transformers": "`trust_remote_code=True` runs `modeling_nano_hindi.py` of this folder (MIT License). It needs only torch and transformers.\n"
+    '`pipeline("text-generation", ...)` works too, but in transformers 5 it may drop the space between the prompt and the first new word.',
+}
+BASE_NOTE = """The training started from the weights of a base model. The text that the base model was trained on, and its licence, are not named here:
+see the card of the base model."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class Card:
             self.introduction(name),
             self.model(),
             self.training_section(),
-            [*self.data_section(), *self.data_of_base()],
+            [*self.data_section(), *(["", BASE_NOTE] if self.has_base else [])],
             self.tokenizer_section(),
         )
         return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
@@ -117,21 +125,8 @@ class Card:
             "```" if self.format == "onnx" else "```python",
             *usage(name, self.format, self.is_chat),
             "```",
-            *(self.onnx_notes() if self.format == "onnx" else self.transformers_notes()),
-        ]
-
-    def onnx_notes(self) -> list[str]:
-        return [
             "",
-            "`model.onnx` is a graph with a KV cache for ONNX Runtime. The program is in the repo of nano_hindi, as is a page that runs the model in a",
-            "browser. Weights of 8 and 4 bits need ONNX Runtime 1.23 or later.",
-        ]
-
-    def transformers_notes(self) -> list[str]:
-        return [
-            "",
-            "`trust_remote_code=True` runs `modeling_nano_hindi.py` of this folder (MIT License). It needs only torch and transformers.",
-            '`pipeline("text-generation", ...)` works too, but in transformers 5 it may drop the space between the prompt and the first new word.',
+            NOTES[self.format],
         ]
 
     def model(self) -> list[str]:
@@ -154,11 +149,7 @@ class Card:
 
     def training_section(self) -> list[str]:
         if not self.training:
-            return [
-                "## Training",
-                "",
-                f"Step {self.step:,}. Nothing else is known: the exported file has no record of its training.",
-            ]
+            return ["## Training", "", f"Step {self.step:,}. Nothing else is known: the exported file has no record of its training."]
         t, latest = from_dict(TrainConfig, self.training["train_config"]), self.training["metrics"].get("latest", {})
         tokens, train_tokens = self.training["tokens_seen"], self.training["data"].get("train_tokens")
         sequences, on_average = counted(t.sequences_per_update, "conversation" if self.is_chat else "sequence"), " on average" * self.is_chat
@@ -212,13 +203,6 @@ class Card:
             return ["## Data", "", described(sources[0]), total, "", f"Licence: {licence(sources[0])}."]
         rows = [f"- {described(source)} {counted(int(source['documents']), noun)}. Licence: {licence(source)}." for source in sources]
         return ["## Data", "", *rows, "", f"Together: {counted(train + val, noun)}, of which {train:,} with {size} are in the training split."]
-
-    def data_of_base(self) -> list[str]:
-        words = (
-            "The training started from the weights of a base model. The text that the base model was trained on, and its licence, are not named here:\n"
-            "see the card of the base model."
-        )
-        return ["", words] if self.has_base else []
 
     def tokenizer_section(self) -> list[str]:
         recorded = self.training.get("tokenizer", {}).get("name")  # older versions recorded none
