@@ -174,13 +174,12 @@ def make(args, settings: dict, corpus: Path) -> int:
 def gather(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     """Write the part file from local files, or from the sample, in one go: there is none if this
     fails."""
-    paths = [source.name for source in args.sources]
+    paths, tokenizer = [source.name for source in args.sources], counting_tokenizer(args)
     if is_sample(args):
-        settings = settings | {"licence": SAMPLE_LICENCE}
-        documents, tokenizer = stories(args.seed), load_tokenizer(args.tokenizer) if args.tokenizer else None
+        settings, documents = settings | {"licence": SAMPLE_LICENCE}, stories(args.seed)
         progress = Progress(args.max_tokens, "tokens" if tokenizer else "words", "writing stories")
     else:
-        documents, tokenizer = itertools.chain.from_iterable(map(read_source, paths)), tokenizer_or_none(args.tokenizer or TOKENIZER)
+        documents = itertools.chain.from_iterable(map(read_source, paths))
         progress = Progress(local_size(paths), "bytes", "reading")
     writer, cleaning = CorpusWriter(args.max_tokens, tokenizer, Cleaner() if args.clean else None, {}), rules(args)
     try:
@@ -205,7 +204,7 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     begun, all_numbers = unfinished.recorded, range(1, len(args.sources) + 1)
     number = int(begun.get("source_in_progress", 1))  # all before it are complete
     readers = {i: open_source(args, i, begun) for i in all_numbers[number - 1 :]}  # all of them, so that what is missing is an error at once
-    tokenizer = load_tokenizer(settings["tokenizer"]) if "tokenizer" in settings else tokenizer_or_none(args.tokenizer or TOKENIZER)
+    tokenizer = counting_tokenizer(args)
     identity = dict(settings)  # the lines that a part must have to be continued
     for i in all_numbers:
         origin = readers[i].metadata if i in readers else recorded_origin(args, i, begun)
@@ -324,26 +323,23 @@ def leave_alone(args, settings: dict, corpus: Path) -> int:
     return 0
 
 
-# ---- sources
-
-
 def local_size(paths: list[str]) -> int | None:
     """Return the bytes of text in .txt files; None with other formats, whose size does not tell."""
     return sum(Path(path).stat().st_size for path in paths) if all(path.lower().endswith(".txt") for path in paths) else None
 
 
-def load_tokenizer(name: str) -> Tokenizer:
+def counting_tokenizer(args) -> Tokenizer | None:
+    """Return the tokenizer to count tokens with; None to count words: for the sample, and with a
+    notice for other local text if the tokenizer is not available."""
     from nano_hindi.tokenizer import load_tokenizer
 
-    return load_tokenizer(name)
-
-
-def tokenizer_or_none(name: str) -> Tokenizer | None:
-    """Return the tokenizer, or None with a notice if it is not available: local text can be counted
-    in words."""
+    if is_sample(args) and not args.tokenizer:
+        return None
     try:
-        return load_tokenizer(name)
+        return load_tokenizer(args.tokenizer or TOKENIZER)
     except UserError as error:
+        if is_sample(args) or any(source.hub for source in args.sources):
+            raise
         print(
             f"notice: {visible(str(error))}\nnotice: without a tokenizer, words and bytes are counted, and --max_tokens limits the words (each is at least one token)"
         )
