@@ -101,8 +101,9 @@ class ConversationWriter:
             if len(rendered.ids) > self.max_length:
                 self.counts.update({self.too_long: 1, "kept": -1})
                 continue
-            text = self.tokenizer.normalize(first_question(messages) if key is None else key)
-            split = SPLITS[is_for_validation(text.encode(), self.val_fraction)]
+            # without a key, all conversations with the same first question are in the same split
+            text = next(message["content"] for message in messages if message["role"] == "user") if key is None else key
+            split = SPLITS[is_for_validation(self.tokenizer.normalize(text).encode(), self.val_fraction)]
             is_target = np.array(rendered.is_target)
             tokens = np.array(rendered.ids, dtype="<u4") | np.where(is_target, TARGET, 0).astype("<u4")
             self._files[self.folder / f"{split}.bin"].write(tokens.tobytes())
@@ -133,9 +134,3 @@ class ConversationWriter:
             "fertility": f"{(counts['train_tokens'] + counts['val_tokens']) / max(counts['words'], 1):.4f}",
         }
         write_metadata(self.folder / METADATA, metadata | settings | write_digests(self.folder, self.tokenizer.vocab_size))
-
-
-def first_question(messages: list[dict[str, str]]) -> str:
-    """Return the text that decides the split, so that all conversations with the same first
-    question are in the same one."""
-    return next(message["content"] for message in messages if message["role"] == "user")
