@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from nano_hindi.chat.records import KNOWN_FIELDS
 from nano_hindi.chat.sources import FORMATS, HUB_SOURCES, SAMPLE, VAL_FRACTION, ChatSource, chat_source
-from nano_hindi.chat.template import VERSION
+from nano_hindi.chat.template import TEMPLATE_VERSION
 from nano_hindi.cli import Parser, command_line, exit_at_once
 from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, counted, python_command, shell_quoted, shown
@@ -108,7 +108,7 @@ def make(args, sources: list[ChatSource], tokenizer: Tokenizer) -> None:
 
     settings = {
         "kind": CHAT,
-        "template": VERSION,
+        "template": TEMPLATE_VERSION,
         "fingerprint": tokenizer.fingerprint,
         "source": "; ".join(source.title for source in sources),
         "inputs": "; ".join(source.identity for source in sources),

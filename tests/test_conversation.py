@@ -40,7 +40,7 @@ def chat_folder(straight, tmp_path_factory):
     for weight in state["model_state_dict"].values():  # random, so that the answers depend on the whole context
         weight.normal_(std=0.3)
     state["model_config"]["sequence_len"] = 200
-    torch.save(state | {"chat": {"template": template.VERSION}}, folder / "model.pt")
+    torch.save(state | {"chat": {"template": template.TEMPLATE_VERSION}}, folder / "model.pt")
     return folder
 
 
@@ -338,7 +338,7 @@ def test_talk_in_a_terminal(spelling, tmp_path):
     shutil.copytree(spelling / "tokenizer", tmp_path / "tokenizer")
     state = torch.load(spelling / "model.pt", weights_only=True)
     state["model_config"]["sequence_len"] = 200
-    torch.save(state | {"chat": {"template": template.VERSION}}, tmp_path / "model.pt")
+    torch.save(state | {"chat": {"template": template.TEMPLATE_VERSION}}, tmp_path / "model.pt")
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)

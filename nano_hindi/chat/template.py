@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from nano_hindi.tokenizer import Tokenizer
 
-VERSION = 1  # of the template, in the checkpoints of chat models: `chat: {"template": 1}`
+TEMPLATE_VERSION = 1  # in the checkpoints of chat models: `chat: {"template": 1}`
 MARKERS = {"user": "### उपयोगकर्ता:", "assistant": "### सहायक:"}
 STOP = tuple(f"\n{marker}" for marker in MARKERS.values())  # an answer ends with eos; a model that writes one of these has ended its answer too
 # In normalized text, where a space may be `▁`. Some normalizers make a space of a line end.

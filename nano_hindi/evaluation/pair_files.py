@@ -68,7 +68,7 @@ def _read(path: Path) -> list[Pair]:
     return pairs
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _decoded_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a file, with their ends."""
     with opened(path) as file:
         for number, raw in enumerate(file, 1):
@@ -80,7 +80,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _rows(path: Path, delimiter: str) -> Iterator[PairRecord]:
     """Yield the rows of a table whose first line has the names of its columns."""
-    table = csv.reader(_lines(path), delimiter=delimiter, strict=True)
+    table = csv.reader(_decoded_lines(path), delimiter=delimiter, strict=True)
     try:
         names = next(table, [])
         if twice := next((name for name in names if name and names.count(name) > 1), None):
@@ -99,7 +99,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[PairRecord]:
 def _json_records(path: Path) -> Iterator[PairRecord]:
     """Yield the values of a file with one JSON value per line, or of a `.json` file with one list
     of them."""
-    lines = list(_lines(path))
+    lines = list(_decoded_lines(path))
     if kind(path) == ".json" and "".join(lines).lstrip().startswith("["):
         for number, fields in enumerate(_json(path, 1, "".join(lines)), 1):
             yield f"{path}, record {number:,}", fields

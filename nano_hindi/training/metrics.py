@@ -25,10 +25,10 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or not all(type(record.get(key)) is int and 0 <= record[key] < 2**63 for key in ("step", "tokens")):
         return None
-    return {key: value if key in ("step", "tokens") or _is_plausible(value) else None for key, value in record.items()}
+    return {key: value if key in ("step", "tokens") or _may_be_metric(value) else None for key, value in record.items()}
 
 
-def _is_plausible(value: object) -> bool:
+def _may_be_metric(value: object) -> bool:
     """Return whether `value` may be a metric: none is negative, and they come from float32."""
     return type(value) in (int, float) and (value == 0 or FLOAT32_MIN <= value <= FLOAT32_MAX)
 
@@ -36,10 +36,10 @@ def _is_plausible(value: object) -> bool:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the records of a metrics file, without invalid lines (see
     `parse_record`)."""
-    return [record for line in _lines(path) if (record := parse_record(line)) is not None]
+    return [record for line in _bounded_lines(path) if (record := parse_record(line)) is not None]
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _bounded_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file, none if there is no file. One that is too long for a record is
     replaced by another invalid line, so that memory is bounded."""
     if not path.is_file():
@@ -68,7 +68,7 @@ class Metrics:
 
     def __init__(self, path: Path, resumed_step: int = 0, history: Path | None = None):
         self.path, self._unwritten = path, b""
-        lines = [(line, parse_record(line)) for line in _lines(history or path)]
+        lines = [(line, parse_record(line)) for line in _bounded_lines(history or path)]
         if invalid := [number for number, (line, record) in enumerate(lines, 1) if record is None and line.strip()]:
             print(
                 f"notice: removed what is not a record from {(history or path).name}: {len(invalid)} of {len(lines)} lines, the first is line {invalid[0]}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nano_hindi.chat.template import VERSION
+from nano_hindi.chat.template import TEMPLATE_VERSION
 from nano_hindi.checkpoint import FORMAT, remove_leftovers
 from nano_hindi.common import can_compile, compute_dtype
 from nano_hindi.config import GPTConfig, TrainConfig
@@ -95,7 +95,7 @@ class Run:
             "tokenizer": tokenizer_record(self.data.tokenizer) | {"name": self.data.tokenizer.name},  # a resumed run may have another
             "data": self.data.record(self.anneal_start),
             **({"parent": self.parent} if self.parent is not None else {}),
-            **({"chat": {"template": VERSION}} if isinstance(self.data, ChatData) else {}),
+            **({"chat": {"template": TEMPLATE_VERSION}} if isinstance(self.data, ChatData) else {}),
         }
 
 

@@ -15,7 +15,7 @@ from nano_hindi.corpus.cleaning.seen import NearlySeen, Seen, hash_key
 from nano_hindi.errors import UserError
 
 DROPS = ("broken encoding", "not Devanagari", "too short", "legacy font", "not Hindi", "duplicate", "near duplicate")
-VERSION = 4  # of the rules; a download that another version began is refused, so that a corpus follows the same rules throughout
+RULES_VERSION = 4  # a download that another version began is refused, so that a corpus follows the same rules throughout
 LIBRARIES = ("rensa", "py3langid")
 EXAMPLES = 3  # of each rule
 CONTEXT, SHOWN = 40, 160  # characters of an example before the change, and in all
@@ -136,7 +136,7 @@ def rules_version() -> str:
     Raises UserError if one is missing.
     """
     try:
-        return ", ".join([f"rules {VERSION}", *(f"{name} {version(name)}" for name in LIBRARIES)])
+        return ", ".join([f"rules {RULES_VERSION}", *(f"{name} {version(name)}" for name in LIBRARIES)])
     except PackageNotFoundError as error:
         raise UserError(f"--clean needs the package {error.name}; run: python -m pip install {error.name}") from error
 
