@@ -28,7 +28,7 @@ from nano_hindi.corpus.cleaning import Cleaner, Count, rules_version
 from nano_hindi.corpus.cleaning.report import page
 from nano_hindi.corpus.documents import read_documents, read_source
 from nano_hindi.corpus.hub import HubTexts
-from nano_hindi.corpus.sources import HUB_FOLDERS, SAMPLE, LocalTexts, budgets, reader_of, sources
+from nano_hindi.corpus.sources import HUB_FOLDERS, SAMPLE, CorpusSource, LocalTexts, reader_of, sources, with_budgets
 from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus
 from nano_hindi.corpus.writer import WITHOUT_TOKENIZER, CorpusWriter, lines_by_source
 from nano_hindi.errors import UserError
@@ -109,7 +109,8 @@ def parse(argv: list[str] | None):
         args.max_tokens = sum(budget or 0 for budget in own) + rest
     elif all(own):
         args.max_tokens = min(given, sum(own))
-    args.budgets = budgets(args.sources, args.max_tokens) if args.is_several else [args.max_tokens]
+    if args.is_several:
+        args.sources = with_budgets(args.sources, args.max_tokens)
     if args.report and not args.clean:
         raise UserError("--report shows what --clean changed; give both")
     return args
@@ -123,8 +124,8 @@ def is_sample(args) -> bool:
 @command_line
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    labels = [source.label(args.seed) for source in args.sources]
-    settings = {"source": ", ".join(labels), "max_tokens": args.max_tokens, "cleaned": "yes" if args.clean else "no"}
+    labels = {source: source.label(args.seed) for source in args.sources}
+    settings = {"source": ", ".join(labels.values()), "max_tokens": args.max_tokens, "cleaned": "yes" if args.clean else "no"}
     if any(source.hub for source in args.sources):
         settings |= {"seed": args.seed, "tokenizer": args.tokenizer or TOKENIZER}
     if files := [source for source in args.sources if source.is_file]:
@@ -132,8 +133,8 @@ def main(argv: list[str] | None = None) -> int:
             read_source(source.name)  # checks the name
         settings["inputs"] = "; ".join(map(reader_of, files))
     if args.is_several:
-        for number, (label, budget) in enumerate(zip(labels, args.budgets, strict=True), 1):
-            settings |= {f"source_{number}": label, f"source_{number}_max_tokens": budget}
+        for source, label in labels.items():
+            settings |= {f"source_{source.number}": label, f"{source.prefix}max_tokens": source.budget}
     with locked(args.output_dir, "is downloading there", "--output_dir"):
         return make(args, settings, args.output_dir / "hindi_corpus.txt")
 
@@ -201,14 +202,14 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
 
     Progress is recorded every RECORD_BYTES of text, so a crash loses no more than that.
     """
-    begun, all_numbers = unfinished.recorded, range(1, len(args.sources) + 1)
-    number = int(begun.get("source_in_progress", 1))  # all before it are complete
-    readers = {i: open_source(args, i, begun) for i in all_numbers[number - 1 :]}  # all of them, so that what is missing is an error at once
+    begun = unfinished.recorded
+    rest = args.sources[int(begun.get("source_in_progress", 1)) - 1 :]  # those before them are complete
+    readers = {source: open_source(source, args.seed, begun) for source in rest}  # all of them, so that what is missing is an error at once
     tokenizer = counting_tokenizer(args)
     identity = dict(settings)  # the lines that a part must have to be continued
-    for i in all_numbers:
-        origin = readers[i].metadata if i in readers else recorded_origin(args, i, begun)
-        identity |= {prefix(args, i) + key: value for key, value in origin.items()}
+    for source in args.sources:
+        origin = readers[source].metadata if source in readers else recorded_origin(source, begun)
+        identity |= {source.prefix + key: value for key, value in origin.items()}
     identity |= {"reader": "; ".join(map(reader_of, args.sources)), "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else "none"}
     identity |= rules(args)
     if begun and not unfinished.is_of(identity):
@@ -223,7 +224,7 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
 
     def record(complete: bool = False) -> None:
         state = {"complete": "yes" if complete else "no", "position": json.dumps(position)}
-        state |= {"source_in_progress": number} if args.is_several else {}
+        state |= {"source_in_progress": source.number} if args.is_several else {}
         unfinished.record(file, state | identity | writer.metadata() | {"written": totals["written"]})
 
     with unfinished.open(totals["written"]) as file:
@@ -237,9 +238,9 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
             with Progress(
                 args.max_tokens - totals[writer.limited], writer.limited, "downloading" if "tokenizer" in settings else "reading"
             ) as progress:
-                for number, reader in readers.items():
+                for source, reader in readers.items():
                     if args.is_several:
-                        writer.start(number, args.budgets[number - 1])
+                        writer.start(source.number, source.budget)
                     for documents, behind in [] if writer.is_full else reader.batches(position):
                         writer.write(file, documents, progress)
                         position = behind
@@ -262,24 +263,17 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
         )
 
 
-def prefix(args, number: int) -> str:
-    """Return what the keys of a source in metadata.txt begin with: nothing if it is the only
-    one."""
-    return f"source_{number}_" if args.is_several else ""
-
-
-def recorded_origin(args, number: int, begun: dict[str, str]) -> dict[str, str]:
+def recorded_origin(source: CorpusSource, begun: dict[str, str]) -> dict[str, str]:
     """Return the revision and the licence of a source that a stopped download recorded."""
-    return {key: begun[prefix(args, number) + key] for key in ("revision", "licence") if prefix(args, number) + key in begun}
+    return {key: begun[source.prefix + key] for key in ("revision", "licence") if source.prefix + key in begun}
 
 
-def open_source(args, number: int, begun: dict[str, str]) -> HubTexts | LocalTexts:
+def open_source(source: CorpusSource, seed: int, begun: dict[str, str]) -> HubTexts | LocalTexts:
     """Return a reader of the source. Raises UserError if it is not available."""
-    source = args.sources[number - 1]
     if source.hub:
-        return HubTexts(source.hub, args.seed, recorded_origin(args, number, begun))
+        return HubTexts(source.hub, seed, recorded_origin(source, begun))
     if source.is_sample:
-        return LocalTexts(lambda: stories(args.seed), SAMPLE_LICENCE)
+        return LocalTexts(lambda: stories(seed), SAMPLE_LICENCE)
     return LocalTexts(lambda: read_source(source.name))
 
 

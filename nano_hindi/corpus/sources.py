@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import os
 import re
@@ -34,11 +35,17 @@ BUDGET = whole(1, 2**63)
 class CorpusSource:
     """A source as the command line names it, with its budget of tokens if it has one: a name of
     HUB_FOLDERS, OWNER/NAME of another data set, `sample`, or a file. `hub` is set for those on the
-    hub."""
+    hub, `number` for each of several, from 1."""
 
     name: str
     budget: int | None = None
     hub: HubFolder | None = None
+    number: int | None = None
+
+    @property
+    def prefix(self) -> str:
+        """Return what its keys in metadata.txt begin with: nothing if it is the only source."""
+        return f"source_{self.number}_" if self.number else ""
 
     def label(self, seed: int) -> str:
         """Return the source in metadata.txt."""
@@ -96,9 +103,9 @@ def sources(names: list[str] | None, dataset: str | None, folder: str | None, co
     return found
 
 
-def budgets(sources: list[CorpusSource], max_tokens: int) -> list[int]:
-    """Return the budget of each source: its own, or an equal fraction of what those leave of
-    `max_tokens`.
+def with_budgets(sources: list[CorpusSource], max_tokens: int) -> list[CorpusSource]:
+    """Return several sources with their numbers and budgets: those without one get an equal
+    fraction of what the others leave of `max_tokens`.
 
     Raises UserError if they leave nothing.
     """
@@ -108,7 +115,7 @@ def budgets(sources: list[CorpusSource], max_tokens: int) -> list[int]:
         raise UserError(
             f"the budgets of the other sources leave nothing of --max_tokens {max_tokens} for {', '.join(without)}; give it a budget, or raise --max_tokens"
         )
-    return [left // len(without) if source.budget is None else source.budget for source in sources]
+    return [dataclasses.replace(source, number=i, budget=source.budget or left // len(without)) for i, source in enumerate(sources, 1)]
 
 
 def reader_of(source: CorpusSource) -> str:
