@@ -207,9 +207,9 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     readers = {source: open_source(source, args.seed, begun) for source in rest}  # all of them, so that what is missing is an error at once
     tokenizer = counting_tokenizer(args)
     identity = dict(settings)  # the lines that a part must have to be continued
-    for source in args.sources:
-        origin = readers[source].metadata if source in readers else recorded_origin(source, begun)
-        identity |= {source.prefix + key: value for key, value in origin.items()}
+    for given in args.sources:
+        origin = readers[given].metadata if given in readers else recorded_origin(given, begun)
+        identity |= {given.prefix + key: value for key, value in origin.items()}
     identity |= {"reader": "; ".join(map(reader_of, args.sources)), "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else "none"}
     identity |= rules(args)
     if begun and not unfinished.is_of(identity):
