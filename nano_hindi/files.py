@@ -134,7 +134,7 @@ def file_size(path: Path, makers: str = TEXT_MAKERS) -> int:
     """Return the size of a prepared file in bytes. Raises UserError, which names the commands that
     make the file, if it is missing."""
     if not path.is_file():
-        raise UserError(f"{path} is missing; run {makers} first, or name the right folder")
+        raise UserError(f"{path} is missing; run {makers} first, or name another folder with --data_dir")
     return path.stat().st_size
 
 

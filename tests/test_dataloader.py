@@ -114,7 +114,7 @@ def test_id_outside_the_vocabulary_never_reaches_the_model(tmp_path):
 
 def test_damaged_or_short_file_is_an_error_that_says_what_to_do(tmp_path):
     path = tmp_path / "train.bin"
-    with pytest.raises(UserError, match=r"missing; run data/download\.py and data/preprocess\.py"):
+    with pytest.raises(UserError, match=r"missing; run data/download\.py and data/preprocess\.py first, .* --data_dir$"):
         loader(path)
     for size in (0, 101):
         path.write_bytes(bytes(size))
@@ -208,7 +208,7 @@ def test_valid_data_is_described(folder):
 @pytest.mark.parametrize("name", ["train.bin", "val.bin", "preprocess_meta.txt"])
 def test_missing_file_is_named(folder, name):
     (folder / name).unlink()
-    with pytest.raises(UserError, match=rf"{name} is missing; run data/download\.py and data/preprocess\.py"):
+    with pytest.raises(UserError, match=rf"{name} is missing; run data/download\.py and data/preprocess\.py first, .* --data_dir$"):
         check_data(folder)
 
 
