@@ -134,7 +134,7 @@ def test_parquet_error_names_the_row(tmp_path):
     with pytest.raises(UserError, match=r"a\.parquet, row 4: not UTF-8"):
         list(chunks(path, 1)[3].read())
     pq.write_table(pa.table({"text": binary}), path)
-    with pytest.raises(UserError, match=r"a\.parquet, row 1: the column 'text' holds bytes, not text"):
+    with pytest.raises(UserError, match=r"a\.parquet, row 1: the column 'text' holds bytes, not text; convert it$"):
         list(read_source(path))
 
 
@@ -150,8 +150,8 @@ def test_byte_order_mark_is_removed_from_a_text_file(tmp_path):
         ("a.pdf", b"x", r"a\.pdf: documents are read from \.txt, \.jsonl, \.parquet"),
         ("a", b"x", "documents are read from"),
         ("a.txt", b"ok\n<|endoftext|>\nab\xff\n<|endoftext|>\n", r"a\.txt is not UTF-8 \(in the document that ends at line 4"),
-        ("a.jsonl", b'{"text": "a"}\n{"text": "b"\n', r"a\.jsonl, line 2: expected a JSON object with a text in the field 'text'"),
-        ("a.jsonl", b'{"content": "a", "id": 1}\n', r"a\.jsonl, line 1 has no field 'text', only content, id$"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "b"\n', r"line 2: expected a JSON object with a text in the field 'text'; fix or delete the line$"),
+        ("a.jsonl", b'{"content": "a", "id": 1}\n', r"a\.jsonl, line 1 has no field 'text', only content, id; rename the field with the text$"),
         ("a.jsonl", b"{}", "line 1 has no field 'text', only an empty object"),
         ("a.jsonl", b'\n["text"]\n', "line 2: expected"),
         ("a.jsonl", b'{"text": 5}\n', "line 1: expected"),
@@ -211,9 +211,9 @@ def test_error_names_a_few_fields_of_many(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(fields), encoding="utf-8")
     pq.write_table(pa.table({name: [1] for name in list(fields)[:300]}), tmp_path / "a.parquet")
     named = f"only {'x' * 37}\\.\\.\\., f0, f1, f2, f3, f4, f5, f6 and"
-    with pytest.raises(UserError, match=f"line 1 has no field 'text', {named} 4,993 more$"):
+    with pytest.raises(UserError, match=f"line 1 has no field 'text', {named} 4,993 more; rename the field with the text$"):
         list(read_source(tmp_path / "a.jsonl"))
-    with pytest.raises(UserError, match=f"parquet has no column 'text', {named} 292 more$"):
+    with pytest.raises(UserError, match=f"parquet has no column 'text', {named} 292 more; rename the column with the text$"):
         list(read_source(tmp_path / "a.parquet"))
 
 
@@ -221,9 +221,9 @@ def test_chat_data_is_recognised(tmp_path):
     messages = [{"role": "user", "content": "नमस्ते"}]
     (tmp_path / "a.jsonl").write_text(json.dumps({"id": 1, "messages": messages}), encoding="utf-8")
     pq.write_table(pa.table({"messages": [messages]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a\.jsonl, line 1 holds chat messages; preprocess reads plain texts \(field text\)$"):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1 holds chat messages; only data/chat\.py reads them, other commands read the field text$"):
         list(read_source(tmp_path / "a.jsonl"))
-    with pytest.raises(UserError, match=r"a\.parquet holds chat messages; preprocess reads plain texts \(column text\)$"):
+    with pytest.raises(UserError, match=r"a\.parquet holds chat messages; only data/chat\.py reads them, other commands read the column text$"):
         list(read_source(tmp_path / "a.parquet"))
     (tmp_path / "b.jsonl").write_text(json.dumps({"messages": messages, "text": "a"}), encoding="utf-8")
     assert list(read_source(tmp_path / "b.jsonl")) == ["a"]

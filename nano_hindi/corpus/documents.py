@@ -222,7 +222,7 @@ def _text_of_json(path: str | Path, line: RawRecord) -> str | None:
             raise UserError(f"{place}: not valid UTF-8 ({error.reason}); convert the file, or delete the line") from error
         if isinstance(value, dict) and TEXT_COLUMN not in value:
             raise no_text(place, "field", list(value)) from error
-        raise UserError(f"{place}: expected a JSON object with a text in the field {TEXT_COLUMN!r}") from error
+        raise UserError(f"{place}: expected a JSON object with a text in the field {TEXT_COLUMN!r}; fix or delete the line") from error
 
 
 class _Format(NamedTuple):

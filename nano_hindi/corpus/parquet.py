@@ -109,5 +109,5 @@ def _text_of_scalar(value, place: str) -> str | None:
     except UnicodeDecodeError as error:
         raise UserError(f"{place}: not UTF-8 ({error.reason}); convert the file, or delete the row") from error
     if text is not None and not isinstance(text, str):
-        raise UserError(f"{place}: the column {TEXT_COLUMN!r} holds {type(text).__name__}, not text")
+        raise UserError(f"{place}: the column {TEXT_COLUMN!r} holds {type(text).__name__}, not text; convert it")
     return text

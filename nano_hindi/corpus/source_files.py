@@ -98,8 +98,8 @@ def line_number(path: str | Path, end: int) -> int:
 def no_text(place: str | Path, what: str, names: list[str]) -> UserError:
     """Return the error for a line or a file whose fields or columns are `names`."""
     if CHAT_COLUMN in names:
-        return UserError(f"{place} holds chat messages; preprocess reads plain texts ({what} {TEXT_COLUMN})")
-    return UserError(f"{place} has no {what} {TEXT_COLUMN!r}, only {columns_named(names) or 'an empty object'}")
+        return UserError(f"{place} holds chat messages; only data/chat.py reads them, other commands read the {what} {TEXT_COLUMN}")
+    return UserError(f"{place} has no {what} {TEXT_COLUMN!r}, only {columns_named(names) or 'an empty object'}; rename the {what} with the text")
 
 
 def columns_named(names: list[str]) -> str:
