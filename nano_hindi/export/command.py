@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import ROOT, visible
 from nano_hindi.console import count, python_command, shown
-from nano_hindi.errors import UserError, naming, require
+from nano_hindi.errors import UserError, naming
 from nano_hindi.export.conversion import (
     CODE,
     config_json,
@@ -34,6 +34,7 @@ from nano_hindi.export.conversion import (
 )
 from nano_hindi.files import rename, write_text
 from nano_hindi.locks import HOLDER, LOCK, locked
+from nano_hindi.ranges import Choice
 
 if TYPE_CHECKING:
     from nano_hindi.export.model_card import Card
@@ -66,8 +67,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--data_dir", type=Path, default=ROOT / "data", metavar="DIR", help="the data of the run, whose sources and licences the model card names"
     )
     args = parser.parse_args(argv)
-    allowed = DTYPES[args.format]
-    require(args.dtype in allowed, f"--format {args.format} has no --dtype {args.dtype}; choose one of {', '.join(allowed)}")
+    if args.dtype not in (allowed := Choice(DTYPES[args.format])):
+        other = next(name for name in FILES if args.dtype in DTYPES[name])
+        raise UserError(f"--format {args.format} has no --dtype {args.dtype}; give --format {other}, or --dtype {allowed}")
     return args
 
 
