@@ -5,6 +5,7 @@ What would take hours is shortened by flags appended to the command; the hub is 
 tests/support/hub.py.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -26,6 +27,7 @@ RECORDS = {"RESULTS", "LOG"}  # dated records: their commands may be outdated
 # training.md first: it resumes the README's run, whose data data.md replaces
 GUIDES = sorted((path for path in ROOT.glob("docs/*.md") if path.stem not in RECORDS), key=lambda path: (path.stem != "training", path.stem))
 PAGES = [ROOT / "README.md", *GUIDES]
+OTHERS = [ROOT / "README.hi.md", ROOT / "CONTRIBUTING.md"]
 BASH = [
     command
     for page in PAGES
@@ -148,11 +150,37 @@ def test_every_bash_command_works(checkout, tmp_path):
 
 
 def test_every_file_named_in_the_pages_exists():
-    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (*PAGES, *OTHERS))
     named = set(re.findall(r"(?:nano_hindi|data|docs|tests)/[\w/]+\.(?:py|md|sh)|\w+\.(?:sh|bat)\b", text))
     assert len(named) > 20
     for name in named:
         assert (ROOT / name).is_file(), name
+
+
+PROGRAMS = [path for folder in ("*", "data/*", "examples/**/*", "nano_hindi/**/*", "tests/[bg]*/*") for path in ROOT.glob(f"{folder}.py")]
+FLAGS_OF_OTHERS = {
+    *("nnodes", "nproc_per_node", "max_restarts", "rdzv_backend", "rdzv_endpoint"),  # torchrun
+    *("model", "model_args", "tasks", "include_path", "apply_chat_template", "system_instruction", "num_fewshot", "gen_kwargs"),  # lm_eval
+    *("directory", "bind"),  # python -m http.server
+    "fast",  # run_tests.sh
+}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.name)
+def test_every_flag_named_in_a_page_exists(page):
+    from nano_hindi.config import FINETUNE, GPTConfig, TrainConfig
+    from nano_hindi.inference.settings import Settings
+
+    generated = {field.name for cls in (GPTConfig, TrainConfig, Settings) for field in dataclasses.fields(cls)} | FINETUNE.keys()
+    written = {flag for path in PROGRAMS for flag in re.findall(r'"--([a-z]\w*)"', path.read_text(encoding="utf-8"))}
+    named = set(re.findall(r"(?<![\w-])--([a-z]\w*)", page.read_text(encoding="utf-8")))
+    assert sorted(named - generated - written - FLAGS_OF_OTHERS) == []
+
+
+def test_every_name_in_contributing_is_in_the_code():
+    text = re.sub(r"```.*?```", "", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    code = "".join(path.read_text(encoding="utf-8") for path in (*PROGRAMS, *ROOT.glob("tests/**/*.py"), ROOT / "pyproject.toml"))
+    assert not [name for name in re.findall(r"`([A-Za-z_]\w*)`", text) if name not in code]
 
 
 def anchors(page: Path) -> set[str]:
@@ -162,7 +190,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, ROOT / "README.hi.md", *(ROOT / "docs" / f"{name}.md" for name in sorted(RECORDS))], ids=lambda page: page.name
+    "page", [*PAGES, *OTHERS, ROOT / "CHANGELOG.md", *(ROOT / "docs" / f"{name}.md" for name in sorted(RECORDS))], ids=lambda page: page.name
 )
 def test_every_relative_link_has_a_target(page):
     for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text(encoding="utf-8")):
