@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
 # Set up ./venv: the packages of requirements.txt, with the PyTorch build for this machine. Prints nothing if it is ready.
-#   bash setup_env.sh
-#   PYTHON=python3.12            the Python to start from (3.10 to 3.14)
-#   VENV=DIR                     a folder other than venv
-#   TORCH_INDEX_URL=URL          the pip index to take PyTorch from, whatever the GPU; to change the build later, delete venv first
-# This makes the environment; setup_env.py fills it. Exit codes: 0 ready, 1 no suitable Python, 3 no virtual environment, 4 pip failed,
-# 5 the packages do not import.
+# This makes the environment; setup_env.py fills it.
+usage="usage: bash setup_env.sh
+  PYTHON=python3.12            the Python to start from (3.10 to 3.14)
+  VENV=DIR                     a folder other than venv
+  TORCH_INDEX_URL=URL          the pip index to take PyTorch from, whatever the GPU; to change the build later, delete venv first
+Exit codes: 0 ready, 1 no suitable Python, 3 no virtual environment, 4 pip failed, 5 the packages do not import, 130 Ctrl-C."
+if [ $# -gt 0 ]; then # --help, or what it would ignore
+    echo "$usage"
+    case "$1" in -h | --help) exit 0 ;; *) exit 2 ;; esac
+fi
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # it was started with sh
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null

@@ -548,11 +548,12 @@ def test_neither_data_nor_samples_without_training(ready, word):
 
 
 @POSIX
+@pytest.mark.parametrize("script", ["run_training.sh", "chat.sh", "setup_env.sh"])
 @pytest.mark.parametrize("word", ["--help", "-h"])
-def test_help_needs_no_environment(machine, word):
-    code, out, err = machine.run("run_training.sh", word)
+def test_help_needs_no_environment(machine, script, word):
+    code, out, err = machine.run(script, word)
     assert (code, err, machine.calls()) == (0, "", [])
-    assert out.startswith("usage: bash run_training.sh [sample]")
+    assert out.startswith(f"usage: bash {script}")
 
 
 @POSIX
