@@ -168,7 +168,7 @@ class TrainConfig:
     muon_beta2: float = _opt(0.95, "decay of Muon's factored second moment (NorMuon)", _DECAY)
     muon_ns_steps: int = _opt(5, "iterations of Polar Express", whole(1, 100))
     weight_decay: float = _opt(0.0, "cautious weight decay of the matrices, times their learning rate", _LEARNING_RATE)
-    adamw_beta1: float = _opt(0.6, "AdamW's decay of the first moment (mean gradient)", _DECAY)
+    adamw_beta1: float = _opt(0.6, "AdamW's decay of the first moment (mean gradient), except for x0_lambdas", _DECAY)
     adamw_beta2: float = _opt(0.98, "AdamW's decay of the second moment (mean squared gradient)", _DECAY)
     adamw_eps: float = _opt(1e-10, "AdamW's epsilon, except for the lambdas, added to the root of the second moment", _EPSILON)
     ngram_buckets: int = _opt(
