@@ -86,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     from nano_hindi.tokenizer.hub import model_of
 
     sources = [chat_source(name, args.seed) for name in dict.fromkeys(args.source)]
+    folder = ROOT / "checkpoints"
+    require(args.tokenizer != str(folder) or folder.exists(), f"there is no model in {folder}; train one first, or name its folder with --tokenizer")
     model = model_of(args.tokenizer)
     tokenizer, context = tokenizer_and_context(args.tokenizer, model)
     args.max_length = args.max_length or context

@@ -259,6 +259,14 @@ def test_folder_of_models_is_refused_with_the_name_of_one(tmp_path, tokenizer_di
     assert "no readable tokenizer (it has no tokenizer.json); it needs tokenizer.json" in capsys.readouterr().err
 
 
+def test_without_a_model_the_error_asks_for_one_not_for_a_tokenizer(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(chat, "ROOT", tmp_path)
+    assert chat.main(["--output_dir", str(tmp_path / "chat")]) == 2
+    error = capsys.readouterr().err
+    assert f"there is no model in {tmp_path / 'checkpoints'}; train one first" in error
+    assert "name its folder with --tokenizer" in error
+
+
 def test_a_failed_run_leaves_the_earlier_data_and_a_failed_end_is_made_again(tmp_path, tokenizer_dir, monkeypatch):
     few = ["--max_conversations", 40, "--val_fraction", 0.2]
     assert run(tmp_path, tokenizer_dir, *few) == 0
