@@ -1,10 +1,6 @@
 @echo off
 rem Make the folder venv ready: the packages of requirements.txt, with the PyTorch build that fits this machine. Prints nothing if it is ready.
-rem   PYTHON=C:\path\python.exe    the Python to start from, 3.10 to 3.14
-rem   TORCH_INDEX_URL=URL          the pip index to take PyTorch from, whatever the GPU; to change the build later, delete venv first
-rem   NO_PAUSE=1                   do not wait for a key at the end
-rem This makes the environment; setup_env.py fills it. Exit codes: 0 ready, 1 no suitable Python, 3 no virtual environment, 4 pip failed,
-rem 5 the packages do not import, 6 a part of the project is missing.
+rem This makes the environment; setup_env.py fills it.
 setlocal EnableExtensions DisableDelayedExpansion
 chcp 65001 >nul 2>nul
 cd /d "%~dp0"
@@ -20,6 +16,8 @@ set "py=%~dp0venv\Scripts\python.exe"
 set "rc=6"
 if not exist "setup_env.py" goto incomplete
 if not exist "requirements.txt" goto incomplete
+rem --help, or what it would ignore
+if not "%~1"=="" goto usage
 if not exist "%py%" goto find_python
 rem fails after the underlying Python was removed
 "%py%" -c "import pip, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))" >nul 2>nul
@@ -73,6 +71,17 @@ goto end
 set "rc=%errorlevel%"
 if not "%rc%"=="0" goto end
 if not "%NO_PAUSE%"=="1" echo The environment is ready.
+goto end
+:usage
+set "rc=2"
+if "%~1"=="--help" set "rc=0"
+if "%~1"=="-h" set "rc=0"
+if "%~1"=="/?" set "rc=0"
+echo usage: setup_env.bat
+echo   PYTHON=C:\path\python.exe    the Python to start from, 3.10 to 3.14
+echo   TORCH_INDEX_URL=URL          the pip index to take PyTorch from, whatever the GPU; to change the build later, delete venv first
+echo   NO_PAUSE=1                   do not wait for a key at the end
+echo Exit codes: 0 ready, 1 no suitable Python, 3 no virtual environment, 4 pip failed, 5 the packages do not import, 6 other files are missing.
 goto end
 :incomplete
 >&2 echo error: other files of the project are not in this folder: if it is a zip file, extract all of it first; if it is a network folder \\..., copy it to a drive such as C:; then run it from there

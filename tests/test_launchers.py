@@ -711,6 +711,15 @@ def test_setup_bat_finds_a_suitable_python_or_says_what_to_install(windows, opti
 
 @pytest.mark.wine
 @wine
+@pytest.mark.parametrize(("word", "code"), [("--help", 0), ("/?", 0), ("3.12", 2)])
+def test_setup_bat_prints_its_usage_instead_of_ignoring_an_argument(windows, word, code):
+    got, output, called = run_batch(windows, "setup_env.bat", word)
+    assert (got, called) == (code, [])
+    assert output.startswith("usage: setup_env.bat")
+
+
+@pytest.mark.wine
+@wine
 @pytest.mark.parametrize("how", ["pyenv", "PYTHON", "quoted PYTHON"])
 def test_setup_bat_starts_a_python_bat_and_a_python_in_a_folder_with_any_name(windows, how):
     shim = windows / "a^b & 100%x"
