@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -65,6 +66,11 @@ def test_stop_during_an_evaluation_ends_it_after_a_batch_and_loses_nothing(evalu
     assert len(batches) == 1
     assert steps(folder)[-1] == 8 * evaluation
     assert sum("val_bpb" in record for record in read_metrics(folder / "metrics.jsonl")) == evaluation - 1
+    with monkeypatch.context() as patch:  # the second Ctrl-C, after the evaluation and before the next checkpoint
+        for name in ("train_update", "sample"):
+            patch.setattr(loop, name, Mock(side_effect=KeyboardInterrupt))
+        assert start(data_dir, folder, "--resume", "auto") == 130
+    assert sum("val_bpb" in record for record in read_metrics(folder / "metrics.jsonl")) == evaluation
     assert start(data_dir, folder, "--resume", "auto") == 0
     assert_equal_runs(folder, straight)
     model = [torch.load(f / "model.pt", weights_only=True)["model_state_dict"] for f in (folder, straight)]

@@ -62,20 +62,25 @@ def training_seconds(records: list[dict[str, Any]]) -> float:
 
 class Metrics:
     """A writer of `metrics.jsonl`. A resumed run first cuts the file back to the checkpoint's step,
-    so that no step is recorded twice; one that is resumed from another folder begins with the lines
-    of the metrics file there, `history`. The lines that it keeps do not change; a notice says how
-    many are not records."""
+    without its evaluation if the run `evaluates_again`, so that nothing is recorded twice. One that
+    is resumed from another folder begins with the lines of the metrics file there, `history`. The
+    lines that it keeps do not change; a notice says how many are not records."""
 
-    def __init__(self, path: Path, resumed_step: int = 0, history: Path | None = None):
+    def __init__(self, path: Path, resumed_step: int = 0, history: Path | None = None, evaluates_again: bool = False):
         self.path, self._unwritten = path, b""
         lines = [(line, parse_record(line)) for line in _bounded_lines(history or path)]
         if invalid := [number for number, (line, record) in enumerate(lines, 1) if record is None and line.strip()]:
             print(
                 f"notice: removed what is not a record from {(history or path).name}: {len(invalid)} of {len(lines)} lines, the first is line {invalid[0]}"
             )
+
+        def is_kept(record: dict[str, Any]) -> bool:
+            is_made_again = evaluates_again and record["step"] == resumed_step and "val_bpb" in record
+            return record["step"] <= resumed_step and not is_made_again
+
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            temporary.write_bytes(b"".join(line.strip() + b"\n" for line, record in lines if record is not None and record["step"] <= resumed_step))
+            temporary.write_bytes(b"".join(line.strip() + b"\n" for line, record in lines if record is not None and is_kept(record)))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a record. If that fails, it is kept for the next write, and `flush` raises the

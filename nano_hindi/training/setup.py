@@ -31,7 +31,7 @@ from nano_hindi.training.chat_data import ChatData
 from nano_hindi.training.curves import LiveCurves
 from nano_hindi.training.meter import Meter, Pace
 from nano_hindi.training.metrics import Metrics
-from nano_hindi.training.resume import Plan
+from nano_hindi.training.resume import Plan, evaluation_is_pending
 from nano_hindi.training.saving import Saver
 from nano_hindi.training.text_data import TextData
 from nano_hindi.training.wandb_log import WandbLog
@@ -126,6 +126,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
         copy_contents(data.tokenizer_dir, args.checkpoint_dir / "tokenizer")
     console = Console(world.is_main)
     progress = saved["metrics"] if saved is not None else {"skipped": 0, "latest": {}, "meter": None}
+    evaluates_again = evaluation_is_pending(config, plan.update, progress["latest"])
     return Run(
         preset=plan.preset,
         config=config,
@@ -138,7 +139,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
         batches=data.train_batches(loader, config, device_batch_size, world),
         console=console,
         saver=Saver(args.checkpoint_dir, config.keep_checkpoints, console.print),
-        metrics=Metrics(args.checkpoint_dir / "metrics.jsonl", plan.step, history=_history(args)) if world.is_main else None,
+        metrics=Metrics(args.checkpoint_dir / "metrics.jsonl", plan.step, _history(args), evaluates_again) if world.is_main else None,
         wandb=WandbLog(
             args.wandb and world.is_main, {**dataclasses.asdict(model_config), **dataclasses.asdict(config)}, args.checkpoint_dir, console.print
         ),
