@@ -21,6 +21,15 @@ def test_missing_device_is_refused():
             common.pick_device("cuda")
 
 
+def test_probe_of_the_compiler_leaves_the_random_state_of_a_run(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    before = torch.get_rng_state()
+    assert common.can_compile(torch.device("cpu")) is None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(("maker", "expected"), [("GenuineIntel", True), ("AuthenticAMD", False)])
 def test_maker_of_the_cpu_comes_from_linux_or_the_name_that_windows_gives_it(tmp_path, monkeypatch, maker, expected):
     cpuinfo = tmp_path / "cpuinfo"
