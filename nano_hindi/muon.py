@@ -232,20 +232,24 @@ class Muon(torch.optim.Optimizer):
     def compile_kernel(self) -> None:
         """Compile the update, once per shape, at its next use.
 
-        If that fails, the update runs eagerly from then on, with a notice: a kernel that does not
+        If that fails for a shape, its matrices are updated eagerly from then on, the others not: so
+        a resumed run computes the same. The first failure prints a notice. A kernel that does not
         compile has not changed anything yet.
         """
         compiled = torch.compile(muon_update, dynamic=False)
+        failed: set[torch.Size] = set()
 
-        def kernel(*args: Any, **kwargs: Any) -> None:
-            try:
-                compiled(*args, **kwargs)
-            except Exception as error:
-                if is_out_of_memory(error):
-                    raise
-                print_compile_failure(error)
-                self._kernel = muon_update
-                muon_update(*args, **kwargs)
+        def kernel(weights: Tensor, *args: Any, **kwargs: Any) -> None:
+            if weights.shape not in failed:
+                try:
+                    return compiled(weights, *args, **kwargs)
+                except Exception as error:
+                    if is_out_of_memory(error):
+                        raise
+                    if not failed:
+                        print_compile_failure(error)
+                    failed.add(weights.shape)
+            return muon_update(weights, *args, **kwargs)
 
         self._kernel = kernel
 
