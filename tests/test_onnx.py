@@ -280,6 +280,18 @@ def test_ctrl_c_ends_the_example_without_a_traceback(small):
     assert "Traceback" not in said  # onnxruntime warns of devices that it cannot read on some machines
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGPIPE")
+def test_pipe_that_closes_early_ends_the_example_silently(small):
+    argv = [sys.executable, ROOT / "examples" / "onnx_generate.py", small, "राम", "--max_tokens", str(10**9), "--temperature", "0"]
+    with launched(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.read(3)
+        process.stdout.close()
+        process.stdout = None  # communicate would read it
+        said = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == -signal.SIGPIPE, said
+    assert "Traceback" not in said
+
+
 def test_damaged_and_foreign_folders_are_refused_in_a_line(small, exported, tmp_path):
     def cut(name):
         (tmp_path / "bad" / name).write_bytes((small / name).read_bytes()[:-100])
