@@ -421,6 +421,15 @@ def test_attention_interface_receives_what_gives_the_same_logits(exported, ours)
 
 
 @torch.no_grad()
+def test_attention_implementation_can_be_changed_after_loading(exported, ours):
+    model, ids = load(exported["float32"], dtype=torch.float32), some_ids(2, 70)
+    for name in ("eager", "sdpa"):
+        model.set_attn_implementation(name)
+        assert model.config._attn_implementation == name
+        assert_same(model(ids).logits, ours(ids))
+
+
+@torch.no_grad()
 def test_config_has_the_standard_names(theirs, ours):
     names = theirs.config.to_dict()
     standard = {

@@ -346,6 +346,12 @@ class NanoHindiPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Return True, so that `set_attn_implementation` works: transformers would search this file
+        for the names that its own models use."""
+        return True
+
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise a module of a new model. Only leaf modules are filled, and only by `nn.init`,
         so that transformers does not overwrite loaded weights."""
