@@ -52,6 +52,13 @@ def test_gpu_checks_pass():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("script", ["check.py", "profile.py"])
+def test_misspelt_name_of_a_check_is_refused(script):
+    done = run_script(f"tests/gpu/{script}", "--device", "cpu", "--small", "--only", "atention")
+    assert done.returncode == 2
+    assert "begins with atention" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(2000)
 def test_gpu_checks_run_on_a_cpu():

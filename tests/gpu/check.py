@@ -71,9 +71,10 @@ def main() -> int:
         return 0
     device = torch.device(args.device, 0) if args.device == "cuda" else torch.device(args.device)
     lab, rows = make_lab(device, args.small), []
-    for name, (check, *arguments) in checks(lab, args.updates).items():
-        if not name.startswith(tuple(args.only)):
-            continue
+    chosen = {name: check for name, check in checks(lab, args.updates).items() if name.startswith(tuple(args.only))}
+    if not chosen:
+        parser.error(f"no check begins with {' or '.join(args.only)}")
+    for name, (check, *arguments) in chosen.items():
         start = time.perf_counter()
         try:
             verdict, words = "ok", check(lab, *arguments)

@@ -157,6 +157,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--peer", type=folder, metavar="FOLDER", help="a checkout of nanochat, for the section peer")
     args = parser.parse_args(argv)
     sections = [name for name in SECTIONS if name.startswith(tuple(args.only)) and (name != "peer" or args.peer)]
+    if not sections:
+        parser.error(f"no section begins with {' or '.join(args.only)}; peer needs --peer")
     print(f"{time.strftime('%Y-%m-%d')}, at most {sum(SECTIONS[name][0] for name in sections)} s: {', '.join(sections)}\n", flush=True)
     table, this = Table(), HERE.parents[1]
     table.row("section", "measure", "this checkout", "the other", "ratio")
