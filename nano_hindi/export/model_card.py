@@ -19,6 +19,7 @@ from nano_hindi.corpus.sources import MAKERS
 from nano_hindi.files import read_metadata
 from nano_hindi.inference.loading import TrainedModel, training_record
 from nano_hindi.model import GPT
+from nano_hindi.optim import X0_LAMBDA_BETA1
 
 HUB_SOURCE = re.compile(r"([\w.-]+/[\w.-]+)(?:[ ,]+(.*))?")  # a data set on the hub, and which of its files; paths are absolute
 SARVAM, SARVAM_PAGE = "sarvamai/sarvam-1", "https://huggingface.co/sarvamai/sarvam-1"
@@ -163,7 +164,8 @@ class Card:
             **({} if self.is_chat else {"preset": f"`{self.training['preset']}`"}),  # finetune.py has a recipe of its own
             "update": f"{sequences} of {t.sequence_len:,} tokens{on_average}: {t.tokens_per_update:,} tokens",
             by_muon: f"Muon, learning rate {t.muon_lr:g}, momentum {t.muon_momentum:g}, second moment {t.muon_beta2:g}",
-            "all other weights": f"AdamW, betas {t.adamw_beta1:g} and {t.adamw_beta2:g}; learning rates at width 768: {self.table_learning_rates(t)}; "
+            "all other weights": f"AdamW, betas {t.adamw_beta1:g} ({X0_LAMBDA_BETA1:g} for x0_lambdas) and {t.adamw_beta2:g}; "
+            f"learning rates at width 768: {self.table_learning_rates(t)}; "
             f"scalars {t.adamw_scalar_lr:g}",
             **({"shared updates": f"by tokens that have character n-grams in common, {t.ngram_buckets:,} buckets"} if t.ngram_buckets else {}),
             "schedule": t.schedule_text,
