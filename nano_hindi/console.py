@@ -21,9 +21,9 @@ NOTEBOOKS = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")  #
 QUIET_SECONDS = 10.0  # between two lines of progress that is not shown as a bar
 
 
-def is_terminal() -> bool:
-    """Return whether stdout is a terminal that can rewrite a line."""
-    return sys.stdout is not None and sys.stdout.isatty() and not any(name in os.environ for name in NOTEBOOKS)
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a stream is a terminal that can rewrite a line."""
+    return stream is not None and stream.isatty() and not any(name in os.environ for name in NOTEBOOKS)
 
 
 @contextlib.contextmanager
@@ -76,7 +76,7 @@ class Console:
     """
 
     def __init__(self, is_main: bool):
-        self.is_main, self.is_live = is_main, is_main and is_terminal()
+        self.is_main, self.is_live = is_main, is_main and is_terminal(sys.stdout)
         self._status = ""
 
     def __enter__(self) -> Console:
@@ -250,9 +250,8 @@ class Progress:
         self.printed: float | None = None  # how much was done at the last line
         self.postfix: dict[str, object] = {}
         self.start = self.last_line = time.monotonic()
-        is_live = sys.stderr is not None and sys.stderr.isatty()
         # a bar that is disabled would still start tqdm's thread
-        self.bar = tqdm(total=total, unit=f" {unit}", desc=description, unit_scale=True, dynamic_ncols=True) if is_live else None
+        self.bar = tqdm(total=total, unit=f" {unit}", desc=description, unit_scale=True, dynamic_ncols=True) if is_terminal(sys.stderr) else None
 
     def __enter__(self) -> Progress:
         return self

@@ -83,8 +83,12 @@ def test_library_may_replace_a_closed_stderr_meanwhile(monkeypatch):
     sys.stdout.write("")  # that of before
 
 
-def test_progress_prints_plain_lines_without_a_terminal(capsys, monkeypatch):
+@pytest.mark.parametrize("notebook", [False, True])
+def test_progress_prints_plain_lines_without_a_terminal(notebook, capsys, monkeypatch):
     monkeypatch.setattr("nano_hindi.console.QUIET_SECONDS", 0)
+    if notebook:  # a terminal for the command, but the page keeps every state of a line
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        monkeypatch.setenv("JPY_PARENT_PID", "1")
     with Progress(100, "tokens", "reading") as progress:
         progress.update(40)
         progress.update(60, documents=3)
