@@ -30,6 +30,16 @@ def test_probe_of_the_compiler_leaves_the_random_state_of_a_run(monkeypatch):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_compiler_that_cannot_be_imported_is_a_reason_to_run_without_it(monkeypatch):
+    import torch
+
+    def compile_(function):
+        raise ImportError("cannot import name 'triton_key'")
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    assert common.can_compile(torch.device("cpu")) == "ImportError: cannot import name 'triton_key'"
+
+
 @pytest.mark.parametrize(("maker", "expected"), [("GenuineIntel", True), ("AuthenticAMD", False)])
 def test_maker_of_the_cpu_comes_from_linux_or_the_name_that_windows_gives_it(tmp_path, monkeypatch, maker, expected):
     cpuinfo = tmp_path / "cpuinfo"
