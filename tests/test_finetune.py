@@ -365,6 +365,14 @@ def test_help_says_what_seed_and_device_batch_size_are_here(capsys):
     assert "conversations per forward pass on a device, if they fill the context; auto: measured before the first update (default: auto)" in shown
 
 
+def test_questions_that_do_not_fit_into_the_context_are_refused_before_texts_are_scored(tuned, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("एक समय की बात है।", encoding="utf-8")
+    assert command.main(["--checkpoint", str(tuned), "--questions", "1", "--text", str(tmp_path / "text.txt")]) == 2
+    output, error = capsys.readouterr()
+    assert "too long for this model, whose context has 128 tokens" in error
+    assert "bits per byte" not in output
+
+
 def test_what_does_not_belong_together_is_refused_in_one_line(tuned, base, short, data_dir, tmp_path, capsys):
     def refused(main, argv) -> str:
         assert main(list(map(str, argv))) == 2

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from nano_hindi.evaluation.report import Figures
     from nano_hindi.evaluation.scoring import Scorer
     from nano_hindi.minimal_pairs import Pair, PairScores
+    from nano_hindi.sample.questions import Conversation
 
 DATA_DIR = ROOT / "data"
 MAX_BYTES = 1_000_000  # about 90,000 words of Hindi: minutes for `25m` on a CPU
@@ -94,8 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     texts = [] if (args.pairs is not None or args.questions) and not args.text else read_texts(args)
     pairs = read_pairs(args.pairs) if args.pairs is not None else []
     scorer = load_scorer(args)
-    if args.questions and not scorer.is_chat:
-        raise UserError(f"{scorer.name} is not a chat model, and --questions needs one; fine-tune it with finetune.py")
+    conversations = conversations_to_ask(scorer, args.questions) if args.questions else []  # before the work: they may not fit into the context
     results = {"model": scorer.name, "context": scorer.context}
     print(f"model       {visible(scorer.name)}, context {scorer.context:,} tokens")
     if texts:
@@ -111,8 +111,8 @@ def main(argv: list[str] | None = None) -> int:
         print(visible(f"\nPairs of sentences{of_files}, one right and one wrong; chance is 50 %:\n{scores.report()}"))
         print(visible(f"\nthe worst mistakes, right / *wrong:\n{scores.mistakes()}"))
         results["pairs"] = {name: dataclasses.asdict(score) for name, score in {**scores.kinds, "all": scores.total}.items()}
-    if args.questions:
-        results["questions"] = ask_questions(scorer, args.questions)
+    if conversations:
+        results["questions"] = ask_questions(scorer, conversations)
     if args.json:
         results = json.loads(json.dumps(results), parse_constant=lambda _: None)  # JSON has neither nan nor inf
         write_text(args.json, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
@@ -158,11 +158,22 @@ def scores_of_pairs(scorer: Scorer, pairs: list[Pair]) -> PairScores:
     return score_pairs(total_nats, pairs)
 
 
-def ask_questions(scorer: Scorer, number: int) -> dict[str, dict]:
-    """Ask the model `number` questions, print a table of its answers, and return its figures."""
-    from nano_hindi.evaluation.questions import ask, mistakes, report, unseen_conversations
+def conversations_to_ask(scorer: Scorer, number: int) -> list[Conversation]:
+    """Return the conversations for `ask_questions`. Raises UserError if the model is not a chat
+    model, or if they do not fit into its context."""
+    from nano_hindi.evaluation.questions import unseen_conversations
 
-    conversations, answers = unseen_conversations(scorer.tokenizer, number, scorer.context), []
+    if not scorer.is_chat:
+        raise UserError(f"{scorer.name} is not a chat model, and --questions needs one; fine-tune it with finetune.py")
+    return unseen_conversations(scorer.tokenizer, number, scorer.context)
+
+
+def ask_questions(scorer: Scorer, conversations: list[Conversation]) -> dict[str, dict]:
+    """Ask the last questions of `conversations`, print a table of the answers, and return their
+    figures."""
+    from nano_hindi.evaluation.questions import ask, mistakes, report
+
+    answers = []
     with Progress(len(conversations), "questions", "asking") as progress:
         for answer in ask(scorer.model, scorer.tokenizer, conversations):
             answers.append(answer)
