@@ -122,7 +122,8 @@ def test_transformers_gives_the_same_ids_with_the_exported_template(tokenizer, t
     write_tokenizer(tmp_path, tokenizer, is_chat=True)
     exported = AutoTokenizer.from_pretrained(tmp_path)
     for messages in odd_conversations(100):
-        assert exported.apply_chat_template(messages, tokenize=True, return_dict=False) == render(tokenizer, messages).ids
+        rendered, whole = render(tokenizer, messages), exported.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
+        assert (whole["input_ids"], whole["assistant_masks"]) == (rendered.ids, list(map(int, rendered.is_target)))
         asked = exported.apply_chat_template(messages[:-1], tokenize=True, add_generation_prompt=True, return_dict=False)
         assert asked == prompt(tokenizer, messages[:-1])
     plain = "एक कहानी: राजा और रानी।\n“हाँ”"

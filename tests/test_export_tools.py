@@ -4,6 +4,7 @@
 and runs these tests there.
 """
 
+import dataclasses
 import importlib.util
 import math
 
@@ -12,7 +13,8 @@ import torch
 import transformers
 
 import standin
-from exports import ATOL, LogitsOnly, load, load_its_tokenizer, make_checkpoint, some_ids
+from exports import ATOL, CONFIG, LogitsOnly, load, load_its_tokenizer, make_checkpoint, some_ids
+from nano_hindi.chat import template
 from nano_hindi.export import command as export
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.model import GPT
@@ -100,6 +102,30 @@ def test_sft_starts_with_the_loss_of_our_model_and_lowers_it(folder, ours, tmp_p
         ids = some_ids(1, 40)
         with torch.no_grad(), trainer.model.disable_adapter():
             torch.testing.assert_close(trainer.model(ids).logits, ours(ids), rtol=0, atol=ATOL)
+
+
+def test_sft_on_conversations_has_the_targets_of_our_fine_tuning(tmp_path, monkeypatch):
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    file, folder = make_checkpoint(tmp_path, "bpe", dataclasses.replace(CONFIG, sequence_len=256)), tmp_path / "export"
+    torch.save(torch.load(file) | {"chat": {"template": 1}}, file)
+    assert export.main(["--checkpoint", str(file), "--output_dir", str(folder)]) == 0
+    talks = [
+        [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, DOCUMENTS[i : i + 2 * turns], strict=False)]
+        for i, turns in ((0, 1), (2, 2), (4, 1), (1, 2))
+    ]
+    arguments = SFTConfig(**training(tmp_path / "out", 4, 1e-3), bf16=False, assistant_only_loss=True)
+    model, tokenizer = load(folder, dtype=torch.float32), load_its_tokenizer(folder)
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_dict({"messages": talks}), processing_class=tokenizer)
+    trainer.train()
+    trained = load_for_inference(file)
+    ours, rendered = build_model(trained, torch.device("cpu")), template.render_batch(trained.tokenizer, talks)
+    losses = torch.cat([nats(ours, talk.ids)[talk.is_target[1:]] for talk in rendered])
+    found = history(trainer)
+    assert found[0] == pytest.approx(losses.mean().item(), abs=1e-3)
+    assert found[-1] < found[0] - 0.2
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])

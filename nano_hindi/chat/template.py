@@ -189,7 +189,8 @@ _JINJA = """\
 {%- elif message.role == 'user' -%}
 {{- ('' if loop.first else '\\n') ~ MARKERS[0] ~ '\\n' ~ clean(message.content) ~ '\\n\\n' -}}
 {%- else -%}
-{{- MARKERS[1] ~ '\\n' ~ clean(message.content) ~ eos_token -}}
+{{- MARKERS[1] ~ '\\n' -}}
+{%- generation -%}{{- clean(message.content) ~ eos_token -}}{%- endgeneration -%}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
