@@ -289,6 +289,17 @@ def test_each_text_of_a_batch_continues_from_its_own_tokens_to_its_own_end(model
     assert len(list(greedy_steps)) == 30
 
 
+def test_sampler_of_several_texts_treats_each_as_a_sampler_of_its_own_does(model):
+    """Each text soon meets the tokens of the others, which are penalized only where they were
+    used."""
+    logits = torch.randn(3, CONFIG.vocab_size, generator=torch.Generator().manual_seed(0))
+    options = {"tokens": [5, 6], "temperature": 0, "repetition_penalty": 100.0, "first_ids": [7, 8, 9, 10]}
+    together, alone = engine.Sampler(model, n_texts=3, **options), [engine.Sampler(model, **options) for _ in range(3)]
+    for step in range(4):
+        rows = logits.roll(step, dims=0)
+        assert together.sample(rows).tolist() == [int(sampler.sample(row[None])) for sampler, row in zip(alone, rows, strict=True)]
+
+
 def test_batch_reads_its_prompt_once(model, monkeypatch):
     shapes, trunk = [], model.trunk
     monkeypatch.setattr(model, "trunk", lambda idx, cache: shapes.append(tuple(idx.shape)) or trunk(idx, cache))
