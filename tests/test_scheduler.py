@@ -118,7 +118,7 @@ def test_cancelled_texts_leave_at_once(model, monkeypatch):
     """One that is active, one whose long prompt is being read, one that waits."""
     monkeypatch.setattr(module, "PREFILL_TOKENS", 1)
     monkeypatch.setattr(module, "MAX_ACTIVE", 2)
-    (active, received), (joining, _), (waiting, nothing) = make_text(max_tokens=2**60), make_text(tokens=[5] * 10**5), make_text()
+    (active, received), (joining, _), (waiting, nothing) = make_text(max_tokens=2**60), make_text(tokens=[5] * 10**5), make_text("two")
     with Scheduler(model) as scheduler:
         scheduler.submit(active)
         received.get(timeout=PATIENCE)
