@@ -61,11 +61,10 @@ class KVCache:
         """Append k, v (B, T, G, D) of the next T <= PREFILL_TOKENS tokens, and attend with q
         (B, T, H, D). Returns (B, T, H, D)."""
         keys, values, left = self._keys[layer], self._values[layer], self._windows[layer] - 1
-        if self._lengths[layer] + k.size(1) > keys.size(1):
-            kept = min(left, self._lengths[layer])
+        if self._lengths[layer] + k.size(1) > keys.size(1):  # so more slots than the window are filled
             for cache in (keys, values):
-                cache[:, :kept] = cache[:, self._lengths[layer] - kept : self._lengths[layer]].clone()
-            self._lengths[layer] = kept
+                cache[:, :left] = cache[:, self._lengths[layer] - left : self._lengths[layer]].clone()
+            self._lengths[layer] = left
         y = flash_attn.flash_attn_with_kvcache(q, keys, values, k=k, v=v, cache_seqlens=self._lengths[layer], causal=True, window_size=(left, 0))
         self._lengths[layer] += k.size(1)
         return y
