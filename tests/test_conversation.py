@@ -151,6 +151,18 @@ def test_ctrl_c_keeps_what_was_said(model, trained, monkeypatch, capsys):
     assert talk.turns[1]["content"] == "".join(pieces).strip() != "राम और सीता और लव और कुश"
 
 
+def test_answer_after_a_failed_one_is_that_of_a_new_session(model, trained, monkeypatch):
+    """The failed one has read another context into the cache."""
+    talk = ChatSession(model, trained.tokenizer, GREEDY)
+    first = ask(talk, "राम")
+    talk.command("/system सच बोलो")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(engine, "sample_token", lambda *_: 1 / 0)
+        ask(talk, "राम कौन है?")
+    talk.command("/system")
+    assert ask(talk, "राम") == first
+
+
 def test_weights_in_half_precision_give_the_bits_of_weights_that_are_cast_for_each_token(model, trained, monkeypatch):
     monkeypatch.setattr(loading, "compute_dtype", lambda device: torch.bfloat16)
     ids, cast = torch.tensor([[3, 5, 7]]), copy.deepcopy(model)
