@@ -27,6 +27,18 @@ def test_resume_truncates_the_file_to_the_step_of_the_checkpoint(tmp_path):
     assert read_metrics(path) == [record(10), record(20), record(30, loss=1.0)]
 
 
+def test_resume_drops_only_the_evaluation_made_again_also_from_another_folder(tmp_path):
+    old, new = tmp_path / "metrics.jsonl", tmp_path / "new" / "metrics.jsonl"
+    records = [made for step in (10, 20, 30) for made in (record(step), {"step": step, "tokens": step * 10, "val_bpb": 1.5})]
+    metrics = Metrics(old)
+    for made in records:
+        metrics.write(made)
+    for evaluates_again, kept in ((True, records[:3]), (False, records[:4])):
+        Metrics(new, 20, old, evaluates_again)
+        assert read_metrics(new) == kept
+    assert read_metrics(old) == records
+
+
 INVALID = {  # lines that are no records
     "garbage": b"\x00\xff\xfe loss 3.2",
     "not UTF-8": b'{"step": 20, "tokens": 200, "note": "\xe0\xa4"}',
