@@ -194,6 +194,10 @@ MISFITS = {
     "true in the recipe": (change("train_config", "seed", to=True), "seed must be a whole number"),
     "a vocabulary of another tokenizer": (change("tokenizer", to={"vocab_size": 33}), "vocab_size is 32, but its tokenizer has 33"),
     "a word for the tokens of the data": (change("data", to={"train_tokens": "many"}), "train_tokens is a str"),
+    "a word for the start of the anneal": (change("data", to={"anneal_start": "late"}), "data anneal_start is a str"),
+    "a source of the data without its weights": (change("data", to={"sources": [{"train_tokens": 9}]}), "data sources 0"),
+    "a word for the version of the chat template": (lambda s: s.update(chat={"template": "new"}), "chat template is a str"),
+    "a word for the step of the parent": (lambda s: s.update(parent={"file": "model.pt", "step": "last", "digest": ""}), "parent step is a str"),
     "a negative step": (lambda s: s.update(step=-6, tokens_seen=-6 * 32), "step -6"),
 }
 
