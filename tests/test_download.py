@@ -33,6 +33,8 @@ from hub import Fault, Hub, make_dataset, make_sangraha
 from nano_hindi.corpus.documents import read_documents
 from nano_hindi.corpus.hub import BACKOFF, JSON_READ, RESTARTS, HubFolder, HubTexts
 from nano_hindi.corpus.prepared import check_data
+from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus
+from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.sample import stories
 from nano_hindi.tokenizer import load_tokenizer
@@ -657,6 +659,32 @@ def test_unfinished_download_of_another_command_is_kept_with_a_one_line_error(tm
     assert run(folder, *others["source was ai4bharat/sangraha"], "--overwrite") == 0
     assert list(read_documents(folder / "hindi_corpus.txt")) == ["एक"]
     corpus_in(folder)
+
+
+def complete_part(folder: Path) -> UnfinishedCorpus:
+    unfinished = UnfinishedCorpus(folder / "hindi_corpus.txt")
+    with unfinished.open(0) as file:
+        file.write("राम\n".encode())
+        unfinished.record(file, {"written": 10, "documents": 1, "complete": "yes"})
+    return unfinished
+
+
+def test_part_shorter_than_recorded_is_not_continued(tmp_path):
+    unfinished = complete_part(tmp_path)
+    assert unfinished.is_complete
+    unfinished.claim({}, overwrite=False)
+    os.truncate(unfinished.part, 9)
+    assert not unfinished.is_complete
+    with pytest.raises(UserError, match="too short or missing"):
+        unfinished.claim({}, overwrite=False)
+
+
+def test_metadata_of_the_old_corpus_goes_before_the_new_corpus_comes(tmp_path, monkeypatch):
+    unfinished, metadata = complete_part(tmp_path), tmp_path / "metadata.txt"
+    metadata.write_text("documents: 2\n")
+    monkeypatch.setattr("nano_hindi.corpus.unfinished_corpus.rename", lambda *_: 1 / metadata.exists())  # as if killed there
+    with pytest.raises(ZeroDivisionError):
+        unfinished.finish()
 
 
 @pytest.mark.parametrize("changed", ["tokenizer", "reader"])
