@@ -492,6 +492,13 @@ def test_damaged_joined_file_is_refused_in_one_line(tmp_path, tokenizer_dir, mon
     assert re.fullmatch(r"error: .*train\.bin is damaged; delete .*\.part to start over\n", error)
 
 
+def test_unfinished_work_loses_its_name_before_any_of_it_is_deleted(tmp_path, monkeypatch):
+    (tmp_path / "preprocess-0.part").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as if killed there
+    shards.discard(tmp_path / "preprocess-0.part")
+    assert [path.name for path in tmp_path.iterdir()] == [shards.DELETED]
+
+
 @pytest.mark.parametrize("flags", [("--val_fraction", 0.2), ("--val_fraction", 0.3)])
 def test_leftovers_of_killed_runs_are_deleted_by_any_run(tmp_path, tokenizer_dir, flags):
     out, corpus = tmp_path / "out", write_corpus(tmp_path / "c.txt", standin.documents(100))
