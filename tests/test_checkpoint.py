@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import pickle
 import zipfile
@@ -17,6 +18,7 @@ from nano_hindi.errors import UserError
 from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
+from nano_hindi.training.saving import Saver
 from nano_hindi.training.setup import restore
 from optimizer_step import take_step
 
@@ -96,6 +98,21 @@ def test_failed_save_keeps_the_old_checkpoints_and_no_partial_file(tmp_path, mon
     with pytest.raises(OSError, match="No space"):
         ckpt.save_checkpoint(tmp_path, state(2), keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint_step1.pt"]
+
+
+def test_every_save_is_reported_and_one_that_succeeds_ends_a_failure(tmp_path):
+    def full_disk():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    told = []
+    with Saver(tmp_path, keep=9, tell=told.append) as saver:
+        saver.save(state(1), full_disk)
+        assert saver.failure.startswith("step 1 is not saved")
+        for step in (2, 3):
+            saver.save(state(step), lambda: None)
+    assert saver.failure is None
+    assert [line.split()[0] for line in told] == ["notice:", "saved", "saved"]
+    assert steps(tmp_path) == [2, 3]
 
 
 def test_damaged_checkpoint_is_skipped_and_refused_by_name(tmp_path, capsys):
