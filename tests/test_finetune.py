@@ -93,6 +93,15 @@ def test_evaluation_reads_all_parts_of_a_long_val_bin(chat_dir):
         assert abs(len(found) - len(data.val) / fraction) <= 1
 
 
+def test_seed_of_a_run_sets_the_order_of_its_conversations(chat_dir):
+    data, orders = ChatData(chat_dir, check_data(chat_dir, kind=CHAT), CONTEXT), []
+    for seed in (1, 2):
+        config = TrainConfig(batch_size=9, gradient_accumulation_steps=1, seed=seed)
+        orders.append(rows(data.train_batches(data.loader(config, None), config, 9, World(0, 1, torch.device("cpu"))), 0))
+        assert orders[-1] == rows(ChatBatches(data.train, 9, seed, 9), 0)
+    assert orders[0] != orders[1]
+
+
 def test_every_conversation_comes_once_an_epoch_on_any_number_of_ranks(chat_dir):
     every = opened(chat_dir)
     full = ChatBatches(every, len(every), 5, 4)
