@@ -2,6 +2,7 @@
 changed, --dry_run describes the run in the folder."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import train
 from conftest import SMALL, arguments, as_nobody, damaged_between_samples, start
 from nano_hindi import distributed
 from nano_hindi.checkpoint import list_checkpoints
-from nano_hindi.config import DEFAULT_PRESET, TrainConfig
+from nano_hindi.config import DEFAULT_PRESET, GPTConfig, TrainConfig
 from nano_hindi.corpus.prepared import DIGESTS, check_data
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
@@ -24,7 +25,8 @@ from nano_hindi.files import read_metadata, write_metadata
 from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.training import loop
 from nano_hindi.training.metrics import read_metrics
-from nano_hindi.training.resume import evaluation_is_pending, plan_run
+from nano_hindi.training.resume import Plan, evaluation_is_pending, plan_run
+from nano_hindi.training.text_data import different_keys
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the access rights and links of POSIX")
 
@@ -102,11 +104,15 @@ def test_run_of_an_older_version_resumes_with_its_schedule_to_the_bit(data_dir, 
 
 
 def test_evaluation_of_a_checkpoint_is_pending_unless_it_was_made_at_its_step():
-    """An older version evaluated before it saved, and had no `val_step`."""
+    """An older version evaluated before it saved, and had no `val_step`. A run whose last
+    evaluation is pending is not complete."""
     config = TrainConfig(gradient_accumulation_steps=2, eval_interval=8)
+    config = dataclasses.replace(config, total_tokens=8 * config.tokens_per_update)
     made = {"val_bpb": 2.0, "val_step": 8.0}
     for latest, at_step_8, at_step_16 in (({}, True, True), ({"val_bpb": 2.0}, False, False), (made, False, True)):
         assert [evaluation_is_pending(config, update, latest) for update in (4, 8)] == [at_step_8, at_step_16]
+        saved = {"tokens_seen": config.total_tokens, "metrics": {"latest": latest}}
+        assert [Plan("tiny", GPTConfig(), config, None, saved, None, has_files).is_complete for has_files in (False, True)] == [False, not at_step_16]
     assert not any(evaluation_is_pending(config, update, {}) for update in (0, 3, 5))
 
 
@@ -357,6 +363,13 @@ def test_token_file_in_another_order_or_with_a_zeroed_tail_is_refused_at_the_sta
         assert f"{name} is damaged: from byte 0 on it is not what data/preprocess.py wrote; restore it, or run data/preprocess.py again" in error
         assert not (tmp_path / "run").exists()
         shutil.copy(data_dir / name, data / name)
+
+
+def test_digest_that_only_one_record_of_the_data_has_is_no_difference():
+    now = {"train_tokens": 9, "train_digest": "ab"}
+    for saved, found in (({}, []), ({"train_digest": ""}, []), ({"train_digest": "cd"}, ["train_digest"])):
+        assert different_keys({"train_tokens": 9, **saved}, now) == found
+    assert different_keys(now, now | {"train_digest": ""}) == []
 
 
 def test_data_and_checkpoints_of_an_older_version_resume_with_one_notice(data_dir, straight, tmp_path, capsys):
