@@ -136,6 +136,7 @@ def _require_effect(args: argparse.Namespace, model: GPTConfig, train: TrainConf
         ("init_lr_fraction", "warmup_steps N", train.warmup_steps > 0),
         ("constant_share", "lr_schedule plateau", train.lr_schedule == "plateau"),
         ("anneal_fraction", "anneal_data_dir DIR", bool(getattr(args, "anneal_data_dir", None))),
+        ("short_window_divisor", "window_pattern SSSL", "S" in model.window_pattern),
         ("adamw_tied_lr", "tie_embeddings True", model.tie_embeddings),
         ("adamw_embedding_lr", "tie_embeddings False", not model.tie_embeddings),
         ("adamw_unembedding_lr", "tie_embeddings False", not model.tie_embeddings),

@@ -106,9 +106,10 @@ def test_switch_is_true_or_false(name, wrong):
         (["--config", "22m", "--adamw_embedding_lr", "0.1"], "adamw_embedding_lr"),
         (["--tie_embeddings", "true", "--adamw_unembedding_lr", "0.1"], "adamw_unembedding_lr"),
         (["--value_embeddings", "false", "--adamw_value_embedding_lr", "0.1"], "adamw_value_embedding_lr"),
+        (["--config", "tiny", "--short_window_divisor", "4"], "short_window_divisor"),
     ],
 )
-def test_learning_rate_of_a_table_that_the_model_lacks_is_refused(flags, name):
+def test_setting_of_a_part_that_the_model_lacks_is_refused(flags, name):
     with pytest.raises(UserError, match=f"--{name} belongs to --"):
         configs_for_new_run(parse(*flags), None)
     switched = [word for pair in zip(flags[::2], flags[1::2], strict=True) if pair[0] != f"--{name}" for word in pair]
