@@ -21,7 +21,6 @@ from ideas import CANDIDATES
 from recipes import RECIPES, Recipe
 from torch import Tensor
 
-from nano_hindi import loss
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.corpus.prepared import DataInfo, check_data
 from nano_hindi.dataloader import val_batches
@@ -36,7 +35,6 @@ SHAPE = {"n_layer": 4, "n_head": 4, "n_kv_head": 2, "sequence_len": 256}
 BATCH = 16  # sequences per update
 EVALUATIONS = 8
 VAL_BATCH = {"cpu": 16, "cuda": 64}  # sequences evaluated at once
-ONE_CORE = {"CHUNK_BYTES": 8 << 20, "ROWS_BYTES": 2 << 20}  # chunk sizes of the loss: a run has the cache of one core, not of the machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +92,6 @@ def conditions(run: Run) -> Iterator[None]:
             if "." in key:
                 module, name = key.split(".")
                 stack.enter_context(mock.patch.object(importlib.import_module(f"nano_hindi.{module}"), name, float(value)))
-        for name, size in ONE_CORE.items():
-            stack.enter_context(mock.patch.dict(getattr(loss, name), cpu=size))
         yield
 
 
