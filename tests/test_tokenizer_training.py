@@ -11,6 +11,7 @@ from cuts import cuts, tokens_that_begin_with_a_mark
 
 import standin
 from data import preprocess
+from nano_hindi.console import count
 from nano_hindi.corpus.prepared import check_data
 from nano_hindi.sample import stories
 from nano_hindi.tokenizer import training
@@ -159,7 +160,18 @@ print(train_tokenizer([rare, rare], 600).fingerprint)
     run = [
         subprocess.run([sys.executable, "-c", command], env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}, capture_output=True) for seed in "12"
     ]
-    assert run[0].stdout == run[1].stdout != b""
+    fingerprints = [done.stdout.splitlines()[-1] for done in run]
+    assert fingerprints[0] == fingerprints[1]
+    assert len(fingerprints[0]) == 32
+
+
+def test_training_shows_its_progress(capsys):
+    texts = standin.documents(100)
+    train_tokenizer(texts, 600)
+    read, learned = capsys.readouterr().out.splitlines()
+    size = count(sum(map(len, texts)))
+    assert read.startswith(f"reading text for the tokenizer: {size} characters (")
+    assert learned.startswith(f"training the tokenizer: {size}/{size} characters (")
 
 
 def test_hindi_takes_fewer_tokens_than_letters(tokenizer):

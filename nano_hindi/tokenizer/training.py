@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from nano_hindi.console import Progress
 from nano_hindi.errors import UserError
 from nano_hindi.tokenizer.pieces import SPACE
 
@@ -70,7 +71,8 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, aksharas: int | N
         raise UserError(f"a vocabulary of {vocab_size} tokens is too large; give at most {MAX_VOCABULARY}; 8192 is a good size")
     room = vocab_size - len(FIXED)
     nfc = normalizers.NFC()
-    texts = [_PRIVATE.sub(" ", nfc.normalize_str(text)) for text in _first(documents, TRAINING_CHARACTERS)]
+    read = _in_progress("reading text for the tokenizer", _first(documents, TRAINING_CHARACTERS))
+    texts = [_PRIVATE.sub(" ", nfc.normalize_str(text)) for text in read]
     characters: Counter[str] = Counter()
     found: Counter[str] = Counter()
     for text in texts:
@@ -94,7 +96,8 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, aksharas: int | N
         min_frequency=2,
         show_progress=False,
     )
-    learner.train_from_iterator((_AKSHARA.sub(lambda match: written[match[0]], text) for text in texts), trainer)
+    learned_from = _in_progress("training the tokenizer", texts, sum(map(len, texts)))
+    learner.train_from_iterator((_AKSHARA.sub(lambda match: written[match[0]], text) for text in learned_from), trainer)
 
     # the trainer treats byte tokens as special tokens: build a new model from its vocabulary and
     # merges
@@ -155,3 +158,10 @@ def _first(documents: Iterable[str], characters: int) -> Iterator[str]:
         characters -= len(text)
         if characters <= 0:
             return
+
+
+def _in_progress(description: str, texts: Iterable[str], characters: int | None = None) -> Iterator[str]:
+    with Progress(characters, "characters", description) as progress:
+        for text in texts:
+            yield text
+            progress.update(len(text))
