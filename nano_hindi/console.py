@@ -245,13 +245,13 @@ class Progress:
     def __init__(self, total: float | None, unit: str, description: str):
         from tqdm import tqdm
 
-        self.total, self.unit, self.description = total, unit, description
+        self.total, self.unit, self.description = total, unit, visible(description)
         self.done: float = 0
         self.printed: float | None = None  # how much was done at the last line
         self.postfix: dict[str, object] = {}
         self.start = self.last_line = time.monotonic()
         # a bar that is disabled would still start tqdm's thread
-        self.bar = tqdm(total=total, unit=f" {unit}", desc=description, unit_scale=True, dynamic_ncols=True) if is_terminal(sys.stderr) else None
+        self.bar = tqdm(total=total, unit=f" {unit}", desc=self.description, unit_scale=True, dynamic_ncols=True) if is_terminal(sys.stderr) else None
 
     def __enter__(self) -> Progress:
         return self

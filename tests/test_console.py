@@ -89,11 +89,11 @@ def test_progress_prints_plain_lines_without_a_terminal(notebook, capsys, monkey
     if notebook:  # a terminal for the command, but the page keeps every state of a line
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
         monkeypatch.setenv("JPY_PARENT_PID", "1")
-    with Progress(100, "tokens", "reading") as progress:
+    with Progress(100, "tokens", "reading a\x1b[31m") as progress:
         progress.update(40)
         progress.update(60, documents=3)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("reading: 40/100 tokens (")
+    assert lines[0].startswith(r"reading a\x1b[31m: 40/100 tokens (")  # the name of a file may have control characters
     assert "left" in lines[0]
     assert len(lines) == 2  # the end prints nothing twice
     assert lines[1].endswith("documents 3")
