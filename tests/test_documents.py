@@ -217,15 +217,16 @@ def test_error_names_a_few_fields_of_many(tmp_path):
         list(read_source(tmp_path / "a.parquet"))
 
 
-def test_chat_data_is_recognised(tmp_path):
+@pytest.mark.parametrize("name", source_files.CHAT_COLUMNS)
+def test_chat_data_is_recognised(name, tmp_path):
     messages = [{"role": "user", "content": "नमस्ते"}]
-    (tmp_path / "a.jsonl").write_text(json.dumps({"id": 1, "messages": messages}), encoding="utf-8")
-    pq.write_table(pa.table({"messages": [messages]}), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": 1, name: messages}), encoding="utf-8")
+    pq.write_table(pa.table({name: [messages]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a\.jsonl, line 1 holds chat messages; only data/chat\.py reads them, other commands read the field text$"):
         list(read_source(tmp_path / "a.jsonl"))
     with pytest.raises(UserError, match=r"a\.parquet holds chat messages; only data/chat\.py reads them, other commands read the column text$"):
         list(read_source(tmp_path / "a.parquet"))
-    (tmp_path / "b.jsonl").write_text(json.dumps({"messages": messages, "text": "a"}), encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text(json.dumps({name: messages, "text": "a"}), encoding="utf-8")
     assert list(read_source(tmp_path / "b.jsonl")) == ["a"]
 
 

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+from nano_hindi.corpus.source_files import CHAT_COLUMNS as LISTS
+
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "bot"), "assistant"),
 }
-LISTS = ("messages", "conversations", "conversation")  # of {"role", "content"} or {"from", "value"}
 PAIRS = ("hin_Deva", "interactions")  # of [question, answer], as in ai4bharat/indic-align
 QUESTIONS, CONTEXTS = ("instruction", "inputs", "prompt", "question"), ("input", "context")
 ANSWERS = ("output", "response", "targets", "completion", "answer")

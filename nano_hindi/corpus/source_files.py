@@ -11,7 +11,8 @@ from pathlib import Path
 from nano_hindi.errors import UserError, first_line, naming
 from nano_hindi.files import close_read
 
-TEXT_COLUMN, CHAT_COLUMN = "text", "messages"
+TEXT_COLUMN = "text"
+CHAT_COLUMNS = ("messages", "conversations", "conversation")  # of {"role", "content"} or {"from", "value"}
 NAMED = 8  # fields or columns that an error names, at most
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 READ_BYTES = 2**16  # bytes read at once from a compressed file; its first block tells the encoding
@@ -97,7 +98,7 @@ def line_number(path: str | Path, end: int) -> int:
 
 def no_text(place: str | Path, what: str, names: list[str]) -> UserError:
     """Return the error for a line or a file whose fields or columns are `names`."""
-    if CHAT_COLUMN in names:
+    if set(CHAT_COLUMNS) & set(names):
         return UserError(f"{place} holds chat messages; only data/chat.py reads them, other commands read the {what} {TEXT_COLUMN}")
     return UserError(f"{place} has no {what} {TEXT_COLUMN!r}, only {columns_named(names) or 'an empty object'}; rename the {what} with the text")
 
