@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from nano_hindi.common import IGNORED, compute_dtype, visible
 from nano_hindi.corpus.documents import batches
-from nano_hindi.errors import UserError, first_line
+from nano_hindi.errors import UserError, first_line, require
 from nano_hindi.files import utf8_path
 from nano_hindi.inference.loading import TrainedModel, build_model
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
@@ -132,6 +132,7 @@ class HuggingFaceScorer(Scorer):
     def __init__(self, folder: Path | str, device: torch.device, trust_remote_code: bool = False):
         """Load model and tokenizer. Raises UserError if the folder holds no such model, or no
         tokenizer whose tokens have fixed bytes."""
+        require(Path(folder).is_dir(), f"there is no folder {folder}; --hf takes a folder that holds a model: config.json, weights and tokenizer")
         _require_layers(Path(folder))
         tokenizer = load_tokenizer(folder)
         model = _load_causal_lm(Path(folder), trust_remote_code)
