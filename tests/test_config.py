@@ -6,6 +6,7 @@ import math
 import re
 
 import pytest
+import torch
 
 import train
 from conftest import SMALL
@@ -13,6 +14,8 @@ from nano_hindi.cli import Parser
 from nano_hindi.config import LR_SCHEDULES, PRESETS, GPTConfig, TrainConfig, from_dict, get_config, get_train_config
 from nano_hindi.errors import UserError
 from nano_hindi.flags import add_flags, configs_for_new_run, configs_for_resumed_run
+from nano_hindi.model import GPT
+from nano_hindi.optim import adamw_recipes, learning_rate_scale, parameters_by_kind
 from nano_hindi.ranges import Choice, Range
 from nano_hindi.training.metrics import read_metrics
 
@@ -99,29 +102,44 @@ def test_switch_is_true_or_false(name, wrong):
         parse(f"--{name}", "yes")
 
 
-@pytest.mark.parametrize(
-    ("flags", "name"),
-    [
-        (["--adamw_tied_lr", "0.1"], "adamw_tied_lr"),
-        (["--config", "22m", "--adamw_embedding_lr", "0.1"], "adamw_embedding_lr"),
-        (["--tie_embeddings", "true", "--adamw_unembedding_lr", "0.1"], "adamw_unembedding_lr"),
-        (["--value_embeddings", "false", "--adamw_value_embedding_lr", "0.1"], "adamw_value_embedding_lr"),
-        (["--config", "tiny", "--short_window_divisor", "4"], "short_window_divisor"),
-    ],
-)
-def test_setting_of_a_part_that_the_model_lacks_is_refused(flags, name):
-    with pytest.raises(UserError, match=f"--{name} belongs to --"):
-        configs_for_new_run(parse(*flags), None)
-    switched = [word for pair in zip(flags[::2], flags[1::2], strict=True) if pair[0] != f"--{name}" for word in pair]
-    configs_for_new_run(parse(*switched), None)
+def is_refused(configs, args: argparse.Namespace, other, name: str) -> bool:
+    """Return whether `_require_effect` refuses the flag `name`."""
+    try:
+        configs(args, other)
+    except UserError as error:
+        return str(error).startswith(f"--{name} belongs to --")
+    return False
 
 
-def test_constant_share_is_refused_where_it_has_no_effect():
-    assert configs_for_new_run(parse("--lr_schedule", "plateau", "--constant_share", "0.6"), None)[1].constant_share == 0.6
-    assert configs_for_resumed_run(parse("--constant_share", "0.4"), saved(lr_schedule="plateau"))[1].lr_schedule == "plateau"
-    for configs, other in ((configs_for_new_run, None), (configs_for_resumed_run, saved())):
-        with pytest.raises(UserError, match="--constant_share belongs to --lr_schedule plateau"):
-            configs(parse("--constant_share", "0.4"), other)
+@pytest.mark.parametrize("shape", [{}, {"tie_embeddings": True}, {"value_embeddings": False}], ids=str)
+def test_flag_of_adamw_is_refused_if_no_parameter_of_the_model_uses_it(shape):
+    with torch.device("meta"):
+        used = {kind for kind, named in parameters_by_kind(GPT(GPTConfig(**shape))).items() if named}
+    default, refused = adamw_recipes(TrainConfig(), 384), []
+    for name in [field.name for field in dataclasses.fields(TrainConfig) if isinstance(field.default, float)]:
+        recipes = adamw_recipes(TrainConfig(**{name: 0.123}), 384)
+        if changed := {kind for kind in recipes if recipes[kind] != default[kind]}:
+            args = parse(*(word for flag, value in {**shape, name: 0.123}.items() for word in (f"--{flag}", str(value))))
+            refused += [name] * is_refused(configs_for_new_run, args, None, name)
+            assert (name in refused) == (not changed & used), f"mend `_require_effect` in flags.py for {name}"
+    assert refused
+
+
+@pytest.mark.parametrize("schedule", LR_SCHEDULES)
+def test_constant_share_is_refused_if_the_schedule_does_not_use_it(schedule):
+    recipes = [TrainConfig(lr_schedule=schedule, constant_share=share) for share in (0.3, 0.6)]
+    earlier, later = (learning_rate_scale(recipe, recipe.updates // 2) for recipe in recipes)
+    new, resumed = parse("--lr_schedule", schedule, "--constant_share", "0.6"), parse("--constant_share", "0.6")
+    for configs, args, other in ((configs_for_new_run, new, None), (configs_for_resumed_run, resumed, saved(**dataclasses.asdict(recipes[1])))):
+        refused = is_refused(configs, args, other, "constant_share")
+        assert refused == (earlier == later), f"mend `_require_effect` in flags.py for {schedule}"
+
+
+@pytest.mark.parametrize("pattern", ["L", "SSSL"])
+def test_short_window_divisor_is_refused_without_short_windows(pattern):
+    windows = [GPTConfig(window_pattern=pattern, short_window_divisor=divisor).windows for divisor in (4, 8)]
+    args = parse("--window_pattern", pattern, "--short_window_divisor", "4")
+    assert is_refused(configs_for_new_run, args, None, "short_window_divisor") == (windows[0] == windows[1])
 
 
 def test_world_size_that_does_not_divide_the_batch_is_refused_with_valid_ones():
