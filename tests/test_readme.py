@@ -177,6 +177,14 @@ def test_every_flag_named_in_a_page_exists(page):
     assert sorted(named - generated - written - FLAGS_OF_OTHERS) == []
 
 
+def test_every_flag_of_a_command_is_named_in_a_page():
+    """Except for those of the recipe and of the network, which `--help` explains."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    commands = [path for path in PROGRAMS if "tests" not in path.relative_to(ROOT).parts and path.name != "setup_env.py"]  # which has flags of pip
+    flags = {flag: path.name for path in commands for flag in re.findall(r'"--([a-z]\w*)"', path.read_text(encoding="utf-8"))}
+    assert not {flag: program for flag, program in flags.items() if not re.search(rf"--{flag}\b", pages)}
+
+
 def test_every_name_in_contributing_is_in_the_code():
     text = re.sub(r"```.*?```", "", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     code = "".join(path.read_text(encoding="utf-8") for path in (*PROGRAMS, *ROOT.glob("tests/**/*.py"), ROOT / "pyproject.toml"))
@@ -207,6 +215,16 @@ def test_every_source_on_the_hub_has_a_row_in_its_guide_and_a_maker():
     for page, names in ((ROOT / "docs" / "data.md", HUB_FOLDERS), (ROOT / "docs" / "chat.md", HUB_SOURCES)):
         rows = re.findall(r"^\| `([\w-]+)`.* \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert not (missing := names.keys() - {*rows}), f"add a row for {', '.join(sorted(missing))} to the table of sources in docs/{page.name}"
+
+
+def test_help_and_guide_name_every_learning_rate_schedule():
+    from nano_hindi.config import LR_SCHEDULES, TrainConfig
+
+    help_text = next(field.metadata["help"] for field in dataclasses.fields(TrainConfig) if field.name == "lr_schedule")
+    guide = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    for name in LR_SCHEDULES:
+        assert name in help_text, f"describe {name} in the help of lr_schedule in config.py"
+        assert f"`--lr_schedule {name}`" in guide, f"describe {name} in docs/training.md"
 
 
 def preset_row(name: str) -> str:
