@@ -29,6 +29,7 @@ from conftest import run_command
 from exports import ATOL, CONFIG, LogitsOnly, load, load_its_tokenizer, make_checkpoint, some_ids
 from nano_hindi.chat import template
 from nano_hindi.checkpoint import load_checkpoint
+from nano_hindi.config import TrainConfig
 from nano_hindi.engine import generate_tokens
 from nano_hindi.errors import UserError
 from nano_hindi.evaluation import command as evaluation
@@ -39,6 +40,7 @@ from nano_hindi.export import command as export
 from nano_hindi.export import conversion
 from nano_hindi.export.model_card import Card, data_metadata
 from nano_hindi.files import read_metadata, write_metadata, write_text
+from nano_hindi.flags import CHANGEABLE_ON_RESUME
 from nano_hindi.inference import settings
 from nano_hindi.inference.loading import build_model, load_for_inference
 from nano_hindi.minimal_pairs import pairs
@@ -833,6 +835,23 @@ def test_model_card_names_every_part_of_the_network_that_is_off_by_default():
     off = [f for f in dataclasses.fields(CONFIG) if not f.default and f.name != "tie_embeddings"]  # the row of kinds names tied embeddings
     without = [f.name for f in off if section(CONFIG) == section(dataclasses.replace(CONFIG, **{f.name: f.default}))]
     assert not without, f"name {', '.join(without)} in Card.model of nano_hindi/export/model_card.py"
+
+
+def test_model_card_names_every_setting_of_the_recipe():
+    """Except for those that a resumed run may change, and four that are rarely changed."""
+
+    def section(config, **changes):
+        recipe = dataclasses.replace(TrainConfig(lr_schedule="plateau"), **changes)
+        training = {"train_config": dataclasses.asdict(recipe), "metrics": {}, "tokens_seen": 1, "data": {}, "preset": "25m"}
+        return Card(config, 24, "float32", "transformers", False, Path(), training, {}).training_section()
+
+    unnamed = CHANGEABLE_ON_RESUME | {"eval_tokens", "anneal_fraction", "muon_ns_steps", "adamw_eps"}
+    configs = [CONFIG, dataclasses.replace(CONFIG, tie_embeddings=True)]
+    changed = {bool: lambda value: not value, int: lambda value: value + 1, float: lambda value: 0.123, str: lambda value: "cosine"}
+    for field in [f for f in dataclasses.fields(TrainConfig) if f.name not in unnamed]:
+        other = changed[type(field.default)](field.default)
+        named = any(section(config) != section(config, **{field.name: other}) for config in configs)
+        assert named, f"name {field.name} in Card.training_section of nano_hindi/export/model_card.py"
 
 
 def test_metadata_of_another_text_is_not_used(metadata, card, capsys):
