@@ -23,7 +23,7 @@ from data import chat, preprocess
 from hub import Hub
 from nano_hindi.chat.dataset import unseen
 from nano_hindi.chat.records import ANSWERS, LISTS, PAIRS, QUESTIONS, Mender
-from nano_hindi.chat.sources import chat_source
+from nano_hindi.chat.sources import HUB_SOURCES, chat_source
 from nano_hindi.chat.template import check, prompt
 from nano_hindi.corpus.prepared import CHAT, check_data, read_conversations
 from nano_hindi.errors import UserError
@@ -408,7 +408,7 @@ def test_data_sets_of_the_hub_are_read_in_their_layouts(tmp_path, tokenizer_dir,
     def pair(i: int) -> list[dict]:
         return [{"role": "user", "content": f"सवाल {i}"}, {"role": "assistant", "content": f"जवाब {i}"}]
 
-    align, instruct, aya = (tmp_path / name for name in ("align", "instruct", "aya"))
+    align, instruct, samvaad, aya = (tmp_path / name for name in ("align", "instruct", "samvaad", "aya"))
     write_rows(align / "dolly/a.parquet", [{"eng_Latn": [["a", "b"]], "hin_Deva": [[f"क {i}", "ख"], ["ग", "घ"]]} for i in range(10)])
     (align / "README.md").write_text(card(("Dolly_T", "train", "dolly/*.parquet")))
     write_rows(
@@ -418,13 +418,17 @@ def test_data_sets_of_the_hub_are_read_in_their_layouts(tmp_path, tokenizer_dir,
     (instruct / "README.md").write_text(card(("wikihow", "hi", "wikihow/hi-*"), ("dolly", "hi", "wikihow/hi-*")))
     write_rows(aya / "data/train-0.parquet", [{"inputs": f"इ {i}", "targets": "त", "language_code": ("hin", "eng")[i % 2]} for i in range(10)])
     (aya / "README.md").write_text(card(("default", "train", "data/train-*")))
-    repos = {"ai4bharat/indic-align": align, "ai4bharat/indic-instruct-data-v0.1": instruct, "CohereLabs/aya_dataset": aya}
+    write_rows(samvaad / "data/train-0.parquet", [{"messages": pair(100 + i)} for i in range(10)])
+    (samvaad / "README.md").write_text(card(("default", "train", "data/train-*")))
+    folders = {"indic-align": align, "indic-instruct": instruct, "samvaad": samvaad, "aya": aya}
+    assert folders.keys() == HUB_SOURCES.keys(), "write some rows of the other data sets too"
+    repos = {HUB_SOURCES[name].dataset: folder for name, folder in folders.items()}
     with Hub({f"datasets/{name}": folder for name, folder in repos.items()}) as hub:
         hub.take_over(monkeypatch)
-        argv = ["--source", "indic-align:Dolly_T", "indic-instruct:wikihow", "aya", "--val_fraction", "0.2"]
+        argv = ["--source", "indic-align:Dolly_T", "indic-instruct:wikihow", "samvaad", "aya", "--val_fraction", "0.2"]
         assert run(tmp_path / "chat", tokenizer_dir, *argv) == 0
         output = capfd.readouterr().out
-        assert "25 kept" in output
+        assert "35 kept" in output
         assert "5 dropped: in another language" in output
         assert "10 mended: percent-escapes decoded" in output
         hub.gated = frozenset({"datasets/CohereLabs/aya_dataset"})
@@ -435,9 +439,14 @@ def test_data_sets_of_the_hub_are_read_in_their_layouts(tmp_path, tokenizer_dir,
         assert "accept the terms on its page (https://huggingface.co/datasets/CohereLabs/aya_dataset), and log in" in error
         assert error.count("\n") == 1
     metadata = read_metadata(tmp_path / "chat" / "preprocess_meta.txt")
-    titles = ["ai4bharat/indic-align Dolly_T", "ai4bharat/indic-instruct-data-v0.1 wikihow", "CohereLabs/aya_dataset default"]
-    assert [metadata[f"source_{number}"] for number in (1, 2, 3)] == titles  # which the model card reads
-    assert sum(int(metadata[f"source_{number}_documents"]) for number in (1, 2, 3)) == 25
+    titles = [
+        "ai4bharat/indic-align Dolly_T",
+        "ai4bharat/indic-instruct-data-v0.1 wikihow",
+        "sarvamai/samvaad-hi-v1 default",
+        "CohereLabs/aya_dataset default",
+    ]
+    assert [metadata[f"source_{number}"] for number in range(1, 5)] == titles  # which the model card reads
+    assert sum(int(metadata[f"source_{number}_documents"]) for number in range(1, 5)) == 35
     licence = metadata["licence"]
     assert "CC BY 4.0, ai4bharat/indic-align" in licence
     assert "CC0, ai4bharat/indic-instruct-data-v0.1" in licence

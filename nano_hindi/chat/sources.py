@@ -33,7 +33,7 @@ KeyedRecord = tuple[str | None, Any]  # the text that decides the split (None: t
 @dataclass(frozen=True)
 class HubSource:
     """The Hindi conversations of a data set: some of its configurations, with their licences, and
-    the columns to read (all if empty)."""
+    the columns to read (all if empty). Only Parquet files take `columns`."""
 
     dataset: str
     configurations: dict[str, str]
