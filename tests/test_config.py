@@ -92,7 +92,7 @@ def test_unknown_name_is_refused_with_the_valid_ones(flag, wrong, names):
 
 
 @pytest.mark.parametrize("wrong", [0, 1, None, "True", [True], 1.0])
-@pytest.mark.parametrize("name", ["tie_embeddings", "value_embeddings", "smear"])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(GPTConfig) if isinstance(field.default, bool)])
 def test_switch_is_true_or_false(name, wrong):
     with pytest.raises(UserError, match=f"^{name} must be True or False, not "):
         GPTConfig(**{name: wrong})

@@ -19,6 +19,7 @@ import pytest
 import torch
 from test_faults import curve
 
+import additions
 import forked
 import train
 from conftest import PATIENCE, ROOT, SMALL, launched, wait_until
@@ -176,7 +177,7 @@ def test_each_gradient_is_reduced_once_and_none_before_the_last_backward(togethe
 
 
 def test_tied_embeddings_with_every_addition_train_as_on_one_rank_and_are_reduced_once(data_dir, tmp_path):
-    flags = ["--tie_embeddings", "true", "--value_embeddings", "false", "--smear", "true", "--embedding_conv", "3", "--ngram_buckets", "512"]
+    flags = ["--tie_embeddings", "true", "--value_embeddings", "false", *additions.FLAGS, "--ngram_buckets", "512"]
     flags += ["--total_tokens", str(32 * 8 * 20)]
     ways = {"alone": [], "another order": ["--device_batch_size", "1"]}
     for name, size in ways.items():

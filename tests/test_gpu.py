@@ -19,6 +19,7 @@ import pytest
 import torch
 from test_loss import gradients_of, make, reference
 
+import additions
 from conftest import ROOT, arguments, launched, run_command, run_script
 
 GPU = ROOT / "tests" / "gpu"
@@ -112,8 +113,8 @@ def test_commands_keep_tensors_of_the_two_devices_apart(gpu_command, data_dir, t
     script.write_text(COMMANDS)
     chats = [{"prompt": word, "completion": word * 2} for word in ("एक", "दो", "तीन", "चार")]
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
-    extras = "--device cuda --inference_interval 8 --device_batch_size auto --smear True --embedding_conv 2 --ngram_buckets 64"
-    training = arguments(data_dir, run, *extras.split(), "--sequence_len", "256")
+    extras = "--device cuda --inference_interval 8 --device_batch_size auto --ngram_buckets 64"
+    training = arguments(data_dir, run, *extras.split(), *additions.FLAGS, "--sequence_len", "256")
     commands = [
         ["train", [*training, "--total_tokens", "4096"]],
         ["train", [*training, "--total_tokens", "8192", "--resume", "auto"]],

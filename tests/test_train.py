@@ -10,6 +10,7 @@ import torch
 from benchmarks.kill_resume import differences
 from test_faults import curve, last_state
 
+import additions
 import train
 from conftest import PATIENCE, SMALL, launched, run_script, start
 from nano_hindi.checkpoint import MODEL_KEYS, list_checkpoints, load_checkpoint
@@ -42,14 +43,14 @@ def test_run_learns_and_writes_its_files(straight):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("tied", "values", "smear", "conv", "buckets"),
-    [("true", "false", "true", "3", "64"), ("true", "true", "false", "0", "0"), ("false", "false", "false", "1", "512")],
+    ("tied", "values", "added", "buckets"),
+    [("true", "false", additions.FLAGS, "64"), ("true", "true", [], "0"), ("false", "false", ["--embedding_conv", "1"], "512")],
 )
-def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp_path, capsys, tied, values, smear, conv, buckets):
+def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp_path, capsys, tied, values, added, buckets):
     import generate
     from nano_hindi.evaluation import command
 
-    flags = ["--tie_embeddings", tied, "--value_embeddings", values, "--smear", smear, "--embedding_conv", conv, "--ngram_buckets", buckets]
+    flags = ["--tie_embeddings", tied, "--value_embeddings", values, *added, "--ngram_buckets", buckets]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert start(data_dir, whole, *flags) == 0
     assert bits_per_byte(whole)[-1] < bits_per_byte(whole)[0]
@@ -62,8 +63,8 @@ def test_run_of_another_network_resumes_to_the_bit_and_writes_text(data_dir, tmp
     names = load_checkpoint(resumed / "model.pt", MODEL_KEYS)["model_state_dict"].keys()
     assert ("lm_head.weight" in names) == (tied == "false")
     assert any("value_embeds" in name for name in names) == (values == "true")
-    assert ("transformer.smear.gate.weight" in names) == (smear == "true")
-    assert ("transformer.conv.weight" in names) == (conv != "0")
+    assert ("transformer.smear.gate.weight" in names) == ("--smear" in added)
+    assert ("transformer.conv.weight" in names) == ("--embedding_conv" in added)
     assert generate.main(["--checkpoint", str(whole), "--prompt", "राम", "--max_tokens", "5", "--device", "cpu"]) == 0
     assert command.main(["--checkpoint", str(whole), "--data_dir", str(data_dir), "--max_bytes", "2000", "--device", "cpu"]) == 0
     assert "bits per byte" in capsys.readouterr().out

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 import standin
+from additions import ADDITIONS
 from nano_hindi.checkpoint import save_model
 from nano_hindi.config import GPTConfig
 from nano_hindi.model import GPT
 from nano_hindi.tokenizer import load_tokenizer
 
 CONFIG = GPTConfig(
-    vocab_size=500, sequence_len=32, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, window_pattern="SLS", smear=True, embedding_conv=3
+    vocab_size=500, sequence_len=32, n_layer=4, n_head=4, n_kv_head=2, n_embd=128, window_pattern="SLS", **ADDITIONS
 )  # c_fc has 512 rows, the same as wte
 ATOL = 2e-5  # of logits in float32; larger activations round more: a new part of the network may need more, here and in docs/export.md
 
