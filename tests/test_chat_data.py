@@ -22,7 +22,7 @@ from conftest import SMALL
 from data import chat, preprocess
 from hub import Hub
 from nano_hindi.chat.dataset import unseen
-from nano_hindi.chat.records import ANSWERS, LISTS, PAIRS, QUESTIONS, Mender
+from nano_hindi.chat.records import ANSWERS, CONTEXTS, LISTS, PAIRS, QUESTIONS, Mender
 from nano_hindi.chat.sources import HUB_SOURCES, chat_source
 from nano_hindi.chat.template import check, prompt
 from nano_hindi.corpus.prepared import CHAT, check_data, read_conversations
@@ -81,7 +81,7 @@ def test_each_name_of_a_question_goes_with_each_of_an_answer_and_the_help_has_th
         assert Mender()({question: "क", answer: "ख"}) == [{"role": "user", "content": "क"}, {"role": "assistant", "content": "ख"}]
     with pytest.raises(SystemExit):
         chat.main(["--help"])
-    assert set(re.findall(r"\w+", capsys.readouterr().out)) >= {*QUESTIONS, *ANSWERS, *LISTS, *PAIRS}
+    assert set(re.findall(r"\w+", capsys.readouterr().out)) >= {*QUESTIONS, *CONTEXTS, *ANSWERS, *LISTS, *PAIRS}
 
 
 def test_system_and_history_of_a_record_are_kept():

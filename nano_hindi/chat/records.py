@@ -22,7 +22,9 @@ PAIRS = ("hin_Deva", "interactions")  # of [question, answer], as in ai4bharat/i
 QUESTIONS, CONTEXTS = ("instruction", "inputs", "prompt", "question"), ("input", "context")
 ANSWERS = ("output", "response", "targets", "completion", "answer")
 HINDI = ("hin", "hi")  # in the field language_code
-KNOWN_FIELDS = f"{', '.join((*LISTS, *PAIRS))}, or one of {', '.join(QUESTIONS)} with one of {', '.join(ANSWERS)}"
+KNOWN_FIELDS = (
+    f"{', '.join((*LISTS, *PAIRS))}, or one of {', '.join(QUESTIONS)}, and perhaps {' or '.join(CONTEXTS)}, with one of {', '.join(ANSWERS)}"
+)
 UNKNOWN_LAYOUT = "of an unknown layout"
 # at least one character of Devanagari in UTF-8: E0 A4 or A5, and one more byte
 _ESCAPED = re.compile(r"(?:%[0-9A-Fa-f]{2})*%[Ee]0%[Aa][45]%[89ABab][0-9A-Fa-f](?:%[0-9A-Fa-f]{2})*")
