@@ -570,7 +570,7 @@ def test_page_adds_at_once_what_has_arrived_and_leaves_the_text_before_it(chat, 
     page.evaluate(
         """(chunks) => {
             const server = window.fetch;
-            window.fetch = async (path, options) => path === '/v1/models' ? server(path, options) :
+            window.fetch = async (path, options) => path === 'v1/models' ? server(path, options) :
                 new Response(new ReadableStream({ start(stream) { for (const chunk of chunks) stream.enqueue(new TextEncoder().encode(chunk)); } }));
         }""",
         [*events, "data: [DONE]\n\n"],
@@ -623,6 +623,19 @@ def test_phone_with_a_zoom_of_200_percent_has_room_for_words(chat, browser):
     page = open_page(browser, chat)
     page.set_viewport_size({"width": 180, "height": 320})
     assert page.evaluate("$('question').clientWidth > 120 && $('main').clientHeight > 120 && document.documentElement.scrollWidth === 180")
+
+
+@pytest.mark.slow
+def test_page_works_under_a_path_that_a_proxy_removes(chat, browser):
+    page = open_page(browser, chat)
+    page.route("**/hindi/**", lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace("/hindi/", "/"))))
+    page.goto(f"http://127.0.0.1:{chat.port}/hindi/")
+    set_length(page, 40)
+    with page.expect_request("**/hindi/v1/chat/completions"):
+        page.fill("#question", "नमस्ते")
+        page.press("#question", "Enter")
+    page.get_by_text("लंबाई की सीमा आ गई।").wait_for()
+    assert page.locator(".assistant").inner_text() == spelled(40).strip()
 
 
 @pytest.mark.slow
