@@ -316,6 +316,14 @@ def test_pages_of_other_sites_cannot_use_the_server(chat):
     assert chat.request("OPTIONS", CHAT, Origin=f"http://{own}").status == 405
 
 
+@pytest.mark.parametrize(
+    ("header", "value", "words"), [("Host", "host.docker.internal", "--token"), ("Origin", "https://public.example", "Host header")]
+)
+def test_refusal_says_what_a_proxy_or_a_container_needs(chat, header, value, words):
+    response = chat.request("POST", CHAT, {"messages": ASKED}, **{header: value})
+    assert words in json.loads(response.read())["error"]["message"]
+
+
 def test_token_is_needed_for_all_but_the_page(chat_model):
     with Running(chat_model, token="गुप्त?".encode().hex()) as running:
         token = "गुप्त?".encode().hex()

@@ -127,9 +127,9 @@ class _Gate:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         try:
             if self._hosts is not None and urlsplit(f"//{host}").hostname not in self._hosts:
-                return ApiError(403, "this name is not served here; use the address that serve.py printed", code="wrong_host")
+                return ApiError(403, "this name is not served here; use the address that serve.py printed, or give it a --token", code="wrong_host")
             if origin is not None and urlsplit(origin).netloc != host:
-                return ApiError(403, "pages of other sites may not use this server", code="wrong_origin")
+                return ApiError(403, "pages of other sites may not use this server; a proxy must pass on the Host header", code="wrong_origin")
         except ValueError:
             return ApiError(403, "Host or Origin is not an address", code="wrong_host")
         if self._token is not None and request.url.path.startswith("/v1/"):
