@@ -121,6 +121,19 @@ def test_stop_text_that_ends_within_a_marker_leaves_nothing_of_the_marker(answer
             assert "".join(stream.push(pieces.index(character)) for character in answer + marker) + stream.flush() == answer
 
 
+def test_what_may_begin_a_stop_text_is_held_back_in_whole_characters():
+    """Of प्रा, the stop text राम: holds back more than रा."""
+    rng, stops = random.Random(0), ["राम:", "ीता", "ा ब"]
+    pieces = ["प्", "रा", "म", ":", "स", "ीत", "ा", " ", "ब", "🇮🇳"]
+    tokenizer = SimpleNamespace(piece_bytes=[piece.encode() for piece in pieces], has_dummy_space=False)
+    for _ in range(3000):
+        ids = rng.choices(range(len(pieces)), k=12)
+        stream, whole = AnswerStream(tokenizer, stops), "".join(pieces[i] for i in ids)
+        shown = [*map(stream.push, ids), stream.flush()]
+        assert "".join(shown) == whole[: min(i for i in (*map(whole.find, stops), len(whole)) if i >= 0)]
+        assert_parted_between_characters(shown)
+
+
 def test_work_for_a_token_is_the_same_for_a_stop_text_of_any_length():
     tokenizer = SimpleNamespace(piece_bytes=["राम सीता ".encode()], has_dummy_space=False)
 

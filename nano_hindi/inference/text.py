@@ -94,6 +94,8 @@ class AnswerStream:
             self.has_stopped, end = True, len(text)
         else:
             end = self._without_begun(text, self._stops)
+            if end < len(text):  # back to the beginning of a character
+                end = max(match.start() for match in regex.finditer(r"\X|$", text, pos=max(end - MAX_HELD, 0)) if match.start() <= end)
         if self._is_chat:
             end = len(text[:end].rstrip())
         self._held = text[end:]
