@@ -157,6 +157,20 @@ def test_answer_as_a_whole_is_the_stream(chat):
     assert ask(chat, messages=messages).choices[0].message.content == answer.choices[0].message.content
 
 
+def test_messages_of_one_role_are_joined(chat):
+    """As programs send them that have a system message of their own beside the user's."""
+
+    def prompt(*messages):
+        body = json.dumps({"messages": [{"role": role, "content": content} for role, content in messages]}).encode()
+        return api.parse_request(body, chat.served.tokenizer, True, 512, 100).tokens
+
+    joined = prompt(("system", "छोटा\n\nसही"), ("user", "नमस्ते\n\nकौन?"))
+    assert prompt(("system", "छोटा"), ("developer", "सही"), ("user", "नमस्ते"), ("user", "कौन?")) == joined
+    for alone in [("assistant", "जी")], [("user", "क"), ("system", "ख"), ("user", "ग")]:
+        with pytest.raises(ApiError, match="in turn"):
+            prompt(*alone)
+
+
 def test_eos_and_stop_texts_end_an_answer(chat):
     ended = complete(chat, prompt="अ").choices[0]
     assert (ended.text, ended.finish_reason) == ("", "stop")

@@ -74,7 +74,7 @@ class Mender:
         if system and not system[0][1]:
             system = []
             mended.append("empty system message removed")
-        turns, count = _joined(turns), len(turns)
+        turns, count = joined_turns(turns), len(turns)
         if len(turns) < count:
             mended.append("turns of the same role joined")
         if turns and turns[0][0] == "assistant":
@@ -174,7 +174,7 @@ def joined_parts(content: Any) -> Any:
     return "".join(part["text"] for part in content)
 
 
-def _joined(turns: list[Turn]) -> list[Turn]:
+def joined_turns(turns: list[Turn]) -> list[Turn]:
     """Return the turns with those of the same role, one after another, as one."""
     joined: list[Turn] = []
     for role, content in turns:

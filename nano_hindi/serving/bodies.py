@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nano_hindi.chat import template
-from nano_hindi.chat.records import joined_parts
+from nano_hindi.chat.records import joined_parts, joined_turns
 from nano_hindi.errors import UserError, quoted
 from nano_hindi.inference.settings import SAMPLING, SETTINGS, Settings
 from nano_hindi.inference.text import AnswerStream
@@ -137,18 +137,19 @@ def _stops(stops: Any) -> list[str]:
     return stops
 
 
-def _messages(messages: Any) -> Any:
-    """Return the messages as the template takes them: `developer` is `system`, and content in parts
-    is joined."""
+def _messages(messages: Any) -> list[template.Message]:
+    """Return the messages as the template takes them: `developer` is `system`, content in parts is
+    joined, and so are messages of the same role one after another, as data/chat.py does it."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise UserError("messages must be a list of objects")
     roles = {"developer": "system"}
-    return [{"role": roles.get(str(m.get("role")), m.get("role")), "content": _text(m.get("content"))} for m in messages]
+    turns = joined_turns([(roles.get(str(m.get("role")), m.get("role")), _text(m.get("content"))) for m in messages])
+    return [{"role": role, "content": content} for role, content in turns]
 
 
-def _text(content: Any) -> Any:
+def _text(content: Any) -> str:
     content = joined_parts(content)
-    if isinstance(content, list):
+    if not isinstance(content, str):
         raise UserError("the content of a message must be text; images, sound and files are not supported here")
     return content
 
