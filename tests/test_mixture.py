@@ -350,7 +350,7 @@ def test_resume_without_the_anneal_is_refused_even_if_the_folder_is_the_same(dat
     assert train.main([str(x) for x in (*short, "--anneal_data_dir", data_dir)]) == 0
     capsys.readouterr()
     assert train.main([str(x) for x in (*short, "--total_tokens", 2048, "--resume", "auto")]) == 2
-    assert "data sources differ" in capsys.readouterr().err
+    assert "data sources differ; give the right --data_dir and --anneal_data_dir, or" in capsys.readouterr().err
 
 
 def prepared_with_another_tokenizer(folder):

@@ -243,4 +243,5 @@ def _require_same_data(saved: dict, data: TextData | ChatData) -> None:
         remedy = f"start a new run in another --checkpoint_dir ({flag} MODEL starts it from the weights of this one)"
         if saved["tokenizer"].get("fingerprint") != data.tokenizer.fingerprint:  # a new run from its weights would be refused too
             remedy = f"make the data again with the tokenizer of this run: {data.maker} --tokenizer MODEL"
-        raise UserError(f"{data} is not the data of this checkpoint: {', '.join(differences)} differ; give the right --data_dir, or {remedy}")
+        folders = "--data_dir and --anneal_data_dir" if data.has_anneal or "anneal_start" in saved["data"] else "--data_dir"
+        raise UserError(f"{data} is not the data of this checkpoint: {', '.join(differences)} differ; give the right {folders}, or {remedy}")
