@@ -140,6 +140,7 @@ class TrainConfig:
         "dtype of the matmuls: auto (the GPU's, float32 on a CPU), float32 or bfloat16 (faster on some CPUs: docs/hardware.md)",
         Choice(DTYPES),
     )
+    fp8_head: bool = _opt(False, "both gradients of the head from fp8 matmuls, for a GPU of compute capability 8.9 or later", _SWITCH)
     seed: int = _opt(42, "seed of the initial weights and of the data order", whole(0, _INT64))
     # peak learning rates, and the schedule
     muon_lr: float = _opt(0.02, "learning rate of the matrices in the blocks and of the smear's gate (Muon)", _LEARNING_RATE)

@@ -19,6 +19,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "total_tokens",
         "device_batch_size",
         "dtype",
+        "fp8_head",
         "checkpoint_interval",
         "eval_interval",
         "inference_interval",

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nano_hindi.common import IGNORED
+from nano_hindi.fp8 import MULTIPLE, Fp8Head
 
 MAX_SOFTCAP = 60.0  # exp(60) times any vocabulary size fits into float32, so the log-sum-exp need not subtract the maximum
 
@@ -45,6 +46,7 @@ def softcapped_cross_entropy(
     softcap: float = 15.0,
     reduction: str = "mean",
     vocab_size: int | None = None,
+    fp8: bool = False,
 ) -> Tensor:
     """Return the cross-entropy of `softcap * tanh(x @ weight.T / softcap)` with `targets`, in nats.
 
@@ -56,8 +58,12 @@ def softcapped_cross_entropy(
 
     Gradients are computed in the forward pass, only if one is required; the weight's is accumulated
     in float32. Against float64, the relative error of both in bfloat16 is 2e-3 to 6e-3 on a CPU.
-    Backward can be called once. Raises ValueError for unsupported shapes and options,
-    RuntimeError if "none" would need a gradient or backward is called again.
+    With `fp8`, they come from fp8 matmuls with an error of 3e-2, if both are required and except in
+    a chunk whose length is no multiple of 16. It needs C and vocab_size that are multiples of 16,
+    and x in another dtype than float16.
+
+    Backward can be called once. Raises ValueError for unsupported shapes and options, RuntimeError
+    if "none" would need a gradient or backward is called again.
     """
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
     if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1] or targets.shape != x.shape[:1]:
@@ -66,6 +72,8 @@ def softcapped_cross_entropy(
         raise ValueError(f"softcap must be above 0 and at most {MAX_SOFTCAP:.0f}, not {softcap}")
     if not 0 < vocab_size <= weight.shape[0]:
         raise ValueError(f"vocab_size must be from 1 to the {weight.shape[0]} rows of weight, not {vocab_size}")
+    if fp8 and (x.dtype == torch.float16 or x.shape[1] % MULTIPLE or vocab_size % MULTIPLE):
+        raise ValueError(f"fp8 needs sizes that are multiples of {MULTIPLE}, not in float16: {x.dtype}, width {x.shape[1]}, vocab_size {vocab_size}")
     wants_grad = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if reduction == "none":
         if wants_grad:
@@ -74,14 +82,15 @@ def softcapped_cross_entropy(
     if reduction not in ("sum", "mean"):
         raise ValueError(f'reduction must be "mean", "sum" or "none", not {reduction!r}')
     arguments = (x, weight, targets, softcap, vocab_size)
-    total = _SummedLoss.apply(*arguments) if wants_grad else _in_chunks(*arguments)[0].sum()
+    total = _SummedLoss.apply(*arguments, fp8) if wants_grad else _in_chunks(*arguments)[0].sum()
     return total if reduction == "sum" else total / (targets != IGNORED).sum().clamp(min=1)
 
 
 class _SummedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float, vocab_size: int) -> Tensor:
-        losses, *ctx.grads = _in_chunks(x, weight, targets, softcap, vocab_size, *ctx.needs_input_grad[:2])
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float, vocab_size: int, fp8: bool) -> Tensor:
+        x_grad, weight_grad, *_ = ctx.needs_input_grad
+        losses, *ctx.grads = _in_chunks(x, weight, targets, softcap, vocab_size, x_grad, weight_grad, fp8)
         ctx.unscale = 1 / FP16_SCALE if x.dtype == torch.float16 else 1.0
         return losses.sum()
 
@@ -94,7 +103,7 @@ class _SummedLoss(torch.autograd.Function):
         for grad in grads:
             if grad is not None:
                 _scale_(grad, grad_output * ctx.unscale)
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
 
 
 def _scale_(tensor: Tensor, factor: Tensor) -> None:
@@ -109,7 +118,7 @@ def _scale_(tensor: Tensor, factor: Tensor) -> None:
 
 @torch.no_grad()
 def _in_chunks(
-    x: Tensor, weight: Tensor, targets: Tensor, softcap: float, vocab_size: int, x_grad: bool = False, weight_grad: bool = False
+    x: Tensor, weight: Tensor, targets: Tensor, softcap: float, vocab_size: int, x_grad: bool = False, weight_grad: bool = False, fp8: bool = False
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return losses (N,) and, if requested, the gradients of their sum: (N, C) in x's dtype,
     (rows, C) in float32; both times FP16_SCALE if x is float16."""
@@ -118,7 +127,7 @@ def _in_chunks(
     # waits for a GPU, once for each call
     if _compiled_pass is None and not is_target.all():
         kept = is_target.nonzero().squeeze(1)
-        kept_losses, kept_grad, grad_weight = _in_chunks(x[kept], weight, targets[kept], softcap, vocab_size, x_grad, weight_grad)
+        kept_losses, kept_grad, grad_weight = _in_chunks(x[kept], weight, targets[kept], softcap, vocab_size, x_grad, weight_grad, fp8)
         losses = kept_losses.new_zeros(len(x)).index_copy_(0, kept, kept_losses)
         return losses, None if kept_grad is None else torch.zeros_like(x).index_copy_(0, kept, kept_grad), grad_weight
     sum_dtype = torch.promote_types(x.dtype, torch.float32)
@@ -129,15 +138,23 @@ def _in_chunks(
         grad_weight = torch.zeros(weight.shape, dtype=sum_dtype, device=x.device) if weight_grad else None
         n = _chunk_tokens(len(x), vocab_size, x)
         logits = torch.empty(n, vocab_size, dtype=x.dtype, device=x.device)
+        fp8_head = Fp8Head(w, softcap, compiled=_compiled_pass is not None) if fp8 else None
         for start in range(0, len(x), n):
             chunk = slice(start, start + n)
             z = logits[: len(x) - start].addmm_(x[chunk], w.T, beta=0, alpha=1 / softcap)
-            losses[chunk], u, factor = _cap(z, targets[chunk], softcap, x_grad or weight_grad)
-            if grad_x is not None:
-                torch.mm(u, w, out=grad_x[chunk]).mul_(factor)
-            if grad_weight is not None:
-                _add_product_(grad_weight[:vocab_size], u, (x[chunk] * factor).to(x.dtype))
-            del u  # compiled, it is a tensor of its own: free it before the next is made
+            is_target = (targets[chunk] != IGNORED)[:, None]
+            index = targets[chunk, None].masked_fill(~is_target, 0)
+            t = z.gather(1, index).to(sum_dtype).tanh_()
+            if fp8_head and grad_x is not None and grad_weight is not None and len(z) % MULTIPLE == 0:
+                total = fp8_head.add_gradients(z, index, t, is_target, x[chunk], grad_x[chunk], grad_weight[:vocab_size])
+            else:
+                u, total, factor = _cap(z, index, t, is_target, softcap, x_grad or weight_grad)
+                if grad_x is not None:
+                    torch.mm(u, w, out=grad_x[chunk]).mul_(factor)
+                if grad_weight is not None:
+                    _add_product_(grad_weight[:vocab_size], u, (x[chunk] * factor).to(x.dtype))
+                del u  # compiled, it is a tensor of its own: free it before the next is made
+            losses[chunk] = (total.log() - softcap * t).masked_fill(~is_target, 0).squeeze(1)
     return losses, grad_x, grad_weight
 
 
@@ -166,24 +183,20 @@ def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
         total.addmm_(z.T.to(total.dtype), x.to(total.dtype))
 
 
-# ---- the elementwise part: from logits / c to losses and their gradients
+# ---- the elementwise part: from logits / c to u and S
 
 
-def _cap(z: Tensor, targets: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the losses (n,) of z (n, V), the logits divided by c; and, of use only
-    `with_gradient`, u (n, V) and the factor (n, 1) of its rows in the gradients: 1 / S, in float16
-    1, and 0 at ignored targets. May overwrite z."""
-    is_target = (targets != IGNORED)[:, None]
-    index = targets[:, None].masked_fill(~is_target, 0)
-    t = z.gather(1, index).to(torch.promote_types(z.dtype, torch.float32)).tanh_()
+def _cap(z: Tensor, index: Tensor, t: Tensor, is_target: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of z (n, V), the logits divided by c: u (n, V), S (n, 1) and the factor (n, 1) of u's
+    rows in the gradients, 1 / S, in float16 1, and 0 at ignored targets. u and the factor are of
+    use only `with_gradient`. May overwrite z. `index`, `t` and `is_target` as in `Fp8Head`."""
     u, total = (_compiled_pass or _eager_pass)(z, softcap, with_gradient)
-    losses = (total.log() - softcap * t).masked_fill(~is_target, 0).squeeze(1)
     half = z.dtype == torch.float16  # u is normalized
     if with_gradient:
         target_u = ((softcap * t).exp_() - total) * (1 - t * t)
         values = (target_u * (FP16_SCALE / total) if half else target_u).to(u.dtype)
         u[torch.arange(len(u), device=u.device), index[:, 0]] = values[:, 0]  # on a CPU, scatter_ would copy all of a half-precision u
-    return losses, u, is_target.to(t.dtype) if half else is_target / total
+    return u, total, is_target.to(t.dtype) if half else is_target / total
 
 
 def _eager_pass(z: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor]:

@@ -270,6 +270,7 @@ class GPT(nn.Module):
         self.resid_lambdas = nn.Parameter(torch.empty(config.n_layer))
         self.x0_lambdas = nn.Parameter(torch.empty(config.n_layer))
         self.recomputes_blocks = False  # activation checkpointing: backward runs each block's forward again, so only its input is kept
+        self.fp8_head = False  # the gradients of the head come from fp8 matmuls
         self._parts = EAGER
 
     @torch.no_grad()
@@ -373,7 +374,13 @@ class GPT(nn.Module):
         if targets is None:
             return self.logits(x)
         loss = softcapped_cross_entropy(
-            x.flatten(0, 1), self.head_weight, targets.flatten(), softcap=SOFTCAP, reduction=loss_reduction, vocab_size=self.config.vocab_size
+            x.flatten(0, 1),
+            self.head_weight,
+            targets.flatten(),
+            softcap=SOFTCAP,
+            reduction=loss_reduction,
+            vocab_size=self.config.vocab_size,
+            fp8=self.fp8_head,
         )
         return loss.view(targets.shape) if loss_reduction == "none" else loss
 

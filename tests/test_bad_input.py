@@ -355,6 +355,7 @@ TRAIN = {
     "a budget in scientific notation": (["--total_tokens", "5e8"], "--total_tokens must be a whole number", "not 5e8"),
     "a window pattern of unknown letters": (["--window_pattern", "SXL"], "window_pattern", "SSSL"),
     "a model larger than any memory": (["--n_embd", 2**23], "memory", "smaller"),
+    "fp8 without bfloat16": (["--fp8_head", "True"], "fp8", "--dtype bfloat16", "--fp8_head False"),
     "a vocabulary that is not the data's": (["--vocab_size", 7], "--vocab_size 7", "omit the flag"),
     "a sequence longer than the data": (["--sequence_len", 10**6], "tokens", "smaller --sequence_len"),
     # surroundings

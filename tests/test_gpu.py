@@ -117,7 +117,7 @@ def test_commands_keep_tensors_of_the_two_devices_apart(gpu_command, data_dir, t
     training = arguments(data_dir, run, *extras.split(), *additions.FLAGS, "--sequence_len", "256")
     commands = [
         ["train", [*training, "--total_tokens", "4096"]],
-        ["train", [*training, "--total_tokens", "8192", "--resume", "auto"]],
+        ["train", [*training, "--total_tokens", "8192", "--resume", "auto", "--fp8_head", "True"]],
         ["generate", ["--checkpoint", run, "--prompt", "एक", "--num_samples", "2", "--max_tokens", "9", "--device", "cuda"]],
         ["nano_hindi.evaluation.command", ["--checkpoint", run, "--data_dir", data_dir, "--max_bytes", "9000", "--device", "cuda"]],
         ["data.chat", ["--tokenizer", run, "--output_dir", tmp_path, "--source", tmp_path / "chats.jsonl", "--val_fraction", "0.5"]],
@@ -130,7 +130,7 @@ def test_commands_keep_tensors_of_the_two_devices_apart(gpu_command, data_dir, t
 
 @pytest.mark.slow
 def test_gpu_checks_pass_with_a_fake_gpu(gpu_command):
-    names = ["network", "n-grams", "updates", "8 GB", "float16", "resume"]
+    names = ["loss", "network", "n-grams", "updates", "8 GB", "float16", "resume"]
     done = run_command([*gpu_command, "tests/gpu/check.py", "--small", "--updates", "3", "--only", *names], fork=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -278,23 +278,22 @@ def test_the_check_of_the_network_finds_a_nan_of_one_seed(measures, monkeypatch)
     assert len({loss.item() for loss in losses[:2]}) == 2
 
 
-# ---- the candidates for the loss
+# ---- path B of the loss
 
 
-def relative_errors(name, **options):
-    """Return the relative errors of a candidate's loss, dX and dW against the float64 formula of
+def relative_errors_of_path_b(scale):
+    """Return the relative errors of its loss, dX and dW against the float64 formula of
     test_loss.py. The last chunk, the vocabulary and the width do not fill their last tiles."""
     from nano_hindi import loss
 
     sys.path.append(str(GPU))
-    import candidates
+    from path_b import cross_entropy
 
     V, padding = 1100, 20
-    x, weight, targets = make(150, 72, V, padding=padding, ignored=0.2, **options)
+    x, weight, targets = make(150, 72, V, padding=padding, ignored=0.2, scale=scale)
     loss.CHUNK_BYTES["cpu"] = 128 * V * 4
-    with candidates.in_use(name):
-        value, again = (loss.softcapped_cross_entropy(x, weight, targets, reduction="sum", vocab_size=V) for _ in range(2))
-        nothing = loss.softcapped_cross_entropy(x, weight, torch.full_like(targets, -1), vocab_size=V)
+    value, again = (cross_entropy(x, weight, targets, reduction="sum", vocab_size=V) for _ in range(2))
+    nothing = cross_entropy(x, weight, torch.full_like(targets, -1), vocab_size=V)
     grads = gradients_of(value, x, weight)
     assert all(map(torch.equal, grads, gradients_of(again, x, weight))), "two calls differ"
     assert nothing.item() == 0
@@ -307,21 +306,10 @@ def relative_errors(name, **options):
 
 
 # a standard deviation of the logits of 2.5 and of 25, beyond the cap
-@pytest.mark.parametrize("scale", [0.3, 3.0])
-def test_fp8_candidate_has_the_rounding_errors_of_x_and_w_alone(scale, monkeypatch):
-    from nano_hindi import loss
-
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(loss, "CHUNK_BYTES", dict(loss.CHUNK_BYTES))
-    value, *grads = relative_errors("fp8", scale=scale)
-    assert value < 1e-6
-    assert all(0.02 < error < 0.03 for error in grads), grads
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="needs Triton: pip install triton")
-def test_candidate_b_equals_the_float64_formula_in_tritons_interpreter():
-    code = f"import sys; sys.path[:0] = {sys.path}; import test_gpu; print([test_gpu.relative_errors('B', scale=s) for s in (0.3, 3.0)])"
+def test_path_b_equals_the_float64_formula_in_tritons_interpreter():
+    code = f"import sys; sys.path[:0] = {sys.path}; import test_gpu; print([test_gpu.relative_errors_of_path_b(s) for s in (0.3, 3.0)])"
     done = run_command([sys.executable, "-c", code], env={**os.environ, "TRITON_INTERPRET": "1"})
     assert done.returncode == 0, done.stderr
     errors = ast.literal_eval(done.stdout.splitlines()[-1])

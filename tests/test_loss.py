@@ -1,6 +1,7 @@
 """The chunked loss against the plain float64 formula, and the guarantee that the full logits never
 exist."""
 
+import contextlib
 import math
 import random
 import weakref
@@ -10,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nano_hindi import fp8
 from nano_hindi import loss as loss_module
+from nano_hindi.errors import UserError
 from nano_hindi.loss import softcapped_cross_entropy
 
 
@@ -300,6 +303,65 @@ def test_compiled_pass_keeps_one_chunk_beside_the_logits(monkeypatch):
     assert len(made) == 4
 
 
+# ---- fp8
+
+
+# a standard deviation of the logits of 2.7 and of 27, beyond the cap
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_fp8_gradients_have_the_rounding_errors_of_x_and_w_alone(scale, monkeypatch):
+    V = 1104
+    x, weight, targets = make(160, 80, V, padding=16, ignored=0.2, scale=scale)
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", {"cpu": 64 * 4 * V})
+    value, again = (softcapped_cross_entropy(x, weight, targets, reduction="sum", vocab_size=V, fp8=True) for _ in range(2))
+    grads = gradients_of(value, x, weight)
+    assert all(map(torch.equal, grads, gradients_of(again, x, weight)))
+    assert not grads[0][targets == -1].any()
+    assert not grads[1][V:].any()
+    expected = reference(x, weight, targets, vocab_size=V).sum()
+    errors = [((a - b).norm() / b.norm()).item() for a, b in zip((value, *grads), (expected, *gradients_of(expected, x, weight)), strict=True)]
+    assert errors[0] < 1e-6
+    assert all(0.015 < error < 0.03 for error in errors[1:]), errors
+
+
+def test_fp8_computes_no_more_than_whole_chunks_with_both_gradients(monkeypatch):
+    x, weight, targets = make(90, 16, 32)
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", {"cpu": 64 * 4 * 32})
+    plain = gradients_of(softcapped_cross_entropy(x, weight, targets), x, weight)
+    grad_x, _ = gradients_of(softcapped_cross_entropy(x, weight, targets, fp8=True), x, weight)
+    assert torch.equal(grad_x[64:], plain[0][64:])  # 26 tokens: no multiple of 16
+    assert not torch.isclose(grad_x[:64], plain[0][:64]).all()
+    value = softcapped_cross_entropy(x.detach(), weight, targets, fp8=True)
+    assert torch.equal(*torch.autograd.grad(value, weight), plain[1])
+    nothing = softcapped_cross_entropy(x, weight, torch.full_like(targets, -1), fp8=True)
+    assert not any(grad.any() for grad in gradients_of(nothing, x, weight))
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "sizes", "words"),
+    [
+        ((8, 9), torch.bfloat16, (48, 64), None),
+        ((8, 6), torch.bfloat16, (48, 64), "capability 8.9"),
+        ((9, 0), torch.float32, (48, 64), "--dtype bfloat16"),
+        ((9, 0), torch.bfloat16, (40, 64), "n_embd to be a multiple of 16, and it is 40"),
+        ((9, 0), torch.bfloat16, (48, 70), "vocab_size to be a multiple of 16, and it is 70"),
+    ],
+)
+def test_fp8_is_refused_where_it_cannot_work(capability, dtype, sizes, words, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with pytest.raises(UserError, match=words) if words else contextlib.nullcontext():
+        fp8.require_fp8(*sizes, dtype, torch.device("cuda"))
+
+
+@pytest.mark.slow
+def test_compiled_fp8_gradients_equal_the_eager_ones(monkeypatch):
+    x, weight, targets = make(96, 16, 64, dtype=torch.bfloat16)
+    eager = gradients_of(softcapped_cross_entropy(x, weight, targets, fp8=True), x, weight)
+    monkeypatch.setattr(loss_module, "_compiled_pass", loss_module._fused_pass)
+    compiled = gradients_of(softcapped_cross_entropy(x, weight, targets, fp8=True), x, weight)
+    torch.testing.assert_close(compiled, eager, rtol=0.02, atol=1e-5)
+    assert fp8._compiled_pass.cache_info().currsize == 1
+
+
 def test_misuse_is_refused():
     x, weight, targets = make(4, 8, 7)
     for arguments, options in [
@@ -309,6 +371,9 @@ def test_misuse_is_refused():
         ((x, weight, targets), {"softcap": 0.0}),
         ((x, weight, targets), {"softcap": 90.0}),
         ((x, weight, targets), {"vocab_size": 8}),
+        ((x, weight, targets), {"fp8": True}),  # 7 columns
+        (make(4, 8, 16), {"fp8": True}),
+        (make(4, 16, 16, dtype=torch.float16), {"fp8": True}),
     ]:
         with pytest.raises(ValueError):
             softcapped_cross_entropy(*arguments, **options)

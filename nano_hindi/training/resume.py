@@ -16,6 +16,7 @@ from nano_hindi.corpus.prepared import METADATA, tokenizer_record
 from nano_hindi.distributed import World, from_main, require_same
 from nano_hindi.errors import UserError, require
 from nano_hindi.flags import configs_for_new_run, configs_for_resumed_run, configs_for_run_from_model
+from nano_hindi.fp8 import require_fp8
 from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.training.chat_data import ChatData, apply_finetune_flags, finetune_recipe, open_chat
 from nano_hindi.training.parent import Parent, load_parent, require_same_parent, require_same_tokenizer
@@ -111,6 +112,8 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
         "give the same command on every machine, with GPUs of the same kind",
     )
     config.sequences_per_rank(world.size)  # raises UserError if they do not split evenly
+    if config.fp8_head:
+        require_fp8(model_config.n_embd, model_config.vocab_size, compute_dtype(world.device, config.dtype), world.device)
     preset = saved["preset"] if saved else args.config or (parent.preset if parent else DEFAULT_PRESET)
     plan = Plan(preset, model_config, config, data, saved, parent)
     if plan.update < config.updates and plan.anneal_start not in (None, config.anneal_start):

@@ -180,7 +180,7 @@ def new_model(config: GPTConfig, train: TrainConfig, device: torch.device) -> GP
     model = GPT(config)
     model.init_weights()
     model.to(device)
-    model.compute_dtype = compute_dtype(device, train.dtype)
+    model.compute_dtype, model.fp8_head = compute_dtype(device, train.dtype), train.fp8_head
     return model
 
 

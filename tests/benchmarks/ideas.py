@@ -3,19 +3,15 @@ results."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-import sys
 from unittest import mock
 
 import numpy as np
-import timing
 import torch
 from recipes import OtherAttention, Recipe, Unbounded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nano_hindi import loss as loss_module
 from nano_hindi import model as model_module
 from nano_hindi import muon as muon_module
 from nano_hindi.config import GPTConfig
@@ -23,9 +19,6 @@ from nano_hindi.dataloader import EpochStream, SequenceLoader
 from nano_hindi.model import GPT, MLP, Attention, Block, rms_norm
 from nano_hindi.optim import TrainOptimizer
 from nano_hindi.token_file import TokenFile
-
-sys.path.append(str(timing.ROOT / "tests" / "gpu"))  # last, because its profile.py is not the standard library's
-import candidates
 
 BOS = 1  # id in tokenizers that data/preprocess.py trains
 
@@ -331,9 +324,7 @@ CANDIDATES = {
     ),
     "muon_eq": Recipe("rows of equal norm before the polar factor", patches=((muon_module, "polar_express", equilibrated_polar),)),
     "muon_plus": Recipe("the polar factor with its exact norm", patches=((muon_module, "polar_express", renormalized_polar),)),
-    "fp8_head": Recipe(
-        "both gradients of the head from fp8 matmuls", patches=((loss_module, "_in_chunks", functools.partial(candidates.in_chunks, candidates.fp8)),)
-    ),
+    "fp8_head": Recipe("both gradients of the head from fp8 matmuls", {"fp8_head": True}),
     "dropout": Recipe("dropout of 0.2", **DROPOUT),
     "tied_dropout": Recipe("dropout of 0.2; wte is lm_head, no value embeddings", {"tie_embeddings": True, "value_embeddings": False}, **DROPOUT),
     "z_loss": Recipe("z-loss instead of the soft-cap", model=ZLoss),

@@ -178,7 +178,7 @@ def versions(lab: Lab) -> Iterator[Measures]:
 @contextlib.contextmanager
 def head(lab: Lab) -> Iterator[Measures]:
     """Measure the head for 65,536 tokens, in chunks of different sizes; with the last, also the
-    candidates."""
+    other losses."""
     tokens, sizes = (65536, (4096, 16384, 8192)) if lab.full else (128, (64,))
     x, weight = random(lab, tokens, lab.model.n_embd), random(lab, lab.model.vocab_size, lab.model.n_embd, std=0.05, dtype=torch.float32)
     targets = torch.randint(0, lab.model.vocab_size, (tokens,), device=lab.device)
@@ -192,17 +192,16 @@ def head_in_chunks(lab: Lab, x: Tensor, weight: Tensor, targets: Tensor, n: int)
     z = functools.cache(lambda: torch.mm(chunks[0], w.T))  # (n, V), made when it is needed
     grad_x, grad_weight = torch.empty_like(chunks[0]), torch.zeros_like(weight.detach())
 
-    def whole() -> None:
+    def whole(cross_entropy: Callable[..., Tensor] = loss.softcapped_cross_entropy) -> None:
         if loss.CHUNK_BYTES[lab.device.type] != chunk_bytes:
             loss.CHUNK_BYTES[lab.device.type] = chunk_bytes
             if lab.full:
                 torch.compiler.reset()  # else the second size would be compiled as a variable one
-        torch.autograd.grad(loss.softcapped_cross_entropy(x, weight, targets), (x, weight))
+        torch.autograd.grad(cross_entropy(x, weight, targets), (x, weight))
 
-    def candidate(name: str) -> dict[str, Any]:
-        with numerics.candidates.in_use(name):
-            seconds = seconds_of(lab, whole)
-            errors = zip(("loss", "dX", "dW"), numerics.loss_errors(lab), strict=True)
+    def other(name: str) -> dict[str, Any]:
+        seconds = seconds_of(lab, functools.partial(whole, numerics.LOSSES[name]))
+        errors = zip(("loss", "dX", "dW"), numerics.loss_errors(lab, name), strict=True)
         return {"seconds": [seconds], "text": f"; relative error {', '.join(f'{of} {error:.1e}' for of, error in errors)}"}
 
     matmuls: dict[str, Callable[[Tensor], object]] = {
@@ -214,12 +213,12 @@ def head_in_chunks(lab: Lab, x: Tensor, weight: Tensor, targets: Tensor, n: int)
     else:
         matmuls["dW, mm and add_"] = lambda chunk: grad_weight.add_(torch.mm(z().T, chunk, out_dtype=torch.float32))
         matmuls["dW, addmm"] = lambda chunk: torch.addmm(grad_weight, z().T, chunk, out_dtype=torch.float32, out=grad_weight)
-    has_candidates = hasattr(numerics, "candidates") and (n == 8192 or not lab.full)  # an older checkout has none
+    others = ("B", "fp8") if hasattr(numerics, "LOSSES") and (n == 8192 or not lab.full) else ()  # an older checkout has none
     return {
         **{name: timed(lab, lambda work=work: [work(chunk) for chunk in chunks]) for name, work in matmuls.items()},
         "elementwise": lambda: {"seconds": [by_class(kernels_of(lab, whole))["loss elementwise"] / 1e3]},
         "whole loss": timed(lab, whole),
-        **{f"{name}: whole loss": functools.partial(candidate, name) for name in (numerics.candidates.CANDIDATES if has_candidates else ())},
+        **{f"{name}: whole loss": functools.partial(other, name) for name in others},
     }
 
 
@@ -301,8 +300,9 @@ def timed_updates(lab: Lab, update: Callable[[], float], tokens: int, flops: flo
 
 
 @contextlib.contextmanager
-def updates(lab: Lab) -> Iterator[Measures]:
-    with lab.run() as run:
+def updates(lab: Lab, **changes: Any) -> Iterator[Measures]:
+    """Measure whole updates, with changes of the recipe."""
+    with lab.run(**changes) as run:
         make_updates(run, 2)
         yield timed_updates(
             lab, lambda: make_updates(run, 1)[0], run.config.tokens_per_update, run.model.flops_per_token(), run.batches.device_batch_size
@@ -381,6 +381,7 @@ def peer(lab: Lab) -> Iterator[Measures]:
 
 
 SECTIONS = {section.__name__: section for section in (versions, head, blocks, updates, kernels, start, first_update, nan, peer)}
+SECTIONS["fp8"] = functools.partial(updates, fp8_head=True)
 
 
 def main() -> None:

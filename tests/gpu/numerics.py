@@ -7,15 +7,16 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import path_b
 import torch
 
-import candidates
 from lab import Lab
 from nano_hindi.common import can_compile
 from nano_hindi.engine import PREFILL_TOKENS, KVCache
 from nano_hindi.flash_attention import flash_attn, select_backend
+from nano_hindi.fp8 import require_fp8
 from nano_hindi.loss import softcapped_cross_entropy
 from nano_hindi.model import GPT, SOFTCAP
 from nano_hindi.ngrams import NGrams
@@ -83,24 +84,34 @@ def decoding(lab: Lab, name: str) -> str:
     return f"{length} positions, relative error {error:.1e}"
 
 
-def loss(lab: Lab, candidate: str | None = None) -> str:
-    """Compare value and gradients of the soft-capped loss, or of a candidate for it, in the
-    device's dtype with float64."""
-    with candidates.in_use(candidate):
-        errors = loss_errors(lab)
-    assert max(errors) < (4e-2 if candidate == "fp8" else 2e-2), f"relative errors {errors}"
+def fp8_cross_entropy(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    require_fp8(weight.shape[1], weight.shape[0], torch.bfloat16, x.device)
+    return softcapped_cross_entropy(x, weight, targets, fp8=True)
+
+
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "": softcapped_cross_entropy,
+    "B": path_b.cross_entropy,
+    "fp8": fp8_cross_entropy,
+}
+
+
+def loss(lab: Lab, name: str = "") -> str:
+    """Compare value and gradients of one of the LOSSES in the device's dtype with float64."""
+    errors = loss_errors(lab, name)
+    assert max(errors) < (4e-2 if name == "fp8" else 2e-2), f"relative errors {errors}"
     return f"relative error {max(errors):.1e}"
 
 
-def loss_errors(lab: Lab) -> list[float]:
-    """Return the relative errors of the loss and of its gradients with respect to x and the
-    weight."""
+def loss_errors(lab: Lab, name: str) -> list[float]:
+    """Return the relative errors of one of the LOSSES, and of its gradients with respect to x and
+    the weight."""
     torch.manual_seed(0)
     vocab = 68096 if lab.full else 2048
     x = torch.randn(512, 384, device=lab.device).to(lab.dtype).requires_grad_()
     weight = (torch.randn(vocab, 384, device=lab.device) * 0.05).requires_grad_()
     targets = torch.randint(0, vocab, (512,), device=lab.device)
-    value = softcapped_cross_entropy(x, weight, targets)
+    value = LOSSES[name](x, weight, targets)
     grads = torch.autograd.grad(value, (x, weight))
     reference = torch.nn.functional.cross_entropy(SOFTCAP * torch.tanh(x.double() @ weight.double().T / SOFTCAP), targets)
     expected = torch.autograd.grad(reference, (x, weight))

@@ -2,6 +2,7 @@
 
     python tests/gpu/profile.py --only versions head blocks updates --against OTHER  each call takes
     python tests/gpu/profile.py --only kernels start nan peer --peer NANOCHAT        under 8 minutes
+    python tests/gpu/profile.py --only fp8                                           two minutes
     python tests/gpu/profile.py --device cpu --small                                 test the script
 
 OTHER is a worktree of another commit. Each checkout is measured in a process of its own, in turn,
@@ -36,8 +37,10 @@ SECTIONS = {
     "start": (140, 1),
     "nan": (70, 1),
     "peer": (170, 6),
+    "fp8": (120, 6),
 }
 ONLY_THIS = ("versions", "nan")  # sections that do not measure the other checkout
+BESIDE_UPDATES = ("peer", "fp8")  # sections whose updates take turns with the default's
 LOSS_TOLERANCE = 1e-3  # largest relative difference of the losses of two checkouts
 
 
@@ -126,7 +129,7 @@ class Table:
             cells = [f"{spread(values)}{of_worker[-1].get('text', '')}" for values, of_worker in zip(seconds, results, strict=True)]
             self.row(section, name, *cells, *(f"{other / medians[0]:.3f}" for other in medians[1:]))
         losses = [[loss for result in of_worker for loss in result.get("losses", [])] for of_worker in results]
-        if losses[0] and len(losses) > 1 and section != "peer":
+        if losses[0] and len(losses) > 1 and section not in BESIDE_UPDATES:
             difference = max(abs(a - b) / abs(a) for a, b in zip(*losses, strict=True))
             self.row(section, f"losses of {len(losses[0])} updates", f"differ by {difference:.1e} at most")
             if not difference <= LOSS_TOLERANCE:
@@ -166,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     for section in sections:
         (budget, rounds), start = SECTIONS[section], time.monotonic()
         jobs = [(this, section)]
-        if section == "peer":
+        if section in BESIDE_UPDATES:
             jobs.insert(0, (this, "updates"))
         elif args.against and section not in ONLY_THIS:
             jobs.append((args.against, section))
