@@ -24,6 +24,7 @@ from nano_hindi.errors import require
 
 MULTIPLE = 16  # that n, C and V need for torch._scaled_mm on a GPU
 U_SCALE = 2.0**9  # of u in e5m2, whose target's entry is -1 and whose others are at most 64: 2^15 fits
+Kernels = tuple[Callable[..., tuple[Tensor, Tensor, Tensor]], Callable[[Tensor], Tensor]]
 
 
 def require_fp8(n_embd: int, vocab_size: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -43,7 +44,9 @@ class Fp8Head:
     def __init__(self, w: Tensor, softcap: float, compiled: bool):
         self.w, self.w_scale = _to_e4m3(w)
         self.u_scale = torch.full((), 1 / U_SCALE, device=w.device)
-        self.softcap, self.quantize = softcap, _compiled_pass() if compiled else _quantized_pass
+        self.softcap = softcap
+        kernels: Kernels = _compiled_kernels() if compiled else (_quantized_pass, _transposed)
+        self.quantize, self.transpose = kernels
 
     def add_gradients(self, z: Tensor, index: Tensor, t: Tensor, is_target: Tensor, x: Tensor, grad_x: Tensor, grad_w: Tensor) -> Tensor:
         """Write dX into grad_x (n, C), add dW to grad_w (V, C), float32, and return S (n, 1).
@@ -51,16 +54,16 @@ class Fp8Head:
         z (n, V), the logits divided by c; index, t and is_target (n, 1): each target's column, its
         t, and whether it is not ignored; x (n, C), the hidden states.
         """
-        u, u_columns, total, divisor = self.quantize(z, index, t, self.softcap)
+        u, total, divisor = self.quantize(z, index, t, self.softcap)
         factor = is_target * divisor
         x8, x_scale = _to_e4m3(x * factor)
         torch._scaled_mm(u, self.w, self.u_scale, self.w_scale, out_dtype=grad_x.dtype, out=grad_x).mul_(factor)
-        grad_w.add_(torch._scaled_mm(u_columns, x8, self.u_scale, x_scale, out_dtype=torch.float32))
+        grad_w.add_(torch._scaled_mm(self.transpose(u), x8, self.u_scale, x_scale, out_dtype=torch.float32))
         return total
 
 
-def _quantized_pass(z: Tensor, index: Tensor, target_t: Tensor, softcap: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return u / (S divisor) in e5m2, (n, V) and as a contiguous (V, n), S and the divisor (n, 1).
+def _quantized_pass(z: Tensor, index: Tensor, target_t: Tensor, softcap: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return u / (S divisor) (n, V) in e5m2, S and the divisor (n, 1).
 
     Of p, the target's probability, and its t, the target's entry is -(1 - p) (1 - t^2), and the
     divisor is its size. The limits keep the others finite where one of the two factors vanishes.
@@ -72,13 +75,18 @@ def _quantized_pass(z: Tensor, index: Tensor, target_t: Tensor, softcap: float) 
     divisor = q.clamp(min=1e-6) * slope.clamp(min=1 / 64)
     is_target = torch.arange(z.shape[1], device=z.device) == index
     u = torch.where(is_target, -q * slope, e * (1 - t * t) / total) * (U_SCALE / divisor)
-    u8 = u.to(torch.float8_e5m2)
-    return u8, u8.T.contiguous(), total, divisor
+    return u.to(torch.float8_e5m2), total, divisor
+
+
+def _transposed(u: Tensor) -> Tensor:
+    return u.T.contiguous()
 
 
 @functools.cache
-def _compiled_pass() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
-    return torch.compile(_quantized_pass, dynamic=False)
+def _compiled_kernels() -> Kernels:
+    """Return both functions compiled, but not as one: a kernel that also stored the columns of the
+    rows that it reads would write single bytes far apart."""
+    return torch.compile(_quantized_pass, dynamic=False), torch.compile(_transposed, dynamic=False)
 
 
 def _to_e4m3(a: Tensor) -> tuple[Tensor, Tensor]:
