@@ -96,9 +96,9 @@ def _make_app(served: Served, token: str | None, hosts: Iterable[str] | None) ->
 
 def _answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        error = ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path}")
+        error = ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path}", headers=error.headers)
     error = _as_api_error(error)
-    return JSONResponse(error.body(), error.status)
+    return JSONResponse(error.body(), error.status, error.headers)
 
 
 def _as_api_error(error: Exception) -> ApiError:
@@ -119,7 +119,7 @@ class _Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (error := self._refusal(Request(scope))):
-            await JSONResponse(error.body(), error.status)(scope, receive, send)
+            await JSONResponse(error.body(), error.status, error.headers)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -135,7 +135,8 @@ class _Gate:
         if self._token is not None and request.url.path.startswith("/v1/"):
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), self._token.encode()):
-                return ApiError(401, "the token is missing or wrong; serve.py printed it at its start", code="invalid_api_key")
+                message, headers = "the token is missing or wrong; serve.py printed it at its start", {"WWW-Authenticate": "Bearer"}
+                return ApiError(401, message, code="invalid_api_key", headers=headers)
         return None
 
 
