@@ -157,12 +157,43 @@ def test_answer_as_a_whole_is_the_stream(chat):
     assert ask(chat, messages=messages).choices[0].message.content == answer.choices[0].message.content
 
 
+def test_list_of_prompts_gives_a_choice_each(chat):
+    """The same texts as in requests of their own; they end at eos, at a stop text, or when full."""
+    prompts, options = ["राम", "अ", "", "राम "], {"stop": "ॐ", "max_tokens": 16}
+    alone = [complete(chat, prompt=prompt, **options) for prompt in prompts]
+    together = complete(chat, prompt=prompts, **options)
+    assert [choice.index for choice in together.choices] == [0, 1, 2, 3]
+    expected = [(one.choices[0].text, one.choices[0].finish_reason) for one in alone]
+    assert len(set(expected)) > 2
+    assert [(choice.text, choice.finish_reason) for choice in together.choices] == expected
+    for field in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert getattr(together.usage, field) == sum(getattr(one.usage, field) for one in alone)
+    *chunks, usage = complete(chat, prompt=prompts, **options, stream=True, stream_options={"include_usage": True})
+    own = [[chunk.choices[0] for chunk in chunks if chunk.choices[0].index == i] for i in range(4)]
+    assert [("".join(choice.text for choice in choices), choices[-1].finish_reason) for choices in own] == expected
+    assert usage.usage == together.usage
+    wait_until(chat.is_idle, "the end of the stopped text")
+
+
+def test_equal_prompts_get_different_texts_unless_a_seed_is_given(base):
+    texts = [{choice.text for choice in complete(base, prompt=["राम"] * 3, temperature=1.5, **seed).choices} for seed in ({}, {"seed": 1})]
+    assert [len(different) for different in texts] == [3, 1]
+
+
+@pytest.mark.parametrize("prompt", [[], [1, 2], [[1, 2], [3]], ["राम", 7], {"text": "राम"}, ["राम"] * 129])
+def test_prompt_that_is_neither_a_text_nor_a_list_of_a_few_is_refused(chat, prompt):
+    refused = chat.request("POST", "/v1/completions", {"prompt": prompt})
+    error = json.loads(refused.read())["error"]
+    assert (refused.status, error["param"]) == (400, "prompt")
+    assert "a list of 1 to 128 texts" in error["message"]
+
+
 def test_messages_of_one_role_are_joined(chat):
     """As programs send them that have a system message of their own beside the user's."""
 
     def prompt(*messages):
         body = json.dumps({"messages": [{"role": role, "content": content} for role, content in messages]}).encode()
-        return api.parse_request(body, chat.served.tokenizer, True, 512, 100).tokens
+        return api.parse_request(body, chat.served.tokenizer, True, 512, 100).prompts[0].tokens
 
     joined = prompt(("system", "छोटा\n\nसही"), ("user", "नमस्ते\n\nकौन?"))
     assert prompt(("system", "छोटा"), ("developer", "सही"), ("user", "नमस्ते"), ("user", "कौन?")) == joined
@@ -188,7 +219,7 @@ def test_eos_and_stop_texts_end_an_answer(chat):
 def test_line_end_before_an_answer_is_for_the_markers_not_for_stop_texts(chat, written, text, stops):
     tokenizer = chat.served.tokenizer
     body = json.dumps({"messages": ASKED, "stop": ["\n", "\nराम"]}).encode()
-    answer = api.parse_request(body, tokenizer, True, 512, 100).answer
+    answer = api.parse_request(body, tokenizer, True, 512, 100).prompts[0].answer
     shown = [answer.push(token) for token in tokenizer.encode_batch([written])[0]]
     assert "".join(shown) + answer.flush() == text
     assert answer.has_stopped == stops
@@ -197,7 +228,7 @@ def test_line_end_before_an_answer_is_for_the_markers_not_for_stop_texts(chat, w
 def test_stop_text_in_another_spelling_than_the_model_s_ends_the_answer(chat):
     """Many keyboards write ड़ as one code point; the model was trained on NFC, which has two."""
     tokenizer = chat.served.tokenizer
-    answer = api.parse_request(json.dumps({"prompt": "राम", "stop": "\u095c"}).encode(), tokenizer, False, 512, 100).answer
+    answer = api.parse_request(json.dumps({"prompt": "राम", "stop": "\u095c"}).encode(), tokenizer, False, 512, 100).prompts[0].answer
     shown = [answer.push(token) for token in tokenizer.encode_batch(["ल\u095cका"])[0]]
     assert ("".join(shown) + answer.flush()).strip() == "ल"
     assert answer.has_stopped
@@ -219,16 +250,15 @@ def test_conversation_longer_than_the_context_is_refused(chat):
     assert complete(chat, prompt="राम " * 600 + "अ").choices[0].text == ""  # a text may be longer
 
 
-def test_request_without_settings_has_a_new_seed_and_an_answer_that_may_fill_the_context(chat):
+def test_request_without_settings_has_an_answer_that_may_fill_the_context(chat):
     def parsed(is_chat: bool = True, context: int = 512) -> GenerationRequest:
         return parse_request(json.dumps({"messages": ASKED}).encode(), chat.served.tokenizer, is_chat, context, 3000)
 
-    assert parsed().sampling["seed"] != parsed().sampling["seed"]
     assert (parsed().max_tokens, parsed(is_chat=False).max_tokens) == (3000, Settings.max_tokens)
-    length = len(parsed().tokens)
-    assert len(parsed(context=length + 1).tokens) == length
+    [prompt] = parsed().prompts
+    assert parsed(context=len(prompt.tokens) + 1).prompts[0].tokens == prompt.tokens
     with pytest.raises(ApiError, match="omit its oldest turns"):  # not even one token of an answer fits
-        parsed(context=length)
+        parsed(context=len(prompt.tokens))
 
 
 # ---- requests that are wrong
@@ -396,6 +426,10 @@ def test_more_requests_than_may_wait_are_refused(chat, monkeypatch):
     monkeypatch.setattr("nano_hindi.serving.scheduler.MAX_WAITING", 0)
     with pytest.raises(openai.RateLimitError, match="try again"):
         ask(chat)
+    monkeypatch.setattr("nano_hindi.serving.scheduler.MAX_WAITING", 2)
+    with pytest.raises(openai.RateLimitError, match="try again"):
+        complete(chat, prompt=["राम"] * 40, max_tokens=3000)  # 17 of them do not wait
+    wait_until(chat.is_idle, "the end of those that were queued")
 
 
 def test_error_of_the_model_reaches_the_client(chat, monkeypatch, capsys):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import secrets
@@ -184,17 +185,17 @@ class _Api:
         name = f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}"
         head = {"id": name, "object": kind, "created": int(time.time()), "model": MODEL_NAME}
 
-        def reply(text: str, reason: str | None, is_first: bool) -> dict[str, Any]:
+        def choice(index: int, text: str, reason: str | None, is_first: bool) -> dict[str, Any]:
             role = {"role": "assistant"} if is_first else {}
             chat = {"delta": {**role, "content": text}} if wanted.streams else {"message": {**role, "content": text, "refusal": None}}
-            return {**head, "choices": [{"index": 0, **(chat if is_chat else {"text": text}), "logprobs": None, "finish_reason": reason}]}
+            return {"index": index, **(chat if is_chat else {"text": text}), "logprobs": None, "finish_reason": reason}
 
         async def events() -> AsyncIterator[str]:
             try:
-                yield _event(reply("", None, True))
-                async for text in generation.texts():
-                    yield _event(reply(text, None, False))
-                yield _event(reply("", generation.finish_reason, False))
+                for index in range(len(wanted.prompts)):
+                    yield _event({**head, "choices": [choice(index, "", None, True)]})
+                async for index, text, reason in generation.texts():
+                    yield _event({**head, "choices": [choice(index, text, reason, False)]})
                 if wanted.includes_usage:
                     yield _event({**head, "choices": [], "usage": generation.usage()})
                 yield "data: [DONE]\n\n"
@@ -204,8 +205,9 @@ class _Api:
         if wanted.streams:
             return _EventStream(events(), generation)
         with contextlib.closing(generation):
-            text = await _unless_disconnected(request.receive, generation.whole())
-        return JSONResponse({**reply(text, generation.finish_reason, True), "usage": generation.usage()})
+            texts = await _unless_disconnected(request.receive, generation.whole())
+        choices = [choice(index, text, reason, True) for index, (text, reason) in enumerate(texts)]
+        return JSONResponse({**head, "choices": choices, "usage": generation.usage()})
 
 
 def _event(content: dict[str, Any]) -> str:
@@ -213,51 +215,70 @@ def _event(content: dict[str, Any]) -> str:
 
 
 class _Generation:
-    """A text in the scheduler, and its reader in the event loop. Queues the text at once; raises
-    ApiError.
+    """The texts of a request in the scheduler, and their reader in the event loop. Queues the texts
+    at once; raises ApiError.
 
-    What a slow reader has not taken yet are numbers, at most `max_tokens`.
+    What a slow reader has not taken yet are numbers, at most `max_tokens` of each text.
     """
 
     def __init__(self, served: Served, wanted: GenerationRequest, client: str):
-        self._served, self._request, self._n_tokens = served, wanted, 0
-        self.finish_reason: str | None = None
-        self._received: asyncio.Queue[int | Exception | None] = asyncio.Queue()
+        self._served, self._request, self._n_tokens = served, wanted, [0] * len(wanted.prompts)
+        self._received: asyncio.Queue[tuple[int, int | Exception | None]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def receive(item: int | Exception | None) -> None:
+        def receive(index: int, item: int | Exception | None) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has been closed by Ctrl-C
-                loop.call_soon_threadsafe(self._received.put_nowait, item)
+                loop.call_soon_threadsafe(self._received.put_nowait, (index, item))
 
-        self._text = Text(client, wanted.tokens, wanted.max_tokens, (served.tokenizer.eos_id,), wanted.sampling, receive)
+        self._texts = []
+        for index, prompt in enumerate(wanted.prompts):
+            sampling = {"seed": secrets.randbits(32), **wanted.sampling, "first_ids": prompt.first_ids}
+            text = Text(client, prompt.tokens, wanted.max_tokens, (served.tokenizer.eos_id,), sampling, functools.partial(receive, index))
+            self._texts.append(text)
         try:
-            served.scheduler.submit(self._text)
+            for text in self._texts:
+                served.scheduler.submit(text)
         except BusyError as error:
+            self.close()
             raise ApiError(429, str(error), code="rate_limit_exceeded") from None
 
     def close(self) -> None:
-        """Cancel the text."""
-        self._served.scheduler.cancel(self._text)
+        """Cancel the texts."""
+        for text in self._texts:
+            self._served.scheduler.cancel(text)
 
-    async def texts(self) -> AsyncIterator[str]:
-        """Yield the text in whole characters."""
-        answer = self._request.answer
-        while not answer.has_stopped and (item := await self._received.get()) is not None:
+    async def texts(self) -> AsyncIterator[tuple[int, str, str | None]]:
+        """Yield the index of a text and its next whole characters, and at its end the reason."""
+        unfinished = set(range(len(self._texts)))
+        while unfinished:
+            index, item = await self._received.get()
             if isinstance(item, Exception):
                 raise item
-            self._n_tokens += 1
-            if text := answer.push(item):
-                yield text
-        rest = answer.flush()  # a stop text may end in it
-        self.finish_reason = "length" if self._n_tokens == self._request.max_tokens and not answer.has_stopped else "stop"
-        if rest:
-            yield rest
+            if index not in unfinished:  # a token after a stop text
+                continue
+            answer = self._request.prompts[index].answer
+            if item is not None:
+                self._n_tokens[index] += 1
+                if text := answer.push(item):
+                    yield index, text, None
+            if item is None or answer.has_stopped:
+                unfinished.remove(index)
+                self._served.scheduler.cancel(self._texts[index])
+                if rest := answer.flush():  # a stop text may end in it
+                    yield index, rest, None
+                is_full = self._n_tokens[index] == self._request.max_tokens and not answer.has_stopped
+                yield index, "", "length" if is_full else "stop"
 
-    async def whole(self) -> str:
-        return "".join([text async for text in self.texts()])
+    async def whole(self) -> list[tuple[str, str]]:
+        """Return each text and the reason of its end."""
+        texts, reasons = [""] * len(self._texts), [""] * len(self._texts)
+        async for index, text, reason in self.texts():
+            texts[index] += text
+            reasons[index] = reason or ""
+        return list(zip(texts, reasons, strict=True))
 
     def usage(self) -> dict[str, int]:
-        prompt, completion = len(self._request.tokens), self._n_tokens
+        prompt, completion = sum(len(prompt.tokens) for prompt in self._request.prompts), sum(self._n_tokens)
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 

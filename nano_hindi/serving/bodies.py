@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from nano_hindi.tokenizer import Tokenizer
 MODEL_NAME = "nano_hindi"  # one server has one model, and a client need not know which
 SEEDS = dataclasses.replace(SETTINGS["seed"].metadata["valid"], words={})  # without `random`, which is to omit it
 MAX_STOPS = 4  # as OpenAI's API has it
+MAX_PROMPTS = 128  # of one request; two such requests of a client may wait
 # what this server cannot do, and the value that asks for nothing
 UNSUPPORTED: dict[str, object] = {
     "n": 1,
@@ -52,13 +52,21 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A text to continue or a conversation to answer, and the stream that decodes what follows."""
+
+    tokens: list[int]
+    first_ids: list[int] | None  # see `Tokenizer.encode_open`
+    answer: AnswerStream
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
     """What a request asks for."""
 
-    tokens: list[int]  # the prompt
-    max_tokens: int
-    sampling: dict[str, Any]  # arguments of `Sampler`
-    answer: AnswerStream
+    prompts: list[Prompt]
+    max_tokens: int  # of each text
+    sampling: dict[str, Any]  # arguments of `Sampler`; without a seed, each text gets a new one
     streams: bool
     includes_usage: bool
     user: str
@@ -82,8 +90,9 @@ def parse_request(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int
     for name, harmless in UNSUPPORTED.items():
         if name in fields and (fields[name] != harmless or isinstance(fields[name], bool) != isinstance(harmless, bool)):  # 0 is no False
             raise ApiError(400, f"{name} is not supported here; omit it", name, "unsupported_parameter")
-    sampling = {name: _checked(fields, name, SETTINGS[name].metadata["valid"], SETTINGS[name].default) for name in SAMPLING}
-    sampling["seed"] = _checked(fields, "seed", SEEDS, secrets.randbits(32))
+    sampling: dict[str, Any] = {name: _checked(fields, name, SETTINGS[name].metadata["valid"], SETTINGS[name].default) for name in SAMPLING}
+    if "seed" in fields:
+        sampling["seed"] = _checked(fields, "seed", SEEDS, None)
     length = next((name for name in ("max_completion_tokens", "max_tokens") if name in fields), "max_tokens")
     max_tokens = _checked(fields, length, whole(1, limit + 1), limit if is_chat else min(limit, Settings.max_tokens))
     stops = [tokenizer.normalize(stop) for stop in _stops(fields.get("stop", []))]  # as the model writes it
@@ -93,11 +102,9 @@ def parse_request(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int
     try:
         if is_chat:
             tokens = template.prompt(tokenizer, _messages(fields.get("messages")))
-            answer = AnswerStream(tokenizer, stops, is_chat=True)
+            prompts = [Prompt(tokens, None, AnswerStream(tokenizer, stops, is_chat=True))]
         else:
-            text = _one_text(fields.get("prompt", ""))
-            tokens, sampling["first_ids"] = tokenizer.encode_open(text)
-            answer = AnswerStream(tokenizer, stops, prompt=tokens, skipped=len(tokenizer.decode(tokenizer.encode_prompt(text))))
+            prompts = [_to_continue(text, tokenizer, stops) for text in _texts(fields.get("prompt", ""))]
     except UserError as error:
         raise ApiError(400, str(error), "messages" if is_chat else "prompt") from None
     if is_chat and len(tokens) >= context:
@@ -108,10 +115,9 @@ def parse_request(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int
             "context_length_exceeded",
         )
     return GenerationRequest(
-        tokens=tokens,
+        prompts=prompts,
         max_tokens=max_tokens,
         sampling=sampling,
-        answer=answer,
         streams=_is_set(fields, "stream"),
         includes_usage=_is_set(options, "include_usage"),
         user=str(fields.get("user", "")),
@@ -156,8 +162,13 @@ def _text(content: Any) -> str:
     return content
 
 
-def _one_text(prompt: Any) -> str:
-    text = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
-    if not isinstance(text, str):
-        raise UserError("prompt must be one text; send several in several requests, which are generated at the same time")
-    return text
+def _texts(prompt: Any) -> list[str]:
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    if not (isinstance(texts, list) and 1 <= len(texts) <= MAX_PROMPTS and all(isinstance(text, str) for text in texts)):
+        raise UserError(f"prompt must be a text or a list of 1 to {MAX_PROMPTS} texts; send token ids as text")
+    return texts
+
+
+def _to_continue(text: str, tokenizer: Tokenizer, stops: list[str]) -> Prompt:
+    tokens, first_ids = tokenizer.encode_open(text)
+    return Prompt(tokens, first_ids, AnswerStream(tokenizer, stops, prompt=tokens, skipped=len(tokenizer.decode(tokenizer.encode_prompt(text)))))
