@@ -442,6 +442,16 @@ def test_error_of_the_model_reaches_the_client(chat, monkeypatch, capsys):
     assert capsys.readouterr().err.count("ZeroDivisionError") == 2
 
 
+def test_request_in_progress_learns_that_the_server_ends(chat_model):
+    with Running(chat_model) as running, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, running, max_tokens=3000)
+        wait_until(lambda: running.scheduler._active, "an active text")
+        running.server.should_exit = True  # as Ctrl-C sets it
+        with pytest.raises(openai.InternalServerError, match="stopped") as ended:
+            asked.result(PATIENCE)
+        assert (ended.value.status_code, ended.value.type) == (503, "server_error")
+
+
 # ---- the command
 
 

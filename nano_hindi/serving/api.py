@@ -205,7 +205,11 @@ class _Api:
         if wanted.streams:
             return _EventStream(events(), generation)
         with contextlib.closing(generation):
-            texts = await _unless_disconnected(request.receive, generation.whole())
+            try:
+                texts = await _unless_disconnected(request.receive, generation.whole())
+            except asyncio.CancelledError:  # by Ctrl-C: there is no time for a thread, in which Starlette would call `_answer_error`
+                error = ApiError(503, "the server has been stopped; send the request again when it runs")
+                return JSONResponse(error.body(), error.status)
         choices = [choice(index, text, reason, True) for index, (text, reason) in enumerate(texts)]
         return JSONResponse({**head, "choices": choices, "usage": generation.usage()})
 
