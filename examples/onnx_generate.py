@@ -23,39 +23,30 @@ CHUNK = 64  # tokens of the prompt that are read at once: bounds the memory for 
 class Model:
     """An exported model, and a cache of the keys and values of the tokens that it has read."""
 
-    def __init__(self, folder: Path, threads: int = 0):
+    def __init__(self, folder: Path, options: onnxruntime.SessionOptions | None = None):
         try:
             self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            layers, self.context = self.config["num_hidden_layers"], self.config["max_position_embeddings"]
-            heads = (1, self.config["num_key_value_heads"], 0, self.config["head_dim"])
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = threads
             self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+            if (self.config["model_type"], self.config["vocab_size"]) != ("nano_hindi", self.session.get_outputs()[0].shape[2]):
+                raise ValueError("model.onnx does not belong to the config.json beside it")
         except Exception as error:  # noqa: BLE001 - each of these libraries has its own kinds
-            raise SystemExit(
-                f"error: {folder} is not a complete export of nano_hindi for ONNX: {(str(error) or type(error).__name__).splitlines()[0][:200]}"
-            ) from None
-        shapes = {f"{layer}.{kind}": heads for layer in range(layers) for kind in ("key", "value")}
-        if self.config.get("tokens_before"):
-            shapes["embeddings"] = (1, 1, 0, self.config["hidden_size"])
-        inputs = {value.name.removeprefix("past_key_values."): value.shape[1::2] for value in self.session.get_inputs()}
-        expected = {name: [shape[1], shape[3]] for name, shape in shapes.items()}
-        if inputs.keys() != expected.keys() | {"input_ids", "attention_mask", "position_ids"} or not expected.items() <= inputs.items():
-            raise SystemExit(f"error: {folder / 'model.onnx'} does not belong to the config.json beside it")
-        self.cache = {f"past_key_values.{name}": np.zeros(shape, np.float32) for name, shape in shapes.items()}
+            reason = str(error).partition("\n")[0]
+            raise SystemExit(f"error: {folder} is not a complete export of nano_hindi for ONNX: {reason:.200}") from None
+        past = [value for value in self.session.get_inputs() if value.name.startswith("past_key_values.")]
+        self.cache = {value.name: np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32) for value in past}
         self.position = 0
 
     def read(self, ids: list[int]) -> np.ndarray:
         """Read tokens and return the logits (V,) of the next one."""
+        reach = self.config["max_position_embeddings"] - 1  # no window is longer
         for start in range(0, len(ids), CHUNK):
             chunk = np.array([ids[start : start + CHUNK]], np.int64)
-            kept = {name: past[:, :, -(self.context - 1) :] for name, past in self.cache.items()}  # no window is longer
-            length = next(iter(kept.values())).shape[2] + chunk.size
+            length = next(iter(self.cache.values())).shape[2] + chunk.size
             positions = np.arange(self.position, self.position + chunk.size)[None]
-            feed = {"input_ids": chunk, "attention_mask": np.ones((1, length), np.int64), "position_ids": positions, **kept}
+            feed = {"input_ids": chunk, "attention_mask": np.ones((1, length), np.int64), "position_ids": positions, **self.cache}
             logits, *present = self.session.run(None, feed)
-            self.cache = dict(zip(self.cache, present, strict=True))
+            self.cache = {name: kept[:, :, -reach:] for name, kept in zip(self.cache, present, strict=True)}
             self.position += chunk.size
         return logits[0, -1]
 
@@ -69,22 +60,18 @@ class Model:
 
     def generate(self, text: str, max_tokens: int, temperature: float, top_k: int, seed: int | None) -> Iterator[str]:
         """Yield the continuation of a text, or the answer to a question, in whole characters."""
-        rng, made, shown = np.random.default_rng(seed), [], ""
-        ids = prompt = self.encode(text)
-        before = len(self.tokenizer.decode(prompt))
+        rng, shown = np.random.default_rng(seed), ""
+        ids = unread = self.encode(text)
+        before = len(self.tokenizer.decode(ids))
         for _ in range(max_tokens):
-            logits = self.read(ids)
-            if temperature == 0:
-                token = int(logits.argmax())
-            else:
-                best = np.argpartition(logits, -top_k)[-top_k:] if 0 < top_k < logits.size else np.arange(logits.size)
-                weights = np.exp((logits[best] - logits[best].max()) / temperature)
-                token = int(rng.choice(best, p=weights / weights.sum()))
+            logits = self.read(unread)
+            best = np.argpartition(logits, -top_k)[-top_k:] if 0 < top_k < logits.size else np.arange(logits.size)
+            noisy = logits[best] + temperature * rng.gumbel(size=best.size)  # its maximum is a sample of softmax(logits / temperature)
+            token = int(best[noisy.argmax()])
             if token == self.config["eos_token_id"]:
                 break
-            ids = [token]
-            made.append(token)
-            whole = self.tokenizer.decode([*prompt, *made])[before:]
+            ids, unread = [*ids, token], [token]
+            whole = self.tokenizer.decode(ids)[before:]
             if not whole.endswith("\ufffd"):  # the rest of its bytes is still to come
                 whole, has_ended = before_stop(whole, self.config["stop"])
                 yield whole[len(shown) :]
@@ -126,10 +113,7 @@ def main() -> None:
 if __name__ == "__main__":
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8")
-    if hasattr(signal, "SIGPIPE"):  # Windows has none
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends the program without a traceback
-    try:
-        main()
-    except KeyboardInterrupt:
-        print()
-        sys.exit(130)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the program without a traceback
+    if hasattr(signal, "SIGPIPE"):  # so does `| head`; Windows has no such signal
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    main()

@@ -72,9 +72,7 @@ def child(kind: str, config_name: str, folder: Path) -> None:
             with torch.inference_mode():
                 return int(next_logits(model, torch.tensor([ids]), cache).argmax())
     else:
-        from onnx_generate import Model
-
-        model = Model(folder / kind, threads=THREADS)
+        model = onnx_model(folder / kind)
 
         def read(ids: list[int]) -> int:
             return int(model.read(ids).argmax())
@@ -86,6 +84,16 @@ def child(kind: str, config_name: str, folder: Path) -> None:
         token = read([token])
         seconds.append(time.perf_counter() - start)
     print(json.dumps([sorted(seconds)[TOKENS // 2], peak_mb()]))
+
+
+def onnx_model(folder: Path):
+    """Return the example's model of an exported folder, on THREADS threads."""
+    import onnxruntime
+    from onnx_generate import Model
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    return Model(folder, options)
 
 
 def peak_mb() -> float:
@@ -136,11 +144,9 @@ def quality(checkpoint: Path, data_dir: Path) -> None:
     for dtype in export.DTYPES["onnx"]:
         with tempfile.TemporaryDirectory() as name:
             assert export.main(["--checkpoint", str(checkpoint), "--output_dir", name, "--format", "onnx", "--dtype", dtype]) == 0
-            from onnx_generate import Model
-
             nats = []
             for window in windows:
-                reader = Model(Path(name), threads=THREADS)
+                reader = onnx_model(Path(name))
                 feed = {"input_ids": window[None, :-1], "attention_mask": np.ones((1, length), np.int64), "position_ids": np.arange(length)[None]}
                 logits = torch.from_numpy(reader.session.run(["logits"], {**feed, **reader.cache})[0][0])
                 nats.append(torch.nn.functional.cross_entropy(logits, torch.from_numpy(window[1:])).item())
