@@ -128,12 +128,12 @@ def test_figures_are_those_counted_by_hand():
     answers = [answer("who", "कछुए ने"), answer("who", "मछली ने"), answer("who", "कछुए ने।", has_ended=False), answer("tell", "क ख ग घ क ख ग घ च")]
     lines, figures = report(answers)
     assert figures == {
-        "tell": {"right": None, "ended": 1, "repeated_4_grams": 1 / 6, "questions": 1},
-        "who": {"right": 1 / 3, "ended": 2 / 3, "repeated_4_grams": 0, "questions": 3},
-        "all": {"right": 1 / 3, "ended": 3 / 4, "repeated_4_grams": 1 / 6, "questions": 4},
+        "tell": {"right": None, "judged": 0, "ended": 1, "repeated_4_grams": 1 / 6, "questions": 1},
+        "who": {"right": 1 / 3, "judged": 3, "ended": 2 / 3, "repeated_4_grams": 0, "questions": 3},
+        "all": {"right": 1 / 3, "judged": 3, "ended": 3 / 4, "repeated_4_grams": 1 / 6, "questions": 4},
     }
     assert [line.split()[:2] for line in lines] == [["kind", "right"], ["tell", "open"], ["who", "33.3%"], ["all", "33.3%"]]
-    assert lines[3].split()[2:] == [*lines[2].split()[2:5], "75.0%", "16.7%", "4"]  # the interval is that of the judged answers
+    assert lines[3].split()[2:] == [*lines[2].split()[2:5], "3", "75.0%", "16.7%", "4"]  # fraction, interval and number of the judged answers
 
 
 def test_every_question_is_asked_in_correct_hindi():

@@ -76,25 +76,29 @@ def repeated(text: str) -> tuple[int, int]:
 
 def report(answers: Sequence[Answer]) -> tuple[list[str], dict[str, dict]]:
     """Return a table with a line for each kind of question and one for all, and its figures: the
-    fraction of right answers with its 95 % interval (Wilson 1927), of answers that ended by
-    themselves, and of repeated 4-grams."""
+    fraction of right answers with its 95 % interval (Wilson 1927), and the number of answers that
+    were judged: not those of OPEN_KINDS; and of all answers the fraction that ended by themselves,
+    and of repeated 4-grams."""
     by_kind: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
         by_kind[answer.conversation.kind].append(answer)
-    lines, figures = [f"{'kind':<10} {'right':>7}  {'95 % interval':>15} {'ended':>7} {'repeated':>9} {'questions':>10}"], {}
+    lines, figures = [f"{'kind':<10} {'right':>7}  {'95 % interval':>15} {'judged':>7} {'ended':>7} {'repeated':>9} {'questions':>10}"], {}
     for kind, group in {**dict(sorted(by_kind.items())), "all": answers}.items():
         judged = [answer for answer in group if answer.conversation.kind not in OPEN_KINDS]
         right = sum(answer.is_right for answer in judged) / len(judged) if judged else None
         again, grams = map(sum, zip(*(repeated(answer.text) for answer in group), strict=True))
         figures[kind] = {
             "right": right,
+            "judged": len(judged),
             "ended": sum(answer.has_ended for answer in group) / len(group),
             "repeated_4_grams": again / max(grams, 1),
             "questions": len(group),
         }
         low, high = wilson(right, len(judged)) if right is not None else (0, 0)
         shown = f"{'open':>7}  {'':>15}" if right is None else f"{right:>7.1%}  {f'{low:.1%} - {high:.1%}':>15}"
-        lines.append(f"{kind:<10} {shown} {figures[kind]['ended']:>7.1%} {figures[kind]['repeated_4_grams']:>9.1%} {len(group):>10}")
+        lines.append(
+            f"{kind:<10} {shown} {len(judged) or '':>7} {figures[kind]['ended']:>7.1%} {figures[kind]['repeated_4_grams']:>9.1%} {len(group):>10}"
+        )
     return lines, figures
 
 
