@@ -327,6 +327,8 @@ def test_run_in_a_terminal_keeps_evaluations_and_samples_and_overwrites_the_rest
     screen.write(on_terminal("train.py", *argv, COLUMNS="90"))
     lines = screen.lines()
     assert sum("#" in piece for piece in screen.getvalue().split("\r")) >= 8
+    read = re.findall(r"\rstep (\d+)/24 [^\r]* validation: (\d+) of at most 640 tokens", screen.getvalue())
+    assert read == [(step, str(tokens)) for step in ("8", "16", "24") for tokens in range(0, 640, 256)]
     assert not any("#" in line for line in lines)
     assert [re.match(r"step (\d+)/24", line)[1] for line in lines if "| loss" in line] == ["8", "16", "24"]
     assert sum("validation:" in line for line in lines) == 3

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from nano_hindi.checkpoint import list_checkpoints, remove_leftovers, remove_superseded
 from nano_hindi.common import is_out_of_memory
 from nano_hindi.config import TrainConfig
+from nano_hindi.console import count
 from nano_hindi.distributed import World, only_run_in, unchanged_data
 from nano_hindi.errors import UserError
 from nano_hindi.eval import Evaluation, compute_token_bytes
@@ -31,6 +32,7 @@ from nano_hindi.training.resume import Plan, evaluation_is_pending, plan_run
 from nano_hindi.training.retry import retried
 from nano_hindi.training.setup import Run, open_run
 from nano_hindi.training.stop import StopSignal
+from nano_hindi.training.text_data import Batches
 
 MAX_NONFINITE_IN_A_ROW = 3  # then the run stops: more data will not fix it
 
@@ -229,7 +231,7 @@ def evaluate(run: Run, stop: StopSignal) -> None:
     token_bytes = compute_token_bytes(run.data.tokenizer, world.device)
 
     def evaluate_source(name: str) -> Evaluation:
-        batches = run.data.val_batches(config, run.batches.device_batch_size, world)[name]
+        batches = with_status(run, run.data.val_batches(config, run.batches.device_batch_size, world)[name])
         return evaluate_model(run.model, itertools.takewhile(lambda _: stop.signal is None, batches), token_bytes)
 
     # a retry may repeat one source only: each ends with an all-reduce, which the other ranks do not
@@ -246,6 +248,15 @@ def evaluate(run: Run, stop: StopSignal) -> None:
     if not run.is_finished:  # else it is drawn at the end, after the last save
         run.console.clear()
         draw(run.curves, world)
+
+
+def with_status(run: Run, batches: Batches) -> Batches:
+    """Yield the batches of an evaluation, and show in the status line how many tokens were read."""
+    read, most = 0, run.config.eval_tokens
+    for x, y in batches:
+        run.console.status(f"{report.position(run.config, run.update)} | validation: {count(min(read, most))} of at most {count(most)} tokens")
+        yield x, y
+        read += x.numel() * run.world.size
 
 
 def write_record(run: Run, record: dict) -> None:
