@@ -23,7 +23,7 @@ Shapes: K matrices of one shape, those that this rank owns; R rows, C columns
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -276,12 +276,17 @@ class Muon(torch.optim.Optimizer):
         return torch.stack([torch.linalg.vector_norm(pending.wait(), dtype=torch.float32) for pending in self._gradients]).square().sum()
 
     @torch.no_grad()
-    def step(self, grad_scale: Tensor | float = 1.0) -> None:  # type: ignore[override] # torch.optim passes a closure, which Muon has no use for
+    def step(self, closure: Callable[[], float] | None = None, *, grad_scale: Tensor | float = 1.0) -> float | None:  # type: ignore[override] # torch.optim has overloads
         """Update every matrix with its gradient times `grad_scale` (0-d tensor or number). If that
         is not finite, weights and state do not change.
 
-        Calls `reduce_gradients` if that was not done. Never waits for the device.
+        Calls `reduce_gradients` if that was not done. Never waits for the device. As in
+        torch.optim, `closure` computes the gradients first; its loss is returned.
         """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         self.reduce_gradients()
         device = self.param_groups[0]["params"][0].device
         scale = _scalar(grad_scale, device)
@@ -296,6 +301,7 @@ class Muon(torch.optim.Optimizer):
             for p, new in zip(group["params"], pending.wait(), strict=False):  # the rest is padding
                 p.copy_(new)
         self._gradients = []
+        return loss
 
     # ---- state
 

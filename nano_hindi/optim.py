@@ -219,7 +219,7 @@ class TrainOptimizer:
         """
         for group in self._groups():
             group["lr"] = group["initial_lr"] * lr_scale
-        self.muon.step(grad_scale)
+        self.muon.step(grad_scale=grad_scale)
         # the fused kernel divides by grad_scale and skips the update if found_inf is 1: the
         # attributes that GradScaler sets
         self.adamw.grad_scale = grad_scale.reciprocal()  # type: ignore[attr-defined]

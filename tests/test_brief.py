@@ -157,6 +157,22 @@ def test_muon_keeps_its_state_by_name(model, batch):
     assert bare.state_dict()["momentum"].keys() == {str(i) for i in range(len(names))}
 
 
+@pytest.mark.parametrize("kind", [Muon, DistMuon])
+def test_muon_takes_a_closure_as_every_optimizer_of_torch_does(kind, model, batch):
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    losses = steps_of(kind(model.transformer.h.parameters(), lr=0.02), model, batch)
+    model.load_state_dict(start)
+    optimizer = kind(model.transformer.h.parameters(), lr=0.02)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(*batch)
+        loss.backward()
+        return loss
+
+    assert [optimizer.step(closure).item(), optimizer.step(closure=closure).item(), optimizer.step(closure).item(), closure().item()] == losses
+
+
 def test_dist_muon_in_a_single_process_makes_the_same_steps_as_muon(model, batch):
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     losses = steps_of(Muon(model.transformer.h.parameters(), lr=0.02), model, batch)
