@@ -7,7 +7,8 @@
 
 OTHER is a worktree of another commit. Each checkout is measured in a process of its own, in turn,
 while the other waits. The two share the GPU's memory evenly. The ratio is the other's time divided
-by this one's. NANOCHAT is a checkout of karpathy/nanochat. It needs no data, no hub, no wandb. Each
+by this one's. NANOCHAT is a checkout of karpathy/nanochat, which is the other in the section peer;
+in the section fp8, it is this checkout with --fp8_head. It needs no data, no hub, no wandb. Each
 row is printed when it is measured, so a call that is cut keeps its rows: copy them into
 docs/RESULTS.md. Exit code 1 if a measure fails.
 """
