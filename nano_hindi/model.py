@@ -48,7 +48,7 @@ RESID_LAMBDA, X0_LAMBDA = 1.0, 0.1
 
 
 class Linear(nn.Linear):
-    """A linear layer without bias; its float32 weight is cast to the dtype of the input."""
+    """A linear layer without bias; its weight is cast to the dtype of the input."""
 
     def __init__(self, n_in: int, n_out: int):
         super().__init__(n_in, n_out, bias=False)
@@ -251,8 +251,8 @@ class Transformer(nn.Module):
 
 
 class GPT(nn.Module):
-    """The language model. Weights are float32; the matmuls run in `compute_dtype`, which the
-    scripts set to suit the device.
+    """The language model. Its matmuls run in `compute_dtype`, which the scripts set to suit the
+    device. Weights are float32 in training, and in that dtype if `build_model` loads them.
 
     The constructor leaves the weights uninitialized: call `init_weights()`, or load a state dict.
     """
