@@ -104,20 +104,18 @@ class TrainOptimizer:
         named = parameters_by_kind(model)
         [(_, wte)] = named["wte"] + named["tied"]  # a model has one of the two
         recipes = adamw_recipes(config, wte.size(1))
-        groups = [
+        groups: list[dict] = [
             {"params": named[kind], "kind": kind, "lr": lr, "betas": betas, "eps": eps} for kind, (lr, betas, eps) in recipes.items() if named[kind]
         ]
         # tables of tokens, each with a parameter (N, C) of AdamW for its n-grams. It is 0 before a
         # step, so that AdamW turns it into the update
         self._by_ngrams: list[tuple[NGrams, Tensor, Tensor]] = []
         if ngrams is not None:
-            for kind in ("wte", "lm_head", "tied"):
-                lr, betas, eps = recipes[kind]
-                for name, table in named[kind]:
-                    update = torch.zeros(ngrams.buckets, table.size(1), device=table.device)
-                    self._by_ngrams.append((ngrams, table, update))
-                    parameter = (f"{name}.ngrams", update)
-                    groups.append({"params": [parameter], "kind": "ngrams", "lr": lr * NGRAM_LR_FRACTION, "betas": betas, "eps": eps})
+            for group in [group for group in groups if group["kind"] in ("wte", "lm_head", "tied")]:
+                [(name, table)] = group["params"]
+                update = torch.zeros(ngrams.buckets, table.size(1), device=table.device)
+                self._by_ngrams.append((ngrams, table, update))
+                groups.append(group | {"params": [(f"{name}.ngrams", update)], "kind": "ngrams", "lr": group["lr"] * NGRAM_LR_FRACTION})
         self.adamw = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         self.muon = (DistMuon if world.size > 1 else Muon)(
             named["blocks"],
