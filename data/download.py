@@ -233,7 +233,6 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
                 for text in read_documents(unfinished.part):
                     writer.cleaner.remember(text)
                     progress.update(1)
-        recorded = totals["written"]
         try:
             with Progress(
                 args.max_tokens - totals[writer.limited], writer.limited, "downloading" if "tokenizer" in settings else "reading"
@@ -241,14 +240,13 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
                 for source, reader in readers.items():
                     if args.is_several:
                         writer.start(source.number, source.budget)
-                    for documents, behind in [] if writer.is_full else reader.batches(position):
+                    for documents, after in [] if writer.is_full else reader.batches(position):
                         writer.write(file, documents, progress)
-                        position = behind
+                        position = after
                         if writer.is_full:
                             break
-                        if totals["written"] - recorded >= RECORD_BYTES:
+                        if totals["written"] - unfinished.number("written") >= RECORD_BYTES:
                             record()
-                            recorded = totals["written"]
                     position = None
         except KeyboardInterrupt:
             if unfinished.recorded:
