@@ -129,10 +129,8 @@ def make(args, sources: list[ChatSource], tokenizer: Tokenizer) -> None:
             limit = args.max_conversations or (SAMPLE_CONVERSATIONS if source.name == SAMPLE else None)
             records = source.records() if source.name != SAMPLE else itertools.islice(source.records(), limit)  # it has no end
             with Progress(limit, "conversations", f"reading {source.name}") as progress:
-                before = 0
                 for written in writer.write(records, limit):
-                    progress.update(written - before, tokens=count(writer.counts["train_tokens"] + writer.counts["val_tokens"]))
-                    before = written
+                    progress.update(written - progress.done, tokens=count(writer.counts["train_tokens"] + writer.counts["val_tokens"]))
             of_sources |= {f"source_{number}": source.title, f"source_{number}_licence": source.licence, f"source_{number}_documents": written}
         print("\n".join(lines(writer.counts)))
     writer.finish(settings | (of_sources if len(sources) > 1 else {}))
