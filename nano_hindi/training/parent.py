@@ -47,14 +47,14 @@ def load_parent(path: Path) -> Parent:
     trained = load_for_inference(path)
     preset, recipe = _recipe(trained)
     return Parent(
-        trained.path,
-        trained.step,
-        weights_digest(trained.state_dict),
-        trained.config,
-        trained.state_dict,
-        trained.tokenizer.fingerprint,
-        preset,
-        dataclasses.replace(recipe, sequence_len=trained.config.sequence_len, device_batch_size="auto", dtype="auto"),
+        path=trained.path,
+        step=trained.step,
+        digest=weights_digest(trained.state_dict),
+        shape=trained.config,
+        state_dict=trained.state_dict,
+        fingerprint=trained.tokenizer.fingerprint,
+        preset=preset,
+        recipe=dataclasses.replace(recipe, sequence_len=trained.config.sequence_len, device_batch_size="auto", dtype="auto"),
     )
 
 
