@@ -67,7 +67,7 @@ def varlen_backend(varlen_attn: Callable[..., Any]) -> Backend:
         return varlen_attn(*packed, bounds, bounds, T, T, window_size=(left, 0), **({"enable_gqa": True} if takes_gqa else {})).view(B, T, H, D)
 
     # a single query with a cache needs no mask, and SDPA needs no packing
-    return Backend("varlen", attend, functools.partial(sdpa_attention.attend_cached, attend=attend))
+    return Backend("varlen", attend, functools.partial(sdpa_attention.attend_cached, attend_prompt=attend))
 
 
 def _load_varlen(device: torch.device, dtype: torch.dtype) -> Backend:

@@ -114,12 +114,12 @@ def attend_cached(
     v: Tensor | None,
     cache_seqlens: int | Tensor,
     left: int,
-    attend: Callable[[Tensor, Tensor, Tensor, int], Tensor] = attend,
+    attend_prompt: Callable[[Tensor, Tensor, Tensor, int], Tensor] = attend,
 ) -> Tensor:
     """Write k, v (B, N, G, D) into the caches (B, S, G, D) at cache_seqlens, then attend with q
     (B, T, H, D), which reads only the window's keys.
 
-    `attend` computes attention for a prompt that starts an empty cache.
+    `attend_prompt` computes attention for a prompt that starts an empty cache.
     """
     left = left if left >= 0 else k_cache.shape[1]  # no key is further back
     if isinstance(cache_seqlens, Tensor):
@@ -131,7 +131,7 @@ def attend_cached(
         k_cache[:, cache_seqlens:end] = k
         v_cache[:, cache_seqlens:end] = v
     if end == T:  # a prompt into an empty cache
-        return attend(q, k_cache[:, :end], v_cache[:, :end], left if left < end - 1 else -1)
+        return attend_prompt(q, k_cache[:, :end], v_cache[:, :end], left if left < end - 1 else -1)
     start = max(0, end - T - left)
     k_seen, v_seen = k_cache[:, start:end], v_cache[:, start:end]
     with without_cudnn():
