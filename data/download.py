@@ -156,7 +156,7 @@ def make(args, settings: dict, corpus: Path) -> int:
     metadata = unfinished.recorded
     documents, words, size, empty = (int(metadata[key]) for key in ("documents", "words", "bytes", "empty_documents_left_out"))
     if args.clean:
-        cleaner, kept = Cleaner.recorded(metadata), Count(documents, size)
+        cleaner, kept = Cleaner.from_metadata(metadata), Count(documents, size)
         if args.report:  # before the end of the progress file, which has the examples
             write_text(corpus.with_name(REPORT), page(cleaner, kept))
         print("\n".join(cleaner.lines(kept)))
@@ -217,7 +217,7 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
             raise unfinished.foreign("a file, its tokenizer, this program or a library has changed since")
         unfinished.discard()
         return download(args, settings, unfinished)
-    writer = CorpusWriter(args.max_tokens, tokenizer, Cleaner.recorded(begun) if args.clean else None, begun)
+    writer = CorpusWriter(args.max_tokens, tokenizer, Cleaner.from_metadata(begun) if args.clean else None, begun)
     totals, position = writer.totals, json.loads(begun["position"]) if begun else None
     if begun:
         say(f"resuming {unfinished.part}: {counted(totals['documents'], 'document')}, {totals[writer.limited]:,} {writer.limited} so far")

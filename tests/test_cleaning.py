@@ -351,11 +351,11 @@ def test_counts_and_examples_survive_a_record():
     for text in (GOOD + "\x00", GOOD, GOOD + "\ufffd दु:ख", MARATHI, GOOD + "\n\u2028 लडा़का"):
         cleaner(text)
     recorded = {key: str(value) for key, value in cleaner.metadata().items()}
-    again = Cleaner.recorded(recorded)
+    again = Cleaner.from_metadata(recorded)
     assert again.counts == cleaner.counts
     assert again.examples == cleaner.examples
     assert all("\n" not in value for value in recorded.values())
-    assert Cleaner.recorded({}).counts == Cleaner().counts
+    assert Cleaner.from_metadata({}).counts == Cleaner().counts
 
 
 def test_page_shows_the_first_three_examples_of_each_rule_in_their_context():

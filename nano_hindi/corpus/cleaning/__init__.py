@@ -99,7 +99,7 @@ class Cleaner:
         return {**counts, "cleaned_examples": json.dumps(self.examples)}
 
     @classmethod
-    def recorded(cls, metadata: dict[str, str]) -> Cleaner:
+    def from_metadata(cls, metadata: dict[str, str]) -> Cleaner:
         """Restore a Cleaner from what `metadata()` returned, or from nothing.
 
         Call `remember` for each document kept so far.
