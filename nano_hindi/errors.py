@@ -1,5 +1,5 @@
-"""The two exception types that a script turns into one line on stderr and exit code 2, UserError
-and OSError; and how a message quotes what a file holds."""
+"""UserError, which a script turns into one line on stderr and exit code 2; and how such a line
+names files and quotes what they hold."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Attention behind one interface, and the choice of its backend on a device.
 
-The two functions of `flash_attn` have FlashAttention-3's own signatures
+The two functions of `flash_attn` are called like FlashAttention-3's, with fewer arguments
 (github.com/Dao-AILab/flash-attention, hopper/). Attention is always causal.
 `window_size = (left, 0)`: a query sees itself and the `left` keys before it; left = -1: all of
 them.

@@ -39,8 +39,8 @@ from nano_hindi.ranges import Choice
 if TYPE_CHECKING:
     from nano_hindi.export.model_card import Card
 
-# Of each format, in the order in which they get their names. The model is first: by its file, a
-# folder is known as that of an export. config.json is last: without it, no tool loads the folder
+# Of each format, in the order in which they get their names. The first one marks a folder as an
+# export's. config.json is last: without it, no tool loads the folder
 FILES = {
     "transformers": (CODE.name, "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "config.json"),
     "onnx": ("model.onnx", "tokenizer.json", "tokenizer_config.json", "README.md", "config.json"),

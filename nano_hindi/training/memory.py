@@ -64,9 +64,9 @@ class _FusedKernel(torch.autograd.Function):
 
 
 def optimizer_bytes(model: GPT, buckets: int = 0) -> int:
-    """Return the bytes of the optimizer states: momentum for Muon's matrices, two moments for the
-    rest. For wte and lm_head also the updates of `buckets` of n-grams, their gradients and two
-    moments."""
+    """Return the bytes of the optimizer states: momentum for Muon's matrices (not the vectors of
+    its second moment), two moments for the rest. For wte and lm_head also the updates of `buckets`
+    of n-grams, their gradients and two moments."""
     config, params = model.config, model.num_params()
     rows_of_ngrams = buckets * (1 if config.tie_embeddings else 2)
     return 4 * (params["blocks"] + 2 * (params["total"] - params["blocks"]) + 4 * rows_of_ngrams * config.n_embd)

@@ -1,5 +1,4 @@
-"""The output of train.py: the startup summary, log and status lines, the final summary, and
-`--dry_run`."""
+"""The output of a run: startup summary, log and status lines, final summary, and `--dry_run`."""
 
 from __future__ import annotations
 
