@@ -103,7 +103,7 @@ def parse(argv: list[str] | None):
         args.tokenizer = tokenizer_of(args.tokenizer)  # metadata.txt has this name, and a later command is compared with it
     args.sources = sources(args.source, args.dataset, args.data_dir, args.column, args.split)
     given, own = args.max_tokens, [source.budget for source in args.sources]
-    args.is_several = len(own) > 1 and (any(own) or not all(source.is_file for source in args.sources))
+    args.is_several = len(own) > 1 and (any(own) or not all(source.is_file for source in args.sources))  # files alone, without budgets, count as one
     if given is None:
         rest = 0 if all(own) else SAMPLE_WORDS if is_sample(args) else 600_000_000
         args.max_tokens = sum(budget or 0 for budget in own) + rest
@@ -173,8 +173,8 @@ def make(args, settings: dict, corpus: Path) -> int:
 
 
 def gather(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
-    """Write the part file from local files, or from the sample, in one go: there is none if this
-    fails."""
+    """Write the part file from local files, or from the sample. Delete it if this fails: no command
+    resumes it."""
     paths, tokenizer = [source.name for source in args.sources], counting_tokenizer(args)
     if is_sample(args):
         settings, documents = settings | {"licence": SAMPLE_LICENCE}, stories(args.seed)

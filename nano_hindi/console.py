@@ -180,8 +180,8 @@ def _current_folder() -> Path:
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:
-    """Return the names of resolved folders, with as much of the path before an equal name as tells
-    them apart."""
+    """Return the names of resolved folders. Equal names are preceded by as much of their paths as
+    tells them apart."""
     every = [folder.parts for folder in folders]
 
     def shortest_end(parts: tuple[str, ...]) -> tuple[str, ...]:

@@ -185,8 +185,8 @@ def generate_batch(
     A text ends before a token in `stop_ids` and yields None from then on; generation stops when all
     have ended. The same seed gives the same tokens. Neither prompt nor text has a length limit.
 
-    `cache`: that of the first `cache.position` tokens, fewer than all; then it has every token but
-    the last one. `sampling`: arguments of `Sampler`, whose errors it raises.
+    `cache`: one with the first `cache.position` of `tokens`, but not all. In the end it has every
+    token but the last one sampled. `sampling`: arguments of `Sampler`, whose errors it raises.
     """
     device = model.head_weight.device
     sampler = Sampler(model, tokens, n_texts=n_texts, **sampling)

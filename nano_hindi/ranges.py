@@ -76,7 +76,7 @@ class Choice:
 
 
 def whole(low: int, below: int, **words: object) -> Range:
-    """Return the whole numbers from `low` to the one before `below`."""
+    """Return the range of whole numbers from `low` to `below` - 1."""
     return Range(int, low, below, high_open=True, words=words)
 
 

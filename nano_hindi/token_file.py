@@ -102,8 +102,8 @@ class TokenFile:
         return hashlib.blake2b(chunk, digest_size=8).hexdigest()
 
     def require_digests(self, digests: list[str], every: bool) -> None:
-        """Raise UserError if a chunk has another digest than the one given: of `every` chunk, or of
-        SAMPLED_CHUNKS, the first and the last among them and the others drawn at random."""
+        """Raise UserError if the digest of a chunk is not the one given. Checks `every` chunk, or
+        SAMPLED_CHUNKS of them: the first, the last, and others drawn at random."""
         chunks: Sequence[int] = range(self.num_chunks)
         if not every and len(chunks) > SAMPLED_CHUNKS:
             inner = random.SystemRandom().sample(chunks[1:-1], SAMPLED_CHUNKS - 2)  # other ones at each start, whatever the seeds

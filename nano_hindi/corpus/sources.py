@@ -137,8 +137,8 @@ class LocalTexts:
         self.metadata = {"licence": licence} if licence else {}
 
     def batches(self, position: int | None = None) -> Iterator[tuple[list[str], int]]:
-        """Yield (texts, the number of documents up to them), from the beginning or after
-        `position` documents."""
+        """Yield (texts, the position after them: a number of documents), from the beginning or
+        from a position."""
         done = position or 0
         for texts in batches(itertools.islice(self._documents(), done, None)):
             done += len(texts)

@@ -21,7 +21,7 @@ from nano_hindi.model import GPT
 from nano_hindi.sample.questions import Conversation
 from nano_hindi.tokenizer import Tokenizer
 
-MAX_TOKENS = 400  # of an answer, beyond as many as the story of its conversation has
+MAX_TOKENS = 400  # of an answer, in addition to as many as its story has
 N_GRAM = 4  # words
 ASKED_TOGETHER = 16
 TRIED = 4  # conversations for each question, in a context that is too short for some

@@ -58,8 +58,8 @@ class Cleaner:
         self._nearly_seen.add(self._nearly_seen.keys(text))
 
     def _known(self, text: str) -> str | None:
-        """Return the rule that drops a text for one that was kept; add it to them if there is
-        none."""
+        """Return the rule that drops a text as a copy of a kept one. If there is none, remember the
+        text."""
         key = hash_key(text.encode())
         if key in self._seen:
             return "duplicate"
@@ -119,8 +119,8 @@ class Cleaner:
         return lines
 
     def steps(self, kept: Count) -> list[tuple[str, Count, Count]]:
-        """Return each rule, "before" the first, what it changed, and what was left after it; the
-        last left `kept`."""
+        """Return a name, what was changed and what was left, for "before" and then for each rule.
+        After the last one, `kept` was left."""
         documents = kept.documents + sum(self.counts[rule].documents for rule in DROPS)
         size = kept.bytes + sum(n.bytes for n in self.counts.values())
         steps = [("before", Count(), Count(documents, size))]
