@@ -136,10 +136,11 @@ def main(argv: list[str] | None = None) -> int:
         for source, label in labels.items():
             settings |= {f"source_{source.number}": label, f"{source.prefix}max_tokens": source.budget}
     with locked(args.output_dir, "is downloading there", "--output_dir"):
-        return make(args, settings, args.output_dir / "hindi_corpus.txt")
+        make(args, settings, args.output_dir / "hindi_corpus.txt")
+    return 0
 
 
-def make(args, settings: dict, corpus: Path) -> int:
+def make(args, settings: dict, corpus: Path) -> None:
     """Write the corpus unless it exists, and print a summary.
 
     The caller holds the lock of the folder.
@@ -169,7 +170,6 @@ def make(args, settings: dict, corpus: Path) -> int:
     tokens = f"{int(metadata['tokens']):,} tokens of {visible(metadata['tokenizer'])}, " if "tokens" in metadata else ""
     print(f"{shown(corpus)}: {counted(documents, 'document')}{left_out}, {tokens}{counted(words, 'word')}, {size / 1e6:,.2f} MB")
     print(f"next: {python_command('data/preprocess.py')}{next_flags(args, has_tokenizer='tokens' in metadata)}")
-    return 0
 
 
 def gather(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
@@ -295,7 +295,7 @@ def next_flags(args, has_tokenizer: bool) -> str:
     return flags
 
 
-def leave_alone(args, settings: dict, corpus: Path) -> int:
+def leave_alone(args, settings: dict, corpus: Path) -> None:
     """Print that the corpus already exists. Raises UserError if it is of another command, or
     without the report that is asked for."""
     metadata_file = corpus.with_name("metadata.txt")
@@ -312,7 +312,6 @@ def leave_alone(args, settings: dict, corpus: Path) -> int:
     if args.report and not corpus.with_name(REPORT).is_file():
         raise UserError(f"{corpus} is already there, without a report, which is written as the text is cleaned; --overwrite makes both")
     print(f"{shown(corpus)} is already there, from the same command (documents: {metadata.get('documents')}); --overwrite makes it again")
-    return 0
 
 
 def local_size(paths: list[str]) -> int | None:
