@@ -140,11 +140,11 @@ def print_texts(model: GPT, tokenizer: Tokenizer, prompt: str, settings: Setting
 
     After Ctrl-C, prints everything generated so far, then raises KeyboardInterrupt.
     """
-    waiting, shown = [""] * (n_texts - 1), stdout_filter()
+    waiting, show = [""] * (n_texts - 1), stdout_filter()
     with collected_interrupts() as stop:
         for first, *others in stream_texts(model, tokenizer, prompt, settings, n_texts, stop):
-            print(shown(first), end="", flush=True)
+            print(show(first), end="", flush=True)
             waiting = [text + new for text, new in zip(waiting, others, strict=True)]
-        print("".join(f"\n---\n{shown(text)}" for text in waiting), flush=True)
+        print("".join(f"\n---\n{show(text)}" for text in waiting), flush=True)
     if stop.is_set():
         raise KeyboardInterrupt
