@@ -92,7 +92,7 @@ def _rows(file, path: str | Path, group: int, begin: int, end: int) -> Iterator[
 
 
 def rows_at_once(group, name: str = TEXT_COLUMN) -> int:
-    """Return the number of rows to read at once, by the size of the average row: the file of a few
+    """Return the number of rows to read at once, by the size of the average row: a file of a few
     kilobytes may hold rows of many megabytes."""
     return max(1, min(PARQUET_ROWS, PARQUET_BYTES * group.num_rows // max(1, _column_bytes(group, name))))
 

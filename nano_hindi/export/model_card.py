@@ -184,8 +184,8 @@ class Card:
         return ", ".join(f"{name} {lr:g}" for name, lr in tables.items())
 
     def sources(self) -> list[dict[str, str]]:
-        """Return for each source of which there is text its entries `source`, `licence`, `revision`
-        and, if there are several, `documents`."""
+        """Return the entries `source`, `licence`, `revision` and, if there are several, `documents`
+        of each source that has text."""
         several: list[dict[str, str]] = []
         while (source := self.data.get(f"source_{len(several) + 1}")) is not None:
             prefix = f"source_{len(several) + 1}_"

@@ -1,4 +1,4 @@
-"""Say why a document is not text of a Hindi model: broken encoding, another script or language, a
+"""Say why a document is not text for a Hindi model: broken encoding, another script or language, a
 legacy font, too short.
 
 Only what is wrong for any Hindi model; quality (bad words, style, boilerplate) is not judged.
