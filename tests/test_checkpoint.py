@@ -9,7 +9,6 @@ import zipfile
 
 import pytest
 import torch
-from test_faults import steps
 
 from nano_hindi import checkpoint as ckpt
 from nano_hindi.config import GPTConfig, TrainConfig
@@ -21,6 +20,7 @@ from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.training.saving import Saver
 from nano_hindi.training.setup import restore
 from optimizer_step import take_step
+from test_faults import steps
 
 CONFIG = GPTConfig(sequence_len=16, vocab_size=32, n_layer=2, n_head=1, n_kv_head=1, n_embd=8)
 RECIPE = TrainConfig(sequence_len=16, batch_size=2, total_tokens=64)

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_faults import curve
 
 import additions
 import forked
@@ -25,6 +24,7 @@ import train
 from conftest import PATIENCE, ROOT, SMALL, launched, wait_until
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 from nano_hindi.distributed import weight_sums
+from test_faults import curve
 
 pytestmark = pytest.mark.slow
 UPDATES = 50

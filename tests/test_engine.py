@@ -5,7 +5,6 @@ import itertools
 
 import pytest
 import torch
-from test_model import random_model
 
 from additions import ADDITIONS
 from nano_hindi import engine
@@ -13,6 +12,7 @@ from nano_hindi.config import GPTConfig
 from nano_hindi.engine import KVCache, generate_tokens, sample_token
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
+from test_model import random_model
 
 # windows 4, 4, 4, 16, 4, 16: both kinds, and an incomplete last period of the pattern
 CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=6, n_head=6, n_kv_head=2, n_embd=48, short_window_divisor=4, **ADDITIONS)

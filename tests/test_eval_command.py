@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_scoring import save_hugging_face
 
 import standin
 from conftest import run_script
@@ -19,6 +18,7 @@ from nano_hindi.evaluation.scoring import CheckpointScorer, Scored
 from nano_hindi.inference.loading import load_for_inference
 from nano_hindi.minimal_pairs import pairs, score_pairs
 from nano_hindi.minimal_pairs.__main__ import write_pairs
+from test_scoring import save_hugging_face
 
 
 @pytest.fixture

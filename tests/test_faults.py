@@ -14,9 +14,9 @@ import time
 
 import pytest
 import torch
-from benchmarks.kill_resume import differences, kill_and_resume
 
 import standin
+from benchmarks.kill_resume import differences, kill_and_resume
 from conftest import PATIENCE, arguments, launched, run_command, start
 from nano_hindi import distributed, files, locks
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint

@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import fake_gpu
 import pytest
 import torch
-from test_loss import gradients_of, make, reference
 
 import additions
+import fake_gpu
 from conftest import ROOT, arguments, launched, run_command, run_script
+from test_loss import gradients_of, make, reference
 
 GPU = ROOT / "tests" / "gpu"
 

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from benchmarks.kill_resume import differences
-from test_faults import curve
 
 import standin
+from benchmarks.kill_resume import differences
 from conftest import ROOT, SMALL, launched
 from nano_hindi.checkpoint import CHECKPOINT_KEYS, MODEL_KEYS, list_checkpoints, load_checkpoint
+from test_faults import curve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 ERRORS = (errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EDQUOT, errno.ENODEV, errno.ETIMEDOUT)

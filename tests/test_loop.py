@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import losses
 
 from conftest import ROOT, start, wait_until
 from nano_hindi import engine
@@ -23,6 +22,7 @@ from nano_hindi.model import GPT
 from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.token_file import DataError
 from nano_hindi.training import loop
+from test_train import losses
 
 # ---- batches that are read ahead
 

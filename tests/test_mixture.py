@@ -14,11 +14,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from benchmarks.kill_resume import differences
-from test_faults import curve
 
 import standin
 import train
+from benchmarks.kill_resume import differences
 from conftest import ROOT, SMALL, run_command
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 from nano_hindi.config import GPTConfig, TrainConfig
@@ -31,6 +30,7 @@ from nano_hindi.training import loop
 from nano_hindi.training.curves import by_source, make_figure
 from nano_hindi.training.resume import Plan
 from nano_hindi.training.text_data import MixtureSource, TextData
+from test_faults import curve
 
 T, VOCAB = 4, 10_000
 

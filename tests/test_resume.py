@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_faults import cut
 
 import standin
 import train
@@ -27,6 +26,7 @@ from nano_hindi.training import loop
 from nano_hindi.training.metrics import read_metrics
 from nano_hindi.training.resume import Plan, evaluation_is_pending, plan_run
 from nano_hindi.training.text_data import different_keys
+from test_faults import cut
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the access rights and links of POSIX")
 

@@ -6,8 +6,6 @@ import types
 import pytest
 import torch
 import torch.distributed as dist
-from test_faults import last_state
-from test_train import bits_per_byte, losses
 
 from conftest import ROOT, SMALL, run_script, start
 from nano_hindi.common import is_out_of_memory
@@ -15,6 +13,8 @@ from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
 from nano_hindi.model import GPT
 from nano_hindi.training.retry import retried, use_less_memory
+from test_faults import last_state
+from test_train import bits_per_byte, losses
 
 CUDA_FULL = torch.cuda.OutOfMemoryError("CUDA out of memory")
 

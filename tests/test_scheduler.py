@@ -4,7 +4,6 @@ import queue
 
 import pytest
 import torch
-from test_model import random_model
 
 from conftest import PATIENCE, wait_until
 from nano_hindi import engine
@@ -13,6 +12,7 @@ from nano_hindi.engine import KVCache, generate_tokens
 from nano_hindi.model import GPT
 from nano_hindi.serving import scheduler as module
 from nano_hindi.serving.scheduler import BusyError, Scheduler, Text
+from test_model import random_model
 
 CONFIG = GPTConfig(vocab_size=101, sequence_len=16, n_layer=3, n_head=4, n_kv_head=2, n_embd=32, short_window_divisor=4)
 

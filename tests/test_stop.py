@@ -17,13 +17,13 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from benchmarks.kill_resume import differences
-from test_faults import assert_equal_runs, at_update, command, curve, steps
 
+from benchmarks.kill_resume import differences
 from conftest import PATIENCE, launched, run_command, start, wait_until
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 from nano_hindi.training import loop, resume, setup, text_data
 from nano_hindi.training.metrics import read_metrics
+from test_faults import assert_equal_runs, at_update, command, curve, steps
 
 pytestmark = pytest.mark.slow
 posix = pytest.mark.skipif(os.name == "nt", reason="needs the signals and devices of POSIX")

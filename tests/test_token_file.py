@@ -8,11 +8,11 @@ import random
 import numpy as np
 import pytest
 import torch
-from test_dataloader import VOCAB, T, loader, raw, write_tokens
 
 from nano_hindi.dataloader import SequenceLoader, val_batches
 from nano_hindi.errors import UserError
 from nano_hindi.token_file import DIGEST_CHUNK_BYTES, SAMPLED_CHUNKS, DataError, TokenFile
+from test_dataloader import VOCAB, T, loader, raw, write_tokens
 
 
 @pytest.fixture

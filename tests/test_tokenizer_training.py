@@ -7,9 +7,9 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from cuts import cuts, tokens_that_begin_with_a_mark
 
 import standin
+from cuts import cuts, tokens_that_begin_with_a_mark
 from data import preprocess
 from nano_hindi.console import count
 from nano_hindi.corpus.prepared import check_data

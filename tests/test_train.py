@@ -7,16 +7,16 @@ import sys
 
 import pytest
 import torch
-from benchmarks.kill_resume import differences
-from test_faults import curve, last_state
 
 import additions
 import train
+from benchmarks.kill_resume import differences
 from conftest import PATIENCE, SMALL, launched, run_script, start
 from nano_hindi.checkpoint import MODEL_KEYS, list_checkpoints, load_checkpoint
 from nano_hindi.config import TrainConfig, from_dict
 from nano_hindi.optim import learning_rate_scale
 from nano_hindi.training import loop, report
+from test_faults import curve, last_state
 
 
 def losses(folder) -> list[float]:

@@ -13,8 +13,8 @@ import unicodedata
 from pathlib import Path
 
 import timing  # noqa: F401, puts the repo's root on the path
-from cuts import cuts, tokens_that_begin_with_a_mark
 
+from cuts import cuts, tokens_that_begin_with_a_mark
 from nano_hindi.corpus.documents import read_source
 from nano_hindi.tokenizer.training import train_tokenizer
 

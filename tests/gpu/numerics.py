@@ -9,9 +9,9 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
-import path_b
 import torch
 
+import path_b
 from lab import Lab
 from nano_hindi.common import can_compile
 from nano_hindi.engine import PREFILL_TOKENS, KVCache
