@@ -4,9 +4,11 @@ names files and quotes what they hold."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import reprlib
+import sys
 from collections.abc import Iterator
 
 QUOTED_CHARACTERS = 200
@@ -64,8 +66,12 @@ def _errno(error: Exception) -> int | None:
     if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):  # torch: a write in Python failed, then its own
         return error.__context__.errno
     text = str(error)
-    numbers = map(int, re.findall(r"\((?:os error )?(\d{1,3})\)", text))  # Rust: No such device (os error 19); C++: No such device (19)
-    return next((number for number in numbers if os.strerror(number) in text), None)
+    for number in map(int, re.findall(r"\((?:os error )?(\d{1,3})\)", text)):  # Rust: No such device (os error 19); C++: No such device (19)
+        if os.strerror(number) in text:
+            return number
+        if sys.platform == "win32" and ctypes.FormatError(number) in text:  # Rust gives the number and the text of Windows
+            return ctypes.WinError(number).errno
+    return None
 
 
 def system_error(error: OSError) -> str:
