@@ -113,8 +113,9 @@ def test_read_only_folder_is_copied_again_and_again(unprivileged):
             path.chmod(mode)
         for path, mode in ((source, 0o755), (source / "a.json", 0o644)):
             path.chmod(mode)
-    with pytest.raises(PermissionError):
-        (target / "b.json").write_text("three")
+    if os.name != "nt":  # where a folder that is read-only takes new files
+        with pytest.raises(PermissionError):
+            (target / "b.json").write_text("three")
     target.chmod(0o755)
 
 
@@ -125,13 +126,15 @@ def test_folder_copied_onto_itself_is_unchanged(tmp_path):
 
 
 def test_path_is_linked_only_where_it_is_not_utf8(tmp_path):
-    for name, is_linked in (("हिन्दी.pt", False), (os.fsdecode(b"\xff.pt"), os.fsdecode(b"\xff") == "\udcff")):
+    for name in ("हिन्दी.pt".encode(), b"\xff.pt"):
         try:
+            name = os.fsdecode(name)
             (tmp_path / name).write_text("content")
         except (OSError, UnicodeError):
             pytest.skip("file names are always Unicode here")
         with utf8_path(tmp_path / name) as path:
             assert str(path).encode().decode() == os.fsencode(path).decode()
             assert path.read_text() == "content"
+            is_linked = name == "\udcff.pt"
             assert (path != tmp_path / name) == is_linked
         assert path.exists() != is_linked
