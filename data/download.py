@@ -72,8 +72,8 @@ def parse(argv: list[str] | None):
         "--max_tokens",
         type=whole(1, 2**63),
         metavar="N",
-        help="stop after the document that reaches this many tokens. Sources without a budget divide the rest of it evenly, "
-        "unless all are local files, which are read one after another "
+        help="stop after the document that reaches this many tokens. Sources without a budget divide the rest of it evenly; "
+        "but local files alone, none with a budget, are read one after another "
         f"(default: the sum of the budgets, plus 600000000 if a source has none; for the sample, {SAMPLE_WORDS} words)",
     )
     parser.add_argument(
