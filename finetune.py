@@ -43,7 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=valid, default=argparse.SUPPRESS, metavar=str(FINETUNE[name]), help=text)
     texts = {  # other than train.py's
         "seed": "seed of the data order",
-        "device_batch_size": "conversations per forward pass on a device, if they fill the context; auto: measured before the first update",
+        "device_batch_size": "conversations per forward pass on a device, if they fill the context; auto: on a GPU measured before the first update",
     }
     eighths = ("eval_interval", "inference_interval", "checkpoint_interval")
     for name in ("seed", "dtype", "device_batch_size", *eighths, "log_interval", "eval_tokens", "keep_checkpoints"):

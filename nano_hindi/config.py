@@ -133,7 +133,7 @@ class TrainConfig:
     sequence_len: int = _opt(1024, "tokens per sequence; one flag sets it for training and for the model", whole(4, _INDEX))
     gradient_accumulation_steps: int = _opt(4, "steps (micro-steps) per update (optimizer step)", whole(1, _INDEX))
     device_batch_size: int | str = _opt(
-        "auto", "sequences per forward pass on a device, or auto: measured before the first update", whole(1, _INDEX, auto="auto")
+        "auto", "sequences per forward pass on a device, or auto: on a GPU measured before the first update", whole(1, _INDEX, auto="auto")
     )
     dtype: str = _opt(
         "auto",

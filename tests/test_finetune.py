@@ -371,7 +371,10 @@ def test_help_says_what_seed_and_device_batch_size_are_here(capsys):
         finetune.parse(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "--seed N seed of the data order (default: 42)" in shown
-    assert "conversations per forward pass on a device, if they fill the context; auto: measured before the first update (default: auto)" in shown
+    assert (
+        "conversations per forward pass on a device, if they fill the context; auto: on a GPU measured before the first update (default: auto)"
+        in shown
+    )
 
 
 def test_questions_that_do_not_fit_into_the_context_are_refused_before_texts_are_scored(tuned, tmp_path, capsys):
