@@ -182,7 +182,7 @@ class TrainConfig:
     checkpoint_interval: int = _opt(1000, "steps between checkpoints; 0: only at the end", _INTERVAL)
     eval_interval: int = _opt(500, "steps between evaluations; 0: only at the end", _INTERVAL)
     inference_interval: int = _opt(1000, "steps between Hindi samples; 0: only at the end", _INTERVAL)
-    log_interval: int = _opt(10, "steps between log lines; 0: only at the end", _INTERVAL)
+    log_interval: int = _opt(10, "steps between lines of metrics.jsonl and of a log; 0: only at the end", _INTERVAL)
     eval_tokens: int = _opt(2_097_152, "tokens of val.bin per evaluation, spread evenly over it; a smaller file is used whole", _COUNT)
     keep_checkpoints: int = _opt(3, "number of newest checkpoints to keep", _COUNT)
 
