@@ -284,7 +284,7 @@ DOWNLOAD = {
     "a file of blank lines": (lambda s: ["--source", s.file("a.txt", "\n \n")], "there is no text in", "a.txt", "give other files"),
     "a file of an unknown type": (lambda s: ["--source", s.file("a.docx")], "a.docx", ".jsonl", "convert"),
     "an output folder that is a file": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.file("out")], "out", "another folder"),
-    "an output folder below a file": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.file("b") / "out"], "out", "another folder"),
+    "an output folder below a file": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.file("b") / "out"], f"{os.sep}b", "another folder"),
     "an output folder that cannot be created": (lambda s: ["--source", s.file("a.txt"), "--output_dir", read_only_parent(s)], "ermission", "another folder"),
     "an output folder that is read-only": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.forbidden(s.subfolder("out"), 0o555)], "ermission", "another folder"),
     "an output folder with too long a name": (lambda s: ["--source", s.file("a.txt"), "--output_dir", s.folder / LONG], LONG, "too long", "another"),
@@ -478,7 +478,7 @@ def assert_one_line(code: int, errors: str, words: list[str]) -> None:
     *notices, line, end = errors.split("\n")
     assert code == 2, errors
     assert line.startswith("error: "), errors
-    assert all(notice.startswith("notice: skipped: ") for notice in notices), errors
+    assert all(notice.startswith(("notice: skipped: ", "[W", "[E")) for notice in notices), errors  # on Windows, torch reports a taken port itself
     assert end == ""
     assert "Traceback" not in errors
     for word in words:

@@ -25,6 +25,7 @@ from nano_hindi.chat.dataset import unseen
 from nano_hindi.chat.records import ANSWERS, CONTEXTS, LISTS, PAIRS, QUESTIONS, Mender
 from nano_hindi.chat.sources import HUB_SOURCES, chat_source
 from nano_hindi.chat.template import check, prompt
+from nano_hindi.console import shell_quoted
 from nano_hindi.corpus.prepared import CHAT, check_data, read_conversations
 from nano_hindi.errors import UserError
 from nano_hindi.files import read_metadata
@@ -379,14 +380,14 @@ def test_conversations_fit_into_the_model_whose_tokenizer_is_taken(straight, tmp
     shutil.copytree(straight / "tokenizer", model / "tokenizer")
     torch.save(state, model / "model.pt")
     for name, flags, length, checkpoint in (
-        (model, [], 900, f"'{model}'"),
-        (model / "model.pt", ["--max_length", 800], 800, f"'{model / 'model.pt'}'"),
+        (model, [], 900, shell_quoted(model)),
+        (model / "model.pt", ["--max_length", 800], 800, shell_quoted(model / "model.pt")),
         (model / "tokenizer", [], 1024, "MODEL"),
     ):
-        assert run(tmp_path / "chat", name, "--max_conversations", 60, "--val_fraction", 0.2, *flags) == 0
-        assert f" --checkpoint {checkpoint} --data_dir {tmp_path / 'chat'}\n" in capsys.readouterr().out
-        info = check_data(tmp_path / "chat", kind=CHAT)
-        longest = max(tokens for tokens, _ in read_conversations(tmp_path / "chat", info, "train"))
+        chat = tmp_path / f"chat{length}"
+        assert run(chat, name, "--max_conversations", 60, "--val_fraction", 0.2, *flags) == 0
+        assert f" --checkpoint {checkpoint} --data_dir {chat}\n" in capsys.readouterr().out
+        longest = max(tokens for tokens, _ in read_conversations(chat, check_data(chat, kind=CHAT), "train"))
         assert length * 0.9 < longest <= length
     (model / "model.pt").write_bytes(b"PK")
     assert run(tmp_path / "new", model) == 2

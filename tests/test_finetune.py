@@ -337,6 +337,7 @@ def test_more_epochs_continue_a_finished_run(tuned, base, short, tmp_path, capsy
     assert f"{opened(short, 128).left_out} left out, longer than 128 tokens" in out
 
 
+@pytest.mark.skipif(os.name == "nt", reason="torchrun does not work on Windows")
 def test_two_ranks_give_the_weights_of_one(tuned, base, short, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "finetune.py")]
     done = run_command([*torchrun, *arguments(base, short, tmp_path, "--epochs", "1", "--device", "cpu")])

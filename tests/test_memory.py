@@ -200,6 +200,7 @@ def test_on_windows_memory_beyond_the_gpu_raises(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: before, raising=False)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: fractions.append(fraction))
     before = 1.0
+    monkeypatch.setattr(memory, "IS_WINDOWS", False)
     memory.forbid_spilling(torch.device("cuda", 0))  # elsewhere the driver refuses by itself
     monkeypatch.setattr(memory, "IS_WINDOWS", True)
     memory.forbid_spilling(torch.device("cpu"))

@@ -289,7 +289,7 @@ def test_final_summary_says_what_was_done_and_the_next_command(tmp_path):
         "my run: checkpoint_step488.pt, curves.png\n",  # only files that are there
     ):
         assert words in summary
-    assert summary.endswith(f"python generate.py --checkpoint {shell_quoted(tmp_path / 'my run')} --interactive")
+    assert summary.endswith(f" generate.py --checkpoint {shell_quoted(tmp_path / 'my run')} --interactive")
     without = report.summary_lines(TRAIN, 488, latest, [], None, tmp_path)  # on Windows, after the metrics were lost
     assert without[0] == "done:       488 updates, 2.00 M tokens"
     assert "memory" not in "\n".join(without)

@@ -247,7 +247,7 @@ def test_download_writes_the_sample_offline_and_preprocess_accepts_it(tmp_path):
     facts = read_metadata(raw / "metadata.txt")
     assert facts["source"] == "sample, seed 0"
     assert 30_000 <= int(facts["words"]) < 30_500
-    command = done.stdout[done.stdout.index("python data/preprocess.py") :].split()[2:]
+    command = done.stdout.partition(" data/preprocess.py ")[2].split()
     assert preprocess.main(command) == 0  # the next command, as it was printed
     assert check_data(tmp_path / "sample").vocab_size > 1000
 

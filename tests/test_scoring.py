@@ -222,13 +222,13 @@ def test_very_long_or_missing_context_length_is_replaced_with_a_notice(tmp_path,
 
 @pytest.mark.parametrize("harm", ["no model", "weights missing", "not causal", "foreign tokenizer", "no tokenizer"])
 def test_folder_that_cannot_be_scored_is_a_user_error(harm, tmp_path):
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load, save_file
 
     folder = save_hugging_face(tmp_path, "llama")
     if harm == "no model":
         (folder / "config.json").unlink()
     elif harm == "weights missing":
-        weights = load_file(folder / "model.safetensors")
+        weights = load((folder / "model.safetensors").read_bytes())
         del weights["model.layers.1.mlp.up_proj.weight"]
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     elif harm == "not causal":

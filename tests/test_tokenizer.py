@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 import standin
 from conftest import assert_parted_between_characters, run_script
 from hub import Hub
+from nano_hindi.console import shell_quoted
 from nano_hindi.errors import UserError
 from nano_hindi.inference.text import TextStream
 from nano_hindi.tokenizer import hub, load_tokenizer
@@ -301,7 +302,7 @@ def test_a_tokenizer_is_found_by_its_folder_its_file_or_the_model_beside_it(tmp_
     (tmp_path / "code" / "tokenizer").mkdir(parents=True)  # as in the repository
     for name in (folder, folder / "tokenizer.json", folder.parent, folder.parent / "model.pt"):
         assert load_tokenizer(name).vocab_size == 640
-    with pytest.raises(UserError, match=f"has no tokenizer, but folders in it have one; .* --tokenizer {folder.parent}$"):
+    with pytest.raises(UserError, match=f"has no tokenizer, but folders in it have one; .* --tokenizer {re.escape(shell_quoted(folder.parent))}$"):
         load_tokenizer(tmp_path)
 
 
@@ -437,7 +438,7 @@ def test_damaged_tokenizer_below_the_home_folder_is_not_called_missing(tmp_path,
 
 
 def test_vocabulary_in_a_file_of_its_own_is_checked_too(tmp_path):
-    vocab = json.loads((standin.make_tokenizer(tmp_path, kind="byte_level") / "tokenizer.json").read_text())["model"]["vocab"]
+    vocab = json.loads((standin.make_tokenizer(tmp_path, kind="byte_level") / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))

@@ -63,7 +63,7 @@ class Lab:
         dtype = dtype or self.dtype
         config = dataclasses.replace(self.train, **changes)
         world = World(0, 1, self.device)
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:  # Windows deletes no file that is mapped
             folder = Path(name)
             tokens = (
                 np.random.default_rng(0).zipf(1.3, 2_000_000 if self.full else 20_000) % self.model.vocab_size
