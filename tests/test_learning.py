@@ -35,7 +35,7 @@ TOKENS = UPDATES * small_runs.BATCH * small_runs.SHAPE["sequence_len"]
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("learning")
-    return str(standin.make_data(folder, standin.documents(400), standin.make_tokenizer(folder / "standin", 500)))
+    return str(standin.make_data(folder, standin.documents(400), standin.make_tokenizer(folder / "standin", 496)))
 
 
 def learned(run, data_dir):
@@ -67,7 +67,7 @@ def test_every_recipe_restores_the_default(ends, data_dir):
 @pytest.mark.parametrize("text", ["True", "False"])
 def test_change_of_a_switch_is_the_word_that_is_given(text):
     run = small_runs.Run("smear", 0, WIDTH, TOKENS, (("smear", text), ("batch_size", "8")))
-    shape, train = small_runs.configs(run, small_runs.ALL["smear"], 500)
+    shape, train = small_runs.configs(run, small_runs.ALL["smear"], 496)
     assert (str(shape.smear), train.batch_size) == (text, 8)
 
 
@@ -112,8 +112,8 @@ def test_bfloat16_run_learns_nearly_the_same_and_has_its_own_name(ends, data_dir
 
 def test_document_windows_start_at_documents_and_omit_nothing(data_dir):
     T = 64
-    loader = ideas.DocumentWindows(TokenFile(f"{data_dir}/train.bin", 500), T, 0)
-    tokens = TokenFile(f"{data_dir}/train.bin", 500)[:]
+    loader = ideas.DocumentWindows(TokenFile(f"{data_dir}/train.bin", 496), T, 0)
+    tokens = TokenFile(f"{data_dir}/train.bin", 496)[:]
     borders = [*np.flatnonzero(tokens == ideas.BOS), len(tokens)]
     covered = np.zeros(len(tokens) + T, dtype=bool)
     for start in loader.starts:
@@ -131,7 +131,7 @@ def test_attention_within_documents_does_not_cross_their_boundaries(data_dir):
     """A different first document does not change the logits of the second; positions are relative,
     so the second need not move."""
     run = small_runs.Run("within_documents", 0, WIDTH, TOKENS)
-    config, _ = small_runs.configs(run, small_runs.ALL[run.recipe], 500)
+    config, _ = small_runs.configs(run, small_runs.ALL[run.recipe], 496)
     torch.manual_seed(0)
     with small_runs.ALL[run.recipe].patched(), torch.no_grad():
         net = ideas.Within(config)
@@ -225,13 +225,13 @@ def test_peer_trains_on_our_batches_by_its_own_settings(data_dir, tmp_path, monk
     for path, text in {"nanochat/gpt.py": PEER_MODEL, "scripts/base_train.py": PEER_SCRIPT}.items():
         (tmp_path / path).parent.mkdir()
         (tmp_path / path).write_text(text)
-    monkeypatch.setattr(peers, "LOGITS", 4 * 256 * 500)
+    monkeypatch.setattr(peers, "LOGITS", 4 * 256 * 496)
     monkeypatch.setenv("NANOCHAT_DTYPE", "float32")  # peers.py sets it: restored after the test
-    setting = peers.Peers(500, nanochat=tmp_path, nanochat_lr=((3.0, 0.1),))
+    setting = peers.Peers(496, nanochat=tmp_path, nanochat_lr=((3.0, 0.1),))
     (name,) = setting.recipes()
     monkeypatch.syspath_prepend(tmp_path)
     points = setting.learn(small_runs.Run(name, 7, WIDTH, TOKENS), data_dir, 1792)
-    wte, head, info = torch.arange(500 * WIDTH).sin().view(500, WIDTH), torch.zeros(500, WIDTH), check_data(data_dir)
+    wte, head, info = torch.arange(496 * WIDTH).sin().view(496, WIDTH), torch.zeros(496, WIDTH), check_data(data_dir)
     weights, buffers = [w.requires_grad_() for w in (wte, head)], [0, 0]
     for i in range(UPDATES):
         x, y = SequenceLoader(info.train, 256, 7).batch(16 * i, 16)

@@ -118,7 +118,7 @@ class Training:
             self.model = recipe.model(shape)
             self.model.init_weights()
             self.model.to(self.device)
-            self.model.compute_dtype = getattr(torch, run.dtype)
+            self.model.compute_dtype, self.model.fp8_head = getattr(torch, run.dtype), self.config.fp8_head
             ngrams = new_ngrams(info.tokenizer, self.loader, self.config, self.device)
             self.optimizer = recipe.optimizer(self.model, self.config, World(0, 1, self.device), ngrams)
         updates = self.config.updates
