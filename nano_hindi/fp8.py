@@ -74,7 +74,7 @@ def _quantized_pass(z: Tensor, index: Tensor, target_t: Tensor, softcap: float) 
     q, slope = 1 - torch.exp(softcap * target_t) / total, 1 - target_t * target_t
     divisor = q.clamp(min=1e-6) * slope.clamp(min=1 / 64)
     is_target = torch.arange(z.shape[1], device=z.device) == index
-    u = torch.where(is_target, -q * slope, e * (1 - t * t) / total) * (U_SCALE / divisor)
+    u = torch.where(is_target, -q * slope * total, e * (1 - t * t)) * (U_SCALE / (total * divisor))  # no division for each logit
     return u.to(torch.float8_e5m2), total, divisor
 
 
