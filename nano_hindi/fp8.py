@@ -84,8 +84,8 @@ def _transposed(u: Tensor) -> Tensor:
 
 @functools.cache
 def _compiled_kernels() -> Kernels:
-    """Return both functions compiled, but not as one: PyTorch 2.13 would make a single kernel, which
-    reads rows and stores their columns as single bytes far apart."""
+    """Return both functions compiled, but not as one: PyTorch 2.13 would make a single kernel,
+    which reads rows and stores their columns as single bytes far apart."""
     return torch.compile(_quantized_pass, dynamic=False), torch.compile(_transposed, dynamic=False)
 
 
