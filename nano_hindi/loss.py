@@ -35,6 +35,9 @@ CHUNK_BYTES = {"cpu": 72 << 20, "cuda": 576 << 20}  # logits of a chunk, for a v
 # parallel regions of 1 MiB stall when other programs use the cores too
 ROWS_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}
 PRODUCT_ROWS = 4096  # of the weight's gradient in bfloat16 on a CPU: a product of so many rows is still in the cache when it is added
+# whether a GPU's matmul of half-precision factors can add to a float32 tensor; else the product is
+# a tensor of its own
+ADDS_TO_FLOAT32 = torch.__version__ >= (2, 10)  # type: ignore[operator] # a TorchVersion takes tuples
 FP16_SCALE = 256.0  # of float16 gradients: keeps the softmax of rare tokens out of its subnormal range; divided out in backward
 
 
@@ -174,6 +177,8 @@ def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
     narrower one."""
     if z.dtype == total.dtype:
         total.addmm_(z.T, x)
+    elif z.is_cuda and ADDS_TO_FLOAT32:
+        torch.addmm(total, z.T, x, out_dtype=total.dtype, out=total)
     elif z.is_cuda:
         total.add_(torch.mm(z.T, x, out_dtype=total.dtype))
     elif z.dtype == torch.bfloat16:  # each product is rounded, their sum is not

@@ -108,6 +108,9 @@ TORCH_LIBRARY_IMPL(_, CUDA, library) {
 TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   // what only CUDA has
   library.impl("mm.dtype", [](const Tensor& a, const Tensor& b, ScalarType dtype) { return at::mm(a.to(dtype), b.to(dtype)); });
+  library.impl("addmm.dtype_out", [](const Tensor& self, const Tensor& a, const Tensor& b, ScalarType dtype, const Scalar& beta, const Scalar& alpha, Tensor& out) -> Tensor& {
+    return at::addmm_out(out, self, a.to(dtype), b.to(dtype), beta, alpha);
+  });
   // what torch registers for all devices at once calls kernels of CUDA that are not here
   auto& dispatcher = c10::Dispatcher::singleton();
   for (auto& name : dispatcher.getAllOpNames()) {
