@@ -73,7 +73,8 @@ class SequenceLoader:
 class Sequences(Protocol):
     """An endless stream of training sequences."""
 
-    sequence_len: int
+    @property
+    def sequence_len(self) -> int: ...
 
     def batch(self, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]: ...
 

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -236,7 +236,7 @@ def _unpickled(message: bytes, tensors: list[Tensor]) -> Any:
     return Unpickler(io.BytesIO(message)).load()
 
 
-def require_same(world: World, what: str, values: dict[str, object], remedy: str) -> None:
+def require_same(world: World, what: str, values: Mapping[str, object], remedy: str) -> None:
     """Compare the values of every rank with those of rank 0. Collective. Raises a UserError on
     every rank that names which ranks differ in what."""
     import torch.distributed as dist

@@ -30,11 +30,11 @@ def kept_awake() -> Iterator[None]:
             ask(_ES_CONTINUOUS)
         return
     command = inhibitor(sys.platform, os.getpid())
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = None
+    process, quiet = None, subprocess.DEVNULL
     if command is not None:
         with contextlib.suppress(OSError):
-            process = subprocess.Popen(command, start_new_session=True, **quiet)  # Ctrl-C in the terminal must not end it
+            # in a session of its own: Ctrl-C in the terminal must not end it
+            process = subprocess.Popen(command, start_new_session=True, stdin=quiet, stdout=quiet, stderr=quiet)
     try:
         yield
     finally:

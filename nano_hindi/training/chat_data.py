@@ -18,6 +18,7 @@ from nano_hindi.chat.template import MARKERS, until_stop
 from nano_hindi.config import FINETUNE, INIT_LR_FRACTION, TrainConfig
 from nano_hindi.console import count, counted
 from nano_hindi.corpus.prepared import CHAT, DataInfo, check_data
+from nano_hindi.dataloader import Sequences
 from nano_hindi.distributed import World, require_same
 from nano_hindi.engine import generate_each
 from nano_hindi.errors import require
@@ -62,7 +63,7 @@ class ChatData:
     def loader(self, config: TrainConfig, anneal_start: int | None) -> FullRows:
         return FullRows(self.train.sequence_len)
 
-    def train_batches(self, loader: FullRows, config: TrainConfig, batch_size: int, world: World) -> ChatBatches:
+    def train_batches(self, loader: Sequences, config: TrainConfig, batch_size: int, world: World) -> ChatBatches:
         """Return this rank's device batches."""
         return ChatBatches(self.train, config.sequences_per_update, config.seed, batch_size, world.rank, world.size)
 
@@ -134,7 +135,7 @@ def finetune_recipe(args: argparse.Namespace, data: ChatData) -> TrainConfig:
         "warmup_steps": updates // 20,
         "init_lr_fraction": INIT_LR_FRACTION,
         **dict.fromkeys(("eval_interval", "inference_interval", "checkpoint_interval"), max(1, updates // EVALUATIONS)),
-        **{field.name: field.default * lr_scale for field in dataclasses.fields(TrainConfig) if field.name.endswith("_lr")},
+        **{field.name: getattr(TrainConfig, field.name) * lr_scale for field in dataclasses.fields(TrainConfig) if field.name.endswith("_lr")},
     }
     mean_length = data.train.mean_length
     return TrainConfig(**{**chosen, **flags, "total_tokens": updates * batch_size * mean_length, "sequence_len": mean_length})

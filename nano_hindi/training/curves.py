@@ -83,9 +83,8 @@ def make_figure(runs: dict[str, list[dict]]) -> Figure:
     # fixed positions: a layout engine would draw everything twice
     grid = figure.add_gridspec(len(PANELS), height_ratios=[p.height for p in PANELS], left=0.075, right=0.915, top=0.905, bottom=0.07, hspace=0.26)
     lines = [(records, COLOURS[i % len(COLOURS)]) for i, records in enumerate(runs.values())]
-    axes = None
     for row, panel in enumerate(PANELS):
-        axes = figure.add_subplot(grid[row], sharex=axes)
+        axes = figure.add_subplot(grid[row], sharex=figure.axes[0] if row else None)
         sources = by_source(lines[0][0]) if panel.key == "val_bpb" and len(runs) == 1 else {}
         coloured = [(records, COLOURS[1 + i % (len(COLOURS) - 1)]) for i, records in enumerate(sources.values())]
         draw_panel(axes, panel, lines + coloured)
@@ -192,8 +191,7 @@ def log_ticks(ratio: float) -> Locator:
 def label_last_values(axes: Axes, panel: Panel, last: list[tuple[float, str]]) -> None:
     """Label the end of each run's line with its last value, in its colour. Labels that would
     overlap are moved apart; if there is no room for all, there are none."""
-    figure = axes.figure
-    gap = 11 / 72 / (figure.get_figheight() * axes.get_position().height)  # a line of 9 points, in heights of the panel
+    gap = 11 / 72 * axes.figure.dpi / axes.bbox.height  # a line of 9 points, in heights of the panel
     if len(last) * gap > 1:
         return
     heights = axes.transAxes.inverted().transform(axes.transData.transform([(0, value) for value, _ in last]))[:, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import itertools
 import math
@@ -237,7 +238,7 @@ def evaluate(run: Run, stop: StopSignal) -> None:
     # a retry may repeat one source only: each ends with an all-reduce, which the other ranks do not
     # repeat
     names = list(run.data.val_batches(config, 1, world))
-    results = {name: retried(run, stop, lambda name=name: evaluate_source(name)) for name in names}
+    results = {name: retried(run, stop, functools.partial(evaluate_source, name)) for name in names}
     if stop.agree(world):
         return
     figures = report.evaluation_record(results)
@@ -260,7 +261,7 @@ def with_status(run: Run, batches: Batches) -> Batches:
 
 
 def write_record(run: Run, record: dict) -> None:
-    if run.world.is_main:
+    if run.metrics is not None:
         run.metrics.write(record)
         run.wandb.log(record)
 
@@ -305,6 +306,8 @@ def report_finished(plan: Plan, folder: Path, world: World) -> int:
     It does what the run may have been killed before: removes superseded files, draws its curves.
     """
     draw(LiveCurves(folder), world, now=True)
+    assert plan.data is not None  # a finished run has both
+    assert plan.saved is not None
     if world.is_main:
         remove_leftovers(folder)
         remove_superseded(folder, plan.step, plan.config.keep_checkpoints)
@@ -315,5 +318,5 @@ def report_finished(plan: Plan, folder: Path, world: World) -> int:
 
 def save(run: Run) -> None:
     checkpoint = run.checkpoint()
-    if run.world.is_main:
+    if run.metrics is not None:
         run.saver.save(checkpoint, run.metrics.flush, with_model=run.is_finished)

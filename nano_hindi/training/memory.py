@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -38,7 +39,7 @@ def activation_bytes(config: GPTConfig, dtype: torch.dtype, recompute: bool = Fa
         parameters = {p.untyped_storage()._cdata for p in model.parameters()}
         kept: dict[int, torch.Tensor] = {}
 
-        def keep(tensor):
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
             kept[tensor.untyped_storage()._cdata] = tensor
             return tensor
 
@@ -51,13 +52,13 @@ class _FusedAttention(TorchFunctionMode):
     """In this context SDPA keeps what a fused kernel does. On the meta device it would keep the
     attention weights (B, H, T, N) in float32, which no backend does."""
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function: Callable, types: object, args: Sequence = (), kwargs: dict | None = None) -> Any:
         return _FusedKernel.apply(*args) if function is scaled_dot_product_attention else function(*args, **(kwargs or {}))
 
 
 class _FusedKernel(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v):
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         out, log_sums = torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(q, k, v, out, log_sums)
         return out
@@ -133,7 +134,7 @@ def choose_device_batch_size(
     `try_step(2)` (forward and backward of so many sequences) and computes the memory per further
     sequence from their peaks; `bytes_to_come` are kept free for what is allocated later.
     """
-    if wanted != "auto":
+    if isinstance(wanted, int):
         return min(wanted, per_rank)
     fits = max(1, CPU_BATCH_TOKENS // sequence_len)
     if world.device.type == "cuda":

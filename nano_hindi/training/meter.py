@@ -13,7 +13,8 @@ class Meter:
     checkpoints) do not count."""
 
     def __init__(self, state: dict | None = None):
-        self.loss_sum, self.updates = (state["loss_sum"], state["updates"]) if state else (0.0, 0)
+        self.loss_sum: float = state["loss_sum"] if state else 0.0
+        self.updates: int = state["updates"] if state else 0
         self.tokens_per_second: float | None = None  # at the last `read`
         self._start_interval()
 
@@ -50,7 +51,7 @@ class Meter:
 class Pace:
     """An estimate of the time that is left of a run."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.first: tuple[int, float] | None = None  # the first update since this start, and its end: it compiles, so its time does not count
 
     def mark(self, update: int) -> None:
@@ -60,5 +61,7 @@ class Pace:
     def left(self, update: int, updates: int) -> float | None:
         """Return the seconds from `update` to the last of `updates` at the pace since this start,
         evaluations included; None after the first update."""
+        if self.first is None or update == self.first[0]:
+            return None
         first, end = self.first
-        return (updates - update) * (time.perf_counter() - end) / (update - first) if update > first else None
+        return (updates - update) * (time.perf_counter() - end) / (update - first)

@@ -30,7 +30,7 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
 
 def _may_be_metric(value: object) -> bool:
     """Return whether `value` may be a metric: none is negative, and they come from float32."""
-    return type(value) in (int, float) and (value == 0 or FLOAT32_MIN <= value <= FLOAT32_MAX)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and (value == 0 or FLOAT32_MIN <= value <= FLOAT32_MAX)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

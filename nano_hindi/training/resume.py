@@ -99,8 +99,12 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
         require(("chat" in saved) == chat, f"the checkpoint was made by {made_by}; resume the run with it")
     parent = from_main(world, lambda: parent_to_load(args, saved))
     if chat:
-        require(saved is not None or parent is not None, "finetune.py needs a model to fine-tune; name it: --checkpoint MODEL")
-        shape = parent.shape if parent else from_dict(GPTConfig, saved["model_config"])
+        if parent is not None:
+            shape = parent.shape
+        elif saved is not None:
+            shape = from_dict(GPTConfig, saved["model_config"])
+        else:
+            raise UserError("finetune.py needs a model to fine-tune; name it: --checkpoint MODEL")
         data = open_chat(folders[0], shape.sequence_len, world, args.verify_data)
     if parent is not None and data is not None:
         require_same_tokenizer(parent, data)
@@ -213,14 +217,14 @@ def configs_of(
     `data` is None if there is none yet. Raises UserError if flags, data and checkpoint contradict
     each other.
     """
-    if isinstance(data, ChatData):
-        if parent is not None:
-            return parent.shape, finetune_recipe(args, data)
-        apply_finetune_flags(args, data, from_dict(TrainConfig, saved["train_config"]))
+    if parent is not None and isinstance(data, ChatData):
+        return parent.shape, finetune_recipe(args, data)
     if parent is not None:
         return configs_for_run_from_model(args, parent.shape, parent.recipe)
     if saved is None:
-        return configs_for_new_run(args, data and data.tokenizer.vocab_size)
+        return configs_for_new_run(args, data.tokenizer.vocab_size if data else None)
+    if isinstance(data, ChatData):
+        apply_finetune_flags(args, data, from_dict(TrainConfig, saved["train_config"]))
     model_config, config = configs_for_resumed_run(args, saved)
     if data is not None:
         _require_same_data(saved, data)

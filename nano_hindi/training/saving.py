@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,7 +34,9 @@ class Saver:
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "saver")
         self._idle = threading.Event()  # cleared before a save begins: a Ctrl-C may come before its Future is known
         self._idle.set()
-        self._step, self._saving = 0, None  # of the save whose result is not reported yet: its step and its Future
+        # of the save whose result is not reported yet
+        self._step = 0
+        self._saving: concurrent.futures.Future[tuple[Path, Exception | None]] | None = None
 
     def save(self, checkpoint: dict, prepare: Callable[[], None], with_model: bool = False) -> None:
         """Start writing `checkpoint`, after the previous one is written. Its tensors may change as
@@ -114,13 +117,13 @@ class Saver:
     def __enter__(self) -> Saver:
         return self
 
-    def __exit__(self, kind: type | None, *exc_info) -> None:
+    def __exit__(self, kind: type | None, *exc_info: object) -> None:
         if kind is not KeyboardInterrupt:  # then the caller decides how long to wait
             self.wait()
         self._writer.shutdown(wait=False)
 
 
-def host_copy(value):
+def host_copy(value: Any) -> Any:
     """Return a deep copy of `value` with its tensors in host memory. Call `finish_copies` before
     any tensor is changed or read."""
     if isinstance(value, torch.Tensor):

@@ -105,6 +105,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     Raises UserError if the model does not fit in memory, or if the ranks differ.
     """
     model_config, config, data, saved = plan.model_config, plan.config, plan.data, plan.saved
+    assert data is not None  # it is only for --dry_run
     loader = data.loader(config, plan.anneal_start)
 
     memory.require_memory(model_config, config.ngram_buckets, world.device)
@@ -125,7 +126,7 @@ def open_run(plan: Plan, args: argparse.Namespace, world: World) -> Run:
     if world.is_main:
         copy_contents(data.tokenizer_dir, args.checkpoint_dir / "tokenizer")
     console = Console(world.is_main)
-    progress = saved["metrics"] if saved is not None else {"skipped": 0, "latest": {}, "meter": None}
+    progress: dict = saved["metrics"] if saved is not None else {"skipped": 0, "latest": {}, "meter": None}
     evaluates_again = evaluation_is_pending(config, plan.update, progress["latest"])
     return Run(
         preset=plan.preset,

@@ -26,7 +26,7 @@ class StopSignal:
     An ignored SIGHUP stays ignored: `nohup` starts a program so.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal: int | None = None
         self.everywhere = False  # whether any rank was asked to stop: agreed on in every update and evaluation
         self.is_repeated = False  # whether Ctrl-C was pressed a second time
@@ -44,20 +44,20 @@ class StopSignal:
         self.events.__enter__()
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._ended.set()
         self.events.__exit__(None, None, None)
         sys.unraisablehook = self.unraisablehook
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _on_unraisable(self, unraisable) -> None:
+    def _on_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
         """Be silent about a KeyboardInterrupt in a finalizer, which Python drops:
         `raise_if_repeated` raises it again."""
         if not isinstance(unraisable.exc_value, KeyboardInterrupt):
             self.unraisablehook(unraisable)
 
-    def _on_signal(self, number: int, frame) -> None:
+    def _on_signal(self, number: int, frame: object) -> None:
         if number == self.signal == signal.SIGINT:
             self.is_repeated = True
             raise KeyboardInterrupt

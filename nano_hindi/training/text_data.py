@@ -12,7 +12,7 @@ import torch
 from nano_hindi.config import TrainConfig
 from nano_hindi.console import count, counted, unique_names
 from nano_hindi.corpus.prepared import DataInfo, check_data
-from nano_hindi.dataloader import SequenceLoader, TrainBatches, val_batches
+from nano_hindi.dataloader import SequenceLoader, Sequences, TrainBatches, val_batches
 from nano_hindi.distributed import World, require_same
 from nano_hindi.engine import generate_each
 from nano_hindi.errors import UserError, require
@@ -65,7 +65,7 @@ class TextData:
         weights, anneal = [source.weight for source in self.sources], [source.anneal_weight for source in self.sources]
         return Mixture(weights) if anneal_start is None else Mixture(weights, anneal, anneal_start * config.sequences_per_update)
 
-    def train_batches(self, loader: MixedLoader, config: TrainConfig, batch_size: int, world: World) -> TrainBatches:
+    def train_batches(self, loader: Sequences, config: TrainConfig, batch_size: int, world: World) -> TrainBatches:
         """Return this rank's device batches of the stream of `loader`."""
         return TrainBatches(loader, config.sequences_per_update, batch_size, world.rank, world.size, world.device.type == "cuda")
 
@@ -101,7 +101,8 @@ class TextData:
 
     def lines(self, config: TrainConfig, anneal_start: int | None) -> list[str]:
         """Return the lines of the startup summary about the data."""
-        lines, is_mixture = [], len(self.sources) > 1 or self.has_anneal
+        lines: list[str] = []
+        is_mixture = len(self.sources) > 1 or self.has_anneal
         sequences = self.mixture(config, anneal_start).counts(config.updates * config.sequences_per_update)
         for source, number in zip(self.sources, sequences.tolist(), strict=True):
             tokens, named = source.data.train_tokens, f"{source.name}: weight {float(source.weight):.4g}, " if is_mixture else ""

@@ -9,9 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nano_hindi.errors import UserError
+
+if TYPE_CHECKING:
+    import wandb
 
 WANDB_TIMEOUT = 30  # seconds that wandb may take to connect to its server, and to send the rest at the end
 
@@ -70,7 +73,7 @@ class WandbLog:
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             self._messages.put(f"wandb: off ({kind}{' '.join(str(error).split())[:120]}); training continues, metrics.jsonl has everything")
 
-    def _start(self):
+    def _start(self) -> wandb.Run:
         """Return wandb's run: that of the same folder, whose id is kept there in a file, or a new
         one."""
         import wandb
