@@ -6,7 +6,9 @@ import itertools
 import pytest
 
 import story_world
+from nano_hindi import sample
 from nano_hindi.sample import stories
+from nano_hindi.sample.plots import PLOTS
 
 # rule: texts that break it, texts like them that do not
 TEXTS = {
@@ -290,6 +292,16 @@ TEXTS = {
             "उसने अनार का पौधा लगाया। दो दिन बाद नई कोंपलें फूट आईं।",
         ],
     ),
+    "shoes": (
+        [
+            "रवि ने जूते पहने और बाहर निकला। कीचड़ में उसकी एक चप्पल छूट गई।",
+            "“मैं चलती हूँ,” मीना ने चप्पल पहनते हुए कहा। रास्ते में उसका जूता टूट गया।",
+        ],
+        [
+            "रवि ने जूते पहने और बाहर निकला। कीचड़ में उसका एक जूता छूट गया।",
+            "मीना ने जूते पहने। दरवाज़े के पास दादी की चप्पलें पड़ी थीं।",
+        ],
+    ),
 }
 
 
@@ -327,6 +339,13 @@ def test_both_spellings_of_nasal_and_dotted_letters_are_read():
 def test_hard_errors_are_found_beside_correct_forms(wrong, right):
     assert story_world.hard_errors(wrong)
     assert story_world.hard_errors(right) == []
+
+
+@pytest.mark.parametrize(("rule", "plot"), [("shoes", "medicine")])
+def test_stories_of_a_plot_never_break_a_rule(rule, plot, monkeypatch):
+    monkeypatch.setattr(sample, "PLOTS", [each for each in PLOTS if each.name == plot])
+    parsed = [story_world.parse(text) for text in itertools.islice(stories(0), 300)]
+    assert [sentence.text for story, names in parsed for sentence in getattr(story_world, rule)(story, names)] == []
 
 
 @pytest.mark.slow

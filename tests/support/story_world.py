@@ -884,6 +884,22 @@ def growth(story: Story, names: dict[str, str]) -> Found:
                 yield s
 
 
+SHOES = rx(r" (जूत|चप्पल)\S* पहन")
+SHOE_LOST = rx(r" (जूत|चप्पल)\S* (धँस|टूट|छूट|खो|गिर|बह)")
+
+
+def shoes(story: Story, names: dict[str, str]) -> Found:
+    """Find slippers lost by one who put on shoes."""
+    worn = None
+    for s in story:
+        lost = SHOE_LOST.search(s.narration)
+        if worn and lost and lost[1] != worn:
+            yield s
+        if put_on := SHOES.search(s.narration):
+            counted["shoes"] += 1
+            worn = put_on[1]
+
+
 RECENT = rx(r" ((पिछले (साल|महीने|हफ़्ते|इतवार)|कुछ ही (दिन|महीने|साल) पहले|कल) की बात|(बात|कहानी) (बहुत|ज़्यादा) पुरानी नहीं) ")
 YEARS_PASS = rx(r" ((साल|बरस) (बीतते|बीत गए|गुज़रते|गुज़र गए)|बरसों बाद|(कई|दस|पंद्रह|बीस) (साल|बरस) बाद|जब \S+ (बड़ा हुआ|बड़ी हुई|बूढ़ा हुआ|बूढ़ी हुई)) ")
 
@@ -899,7 +915,7 @@ def recent(story: Story, names: dict[str, str]) -> Found:
 
 RULES = (
     era, time_of_day, season, drought, place, weather, definite, letter, thought, wound, size, ability, numbers, settlement, one_name, speaker, twice_he,
-    twice_named, sharing, remedy, growth, recent,
+    twice_named, sharing, remedy, growth, shoes, recent,
 )  # fmt: skip
 KIN_M = r"(पिता|दादा|नाना|चाचा|मामा|ताऊ|भाई|बेटा|बेटे|पोता|पोते)"
 KIN_F = r"(माँ|दादी|नानी|बुआ|चाची|मामी|ताई|मौसी|बहन|बेटी|पोती|पत्नी|सहेली)"
