@@ -124,7 +124,7 @@ RESCUED = [
     Animal("तोता", "m", food="हरी मिर्च", traits="flies light voice"),
     Animal("मैना", "f", food="बाजरे के दाने", traits="flies light voice"),
     Animal("कबूतर", "m", food="ज्वार के दाने", traits="flies light"),
-    Animal("कौआ", "m", food="रोटी के टुकड़े", traits="flies light voice carries"),
+    Animal("कौआ", "m", food="रोटी के टुकड़े", mouth="चोंच", traits="flies light voice carries"),
     Animal("मोर", "m", food="मकई के दाने", traits="voice"),
     Animal("सारस", "m", food="धान के दाने", traits="flies voice"),
     Animal("हिरन", "m", food="हरी घास", traits="legs"),

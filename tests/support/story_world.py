@@ -637,8 +637,8 @@ HOME_TO_FOREST = rx(r" (जंगल|वन) (में लौट|की ओर 
 
 
 def ability(story: Story, names: dict[str, str]) -> Found:
-    """Find animals without wings that fly, fish out of the water, and tame animals that go home to
-    the forest."""
+    """Find animals without wings that fly, birds that carry in a mouth, fish out of the water, and
+    tame animals that go home to the forest."""
     for s in story:
         if HOME_TO_FOREST.search(s.narration):
             counted["ability"] += 1
@@ -652,6 +652,10 @@ def ability(story: Story, names: dict[str, str]) -> Found:
                 if rx(r"(^| )(उड़ (गया|गई|गए|चला|चली|रहा|रही)|उड़ने लग\S+|उड़कर)").search(clause):
                     counted["ability"] += 1
                     if word not in FLYERS:
+                        yield s
+                elif word in BIRDS and (held := rx(r"(मुँह|चोंच) में दबा").search(clause)):
+                    counted["ability"] += 1
+                    if held[1] == plain("मुँह"):
                         yield s
                 elif ANIMAL[word] == plain("मछली"):
                     counted["ability"] += 1
