@@ -633,6 +633,7 @@ def size(story: Story, names: dict[str, str]) -> Found:
 
 
 TAME = lexicon("कुत्ता कुतिया पिल्ला बिल्ली गाय बैल बछड़ा भैंस बकरी भेड़ मेमना घोड़ा गधा मुर्गी मुर्गा")
+OUT_OF_WATER = rx(r" पानी से (\S+ )?मछली बाहर ")
 HOME_TO_FOREST = rx(r" (जंगल|वन) (में लौट|की ओर (चल|दौड़|लौट)|में (चला|चली) )")
 
 
@@ -645,6 +646,8 @@ def ability(story: Story, names: dict[str, str]) -> Found:
             if not TAME.keys().isdisjoint(s.words) and plain("जंगली") not in s.words:
                 yield s
         words = s.words
+        if OUT_OF_WATER.search(s.narration):
+            yield s
         for i, word in enumerate(words[:-1]):
             if word in ANIMAL and words[i + 1] not in CASES:
                 rest = itertools.takewhile(lambda w: w not in ANIMAL and w not in (plain("और"), plain("पर")), words[i + 1 :])
