@@ -297,6 +297,15 @@ TEXTS = {
             "उसने अनार का पौधा लगाया। दो दिन बाद नई कोंपलें फूट आईं।",
         ],
     ),
+    "sunday": (
+        [
+            "शनिवार को रवि ने एक किताब खरीदी। रात को उसने उसे पढ़ा। अगले दिन वह स्कूल में सबको कहानी सुनाने लगा।",
+        ],
+        [
+            "शनिवार को रवि ने एक किताब खरीदी। रात को उसने उसे पढ़ा। अगले दिन वह घर पर रहा।",
+            "शुक्रवार को रवि ने एक किताब खरीदी। रात को उसने उसे पढ़ा। अगले दिन वह स्कूल में सबको कहानी सुनाने लगा।",
+        ],
+    ),
     "shoes": (
         [
             "रवि ने जूते पहने और बाहर निकला। कीचड़ में उसकी एक चप्पल छूट गई।",
@@ -346,7 +355,9 @@ def test_hard_errors_are_found_beside_correct_forms(wrong, right):
     assert story_world.hard_errors(right) == []
 
 
-@pytest.mark.parametrize(("rule", "plot"), [("ability", "lost tool"), ("ability", "rescue"), ("definite", "riddle"), ("shoes", "medicine")])
+@pytest.mark.parametrize(
+    ("rule", "plot"), [("ability", "lost tool"), ("ability", "rescue"), ("definite", "riddle"), ("shoes", "medicine"), ("sunday", "missing page")]
+)
 def test_stories_of_a_plot_never_break_a_rule(rule, plot, monkeypatch):
     monkeypatch.setattr(sample, "PLOTS", [each for each in PLOTS if each.name == plot])
     parsed = [story_world.parse(text) for text in itertools.islice(stories(0), 300)]

@@ -891,6 +891,24 @@ def growth(story: Story, names: dict[str, str]) -> Found:
                 yield s
 
 
+SATURDAY = rx(r" शनिवार को ")
+NEXT_DAY = rx(r" (अगले|दूसरे) दिन ")
+AT_SCHOOL = rx(r" (स्कूल|कक्षा|पुस्तकालय|लाइब्रेरियन|रजिस्टर) ")
+
+
+def sunday(story: Story, names: dict[str, str]) -> Found:
+    """Find school on the day after a Saturday."""
+    saturday = False
+    for s in story:
+        if saturday and NEXT_DAY.search(s.narration):
+            if AT_SCHOOL.search(s.narration):
+                yield s
+            saturday = False
+        if SATURDAY.search(s.narration):
+            counted["sunday"] += 1
+            saturday = True
+
+
 SHOES = rx(r" (जूत|चप्पल)\S* पहन")
 SHOE_LOST = rx(r" (जूत|चप्पल)\S* (धँस|टूट|छूट|खो|गिर|बह)")
 
@@ -922,7 +940,7 @@ def recent(story: Story, names: dict[str, str]) -> Found:
 
 RULES = (
     era, time_of_day, season, drought, place, weather, definite, letter, thought, wound, size, ability, numbers, settlement, one_name, speaker, twice_he,
-    twice_named, sharing, remedy, growth, shoes, recent,
+    twice_named, sharing, remedy, growth, sunday, shoes, recent,
 )  # fmt: skip
 KIN_M = r"(पिता|दादा|नाना|चाचा|मामा|ताऊ|भाई|बेटा|बेटे|पोता|पोते)"
 KIN_F = r"(माँ|दादी|नानी|बुआ|चाची|मामी|ताई|मौसी|बहन|बेटी|पोती|पत्नी|सहेली)"
