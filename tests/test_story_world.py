@@ -297,6 +297,15 @@ TEXTS = {
             "उसने अनार का पौधा लगाया। दो दिन बाद नई कोंपलें फूट आईं।",
         ],
     ),
+    "silence": (
+        [
+            "बात इतनी बढ़ी कि राजू और मोहन ने बोलना ही छोड़ दिया। राजू ने दीवार खींच दी और कहा, “आधा आँगन तुम्हारा!”",
+        ],
+        [
+            "बात इतनी बढ़ी कि राजू और मोहन ने बोलना ही छोड़ दिया। राजू ने चुपचाप दीवार खींच दी।",
+            "राजू ने दीवार खींच दी और कहा, “आधा आँगन तुम्हारा!” राजू और मोहन ने बोलना ही छोड़ दिया।",
+        ],
+    ),
     "sunday": (
         [
             "शनिवार को रवि ने एक किताब खरीदी। रात को उसने उसे पढ़ा। अगले दिन वह स्कूल में सबको कहानी सुनाने लगा।",
@@ -356,7 +365,8 @@ def test_hard_errors_are_found_beside_correct_forms(wrong, right):
 
 
 @pytest.mark.parametrize(
-    ("rule", "plot"), [("ability", "lost tool"), ("ability", "rescue"), ("definite", "riddle"), ("shoes", "medicine"), ("sunday", "missing page")]
+    ("rule", "plot"),
+    [("ability", "lost tool"), ("ability", "rescue"), ("definite", "riddle"), ("shoes", "medicine"), ("silence", "well"), ("sunday", "missing page")],
 )
 def test_stories_of_a_plot_never_break_a_rule(rule, plot, monkeypatch):
     monkeypatch.setattr(sample, "PLOTS", [each for each in PLOTS if each.name == plot])

@@ -891,6 +891,20 @@ def growth(story: Story, names: dict[str, str]) -> Found:
                 yield s
 
 
+SILENT_TO_EACH_OTHER = rx(r" बोलना (ही )?छोड़ (दिया|दी) ")
+AS_IF = rx(r" (जैसे|मानो) कह ")
+TO_YOU = rx(r" (तुम|तुमने|तुम्हें|तुमसे|तुम्हार\S) ")
+
+
+def silence(story: Story, names: dict[str, str]) -> Found:
+    """Find two who speak to each other right after they stopped speaking."""
+    for before, s in itertools.pairwise(story):
+        if SILENT_TO_EACH_OTHER.search(before.narration):
+            counted["silence"] += 1
+            if any(TO_YOU.search(speech) for speech in s.speech) and not AS_IF.search(s.narration):
+                yield s
+
+
 SATURDAY = rx(r" शनिवार को ")
 NEXT_DAY = rx(r" (अगले|दूसरे) दिन ")
 AT_SCHOOL = rx(r" (स्कूल|कक्षा|पुस्तकालय|लाइब्रेरियन|रजिस्टर) ")
@@ -940,7 +954,7 @@ def recent(story: Story, names: dict[str, str]) -> Found:
 
 RULES = (
     era, time_of_day, season, drought, place, weather, definite, letter, thought, wound, size, ability, numbers, settlement, one_name, speaker, twice_he,
-    twice_named, sharing, remedy, growth, sunday, shoes, recent,
+    twice_named, sharing, remedy, growth, silence, sunday, shoes, recent,
 )  # fmt: skip
 KIN_M = r"(पिता|दादा|नाना|चाचा|मामा|ताऊ|भाई|बेटा|बेटे|पोता|पोते)"
 KIN_F = r"(माँ|दादी|नानी|बुआ|चाची|मामी|ताई|मौसी|बहन|बेटी|पोती|पत्नी|सहेली)"
