@@ -62,7 +62,7 @@ WORDS = [
 
 
 def spelling() -> Iterator[Contrast]:
-    """Yield contrasts like पेड़ से एक पत्ता / *पता गिरा, सच पता / *पत्ता चल गया."""
+    """Yield contrasts like पेड़ से एक पत्ता / *पता गिरा, सच का पता / *पत्ता चल गया."""
     for x, y, ones, others in WORDS:
         for one, other in zip(ones, others, strict=True):
             yield Contrast(one, other, x, y)

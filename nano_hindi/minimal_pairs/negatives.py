@@ -68,7 +68,7 @@ PLACES = {
 
 
 def negation() -> Iterator[Contrast]:
-    """Yield contrasts like मत चढ़ो / *मत चढ़ता है; न दूध है न चीनी / *नहीं चीनी; बिना खाए / *मत
+    """Yield contrasts like मत चढ़ो / *मत चढ़ता है; न दूध है न चीनी / *बिना चीनी; बिना खाए / *मत
     खाए; मेज़ पर नहीं है / *मेज़ नहीं पर है."""
     for command, statement, rest, subject in COMMANDS:
         yield Contrast(f"{rest} मत {GAP}।", f"{subject} {rest} नहीं {GAP}।", command, statement)
