@@ -12,6 +12,8 @@ import re
 import shlex
 import shutil
 import sys
+import unicodedata
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -205,6 +207,14 @@ def test_every_relative_link_has_a_target(page):
         target = page.parent / path if path else page
         assert target.exists(), path
         assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+def test_hindi_for_readers_has_one_spelling_of_nuktas():
+    spellings = defaultdict(set)
+    for name in ("README.hi.md", "nano_hindi/serving/page.html", "examples/web/index.html"):
+        for word in re.findall(r"[\u0900-\u0963]+", unicodedata.normalize("NFD", (ROOT / name).read_text(encoding="utf-8"))):
+            spellings[word.replace("\u093c", "")].add(word)
+    assert [words for words in spellings.values() if len(words) > 1] == []
 
 
 def test_every_source_on_the_hub_has_a_row_in_its_guide_and_a_maker():
