@@ -6,11 +6,15 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nano_hindi.corpus.source_files import TEXT_COLUMN, no_text
 from nano_hindi.errors import UserError, first_line, naming
 from nano_hindi.files import utf8_path
+
+if TYPE_CHECKING:
+    from pyarrow import Scalar
+    from pyarrow.parquet import ParquetFile, RowGroupMetaData
 
 PARQUET_ROWS, PARQUET_BYTES = 200, 8_000_000  # of a column read at once, at most; but at least a row
 CHUNKS_PER_GROUP = 16  # at most: each chunk skips the rows before it, which costs 1 % of tokenizing them
@@ -44,7 +48,7 @@ def row_ranges(path: str | Path, size: int) -> Iterator[tuple[int, int, int, int
 
 
 @contextlib.contextmanager
-def opened_parquet(path: str | Path) -> Iterator[Any]:
+def opened_parquet(path: str | Path) -> Iterator[ParquetFile]:
     """Open a pyarrow ParquetFile that is read on demand.
 
     Raises UserError if it is not a Parquet file, and while reading if it is damaged.
@@ -62,7 +66,7 @@ def opened_parquet(path: str | Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
+def _opened(path: str | Path) -> Iterator[ParquetFile]:
     """Open a ParquetFile. Raises UserError as `opened_parquet` does, or if there is no text
     column."""
     with opened_parquet(path) as file:
@@ -71,7 +75,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
         yield file
 
 
-def _rows(file, path: str | Path, group: int, begin: int, end: int) -> Iterator[str]:
+def _rows(file: ParquetFile, path: str | Path, group: int, begin: int, end: int) -> Iterator[str]:
     """Yield the texts of rows `begin` to `end` - 1 of a row group; rows without text are
     skipped."""
     import pyarrow
@@ -91,19 +95,19 @@ def _rows(file, path: str | Path, group: int, begin: int, end: int) -> Iterator[
         raise UserError(f"{path} cannot be read after row {before + first:,} ({first_line(error)}); download or copy it again") from error
 
 
-def rows_at_once(group, name: str = TEXT_COLUMN) -> int:
+def rows_at_once(group: RowGroupMetaData, name: str = TEXT_COLUMN) -> int:
     """Return the number of rows to read at once, by the size of the average row: a file of a few
     kilobytes may hold rows of many megabytes."""
     return max(1, min(PARQUET_ROWS, PARQUET_BYTES * group.num_rows // max(1, _column_bytes(group, name))))
 
 
-def _column_bytes(group, name: str) -> int:
+def _column_bytes(group: RowGroupMetaData, name: str) -> int:
     """Return the uncompressed bytes of a column in a row group."""
     columns = (group.column(i) for i in range(group.num_columns))
     return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == name)
 
 
-def _text_of_scalar(value, place: str) -> str | None:
+def _text_of_scalar(value: Scalar, place: str) -> str | None:
     try:
         text = value.as_py()
     except UnicodeDecodeError as error:

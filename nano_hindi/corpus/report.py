@@ -13,8 +13,10 @@ import html
 import random
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +25,9 @@ from nano_hindi.console import counted
 from nano_hindi.corpus.prepared import READ_IDS, DataInfo, check_data
 from nano_hindi.files import replacing, write_text
 from nano_hindi.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LENGTHS = np.unique(np.geomspace(1, 1e8, 121).astype(np.int64))  # histogram bounds, in tokens
 SAMPLED_DOCUMENTS = 2000  # for words and scripts
@@ -87,7 +92,7 @@ def scan_tokens(info: DataInfo, seed: int) -> Scan:
 # ---- plots
 
 
-def _picture(path: Path, draw) -> None:
+def _picture(path: Path, draw: Callable[[Axes], None]) -> None:
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -99,7 +104,7 @@ def _picture(path: Path, draw) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def draw_lengths(axes, scan: Scan) -> None:
+def draw_lengths(axes: Axes, scan: Scan) -> None:
     used = np.flatnonzero(scan.lengths)
     shown = slice(used[0], used[-1] + 1)
     axes.bar(LENGTHS[:-1][shown], scan.lengths[shown], width=np.diff(LENGTHS)[shown], align="edge", edgecolor="white", linewidth=0.3)
@@ -109,7 +114,7 @@ def draw_lengths(axes, scan: Scan) -> None:
     axes.set_title(f"Document lengths: {counted(int(scan.lengths.sum()), 'document')} of train.bin, the longest {scan.longest:,} tokens")
 
 
-def draw_tokens_per_word(axes, tokenizer: Tokenizer, texts: list[str]) -> None:
+def draw_tokens_per_word(axes: Axes, tokenizer: Tokenizer, texts: list[str]) -> None:
     words = Counter(word for text in texts for word in text.split())
     uses = np.array([*words.values()], dtype=np.int64)
     lengths = np.array([len(ids) for ids in tokenizer.encode_batch([*words])], dtype=np.int64)
@@ -132,9 +137,9 @@ def script_of(character: str) -> str | None:
     return "punctuation and signs" if kind[0] in "PS" else None
 
 
-def draw_scripts(axes, texts: list[str]) -> None:
+def draw_scripts(axes: Axes, texts: list[str]) -> None:
     characters = Counter(c for text in texts for c in text)
-    counts = Counter()
+    counts: Counter[str | None] = Counter()
     for character, number in characters.items():
         counts[script_of(character)] += number
     percentages = [100 * counts[script] / max(sum(counts[s] for s in SCRIPTS), 1) for script in SCRIPTS]
@@ -146,7 +151,7 @@ def draw_scripts(axes, texts: list[str]) -> None:
     axes.set_title(f"Scripts: {sum(map(len, texts)):,} characters of {counted(len(texts), 'document')}")
 
 
-def draw_token_lengths(axes, tokenizer: Tokenizer, uses: np.ndarray) -> None:
+def draw_token_lengths(axes: Axes, tokenizer: Tokenizer, uses: np.ndarray) -> None:
     lengths = np.array([len(text) for text in token_texts(tokenizer)])
     bounds = np.arange(1, max(int(lengths.max()), 2) + 2) - 0.5
     ordinary = lengths > 0
@@ -208,16 +213,17 @@ tokenizer {html.escape(visible(info.tokenizer.name))}, {info.vocab_size:,} vocab
 def marked(tokenizer: Tokenizer, ids: list[int]) -> str:
     """Return the text of `ids` as HTML, one span per token; tokens that form one character together
     share a span."""
-    decoder, spans, waiting, text = codecs.getincrementaldecoder("utf-8")(errors="replace"), [], [], ""
+    spans: list[tuple[list[int], str | None]] = []
+    decoder, waiting, text = codecs.getincrementaldecoder("utf-8")(errors="replace"), list[int](), ""
     for i in [*ids, None]:
-        is_end = i is None or i in tokenizer.special_ids  # of a text, perhaps within a character
-        text += decoder.decode(b"" if is_end else tokenizer.piece_bytes[i], final=is_end)
-        if not is_end:
-            waiting.append(i)
+        plain = None if i in tokenizer.special_ids else i  # None ends a text, perhaps within a character
+        text += decoder.decode(b"" if plain is None else tokenizer.piece_bytes[plain], final=plain is None)
+        if plain is not None:
+            waiting.append(plain)
         if waiting and not decoder.getstate()[0]:  # else the next token has the rest of the character
             spans.append((waiting, text))
             waiting, text = [], ""
-        if is_end and i is not None:
+        if i is not None and plain is None:
             spans.append(([i], None))
     return "".join(_span(tokenizer, number, numbers, text) for number, (numbers, text) in enumerate(spans))
 

@@ -112,7 +112,8 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
     bytes, so a batch whose tokens have as many bytes as its texts is lossless: one sum, 1 % of the
     time. Other batches are decoded and compared.
     """
-    tokens, summary = {name: [] for name in SPLITS}, Summary()
+    tokens: dict[str, list[bytes]] = {name: [] for name in SPLITS}
+    summary = Summary()
     counts = summary.counts
     for originals in batches(with_text(documents), ENCODED_AT_ONCE):
         batch = [tokenizer.normalize(text) for text in originals]
@@ -128,7 +129,7 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
             for i in chosen:
                 ids.fromlist(tokenizer.document(encoded[i]))
             of_batch = np.frombuffer(ids, dtype=np.uint32)
-            tokens[name].append(of_batch.astype("<u4", copy=False))
+            tokens[name].append(of_batch.astype("<u4", copy=False).tobytes())
             encoded_bytes += int(tokenizer.token_bytes[of_batch].sum())
             counts[f"{name}_documents"] += len(chosen)
             counts[f"{name}_tokens"] += len(ids)
@@ -138,8 +139,8 @@ def encode(documents: Iterable[str], tokenizer: Tokenizer, val_fraction: float) 
         counts["words"] += sum(map(count_words, batch))
         counts["documents_with_cr"] += sum("\r" in text for text in batch)
         if tokenizer.rewrites or encoded_bytes != tokenizer.bytes_of_tokens(raws):
-            for text, ids in zip(batch, encoded, strict=True):
-                summary.count_losses(tokenizer.as_decoded(text), tokenizer.decode(ids))
+            for text, of_text in zip(batch, encoded, strict=True):
+                summary.count_losses(tokenizer.as_decoded(text), tokenizer.decode(of_text))
     return {name: b"".join(tokens[name]) for name in SPLITS}, summary
 
 
@@ -169,14 +170,16 @@ def write_shards(tasks: Sequence[tuple[Chunk | SmallFiles, Path]], tokenizer: To
     workers = min(workers, len(tasks), MOST_WORKERS)
     if workers <= 1:
         for task in tasks:
-            yield write_shard(*task, tokenizer, val_fraction)
+            write_shard(*task, tokenizer, val_fraction)
+            yield
         return
     import multiprocessing  # spawn: a fork copies locks that threads of torch and of the tokenizer may hold
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         # more than a pipe holds: written to that of a process that dies early, it would block
         # forever
-        settings, waiting = Path(folder) / "settings", deque()
+        settings = Path(folder) / "settings"
+        waiting: deque[Future[None]] = deque()
         with naming(settings):  # the disk of the temporary files may be full
             settings.write_bytes(pickle.dumps((tokenizer, val_fraction)))
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (settings,))
@@ -249,7 +252,8 @@ def _end_with_parent() -> None:
     """Exit when the parent dies; a worker whose parent was killed would wait for work forever."""
     import multiprocessing
 
-    multiprocessing.parent_process().join()
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
     os._exit(1)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,7 +37,7 @@ class Ratio:
     value: float
     interval: tuple[float, float] | None
 
-    def map(self, function) -> Ratio:
+    def map(self, function: Callable[[float], float]) -> Ratio:
         """Return the ratio and its interval transformed by an increasing function."""
         return Ratio(function(self.value), self.interval and (function(self.interval[0]), function(self.interval[1])))
 

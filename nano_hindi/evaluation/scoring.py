@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ class Scorer:
 
     is_chat = False  # whether finetune.py made the model
 
-    def __init__(self, name: str, model: torch.nn.Module, tokenizer: Tokenizer, context: int, batch_tokens: int):
+    def __init__(self, name: str, model: Any, tokenizer: Tokenizer, context: int, batch_tokens: int):
         self.name, self.model, self.tokenizer, self.context, self.batch_tokens = name, model, tokenizer, context, batch_tokens
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -156,16 +156,16 @@ class HuggingFaceScorer(Scorer):
         return F.cross_entropy(logits.float(), targets[is_target], reduction="none")
 
 
-def _load_causal_lm(folder: Path, trust_remote_code: bool) -> torch.nn.Module:
+def _load_causal_lm(folder: Path, trust_remote_code: bool) -> Any:
     """Load the model of a folder, in evaluation mode. Raises UserError if there is none, or if
     weights are missing."""
     from transformers import AutoModelForCausalLM
 
     try:
         with quiet_libraries(), utf8_path(folder) as readable:
-            model, info = AutoModelForCausalLM.from_pretrained(
-                readable, local_files_only=True, trust_remote_code=trust_remote_code, output_loading_info=True
-            )
+            options = {"local_files_only": True, "trust_remote_code": trust_remote_code, "output_loading_info": True}
+            loaded: Any = AutoModelForCausalLM.from_pretrained(readable, **options)
+            model, info = loaded
     except Exception as error:
         remedy = "give a folder with config.json and weights; if the model has its own code, add --trust_remote_code"
         raise UserError(f"{folder} holds no causal language model that can be loaded ({first_line(error)}); {remedy}") from error

@@ -28,7 +28,7 @@ def exported_weights(config: GPTConfig, state_dict: dict[str, Tensor], dtype: st
     grouped under it, and there are no padding rows."""
     import torch
 
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name, weight in state_dict.items():
         kind, *rest = name.split(".")
         if kind in ("resid_lambdas", "x0_lambdas"):

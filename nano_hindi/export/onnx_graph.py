@@ -65,7 +65,7 @@ class Graph:
 
     def constant(self, value: Any, dtype: type = np.float32) -> str:
         """Return the name of an initializer with this value, which equal ones share."""
-        array = np.asarray(value, dtype)
+        array: np.ndarray = np.asarray(value, dtype)
         return self.stored(f"{array.dtype}_{'_'.join(map(str, array.ravel()[:8]))}_{array.shape}", array)
 
     def stored(self, name: str, array: np.ndarray) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nano_hindi.sample import beats, words
 from nano_hindi.sample.grammar import Noun
@@ -79,7 +80,7 @@ def compose(rng: random.Random) -> Story:
     return Story(plot, templates, cast, facts)
 
 
-def _pick(rng: random.Random, items: Sequence):
+def _pick(rng: random.Random, items: Sequence[Any]) -> Any:
     return items[int(rng.random() * len(items))]  # rng.choice may change between versions of Python, rng.random does not
 
 
@@ -128,7 +129,7 @@ def _cast(rng: random.Random, extras: dict[str, Sequence], facts: Facts) -> tupl
     add("k", [trade for trade in extras.get("k", words.TRADES) if trade.gender == cast["h"].gender])
     cast["t"] = cast["k"].tool
     facts = _brings("t", cast["t"]).after(facts) or facts
-    for name, (one, other) in {"d": "hf", "he": "he", "ab": "ab", "ca": "ca"}.items():
+    for name, (one, other) in {"d": ("h", "f"), "he": ("h", "e"), "ab": ("a", "b"), "ca": ("c", "a")}.items():
         if one in cast and other in cast:
             cast[name] = _both(cast[one], cast[other])
     return cast, facts

@@ -19,8 +19,9 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,6 +33,9 @@ from nano_hindi.tokenizer.kitoken import FastEncoder, fast_encoder
 from nano_hindi.tokenizer.long_texts import encode_in_parts
 from nano_hindi.tokenizer.nfc import to_nfc
 from nano_hindi.tokenizer.pieces import SPACE, bytes_of_ids, rewrites, unknown_piece, with_nfc, without_nfc
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
 
 # contains matras, conjuncts, nukta, ZWJ, danda, two kinds of digits, spaces of all kinds, an emoji,
 # the names of special tokens
@@ -48,7 +52,7 @@ class Tokenizer:
     space. `rewrites`: its own normalizer changes text, instead of NFC.
     """
 
-    def __init__(self, backend, name: str, bos_id: int | None, eos_id: int | None):
+    def __init__(self, backend: Backend, name: str, bos_id: int | None, eos_id: int | None):
         """Copy `backend`.
 
         Raises UserError if it has neither bos nor eos, or is of an unsupported kind.
@@ -66,23 +70,23 @@ class Tokenizer:
         self.vocab_size = max(self._ids.values()) + 1
         added = backend.get_added_tokens_decoder()
         self._unknown_piece = unknown_piece(description["model"])
-        unknown = self._ids.get(self._unknown_piece)
+        unknown = {self._ids[self._unknown_piece]} if self._unknown_piece in self._ids else set()
         self._fast: FastEncoder | None = None  # see `encode_faster`
-        self.special_ids = frozenset({i for i, token in added.items() if token.special} | {self.bos_id, self.eos_id, unknown} - {None})
+        self.special_ids = frozenset({i for i, token in added.items() if token.special} | {self.bos_id, self.eos_id} | unknown)
         self.piece_bytes = bytes_of_ids(description, self._ids, self.special_ids, name)
         self._plain_ids = frozenset(added)  # of the added tokens that are plain characters in a text
         self._doubles_space = False  # set below, from what the unmodified encoder returns
         self.has_dummy_space = self._bytes_of("क").startswith(b" ")
         self._doubles_space = self.has_dummy_space and self._bytes_of(" क") == b" " + "क".encode()
         self._keep_added_tokens({i: added[i].content for i in added.keys() - self.special_ids})
-        if (self.special_ids - {unknown}) & set(self.encode_batch([" ".join(added[i].content for i in added)])[0]):
+        if (self.special_ids - unknown) & set(self.encode_batch([" ".join(added[i].content for i in added)])[0]):
             raise UserError(f"the tokenizer {name} cannot distinguish its special tokens from the same characters in a text; use another")
 
     def __getstate__(self) -> dict:  # for worker processes: they start sooner if the lazy attributes are built on first use
         return {key: value for key, value in vars(self).items() if key not in ("_backend", "_encoder")}
 
     @functools.cached_property
-    def _backend(self):
+    def _backend(self) -> Backend:
         from tokenizers import Tokenizer as Backend
 
         return Backend.from_str(self._json)
@@ -117,7 +121,7 @@ class Tokenizer:
         return description | {"post_processor": None, "truncation": None, "padding": None}
 
     @functools.cached_property
-    def _encoder(self):
+    def _encoder(self) -> Backend:
         """Return a copy of the backend for normalized text, in which `</s>` stays plain text.
 
         Use it only to encode: decoding needs the special tokens.
@@ -205,7 +209,7 @@ class Tokenizer:
 
     # ---- tokens to text
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`, without special tokens and the dummy space; invalid UTF-8
         becomes U+FFFD."""
         raw = b"".join([self.piece_bytes[i] for i in ids])
@@ -213,7 +217,7 @@ class Tokenizer:
 
     def piece(self, i: int) -> str:
         """Return the string of token `i` in tokenizer.json."""
-        return self._backend.id_to_token(i)
+        return self._backend.id_to_token(i) or ""
 
     def parsed_names(self) -> set[str]:
         """Return the texts that are plain characters here, but that transformers reads as one token

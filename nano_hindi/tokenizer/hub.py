@@ -17,7 +17,7 @@ from nano_hindi.tokenizer.definition_check import DEFINITIONS, panics_as_errors,
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
 # what `Tokenizer.save` writes into tokenizer_config.json
 COPY_KEYS = {"tokenizer_class", "bos_token", "eos_token", "add_prefix_space", "clean_up_tokenization_spaces"}
@@ -113,7 +113,7 @@ def _read_with_transformers(folder: Path, name: str, is_local: bool) -> tuple[Ba
     return backend, bos_id, eos_id
 
 
-def _auto_tokenizer_of_folder(folder: Path) -> PreTrainedTokenizerFast:
+def _auto_tokenizer_of_folder(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     for name in DEFINITIONS:
@@ -122,14 +122,14 @@ def _auto_tokenizer_of_folder(folder: Path) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
-def _auto_tokenizer_of_hub(name: str) -> PreTrainedTokenizerFast:
+def _auto_tokenizer_of_hub(name: str) -> PreTrainedTokenizerBase:
     """Return the AutoTokenizer of a name on the hub, from the local cache if it is there: a second
     use needs no network."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
     from transformers import AutoTokenizer
 
-    def load(local_files_only: bool) -> PreTrainedTokenizerFast:
+    def load(local_files_only: bool) -> PreTrainedTokenizerBase:
         for file in DEFINITIONS:
             with contextlib.suppress(EntryNotFoundError):
                 require_sound_definition(Path(hf_hub_download(name, file, local_files_only=local_files_only)))

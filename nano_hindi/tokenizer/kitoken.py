@@ -34,7 +34,7 @@ class FastEncoder:
 
         self._encoder, self._refused = Kitoken(definition), refused
 
-    def __reduce__(self):  # for worker processes
+    def __reduce__(self) -> tuple:  # for worker processes
         return FastEncoder, (self._encoder.to_bytes(), self._refused)
 
     def can_take(self, texts: Sequence[str]) -> bool:
@@ -67,7 +67,7 @@ def fast_encoder(description: dict, unknown: str | None, encode: Callable[[list[
     plain = description | {"added_tokens": kept, "pre_tokenizer": _with_explicit_split(description["pre_tokenizer"])}
     # the unknown token is that token for kitoken, not characters; and it looks for `▁▁` of Gemma
     # only after it has written spaces as `▁`
-    refused = [unknown] * (unknown is not None) + [SPACE] * any(SPACE in token for token in found)
+    refused = ([] if unknown is None else [unknown]) + [SPACE] * any(SPACE in token for token in found)
     try:
         from kitoken import Kitoken
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def bytes_of_ids(description: dict, ids: dict[str, int], special_ids: Collection
     return found
 
 
-def hugging_face_token_bytes(tokenizer) -> np.ndarray:
+def hugging_face_token_bytes(tokenizer: Any) -> np.ndarray:
     """Return the UTF-8 bytes of each token of a fast tokenizer of transformers or a
     `tokenizers.Tokenizer`, int32 (largest id + 1,).
 
