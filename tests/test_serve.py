@@ -452,6 +452,16 @@ def test_request_in_progress_learns_that_the_server_ends(chat_model):
         assert (ended.value.status_code, ended.value.type) == (503, "server_error")
 
 
+def test_stream_in_progress_learns_that_the_server_ends(chat_model):
+    with Running(chat_model) as running:
+        stream = ask(running, max_tokens=3000, stream=True)
+        next(stream)
+        running.server.should_exit = True
+        with pytest.raises(openai.APIError, match="stopped") as ended:
+            list(stream)
+        assert (ended.value.type, ended.value.code) == ("server_error", "server_stopped")
+
+
 # ---- the command
 
 

@@ -41,6 +41,7 @@ T = TypeVar("T")
 MAX_BODY = 2**20  # bytes; the context of a model is some 10,000
 MAX_CONNECTIONS = 1000
 BODY_PATIENCE = 30.0  # seconds for a client to send it
+STOPPED = ApiError(503, "the server has been stopped; send the request again when it runs", code="server_stopped")
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -208,8 +209,7 @@ class _Api:
             try:
                 texts = await _unless_disconnected(request.receive, generation.whole())
             except asyncio.CancelledError:  # by Ctrl-C: there is no time for a thread, in which Starlette would call `_answer_error`
-                error = ApiError(503, "the server has been stopped; send the request again when it runs")
-                return JSONResponse(error.body(), error.status)
+                return JSONResponse(STOPPED.body(), STOPPED.status)
         choices = [choice(index, text, reason, True) for index, (text, reason) in enumerate(texts)]
         return JSONResponse({**head, "choices": choices, "usage": generation.usage()})
 
@@ -296,7 +296,10 @@ class _EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with contextlib.closing(self._generation), contextlib.suppress(ClientDisconnect, OSError):
-            await _unless_disconnected(receive, self.stream_response(send))  # not every version of Starlette and uvicorn would notice
+            try:
+                await _unless_disconnected(receive, self.stream_response(send))  # not every version of Starlette and uvicorn would notice
+            except asyncio.CancelledError:  # by Ctrl-C
+                await send({"type": "http.response.body", "body": _event(STOPPED.body()).encode()})
 
 
 async def _read_body(request: Request) -> bytes:
