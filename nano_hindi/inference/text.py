@@ -37,10 +37,7 @@ class TextStream:
         self._last = ""  # the last cluster, which more text may extend
 
     def push(self, *tokens: int) -> str:
-        """Return the grapheme clusters that `tokens` complete.
-
-        The last one is held back until the next begins.
-        """
+        """Return the grapheme clusters that `tokens` complete; the last one is held back."""
         data = b"".join([self._piece_bytes[token] for token in tokens])
         if self._strip_space and data:
             data, self._strip_space = data.removeprefix(b" "), False
@@ -49,10 +46,7 @@ class TextStream:
         return "".join(complete) + last[:-MAX_HELD]
 
     def flush(self) -> str:
-        """Return the last grapheme cluster, and U+FFFD for incomplete UTF-8.
-
-        The stream can continue after it.
-        """
+        """Return the last grapheme cluster, and U+FFFD for incomplete UTF-8."""
         rest, self._last = self._last + self._decoder.decode(b"", final=True), ""
         return rest
 
@@ -67,9 +61,10 @@ class AnswerStream:
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), is_chat: bool = False, prompt: Sequence[int] = (), skipped: int = 0):
-        self._stream, self._markers, self._is_chat = TextStream(tokenizer), STOP if is_chat else (), is_chat
+        self._stream, self._is_chat = TextStream(tokenizer), is_chat
+        self._markers = STOP if is_chat else ()
+        self._first_markers = tuple(MARKERS.values()) if is_chat else ()  # until text is returned: the line end before it is the prompt's
         self._stops = [*self._markers, *stops]
-        self._first_stops = tuple(MARKERS.values()) if is_chat else ()  # for the beginning of the text: the line end before it is the prompt's
         self._held, self.has_stopped = "", False  # held back: it may begin a stop, or be whitespace at the end
         self._to_skip = skipped - len(self._stream.push(*prompt))
 
@@ -80,38 +75,50 @@ class AnswerStream:
     def flush(self) -> str:
         """Return the characters that were held back."""
         text = self._add(self._stream.flush()) + self._held
-        return self._strip_begin(text).rstrip() if self._is_chat else text
+        return self._strip_start(text).rstrip() if self._is_chat else text
 
     def _add(self, new: str) -> str:
+        """Add `new` to the text that is held back, and return what is certain of both."""
         new, self._to_skip = new[max(self._to_skip, 0) :], self._to_skip - len(new)
-        text = "" if self.has_stopped else self._held + new
-        found = [(i, i + len(stop)) for stop in self._stops if (i := text.find(stop)) >= 0]
-        if text.lstrip().startswith(self._first_stops):
-            found = [(0, 0)]
-        if found:
-            begin, end = min(found)
-            text = text[: min(begin, self._without_begun(text[:end], self._markers))]  # a stop text may be part of a marker
-            self.has_stopped, end = True, len(text)
-        else:
-            end = self._without_begun(text, self._stops)
-            if end < len(text):  # back to the beginning of a character
-                end = max(match.start() for match in regex.finditer(r"\X|$", text, pos=max(end - MAX_HELD, 0)) if match.start() <= end)
+        if self.has_stopped:
+            return ""
+        text = self._held + new
+        if (end := self._find_stop(text)) is not None:
+            self.has_stopped, text = True, text[:end]
+        elif (end := self._without_begun(text, self._stops)) < len(text):
+            end = _character_start(text, end)
         if self._is_chat:
             end = len(text[:end].rstrip())
         self._held = text[end:]
-        return self._strip_begin(text[:end])
+        return self._strip_start(text[:end])
+
+    def _find_stop(self, text: str) -> int | None:
+        """Return where the first stop begins, or the marker that it ends in; None if there is no
+        stop."""
+        if text.lstrip().startswith(self._first_markers):
+            return 0
+        found = [(i, i + len(stop)) for stop in self._stops if (i := text.find(stop)) >= 0]
+        if not found:
+            return None
+        start, end = min(found)
+        return min(start, self._without_begun(text[:end], self._markers))
 
     def _without_begun(self, text: str, stops: Sequence[str]) -> int:
         """Return the length of `text` without what may be the beginning of one of `stops`."""
-        if any(stop.startswith(text.lstrip()) for stop in self._first_stops):
+        if any(marker.startswith(text.lstrip()) for marker in self._first_markers):
             return 0
         return len(text) - max((n for stop in stops for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])), default=0)
 
-    def _strip_begin(self, text: str) -> str:
-        if self._first_stops:
+    def _strip_start(self, text: str) -> str:
+        if self._first_markers:
             text = text.lstrip()
-            self._first_stops = () if text else self._first_stops
+            self._first_markers = () if text else self._first_markers
         return text
+
+
+def _character_start(text: str, i: int) -> int:
+    """Return the index at which the character that holds `text[i]` begins."""
+    return max(match.start() for match in regex.finditer(r"\X", text, pos=max(i - MAX_HELD, 0)) if match.start() <= i)
 
 
 def stream_texts(model: GPT, tokenizer: Tokenizer, prompt: str, settings: Settings, n_texts: int, stop: threading.Event) -> Iterator[list[str]]:
