@@ -77,15 +77,8 @@ def config_json(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict:
             "AutoModel": f"{module}.NanoHindiModel",
             "AutoModelForCausalLM": f"{module}.NanoHindiForCausalLM",
         },
-        "model_type": "nano_hindi",
-        "dtype": dtype,
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.sequence_len,
-        "num_hidden_layers": config.n_layer,
+        **common_config(config, tokenizer, dtype),
         "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.n_kv_head,
-        "hidden_size": config.n_embd,
-        "head_dim": config.head_dim,
         "intermediate_size": MLP_FACTOR * config.n_embd,
         "layer_types": ["sliding_attention" if window < config.sequence_len else "full_attention" for window in config.windows],
         "sliding_window": short if short < config.sequence_len else None,
@@ -96,7 +89,6 @@ def config_json(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict:
         "final_logit_softcapping": SOFTCAP,
         "use_cache": True,
         "tie_word_embeddings": config.tie_embeddings,
-        **special_ids(tokenizer),
     }
 
 
@@ -104,8 +96,8 @@ def onnx_config_json(trained: TrainedModel, dtype: str) -> dict:
     """Return what a program needs to know to generate text with the graph.
 
     `prompt` is what to put a text or a question into, after the replacements in `replace`. A chat
-    model's begins with bos. `stop` are the texts that end an answer as eos does: the
-    line end at their beginning may be that of the prompt.
+    model's begins with bos. `stop` are the texts that end an answer as eos does: the line end at
+    their beginning may be that of the prompt.
     """
     from nano_hindi.chat import template
 
@@ -116,17 +108,24 @@ def onnx_config_json(trained: TrainedModel, dtype: str) -> dict:
         "stop": template.STOP,
     }
     return {
+        **common_config(config, tokenizer, dtype),
+        "tokens_before": config.tokens_before,
+        **(chat if trained.is_chat else {"prompt": "{}", "replace": template.special_token_replacements(tokenizer), "stop": []}),
+    }
+
+
+def common_config(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict:
+    """Return what the configurations of both formats have."""
+    return {
         "model_type": "nano_hindi",
         "dtype": dtype,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.sequence_len,
         "num_hidden_layers": config.n_layer,
         "num_key_value_heads": config.n_kv_head,
-        "head_dim": config.head_dim,
         "hidden_size": config.n_embd,
-        "tokens_before": config.tokens_before,
+        "head_dim": config.head_dim,
         **special_ids(tokenizer),
-        **(chat if trained.is_chat else {"prompt": "{}", "replace": template.special_token_replacements(tokenizer), "stop": []}),
     }
 
 
