@@ -186,17 +186,17 @@ class _Api:
         name = f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}"
         head = {"id": name, "object": kind, "created": int(time.time()), "model": MODEL_NAME}
 
-        def choice(index: int, text: str, reason: str | None, is_first: bool) -> dict[str, Any]:
-            role = {"role": "assistant"} if is_first else {}
-            chat = {"delta": {**role, "content": text}} if wanted.streams else {"message": {**role, "content": text, "refusal": None}}
-            return {"index": index, **(chat if is_chat else {"text": text}), "logprobs": None, "finish_reason": reason}
+        def choice(index: int, text: str, reason: str | None, **more: str | None) -> dict[str, Any]:
+            message = "delta" if wanted.streams else "message"
+            content = {message: {**more, "content": text}} if is_chat else {"text": text}
+            return {"index": index, **content, "logprobs": None, "finish_reason": reason}
 
         async def events() -> AsyncIterator[str]:
             try:
                 for index in range(len(wanted.prompts)):
-                    yield _event({**head, "choices": [choice(index, "", None, True)]})
+                    yield _event({**head, "choices": [choice(index, "", None, role="assistant")]})
                 async for index, text, reason in generation.texts():
-                    yield _event({**head, "choices": [choice(index, text, reason, False)]})
+                    yield _event({**head, "choices": [choice(index, text, reason)]})
                 if wanted.includes_usage:
                     yield _event({**head, "choices": [], "usage": generation.usage()})
                 yield "data: [DONE]\n\n"
@@ -210,7 +210,7 @@ class _Api:
                 texts = await _unless_disconnected(request.receive, generation.whole())
             except asyncio.CancelledError:  # by Ctrl-C: there is no time for a thread, in which Starlette would call `_answer_error`
                 return JSONResponse(STOPPED.body(), STOPPED.status)
-        choices = [choice(index, text, reason, True) for index, (text, reason) in enumerate(texts)]
+        choices = [choice(index, text, reason, role="assistant", refusal=None) for index, (text, reason) in enumerate(texts)]
         return JSONResponse({**head, "choices": choices, "usage": generation.usage()})
 
 
