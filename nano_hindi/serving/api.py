@@ -168,11 +168,8 @@ class _Api:
 
     async def chat_completions(self, request: Request) -> Response:
         if not self._served.is_chat:
-            raise ApiError(
-                400,
-                "this model continues text and was not fine-tuned to chat; use /v1/completions, or serve a model of finetune.py",
-                code="not_a_chat_model",
-            )
+            message = "this model continues text and was not fine-tuned to chat; use /v1/completions, or serve a model of finetune.py"
+            raise ApiError(400, message, code="not_a_chat_model")
         return await self._generate(request, is_chat=True)
 
     async def _generate(self, request: Request, is_chat: bool) -> Response:

@@ -78,6 +78,30 @@ def parse_request(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int
 
     A chat must fit into `context` tokens; `limit`: most tokens to generate. Raises ApiError.
     """
+    fields = _supported_fields(body)
+    sampling: dict[str, Any] = {name: _checked(fields, name, SETTINGS[name].metadata["valid"], SETTINGS[name].default) for name in SAMPLING}
+    if "seed" in fields:
+        sampling["seed"] = _checked(fields, "seed", SEEDS, None)
+    length = next((name for name in ("max_completion_tokens", "max_tokens") if name in fields), "max_tokens")
+    max_tokens = _checked(fields, length, whole(1, limit + 1), limit if is_chat else min(limit, Settings.max_tokens))
+    stops = [tokenizer.normalize(stop) for stop in _stops(fields.get("stop", []))]  # as the model writes it
+    options = fields.get("stream_options", {})
+    if not isinstance(options, dict):
+        raise ApiError(400, "stream_options must be an object", "stream_options")
+    try:
+        if is_chat:
+            prompts = [_to_answer(_messages(fields.get("messages")), tokenizer, stops, context)]
+        else:
+            prompts = [_to_continue(text, tokenizer, stops) for text in _texts(fields.get("prompt", ""))]
+    except UserError as error:
+        raise ApiError(400, str(error), "messages" if is_chat else "prompt") from None
+    streams, includes_usage, user = _is_set(fields, "stream"), _is_set(options, "include_usage"), str(fields.get("user", ""))
+    return GenerationRequest(prompts, max_tokens, sampling, streams, includes_usage, user)
+
+
+def _supported_fields(body: bytes) -> dict[str, Any]:
+    """Return the fields of a body that are not null. Raises ApiError if it asks for another model,
+    or for what this server cannot do."""
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):
@@ -90,38 +114,7 @@ def parse_request(body: bytes, tokenizer: Tokenizer, is_chat: bool, context: int
     for name, harmless in UNSUPPORTED.items():
         if name in fields and (fields[name] != harmless or isinstance(fields[name], bool) != isinstance(harmless, bool)):  # 0 is no False
             raise ApiError(400, f"{name} is not supported here; omit it", name, "unsupported_parameter")
-    sampling: dict[str, Any] = {name: _checked(fields, name, SETTINGS[name].metadata["valid"], SETTINGS[name].default) for name in SAMPLING}
-    if "seed" in fields:
-        sampling["seed"] = _checked(fields, "seed", SEEDS, None)
-    length = next((name for name in ("max_completion_tokens", "max_tokens") if name in fields), "max_tokens")
-    max_tokens = _checked(fields, length, whole(1, limit + 1), limit if is_chat else min(limit, Settings.max_tokens))
-    stops = [tokenizer.normalize(stop) for stop in _stops(fields.get("stop", []))]  # as the model writes it
-    options = fields.get("stream_options", {})
-    if not isinstance(options, dict):
-        raise ApiError(400, "stream_options must be an object", "stream_options")
-    try:
-        if is_chat:
-            tokens = template.prompt(tokenizer, _messages(fields.get("messages")))
-            prompts = [Prompt(tokens, None, AnswerStream(tokenizer, stops, is_chat=True))]
-        else:
-            prompts = [_to_continue(text, tokenizer, stops) for text in _texts(fields.get("prompt", ""))]
-    except UserError as error:
-        raise ApiError(400, str(error), "messages" if is_chat else "prompt") from None
-    if is_chat and len(tokens) >= context:
-        raise ApiError(
-            400,
-            f"the conversation has {len(tokens):,} tokens, and the model's context has {context:,}; omit its oldest turns",
-            "messages",
-            "context_length_exceeded",
-        )
-    return GenerationRequest(
-        prompts=prompts,
-        max_tokens=max_tokens,
-        sampling=sampling,
-        streams=_is_set(fields, "stream"),
-        includes_usage=_is_set(options, "include_usage"),
-        user=str(fields.get("user", "")),
-    )
+    return fields
 
 
 def _checked(fields: dict[str, Any], name: str, valid: Any, default: Any) -> Any:
@@ -167,6 +160,14 @@ def _texts(prompt: Any) -> list[str]:
     if not (isinstance(texts, list) and 1 <= len(texts) <= MAX_PROMPTS and all(isinstance(text, str) for text in texts)):
         raise UserError(f"prompt must be a text or a list of 1 to {MAX_PROMPTS} texts; send token ids as text")
     return texts
+
+
+def _to_answer(messages: list[template.Message], tokenizer: Tokenizer, stops: list[str], context: int) -> Prompt:
+    tokens = template.prompt(tokenizer, messages)
+    if len(tokens) >= context:
+        message = f"the conversation has {len(tokens):,} tokens, and the model's context has {context:,}; omit its oldest turns"
+        raise ApiError(400, message, "messages", "context_length_exceeded")
+    return Prompt(tokens, None, AnswerStream(tokenizer, stops, is_chat=True))
 
 
 def _to_continue(text: str, tokenizer: Tokenizer, stops: list[str]) -> Prompt:
