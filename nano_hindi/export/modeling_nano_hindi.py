@@ -431,10 +431,9 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
             cache = None  # the backward pass would fill it again
         elif use_cache and cache is None:
             cache = DynamicCache(config=config)
-        n_new, device = inputs_embeds.size(1), inputs_embeds.device
         if cache_position is None:
             past = cache.get_seq_length() if cache is not None else 0
-            cache_position = torch.arange(n_new, device=device) + past
+            cache_position = torch.arange(inputs_embeds.size(1), device=inputs_embeds.device) + past
         if position_ids is None:
             position_ids = cache_position[None]
         angles = rope_angles(position_ids, config.head_dim)
@@ -447,18 +446,9 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
             masks = layer_masks(of_implementation, inputs_embeds, attention_mask, cache, position_ids, cache_position)
 
         x0 = rms_norm(inputs_embeds)
-        if n_before := config.tokens_before:
-            if last_ids is None and (last := getattr(cache, "last", None)) is not None and cache.get_seq_length():
-                last_ids, length = last
-                if length != cache.get_seq_length() or last_ids.size(0) != x0.size(0):
-                    raise ValueError(
-                        f"the cache has changed since it was filled: give last_ids, the last {n_before} tokens of each text in it (all, if fewer)"
-                    )
-            first = x0[:, :0] if last_ids is None else rms_norm(self.wte(last_ids[:, -n_before:]))
-            x0 = self.add_tokens_before(x0, first, tokens_of_text(n_before, attention_mask, position_ids, cache_position))
-            if cache is not None:
-                known = input_ids if last_ids is None or input_ids is None else torch.cat((last_ids, input_ids), dim=1)
-                cache.last = None if known is None else (known[:, -n_before:], cache.get_seq_length() + n_new)
+        if config.tokens_before:
+            of_text = tokens_of_text(config.tokens_before, attention_mask, position_ids, cache_position)
+            x0 = self.add_tokens_before(x0, input_ids, last_ids, cache, of_text)
         x = x0
         hidden_states, attentions = [], []
         n_layers = config.num_hidden_layers  # generate with `assistant_early_exit` lowers it for its drafts
@@ -477,16 +467,24 @@ class NanoHindiModel(NanoHindiPreTrainedModel):
             **{CACHE_NAME: cache},
         )
 
-    def add_tokens_before(self, x: Tensor, first: Tensor, of_text: list[Tensor]) -> Tensor:
+    def add_tokens_before(self, x: Tensor, input_ids: Tensor | None, last_ids: Tensor | None, cache: Cache | None, of_text: list[Tensor]) -> Tensor:
         """Return embeddings x (B, T, C) plus what the smear and the convolution add from those of
-        the tokens before.
+        the n tokens before. The cache gets the ids of its last n tokens as `last`.
 
-        first (B, at most n, C): the embeddings before x. of_text: for the tokens 1 to n before,
-        whether they are of the same text (B or 1, T).
+        last_ids (B, at most n): those before x, by default of the cache. of_text: for the tokens 1
+        to n before, whether they are of the same text (B or 1, T).
         """
-        n = len(of_text)
+        n, n_new = len(of_text), x.size(1)
+        if last_ids is None and (last := getattr(cache, "last", None)) is not None and cache.get_seq_length():
+            last_ids, length = last
+            if length != cache.get_seq_length() or last_ids.size(0) != x.size(0):
+                raise ValueError(f"the cache has changed since it was filled: give last_ids, the last {n} tokens of each text in it (all, if fewer)")
+        if cache is not None:
+            known = input_ids if last_ids is None or input_ids is None else torch.cat((last_ids, input_ids), dim=1)
+            cache.last = None if known is None else (known[:, -n:], cache.get_seq_length() + n_new)
+        first = x[:, :0] if last_ids is None else rms_norm(self.wte(last_ids[:, -n:]))
         text = torch.cat((F.pad(first, (0, 0, n - first.size(1), 0)), x), dim=1)
-        before = [text[:, n - back : n - back + x.size(1)] * is_same[..., None] for back, is_same in enumerate(of_text, start=1)]
+        before = [text[:, n - back : n - back + n_new] * is_same[..., None] for back, is_same in enumerate(of_text, start=1)]
         y = x if self.smear is None else self.smear(x, before[0])
         return y if self.conv is None else self.conv(y, before)
 
