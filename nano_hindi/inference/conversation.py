@@ -107,10 +107,10 @@ class ChatSession(Session):
         message = {"role": "user", "content": question}
         ids = self._prompt(message)
         cache = self._cache_of(ids)
-        settings, made, times = self.settings, list[int](), list[float]()
-        stream, text, n_cached = AnswerStream(self.tokenizer, is_chat=True), "", cache.position
-        steps = generate_tokens(self.model, ids, settings.max_tokens, stop_ids=(self.tokenizer.eos_id,), cache=cache, **settings.sampling())
-        for token in steps:
+        n_cached, settings = cache.position, self.settings
+        stream, text = AnswerStream(self.tokenizer, is_chat=True), ""
+        made, times = list[int](), list[float]()
+        for token in generate_tokens(self.model, ids, settings.max_tokens, (self.tokenizer.eos_id,), cache=cache, **settings.sampling()):
             made.append(token)
             times.append(time.perf_counter())
             new = stream.push(token)

@@ -133,8 +133,7 @@ def stream_texts(model: GPT, tokenizer: Tokenizer, prompt: str, settings: Settin
     ids, first_ids = tokenizer.encode_open(prompt)
     streams = [TextStream(tokenizer) for _ in range(n_texts)]
     yield [stream.push(*ids) for stream in streams]
-    steps = generate_batch(model, ids, n_texts, settings.max_tokens, stop_ids=(tokenizer.eos_id,), first_ids=first_ids, **settings.sampling())
-    for tokens in steps:
+    for tokens in generate_batch(model, ids, n_texts, settings.max_tokens, (tokenizer.eos_id,), first_ids=first_ids, **settings.sampling()):
         yield ["" if token is None else stream.push(token) for stream, token in zip(streams, tokens, strict=True)]
         if stop.is_set():
             break
