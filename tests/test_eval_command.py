@@ -108,6 +108,12 @@ def test_pairs_of_files_are_scored_by_kind(straight, tmp_path, capsys):
     assert "\x1b" not in out
 
 
+def test_mistakes_have_no_heading_if_there_are_none(straight, tmp_path, capsys):
+    (tmp_path / "pairs.tsv").write_text("good\tbad\nराम\tराम ॐ ॐ ॐ\n", encoding="utf-8")
+    assert evaluated(tmp_path, "--checkpoint", straight, "--pairs", tmp_path / "pairs.tsv")["pairs"]["all"]["right"] == 1
+    assert "the worst mistakes" not in capsys.readouterr().out
+
+
 def test_sentences_that_the_tokenizer_loses_are_reported(capsys):
     def scorer(loses: str) -> SimpleNamespace:
         one = np.ones(1)

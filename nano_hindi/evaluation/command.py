@@ -109,7 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         scores = scores_of_pairs(scorer, pairs)
         of_files = f" of {', '.join(map(str, args.pairs))}" if args.pairs else ""
         print(visible(f"\nPairs of sentences{of_files}, one right and one wrong; chance is 50 %:\n{scores.report()}"))
-        print(visible(f"\nthe worst mistakes, right / *wrong:\n{scores.mistakes()}"))
+        if scores.wrong:
+            print(visible(f"\nthe worst mistakes, right / *wrong:\n{scores.mistakes()}"))
         results["pairs"] = {name: dataclasses.asdict(score) for name, score in {**scores.kinds, "all": scores.total}.items()}
     if conversations:
         results["questions"] = ask_questions(scorer, conversations)
