@@ -30,7 +30,6 @@ from nano_hindi.files import require_place, write_text
 from nano_hindi.ranges import whole
 
 if TYPE_CHECKING:
-    from nano_hindi.evaluation.report import Figures
     from nano_hindi.evaluation.scoring import Scorer
     from nano_hindi.minimal_pairs import Pair, PairScores
     from nano_hindi.sample.questions import Conversation
@@ -99,19 +98,9 @@ def main(argv: list[str] | None = None) -> int:
     results = {"model": scorer.name, "context": scorer.context}
     print(f"model       {visible(scorer.name)}, context {scorer.context:,} tokens")
     if texts:
-        from nano_hindi.evaluation.report import as_json, report_lines
-
-        figures = figures_of(scorer, texts)
-        print(f"text        {visible(source(args))} (at most {args.max_bytes:,} bytes)")
-        print(visible("\n".join(report_lines(figures))))
-        results |= as_json(figures)
+        results |= predict(scorer, texts, args)
     if pairs:
-        scores = scores_of_pairs(scorer, pairs)
-        of_files = f" of {', '.join(map(str, args.pairs))}" if args.pairs else ""
-        print(visible(f"\nPairs of sentences{of_files}, one right and one wrong; chance is 50 %:\n{scores.report()}"))
-        if scores.wrong:
-            print(visible(f"\nthe worst mistakes, right / *wrong:\n{scores.mistakes()}"))
-        results["pairs"] = {name: dataclasses.asdict(score) for name, score in {**scores.kinds, "all": scores.total}.items()}
+        results["pairs"] = judge_pairs(scorer, pairs, args.pairs)
     if conversations:
         results["questions"] = ask_questions(scorer, conversations)
     if args.json:
@@ -121,16 +110,69 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def figures_of(scorer: Scorer, texts: list[str]) -> Figures:
-    """Score each of `texts` and return their figures."""
-    from nano_hindi.evaluation.report import Figures
+def load_scorer(args: argparse.Namespace) -> Scorer:
+    """Load the model that the flags ask for."""
+    from nano_hindi.evaluation.scoring import CheckpointScorer, HuggingFaceScorer
+    from nano_hindi.inference.loading import load_for_inference
+
+    device = pick_device(args.device)
+    if args.hf:
+        return HuggingFaceScorer(args.hf, device, args.trust_remote_code)
+    return CheckpointScorer(load_for_inference(args.checkpoint), device)
+
+
+def read_texts(args: argparse.Namespace) -> list[str]:
+    """Return the documents to predict, in NFC, without blank ones. The last one is cut at
+    `max_bytes`. Raises UserError if there are none."""
+    from nano_hindi.tokenizer.nfc import to_nfc
+
+    documents = itertools.chain.from_iterable(map(read_source, args.text)) if args.text else val_documents(args.data_dir)
+    texts, left = [], args.max_bytes
+    for document in documents:
+        raw = to_nfc(document).encode()  # its bytes are those that the scorers count
+        if (text := raw[:left].decode(errors="ignore")).strip():
+            texts.append(text)
+        left -= len(raw)
+        if left <= 0:
+            break
+    if not texts:
+        raise UserError(f"there is no text in {source(args)}; name another file (--text)")
+    return texts
+
+
+def val_documents(data_dir: Path) -> Iterator[str]:
+    """Yield the documents of val.bin in a random order, always the same, so that the first come
+    from all sources. Raises UserError as `check_data` does."""
+    import numpy as np
+
+    from nano_hindi.corpus.prepared import check_data
+    from nano_hindi.dataloader import epoch_order
+
+    info = check_data(data_dir)
+    tokens = info.val[:]
+    starts = np.flatnonzero(tokens == info.bos_id)
+    ends = [*starts[1:], len(tokens)]
+    for i in epoch_order(len(starts), seed=0, epoch=0):
+        yield info.tokenizer.decode(tokens[starts[i] : ends[i]])  # leaves bos and eos out
+
+
+def source(args: argparse.Namespace) -> str:
+    """Return the source of the texts, for display."""
+    return ", ".join(map(str, args.text or [args.data_dir / "val.bin"]))
+
+
+def predict(scorer: Scorer, texts: list[str], args: argparse.Namespace) -> dict:
+    """Score each of `texts`, print a report, and return its figures."""
+    from nano_hindi.evaluation.report import Figures, as_json, report_lines
 
     figures = Figures()
     with Progress(sum(len(text.encode()) for text in texts), "bytes", "predicting") as progress:
         for scored in scorer.score(texts):
             figures.add(scored)
             progress.update(len(scored.text.encode()))
-    return figures
+    print(f"text        {visible(source(args))} (at most {args.max_bytes:,} bytes)")
+    print(visible("\n".join(report_lines(figures))))
+    return as_json(figures)
 
 
 def read_pairs(files: list[Path]) -> list[Pair]:
@@ -139,6 +181,16 @@ def read_pairs(files: list[Path]) -> list[Pair]:
     from nano_hindi.minimal_pairs import pairs
 
     return read_pair_files(files) if files else pairs()
+
+
+def judge_pairs(scorer: Scorer, pairs: list[Pair], files: list[Path]) -> dict[str, dict]:
+    """Let the model judge `pairs`, print a table and mistakes, and return the table's figures."""
+    scores = scores_of_pairs(scorer, pairs)
+    of_files = f" of {', '.join(map(str, files))}" if files else ""
+    print(visible(f"\nPairs of sentences{of_files}, one right and one wrong; chance is 50 %:\n{scores.report()}"))
+    if scores.wrong:
+        print(visible(f"\nthe worst mistakes, right / *wrong:\n{scores.mistakes()}"))
+    return {name: dataclasses.asdict(score) for name, score in {**scores.kinds, "all": scores.total}.items()}
 
 
 def scores_of_pairs(scorer: Scorer, pairs: list[Pair]) -> PairScores:
@@ -184,54 +236,3 @@ def ask_questions(scorer: Scorer, conversations: list[Conversation]) -> dict[str
     if wrong := mistakes(answers):
         print(visible("\n".join(["\nmistakes, question *answer / right answer:", *wrong])))
     return figures
-
-
-def source(args: argparse.Namespace) -> str:
-    """Return the source of the texts, for display."""
-    return ", ".join(map(str, args.text or [args.data_dir / "val.bin"]))
-
-
-def read_texts(args: argparse.Namespace) -> list[str]:
-    """Return the documents to predict, in NFC, without blank ones. The last one is cut at
-    `max_bytes`. Raises UserError if there are none."""
-    from nano_hindi.tokenizer.nfc import to_nfc
-
-    documents = itertools.chain.from_iterable(map(read_source, args.text)) if args.text else val_documents(args.data_dir)
-    texts, left = [], args.max_bytes
-    for document in documents:
-        raw = to_nfc(document).encode()  # its bytes are those that the scorers count
-        if (text := raw[:left].decode(errors="ignore")).strip():
-            texts.append(text)
-        left -= len(raw)
-        if left <= 0:
-            break
-    if not texts:
-        raise UserError(f"there is no text in {source(args)}; name another file (--text)")
-    return texts
-
-
-def val_documents(data_dir: Path) -> Iterator[str]:
-    """Yield the documents of val.bin in a random order, always the same, so that the first come
-    from all sources. Raises UserError as `check_data` does."""
-    import numpy as np
-
-    from nano_hindi.corpus.prepared import check_data
-    from nano_hindi.dataloader import epoch_order
-
-    info = check_data(data_dir)
-    tokens = info.val[:]
-    starts = np.flatnonzero(tokens == info.bos_id)
-    ends = [*starts[1:], len(tokens)]
-    for i in epoch_order(len(starts), seed=0, epoch=0):
-        yield info.tokenizer.decode(tokens[starts[i] : ends[i]])  # leaves bos and eos out
-
-
-def load_scorer(args: argparse.Namespace) -> Scorer:
-    """Load the model that the flags ask for."""
-    from nano_hindi.evaluation.scoring import CheckpointScorer, HuggingFaceScorer
-    from nano_hindi.inference.loading import load_for_inference
-
-    device = pick_device(args.device)
-    if args.hf:
-        return HuggingFaceScorer(args.hf, device, args.trust_remote_code)
-    return CheckpointScorer(load_for_inference(args.checkpoint), device)
