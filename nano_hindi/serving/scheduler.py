@@ -98,7 +98,7 @@ class Scheduler:
             self._changed.notify()
 
     def cancel(self, text: Text) -> None:
-        """End a text, whether it waits or is in progress. It receives at most one more token."""
+        """End a text, whether it waits or is in progress. It may receive one or two more tokens."""
         with self._changed:
             text.is_cancelled = True
             waiting = self._waiting.get(text.client)
