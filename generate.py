@@ -68,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.chat:
         from nano_hindi.inference.conversation import print_answer
 
-        print_answer(model, tokenizer, *read_prompts(args.prompt), args.settings)
+        [question] = read_prompts(args.prompt)
+        print_answer(model, tokenizer, question, args.settings)
         return 0
     for number, prompt in enumerate(read_prompts(args.prompt)):
         if number > 0:
