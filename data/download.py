@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -222,8 +223,8 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     if begun:
         say(f"resuming {unfinished.part}: {counted(totals['documents'], 'document')}, {totals[writer.limited]:,} {writer.limited} so far")
 
-    def record(complete: bool = False) -> None:
-        state = {"complete": "yes" if complete else "no", "position": json.dumps(position)}
+    def record(source: CorpusSource, position: dict | int | None, complete: str = "no") -> None:
+        state = {"complete": complete, "position": json.dumps(position)}
         state |= {"source_in_progress": source.number} if args.is_several else {}
         unfinished.record(file, state | identity | writer.metadata() | {"written": totals["written"]})
 
@@ -233,32 +234,35 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
                 for text in read_documents(unfinished.part):
                     writer.cleaner.remember(text)
                     progress.update(1)
+        left = args.max_tokens - totals[writer.limited]
         try:
-            with Progress(
-                args.max_tokens - totals[writer.limited], writer.limited, "downloading" if "tokenizer" in settings else "reading"
-            ) as progress:
-                for source, reader in readers.items():
-                    if args.is_several:
-                        writer.start(source.number, source.budget)
-                    for documents, after in [] if writer.is_full else reader.batches(position):
-                        writer.write(file, documents, progress)
-                        position = after
-                        if writer.is_full:
-                            break
-                        if totals["written"] - unfinished.number("written") >= RECORD_BYTES:
-                            record()
-                    position = None
+            with Progress(left, writer.limited, "downloading" if "tokenizer" in settings else "reading") as progress:
+                for source, documents, after in batches_until_full(readers, writer, position):
+                    writer.write(file, documents, progress)
+                    if totals["written"] - unfinished.number("written") >= RECORD_BYTES:
+                        record(source, after)
         except KeyboardInterrupt:
             if unfinished.recorded:
                 say(f"{unfinished.part} is kept; run the same command to resume")
             raise
         if totals["documents"]:
-            record(complete=True)
+            record(rest[-1], None, complete="yes")
     if not totals["documents"]:
         unfinished.discard()
-        raise UserError(
-            f"there is no text in {settings['source']}; " + ("give other sources" if args.is_several else "is HF_ENDPOINT a full mirror?")
-        )
+        remedy = "give other sources" if args.is_several else "is HF_ENDPOINT a full mirror?"
+        raise UserError(f"there is no text in {settings['source']}; {remedy}")
+
+
+def batches_until_full(readers: dict, writer: CorpusWriter, position: dict | int | None) -> Iterator[tuple]:
+    """Yield (source, documents, the position after them), of each source up to its budget; of the
+    first one, from `position`."""
+    for source, reader in readers.items():
+        if source.number:
+            writer.start(source.number, source.budget)
+        batches = reader.batches(position)
+        while not writer.is_full and (batch := next(batches, None)):
+            yield source, *batch
+        position = None
 
 
 def recorded_origin(source: CorpusSource, begun: dict[str, str]) -> dict[str, str]:
