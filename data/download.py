@@ -173,6 +173,25 @@ def make(args, settings: dict, corpus: Path) -> None:
     print(f"next: {python_command('data/preprocess.py')}{next_flags(args, has_tokenizer='tokens' in metadata)}")
 
 
+def leave_alone(args, settings: dict, corpus: Path) -> None:
+    """Print that the corpus already exists. Raises UserError if it is of another command, or
+    without the report that is asked for."""
+    metadata_file = corpus.with_name("metadata.txt")
+    metadata = read_metadata(metadata_file) if metadata_file.is_file() else {}
+    if is_sample(args):
+        settings = settings | {"tokenizer": args.tokenizer or WITHOUT_TOKENIZER}
+    elif metadata.get("tokenizer") != WITHOUT_TOKENIZER:  # it was not available; a file is then counted in words
+        settings = settings | {"tokenizer": args.tokenizer or TOKENIZER}
+    if not has_lines(metadata, settings):
+        raise UserError(
+            f"{corpus} is already there, from another source, text, budget, seed, tokenizer, version or --clean; "
+            "--overwrite replaces it, another --output_dir keeps both"
+        )
+    if args.report and not corpus.with_name(REPORT).is_file():
+        raise UserError(f"{corpus} is already there, without a report, which is written as the text is cleaned; --overwrite makes both")
+    print(f"{shown(corpus)} is already there, from the same command (documents: {metadata.get('documents')}); --overwrite makes it again")
+
+
 def gather(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     """Write the part file from local files, or from the sample. Delete it if this fails: no command
     resumes it."""
@@ -196,6 +215,11 @@ def gather(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
         with contextlib.suppress(OSError):
             unfinished.discard()
         raise
+
+
+def local_size(paths: list[str]) -> int | None:
+    """Return the bytes of text in .txt files; None with other formats, whose size does not tell."""
+    return sum(Path(path).stat().st_size for path in paths) if all(path.lower().endswith(".txt") for path in paths) else None
 
 
 def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
@@ -253,18 +277,6 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
         raise UserError(f"there is no text in {settings['source']}; {remedy}")
 
 
-def batches_until_full(readers: dict, writer: CorpusWriter, position: dict | int | None) -> Iterator[tuple]:
-    """Yield (source, documents, the position after them), of each source up to its budget; of the
-    first one, from `position`."""
-    for source, reader in readers.items():
-        if source.number:
-            writer.start(source.number, source.budget)
-        batches = reader.batches(position)
-        while not writer.is_full and (batch := next(batches, None)):
-            yield source, *batch
-        position = None
-
-
 def recorded_origin(source: CorpusSource, begun: dict[str, str]) -> dict[str, str]:
     """Return the revision and the licence of a source that a stopped download recorded."""
     return {key: begun[source.prefix + key] for key in ("revision", "licence") if source.prefix + key in begun}
@@ -277,6 +289,36 @@ def open_source(source: CorpusSource, seed: int, begun: dict[str, str]) -> HubTe
     if source.is_sample:
         return LocalTexts(lambda: stories(seed), SAMPLE_LICENCE)
     return LocalTexts(lambda: read_source(source.name))
+
+
+def batches_until_full(readers: dict, writer: CorpusWriter, position: dict | int | None) -> Iterator[tuple]:
+    """Yield (source, documents, the position after them), of each source up to its budget; of the
+    first one, from `position`."""
+    for source, reader in readers.items():
+        if source.number:
+            writer.start(source.number, source.budget)
+        batches = reader.batches(position)
+        while not writer.is_full and (batch := next(batches, None)):
+            yield source, *batch
+        position = None
+
+
+def counting_tokenizer(args) -> Tokenizer | None:
+    """Return the tokenizer to count tokens with; None to count words: for the sample, and with a
+    notice for other local text if the tokenizer is not available."""
+    from nano_hindi.tokenizer import load_tokenizer
+
+    if is_sample(args) and not args.tokenizer:
+        return None
+    try:
+        return load_tokenizer(args.tokenizer or TOKENIZER)
+    except UserError as error:
+        if is_sample(args) or any(source.hub for source in args.sources):
+            raise
+        print(
+            f"notice: {visible(str(error))}\nnotice: without a tokenizer, words and bytes are counted, and --max_tokens limits the words (each is at least one token)"
+        )
+        return None
 
 
 def rules(args) -> dict[str, str]:
@@ -297,48 +339,6 @@ def next_flags(args, has_tokenizer: bool) -> str:
         folder = Path(args.tokenizer)
         return f"{flags} --tokenizer {shell_quoted(folder) if folder.exists() else args.tokenizer}"
     return flags
-
-
-def leave_alone(args, settings: dict, corpus: Path) -> None:
-    """Print that the corpus already exists. Raises UserError if it is of another command, or
-    without the report that is asked for."""
-    metadata_file = corpus.with_name("metadata.txt")
-    metadata = read_metadata(metadata_file) if metadata_file.is_file() else {}
-    if is_sample(args):
-        settings = settings | {"tokenizer": args.tokenizer or WITHOUT_TOKENIZER}
-    elif metadata.get("tokenizer") != WITHOUT_TOKENIZER:  # it was not available; a file is then counted in words
-        settings = settings | {"tokenizer": args.tokenizer or TOKENIZER}
-    if not has_lines(metadata, settings):
-        raise UserError(
-            f"{corpus} is already there, from another source, text, budget, seed, tokenizer, version or --clean; "
-            "--overwrite replaces it, another --output_dir keeps both"
-        )
-    if args.report and not corpus.with_name(REPORT).is_file():
-        raise UserError(f"{corpus} is already there, without a report, which is written as the text is cleaned; --overwrite makes both")
-    print(f"{shown(corpus)} is already there, from the same command (documents: {metadata.get('documents')}); --overwrite makes it again")
-
-
-def local_size(paths: list[str]) -> int | None:
-    """Return the bytes of text in .txt files; None with other formats, whose size does not tell."""
-    return sum(Path(path).stat().st_size for path in paths) if all(path.lower().endswith(".txt") for path in paths) else None
-
-
-def counting_tokenizer(args) -> Tokenizer | None:
-    """Return the tokenizer to count tokens with; None to count words: for the sample, and with a
-    notice for other local text if the tokenizer is not available."""
-    from nano_hindi.tokenizer import load_tokenizer
-
-    if is_sample(args) and not args.tokenizer:
-        return None
-    try:
-        return load_tokenizer(args.tokenizer or TOKENIZER)
-    except UserError as error:
-        if is_sample(args) or any(source.hub for source in args.sources):
-            raise
-        print(
-            f"notice: {visible(str(error))}\nnotice: without a tokenizer, words and bytes are counted, and --max_tokens limits the words (each is at least one token)"
-        )
-        return None
 
 
 if __name__ == "__main__":
