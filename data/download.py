@@ -27,7 +27,7 @@ from nano_hindi.common import visible
 from nano_hindi.console import Progress, counted, python_command, say, shell_quoted, shown
 from nano_hindi.corpus.cleaning import Cleaner, Count, rules_version
 from nano_hindi.corpus.cleaning.report import page
-from nano_hindi.corpus.documents import read_documents, read_source
+from nano_hindi.corpus.documents import read_documents, read_source, require_source
 from nano_hindi.corpus.hub import HubTexts
 from nano_hindi.corpus.sources import HUB_FOLDERS, SAMPLE, CorpusSource, LocalTexts, reader_of, sources, with_budgets
 from nano_hindi.corpus.unfinished_corpus import UnfinishedCorpus
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         settings |= {"seed": args.seed, "tokenizer": args.tokenizer or TOKENIZER}
     if files := [source for source in args.sources if source.is_file]:
         for source in files:
-            read_source(source.name)  # checks the name
+            require_source(source.name)
         settings["inputs"] = "; ".join(map(reader_of, files))
     if args.is_several:
         for source, label in labels.items():

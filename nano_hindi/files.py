@@ -130,12 +130,9 @@ def copy_contents(source: Path, target: Path) -> None:
 TEXT_MAKERS = "data/download.py and data/preprocess.py"
 
 
-def file_size(path: Path, makers: str = TEXT_MAKERS) -> int:
-    """Return the size of a prepared file in bytes. Raises UserError, which names the commands that
-    make the file, if it is missing."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing; run {makers} first, or name another folder with --data_dir")
-    return path.stat().st_size
+def require_made(path: Path, makers: str = TEXT_MAKERS) -> None:
+    """Raise UserError, which names the commands that make it, if a prepared file is missing."""
+    require(path.is_file(), f"{path} is missing; run {makers} first, or name another folder with --data_dir")
 
 
 def expanded(name: str) -> Path:
@@ -159,9 +156,9 @@ def write_metadata(path: str | Path, metadata: dict) -> None:
 def read_metadata(path: str | Path, makers: str = TEXT_MAKERS) -> dict[str, str]:
     """Read what `write_metadata` wrote, with all values as text.
 
-    Raises UserError, see `file_size`, if the file is missing; also if it is not of that format.
+    Raises UserError, see `require_made`, if the file is missing; also if it is not of that format.
     """
-    file_size(Path(path), makers)
+    require_made(Path(path), makers)
     try:
         with naming(path):
             text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nano_hindi.errors import UserError
-from nano_hindi.files import TEXT_MAKERS, close_read, file_size
+from nano_hindi.files import TEXT_MAKERS, close_read, require_made
 
 DIGEST_CHUNK_BYTES = 2**20  # with another size, all digests of the same tokens would differ
 SAMPLED_CHUNKS = 64  # a tenth of a second from a fast disk
@@ -41,7 +41,7 @@ class TokenFile:
         self.maker = "data/chat.py" if marks_targets else "data/preprocess.py"
         self.restore = f"restore it, or run {self.maker} again"
         self.digests: list[str] = []  # of its chunks, as its maker recorded them; set by `require_digests`
-        file_size(self.path, self.maker if marks_targets else TEXT_MAKERS)
+        require_made(self.path, self.maker if marks_targets else TEXT_MAKERS)
         self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115 - closed with this object
         weakref.finalize(self, close_read, self._file)
         self._lock = threading.Lock()

@@ -108,16 +108,19 @@ def read_source(path: str | Path) -> Iterator[str]:
     `text`) or `.parquet` (column `text`) file; the first two may be compressed, as `.txt.gz` or
     `.jsonl.zst`.
 
-    Raises UserError at once for a missing file or another extension, and while reading for content
-    that does not match the extension.
+    Raises UserError at once as `require_source` does, and while reading for content that does not
+    match the extension.
     """
+    require_source(path)
+    return _read(path) if kind(path) in _FORMATS else read_parquet(path)
+
+
+def require_source(path: str | Path) -> None:
+    """Raise UserError for a missing file, or for an extension that `read_source` does not know."""
     require_file(path)
-    if kind(path) in _FORMATS:
-        return _read(path)
-    if kind(path) == ".parquet" and not compression(path):
-        return read_parquet(path)
-    compressed = [f"{name}{end}" for end in COMPRESSIONS for name in _FORMATS]
-    raise UserError(f"{path}: documents are read from {', '.join([*_FORMATS, '.parquet', *compressed])} files; rename or convert it")
+    if kind(path) not in _FORMATS and (kind(path) != ".parquet" or compression(path)):
+        compressed = [f"{name}{end}" for end in COMPRESSIONS for name in _FORMATS]
+        raise UserError(f"{path}: documents are read from {', '.join([*_FORMATS, '.parquet', *compressed])} files; rename or convert it")
 
 
 def with_text(documents: Iterable[str]) -> Iterator[str]:
@@ -346,7 +349,7 @@ def chunks(path: str | Path, size: int = TEXT_CHUNK_BYTES) -> list[Chunk]:
     its length. A compressed file is read once, to know its size. Raises UserError as `read_source`
     does.
     """
-    read_source(path)  # checks the name
+    require_source(path)
     path = str(path)
     if kind(path) == ".parquet":
         return [Chunk(path, begin, end, length, group) for group, begin, end, length in row_ranges(path, size)]

@@ -13,7 +13,7 @@ import numpy as np
 
 from nano_hindi.console import counted
 from nano_hindi.errors import UserError
-from nano_hindi.files import TEXT_MAKERS, file_size, has_lines, read_metadata, require_not_folder, write_metadata
+from nano_hindi.files import TEXT_MAKERS, has_lines, read_metadata, require_made, require_not_folder, write_metadata
 from nano_hindi.token_file import TokenFile
 from nano_hindi.tokenizer import Tokenizer, load_tokenizer
 
@@ -143,7 +143,8 @@ def read_conversations(folder: Path, info: DataInfo, split: str) -> np.ndarray:
     """
     path, tokens = index_file(folder, split), len(info.train if split == "train" else info.val)
     documents = info.train_documents if split == "train" else info.val_documents
-    if file_size(path, "data/chat.py") == 8 * documents:
+    require_made(path, "data/chat.py")
+    if path.stat().st_size == 8 * documents:
         pairs = np.fromfile(path, dtype="<u4").reshape(-1, 2).astype(np.int64)
         if pairs[:, 0].sum() == tokens:
             return pairs
