@@ -50,12 +50,6 @@ def require_not_folder(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
 
-def require_place(flag: str, path: Path) -> None:
-    """Raise UserError if a file cannot be written to `path`, the value of `flag`."""
-    problem = "this is a folder" if path.is_dir() else "its folder does not exist" if not path.parent.is_dir() else None
-    require(problem is None, f"{flag} {path}: {problem}; name a file in a folder that exists")
-
-
 def write_text(path: Path, text: str, errors: str = "backslashreplace") -> None:
     """Write `text` to `path` atomically, in UTF-8 with `\\n` line ends on every system; see
     `replacing`.
@@ -93,19 +87,6 @@ def rename(source: Path, target: Path) -> None:
                 os.close(folder)
 
 
-@contextlib.contextmanager
-def utf8_path(path: Path) -> Iterator[Path]:
-    """Yield a path whose bytes are UTF-8, as libraries in C++ and Rust assume: `path`, or a
-    temporary link to it where its name or the system's encoding is another."""
-    if os.fsencode(path) == str(path).encode("utf-8", errors="replace"):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / f"link{path.suffix if path.suffix.isascii() else ''}"
-        link.symlink_to(path.absolute())
-        yield link
-
-
 def copy_contents(source: Path, target: Path) -> None:
     """Copy the files of a folder into another one, created if missing.
 
@@ -124,6 +105,49 @@ def copy_contents(source: Path, target: Path) -> None:
                 shutil.copyfile(path, temporary)
 
 
+def require_place(flag: str, path: Path) -> None:
+    """Raise UserError if a file cannot be written to `path`, the value of `flag`."""
+    problem = "this is a folder" if path.is_dir() else "its folder does not exist" if not path.parent.is_dir() else None
+    require(problem is None, f"{flag} {path}: {problem}; name a file in a folder that exists")
+
+
+def expanded(name: str) -> Path:
+    """Return the path of a name that may begin with ~. Path.expanduser raises for a user that does
+    not exist; here that name stays as it is."""
+    return Path(os.path.expanduser(name))
+
+
+@contextlib.contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """Yield a path whose bytes are UTF-8, as libraries in C++ and Rust assume: `path`, or a
+    temporary link to it where its name or the system's encoding is another."""
+    if os.fsencode(path) == str(path).encode("utf-8", errors="replace"):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"link{path.suffix if path.suffix.isascii() else ''}"
+        link.symlink_to(path.absolute())
+        yield link
+
+
+def close_read(file: IO[bytes]) -> None:
+    """Close a file that was only read: nothing is lost if that fails."""
+    with contextlib.suppress(OSError):
+        file.close()
+
+
+def file_digest(path: Path) -> str:
+    """Return a hash of a large file: of its size and of samples spread evenly from its first byte
+    to its last."""
+    size = path.stat().st_size
+    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+    with naming(path), open(path, "rb") as file:
+        for i in range(DIGEST_SAMPLES):
+            file.seek(max(0, size - DIGEST_SAMPLE_BYTES) * i // (DIGEST_SAMPLES - 1))
+            digest.update(file.read(DIGEST_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
 # ---- `key: value` lines, and files of the prepared data
 
 
@@ -133,12 +157,6 @@ TEXT_MAKERS = "data/download.py and data/preprocess.py"
 def require_made(path: Path, makers: str = TEXT_MAKERS) -> None:
     """Raise UserError, which names the commands that make it, if a prepared file is missing."""
     require(path.is_file(), f"{path} is missing; run {makers} first, or name another folder with --data_dir")
-
-
-def expanded(name: str) -> Path:
-    """Return the path of a name that may begin with ~. Path.expanduser raises for a user that does
-    not exist; here that name stays as it is."""
-    return Path(os.path.expanduser(name))
 
 
 def one_line(name: str) -> str:
@@ -172,21 +190,3 @@ def has_lines(metadata: Mapping[str, str], lines: Mapping[str, object]) -> bool:
     """Return whether `metadata`, from `read_metadata`, has all of `lines`; values are compared as
     text."""
     return all(metadata.get(key) == str(value) for key, value in lines.items())
-
-
-def close_read(file: IO[bytes]) -> None:
-    """Close a file that was only read: nothing is lost if that fails."""
-    with contextlib.suppress(OSError):
-        file.close()
-
-
-def file_digest(path: Path) -> str:
-    """Return a hash of a large file: of its size and of samples spread evenly from its first byte
-    to its last."""
-    size = path.stat().st_size
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with naming(path), open(path, "rb") as file:
-        for i in range(DIGEST_SAMPLES):
-            file.seek(max(0, size - DIGEST_SAMPLE_BYTES) * i // (DIGEST_SAMPLES - 1))
-            digest.update(file.read(DIGEST_SAMPLE_BYTES))
-    return digest.hexdigest()
