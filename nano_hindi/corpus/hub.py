@@ -133,7 +133,7 @@ class HubTexts:
             try:
                 for turn in stream:
                     texts += [text or "" for text in turn[column]]
-                    size += sum(len(text) + 1 for text in texts[-len(turn[column]) :])
+                    size += sum(len(text or "") + 1 for text in turn[column])
                     if size >= BATCH_CHARACTERS:
                         position, restarts = stream.state_dict(), 0
                         yield texts, position
@@ -150,26 +150,9 @@ class HubTexts:
     def _open_files(self) -> list[datasets.IterableDataset]:
         """Return one stream per file; those of Parquet are divided into their row groups in the
         order of the seed."""
-        from datasets import Value, load_dataset_builder
+        from datasets import Value
 
-        source, column = self.source, self.source.column
-        # what load_dataset(..., streaming=True) does, with another reader between its two steps
-        try:
-            builder = load_dataset_builder(source.dataset, data_dir=source.folder, revision=self.metadata["revision"])
-        except ValueError as error:
-            if type(error) is not ValueError:  # of pyarrow
-                raise
-            # several configurations, and none is the default
-            words = " ".join(str(error).split("\n")[:2])[:300]
-            raise UserError(f"{source.dataset}: name the folder of its files with --data_dir, see {page_of(source.dataset)} ({words})") from error
-        if builder.name == "parquet":
-            builder.storage_options = {"hf": {"block_size": READ_AHEAD}}
-            builder._generate_tables = partial(_read_row_groups, column)
-            builder._generate_more_gen_kwargs = partial(_shuffled_row_groups, column, self.seed)
-        elif builder.name == "json":
-            builder.config.chunksize = JSON_READ
-        else:
-            raise UserError(f"{source} has {builder.name} files; only parquet and jsonl files are read: name another folder with --data_dir")
+        source, column, builder = self.source, self.source.column, self._builder()
         try:
             everything = builder.as_streaming_dataset(split=source.split)
         except ValueError as error:
@@ -188,6 +171,29 @@ class HubTexts:
             builder._cast_table = partial(_cast_column, column, builder._cast_table)
             everything = everything.select_columns([column])
         return [everything.shard(everything.num_shards, i).reshard().batch(TURN) for i in range(everything.num_shards)]
+
+    def _builder(self) -> datasets.DatasetBuilder:
+        """Return what load_dataset(..., streaming=True) makes first, with another reader."""
+        from datasets import load_dataset_builder
+
+        source = self.source
+        try:
+            builder = load_dataset_builder(source.dataset, data_dir=source.folder, revision=self.metadata["revision"])
+        except ValueError as error:
+            if type(error) is not ValueError:  # of pyarrow
+                raise
+            # several configurations, and none is the default
+            words = " ".join(str(error).split("\n")[:2])[:300]
+            raise UserError(f"{source.dataset}: name the folder of its files with --data_dir, see {page_of(source.dataset)} ({words})") from error
+        if builder.name == "parquet":
+            builder.storage_options = {"hf": {"block_size": READ_AHEAD}}
+            builder._generate_tables = partial(_read_row_groups, source.column)
+            builder._generate_more_gen_kwargs = partial(_shuffled_row_groups, source.column, self.seed)
+        elif builder.name == "json":
+            builder.config.chunksize = JSON_READ
+        else:
+            raise UserError(f"{source} has {builder.name} files; only parquet and jsonl files are read: name another folder with --data_dir")
+        return builder
 
     # ---- faults
 
