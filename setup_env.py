@@ -147,13 +147,10 @@ def _dotted(capabilities: Sequence[int]) -> str:
 def index_options(build: str, system: str) -> list[str]:
     """Return pip's options for the index that has `build`. PyPI has cu130 for Linux, and the only
     one for macOS."""
-    if system == "Windows":
-        return ["--index-url", PYTORCH_INDEX + build]
-    if system != "Linux" or build == "cu130":
-        return []
-    if build == "cpu":  # 2.x+cpu is newer than 2.x; if that index is not reachable, pip takes PyPI's, without retries and their warnings
+    if system == "Linux" and build == "cpu":  # 2.x+cpu is newer than 2.x; without that index, pip takes PyPI's: no retries and their warnings
         return ["--retries", "0", "--extra-index-url", PYTORCH_INDEX + build]
-    return ["--index-url", PYTORCH_INDEX + build]
+    is_on_pypi = system not in ("Windows", "Linux") or (system == "Linux" and build == "cu130")
+    return [] if is_on_pypi else ["--index-url", PYTORCH_INDEX + build]
 
 
 # ---- what stops an installation before it begins
@@ -210,14 +207,7 @@ def install(venv: Path, system: str) -> None:
     check_python(sysconfig.get_platform(), platform.machine(), sys.maxsize > 2**32)
     if system == "Windows":
         check_path_lengths(str(venv / "Lib" / "site-packages"), allows_long_paths())
-    if url := os.environ.get("TORCH_INDEX_URL"):
-        options, name = ["--index-url", url], f"from {url}"
-    else:
-        build, notices = choose_build(nvidia_gpus(), video_cards(), system == "Windows")
-        for notice in notices:
-            print(f"notice: {notice}", file=sys.stderr, flush=True)
-        options, name = index_options(build, system), {"cpu": "the CPU build"}.get(build, f"for {build}")
-        name = name if options else "the default build"
+    options, name = torch_options(system)
     torch = next(line.split()[0] for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines() if re.match(r"torch\b", line))
     print(f"setup: installing PyTorch, {name}", flush=True)
     pip("--no-deps", *options, torch)
@@ -226,6 +216,17 @@ def install(venv: Path, system: str) -> None:
     if system == "Windows" and not importlib.metadata.version("torch").endswith("+cpu"):  # on a CPU, torch.compile needs Visual Studio's cl instead
         install_triton()
     check_imports(system)
+
+
+def torch_options(system: str) -> tuple[list[str], str]:
+    """Return pip's options for PyTorch, and the name of the build. Prints notices."""
+    if url := os.environ.get("TORCH_INDEX_URL"):
+        return ["--index-url", url], f"from {url}"
+    build, notices = choose_build(nvidia_gpus(), video_cards(), system == "Windows")
+    for notice in notices:
+        print(f"notice: {notice}", file=sys.stderr, flush=True)
+    options, name = index_options(build, system), "the CPU build" if build == "cpu" else f"for {build}"
+    return options, name if options else "the default build"
 
 
 def pip(*arguments: str, quiet: bool = False) -> None:
