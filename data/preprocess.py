@@ -101,21 +101,10 @@ def make(args, plan: list[Chunk | SmallFiles]) -> None:
     """
     from nano_hindi.corpus.prepared import is_ready
     from nano_hindi.corpus.shards import Shards, discard
-    from nano_hindi.tokenizer import load_tokenizer
-    from nano_hindi.tokenizer.hub import model_of
 
     settings = metadata_of_input(args.input, plan) | {"val_fraction": args.val_fraction, "train_tokenizer": args.train_tokenizer or "no"}
-    if args.train_tokenizer is None:
-        if model := model_of(args.tokenizer):  # which knows the origin of its tokenizer
-            from nano_hindi.inference.loading import load_for_inference
-
-            tokenizer = load_for_inference(model).tokenizer
-        else:
-            tokenizer = load_tokenizer(args.tokenizer)
-        settings |= {"normalization": tokenizer.normalization, "fingerprint": tokenizer.fingerprint}
-    else:
-        tokenizer = None
-        settings |= {"normalization": "NFC"}
+    tokenizer = tokenizer_named(args.tokenizer) if args.train_tokenizer is None else None
+    settings |= {"normalization": tokenizer.normalization, "fingerprint": tokenizer.fingerprint} if tokenizer else {"normalization": "NFC"}
     shards = Shards(args.output_dir, settings, len(plan))
     if is_ready(args.output_dir, settings):
         discard(shards.folder)  # a run that was killed at its very end leaves it
@@ -145,6 +134,18 @@ def metadata_of_input(paths: list[Path], plan: list[Chunk | SmallFiles]) -> dict
         "input_bytes": sum(stat.st_size for stat in stats),
         "input_fingerprint": hashlib.blake2b(json.dumps([identity, cuts]).encode(), digest_size=16).hexdigest(),
     }
+
+
+def tokenizer_named(name: str) -> Tokenizer:
+    """Return the tokenizer that --tokenizer names; that of a model has the name of its origin."""
+    from nano_hindi.tokenizer import load_tokenizer
+    from nano_hindi.tokenizer.hub import model_of
+
+    if model := model_of(name):
+        from nano_hindi.inference.loading import load_for_inference
+
+        return load_for_inference(model).tokenizer
+    return load_tokenizer(name)
 
 
 def require_two_documents(paths: list[Path]) -> None:
@@ -207,9 +208,9 @@ def refuse_losses(shards: Shards, tokenizer: Tokenizer, allow: bool) -> None:
 
 
 def finish(args, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
-    """Move the files to their final names.
+    """Move the files to their final names, and print notices about the text. Returns the metadata.
 
-    Returns the metadata. Raises UserError if a split has no documents.
+    Raises UserError for a loss of text that is not allowed, or if a split has no documents.
     """
     from nano_hindi.corpus.prepared import require_both_splits, tokenizer_record
     from nano_hindi.corpus.shards import discard
