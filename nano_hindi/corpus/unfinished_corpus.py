@@ -20,15 +20,8 @@ from nano_hindi.console import counted
 from nano_hindi.errors import UserError, naming
 from nano_hindi.files import has_lines, read_metadata, rename, require_not_folder, write_metadata
 
-NOT_IN_METADATA = (
-    "complete",
-    "position",
-    "reader",
-    "source_in_progress",
-    "tokenizer_fingerprint",
-    "written",
-    "cleaned_examples",
-)  # all other lines are copied to metadata.txt
+# lines of the progress file that only a resumed download needs; metadata.txt has all others
+NOT_IN_METADATA = ("complete", "position", "reader", "source_in_progress", "tokenizer_fingerprint", "written", "cleaned_examples")
 
 
 class UnfinishedCorpus:
