@@ -319,6 +319,18 @@ def test_help_shows_the_default_source_as_it_is_typed(capsys):
     assert chat.parse([]).source == ["sample"]
 
 
+def test_memory_for_a_parquet_file_is_that_of_a_row_group(tmp_path):
+    questions = ["x" * 10_000 + str(i) for i in range(3000)]
+    table = pyarrow.table({"instruction": questions, "output": ["y"] * len(questions)})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=100, compression="none", use_dictionary=False)
+    found, most, before = [], 0, pyarrow.total_allocated_bytes()
+    for _, record in chat_source(str(tmp_path / "a.parquet"), 0).records():
+        found.append(record["instruction"])
+        most = max(most, pyarrow.total_allocated_bytes() - before)
+    assert found == questions
+    assert most < 15_000_000  # of 30 MB
+
+
 def test_files_of_every_format_are_read_and_bad_ones_are_one_line(tmp_path, tokenizer_dir, capsys):
     records = [{"instruction": f"सवाल {i}", "output": f"जवाब {i}"} for i in range(60)]
     lines = "".join(json.dumps(record) + "\n" for record in [*records[:20], {"instruction": "क" * 10**7, "output": "ख"}])

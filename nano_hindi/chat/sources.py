@@ -112,8 +112,9 @@ def chat_source(name: str, seed: int) -> ChatSource:
 def _of_file(path: str) -> Iterator[Any]:
     if kind(path) == ".parquet":
         with opened_parquet(path) as file:
-            for batch in file.iter_batches(batch_size=100):
-                yield from batch.to_pylist()
+            for group in range(file.num_row_groups):  # one by one: iter_batches over all of them keeps the whole file in memory
+                for batch in file.iter_batches(batch_size=100, row_groups=[group]):
+                    yield from batch.to_pylist()
         return
     with opened(path) as file:
         if kind(path) == ".json":
