@@ -126,32 +126,41 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
     return run
 
 
+def use_utf8_console() -> None:
+    """Set stdin, stdout and stderr to UTF-8: the default encoding of a Windows console or pipe
+    cannot print Devanagari. File names that are not UTF-8 are printed with escapes.
+
+    Invalid UTF-8 on stdin becomes surrogates, as on the command line; the tokenizer raises a
+    UserError for them. A stdin that is closed becomes an empty one.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        is_utf8 = (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
+        if hasattr(stream, "reconfigure") and not (is_utf8 and stream.errors != "strict"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if sys.stdin is None:
+        sys.stdin = io.StringIO()
+    elif hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def _flush_stdout() -> None:
+    """Flush stdout.
+
+    If that fails, drop it before raising OSError: the interpreter would try again at its end, with
+    a traceback and another exit code.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        sys.stdout = None
+        raise
+
+
 def _is_broken_pipe(error: OSError) -> bool:
     """Return whether the reader of the output has closed it: on Windows that is EINVAL, as is an
     invalid file name."""
     return isinstance(error, BrokenPipeError) or (IS_WINDOWS and error.errno == errno.EINVAL and error.filename in (None, "the output"))
-
-
-@contextlib.contextmanager
-def collected_interrupts() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets within the block, instead of raising KeyboardInterrupt.
-
-    Only for the main thread.
-    """
-    stop = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def exit_at_once(code: int) -> NoReturn:
-    """Exit the process with `code`, without joining threads that still wait for the network."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or a full disk
-            stream.flush()
-    os._exit(code)
 
 
 def _fail(message: str) -> int:
@@ -192,32 +201,23 @@ def _once_per_machine(line: str) -> Iterator[bool]:
             store.wait([f"{key}: done"])
 
 
-def _flush_stdout() -> None:
-    """Flush stdout.
+@contextlib.contextmanager
+def collected_interrupts() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C sets within the block, instead of raising KeyboardInterrupt.
 
-    If that fails, drop it before raising OSError: the interpreter would try again at its end, with
-    a traceback and another exit code.
+    Only for the main thread.
     """
+    stop = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        sys.stdout = None
-        raise
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def use_utf8_console() -> None:
-    """Set stdin, stdout and stderr to UTF-8: the default encoding of a Windows console or pipe
-    cannot print Devanagari. File names that are not UTF-8 are printed with escapes.
-
-    Invalid UTF-8 on stdin becomes surrogates, as on the command line; the tokenizer raises a
-    UserError for them. A stdin that is closed becomes an empty one.
-    """
+def exit_at_once(code: int) -> NoReturn:
+    """Exit the process with `code`, without joining threads that still wait for the network."""
     for stream in (sys.stdout, sys.stderr):
-        is_utf8 = (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
-        if hasattr(stream, "reconfigure") and not (is_utf8 and stream.errors != "strict"):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    if sys.stdin is None:
-        sys.stdin = io.StringIO()
-    elif hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or a full disk
+            stream.flush()
+    os._exit(code)
