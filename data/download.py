@@ -273,8 +273,10 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
             record(rest[-1], None, complete="yes")
     if not totals["documents"]:
         unfinished.discard()
-        remedy = "give other sources" if args.is_several else "is HF_ENDPOINT a full mirror?"
-        raise UserError(f"there is no text in {settings['source']}; {remedy}")
+        why, remedy = "there is no text", "give other sources" if args.is_several else "is HF_ENDPOINT a full mirror?"
+        if args.clean:
+            why, remedy = "nothing is left of the text", "give other sources, or omit --clean"
+        raise UserError(f"{why} in {settings['source']}; {remedy}")
 
 
 def recorded_origin(source: CorpusSource, begun: dict[str, str]) -> dict[str, str]:

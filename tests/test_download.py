@@ -304,6 +304,9 @@ def test_clean_repairs_and_drops_and_reports_counts_by_rule(tmp_path, capsys):
     source = write_corpus(tmp_path / "b.txt", DIRTY[4:6])
     assert run(tmp_path / "none", "--source", source, *NO_TOKENIZER, "--clean") == 2
     assert "omit --clean" in capsys.readouterr().err
+    other = write_corpus(tmp_path / "c.txt", DIRTY[4:6])
+    assert run(tmp_path / "none", "--source", f"{source}=99", other, *NO_TOKENIZER, "--clean") == 2  # with a budget, it can be resumed
+    assert "nothing is left of the text" in capsys.readouterr().err
 
 
 def test_resumed_cleaned_download_finds_duplicates_from_before_the_stop(tmp_path, tokenizer_dir, little_by_little, monkeypatch, capsys):
