@@ -35,15 +35,15 @@ class CorpusWriter:
         self.totals = Counter({key: int(recorded.get(key, 0)) for key in (*COUNTED, "written")})  # written: bytes of the file
         self.limited = "tokens" if tokenizer else "words"
         self.limit = self.max_tokens
-        self._of_sources = {key: int(recorded[key]) for key in recorded if re.fullmatch(r"source_\d+_(documents|tokens|words)", key)}
-        self._names: dict[str, str] = {}  # of the counts of this source in _of_sources
+        self._source_counts = {key: int(recorded[key]) for key in recorded if re.fullmatch(r"source_\d+_(documents|tokens|words)", key)}
+        self._source_keys: dict[str, str] = {}  # key in `totals`: key in _source_counts, of the source that `start` named
 
     def start(self, number: int, budget: int) -> None:
         """Begin or continue one of several sources, to count it too and to stop at its budget."""
-        self._names = {key: f"source_{number}_{key}" for key in ("documents", self.limited)}
-        for name in self._names.values():
-            self._of_sources.setdefault(name, 0)
-        self.limit = min(self.max_tokens, self.totals[self.limited] - self._of_sources[self._names[self.limited]] + budget)
+        self._source_keys = {key: f"source_{number}_{key}" for key in ("documents", self.limited)}
+        for in_source in self._source_keys.values():
+            self._source_counts.setdefault(in_source, 0)
+        self.limit = min(self.max_tokens, self.totals[self.limited] - self._source_counts[self._source_keys[self.limited]] + budget)
 
     @property
     def is_full(self) -> bool:
@@ -54,7 +54,7 @@ class CorpusWriter:
         name = self.tokenizer.name if self.tokenizer else WITHOUT_TOKENIZER
         counts = {key: self.totals[key] for key in COUNTED if self.tokenizer or key != "tokens"}
         lines: dict[str, int | str] = {"documents": counts["documents"], "tokenizer": name}
-        return lines | counts | self._of_sources | (self.cleaner.metadata() if self.cleaner else {})
+        return lines | counts | self._source_counts | (self.cleaner.metadata() if self.cleaner else {})
 
     def write(self, file: BinaryIO, documents: Iterable[str], progress: Progress) -> None:
         """Append `documents`; `progress` counts tokens, words, or bytes of the file."""
@@ -72,8 +72,8 @@ class CorpusWriter:
                 totals["bytes"] += len(text.encode())
                 if self.is_full:
                     break
-            for key, name in self._names.items():
-                self._of_sources[name] += totals[key] - before[key]
+            for key, in_source in self._source_keys.items():
+                self._source_counts[in_source] += totals[key] - before[key]
             others = {} if unit == self.limited else {self.limited: count(totals[self.limited])}
             progress.update(totals[unit] - before[unit], documents=count(totals["documents"]), **others, MB=f"{totals['bytes'] / 1e6:,.1f}")
             if self.is_full:
