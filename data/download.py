@@ -103,6 +103,7 @@ def parse(argv: list[str] | None):
 
         args.tokenizer = tokenizer_of(args.tokenizer)  # metadata.txt has this name, and a later command is compared with it
     args.sources = sources(args.source, args.dataset, args.data_dir, args.column, args.split)
+    args.has_hub = any(source.hub for source in args.sources)
     given, own = args.max_tokens, [source.budget for source in args.sources]
     args.is_several = len(own) > 1 and (any(own) or not all(source.is_file for source in args.sources))  # files alone, without budgets, count as one
     if given is None:
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     labels = {source: source.label(args.seed) for source in args.sources}
     settings = {"source": ", ".join(labels.values()), "max_tokens": args.max_tokens, "cleaned": "yes" if args.clean else "no"}
-    if any(source.hub for source in args.sources):
+    if args.has_hub:
         settings |= {"seed": args.seed, "tokenizer": args.tokenizer or TOKENIZER}
     if files := [source for source in args.sources if source.is_file]:
         for source in files:
@@ -260,7 +261,7 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
                     progress.update(1)
         left = args.max_tokens - totals[writer.limited]
         try:
-            with Progress(left, writer.limited, "downloading" if "tokenizer" in settings else "reading") as progress:
+            with Progress(left, writer.limited, "downloading" if args.has_hub else "reading") as progress:
                 for source, documents, after in batches_until_full(readers, writer, position):
                     writer.write(file, documents, progress)
                     if totals["written"] - unfinished.number("written") >= RECORD_BYTES:
@@ -315,7 +316,7 @@ def counting_tokenizer(args) -> Tokenizer | None:
     try:
         return load_tokenizer(args.tokenizer or TOKENIZER)
     except UserError as error:
-        if is_sample(args) or any(source.hub for source in args.sources):
+        if is_sample(args) or args.has_hub:
             raise
         print(
             f"notice: {visible(str(error))}\nnotice: without a tokenizer, words and bytes are counted, and --max_tokens limits the words (each is at least one token)"
