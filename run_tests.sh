@@ -30,7 +30,7 @@ if [ $# -eq 0 ]; then
     "$python" -m ruff check .
     "$python" -m ruff format --check .
     "$python" -c "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-logo'])" # the contracts of pyproject.toml
-    "$python" -m mypy # the modules that pyproject.toml names
+    "$python" -m mypy
     set -- --numprocesses auto --dist loadfile --no-loadscope-reorder # several files in parallel, as tests mostly wait (tests/conftest.py sets the number)
 fi
 exec "$python" -m pytest ${choice[@]+"${choice[@]}"} "$@"

@@ -9,8 +9,10 @@ A conversation may be as long as the model's context.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +37,7 @@ SAMPLE_CONVERSATIONS = 20_000
 MAX_LENGTH = 1024  # tokens, the default of train.py's --sequence_len
 
 
-def parse(argv: list[str] | None):
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="data/chat.py", description="Turn conversations into a data folder for finetune.py.")
     parser.add_argument(
         "--source",
@@ -100,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make(args, sources: list[ChatSource], tokenizer: Tokenizer) -> None:
+def make(args: argparse.Namespace, sources: list[ChatSource], tokenizer: Tokenizer) -> None:
     """Write the data folder unless it is there.
 
     The caller holds the lock of the folder.
@@ -123,7 +125,7 @@ def make(args, sources: list[ChatSource], tokenizer: Tokenizer) -> None:
         print(f"{shown(args.output_dir)} is already there, from the same command; delete {METADATA} in it to make it again")
         return
     writer = ConversationWriter(args.output_dir, tokenizer, args.max_length, args.val_fraction)
-    of_sources = {}  # as data/download.py writes it for several
+    of_sources: dict[str, object] = {}  # as data/download.py writes it for several
     with writer.writing():
         for number, source in enumerate(sources, 1):
             limit = args.max_conversations or (SAMPLE_CONVERSATIONS if source.name == SAMPLE else None)
@@ -152,7 +154,7 @@ def tokenizer_and_context(name: str, model: Path | None) -> tuple[Tokenizer, int
     return trained.tokenizer, trained.config.sequence_len
 
 
-def lines(counts) -> list[str]:
+def lines(counts: Mapping[str, int]) -> list[str]:
     """Return what was read, kept, mended and dropped, a line each."""
     changed = sorted(key for key in counts if key.startswith(("mended: ", "dropped: ")))
     return [visible(f"{counts[key]:>11,} {key}") for key in ("read", "kept", *changed)]

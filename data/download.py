@@ -10,13 +10,14 @@ python data/download.py --source sample --output_dir data/sample/raw
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_DIR = ROOT / "data" / "raw"
@@ -48,7 +49,7 @@ REPORT = "cleaning_report.html"
 RECORD_BYTES = 16_000_000  # of text between two records of a download
 
 
-def parse(argv: list[str] | None):
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="data/download.py", description="Write hindi_corpus.txt and metadata.txt. Next: data/preprocess.py.")
     parser.add_argument(
         "--source",
@@ -118,7 +119,7 @@ def parse(argv: list[str] | None):
     return args
 
 
-def is_sample(args) -> bool:
+def is_sample(args: argparse.Namespace) -> bool:
     """Return whether the sample is the only source."""
     return len(args.sources) == 1 and args.sources[0].is_sample
 
@@ -142,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make(args, settings: dict, corpus: Path) -> None:
+def make(args: argparse.Namespace, settings: dict, corpus: Path) -> None:
     """Write the corpus unless it exists, and print a summary.
 
     The caller holds the lock of the folder.
@@ -174,7 +175,7 @@ def make(args, settings: dict, corpus: Path) -> None:
     print(f"next: {python_command('data/preprocess.py')}{next_flags(args, has_tokenizer='tokens' in metadata)}")
 
 
-def leave_alone(args, settings: dict, corpus: Path) -> None:
+def leave_alone(args: argparse.Namespace, settings: dict, corpus: Path) -> None:
     """Print that the corpus already exists. Raises UserError if it is of another command, or
     without the report that is asked for."""
     metadata_file = corpus.with_name("metadata.txt")
@@ -193,7 +194,7 @@ def leave_alone(args, settings: dict, corpus: Path) -> None:
     print(f"{shown(corpus)} is already there, from the same command (documents: {metadata.get('documents')}); --overwrite makes it again")
 
 
-def gather(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
+def gather(args: argparse.Namespace, settings: dict, unfinished: UnfinishedCorpus) -> None:
     """Write the part file from local files, or from the sample. Delete it if this fails: no command
     resumes it."""
     paths, tokenizer = [source.name for source in args.sources], counting_tokenizer(args)
@@ -223,7 +224,7 @@ def local_size(paths: list[str]) -> int | None:
     return sum(Path(path).stat().st_size for path in paths) if all(path.lower().endswith(".txt") for path in paths) else None
 
 
-def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
+def download(args: argparse.Namespace, settings: dict, unfinished: UnfinishedCorpus) -> None:
     """Complete the part file, one source after another.
 
     Progress is recorded every RECORD_BYTES of text, so a crash loses no more than that.
@@ -248,8 +249,8 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
     if begun:
         say(f"resuming {unfinished.part}: {counted(totals['documents'], 'document')}, {totals[writer.limited]:,} {writer.limited} so far")
 
-    def record(source: CorpusSource, position: dict | int | None, complete: str = "no") -> None:
-        state = {"complete": complete, "position": json.dumps(position)}
+    def record(file: BinaryIO, source: CorpusSource, position: dict | int | None, complete: str = "no") -> None:
+        state: dict[str, object] = {"complete": complete, "position": json.dumps(position)}
         state |= {"source_in_progress": source.number} if args.is_several else {}
         unfinished.record(file, state | identity | writer.metadata() | {"written": totals["written"]})
 
@@ -265,13 +266,13 @@ def download(args, settings: dict, unfinished: UnfinishedCorpus) -> None:
                 for source, documents, after in batches_until_full(readers, writer, position):
                     writer.write(file, documents, progress)
                     if totals["written"] - unfinished.number("written") >= RECORD_BYTES:
-                        record(source, after)
+                        record(file, source, after)
         except KeyboardInterrupt:
             if unfinished.recorded:
                 say(f"{unfinished.part} is kept; run the same command to resume")
             raise
         if totals["documents"]:
-            record(rest[-1], None, complete="yes")
+            record(file, rest[-1], None, complete="yes")
     if not totals["documents"]:
         unfinished.discard()
         why, remedy = "there is no text", "give other sources" if args.is_several else "is HF_ENDPOINT a full mirror?"
@@ -306,7 +307,7 @@ def batches_until_full(readers: dict, writer: CorpusWriter, position: dict | int
         position = None
 
 
-def counting_tokenizer(args) -> Tokenizer | None:
+def counting_tokenizer(args: argparse.Namespace) -> Tokenizer | None:
     """Return the tokenizer to count tokens with; None to count words: for the sample, and with a
     notice for other local text if the tokenizer is not available."""
     from nano_hindi.tokenizer import load_tokenizer
@@ -324,12 +325,12 @@ def counting_tokenizer(args) -> Tokenizer | None:
         return None
 
 
-def rules(args) -> dict[str, str]:
+def rules(args: argparse.Namespace) -> dict[str, str]:
     """Return the line of metadata.txt for the rules of --clean."""
     return {"cleaning_rules": rules_version()} if args.clean else {}
 
 
-def next_flags(args, has_tokenizer: bool) -> str:
+def next_flags(args: argparse.Namespace, has_tokenizer: bool) -> str:
     """Return the flags that data/preprocess.py needs for this corpus: without a tokenizer, those to
     train one."""
     flags = ""

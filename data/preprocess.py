@@ -10,6 +10,7 @@ Run the same command again to resume a stopped run; the files are the same as wi
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import itertools
@@ -41,7 +42,7 @@ SAMPLES, SAMPLE_CHARACTERS = 8, 100_000  # chunks, and characters of each, to co
 USUAL_SEQUENCE = 1024  # tokens, the default --sequence_len; evaluation needs at least one sequence and its last target
 
 
-def parse(argv: list[str] | None):
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="data/preprocess.py", description="Tokenize a corpus. Before: data/download.py. Next: train.py.")
     parser.add_argument(
         "--input",
@@ -94,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make(args, plan: list[Chunk | SmallFiles]) -> None:
+def make(args: argparse.Namespace, plan: list[Chunk | SmallFiles]) -> None:
     """Write the token files unless they exist, and the report.
 
     The caller holds the lock of the folder.
@@ -165,7 +166,7 @@ def all_documents(paths: list[Path]) -> Iterable[str]:
     return with_text(itertools.chain.from_iterable(map(read_source, paths)))
 
 
-def tokenize(args, plan: list[Chunk | SmallFiles], shards: Shards, tokenizer: Tokenizer | None) -> Tokenizer:
+def tokenize(args: argparse.Namespace, plan: list[Chunk | SmallFiles], shards: Shards, tokenizer: Tokenizer | None) -> Tokenizer:
     """Write the shards that are missing, and join all. Returns the tokenizer, training it first if
     it is None."""
     from nano_hindi.corpus.tokenize import write_shards
@@ -207,7 +208,7 @@ def refuse_losses(shards: Shards, tokenizer: Tokenizer, allow: bool) -> None:
         raise UserError(f"the tokenizer {tokenizer.name} loses text: {shards.summary.losses()}; use another, or --allow_lossy to accept it")
 
 
-def finish(args, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
+def finish(args: argparse.Namespace, settings: dict, shards: Shards, tokenizer: Tokenizer) -> dict:
     """Move the files to their final names, and print notices about the text. Returns the metadata.
 
     Raises UserError for a loss of text that is not allowed, or if a split has no documents.

@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ class RawRecord(NamedTuple):
     end: int
 
 
-def _documents(file: BinaryIO, position: int = 0, end: float = float("inf")) -> Iterator[RawRecord]:
+def _documents(file: BinaryIO, position: int = 0, end: int = sys.maxsize) -> Iterator[RawRecord]:
     """Yield the documents from the position of `file`, where one begins, to the last one that
     begins before byte `end`."""
     lines: list[bytes] = []
@@ -149,7 +150,7 @@ def count_words(text: str) -> int:
     return len(text.split()) if len(text) < BATCH_CHARACTERS else sum(1 for _ in _WORD.finditer(text))
 
 
-def _read(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterator[str]:
+def _read(path: str | Path, begin: int = 0, end: int = sys.maxsize) -> Iterator[str]:
     """Yield the documents of a .txt or .jsonl that begin in bytes `begin` to `end` - 1, after
     decompression; those without text are skipped."""
     text_of = _FORMATS[kind(path)].text_of
@@ -160,7 +161,7 @@ def _read(path: str | Path, begin: int = 0, end: float = float("inf")) -> Iterat
                 yield text
 
 
-def _records(path: str | Path, begin: int = 0, end: float = float("inf")) -> Generator[RawRecord]:
+def _records(path: str | Path, begin: int = 0, end: int = sys.maxsize) -> Generator[RawRecord]:
     """Yield the records that begin in bytes `begin` to `end` - 1: all of them, or those of a chunk
     of a plain file."""
     form = _FORMATS[kind(path)]
@@ -198,7 +199,7 @@ def _seek_line(file: BinaryIO, begin: int, end: int) -> int:
     return position
 
 
-def _lines(file: BinaryIO, position: int, end: float) -> Iterator[RawRecord]:
+def _lines(file: BinaryIO, position: int, end: int) -> Iterator[RawRecord]:
     """Yield the lines that are not blank from the position of `file`, where one begins, to the last
     one that begins before byte `end`."""
     while position < end and (line := file.readline()):
@@ -221,7 +222,7 @@ def _text_of_json(path: str | Path, line: RawRecord) -> str | None:
         return text
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         place = f"{path}, line {line_number(path, line.end):,}"
-        if isinstance(error, UnicodeError):
+        if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
             raise UserError(f"{place}: not valid UTF-8 ({error.reason}); convert the file, or delete the line") from error
         if isinstance(value, dict) and TEXT_COLUMN not in value:
             raise no_text(place, "field", list(value)) from error
@@ -257,7 +258,7 @@ class _Forward:
     def is_before(self, path: str | Path, begin: int) -> bool:
         return self._last < begin and self.identity == _identity(path)
 
-    def take(self, begin: int, end: float) -> Iterator[RawRecord]:
+    def take(self, begin: int, end: int) -> Iterator[RawRecord]:
         """Yield the records that begin in bytes `begin` to `end` - 1."""
         while (record := self._next or next(self._records, None)) and record.begin < end:
             self._next, self._last = None, record.begin
@@ -274,7 +275,7 @@ def _identity(path: str | Path) -> tuple:
     return str(path), stat.st_size, stat.st_mtime_ns
 
 
-def _chunk_of_compressed(path: str | Path, begin: int, end: float) -> Generator[RawRecord]:
+def _chunk_of_compressed(path: str | Path, begin: int, end: int) -> Generator[RawRecord]:
     """Yield the records of a chunk.
 
     A process continues where its chunk before this one ended, so it decompresses the file once,

@@ -107,15 +107,15 @@ class HubTexts:
         Missing texts are empty. The next batch is fetched in the background. A thread that waits
         for the network keeps the interpreter from exiting: use `exit_at_once`.
         """
-        batches, end, worker = self._batches(position), object(), ThreadPoolExecutor(1, "hub")
-        ahead = worker.submit(next, batches, end)
+        batches, worker = self._batches(position), ThreadPoolExecutor(1, "hub")
+        ahead = worker.submit(next, batches, None)
         try:
             while True:
                 while not ahead.done():
                     wait([ahead], timeout=0.5)  # without a timeout, Windows does not deliver Ctrl-C
-                if (batch := ahead.result()) is end:
+                if (batch := ahead.result()) is None:
                     return
-                ahead = worker.submit(next, batches, end)
+                ahead = worker.submit(next, batches, None)
                 yield batch
         finally:
             worker.submit(batches.close)  # it may wait for the network, too
@@ -258,7 +258,7 @@ def _shuffled_row_groups(column: str, seed: int, files: list[str], row_groups_li
             name = file.rsplit("/", 1)[-1]
             # the same on every machine and Python version
             draws = {group: hashlib.blake2b(repr((seed, name, group)).encode(), digest_size=8).digest() for group in range(parquet.num_row_groups)}
-        yield {"files": [file] * len(draws), "row_groups_list": sorted(draws, key=draws.get)}
+        yield {"files": [file] * len(draws), "row_groups_list": sorted(draws, key=draws.__getitem__)}
 
 
 def _read_row_groups(column: str, files: list[str], row_groups_list: list[int]) -> Iterator[tuple[tuple[int, int], pyarrow.Table]]:
@@ -307,9 +307,9 @@ def _licence_of(card: DatasetCardData | None) -> str:
 class _Notices(logging.Handler):
     """A handler that reports each retry of the library in one line and drops its other warnings."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.last = {}
+        self.last: dict[int | None, str] = {}  # by thread
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage().split("\n")[0]

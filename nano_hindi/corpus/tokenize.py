@@ -19,7 +19,7 @@ import tempfile
 import threading
 import types
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -161,7 +161,7 @@ def write_shard(chunk: Chunk | SmallFiles, path: Path, tokenizer: Tokenizer, val
 # ---- on many cores
 
 
-def write_shards(tasks: Sequence[tuple[Chunk | SmallFiles, Path]], tokenizer: Tokenizer, val_fraction: float, workers: int) -> Iterator[None]:
+def write_shards(tasks: Sequence[tuple[Chunk | SmallFiles, Path]], tokenizer: Tokenizer, val_fraction: float, workers: int) -> Generator[None]:
     """Write the shard of each (chunk, path), and yield after each, in order. With one worker, or
     one shard, no process is started.
 
