@@ -586,9 +586,12 @@ def test_download_killed_at_any_moment_loses_and_repeats_nothing_on_resume(tmp_p
             progress = folder / "hindi_corpus.progress.txt"
             complete = progress.exists() and read_metadata(progress)["complete"] == "yes"
             whole = (folder / "hindi_corpus.txt").exists() and (folder / "metadata.txt").exists()
+            # then the hub is not needed; a count of requests could have one of the killed process
+            hub.faults[:] = [Fault("", times=99, status=404)] if complete or whole else []
             hub.requests.clear()
             assert run(folder, *argv) == 0
-            assert (hub.requests == []) == (complete or whole)
+            assert hub.requests or complete or whole
+            hub.faults.clear()
         assert corpus_in(folder) == undisturbed[SMALL_BUDGET], moments
         metadata = read_metadata(folder / "metadata.txt")
         assert int(metadata["documents"]) == len(list(read_documents(folder / "hindi_corpus.txt")))
