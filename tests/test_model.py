@@ -43,7 +43,7 @@ def random_model(config: GPTConfig = CONFIG, seed: int = 0) -> GPT:
     model.init_weights()
     with torch.no_grad():
         for parameter in model.parameters():
-            if not parameter.any():
+            if parameter.min() == parameter.max():  # zeros or ones
                 nn.init.normal_(parameter, std=0.25)
         nn.init.normal_(model.head_weight, std=1.0)
         nn.init.uniform_(model.resid_lambdas, 0.5, 1.5)

@@ -35,7 +35,7 @@ def make_checkpoint(folder: Path, kind: str, config: GPTConfig = CONFIG) -> Path
                 weight.normal_(std=0.1)
             elif name.endswith(("ve_gate.weight", "lambdas")):
                 weight.normal_(mean=0.5, std=0.5)
-            elif not weight.any():
+            elif weight.min() == weight.max():  # zeros or ones
                 weight.normal_(std=0.2)
         model.head_weight.normal_(std=0.5)
     state = {"format": 1, "step": 7, "model_state_dict": dict(model.state_dict()), "model_config": dataclasses.asdict(config)}
