@@ -25,11 +25,12 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 import standin
+from additions import ADDITIONS
 from conftest import run_command
 from exports import ATOL, CONFIG, LogitsOnly, load, load_its_tokenizer, make_checkpoint, some_ids
 from nano_hindi.chat import template
 from nano_hindi.checkpoint import load_checkpoint
-from nano_hindi.config import TrainConfig
+from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.engine import generate_tokens
 from nano_hindi.errors import UserError
 from nano_hindi.evaluation import command as evaluation
@@ -832,8 +833,7 @@ def test_model_card_names_every_part_of_the_network_that_is_off_by_default():
         lines = Card(config, 24, "float32", "transformers", False, Path(), {}, {}).model()
         return [line for line in lines if not line.startswith(("| parameters |", "| by kind |"))]  # these change with every weight
 
-    off = [f for f in dataclasses.fields(CONFIG) if not f.default and f.name != "tie_embeddings"]  # the row of kinds names tied embeddings
-    without = [f.name for f in off if section(CONFIG) == section(dataclasses.replace(CONFIG, **{f.name: f.default}))]
+    without = [name for name in ADDITIONS if section(CONFIG) == section(dataclasses.replace(CONFIG, **{name: getattr(GPTConfig(), name)}))]
     assert not without, f"name {', '.join(without)} in Card.model of nano_hindi/export/model_card.py"
 
 
