@@ -103,8 +103,8 @@ def select_backend(
     """Return the first backend that passes a tiny probe with these shapes on `device`: forward, and
     also backward for training. Probes once.
 
-    NANO_HINDI_ATTENTION=fa3|varlen|sdpa forces one, except on the meta device, where only shapes
-    count. Raises UserError for an unknown name, or a forced backend that does not work here.
+    NANO_HINDI_ATTENTION, a name in LOADERS, forces one, except on the meta device, where only
+    shapes count. Raises UserError for an unknown name, or a forced backend that does not work here.
     """
     device = torch.device(device)
     if device == torch.device("cuda"):  # without an index

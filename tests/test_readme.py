@@ -237,6 +237,13 @@ def test_help_and_guide_name_every_learning_rate_schedule():
         assert f"`--lr_schedule {name}`" in guide, f"describe {name} in docs/training.md"
 
 
+def test_hardware_guide_names_every_attention_backend():
+    from nano_hindi.attention_backends import LOADERS
+
+    [row] = re.findall(r"^\| `NANO_HINDI_ATTENTION=.*$", HARDWARE, re.MULTILINE)
+    assert not (missing := LOADERS.keys() - re.findall(r"\w+", row)), f"name {', '.join(missing)} in docs/hardware.md"
+
+
 def preset_row(name: str) -> str:
     """Return the row of a preset in the README's table."""
     from nano_hindi.config import get_config, get_train_config

@@ -24,6 +24,7 @@ import torch
 import numerics
 import updates
 from lab import Lab, SkippedError
+from nano_hindi.attention_backends import LOADERS
 from nano_hindi.common import compute_dtype
 from nano_hindi.config import get_config, get_train_config
 from nano_hindi.errors import UserError
@@ -38,10 +39,9 @@ def make_lab(device: torch.device, small: bool) -> Lab:
 
 
 def checks(lab: Lab, n_updates: int) -> dict[str, tuple]:
-    backends = ("fa3", "varlen", "sdpa")
     return {
-        **{f"attention {name}": (numerics.attention, name) for name in backends},
-        **{f"decoding {name}": (numerics.decoding, name) for name in backends},
+        **{f"attention {name}": (numerics.attention, name) for name in LOADERS},
+        **{f"decoding {name}": (numerics.decoding, name) for name in LOADERS},
         **{f"loss {name}".strip(): (numerics.loss, name) for name in numerics.LOSSES},
         "network": (numerics.network,),
         "n-grams": (numerics.ngrams,),
@@ -79,7 +79,7 @@ def main() -> int:
         except SkippedError as reason:
             verdict, words = "skipped", str(reason)
         except Exception as error:  # noqa: BLE001 - one broken check must not hide the others
-            is_missing = isinstance(error, UserError) and name.split()[-1] in ("fa3", "varlen", "B", "fp8")
+            is_missing = isinstance(error, UserError) and name.split()[-1] in {*LOADERS, "B", "fp8"} - {"sdpa"}
             verdict, words = "not here" if is_missing else "FAILED", f"{type(error).__name__}: {error}"
             if not is_missing:
                 traceback.print_exc()

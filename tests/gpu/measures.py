@@ -44,7 +44,7 @@ from lab import Lab
 from nano_hindi import loss, model
 from nano_hindi.common import can_compile
 from nano_hindi.errors import UserError
-from nano_hindi.flash_attention import flash_attn
+from nano_hindi.flash_attention import LOADERS, flash_attn
 from nano_hindi.training.estimates import matmul_flops, peak_flops
 from updates import make_updates, synchronize
 
@@ -252,7 +252,7 @@ def blocks(lab: Lab) -> Iterator[Measures]:
         "rope and norm of q": (fused(rope_and_norm), q),
         **{
             f"attention {backend}, window {window}": (functools.partial(attend, backend, window), q, k, v)
-            for backend in ("fa3", "varlen", "sdpa")
+            for backend in LOADERS
             for window in sorted(set(c.windows))
         },
     }
