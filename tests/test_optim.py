@@ -80,7 +80,8 @@ def test_plateau_is_warmup_constant_and_linear_decay():
 
 def test_every_schedule_has_a_formula_and_a_description_of_its_own():
     texts = {TrainConfig(lr_schedule=name).schedule_text.removeprefix(name) for name in LR_SCHEDULES}
-    assert len({tuple(scales(lr_schedule=name)) for name in LR_SCHEDULES}) == len(texts) == len(LR_SCHEDULES)
+    assert len({tuple(scales(lr_schedule=name)) for name in LR_SCHEDULES}) == len(LR_SCHEDULES), "add the formula to learning_rate_scale in optim.py"
+    assert len(texts) == len(LR_SCHEDULES), "describe the schedule in schedule_text in config.py"
 
 
 @pytest.mark.parametrize("schedule", [{"lr_schedule": name, "constant_share": share} for name in LR_SCHEDULES for share in (0.0, 0.4, 1.0)])
