@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import visible
 from nano_hindi.console import Progress, count, counted, python_command, shell_quoted, shown
-from nano_hindi.corpus.documents import MARKER, Chunk, SmallFiles, batches, chunks, joined, read_source, with_text
+from nano_hindi.corpus.documents import FILES, MARKER, Chunk, SmallFiles, batches, chunks, joined, read_source, with_text
 from nano_hindi.errors import UserError
 from nano_hindi.files import one_line
 from nano_hindi.locks import locked
@@ -49,7 +49,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="the corpus, or any .txt, .jsonl (field text) and .parquet (column text) files; .txt.gz, .jsonl.zst too (default: that of data/download.py)",
+        help=f"the corpus, or any {FILES} (default: that of data/download.py)",
     )
     parser.add_argument("--output_dir", type=Path, default=DEFAULT_DIR, metavar="DIR", help="folder for train.bin, val.bin and tokenizer/")
     which = parser.add_mutually_exclusive_group()

@@ -227,6 +227,19 @@ def test_every_source_on_the_hub_has_a_row_in_its_guide_and_a_maker():
         assert not (missing := names.keys() - {*rows}), f"add a row for {', '.join(sorted(missing))} to the table of sources in docs/{page.name}"
 
 
+def test_help_and_guides_name_every_kind_of_file():
+    from nano_hindi.chat.sources import FORMATS
+    from nano_hindi.corpus.documents import _FORMATS, FILES
+
+    guide = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    [chat_row] = re.findall(r"^\| a file \|.*$", (ROOT / "docs" / "chat.md").read_text(encoding="utf-8"), re.MULTILINE)
+    for kind in (*_FORMATS, ".parquet"):
+        assert kind in FILES, f"name {kind} in FILES of nano_hindi/corpus/documents.py"
+        assert f"| a `{kind}` file |" in guide, f"add a row for {kind} files to docs/data.md"
+    for kind in FORMATS:
+        assert f"`{kind}`" in chat_row, f"name {kind} in docs/chat.md"
+
+
 def test_help_and_guide_name_every_learning_rate_schedule():
     from nano_hindi.config import LR_SCHEDULES, TrainConfig
 

@@ -241,6 +241,7 @@ _FORMATS = {
     ".txt": _Format(_documents, _seek_document, _text_of_first_document),
     ".jsonl": _Format(_lines, _seek_line, _text_of_json),
 }
+FILES = ".txt, .jsonl (field text) and .parquet (column text) files; .txt.gz, .jsonl.zst too"  # in the help of the commands that read them
 
 
 # ---- compressed files, from their first byte to the last

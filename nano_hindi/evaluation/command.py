@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from nano_hindi.cli import Parser, command_line
 from nano_hindi.common import ROOT, pick_device, visible
 from nano_hindi.console import Progress
-from nano_hindi.corpus.documents import read_source
+from nano_hindi.corpus.documents import FILES, read_source
 from nano_hindi.errors import UserError
 from nano_hindi.files import require_place, write_text
 from nano_hindi.ranges import whole
@@ -52,7 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help=".txt, .jsonl or .parquet files to predict, or .txt.gz, .jsonl.zst; default: the documents of val.bin",
+        help=f"the texts to predict: {FILES} (default: the documents of val.bin)",
     )
     parser.add_argument(
         "--pairs",
