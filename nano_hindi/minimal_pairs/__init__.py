@@ -1,8 +1,8 @@
 """A test of Hindi that needs no download: pairs of sentences that differ in one point. The score is
 how often the right one is more probable.
 
-There are 21 kinds of pairs, each made of contrasts. A contrast is a pair and its mirror image, in
-which the same words are exchanged and the other one is right:
+Each kind of pairs is made of contrasts. A contrast is a pair and its mirror image, in which the
+same words are exchanged and the other one is right:
 
     राजू कल मेले में गया। / *गई।        मीना कल मेले में गई। / *गया।
 
