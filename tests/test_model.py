@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from additions import ADDITIONS
 from nano_hindi import loss as loss_module
 from nano_hindi import model as network
 from nano_hindi.config import PRESETS, GPTConfig, get_config, get_train_config
@@ -359,7 +360,9 @@ def test_many_batch_sizes_stay_compiled(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("config", "kinds"), [(CONFIG, 3), (TIED, 2)], ids=["default", "tied, without value embeddings"])
+@pytest.mark.parametrize(
+    ("config", "kinds"), [(dataclasses.replace(CONFIG, **ADDITIONS), 3), (TIED, 2)], ids=["every addition", "tied, without value embeddings"]
+)
 def test_all_layers_share_a_compiled_graph_of_each_kind_with_the_same_names_and_updates(config, kinds, monkeypatch):
     """A part before attention with a value embedding, one without, and a part after it; whatever
     the number of layers and their windows."""
