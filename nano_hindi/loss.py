@@ -29,7 +29,11 @@ from nano_hindi.fp8 import MULTIPLE, Fp8Head
 
 MAX_SOFTCAP = 60.0  # exp(60) times any vocabulary size fits into float32, so the log-sum-exp need not subtract the maximum
 
-CHUNK_BYTES = {"cpu": 72 << 20, "cuda": 576 << 20}  # logits of a chunk, for a vocabulary of 68,096: 256 tokens on a CPU, 4,096 in bf16 on a GPU
+# logits of a chunk; for a vocabulary of 68,096: 256 tokens on a CPU, in bf16 4,096 on a GPU and
+# 16,384 on a large one, where fewer chunks add to the weight's gradient, and each matmul has tiles
+# for all multiprocessors
+CHUNK_BYTES = {"cpu": 72 << 20, "cuda": 576 << 20, "large cuda": 2304 << 20}
+LARGE_GPU = 40e9  # bytes of memory
 # logits that the pass takes at a time: bounds its temporary of the same size, and both fit into the
 # last-level cache of small CPUs. 16 MiB needs a fifth more CPU time; the thousands of small
 # parallel regions of 1 MiB stall when other programs use the cores too
@@ -164,8 +168,16 @@ def _in_chunks(
 def _chunk_tokens(n_tokens: int, vocab_size: int, x: Tensor) -> int:
     """Return the number of tokens of a chunk, a power of two: the usual batch then splits evenly,
     and a compiled kernel sees one shape."""
-    fitting = max(1, CHUNK_BYTES[_kind(x)] // (vocab_size * x.element_size()))
+    fitting = max(1, chunk_bytes(x.device) // (vocab_size * x.element_size()))
     return max(1, min(n_tokens, 1 << (fitting.bit_length() - 1)))
+
+
+def chunk_bytes(device: torch.device) -> int:
+    """Return how many bytes the logits of a chunk may take."""
+    if device.type != "cuda":
+        return CHUNK_BYTES["cpu"]
+    allowed = torch.cuda.get_device_properties(device).total_memory * torch.cuda.get_per_process_memory_fraction(device)
+    return CHUNK_BYTES["large cuda" if allowed >= LARGE_GPU else "cuda"]
 
 
 def _kind(tensor: Tensor) -> str:

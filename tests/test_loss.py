@@ -5,6 +5,7 @@ import contextlib
 import math
 import random
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -168,6 +169,14 @@ def test_backward_makes_no_matrix_product_and_no_second_copy():
 def test_chunk_of_the_default_vocabulary_is_256_tokens_on_a_cpu():
     assert loss_module._chunk_tokens(1024, 68096, torch.empty(0)) == 256
     assert loss_module._chunk_tokens(100, 68096, torch.empty(0)) == 100
+
+
+@pytest.mark.parametrize(("gigabytes", "fraction", "tokens"), [(24, 1.0, 4096), (141, 1.0, 16384), (141, 0.2, 4096)])
+def test_chunk_on_a_gpu_depends_on_the_memory_that_the_process_may_use(monkeypatch, gigabytes, fraction, tokens):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=gigabytes * 10**9))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: fraction, raising=False)
+    x = SimpleNamespace(device=torch.device("cuda", 0), element_size=lambda: torch.bfloat16.itemsize)
+    assert loss_module._chunk_tokens(65536, 68096, x) == tokens
 
 
 # ---- backward

@@ -20,7 +20,7 @@ from nano_hindi.distributed import World, require_same, weight_sums
 from nano_hindi.errors import require
 from nano_hindi.files import copy_contents
 from nano_hindi.flash_attention import select_backend
-from nano_hindi.loss import CHUNK_BYTES as LOSS_CHUNK_BYTES
+from nano_hindi.loss import chunk_bytes as loss_chunk_bytes
 from nano_hindi.loss import compile_kernels as compile_loss
 from nano_hindi.model import GPT
 from nano_hindi.ngrams import NGrams
@@ -222,7 +222,7 @@ def _prepare_device(plan: Plan, args: argparse.Namespace, world: World, loader: 
     compiles_loss = why_eager is None and world.device.type == "cuda"  # on a CPU the eager loss stays within the cache and is as fast
     # allocated later: the optimizer's states, and a second chunk of logits by the compiled loss
     states = 0 if plan.update else memory.optimizer_bytes(model, config.ngram_buckets)
-    bytes_to_come = states + compiles_loss * LOSS_CHUNK_BYTES["cuda"]
+    bytes_to_come = states + compiles_loss * loss_chunk_bytes(world.device)
     size = fitting_batch_size(config, world, loader, model, bytes_to_come)
     # only now: each size that was tried would be compiled separately, half a minute on a GPU;
     # without compile it needs more memory, which errs on the safe side

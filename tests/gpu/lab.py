@@ -26,7 +26,7 @@ from nano_hindi.console import Console
 from nano_hindi.dataloader import SequenceLoader, TrainBatches
 from nano_hindi.distributed import World
 from nano_hindi.flash_attention import select_backend
-from nano_hindi.loss import CHUNK_BYTES, compile_kernels
+from nano_hindi.loss import chunk_bytes, compile_kernels
 from nano_hindi.optim import LossScale, TrainOptimizer
 from nano_hindi.token_file import TokenFile
 from nano_hindi.training import memory
@@ -77,7 +77,7 @@ class Lab:
             loader = SequenceLoader(TokenFile(folder / "train.bin", mc.vocab_size), config.sequence_len, config.seed)
             config = dataclasses.replace(config, device_batch_size=size)
             compiles = self.full and can_compile(self.device) is None
-            to_come = memory.optimizer_bytes(model) + compiles * CHUNK_BYTES["cuda"]
+            to_come = memory.optimizer_bytes(model) + compiles * chunk_bytes(self.device)
             config = dataclasses.replace(config, device_batch_size=fitting_batch_size(config, world, loader, model, to_come))
             if compiles:
                 model.compile_blocks()

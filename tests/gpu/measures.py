@@ -193,8 +193,8 @@ def head_in_chunks(lab: Lab, x: Tensor, weight: Tensor, targets: Tensor, n: int)
     grad_x, grad_weight = torch.empty_like(chunks[0]), torch.zeros_like(weight.detach())
 
     def whole(cross_entropy: Callable[..., Tensor] = loss.softcapped_cross_entropy) -> None:
-        if loss.CHUNK_BYTES[lab.device.type] != chunk_bytes:
-            loss.CHUNK_BYTES[lab.device.type] = chunk_bytes
+        if loss.CHUNK_BYTES["cuda"] != chunk_bytes:
+            loss.CHUNK_BYTES.update(dict.fromkeys(loss.CHUNK_BYTES, chunk_bytes))
             if lab.full:
                 torch.compiler.reset()  # else the second size would be compiled as a variable one
         torch.autograd.grad(cross_entropy(x, weight, targets), (x, weight))
