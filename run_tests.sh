@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
 # Create the test environment if needed, then run everything: lint, format check, import contracts, types, tests.
-#   bash run_tests.sh                          everything
-#   bash run_tests.sh --fast                   everything except the tests marked slow
-#   bash run_tests.sh tests/test_muon.py -k x  one test (arguments go to pytest)
-# PYTHON=... names the Python to start from, VENV=... the environment; an active virtual environment is not touched.
+usage="usage: bash run_tests.sh [--fast] [arguments of pytest ...]
+  (nothing)                    everything
+  --fast                       everything except the tests marked slow
+  tests/test_muon.py -k x      one test
+PYTHON=... names the Python to start from, VENV=... the environment; an active virtual environment is not touched."
+case "${1:-}" in -h | --help)
+    echo "$usage"
+    exit 0
+    ;;
+esac
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # it was started with sh
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null

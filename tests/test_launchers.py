@@ -548,7 +548,7 @@ def test_neither_data_nor_samples_without_training(ready, word):
 
 
 @POSIX
-@pytest.mark.parametrize("script", ["run_training.sh", "chat.sh", "setup_env.sh"])
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.sh")))
 @pytest.mark.parametrize("word", ["--help", "-h"])
 def test_help_needs_no_environment(machine, script, word):
     code, out, err = machine.run(script, word)
