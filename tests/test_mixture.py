@@ -48,6 +48,7 @@ def test_every_prefix_has_each_source_to_within_one_sequence():
     for weights in [*cases, normalized([Fraction(1), Fraction(98), Fraction(1, 50_000), Fraction(7, 3)])]:
         period = Schedule(weights).period
         sources = Schedule(weights).sources(0, 2 * period + 3)
+        assert (Schedule([Fraction(0), *weights]).sources(0, len(sources)) == sources + 1).all()  # one that is not read changes nothing
         lengths = np.arange(1, len(sources) + 1)
         for i, weight in enumerate(weights):  # in whole numbers, so that nothing is rounded
             count = (sources == i).cumsum()
