@@ -96,8 +96,8 @@ def softcapped_cross_entropy(
 class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float, vocab_size: int, fp8: bool) -> Tensor:
-        x_grad, weight_grad, *_ = ctx.needs_input_grad
-        losses, *ctx.grads = _in_chunks(x, weight, targets, softcap, vocab_size, x_grad, weight_grad, fp8)
+        needs_x, needs_weight, *_ = ctx.needs_input_grad
+        losses, *ctx.grads = _in_chunks(x, weight, targets, softcap, vocab_size, needs_x, needs_weight, fp8)
         ctx.unscale = 1 / FP16_SCALE if x.dtype == torch.float16 else 1.0
         return losses.sum()
 
@@ -125,24 +125,24 @@ def _scale_(tensor: Tensor, factor: Tensor) -> None:
 
 @torch.no_grad()
 def _in_chunks(
-    x: Tensor, weight: Tensor, targets: Tensor, softcap: float, vocab_size: int, x_grad: bool = False, weight_grad: bool = False, fp8: bool = False
+    x: Tensor, weight: Tensor, targets: Tensor, softcap: float, vocab_size: int, needs_x: bool = False, needs_weight: bool = False, fp8: bool = False
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return losses (N,) and, if requested, the gradients of their sum: (N, C) in x's dtype,
+    """Return losses (N,) and the gradients of their sum, None if not needed: (N, C) in x's dtype,
     (rows, C) in float32; both times FP16_SCALE if x is float16."""
     is_target = targets != IGNORED
     # most tokens of a conversation have no target. A compiled kernel needs one shape; here the host
     # waits for a GPU, once for each call
     if _compiled_pass is None and not is_target.all():
         kept = is_target.nonzero().squeeze(1)
-        kept_losses, kept_grad, grad_weight = _in_chunks(x[kept], weight, targets[kept], softcap, vocab_size, x_grad, weight_grad, fp8)
+        kept_losses, kept_grad, grad_weight = _in_chunks(x[kept], weight, targets[kept], softcap, vocab_size, needs_x, needs_weight, fp8)
         losses = kept_losses.new_zeros(len(x)).index_copy_(0, kept, kept_losses)
         return losses, None if kept_grad is None else torch.zeros_like(x).index_copy_(0, kept, kept_grad), grad_weight
     sum_dtype = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         w = weight[:vocab_size].to(x.dtype)
         losses = torch.empty(len(x), dtype=sum_dtype, device=x.device)
-        grad_x = torch.empty_like(x) if x_grad else None
-        grad_weight = torch.zeros(weight.shape, dtype=sum_dtype, device=x.device) if weight_grad else None
+        grad_x = torch.empty_like(x) if needs_x else None
+        grad_weight = torch.zeros(weight.shape, dtype=sum_dtype, device=x.device) if needs_weight else None
         n = _chunk_tokens(len(x), vocab_size, x)
         logits = torch.empty(n, vocab_size, dtype=x.dtype, device=x.device)
         fp8_head = Fp8Head(w, softcap, compiled=_compiled_pass is not None) if fp8 else None
@@ -155,7 +155,7 @@ def _in_chunks(
             if fp8_head and grad_x is not None and grad_weight is not None and len(z) % MULTIPLE == 0:
                 total = fp8_head.add_gradients(z, index, t, is_target, x[chunk], grad_x[chunk], grad_weight[:vocab_size])
             else:
-                u, total, factor = _cap(z, index, t, is_target, softcap, x_grad or weight_grad)
+                u, total, factor = _elementwise(z, index, t, is_target, softcap, needs_x or needs_weight)
                 if grad_x is not None:
                     torch.mm(u, w, out=grad_x[chunk]).mul_(factor)
                 if grad_weight is not None:
@@ -184,29 +184,30 @@ def _kind(tensor: Tensor) -> str:
     return "cpu" if tensor.device.type == "cpu" else "cuda"
 
 
-def _add_product_(total: Tensor, z: Tensor, x: Tensor) -> None:
-    """Add z^T x to total (V, C), accumulated in total's dtype; z (n, V) and x (n, C) may have a
+def _add_product_(total: Tensor, u: Tensor, x: Tensor) -> None:
+    """Add u^T x to total (V, C), accumulated in total's dtype; u (n, V) and x (n, C) may have a
     narrower one."""
-    if z.dtype == total.dtype:
-        total.addmm_(z.T, x)
-    elif z.is_cuda and ADDS_TO_FLOAT32:
-        torch.addmm(total, z.T, x, out_dtype=total.dtype, out=total)
-    elif z.is_cuda:
-        total.add_(torch.mm(z.T, x, out_dtype=total.dtype))
-    elif z.dtype == torch.bfloat16:  # each product is rounded, their sum is not
-        for rows, columns in zip(total.split(PRODUCT_ROWS), z.T.split(PRODUCT_ROWS), strict=True):
+    if u.dtype == total.dtype:
+        total.addmm_(u.T, x)
+    elif u.is_cuda and ADDS_TO_FLOAT32:
+        torch.addmm(total, u.T, x, out_dtype=total.dtype, out=total)
+    elif u.is_cuda:
+        total.add_(torch.mm(u.T, x, out_dtype=total.dtype))
+    elif u.dtype == torch.bfloat16:  # each product is rounded, their sum is not
+        for rows, columns in zip(total.split(PRODUCT_ROWS), u.T.split(PRODUCT_ROWS), strict=True):
             rows.add_(torch.mm(columns, x))
     else:
-        total.addmm_(z.T.to(total.dtype), x.to(total.dtype))
+        total.addmm_(u.T.to(total.dtype), x.to(total.dtype))
 
 
 # ---- the elementwise part: from logits / c to u and S
 
 
-def _cap(z: Tensor, index: Tensor, t: Tensor, is_target: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return of z (n, V), the logits divided by c: u (n, V), S (n, 1) and the factor (n, 1) of u's
-    rows in the gradients, 1 / S, in float16 1, and 0 at ignored targets. u and the factor are of
-    use only `with_gradient`. May overwrite z. `index`, `t` and `is_target` as in `Fp8Head`."""
+def _elementwise(z: Tensor, index: Tensor, t: Tensor, is_target: Tensor, softcap: float, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return u (n, V), S (n, 1), and the factor of each row of u in the gradients (n, 1): 1 / S, or
+    1 in float16, and 0 at an ignored target. u and the factor are valid only `with_gradient`.
+    z (n, V), the logits divided by c, may be overwritten. index, t and is_target (n, 1): each
+    target's column, its t, and whether it is not ignored."""
     u, total = (_compiled_pass or _eager_pass)(z, softcap, with_gradient)
     half = z.dtype == torch.float16  # u is normalized
     if with_gradient:

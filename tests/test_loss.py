@@ -267,8 +267,8 @@ def test_autocast_does_not_change_the_loss(monkeypatch):
     have `out`, and PyTorch casts none of these."""
     x, weight, targets = make(30, 8, 50)
     plain = softcapped_cross_entropy(x, weight, targets)
-    is_on, cap = [], loss_module._cap
-    monkeypatch.setattr(loss_module, "_cap", lambda *args: is_on.append(torch.is_autocast_enabled("cpu")) or cap(*args))
+    is_on, elementwise = [], loss_module._elementwise
+    monkeypatch.setattr(loss_module, "_elementwise", lambda *args: is_on.append(torch.is_autocast_enabled("cpu")) or elementwise(*args))
     with torch.autocast("cpu", torch.bfloat16):
         inside = softcapped_cross_entropy(x, weight, targets)
     assert is_on == [False]
