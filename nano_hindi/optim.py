@@ -195,12 +195,11 @@ class TrainOptimizer:
         self._all_reduces = []
 
     @torch.no_grad()
-    def clip(self, grad_divisor: float = 1.0) -> tuple[Tensor, Tensor]:
+    def grad_norm_and_scale(self, grad_divisor: float = 1.0) -> tuple[Tensor, Tensor]:
         """Return the norm of the reduced gradient over all parameters, divided by `grad_divisor`
-        (the loss scale); and the factor for `step` that divides and clips the gradient.
+        (the loss scale); and the `grad_scale` with which `step` divides and clips the gradient.
 
-        Both are 0-d float32 and the same on every rank. The factor is nan if the norm is not
-        finite. No gradient changes.
+        Both are 0-d float32 and the same on every rank. The scale is nan if the norm is not finite.
         """
         norm = self._grad_norm() / grad_divisor
         clip = (self.grad_clip / norm).clamp_max(1.0) if self.grad_clip else torch.ones_like(norm)

@@ -147,9 +147,9 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
         loss_sum += loss.detach()
 
     optimizer.reduce_gradients()
-    norm, scale = optimizer.clip(loss_scale.value)
+    norm, grad_scale = optimizer.grad_norm_and_scale(loss_scale.value)
     lr_scale = learning_rate_scale(config, run.update)
-    optimizer.step(lr_scale, scale)
+    optimizer.step(lr_scale, grad_scale)
 
     # one readback for the loss, the norm, and whether a rank was asked to stop: each is a sum over
     # the ranks

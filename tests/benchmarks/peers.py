@@ -85,7 +85,7 @@ class OneRank:
     def reduce_gradients(self) -> None:
         """Do nothing: there is one rank."""
 
-    def clip(self, _: float) -> tuple[Tensor, Tensor]:
+    def grad_norm_and_scale(self, _: float) -> tuple[Tensor, Tensor]:
         """Leave the gradient as it is, and return no norm."""
         return torch.full((), math.nan), torch.ones(())
 
@@ -182,7 +182,7 @@ class NanogptOptimizer(OneRank):
         with contextlib.redirect_stdout(None):
             self.adamw = model.configure_optimizers(self.script.weight_decay, lr, (self.script.beta1, self.script.beta2), "cpu")
 
-    def clip(self, _: float) -> tuple[Tensor, Tensor]:
+    def grad_norm_and_scale(self, _: float) -> tuple[Tensor, Tensor]:
         return nn.utils.clip_grad_norm_(self.model.parameters(), self.script.grad_clip), torch.ones(())
 
     def step(self, *_: object) -> None:
