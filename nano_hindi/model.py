@@ -69,31 +69,6 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight)
 
 
-def _is_split(weight: Tensor) -> bool:
-    """Return whether `_one_row` multiplies a single row by this weight (n_out, n_in).
-
-    In F.linear, MKL reads the weight with all threads only if the CPU is Intel's. The choice may
-    change the last bit of a result, so it is not timed: a machine always computes the same with the
-    same number of threads.
-    """
-    if torch.compiler.is_compiling() or weight.numel() < SPLIT_FROM or weight.size(0) % ROW_BLOCKS:
-        return False
-    return torch.get_num_threads() > 1 and torch.backends.mkl.is_available() and not is_intel_cpu()
-
-
-def _one_row(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply a single row x (..., n_in) by a weight (n_out, n_in), split into a batch of row
-    blocks, which MKL reads with all threads.
-
-    On two cores of an AMD CPU, F.linear takes 2.5 times as long at the size of lm_head; on Intel's,
-    the blocks take 2.2 times as long as F.linear (tests/benchmarks/decode.py). `column` keeps the
-    strides of a transposed row; another layout of the same numbers takes a code path that is slower
-    than both.
-    """
-    column = x.reshape(1, -1).T.expand(ROW_BLOCKS, -1, 1)
-    return torch.bmm(weight.view(ROW_BLOCKS, -1, weight.size(1)), column).view(*x.shape[:-1], -1)
-
-
 class Gate(Linear):
     """A linear layer that reads the first GATE_CHANNELS channels of its input."""
 
@@ -416,3 +391,31 @@ class GPT(nn.Module):
         """
         counts, width = self.num_params(), self.config.n_head * self.config.head_dim
         return 6 * (counts["blocks"] + self.head_weight.numel()) + 12 * width * sum(self.config.windows)
+
+
+# ---- a single row on a CPU
+
+
+def _is_split(weight: Tensor) -> bool:
+    """Return whether `_one_row` multiplies a single row by this weight (n_out, n_in).
+
+    In F.linear, MKL reads the weight with all threads only if the CPU is Intel's. The choice may
+    change the last bit of a result, so it is not timed: a machine always computes the same with the
+    same number of threads.
+    """
+    if torch.compiler.is_compiling() or weight.numel() < SPLIT_FROM or weight.size(0) % ROW_BLOCKS:
+        return False
+    return torch.get_num_threads() > 1 and torch.backends.mkl.is_available() and not is_intel_cpu()
+
+
+def _one_row(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply a single row x (..., n_in) by a weight (n_out, n_in), split into a batch of row
+    blocks, which MKL reads with all threads.
+
+    On two cores of an AMD CPU, F.linear takes 2.5 times as long at the size of lm_head; on Intel's,
+    the blocks take 2.2 times as long as F.linear (tests/benchmarks/decode.py). `column` keeps the
+    strides of a transposed row; another layout of the same numbers takes a code path that is slower
+    than both.
+    """
+    column = x.reshape(1, -1).T.expand(ROW_BLOCKS, -1, 1)
+    return torch.bmm(weight.view(ROW_BLOCKS, -1, weight.size(1)), column).view(*x.shape[:-1], -1)
