@@ -26,6 +26,13 @@ from nano_hindi.token_file import TOKEN_BYTES, TokenFile
 READ_AHEAD = 4  # device batches: enough to hide a slow disk read, in little memory
 
 
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """Return a permutation of the numbers below n, int64 (n,): the order of raw PCG64 words, which
+    NumPy promises to keep (unlike `permutation`)."""
+    bits = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
+    return np.argsort(bits.random_raw(n), kind="stable")
+
+
 class EpochStream:
     """The numbers below n as an endless stream: each once per epoch, each epoch in its own order,
     from (seed, epoch)."""
@@ -71,7 +78,7 @@ class SequenceLoader:
 
 
 class Sequences(Protocol):
-    """An endless stream of training sequences."""
+    """What `TrainBatches` reads: the stream of a `SequenceLoader`, or of several mixed."""
 
     @property
     def sequence_len(self) -> int: ...
@@ -80,7 +87,7 @@ class Sequences(Protocol):
 
 
 class UpdateBatches(Protocol):
-    """The device batches of one rank, update after update; the training loop needs no more."""
+    """What the training loop needs of `TrainBatches`, and of the batches of conversations."""
 
     device_batch_size: int  # may be changed between two calls of `of`
 
@@ -155,13 +162,6 @@ class TrainBatches:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
         self._reader.shutdown()
-
-
-def epoch_order(num_sequences: int, seed: int, epoch: int) -> np.ndarray:
-    """Return a permutation of the sequences, int64 (S,): the order of raw PCG64 words, which NumPy
-    promises to keep (unlike `permutation`)."""
-    bits = np.random.PCG64(np.random.SeedSequence([seed, epoch]))
-    return np.argsort(bits.random_raw(num_sequences), kind="stable")
 
 
 def val_batches(

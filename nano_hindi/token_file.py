@@ -85,6 +85,23 @@ class TokenFile:
         stat = os.fstat(self._file.fileno())
         return stat.st_size, stat.st_mtime_ns
 
+    def num_sequences(self, sequence_len: int, remedy: str) -> int:
+        """Return the number of sequences, S of dataloader.py. Raises UserError, with the remedy, if
+        the file is shorter than one sequence."""
+        if len(self) <= sequence_len:
+            raise UserError(f"{self.path} holds {len(self):,} tokens, but one sequence needs {sequence_len + 1:,}; {remedy}")
+        return (len(self) - 1) // sequence_len
+
+    def require_in_vocabulary(self, tokens: np.ndarray) -> None:
+        """Raise DataError for an id outside the vocabulary: on a GPU it would be an assertion far
+        from its cause."""
+        highest = int((tokens & (TARGET - 1) if self.marks_targets else tokens).max(initial=0))
+        if highest >= self.vocab_size:
+            raise DataError(
+                f"{self.path} holds token id {highest}, but the vocabulary has {self.vocab_size} tokens; "
+                f"it is damaged or was made with another tokenizer, so run {self.maker} again"
+            )
+
     # ---- digests
 
     @property
@@ -112,20 +129,3 @@ class TokenFile:
             if len(digests) != self.num_chunks or self.chunk_digest(i) != digests[i]:
                 raise UserError(f"{self.path} is damaged: from byte {i * DIGEST_CHUNK_BYTES:,} on it is not what {self.maker} wrote; {self.restore}")
         self.digests = digests
-
-    def num_sequences(self, sequence_len: int, remedy: str) -> int:
-        """Return the number of sequences, S of dataloader.py. Raises UserError, with the remedy, if
-        the file is shorter than one sequence."""
-        if len(self) <= sequence_len:
-            raise UserError(f"{self.path} holds {len(self):,} tokens, but one sequence needs {sequence_len + 1:,}; {remedy}")
-        return (len(self) - 1) // sequence_len
-
-    def require_in_vocabulary(self, tokens: np.ndarray) -> None:
-        """Raise DataError for an id outside the vocabulary: on a GPU it would be an assertion far
-        from its cause."""
-        highest = int((tokens & (TARGET - 1) if self.marks_targets else tokens).max(initial=0))
-        if highest >= self.vocab_size:
-            raise DataError(
-                f"{self.path} holds token id {highest}, but the vocabulary has {self.vocab_size} tokens; "
-                f"it is damaged or was made with another tokenizer, so run {self.maker} again"
-            )
