@@ -97,7 +97,7 @@ def saved_if_data_fails(run: Run) -> Iterator[None]:
 def make_updates(run: Run, stop: StopSignal) -> None:
     """Run the loop. Between updates: log, evaluate, sample and save, each when its interval is
     due."""
-    config, nonfinite_in_a_row, first = run.config, 0, run.update + 1
+    config, first = run.config, run.update + 1
     if evaluation_is_pending(config, run.update, run.latest):
         evaluate(run, stop)
     if run.is_finished:  # a resumed run in which only the work of its end is left
@@ -111,7 +111,10 @@ def make_updates(run: Run, stop: StopSignal) -> None:
         run.pace.mark(run.update)
         is_finite = math.isfinite(loss) and math.isfinite(norm)
         run.meter.add(loss if is_finite else None, config.tokens_per_update)
-        nonfinite_in_a_row = 0 if is_finite else report_skipped_update(run, loss, norm, lr_scale, nonfinite_in_a_row)
+        if is_finite:
+            run.nonfinite_in_a_row = 0
+        else:
+            report_skipped_update(run, loss, norm, lr_scale)
         if config.is_due(config.log_interval, run.update):
             log(run, norm, lr_scale)
         show_status(run, loss)
@@ -183,21 +186,21 @@ def collect_garbage(freeze: bool) -> None:
         gc.freeze()
 
 
-def report_skipped_update(run: Run, loss: float, norm: float, lr_scale: float, nonfinite_in_a_row: int) -> int:
-    """Report an update that the optimizer skipped because of a non-finite loss or gradient. Returns
-    the number of them in a row. Raises UserError at the limit."""
+def report_skipped_update(run: Run, loss: float, norm: float, lr_scale: float) -> None:
+    """Count and report an update that the optimizer skipped because of a non-finite loss or
+    gradient. Raises UserError after MAX_NONFINITE_IN_A_ROW of them."""
     run.skipped += 1
     if math.isfinite(loss) and run.loss_scale.enabled and run.loss_scale.value >= 1:  # fp16 finds its loss scale this way
-        return nonfinite_in_a_row
+        return
+    run.nonfinite_in_a_row += 1
     run.console.print(f"{report.position(run.config, run.update)} | loss {loss:.4g}, norm {norm:.4g}: skipped")
-    if nonfinite_in_a_row + 1 >= MAX_NONFINITE_IN_A_ROW:
+    if run.nonfinite_in_a_row == MAX_NONFINITE_IN_A_ROW:
         run.saver.wait()
         saved = list_checkpoints(run.folder)
         raise UserError(
             f"non-finite loss or gradient in {MAX_NONFINITE_IN_A_ROW} updates in a row, up to step {run.step} (learning rate {run.config.muon_lr * lr_scale:.2e}); "
             f"start a new run with lower learning rates; {f'the newest checkpoint is {saved[-1][1]}' if saved else 'there is no checkpoint yet'}"
         )
-    return nonfinite_in_a_row + 1
 
 
 def log(run: Run, norm: float, lr_scale: float) -> None:

@@ -62,6 +62,7 @@ class Run:
     parent: dict | None = None  # the record of the model that it began with (training/parent.py)
     update: int = 0  # updates made so far
     skipped: int = 0  # of them, those with a non-finite loss or gradient
+    nonfinite_in_a_row: int = 0  # of these, the latest ones; not those that fp16 skips to find its loss scale
     latest: dict = field(default_factory=dict)  # the latest loss, val_loss and val_bpb, and the step of the latter two (val_step)
     meter: Meter = field(default_factory=Meter)
     pace: Pace = field(default_factory=Pace)
