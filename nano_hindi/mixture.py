@@ -1,8 +1,8 @@
 """Mix the sequences of several sources by weights, into one endless stream.
 
 The source of a position is a pure function of the weights and the position, so a run can resume,
-or change its number of GPUs, without repeating a sequence. In every prefix of a stage the count of
-each source differs from its weight times the length by less than 1.
+or change its number of GPUs, without repeating a sequence. Before the anneal, and within it,
+the count of each source so far differs from its weight times the positions by less than 1.
 
 n sources, D positions in a period, T tokens in a sequence.
 """
@@ -21,7 +21,7 @@ from nano_hindi.dataloader import SequenceLoader
 LONGEST_PERIOD = 10_000  # positions; weights that need a longer one are rounded
 
 
-class Schedule:
+class SourceOrder:
     """The source of each position of an endless stream, by weights that sum to 1."""
 
     def __init__(self, weights: Sequence[Fraction]):
@@ -46,21 +46,22 @@ class Mixture:
     `anneal_start` on."""
 
     def __init__(self, weights: Sequence[Fraction], anneal_weights: Sequence[Fraction] | None = None, anneal_start: int | None = None):
-        self._schedule, self._anneal_start = Schedule(weights), anneal_start
-        self._anneal = self._schedule if anneal_weights is None else Schedule(anneal_weights)
+        self._order, self._anneal_start = SourceOrder(weights), anneal_start
+        self._anneal_order = self._order if anneal_weights is None else SourceOrder(anneal_weights)
 
     def counts(self, position: int) -> np.ndarray:
         """Return how many of the first `position` sequences each source has, int64 (n,)."""
         before = self._before_anneal(position)
-        return self._schedule.counts(before) + self._anneal.counts(position - before)
+        return self._order.counts(before) + self._anneal_order.counts(position - before)
 
     def sources(self, start: int, count: int) -> np.ndarray:
         """Return the sources of the positions `start` to `start + count`, int64 (count,)."""
         first, last = self._before_anneal(start), self._before_anneal(start + count)
-        annealed = self._anneal.sources(start - first, count - (last - first))
-        return np.concatenate([self._schedule.sources(first, last - first), annealed])
+        annealed = self._anneal_order.sources(start - first, count - (last - first))
+        return np.concatenate([self._order.sources(first, last - first), annealed])
 
     def _before_anneal(self, position: int) -> int:
+        """Return how many of the first `position` positions come before the anneal."""
         return position if self._anneal_start is None else min(position, self._anneal_start)
 
 

@@ -24,7 +24,7 @@ from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.dataloader import SequenceLoader, TrainBatches
 from nano_hindi.export.model_card import Card, data_metadata
 from nano_hindi.flags import WeightedFolder, weighted_folder
-from nano_hindi.mixture import LONGEST_PERIOD, MixedLoader, Mixture, Schedule, normalized
+from nano_hindi.mixture import LONGEST_PERIOD, MixedLoader, Mixture, SourceOrder, normalized
 from nano_hindi.token_file import TokenFile
 from nano_hindi.training import loop
 from nano_hindi.training.curves import by_source, make_figure
@@ -39,16 +39,16 @@ def random_weights(rng: random.Random, n: int, highest: int) -> list[Fraction]:
     return normalized([Fraction(rng.randint(1, highest), rng.choice([1, 1, 3])) for _ in range(n)])
 
 
-# ---- the schedule
+# ---- the order of the sources
 
 
 def test_every_prefix_has_each_source_to_within_one_sequence():
     rng = random.Random(0)
     cases = [random_weights(rng, n, highest) for n in range(1, 8) for highest in (2, 30, 300)]
     for weights in [*cases, normalized([Fraction(1), Fraction(98), Fraction(1, 50_000), Fraction(7, 3)])]:
-        period = Schedule(weights).period
-        sources = Schedule(weights).sources(0, 2 * period + 3)
-        assert (Schedule([Fraction(0), *weights]).sources(0, len(sources)) == sources + 1).all()  # one that is not read changes nothing
+        period = SourceOrder(weights).period
+        sources = SourceOrder(weights).sources(0, 2 * period + 3)
+        assert (SourceOrder([Fraction(0), *weights]).sources(0, len(sources)) == sources + 1).all()  # one that is not read changes nothing
         lengths = np.arange(1, len(sources) + 1)
         for i, weight in enumerate(weights):  # in whole numbers, so that nothing is rounded
             count = (sources == i).cumsum()
@@ -69,7 +69,7 @@ def test_weights_sum_to_one_and_none_is_rounded_to_nothing():
 
 def test_order_never_changes():
     """A resumed run must continue in the order of the interrupted run, whatever version it has."""
-    assert Schedule([Fraction(3, 5), Fraction(3, 10), Fraction(1, 10)]).sources(0, 10).tolist() == [0, 1, 0, 0, 1, 0, 2, 0, 1, 0]
+    assert SourceOrder([Fraction(3, 5), Fraction(3, 10), Fraction(1, 10)]).sources(0, 10).tolist() == [0, 1, 0, 0, 1, 0, 2, 0, 1, 0]
     small = Fraction(1, 10**9)
     for given, expected in (((10_001, 3, 4), [9993, 3, 4]), ((98, Fraction(1, 3), Fraction(1, 3), small, small, small), [9931, 33, 33, 1, 1, 1])):
         assert [weight * 10_000 for weight in normalized([Fraction(weight) for weight in given])] == expected
