@@ -76,24 +76,6 @@ def train(run: Run) -> int:
     return 0
 
 
-def after_failed_save(folder: Path) -> str:
-    """Return what `--resume auto` does in `folder`."""
-    return "resumes from the last checkpoint" if list_checkpoints(folder) else "begins a new run, as there is no checkpoint"
-
-
-@contextlib.contextmanager
-def saved_if_data_fails(run: Run) -> Iterator[None]:
-    """If the block raises DataError, save the updates since the last checkpoint. On several ranks
-    they are lost: the others wait for this one within an update, and a checkpoint needs all."""
-    try:
-        yield
-    except DataError:
-        run.saver.wait()
-        if run.world.size == 1 and run.update and run.step not in (step for step, _ in list_checkpoints(run.folder)):
-            save(run)
-        raise
-
-
 def make_updates(run: Run, stop: StopSignal) -> None:
     """Run the loop. Between updates: log, evaluate, sample and save, each when its interval is
     due."""
@@ -164,26 +146,6 @@ def train_update(run: Run, stop: StopSignal) -> tuple[float, float, float]:
     loss_scale.adjust(math.isfinite(norm_value))
     run.update += 1
     return loss_mean, norm_value, lr_scale
-
-
-@contextlib.contextmanager
-def garbage_collected_by_hand() -> Iterator[None]:
-    """Turn Python's cyclic garbage collector off: it would pause the loop at arbitrary times.
-    `make_updates` runs it between updates."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        gc.enable()
-
-
-def collect_garbage(freeze: bool) -> None:
-    """Collect garbage. With `freeze`, later calls do not scan the objects that are left, such as
-    the model and the compiler's: that takes a second."""
-    gc.collect()
-    if freeze:
-        gc.freeze()
 
 
 def report_skipped_update(run: Run, loss: float, norm: float, lr_scale: float) -> None:
@@ -323,3 +285,41 @@ def save(run: Run) -> None:
     checkpoint = run.checkpoint()
     if run.metrics is not None:
         run.saver.save(checkpoint, run.metrics.flush, with_model=run.is_finished)
+
+
+@contextlib.contextmanager
+def saved_if_data_fails(run: Run) -> Iterator[None]:
+    """If the block raises DataError, save the updates since the last checkpoint. On several ranks
+    they are lost: the others wait for this one within an update, and a checkpoint needs all."""
+    try:
+        yield
+    except DataError:
+        run.saver.wait()
+        if run.world.size == 1 and run.update and run.step not in (step for step, _ in list_checkpoints(run.folder)):
+            save(run)
+        raise
+
+
+def after_failed_save(folder: Path) -> str:
+    """Return what `--resume auto` does in `folder`."""
+    return "resumes from the last checkpoint" if list_checkpoints(folder) else "begins a new run, as there is no checkpoint"
+
+
+@contextlib.contextmanager
+def garbage_collected_by_hand() -> Iterator[None]:
+    """Turn Python's cyclic garbage collector off: it would pause the loop at arbitrary times.
+    `make_updates` runs it between updates."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.enable()
+
+
+def collect_garbage(freeze: bool) -> None:
+    """Collect garbage. With `freeze`, later calls do not scan the objects that are left, such as
+    the model and the compiler's: that takes a second."""
+    gc.collect()
+    if freeze:
+        gc.freeze()
