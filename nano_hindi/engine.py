@@ -49,8 +49,8 @@ class KVCache:
         return self._ids[:, self._ids.size(1) - self._tokens_before :]
 
     def advance(self, idx: Tensor) -> Tensor:
-        """Return the positions (T,) of the next tokens (B, T), which every layer attends to
-        next."""
+        """Add the next tokens (B, T), whose keys and values `attend` then adds in every layer.
+        Returns their positions (T,)."""
         if self._tokens_before:
             kept = self._tokens_before + self._keys[-1].size(1)  # the last layer has the longest window
             self._ids = torch.cat((self._ids, idx), dim=1)[:, -kept:]

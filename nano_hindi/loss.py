@@ -130,8 +130,8 @@ def _in_chunks(
     """Return losses (N,) and the gradients of their sum, None if not needed: (N, C) in x's dtype,
     (rows, C) in float32; both times FP16_SCALE if x is float16."""
     is_target = targets != IGNORED
-    # most tokens of a conversation have no target. A compiled kernel needs one shape; here the host
-    # waits for a GPU, once for each call
+    # skip the tokens without a target, most of those of a conversation; but a compiled kernel needs
+    # one shape. `all` makes the host wait for a GPU, once for each call
     if _compiled_pass is None and not is_target.all():
         kept = is_target.nonzero().squeeze(1)
         kept_losses, kept_grad, grad_weight = _in_chunks(x[kept], weight, targets[kept], softcap, vocab_size, needs_x, needs_weight, fp8)

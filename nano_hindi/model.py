@@ -111,7 +111,8 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Attention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.layer, self.head_dim, self.left = layer, config.head_dim, config.windows[layer] - 1
+        self.layer, self.head_dim = layer, config.head_dim
+        self.left = config.windows[layer] - 1  # keys that a query sees before its own
         self.c_q = Linear(config.n_embd, config.n_head * config.head_dim)
         self.c_k = Linear(config.n_embd, config.n_kv_head * config.head_dim)
         self.c_v = Linear(config.n_embd, config.n_kv_head * config.head_dim)
@@ -173,7 +174,7 @@ class Block(nn.Module):
 
     def forward(self, *inputs: Tensor | None, parts: Parts, kv_cache: KVCache | None) -> Tensor:
         """Return the residual stream (B, T, C) after the block, for the inputs of
-        `before_attention`. `parts` are `EAGER`, or these compiled."""
+        `before_attention`. `parts`: the methods before and after attention, eager or compiled."""
         before_attention, after_attention = parts
         x, q, k, v = before_attention(self, *inputs)
         return after_attention(self, x, self.attn(q, k, v, kv_cache))

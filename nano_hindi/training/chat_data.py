@@ -26,7 +26,8 @@ from nano_hindi.files import file_digest
 from nano_hindi.flags import given_flags
 from nano_hindi.model import GPT
 
-EVALUATIONS, SAMPLES, SAMPLE_TOKENS = 8, 4, 64  # of a run; answers of a sample; most tokens of an answer
+EVALUATIONS = 8  # of a run
+SAMPLES, SAMPLE_TOKENS = 4, 64  # conversations that a sample answers, and most tokens of an answer
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,7 @@ SPIKE = 1.5  # values above this multiple of the first value or of the 99th perc
 
 class LiveCurves:
     """The plot of a run in progress. `draw` takes less than a hundredth of the run's time, however
-    long the run: it skips a drawing that would take more.
-    """
+    long the run: it skips a drawing that would take more."""
 
     def __init__(self, folder: Path):
         self.folder, self.rests_until = folder, 0.0

@@ -45,8 +45,8 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the FLOP/s of a square matmul, the best of five: an upper limit for this machine. One
-    that takes long, as in a half precision that a CPU lacks, is made twice only."""
+    """Measure the FLOP/s of a square matmul, an upper limit for this machine: the best of five, or
+    of two if it is slow, for example in a half precision that the CPU lacks."""
     n = 8192 if device.type == "cuda" else 1024
     own = torch.Generator(device).manual_seed(0)  # the global one must keep the state that a checkpoint has restored
     a, b = (torch.randn(n, n, device=device, dtype=dtype, generator=own) for _ in range(2))

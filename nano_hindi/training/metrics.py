@@ -34,8 +34,7 @@ def _may_be_metric(value: object) -> bool:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics file, without invalid lines (see
-    `parse_record`)."""
+    """Return the records of a metrics file, without invalid lines (see `parse_record`)."""
     return [record for line in _bounded_lines(path) if (record := parse_record(line)) is not None]
 
 

@@ -214,8 +214,8 @@ def configs_of(
     """Return the configuration of a new run (`saved` is None), with the weights of `parent` if
     there is one, or that of the checkpoint `saved` updated by the flags that may change.
 
-    `data` is None if there is none yet. Raises UserError if flags, data and checkpoint contradict
-    each other.
+    `data` is None if there is none yet. Prints notices about the budget and the data of
+    a checkpoint. Raises UserError if flags, data and checkpoint contradict each other.
     """
     if parent is not None and isinstance(data, ChatData):
         return parent.shape, finetune_recipe(args, data)

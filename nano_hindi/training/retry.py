@@ -18,8 +18,8 @@ Result = TypeVar("Result")
 
 
 def retried(run: Run, stop: StopSignal, work: Callable[[], Result]) -> Result:
-    """Return `work()`, an update or an evaluation. Start it again with less memory if the device
-    runs out of it, until it fits, and without torch.compile if that fails.
+    """Return `work()`, an update or an evaluation. If the device runs out of memory, start it again
+    with less, until it fits; if torch.compile fails, start it again without it.
 
     A rank can do this alone, while the others wait for it. `work` sums over the rank's own
     sequences, so the device batch size does not matter, and `TrainOptimizer.last_backward` sends
