@@ -25,7 +25,6 @@ from torch.utils.checkpoint import checkpoint
 from nano_hindi.common import is_intel_cpu
 from nano_hindi.config import GPTConfig
 from nano_hindi.flash_attention import flash_attn
-from nano_hindi.loss import run_eagerly as run_loss_eagerly
 from nano_hindi.loss import softcapped_cross_entropy
 
 if TYPE_CHECKING:
@@ -335,9 +334,8 @@ class GPT(nn.Module):
         return self._parts is not EAGER
 
     def run_eagerly(self) -> None:
-        """Undo `compile_blocks` and `loss.compile_kernels`."""
+        """Undo `compile_blocks`."""
         self._parts = EAGER
-        run_loss_eagerly()
 
     def forward(self, idx: Tensor, targets: Tensor | None = None, kv_cache: KVCache | None = None, loss_reduction: str = "mean") -> Tensor:
         """Return float32 soft-capped logits (B, T, V) for token ids (B, T), or, with targets

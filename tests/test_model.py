@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from additions import ADDITIONS
-from nano_hindi import loss as loss_module
 from nano_hindi import model as network
 from nano_hindi.config import PRESETS, GPTConfig, get_config, get_train_config
 from nano_hindi.engine import KVCache
@@ -326,23 +325,6 @@ def test_new_model_predicts_uniformly_and_its_blocks_are_the_identity():
     tied = GPT(TIED)
     tied.init_weights()
     torch.testing.assert_close(tied.head_weight.std(), torch.tensor(0.02), atol=0.001, rtol=0)
-
-
-def test_run_eagerly_calls_a_compiled_loss_no_more(monkeypatch):
-    """As after a compiler that fails during a run."""
-
-    def fails(*args):
-        raise ZeroDivisionError
-
-    model, idx = random_model(), random_ids(2, 8)
-    expected = model(idx, idx)
-    monkeypatch.setattr(torch, "compile", lambda function: fails)
-    monkeypatch.setattr(loss_module, "_compiled_pass", None)  # also when the test ends
-    loss_module.compile_kernels()
-    with pytest.raises(ZeroDivisionError):
-        model(idx, idx)
-    model.run_eagerly()
-    assert torch.equal(model(idx, idx), expected)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from conftest import ROOT, SMALL, run_script, start
+from nano_hindi import loss as loss_module
 from nano_hindi.common import is_out_of_memory
 from nano_hindi.distributed import World
 from nano_hindi.errors import UserError
@@ -96,6 +97,23 @@ def test_out_of_memory_with_one_sequence_computes_the_blocks_again(data_dir, tmp
     output = capsys.readouterr().out
     assert output.count("out of memory on cpu with one sequence; continuing with each block computed again") == 1
     assert losses(tmp_path) == pytest.approx(losses(straight), rel=1e-4)
+
+
+def test_compiled_loss_that_fails_is_eager_from_then_on(monkeypatch):
+    """As after a compiler that fails during a run."""
+
+    def fails(*args):
+        raise ZeroDivisionError
+
+    x, weight, targets = torch.randn(6, 4), torch.randn(10, 4), torch.arange(6)
+    expected = loss_module.softcapped_cross_entropy(x, weight, targets)
+    monkeypatch.setattr(torch, "compile", lambda function: fails)
+    monkeypatch.setattr(loss_module, "_compiled_pass", None)  # also when the test ends
+    loss_module.compile_kernels()
+    run = run_of(is_compiled=True)
+    run.model.run_eagerly = lambda: setattr(run.model, "is_compiled", False)
+    result = retried(run, types.SimpleNamespace(signal=None), lambda: loss_module.softcapped_cross_entropy(x, weight, targets))
+    assert torch.equal(result, expected)
 
 
 def test_less_memory_is_a_divisor_of_at_most_half_then_one_sequence_then_recomputed_blocks():

@@ -11,6 +11,7 @@ import torch
 from nano_hindi.common import is_out_of_memory, print_compile_failure
 from nano_hindi.distributed import is_lost_rank
 from nano_hindi.errors import UserError
+from nano_hindi.loss import run_eagerly as run_loss_eagerly
 from nano_hindi.training.setup import RECOMPUTED, Run
 from nano_hindi.training.stop import StopSignal
 
@@ -45,6 +46,7 @@ def retried(run: Run, stop: StopSignal, work: Callable[[], Result]) -> Result:
             use_less_memory(run)
         else:
             run.model.run_eagerly()
+            run_loss_eagerly()
 
 
 def use_less_memory(run: Run) -> None:
