@@ -180,14 +180,14 @@ def val_batches(
     file.num_sequences(sequence_len, "get more data, give data/preprocess.py a larger --val_fraction, or use a smaller --sequence_len")
     T, available = sequence_len, len(file) - 1
     targets = min(eval_tokens, available)
-    sequences, in_file = -(-targets // T), -(-available // T)
+    sequences, sequences_in_file = -(-targets // T), -(-available // T)
     first, last = sequences * rank // world_size, sequences * (rank + 1) // world_size
     size = min(batch_size, last - first)
 
     def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for begin in range(first, last, max(1, size)):
             numbers = range(begin, min(begin + size, last))
-            starts = (number * in_file // sequences * T for number in numbers)
+            starts = (number * sequences_in_file // sequences * T for number in numbers)
             rows = [file[start : start + min(T, targets - number * T) + 1] for number, start in zip(numbers, starts, strict=True)]
             file.require_unchanged()
             x, y = torch.zeros(size, T, dtype=torch.int64), torch.full((size, T), IGNORED)

@@ -208,7 +208,7 @@ def _lines(file: BinaryIO, position: int, end: int) -> Iterator[RawRecord]:
             yield RawRecord(begin, line, position)
 
 
-def _text_of_first_document(path: str | Path, document: RawRecord) -> str:
+def _text_without_bom(path: str | Path, document: RawRecord) -> str:
     text = _text_of_document(path, document)
     return text if document.begin else text.removeprefix(BOM)
 
@@ -238,7 +238,7 @@ class _Format(NamedTuple):
 
 
 _FORMATS = {
-    ".txt": _Format(_documents, _seek_document, _text_of_first_document),
+    ".txt": _Format(_documents, _seek_document, _text_without_bom),
     ".jsonl": _Format(_lines, _seek_line, _text_of_json),
 }
 FILES = ".txt, .jsonl (field text) and .parquet (column text) files; .txt.gz, .jsonl.zst too"  # in the help of the commands that read them
