@@ -91,7 +91,7 @@ def plan_run(args: argparse.Namespace, world: World, chat: bool = False) -> Plan
         raise UserError(f"--checkpoint_dir and --data_dir are the same folder; give the run another folder, for example --checkpoint_dir {folder}")
     has_data = not args.dry_run or all((folder / METADATA).exists() for folder in folders)
     data: TextData | ChatData | None = None
-    if has_data and not chat:
+    if has_data and not chat:  # conversations are opened below: which of them fit depends on the model
         data = open_text(args.data_dir, args.anneal_data_dir, world, args.verify_data)
     saved = from_main(world, lambda: checkpoint_to_resume(args)) if args.resume or not args.dry_run else None
     if saved is not None:
