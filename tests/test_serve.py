@@ -422,6 +422,14 @@ def test_a_hundred_clients_at_once_all_get_their_answers(chat):
         assert len(list(pool.map(both, range(100)))) == 100
 
 
+def test_one_client_is_one_user_field_or_without_it_one_user_agent(chat, monkeypatch):
+    clients, submit = [], chat.scheduler.submit
+    monkeypatch.setattr(chat.scheduler, "submit", lambda text: (clients.append(text.client), submit(text)))
+    for user, agent in (("a", "x"), ("a", "y"), ("b", "x"), (None, "x"), (None, "x"), (None, "y")):
+        chat.request("POST", CHAT, {"messages": ASKED, "max_tokens": 1, "user": user}, User_Agent=agent).read()
+    assert [clients.index(client) for client in clients] == [0, 0, 2, 3, 3, 5]
+
+
 def test_more_requests_than_may_wait_are_refused(chat, monkeypatch):
     monkeypatch.setattr("nano_hindi.serving.scheduler.MAX_WAITING", 0)
     with pytest.raises(openai.RateLimitError, match="try again"):
