@@ -22,17 +22,20 @@ from conftest import ROOT, SMALL, run_command
 from nano_hindi.checkpoint import list_checkpoints, load_checkpoint
 from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.dataloader import SequenceLoader, TrainBatches
+from nano_hindi.distributed import World
 from nano_hindi.export.model_card import Card, data_metadata
+from nano_hindi.files import read_metadata
 from nano_hindi.flags import WeightedFolder, weighted_folder
 from nano_hindi.mixture import LONGEST_PERIOD, MixedLoader, Mixture, SourceOrder, normalized
 from nano_hindi.token_file import TokenFile
 from nano_hindi.training import loop
 from nano_hindi.training.curves import by_source, make_figure
 from nano_hindi.training.resume import Plan
-from nano_hindi.training.text_data import MixtureSource, TextData
+from nano_hindi.training.text_data import MixtureSource, TextData, different_keys, open_text
 from test_faults import curve
 
 T, VOCAB = 4, 10_000
+ALONE = World(0, 1, torch.device("cpu"))
 
 
 def random_weights(rng: random.Random, n: int, highest: int) -> list[Fraction]:
@@ -344,6 +347,15 @@ def test_budget_that_is_spent_before_the_anneal_announces_none(data_dir, stories
     assert "1,024 tokens are done, more than the 512 of --total_tokens: the run ends here" in (out := capsys.readouterr().out)
     assert "the anneal begins" not in out
     assert "anneal      after step" not in out
+
+
+def test_record_of_a_mixture_without_an_anneal_holds_every_folder(data_dir, stories):
+    def record(weight: str) -> dict:
+        return open_text([weighted_folder(f"{data_dir}={weight}"), weighted_folder(f"{stories}=0.2")], [], ALONE, every_chunk=False).record(None)
+
+    digests = [read_metadata(folder / "preprocess_meta.txt")["train_digest"] for folder in (data_dir, stories)]
+    assert [source["train_digest"] for source in record("0.8")["sources"]] == digests
+    assert different_keys(record("0.8"), record("0.6")) == ["source 1 weight", "source 2 weight"]
 
 
 def test_resume_without_the_anneal_is_refused_even_if_the_folder_is_the_same(data_dir, tmp_path, capsys):
