@@ -69,6 +69,13 @@ def test_text_is_restored_in_nfc_and_its_bytes_add_up(folder, family):
         assert tokenizer.normalize(text) == (text if family == "unigram" else nfc(text))
 
 
+def test_text_with_a_space_mark_decodes_to_what_as_decoded_returns(folder):
+    tokenizer = load_tokenizer(folder)
+    for text in ("क▁क", "▁क ▁", "▁▁ क"):
+        (ids,) = tokenizer.encode_batch([text])
+        assert tokenizer.decode(ids) == tokenizer.as_decoded(text)
+
+
 def test_transformers_gives_the_same_ids_with_the_original_a_copy_and_an_export(folder, family, tmp_path):
     tokenizer = load_tokenizer(folder)
     tokenizer.save(tmp_path / "copy")
