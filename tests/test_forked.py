@@ -93,6 +93,14 @@ def test_fork_that_hangs_times_out_and_ends_with_the_block(fork):
     wait_until(lambda: not stat.exists() or "Z" in stat.read_text().split()[2], "the end of its child")
 
 
+def test_fork_can_be_killed_with_its_group_as_soon_as_it_is_started():
+    """As torchrun does with the other ranks when one fails."""
+    for _ in range(20):
+        with launched([sys.executable, "-c", "import time; time.sleep(1000)"], fork=True) as process:
+            os.killpg(process.pid, signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+
+
 def test_server_survives_clients_that_are_killed():
     argv = [sys.executable, "-c", "pass"]
     run_command(argv, fork=True)

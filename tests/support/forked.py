@@ -105,20 +105,20 @@ def serve(path: str) -> None:
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os.setsid()
+                with contextlib.suppress(OSError):  # only now: the client may signal its group at once
+                    connection.sendall(struct.pack("!I", os.getpid()))
                 for opened in (listener, woken, wakeup, connection, *children.values()):
                     opened.close()
                 become(request, streams)
                 return
             children[pid] = connection
-            with contextlib.suppress(OSError):
-                connection.sendall(struct.pack("!I", pid))
             for stream in streams:
                 os.close(stream)
 
 
 def become(request: dict, streams: Sequence[int]) -> None:
-    """Give this fork the session, streams, folder, environment and arguments of `request`."""
-    os.setsid()
+    """Give this fork the streams, folder, environment and arguments of `request`."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
