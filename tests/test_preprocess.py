@@ -568,6 +568,16 @@ def test_report_on_older_data_is_deleted(tmp_path, tokenizer_dir):
     assert files[0].exists()
 
 
+def test_tokenizer_learns_from_the_training_split_alone(tmp_path):
+    from nano_hindi.tokenizer.training import train_tokenizer
+
+    texts = standin.documents(60)
+    seen = [text for text in texts if not tokenize.is_for_validation(text.encode(), 0.2)]
+    argv = ["--input", write_corpus(tmp_path / "c.txt", texts), "--train_tokenizer", "700", "--val_fraction", "0.2", "--workers", "1"]
+    assert preprocess.main([*map(str, argv), "--output_dir", str(tmp_path / "out")]) == 0
+    assert load_tokenizer(tmp_path / "out/tokenizer").fingerprint == train_tokenizer(seen, 700).fingerprint
+
+
 def test_trained_tokenizer_is_not_trained_again_after_a_stop(tmp_path, monkeypatch):
     from nano_hindi.tokenizer import training
 
@@ -575,7 +585,7 @@ def test_trained_tokenizer_is_not_trained_again_after_a_stop(tmp_path, monkeypat
     corpus = write_corpus(tmp_path / "c.txt", standin.documents(400))
     argv = ["--input", str(corpus), "--train_tokenizer", "600", "--val_fraction", "0.2", "--workers", "1", "--output_dir"]
     assert preprocess.main([*argv, str(tmp_path / "straight")]) == 0
-    for owner, name in ((shards, "write_text"), (tokenize, "is_for_validation")):  # the first one leaves a tokenizer without its name
+    for owner, name in ((shards, "write_text"), (tokenize, "encode")):  # the first one leaves a tokenizer without its name
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             assert preprocess.main([*argv, str(tmp_path / "out")]) == 130
