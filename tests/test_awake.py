@@ -26,7 +26,7 @@ def test_windows_is_asked_to_stay_awake_until_the_run_ends(monkeypatch):
 @pytest.mark.parametrize(("platform", "program"), [("linux", "systemd-inhibit"), ("darwin", "caffeinate")])
 def test_inhibitor_runs_for_as_long_as_the_run(platform, program, tmp_path, monkeypatch):
     path = tmp_path / program
-    path.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/words\ntrap "touch {tmp_path}/ended; exit" TERM\nwhile :; do sleep 0.05; done\n')
+    path.write_text(f'#!/bin/sh\ntrap "touch {tmp_path}/ended; exit" TERM\necho "$@" >{tmp_path}/words\nwhile :; do sleep 0.05; done\n')
     path.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("DISPLAY", ":0")
