@@ -2,6 +2,7 @@
 broken or unreachable."""
 
 import functools
+import gc
 import hashlib
 import itertools
 import json
@@ -58,8 +59,13 @@ def stops_at(document: int, error: BaseException | None = None) -> Callable:
 
 def run(out: Path, *argv) -> int:
     code = download.main([*map(str, argv), "--output_dir", str(out)])
-    for thread in threading.enumerate():  # prefetch threads end with the process of a real run; here they must not query the next test's hub
+    # what prefetches ends with the process of a real run; here it must not query the hub later
+    for thread in threading.enumerate():
         if thread.name.startswith("hub"):
+            thread.join()
+    if left := [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]:  # of `datasets`, after an error
+        gc.collect()  # they end when their executor is deleted
+        for thread in left:
             thread.join()
     return code
 
