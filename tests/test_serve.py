@@ -31,6 +31,7 @@ from nano_hindi.serving.scheduler import Scheduler
 
 CHAT = "/v1/chat/completions"
 ASKED = [{"role": "user", "content": "नमस्ते"}]
+ENDLESS = 10**6  # tokens of an answer that is stopped: more than are generated before it, however late that is
 
 
 class Running:
@@ -39,7 +40,7 @@ class Running:
     def __init__(self, folder: Path, token: str | None = None):
         trained = load_for_inference(folder)
         self.scheduler = Scheduler(build_model(trained, torch.device("cpu")))
-        self.served = api.Served(self.scheduler, trained.tokenizer, trained.is_chat, trained.config.sequence_len, max_tokens=3000)
+        self.served = api.Served(self.scheduler, trained.tokenizer, trained.is_chat, trained.config.sequence_len, max_tokens=ENDLESS)
         self.listener = serve.listen("127.0.0.1", 0)
         self.port = self.listener.getsockname()[1]
         self.server = api.make_server(self.served, token, serve.local_names("127.0.0.1"))
@@ -72,7 +73,7 @@ class Running:
     @contextlib.contextmanager
     def sent(self, **fields) -> Iterator[socket.socket]:
         """Send a request for a chat, and leave the answer to the block."""
-        body = json.dumps({"messages": ASKED, "max_tokens": 3000, **fields}).encode()
+        body = json.dumps({"messages": ASKED, "max_tokens": ENDLESS, **fields}).encode()
         head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -280,7 +281,7 @@ def test_request_without_settings_has_an_answer_that_may_fill_the_context(chat):
         ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, "Unicode"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "images"),
         ({"messages": [*ASKED, {"role": "assistant", "content": "x"}]}, 400, "end with user"),
-        ({"max_tokens": 3001}, 400, "below 3001"),
+        ({"max_tokens": ENDLESS + 1}, 400, f"below {ENDLESS + 1:g}"),
         ({"max_completion_tokens": 0}, 400, "max_completion_tokens"),
         ({"max_tokens": True}, 400, "max_tokens"),
         ({"temperature": -1}, 400, "temperature"),
@@ -394,7 +395,7 @@ def test_text_ends_when_its_client_leaves(chat, streams):
         wait_until(lambda: chat.scheduler._active, "an active text")
         row = chat.scheduler._active[0]
     wait_until(chat.is_idle, "the end of the text")
-    assert len(row.made) < 3000
+    assert len(row.made) < ENDLESS
 
 
 @pytest.mark.slow
@@ -402,7 +403,7 @@ def test_client_that_stops_reading_holds_up_nobody(chat, monkeypatch):
     """Its text is generated to the end and leaves the model, however little of it is read."""
     sent = []
     monkeypatch.setattr(api, "_event", lambda content, event=api._event: sent.append(1) or event(content) + ":" + "x" * 10_000 + "\n\n")
-    with chat.sent(temperature=0, stream=True):
+    with chat.sent(temperature=0, stream=True, max_tokens=3000):
         wait_until(lambda: len(sent) > 3, "the first events")
         assert ask(chat).choices[0].message.content == spelled(40).strip()
         wait_until(chat.is_idle, "the end of the stalled text")
@@ -436,7 +437,7 @@ def test_more_requests_than_may_wait_are_refused(chat, monkeypatch):
         ask(chat)
     monkeypatch.setattr("nano_hindi.serving.scheduler.MAX_WAITING", 2)
     with pytest.raises(openai.RateLimitError, match="try again"):
-        complete(chat, prompt=["राम"] * 40, max_tokens=3000)  # 17 of them do not wait
+        complete(chat, prompt=["राम"] * 40, max_tokens=ENDLESS)  # 17 of them do not wait
     wait_until(chat.is_idle, "the end of those that were queued")
 
 
@@ -452,7 +453,7 @@ def test_error_of_the_model_reaches_the_client(chat, monkeypatch, capsys):
 
 def test_request_in_progress_learns_that_the_server_ends(chat_model):
     with Running(chat_model) as running, concurrent.futures.ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(ask, running, max_tokens=3000)
+        asked = pool.submit(ask, running, max_tokens=ENDLESS)
         wait_until(lambda: running.scheduler._active, "an active text")
         running.server.should_exit = True  # as Ctrl-C sets it
         with pytest.raises(openai.InternalServerError, match="stopped") as ended:
@@ -462,7 +463,7 @@ def test_request_in_progress_learns_that_the_server_ends(chat_model):
 
 def test_stream_in_progress_learns_that_the_server_ends(chat_model):
     with Running(chat_model) as running:
-        stream = ask(running, max_tokens=3000, stream=True)
+        stream = ask(running, max_tokens=ENDLESS, stream=True)
         next(stream)
         running.server.should_exit = True
         with pytest.raises(openai.APIError, match="stopped") as ended:
@@ -579,7 +580,7 @@ def browser():
 
 def open_page(browser, running: Running, fragment: str = ""):
     page = browser.new_context(locale="hi-IN", viewport={"width": 375, "height": 667}).new_page()
-    page.set_default_timeout(15000)
+    page.set_default_timeout(PATIENCE * 1000)
     page.goto(f"http://127.0.0.1:{running.port}/{fragment}")
     return page
 
@@ -593,7 +594,7 @@ def set_length(page, tokens: int | str) -> None:
 def ask_for_a_long_answer(page, question: str, then: str = "") -> None:
     """Ask, wait until the answer streams, and run `then` in the page at once: on a busy machine,
     this process could be too late."""
-    set_length(page, 3000)
+    set_length(page, ENDLESS)
     page.fill("#question", question)
     page.press("#question", "Enter")
     streams = "document.querySelector('.assistant')?.textContent.includes('ॐ')"
@@ -609,7 +610,7 @@ def test_page_chats_stops_and_answers_again(chat, browser):
     page.get_by_text("रोका गया।").wait_for()
     wait_until(chat.is_idle, "the end of the stopped text")
     assert page.locator(".user").inner_text() == "<b>नमस्ते</b>"
-    assert spelled(3000).strip().startswith(page.locator(".assistant").inner_text())
+    assert spelled(ENDLESS).strip().startswith(page.locator(".assistant").inner_text())
     set_length(page, 40)
     page.get_by_text("फिर से जवाब दें").click()
     page.get_by_text("लंबाई की सीमा आ गई।").wait_for()
@@ -762,7 +763,7 @@ def test_page_keeps_its_talk_over_a_reload(chat, browser):
     assert page.locator(".user").all_inner_texts() == ["नमस्ते"]
     kept = page.locator(".assistant").inner_text()
     assert kept.startswith(streamed)
-    assert len(kept) < len(spelled(3000))
+    assert len(kept) < len(spelled(ENDLESS))
     set_length(page, 40)
     page.get_by_text("फिर से जवाब दें").click()
     page.get_by_text("लंबाई की सीमा आ गई।").wait_for()
