@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -696,20 +697,24 @@ def test_lost_characters_are_counted_correctly_across_a_stop(tmp_path, monkeypat
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send itself a signal")
-@pytest.mark.parametrize("threads", [0, 1])
-def test_ctrl_c_while_workers_start_is_deferred_and_not_lost(threads):
+@pytest.mark.parametrize("in_another_thread", [False, True])
+def test_ctrl_c_while_workers_start_is_deferred_and_not_lost(in_another_thread):
     """Also where another thread receives the signal, such as those of the tokenizers library."""
     end, finished = threading.Event(), []
-    others = [threading.Thread(target=end.wait) for _ in range(threads)]
-    for thread in others:
-        thread.start()
+    other = threading.Thread(target=end.wait)
+    other.start()
+    woken, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    before = signal.set_wakeup_fd(wakeup.fileno())
     try:
         with pytest.raises(KeyboardInterrupt), tokenize._interrupt_later():
-            os.kill(os.getpid(), signal.SIGINT)
-            if threads:
-                wait_until(lambda: signal.SIGINT not in signal.sigpending(), "the other thread's turn")
-                time.sleep(0.1)  # for its handler
+            signal.pthread_kill(other.ident if in_another_thread else threading.get_ident(), signal.SIGINT)
+            if in_another_thread:
+                woken.recv(1)  # that thread has received it
             finished.append(True)
     finally:
+        signal.set_wakeup_fd(before)
+        for each in (woken, wakeup):
+            each.close()
         end.set()
     assert finished
