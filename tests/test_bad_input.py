@@ -191,9 +191,9 @@ class Scene:
         from huggingface_hub import constants
 
         if endpoint is None:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+            self.bound = socket.socket()  # it keeps the port from other processes, and does not listen
+            self.bound.bind(("127.0.0.1", 0))
+            endpoint = f"http://127.0.0.1:{self.bound.getsockname()[1]}"
         self.monkeypatch.setattr(constants, "ENDPOINT", endpoint)
         self.monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
         self.monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

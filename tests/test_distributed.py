@@ -141,10 +141,14 @@ def test_fifty_updates_agree_within_float32_rounding(alone, reordered, together,
 def test_ranks_started_by_hand_without_torchrun_make_the_same_run(data_dir, tmp_path):
     """The way for Windows, where torchrun's store does not start."""
     few = [*FIFTY, "--total_tokens", str(32 * 8 * 6), "--eval_interval", "3", "--data_dir", str(data_dir), "--checkpoint_dir"]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
     argv = [sys.executable, ROOT / "train.py", *few, tmp_path / "two"]
     with contextlib.ExitStack() as stack:
+        # it does not listen, so rank 0 can; but no other process gets its port, nor rank 1 for its
+        # own end of the connection
+        port = stack.enter_context(socket.socket())
+        port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        port.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port.getsockname()[1]), "WORLD_SIZE": "2"}
         ranks = [
             stack.enter_context(launched(argv, env={**os.environ, **address, "RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE))
             for rank in "01"
