@@ -252,6 +252,8 @@ def require_same(world: World, what: str, values: Mapping[str, object], remedy: 
             more = f" and {len(different) - 3} more" if len(different) > 3 else ""
             others.append(f"rank {rank} on {host} ({', '.join(different[:3])}{more})")
     if others:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it when the first rank exits: each says first what happened
+        dist.barrier()
         raise UserError(f"not the same {what} as rank 0 on {main_host}: {'; '.join(others)}; {remedy}")
 
 

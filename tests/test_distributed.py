@@ -355,13 +355,14 @@ def test_two_machines_train_like_one_and_restart_when_a_rank_is_killed(hosts, to
 
 
 def test_machine_with_other_data_is_refused(hosts, data_dir, tmp_path):
+    """Both machines say so, also one that is held up when the other's rank exits."""
     shutil.copytree(data_dir, tmp_path / "data")
     tokens = np.fromfile(data_dir / "train.bin", dtype="<u4")
     np.roll(tokens, 1).tofile(tmp_path / "data" / "train.bin")
     metadata = tmp_path / "data" / "preprocess_meta.txt"  # of an older version, without the digests that would show it alone
     lines = metadata.read_text(encoding="utf-8").splitlines(keepends=True)
     metadata.write_text("".join(line for line in lines if "_digest:" not in line), encoding="utf-8")
-    codes, said = hosts.run(tmp_path, {"a": data_dir, "b": tmp_path / "data"})
+    codes, said = hosts.run(tmp_path, {"a": data_dir, "b": tmp_path / "data"}, events=("late:1",))
     for host in "ab":
         assert codes[host] == 1
         assert "error: not the same data as rank 0 on hosta: rank 1 on hostb (train.bin); copy" in said[host]

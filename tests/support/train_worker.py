@@ -4,12 +4,14 @@ train_worker.py RECORDS [EVENT...] -- FLAGS of train.py.
 An EVENT is ACT:RANK:UPDATE:START: a fault on a rank before an update, at the first start of the job
 (0) or after so many restarts. `kill` sends the rank SIGKILL, `spoil` changes one of its weights,
 `exhaust` lets it run out of memory at the end of the next backward. RECORDS/{rank}.pt holds the
-transfers of a rank, RECORDS/pids/{pid} its rank from the start.
+transfers of a rank, RECORDS/pids/{pid} its rank from the start. The event late:RANK holds a rank up
+for three seconds whenever the ranks have compared something.
 """
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -53,6 +55,9 @@ def main(records: Path, events: list[str], flags: list[str]) -> int:
             exhausted.clear()
             raise torch.cuda.OutOfMemoryError
 
+    if f"late:{RANK}" in events:
+        gather = torch.distributed.all_gather_object
+        torch.distributed.all_gather_object = lambda *args: (gather(*args), time.sleep(3))
     shorten_ends()
     loop.train_update, torch.Tensor.backward = train_update, backward
     code = train.main(flags)
