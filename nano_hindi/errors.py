@@ -55,7 +55,8 @@ def naming(path: object) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, OSError):
-            error.filename = error.filename or str(path)
+            if error.errno is not None:  # without one, a name would take the place of the message
+                error.filename = error.filename or str(path)
         elif number := _errno(error):
             raise OSError(number, os.strerror(number), str(path)) from error
         raise

@@ -59,10 +59,12 @@ def test_other_errors_and_names_are_left_as_they_are(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, naming("other"):
         (tmp_path / "missing").read_bytes()
     assert caught.value.filename == str(tmp_path / "missing")
-    for error in (UserError("Input/output error (5)"), RuntimeError("bad index (5)"), ValueError("no number")):
+    for error in (UserError("Input/output error (5)"), RuntimeError("bad index (5)"), ValueError("no number"), OSError("404 Client Error")):
+        message = str(error)
         with pytest.raises(type(error)) as caught, naming("other"):
             raise error
         assert caught.value is error
+        assert str(error) == message
 
 
 @pytest.mark.parametrize(("message", "line"), [("", "ValueError"), (" \n", "ValueError"), ("no room:\nfor b", "no room"), ("a" * 999, "a" * 200)])
