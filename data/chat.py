@@ -89,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
 
     sources = [chat_source(name, args.seed) for name in dict.fromkeys(args.source)]
     folder = ROOT / "checkpoints"
-    require(args.tokenizer != str(folder) or folder.exists(), f"there is no model in {folder}; train one first, or name its folder with --tokenizer")
+    is_missing = Path(args.tokenizer).absolute() == folder and not folder.exists()
+    require(not is_missing, f"there is no model in {folder}; train one first, or name its folder with --tokenizer")
     model = model_of(args.tokenizer)
     tokenizer, context = tokenizer_and_context(args.tokenizer, model)
     args.max_length = args.max_length or context

@@ -260,9 +260,11 @@ def test_folder_of_models_is_refused_with_the_name_of_one(tmp_path, tokenizer_di
     assert "no readable tokenizer (it has no tokenizer.json); it needs tokenizer.json" in capsys.readouterr().err
 
 
-def test_without_a_model_the_error_asks_for_one_not_for_a_tokenizer(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("flags", [[], ["--tokenizer", "checkpoints"]])
+def test_without_a_model_the_error_asks_for_one_not_for_a_tokenizer(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(chat, "ROOT", tmp_path)
-    assert chat.main(["--output_dir", str(tmp_path / "chat")]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert chat.main(["--output_dir", str(tmp_path / "chat"), *flags]) == 2
     error = capsys.readouterr().err
     assert f"there is no model in {tmp_path / 'checkpoints'}; train one first" in error
     assert "name its folder with --tokenizer" in error
