@@ -319,6 +319,7 @@ PREPROCESS = {
     "two tokenizers at once": (lambda s: ["--train_tokenizer", 600, "--tokenizer", s.tokenizer()], "--tokenizer", "not allowed with", "--train_tokenizer"),
     # files
     "a missing corpus": (["--input", "corpse.txt"], "there is no corpus corpse.txt", "data/download.py", "--input"),
+    "a folder as the corpus": (lambda s: ["--input", s.subfolder("stories")], "stories: it is a folder", "the files in it"),
     "an empty corpus": (lambda s: ["--input", s.file("a.txt", "")], "holds no text", "data/download.py", "--input"),
     "an unreadable corpus": (lambda s: ["--input", s.forbidden(s.file("secret.txt"), 0)], "secret.txt", "ermission", "read"),
     "a name that no file system takes": (["--input", LONG], LONG, "name"),
