@@ -11,7 +11,7 @@ import torch
 from nano_hindi.checkpoint import MODEL_KEYS, checkpoint_path, list_checkpoints, load_checkpoint, newest_checkpoint, print_skipped
 from nano_hindi.common import compute_dtype
 from nano_hindi.config import GPTConfig, from_dict
-from nano_hindi.console import python_command
+from nano_hindi.console import python_command, shell_quoted
 from nano_hindi.errors import UserError, require
 from nano_hindi.flash_attention import select_backend
 from nano_hindi.model import GPT
@@ -92,5 +92,7 @@ def _latest_model(folder: Path) -> tuple[Path, dict]:
     if trained is None:
         if checkpoints:
             raise UserError(f"no checkpoint in {folder} loads; copy the files again, or move the folder away and train again")
+        if models := sorted(file.parent for name in ("model.pt", "checkpoint_step*.pt") for file in folder.glob(f"*/{name}")):
+            raise UserError(f"there is no checkpoint in {folder}, but folders in it have one; name the model's folder: {shell_quoted(models[0])}")
         raise UserError(f"there is no checkpoint in {folder}; check the path, or train a model first: {python_command('train.py')}")
     return model, trained
