@@ -248,18 +248,26 @@ def test_stop_waits_for_a_slow_disk_and_a_second_ctrl_c_only_briefly(data_dir, t
     assert "Traceback" not in output
 
 
-def test_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts(capsys):
-    class Finalized:
-        def __del__(self):
-            signal.raise_signal(signal.SIGINT)
+def test_second_ctrl_c_that_python_drops_in_a_finalizer_still_counts(monkeypatch):
+    """Another error in a finalizer is shown as usual."""
 
+    class Finalized:
+        def __init__(self, act):
+            self.act = act
+
+        def __del__(self):
+            self.act()
+
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: shown.append(unraisable.exc_type))
     with StopSignal() as stop:
         signal.raise_signal(signal.SIGINT)
         stop.raise_if_repeated()
-        Finalized()  # as within gc.collect(): the KeyboardInterrupt is lost
+        Finalized(lambda: signal.raise_signal(signal.SIGINT))  # as within gc.collect(): the KeyboardInterrupt is lost
         with pytest.raises(KeyboardInterrupt):
             stop.raise_if_repeated()
-    assert capsys.readouterr().err == ""
+        Finalized(lambda: 1 / 0)
+    assert shown == [ZeroDivisionError]
 
 
 # ---- disks and folders
