@@ -115,6 +115,16 @@ def test_every_save_is_reported_and_one_that_succeeds_ends_a_failure(tmp_path):
     assert steps(tmp_path) == [2, 3]
 
 
+def test_metrics_are_flushed_to_disk_before_the_checkpoint(tmp_path, monkeypatch):
+    """After a power cut the checkpoint may be there: the records that lead up to it must be too."""
+    flushed, metrics = [], tmp_path / "metrics.jsonl"
+    metrics.touch()
+    monkeypatch.setattr(os, "fsync", lambda fd, fsync=os.fsync: (flushed.append(os.fstat(fd).st_ino), fsync(fd)))
+    with Saver(tmp_path, keep=9, tell=str) as saver:
+        saver.save(state(1), lambda: None)
+    assert flushed[:2] == [path.stat().st_ino for path in (metrics, ckpt.checkpoint_path(tmp_path, 1))]
+
+
 def test_damaged_checkpoint_is_skipped_and_refused_by_name(tmp_path, capsys):
     ckpt.save_checkpoint(tmp_path, state(5), keep=9)
     whole = ckpt.save_checkpoint(tmp_path, state(6), keep=9).read_bytes()
