@@ -2,6 +2,7 @@
 exist."""
 
 import contextlib
+import dataclasses
 import math
 import random
 import weakref
@@ -14,8 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nano_hindi import fp8
 from nano_hindi import loss as loss_module
+from nano_hindi.config import GPTConfig, TrainConfig
 from nano_hindi.errors import UserError
 from nano_hindi.loss import softcapped_cross_entropy
+from nano_hindi.training.setup import new_model
 
 
 def make(N, C, V, *, padding=0, ignored=0.0, scale=1.0, dtype=torch.float32, seed=0):
@@ -343,6 +346,16 @@ def test_fp8_computes_no_more_than_whole_chunks_with_both_gradients(monkeypatch)
     assert torch.equal(*torch.autograd.grad(value, weight), plain[1])
     nothing = softcapped_cross_entropy(x, weight, torch.full_like(targets, -1), fp8=True)
     assert not any(grad.any() for grad in gradients_of(nothing, x, weight))
+
+
+def test_flag_of_fp8_changes_the_gradients_of_the_head_within_rounding():
+    config, recipe, cpu = GPTConfig(vocab_size=32, sequence_len=32, n_layer=1, n_head=1, n_kv_head=1, n_embd=16), TrainConfig(), torch.device("cpu")
+    tokens, grads = torch.randint(32, (1, 33), generator=torch.Generator().manual_seed(0)), []
+    for fp8_head in (False, True):
+        model = new_model(config, dataclasses.replace(recipe, fp8_head=fp8_head), cpu)
+        model(tokens[:, :-1], tokens[:, 1:]).backward()
+        grads.append(model.lm_head.weight.grad)
+    assert 0.01 < (grads[1] - grads[0]).norm() / grads[0].norm() < 0.05
 
 
 @pytest.mark.parametrize(
