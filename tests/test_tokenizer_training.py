@@ -165,6 +165,15 @@ print(train_tokenizer([rare, rare], 600).fingerprint)
     assert len(fingerprints[0]) == 32
 
 
+def test_only_the_beginning_of_a_large_corpus_is_read(monkeypatch):
+    """Memory holds what is read."""
+    texts = standin.documents(300)
+    monkeypatch.setattr(training, "TRAINING_CHARACTERS", sum(map(len, texts[:200])) + 9)
+    documents = iter(texts)
+    assert train_tokenizer(documents, 600).fingerprint == train_tokenizer([*texts[:200], texts[200][:9]], 600).fingerprint
+    assert list(documents) == texts[201:]
+
+
 def test_training_shows_its_progress(capsys):
     texts = standin.documents(100)
     train_tokenizer(texts, 600)
