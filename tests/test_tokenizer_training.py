@@ -174,6 +174,12 @@ def test_only_the_beginning_of_a_large_corpus_is_read(monkeypatch):
     assert list(documents) == texts[201:]
 
 
+def test_rare_characters_leave_half_of_the_vocabulary_to_longer_tokens():
+    trained = train_tokenizer([*standin.documents(300), *["".join(map(chr, range(0x4E00, 0x5200)))] * 2], 700)
+    lengths = [len(trained.piece(i)) for i in range(len(training.FIXED), 700)]
+    assert 0 < lengths.count(1) <= len(lengths) // 2
+
+
 def test_training_shows_its_progress(capsys):
     texts = standin.documents(100)
     train_tokenizer(texts, 600)
