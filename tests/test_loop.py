@@ -2,6 +2,7 @@
 is collected between updates."""
 
 import gc
+import itertools
 import math
 import sys
 import threading
@@ -187,10 +188,13 @@ def test_an_update_is_made_by_eight_files(data_dir, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.whole_run
 def test_garbage_is_collected_between_updates_only(data_dir, tmp_path, monkeypatch):
+    """After the first update, and after each evaluation or save, such as those of updates 4 and
+    5."""
     seen, real = [], loop.train_update
-    monkeypatch.setattr(loop, "train_update", lambda run, stop: (seen.append(gc.isenabled()), real(run, stop))[1])
+    monkeypatch.setattr(loop, "train_update", lambda run, stop: (seen.append((gc.isenabled(), gc.get_stats()[2]["collections"])), real(run, stop))[1])
     assert start(data_dir, tmp_path) == 0
     assert len(seen) == 12
-    assert not any(seen)
+    assert not any(is_enabled for is_enabled, _ in seen)
+    assert [after - before for (_, before), (_, after) in itertools.pairwise(seen)] == [1, 0, 0, 1, 1, 0, 0, 1, 0, 1, 0]
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
