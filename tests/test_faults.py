@@ -354,6 +354,14 @@ def test_missing_folder_is_reported_at_every_save_and_used_once_it_is_back(data_
     assert list(differences(*[load_checkpoint(f / "checkpoint_step24.pt")["model_state_dict"] for f in (folder, straight)])) == []
 
 
+def test_stop_whose_save_fails_says_what_a_resume_does(data_dir, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    with at_update(monkeypatch, 4, lambda run: (shutil.rmtree(folder), signal.raise_signal(signal.SIGTERM))):
+        assert start(data_dir, folder) == 128 + signal.SIGTERM
+    words = r"stopped after step 10; .* begins a new run, as there is no checkpoint: step 10 is not saved \(.*No such file.*\)\n"
+    assert re.search(words, capsys.readouterr().out)
+
+
 @pytest.mark.parametrize("in_its_place", ["nothing", "a file"])
 def test_folder_missing_until_the_end_is_one_line_with_code_2(data_dir, tmp_path, monkeypatch, capsys, in_its_place):
     folder = tmp_path / "run"
