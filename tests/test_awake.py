@@ -1,5 +1,6 @@
 """A run keeps the computer awake, for as long as it lasts."""
 
+import contextlib
 import ctypes
 import os
 import subprocess
@@ -8,8 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import wait_until
+from conftest import start, wait_until
+from nano_hindi.training import loop
 from nano_hindi.training.awake import inhibitor, kept_awake
+from test_faults import at_update
 
 
 def test_windows_is_asked_to_stay_awake_until_the_run_ends(monkeypatch):
@@ -48,3 +51,19 @@ def test_without_a_screen_or_a_program_nothing_is_started(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     with kept_awake():
         pass
+
+
+@pytest.mark.slow
+def test_training_keeps_the_computer_awake(data_dir, tmp_path, monkeypatch):
+    events = []
+
+    @contextlib.contextmanager
+    def recorded():
+        events.append("awake")
+        yield
+        events.append("may sleep")
+
+    monkeypatch.setattr(loop, "kept_awake", recorded)
+    with at_update(monkeypatch, 0, lambda run: events.append("first")), at_update(monkeypatch, 11, lambda run: events.append("last")):
+        assert start(data_dir, tmp_path) == 0
+    assert events == ["awake", "first", "last", "may sleep"]
