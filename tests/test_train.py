@@ -202,6 +202,7 @@ def test_three_non_finite_updates_in_a_row_stop_the_run_and_name_the_checkpoint(
     assert "Traceback" not in output.err
     assert [r["skipped"] for r in curve(tmp_path / "run") if "loss" in r] == [1, 2, 3]
     assert None not in losses(tmp_path / "run")
+    assert (tmp_path / "run" / "curves.png").exists()  # since the evaluation at step 8
 
 
 def test_dry_run_of_the_default_works_without_data(tmp_path, capsys):
