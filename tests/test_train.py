@@ -193,8 +193,9 @@ def test_three_non_finite_updates_in_a_row_stop_the_run_and_name_the_checkpoint(
             weight.copy_(before)
         return made
 
-    monkeypatch.setattr(loop, "train_update", train_update)
-    assert start(data_dir, tmp_path / "run") == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_update", train_update)
+        assert start(data_dir, tmp_path / "run") == 2
     output = capsys.readouterr()
     assert output.out.count("skipped") == 5
     assert "step 16" in output.err
@@ -203,6 +204,8 @@ def test_three_non_finite_updates_in_a_row_stop_the_run_and_name_the_checkpoint(
     assert [r["skipped"] for r in curve(tmp_path / "run") if "loss" in r] == [1, 2, 3]
     assert None not in losses(tmp_path / "run")
     assert (tmp_path / "run" / "curves.png").exists()  # since the evaluation at step 8
+    assert start(data_dir, tmp_path / "run", "--resume", "auto") == 0
+    assert [r["skipped"] for r in curve(tmp_path / "run") if "loss" in r] == [1, 2, 2, 2, 2, 2]
 
 
 def test_dry_run_of_the_default_works_without_data(tmp_path, capsys):
