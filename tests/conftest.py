@@ -131,6 +131,14 @@ def damaged_between_samples(folder: Path, target: Path, monkeypatch: pytest.Monk
     return target
 
 
+@pytest.fixture(scope="module")
+def modules_cache(tmp_path_factory) -> Iterator[None]:
+    """Keep transformers' copies of trusted code out of the user's home, which all workers share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def straight(data_dir, tmp_path_factory) -> Path:
     """Return the folder of a small run that was never interrupted."""

@@ -168,7 +168,7 @@ def test_user_error_is_one_line_with_code_2(argv, words, straight, tmp_path, cap
     assert words in error
 
 
-def test_custom_model_code_runs_only_if_trusted(story, tmp_path, capsys):
+def test_custom_model_code_runs_only_if_trusted(story, modules_cache, tmp_path, capsys):
     folder = save_hugging_face(tmp_path / "hf", "llama")
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}}

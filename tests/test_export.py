@@ -49,15 +49,9 @@ from nano_hindi.minimal_pairs.__main__ import GROUP, write_tasks
 from nano_hindi.model import GPT
 from nano_hindi.tokenizer import load_tokenizer
 
+pytestmark = pytest.mark.usefixtures("modules_cache")
+
 PROMPTS = ("भारत", "राम और सीता नदी के किनारे गीत गाते हैं। किसान", "एक")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def modules_cache(tmp_path_factory):
-    """Keep transformers' copies of trusted code out of the user's home."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -32,12 +32,10 @@ def ours(tmp_path_factory) -> GPT:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
-        checkpoint, folder = make_checkpoint(tmp_path_factory.mktemp("checkpoint"), "bpe"), tmp_path_factory.mktemp("export")
-        assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(folder)]) == 0
-        yield folder
+def folder(tmp_path_factory, modules_cache):
+    checkpoint, folder = make_checkpoint(tmp_path_factory.mktemp("checkpoint"), "bpe"), tmp_path_factory.mktemp("export")
+    assert export.main(["--checkpoint", str(checkpoint), "--output_dir", str(folder)]) == 0
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -104,11 +102,10 @@ def test_sft_starts_with_the_loss_of_our_model_and_lowers_it(folder, ours, tmp_p
             torch.testing.assert_close(trainer.model(ids).logits, ours(ids), rtol=0, atol=ATOL)
 
 
-def test_sft_on_conversations_has_the_targets_of_our_fine_tuning(tmp_path, monkeypatch):
+def test_sft_on_conversations_has_the_targets_of_our_fine_tuning(tmp_path, modules_cache):
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     file, folder = make_checkpoint(tmp_path, "bpe", dataclasses.replace(CONFIG, sequence_len=256)), tmp_path / "export"
     torch.save(torch.load(file) | {"chat": {"template": 1}}, file)
     assert export.main(["--checkpoint", str(file), "--output_dir", str(folder)]) == 0

@@ -134,7 +134,7 @@ def test_damaged_model_of_a_folder_is_skipped_for_its_checkpoint(straight, tmp_p
         ("hidden_size", 10**15, "that can be loaded"),
     ],
 )
-def test_foreign_hugging_face_model_is_one_line(straight, tmp_path, capfd, field, value, words):
+def test_foreign_hugging_face_model_is_one_line(straight, modules_cache, tmp_path, capfd, field, value, words):
     assert export.main(["--checkpoint", str(straight), "--output_dir", str(tmp_path / "model")]) == 0
     config = tmp_path / "model" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text(encoding="utf-8")), "layer_types": None, field: value}), encoding="utf-8")

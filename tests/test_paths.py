@@ -63,7 +63,7 @@ def everything(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_folder_that_is_not_utf8_gives_the_same_model(odd, tmp_path, capsys):
+def test_folder_that_is_not_utf8_gives_the_same_model(odd, modules_cache, tmp_path, capsys):
     plain = tmp_path / "plain"
     plain.mkdir()
     for folder in (odd, plain):
