@@ -429,6 +429,7 @@ GENERATE = {
     # checkpoints
     "a missing checkpoint": (["--checkpoint", "nowhere"], "no checkpoint nowhere", "train.py"),
     "a folder without checkpoints": (lambda s: ["--checkpoint", s.subfolder("empty")], "no checkpoint in", "train.py"),
+    "an export": (lambda s: ["--checkpoint", s.file("config.json", "{}").parent], "is an export", "name the folder of the checkpoints"),
     "the folder above that of the checkpoints": (lambda s: ["--checkpoint", s.run().parent], "no checkpoint in", "name the model's folder: run"),
     "a folder whose only checkpoint is truncated": (lambda s: ["--checkpoint", s.checkpoint(s.good_checkpoint.read_bytes()[:5000]).parent], "no checkpoint in", "copy the files again"),
     "a name that no file system takes": (["--checkpoint", LONG], LONG, "name"),

@@ -92,6 +92,8 @@ def _latest_model(folder: Path) -> tuple[Path, dict]:
     if trained is None:
         if checkpoints:
             raise UserError(f"no checkpoint in {folder} loads; copy the files again, or move the folder away and train again")
+        if (folder / "config.json").is_file():
+            raise UserError(f"{folder} is an export, for other programs; name the folder of the checkpoints that it was made from")
         if models := sorted(file.parent for name in ("model.pt", "checkpoint_step*.pt") for file in folder.glob(f"*/{name}")):
             raise UserError(f"there is no checkpoint in {folder}, but folders in it have one; name the model's folder: {shell_quoted(models[0])}")
         raise UserError(f"there is no checkpoint in {folder}; check the path, or train a model first: {python_command('train.py')}")
