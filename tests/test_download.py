@@ -119,6 +119,11 @@ def test_without_a_tokenizer_words_are_counted_with_a_notice(tmp_path, capsys):
     assert "tokens" not in read_metadata(tmp_path / "raw" / "metadata.txt")
     assert run(tmp_path / "few", "--source", source, *NO_TOKENIZER, "--max_tokens", sum(words[:7])) == 0
     assert list(read_documents(tmp_path / "few" / "hindi_corpus.txt")) == texts[:7]
+    # local files are read one after another; a budget of a file holds below a larger one of all
+    other, small = write_corpus(tmp_path / "b.txt", texts[:9]), sum(words[:7])
+    for name, given in (("both", [source, other, "--max_tokens", small]), ("own", [f"{source}={small}", "--max_tokens", 10 * small])):
+        assert run(tmp_path / name, *NO_TOKENIZER, "--source", *given) == 0
+        assert list(read_documents(tmp_path / name / "hindi_corpus.txt")) == texts[:7]
 
 
 def test_empty_documents_are_omitted_and_counted(tmp_path, capsys):
