@@ -81,5 +81,7 @@ def whole(low: int, below: int, **words: object) -> Range:
 
 
 def _shown(bound: float) -> str:
-    is_power = isinstance(bound, int) and abs(bound) >= 2**16 and not abs(bound) & (abs(bound) - 1)
-    return f"{'-' * (bound < 0)}2**{abs(int(bound)).bit_length() - 1}" if is_power else f"{bound:g}"
+    if not isinstance(bound, int):
+        return f"{bound:g}"
+    is_power = abs(bound) >= 2**16 and not abs(bound) & (abs(bound) - 1)
+    return f"{'-' * (bound < 0)}2**{abs(bound).bit_length() - 1}" if is_power else str(bound)
